@@ -1,0 +1,38 @@
+PYTHON ?= python3
+BIN := .venv/bin
+.PHONY: demo test check lint types imports coverage ui clean
+
+demo: .venv/run.ready  ## Set up, and run three rounds on the built-in campaign.
+	$(BIN)/ratchet run conf/demo.yaml
+
+test: .venv/dev.ready  ## Set up, and run the tests.
+	$(BIN)/python -m pytest -q $(ARGS)
+
+check: lint types imports test  ## What CI runs, before the demo.
+
+lint: .venv/dev.ready  ## Style and common mistakes.
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: .venv/dev.ready  ## Types.
+	$(BIN)/mypy
+
+imports: .venv/dev.ready  ## Arrows point one way.
+	$(BIN)/lint-imports
+
+coverage: .venv/dev.ready  ## The tests with line and branch coverage.
+	$(BIN)/python -m pytest -q --cov --cov-report=term $(ARGS)
+
+ui: .venv/run.ready  ## The Prefect and MLflow pages over what ran; Ctrl-C ends them.
+	$(BIN)/ratchet ui
+
+clean:  ## Remove the environment; campaigns under runs/ stay.
+	rm -rf .venv
+
+.venv/torch.ready: Makefile
+	$(PYTHON) -m venv .venv && $(BIN)/pip install -q torch==2.13.0 && touch $@
+
+.venv/run.ready: .venv/torch.ready pyproject.toml conf/versions.txt
+	$(BIN)/pip install -q -c conf/versions.txt -e . && touch $@
+
+.venv/dev.ready: .venv/run.ready
+	$(BIN)/pip install -q -c conf/versions.txt -e '.[dev]' && touch $@

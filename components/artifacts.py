@@ -1,0 +1,185 @@
+"""Published files: atomic stage directories, digests, verification on read, and the table format.
+
+A stage directory appears complete or not at all. Its MANIFEST.json holds the hashes of all its files and the key of what it was
+made from; it, and no database, is the truth about what is done.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+from components.records import Artifact, FileRecord, Manifest, Record, identity
+
+MANIFEST = "MANIFEST.json"
+log = logging.getLogger(__name__)
+
+
+def digest(value: Any) -> str:
+    """sha256 of a record or JSON value, by content: artifacts and models count by their digests, never by their paths."""
+    return hashlib.sha256(json.dumps(identity(value), sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A seed in [0, 2**31) from the campaign's seed, the round, the stage and whatever else sets two draws apart."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big") >> 1
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replaces a file atomically: a reader, or a crash, sees the old content or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    _sync_directory(path.parent)
+
+
+def write_json(path: Path, value: Record | dict[str, Any]) -> None:
+    """Writes a record or a dict as JSON, atomically."""
+    plain = value.model_dump(mode="json") if isinstance(value, Record) else value
+    write_bytes(path, (json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert isinstance(content, dict), path
+    return content
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Writes a table as Parquet; equal tables give equal bytes."""
+    table.to_parquet(path, index=False, compression="zstd")
+
+
+def read_table(artifact: Artifact | Path) -> pd.DataFrame:
+    """Reads a Parquet table."""
+    return pd.read_parquet(artifact.path if isinstance(artifact, Artifact) else artifact)
+
+
+def artifact(directory: Path, manifest: Manifest, name: str) -> Artifact:
+    """Names one published file, with the hash that its manifest recorded."""
+    return Artifact(path=directory / name, digest=manifest.files[name].sha256)
+
+
+def verified(directory: Path, key: str) -> Manifest | None:
+    """Returns a stage's manifest if it was made from `key` and every file still has its recorded hash, else None (and logs why)."""
+    path = directory / MANIFEST
+    if not path.exists():
+        return None
+    try:
+        manifest = Manifest.model_validate_json(path.read_text())
+    except ValueError:
+        log.warning("%s: its manifest is damaged; running the stage again", directory)
+        return None
+    if manifest.key != key:
+        log.warning("%s was made from other inputs; running the stage again", directory)
+        return None
+    for name, record in manifest.files.items():
+        file = directory / name
+        if not file.is_file() or file_digest(file) != record.sha256:
+            log.warning("%s no longer matches its recorded hash; running the stage again", file)
+            return None
+    return manifest
+
+
+@dataclass
+class Workspace:
+    """Where a stage writes before it is published."""
+
+    path: Path
+    peak_memory_bytes: int | None = None
+    """Set by whoever ran the stage in another process; None measures this one."""
+
+
+@contextlib.contextmanager
+def publishing(directory: Path, *, stage: str, version: int, key: str) -> Iterator[Workspace]:
+    """Gives a workspace to write in, and publishes it under the stage's name when the block ends without an error.
+
+    Files are hashed and synced, the manifest is written last, then the directory is renamed into place; one that stood there before
+    is replaced. After an error or a crash nothing is left that a reader could take for a result.
+    """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    _clear_leftovers(directory)
+    temporary = directory.parent / f".{directory.name}.tmp-{os.getpid()}"
+    temporary.mkdir()
+    workspace = Workspace(temporary)
+    started = time.monotonic()
+    reset_peak_memory()
+    try:
+        yield workspace
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    files = {str(path.relative_to(temporary)): _record(path) for path in sorted(temporary.rglob("*")) if path.is_file()}
+    manifest = Manifest(
+        stage=stage,
+        version=version,
+        key=key,
+        files=files,
+        seconds=time.monotonic() - started,
+        peak_memory_bytes=peak_memory() if workspace.peak_memory_bytes is None else workspace.peak_memory_bytes,
+    )
+    write_json(temporary / MANIFEST, manifest)
+    if directory.exists():
+        os.rename(directory, directory.parent / f".{directory.name}.old-{os.getpid()}")
+    os.rename(temporary, directory)
+    _sync_directory(directory.parent)
+    _clear_leftovers(directory)
+
+
+def reset_peak_memory() -> None:
+    """Starts a new measurement of this process's peak memory, where the kernel allows it."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory() -> int:
+    """Peak bytes since the last reset: resident memory, plus what the accelerator's allocator held."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+    resident = int(status["VmHWM"].split()[0]) * 1024
+    torch = sys.modules.get("torch")
+    return resident + (torch.cuda.max_memory_allocated() if torch is not None and torch.cuda.is_available() else 0)
+
+
+def _record(path: Path) -> FileRecord:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    rows = pq.read_metadata(path).num_rows if path.suffix == ".parquet" else None
+    return FileRecord(sha256=file_digest(path), num_bytes=path.stat().st_size, rows=rows)
+
+
+def _clear_leftovers(directory: Path) -> None:
+    for pattern in (f".{directory.name}.tmp-*", f".{directory.name}.old-*"):
+        for leftover in directory.parent.glob(pattern):
+            shutil.rmtree(leftover)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,187 @@
+"""The built-in campaign's start model: an ordinary transformers causal LM of about a million parameters, trained once and cached.
+
+It learns the corpus of mixed-quality replies as it is, so it writes well-formed replies of every quality. Knows the world's prompts
+and corpus, never its judge.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from components import progress
+from components.builtin.world import corpus, held_out_prompts, world_digest
+
+CODE_VERSION = 1
+"""Part of the cache's key: raise it when this module's training or files change."""
+
+STEPS = 400
+ROWS_PER_STEP = 32
+LEARNING_RATE = 3e-3
+SEED = 20260803
+ARCHITECTURE = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4, "max_position_embeddings": 256}
+
+PAD, UNKNOWN, USER, ASSISTANT, END = "<pad>", "<unk>", "<|user|>", "<|assistant|>", "<|end|>"
+PIECE = r" ?[A-Za-z]+| ?#|[^A-Za-z#]"
+"""A word or a number sign with the space before it, or any other single character, so that an order number is digit by digit."""
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] not in ['system', 'user', 'assistant'] %}"
+    "{{ raise_exception('unknown role ' + message['role'] + ': use system, user or assistant') }}"
+    "{% endif %}"
+    "{{ '<|assistant|>' if message['role'] == 'assistant' else '<|user|>' }}{{ message['content'] }}<|end|>"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def starter_model(cache: Path | None = None) -> Path:
+    """Directory of the start model, trained on first use and cached by what it was made from.
+
+    Args:
+        cache: Folder of cached models; by default `ratchet` in `$XDG_CACHE_HOME` or `~/.cache`.
+    """
+    cache = _default_cache() if cache is None else cache
+    directory = cache / f"starter-{_recipe_digest(STEPS)[:16]}"
+    if not directory.is_dir():
+        build_starter(directory, steps=STEPS)
+    return directory
+
+
+def build_starter(directory: Path, *, steps: int) -> None:
+    """Trains a start model and publishes it under `directory`, complete or not at all.
+
+    When several processes build the same directory at once, the first to finish wins and the others use its result.
+
+    Args:
+        directory: Where the model appears; its parents are created.
+        steps: Optimizer steps; `starter_model` uses `STEPS`, tests fewer.
+    """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = directory.parent / f".{directory.name}.{uuid.uuid4().hex}.tmp"
+    tokenizer = build_tokenizer()
+    model = train_starter(tokenizer, steps=steps)
+    try:
+        tokenizer.save_pretrained(temporary)
+        model.save_pretrained(temporary)
+        with contextlib.suppress(OSError):
+            os.rename(temporary, directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """A word-level tokenizer of the world's words that decodes to the very text it encoded, with a chat template."""
+    texts = [text for messages, reply in corpus() for text in (messages[0]["content"], reply)]
+    texts += [messages[0]["content"] for messages in held_out_prompts()]
+    pieces = sorted({piece for text in texts for piece in re.findall(PIECE, f" {text}")})
+    special = [PAD, UNKNOWN, USER, ASSISTANT, END]
+    words = {token: index for index, token in enumerate([*special, *pieces])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.Prepend(" ")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(PIECE), behavior="isolated")
+    tokenizer.decoder = decoders.Sequence([decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    tokenizer.add_special_tokens(special)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        unk_token=UNKNOWN,
+        eos_token=END,
+        additional_special_tokens=[USER, ASSISTANT],
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=ARCHITECTURE["max_position_embeddings"],
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def train_starter(tokenizer: PreTrainedTokenizerFast, *, steps: int) -> LlamaForCausalLM:
+    """Supervised training on the corpus, loss on the replies only; the same weights every time on one kind of machine."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        model = LlamaForCausalLM(_model_config(tokenizer))
+    model.generation_config = GenerationConfig(
+        do_sample=True, temperature=1.0, top_k=0, top_p=1.0, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps + 1, pct_start=0.1, anneal_strategy="cos")
+    model.train()
+    for step, (tokens, prompt_lengths, lengths) in enumerate(_batches(tokenizer, steps), start=1):
+        loss = reply_loss(model, tokens, prompt_lengths, lengths)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if step % 10 == 0 or step == steps:
+            progress.report(step, steps, f"starter loss {loss.item():.3f}")
+    return model.eval()
+
+
+def reply_loss(model: LlamaForCausalLM, tokens: torch.Tensor, prompt_lengths: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of the reply tokens of right-padded rows.
+
+    Args:
+        tokens: Ids, (batch, seq).
+        prompt_lengths: Tokens of each row's prompt, (batch,).
+        lengths: Tokens of each row, (batch,).
+    """
+    places = torch.arange(tokens.shape[1] - 1)
+    predicts_reply = (places >= prompt_lengths[:, None] - 1) & (places < lengths[:, None] - 1)
+    hidden = model.model(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
+    return torch.nn.functional.cross_entropy(model.lm_head(hidden[predicts_reply]), tokens[:, 1:][predicts_reply])
+
+
+def _batches(tokenizer: PreTrainedTokenizerFast, steps: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Shuffled rows of the corpus, as long as needed; rows of one batch are of similar length, so that little is padding."""
+    rows = []
+    for messages, reply in corpus():
+        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        rows.append((prompt, tokenizer(f"{reply}{END}", add_special_tokens=False)["input_ids"]))
+    generator = torch.Generator().manual_seed(SEED)
+    window = 16 * ROWS_PER_STEP
+    done = 0
+    while done < steps:
+        order = torch.randperm(len(rows), generator=generator).tolist()
+        for start in range(0, len(order) - window + 1, window):
+            chosen = sorted(order[start : start + window], key=lambda index: len(rows[index][0]) + len(rows[index][1]))
+            for batch in torch.randperm(16, generator=generator).tolist():
+                if done < steps:
+                    yield _padded([rows[index] for index in chosen[batch * ROWS_PER_STEP : (batch + 1) * ROWS_PER_STEP]], tokenizer.pad_token_id)
+                    done += 1
+
+
+def _padded(rows: list[tuple[list[int], list[int]]], pad: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    longest = max(len(prompt) + len(reply) for prompt, reply in rows)
+    tokens = torch.tensor([prompt + reply + [pad] * (longest - len(prompt) - len(reply)) for prompt, reply in rows])
+    return tokens, torch.tensor([len(prompt) for prompt, _ in rows]), torch.tensor([len(prompt) + len(reply) for prompt, reply in rows])
+
+
+def _model_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+    return LlamaConfig(
+        **ARCHITECTURE,
+        vocab_size=len(tokenizer),
+        tie_word_embeddings=False,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+
+
+def _recipe_digest(steps: int) -> str:
+    recipe = [CODE_VERSION, world_digest(), ARCHITECTURE, steps, ROWS_PER_STEP, LEARNING_RATE, SEED, PIECE, CHAT_TEMPLATE, torch.__version__]
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+
+
+def _default_cache() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "ratchet"

@@ -1,0 +1,302 @@
+"""The campaign's configuration: the only place where a knob and its default exist.
+
+Frozen pydantic sections; unknown keys are refused with the nearest known name. Functions elsewhere take their own section, never
+the whole configuration. Importing this module loads no machine-learning library.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+CAMPAIGN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+BUILTIN = "builtin"
+
+
+class Section(BaseModel):
+    """A frozen group of knobs that rejects unknown keys; each field's docstring is its reference entry."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class PolicyConfig(Section):
+    """The model that is being aligned."""
+
+    model: str = BUILTIN
+    """Start model: a local directory, a hub name, or `builtin` (a starter of about a million parameters, trained on first use)."""
+    revision: str = "main"
+    """Hub revision (branch, tag or commit) of `model`; local directories ignore it."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of weights and compute; `auto` takes bfloat16 where the accelerator or processor has it natively, else float32."""
+    max_prompt_tokens: int = Field(default=512, ge=1, le=131072)
+    """Longest prompt in tokens, chat template included; a pair with a longer prompt is quarantined, never cut."""
+    max_response_tokens: int = Field(default=512, ge=1, le=131072)
+    """Longest response in tokens: the sampling limit, and where training and validation cut a response."""
+
+
+class LoraConfig(Section):
+    """Low-rank adapters in place of training all weights (Hu et al. 2021, arXiv 2106.09685)."""
+
+    rank: int = Field(default=0, ge=0, le=1024)
+    """Rank of the adapter; 0 trains all weights."""
+    alpha: int = Field(default=32, ge=1, le=4096)
+    """Scale of the adapter: its output is multiplied by alpha / rank."""
+    target_modules: str = "all-linear"
+    """Module names to adapt, separated by commas, or `all-linear` for every linear layer but the head."""
+
+
+class PromptsConfig(Section):
+    """Where prompts come from."""
+
+    train: str = BUILTIN
+    """Training prompts: a JSONL or Parquet file, a saved or hub `datasets` name, or `builtin`."""
+    held_out: str = BUILTIN
+    """Held-out prompts, same forms as `train`; empty holds `num_held_out` of the training prompts out, chosen by content."""
+    column: str = "prompt"
+    """Column that holds the prompt: plain text, or a list of chat messages with `role` and `content`."""
+    train_split: str = "train"
+    """Split that is read when `train` is a `datasets` name."""
+    held_out_split: str = "test"
+    """Split that is read when `held_out` is a `datasets` name."""
+    per_round: int = Field(default=512, ge=1)
+    """Prompts drawn for a round, without replacement until the pool is used up."""
+    num_held_out: int = Field(default=256, ge=1)
+    """Held-out prompts that an evaluation uses (all of them where there are fewer)."""
+
+
+class GenerationConfig(Section):
+    """How responses are sampled from the current policy."""
+
+    samples_per_prompt: int = Field(default=4, ge=2, le=256)
+    """Responses sampled for each prompt."""
+    temperature: float = Field(default=1.0, gt=0.0, le=5.0)
+    """Divides the logits before sampling; below 1 sharpens, above 1 flattens."""
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Samples from the smallest set of tokens whose probability reaches this share; 1 keeps all tokens."""
+    top_k: int = Field(default=0, ge=0)
+    """Samples from the k most likely tokens; 0 keeps all tokens."""
+    batch_size: int = Field(default=64, ge=1)
+    """Prompts that are prefilled and decoded together (times `samples_per_prompt` rows); changes memory and speed, not the samples' law."""
+
+
+class JudgeConfig(Section):
+    """Who decides which response is better."""
+
+    kind: Literal["rule", "reward_model"] = "rule"
+    """`rule`: an allow-listed Python function; `reward_model`: a sequence-classification model with one output."""
+    rule: str = "support_reply"
+    """Name of the rule, when `kind` is `rule`."""
+    model: str = ""
+    """Local directory or hub name of the reward model, when `kind` is `reward_model`."""
+    revision: str = "main"
+    """Hub revision of the reward model."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the reward model; `auto` as for the policy."""
+    batch_size: int = Field(default=16, ge=1)
+    """Texts the reward model reads together."""
+    max_tokens: int = Field(default=2048, ge=1)
+    """Longest prompt plus response the reward model reads, in tokens; a longer one gets an invalid verdict, never a score of its start."""
+
+    @model_validator(mode="after")
+    def _reward_model_is_named(self) -> Self:
+        if self.kind == "reward_model" and not self.model:
+            raise ValueError("kind reward_model needs a model: name a local directory or a hub model in `model`")
+        return self
+
+
+class PreferencesConfig(Section):
+    """How judged responses become preference pairs."""
+
+    pairs: Literal["best_worst", "best_random"] = "best_worst"
+    """Which response is rejected: the worst of a prompt's samples, or one drawn at random among those worse than the best."""
+    min_margin: float = Field(default=0.0, ge=0.0)
+    """Least difference of judge scores between chosen and rejected; pairs at or below it are dropped, and so are ties."""
+    soft_labels: Literal["none", "bradley_terry"] = "none"
+    """`none`: every pair is certain (p = 1); `bradley_terry`: p = sigmoid(margin / soft_label_scale)."""
+    soft_label_scale: float = Field(default=1.0, gt=0.0)
+    """Margin, in judge score units, at which `bradley_terry` gives p = 0.73."""
+    tag: str = "helpfulness"
+    """Kind of preference that this judge's pairs express."""
+    max_invalid_share: float = Field(default=0.05, ge=0.0, le=1.0)
+    """Share of invalid verdicts above which the round stops."""
+    seed_pairs: str = ""
+    """A preference data set (JSONL, Parquet or `datasets` name with prompt/chosen/rejected, or HH transcripts) that is round 1's data; empty samples round 1 too."""
+    seed_pairs_split: str = "train"
+    """Split that is read when `seed_pairs` is a `datasets` name."""
+
+
+class ValidationConfig(Section):
+    """What a pair must satisfy before it may be trained on."""
+
+    max_quarantine_share: float = Field(default=0.2, ge=0.0, le=1.0)
+    """Share of quarantined pairs above which the round stops."""
+    min_pairs: int = Field(default=8, ge=1)
+    """Fewest training pairs a round may have."""
+    eval_share: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Share of a round's prompts whose pairs measure reward accuracy instead of being trained on."""
+    replay: int = Field(default=0, ge=0)
+    """How many earlier rounds' validated training pairs are trained on again."""
+
+
+class TrainingConfig(Section):
+    """Direct Preference Optimization (Rafailov et al. 2023, arXiv 2305.18290) on the DeepSpeed engine."""
+
+    loss: Literal["sigmoid", "ipo"] = "sigmoid"
+    """Preference loss: `sigmoid` (DPO) or `ipo` (Azar et al. 2023, arXiv 2310.12036)."""
+    beta: float = Field(default=0.1, gt=0.0)
+    """Strength of the pull towards the reference: larger stays closer."""
+    label_smoothing: float = Field(default=0.0, ge=0.0, lt=0.5)
+    """Assumed share of flipped labels (conservative DPO)."""
+    epochs: int = Field(default=1, ge=1)
+    """Passes over the round's pairs."""
+    pairs_per_step: int = Field(default=64, ge=1)
+    """Pairs in one optimizer step, over all ranks and micro-batches."""
+    micro_batch_pairs: int = Field(default=16, ge=1)
+    """Pairs in one forward and backward pass on one rank; lower it when memory runs out."""
+    learning_rate: float = Field(default=1e-6, gt=0.0, le=1.0)
+    """Peak learning rate of AdamW."""
+    warmup_share: float = Field(default=0.1, ge=0.0, le=1.0)
+    """Share of the steps over which the learning rate rises linearly; it then falls linearly to zero."""
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    """Decoupled weight decay of AdamW."""
+    adam_beta2: float = Field(default=0.999, gt=0.0, lt=1.0)
+    """Decay of AdamW's second-moment average."""
+    max_grad_norm: float = Field(default=1.0, gt=0.0)
+    """Gradients are scaled down to this global L2 norm."""
+    gradient_checkpointing: bool = False
+    """Recomputes activations in the backward pass: less memory, about a third more time."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """DeepSpeed ZeRO stage: what is sharded over the ranks (1 optimizer state, 2 and gradients, 3 and weights)."""
+    num_processes: int = Field(default=0, ge=0)
+    """Training processes on this machine; 0 takes one for each visible GPU, or one on a CPU."""
+    checkpoint_every: int = Field(default=50, ge=1)
+    """Optimizer steps between checkpoints that a killed run resumes from."""
+
+
+class EvaluationConfig(Section):
+    """How challenger, champion and start are compared on held-out prompts."""
+
+    temperature: float = Field(default=1.0, gt=0.0, le=5.0)
+    """Sampling temperature of the compared responses; KL to the start is unbiased at 1."""
+    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
+    """Level of the bootstrap intervals."""
+    bootstrap_resamples: int = Field(default=2000, ge=100, le=100000)
+    """Resamples of the paired bootstrap over prompts."""
+    num_samples: int = Field(default=24, ge=0)
+    """Held-out prompts whose responses are kept side by side for reading."""
+
+
+class GateConfig(Section):
+    """When a challenger replaces the champion: the win rate's lower bound is above one half and no guard breaks."""
+
+    max_length_ratio: float = Field(default=1.5, gt=0.0)
+    """Guard: largest mean response length of the challenger, as a multiple of the champion's."""
+    max_kl_to_start: float = Field(default=100.0, gt=0.0)
+    """Guard: largest KL divergence from the start, in nats a response."""
+    max_unfinished_share: float = Field(default=0.2, ge=0.0, le=1.0)
+    """Guard: largest share of responses that are empty or cut by the length limit."""
+
+
+class CampaignConfig(Section):
+    """A campaign: a named, long-lived sequence of rounds on one policy."""
+
+    campaign: str
+    """Name of the campaign: letters, digits, dot, dash and underscore; it names the run directory, the MLflow experiment and the model."""
+    seed: int = Field(default=17, ge=0, lt=2**31)
+    """Every stage's random numbers derive from this, the round and the stage."""
+    num_rounds: int = Field(default=1, ge=1, le=1000)
+    """Rounds that one start adds to the campaign."""
+    reference: Literal["start", "previous", "champion"] = "champion"
+    """Policy the loss is measured against: round 0, the previous round's model (promoted or not), or the best promoted so far."""
+    policy: PolicyConfig = PolicyConfig()
+    lora: LoraConfig = LoraConfig()
+    prompts: PromptsConfig = PromptsConfig()
+    generation: GenerationConfig = GenerationConfig()
+    judge: JudgeConfig = JudgeConfig()
+    evaluation_judge: JudgeConfig = Field(default_factory=lambda data: data["judge"])
+    """Judge of the held-out comparison; left out, it is the same as `judge`."""
+    preferences: PreferencesConfig = PreferencesConfig()
+    validation: ValidationConfig = ValidationConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    gate: GateConfig = GateConfig()
+
+    @field_validator("campaign")
+    @classmethod
+    def _names_a_directory(cls, name: str) -> str:
+        if not CAMPAIGN_NAME.fullmatch(name):
+            raise ValueError("is no file name: use 1 to 64 letters, digits, dots, dashes or underscores, beginning with a letter or digit")
+        return name
+
+
+def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> CampaignConfig:
+    """Reads a sparse YAML file into a full configuration.
+
+    Args:
+        path: YAML file whose keys are a subset of `CampaignConfig`'s.
+        overrides: Top-level values that win over the file's.
+
+    Raises:
+        ValueError: The file cannot be read or parsed, or a key or value in it is wrong; one line that names it and the remedy.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"config file {path} does not exist: name a YAML file, such as conf/demo.yaml") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"config file {path} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"config file {path} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"config file {path} holds no mapping: its top level must be `key: value` lines")
+    try:
+        return CampaignConfig.model_validate({**values, **(overrides or {})})
+    except ValidationError as error:
+        raise ValueError(f"config file {path}: {describe(error)}") from None
+
+
+def describe(error: ValidationError) -> str:
+    """Says in one line what is wrong with a configuration: the key, the value and the remedy."""
+    items = [item for item in error.errors(include_url=False) if item["type"] != "default_factory_not_called"]
+    return "; ".join(_describe_one(item) for item in items)
+
+
+def _describe_one(item: Mapping[str, Any]) -> str:
+    location = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        *parents, key = item["loc"]
+        known = list(_section_at(parents).model_fields)
+        nearest = difflib.get_close_matches(str(key), known, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"known here: {', '.join(known)}"
+        return f"unknown key {location}; {hint}"
+    if item["type"] == "missing":
+        return f"{location} is missing: add it"
+    message = item["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(item["input"], dict) else f" = {json.dumps(item['input'], default=str)}"
+    return f"{location}{shown}: {message}"
+
+
+def _section_at(parents: list[Any]) -> type[BaseModel]:
+    section: type[BaseModel] = CampaignConfig
+    for name in parents:
+        annotation = section.model_fields[name].annotation
+        assert isinstance(annotation, type)
+        section = annotation
+    return section
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Lists the keys in which two resolved configurations differ, as `key: old -> new`."""
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            lines.append(f"{prefix}{key}: {json.dumps(before)} -> {json.dumps(after)}")
+    return lines

@@ -1,0 +1,98 @@
+"""Pairs as token ids, and the plan of which pair is trained on when, on which rank, in which micro-batch. Knows no model."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import torch
+
+from components.tokens import parse_messages, prompt_ids, response_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One preference pair as token ids, and the probability that chosen is really preferred."""
+
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[int]
+    p: float
+
+
+def encode_pairs(table: pd.DataFrame, tokenizer: "PreTrainedTokenizerBase", *, max_response_tokens: int) -> list[Pair]:
+    """Tokenises a validated table of pairs, in its order."""
+    pairs = []
+    for row in table.itertuples():
+        messages = parse_messages(row.prompt)
+        chosen = response_ids(tokenizer, messages, row.chosen, max_tokens=max_response_tokens)
+        rejected = response_ids(tokenizer, messages, row.rejected, max_tokens=max_response_tokens)
+        pairs.append(Pair(prompt_ids(tokenizer, messages), chosen, rejected, float(row.p)))
+    return pairs
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A pair's place in a micro-batch; weight 0 marks padding that keeps ranks in step and adds nothing to the loss."""
+
+    pair: int
+    weight: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which pairs each optimizer step takes. The same pairs meet in a step whatever the ranks and micro-batches are."""
+
+    num_pairs: int
+    pairs_per_step: int
+    epochs: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in a pass over the pairs; the last one may hold fewer pairs."""
+        return -(-self.num_pairs // self.pairs_per_step)
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps in all."""
+        return self.epochs * self.steps_per_epoch
+
+    def steps(self, first: int) -> Iterator[tuple[int, list[int]]]:
+        """Yields (step, pairs) from step `first` on, counting from 0; each epoch is its own seeded permutation."""
+        for step in range(first, self.num_steps):
+            epoch, place = divmod(step, self.steps_per_epoch)
+            order = torch.randperm(self.num_pairs, generator=torch.Generator().manual_seed(self.seed + epoch)).tolist()
+            yield step, order[place * self.pairs_per_step : (place + 1) * self.pairs_per_step]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a step's pairs are spread over ranks and micro-batches."""
+
+    micro_batch_pairs: int
+    accumulation: int
+    rank: int
+    world_size: int
+
+    @classmethod
+    def fit(cls, *, pairs_per_step: int, micro_batch_pairs: int, rank: int, world_size: int) -> "Layout":
+        """Takes the configured micro-batch, or less where a rank's share of a step is smaller."""
+        share = -(-pairs_per_step // world_size)
+        micro = min(micro_batch_pairs, share)
+        return cls(micro, -(-share // micro), rank, world_size)
+
+    def micro_batches(self, pairs: list[int]) -> list[list[Slot]]:
+        """This rank's micro-batches of a step. Weights sum, over all ranks, to world size x accumulation.
+
+        DeepSpeed averages over ranks and accumulation, so the optimizer sees the mean over the step's pairs, also when the last step
+        of an epoch has fewer pairs than the others or fewer than there are ranks.
+        """
+        capacity = self.micro_batch_pairs * self.accumulation * self.world_size
+        weight = self.world_size * self.accumulation / len(pairs)
+        slots = [Slot(pair, weight) for pair in pairs] + [Slot(pairs[0], 0.0)] * (capacity - len(pairs))
+        mine = slots[self.rank :: self.world_size]
+        return [mine[begin : begin + self.micro_batch_pairs] for begin in range(0, len(mine), self.micro_batch_pairs)]

@@ -1,0 +1,148 @@
+"""The DeepSpeed engine: the only importer of deepspeed. One engine for one CPU, one GPU or N ranks under torchrun, ZeRO 0 to 3."""
+
+import contextlib
+import functools
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from components.config import TrainingConfig
+from components.ports import free_port
+
+
+@functools.cache
+def deepspeed_module() -> Any:
+    """Imports DeepSpeed, which takes seconds and writes the complaints of a compiler that it tries out to the terminal."""
+    if not torch.cuda.is_available():
+        # It otherwise probes for accelerators and warns that it found none.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    with _silent_stderr():
+        import deepspeed
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    return deepspeed
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def join_process_group() -> tuple[int, int]:
+    """Joins torchrun's process group, or makes one of this process alone; returns (rank, world size). Safe to call again."""
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in alone.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("MASTER_PORT", str(free_port()))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    if not torch.distributed.is_initialized():
+        _skip_compiled_cpu_collectives()
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        deepspeed_module().init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def _skip_compiled_cpu_collectives() -> None:
+    # On a CPU, init_distributed compiles a shared-memory collective that is not needed and fails where there is no C++ compiler.
+    accelerator = deepspeed_module().accelerator.get_accelerator()
+    if accelerator.device_name() == "cpu":
+        builder = accelerator.create_op_builder("ShareMemCommBuilder")
+        compatible = getattr(deepspeed_module().ops, "__compatible_ops__", {})
+        if builder is not None and builder.NAME in compatible:
+            compatible[builder.NAME] = False
+
+
+def build_engine(
+    model: torch.nn.Module, training: TrainingConfig, *, num_steps: int, micro_batch_pairs: int, accumulation: int, dtype: torch.dtype
+) -> Any:
+    """Wraps a model for training with AdamW, a linear warm-up and decay, gradient clipping and the configured ZeRO stage.
+
+    Args:
+        model: Policy on its device; parameters that require gradients are trained.
+        training: The training section.
+        num_steps: Optimizer steps of the whole run; sets the schedule.
+        micro_batch_pairs: Pairs in one forward on one rank.
+        accumulation: Micro-batches in an optimizer step.
+        dtype: Precision of weights and compute; bfloat16 keeps fp32 master weights.
+    """
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(
+        trainable, lr=training.learning_rate, betas=(0.9, training.adam_beta2), weight_decay=training.weight_decay
+    )
+    warmup = round(training.warmup_share * num_steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_share(step, warmup=warmup, num_steps=num_steps))
+    settings = {
+        "train_micro_batch_size_per_gpu": micro_batch_pairs,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": training.max_grad_norm,
+        "zero_optimization": {"stage": training.zero_stage},
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": dtype == torch.bfloat16},
+        "steps_per_print": 2**31,
+    }
+    engine, *_ = deepspeed_module().initialize(model=model, optimizer=optimizer, lr_scheduler=schedule, config=settings)
+    return engine
+
+
+def learning_rate_share(step: int, *, warmup: int, num_steps: int) -> float:
+    """Share of the peak learning rate at a step (from 0): rises over `warmup` steps, then falls to zero after the last."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return max(0.0, (num_steps - step) / max(1, num_steps - warmup))
+
+
+def optimizer_step(engine: Any) -> float:
+    """Makes the optimizer step that ends an accumulation and returns the global L2 norm of the gradients before clipping."""
+    norm = None if _reports_grad_norm(engine) else _plain_grad_norm(engine)
+    engine.step()
+    return float(engine.get_global_grad_norm()) if norm is None else norm
+
+
+def _reports_grad_norm(engine: Any) -> bool:
+    # DeepSpeed keeps no norm for a plain fp32 optimizer at ZeRO 0.
+    return engine.zero_optimization_stage() > 0 or engine.bfloat16_enabled()
+
+
+def _plain_grad_norm(engine: Any) -> float:
+    gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
+    return float(torch.nn.utils.get_total_norm(gradients))
+
+
+def full_weights(engine: Any) -> dict[str, torch.Tensor] | None:
+    """The trained weights on the CPU, gathered from all ranks: on rank 0; None elsewhere. Every rank must call it."""
+    if engine.zero_optimization_stage() < 3:
+        state = engine.module.state_dict()
+        return {name: tensor.detach().cpu() for name, tensor in state.items()} if torch.distributed.get_rank() == 0 else None
+    gathered: dict[str, torch.Tensor] = {}
+    for name, parameter in engine.module.named_parameters(remove_duplicate=False):
+        with deepspeed_module().zero.GatheredParameters([parameter]):
+            if torch.distributed.get_rank() == 0:
+                gathered[name] = parameter.detach().cpu().clone()
+    if torch.distributed.get_rank() != 0:
+        return None
+    return gathered | {name: buffer.detach().cpu() for name, buffer in engine.module.named_buffers() if name in engine.module.state_dict()}
+
+
+def save_state(engine: Any, directory: Path, step: int) -> None:
+    """Writes the optimizer, schedule and weights of every rank under `directory`; every rank must call it."""
+    engine.save_checkpoint(str(directory), tag=f"step-{step}", save_latest=False)
+
+
+def load_state(engine: Any, directory: Path, step: int) -> None:
+    """Restores what `save_state` wrote; every rank must call it."""
+    loaded, _ = engine.load_checkpoint(str(directory), tag=f"step-{step}")
+    if loaded is None:
+        raise RuntimeError(f"DeepSpeed could not load the checkpoint {directory}")

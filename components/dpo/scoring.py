@@ -1,0 +1,67 @@
+"""The trainer's forward: log-probabilities of responses. Reference, policy and KL estimates all come from here."""
+
+from collections.abc import Sequence
+
+import torch
+
+
+class Batch:
+    """Prompts and responses of equal count, padded so that all responses begin at one position.
+
+    Prompts are padded on the left and responses on the right; the head then runs on the response positions only.
+    """
+
+    def __init__(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> None:
+        self.prompt_width = max(len(prompt) for prompt in prompts)
+        self.response_width = max(len(response) for response in responses)
+        shape = (len(prompts), self.prompt_width + self.response_width)
+        ids, mask = torch.full(shape, pad_id, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+        for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+            start, end = self.prompt_width - len(prompt), self.prompt_width + len(response)
+            ids[row, start:end] = torch.tensor([*prompt, *response])
+            mask[row, start:end] = 1
+        self.input_ids, self.attention_mask = ids.to(device), mask.to(device)
+        self.position_ids = (self.attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+        self.targets = self.input_ids[:, self.prompt_width :]
+        self.target_mask = self.attention_mask[:, self.prompt_width :].bool()
+
+
+def token_logps(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    """Log-probability of each response token, (batch, response width), zero where a row has no token; log-softmax in fp32."""
+    output = model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        position_ids=batch.position_ids,
+        logits_to_keep=batch.response_width + 1,
+        use_cache=False,
+    )
+    logits = output.logits[:, :-1].float()
+    chosen = logits.gather(2, batch.targets.unsqueeze(2)).squeeze(2)
+    return (chosen - logits.logsumexp(dim=2)).masked_fill(~batch.target_mask, 0.0)
+
+
+@torch.no_grad()
+def response_logps(
+    model: torch.nn.Module, pad_id: int, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], *, batch_size: int
+) -> torch.Tensor:
+    """Scores responses without gradients.
+
+    Args:
+        model: A causal language model.
+        pad_id: Token that fills the padding.
+        prompts: n prompts as token ids.
+        responses: n responses as token ids, none of them empty.
+        batch_size: Rows in one forward.
+
+    Returns:
+        (n,) log-probabilities summed over response tokens, float32 on the CPU. Rows are scored in order of length, so the batches
+        hold little padding; the result is in the order given.
+    """
+    device = next(model.parameters()).device
+    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]) + len(responses[row]))
+    logps = torch.empty(len(prompts))
+    for begin in range(0, len(order), batch_size):
+        rows = order[begin : begin + batch_size]
+        batch = Batch([prompts[row] for row in rows], [responses[row] for row in rows], pad_id, device)
+        logps[rows] = token_logps(model, batch).sum(dim=1).cpu()
+    return logps

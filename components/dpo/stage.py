@@ -1,0 +1,167 @@
+"""The door of DPO training: reads pairs, trains the policy, publishes the model or adapter with its metrics."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from components.artifacts import digest, read_table, write_bytes, write_json
+from components.config import LoraConfig
+from components.dpo.batches import Layout, Pair, Plan, encode_pairs
+from components.dpo.engine import build_engine, full_weights, join_process_group
+from components.dpo.reference import PairLogps, cached, score_pairs
+from components.dpo.scoring import response_logps
+from components.dpo.train import Objective, evaluate_pairs, train
+from components.models import load_policy, load_tokenizer, pick_device, resolve_dtype, trained_ref
+from components.records import ModelRef, TrainRequest
+
+LN2_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+RELOAD_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
+CHECKPOINTS = "checkpoints"
+
+
+def run(request: TrainRequest, out: Path) -> None:
+    """Trains on the round's pairs and writes `model/` or `adapter/`, `metrics.jsonl` and `train.json`.
+
+    Runs on one process or on every rank of torchrun; rank 0 writes. Checkpoints lie beside `out` under the digest of the request, so
+    an interrupted run of the same request resumes from its last one.
+
+    Raises:
+        RuntimeError: The first loss is not ln 2 although policy and reference are the same weights, a loss is not finite, or the
+            saved weights do not score as the trained ones did.
+    """
+    rank, world_size = join_process_group()
+    device, dtype = pick_device(), resolve_dtype(request.limits.dtype)
+    tokenizer = load_tokenizer(request.policy)
+    limit = request.limits.max_response_tokens
+    train_pairs = encode_pairs(read_table(request.train), tokenizer, max_response_tokens=limit)
+    eval_pairs = encode_pairs(read_table(request.eval), tokenizer, max_response_tokens=limit)
+    scratch = out.parent / CHECKPOINTS / digest(request)[:16]
+    model = _trainable_policy(request, dtype, device)
+    reference = _reference_logps(request, model, [*train_pairs, *eval_pairs], tokenizer.pad_token_id, scratch, (rank, world_size), dtype)
+
+    training = request.training
+    plan = Plan(len(train_pairs), training.pairs_per_step, training.epochs, request.seed)
+    layout = Layout.fit(
+        pairs_per_step=training.pairs_per_step, micro_batch_pairs=training.micro_batch_pairs, rank=rank, world_size=world_size
+    )
+    engine = build_engine(
+        model,
+        training,
+        num_steps=plan.num_steps,
+        micro_batch_pairs=layout.micro_batch_pairs,
+        accumulation=layout.accumulation,
+        dtype=dtype,
+    )
+    count = len(train_pairs)
+    objective = Objective(train_pairs, PairLogps(reference.chosen[:count], reference.rejected[:count]), training, tokenizer.pad_token_id)
+    held_out = Objective(eval_pairs, PairLogps(reference.chosen[count:], reference.rejected[count:]), training, tokenizer.pad_token_id)
+    check = _FirstLoss(request, dtype)
+    metrics, resumed = train(engine, objective, plan, layout, directory=scratch, on_first_loss=check)
+    evaluated = evaluate_pairs(engine, held_out, layout)
+    probe = train_pairs[: layout.micro_batch_pairs]
+    scored = score_pairs(engine, probe, tokenizer.pad_token_id, batch_size=len(probe), rank=0, world_size=1)
+    state = full_weights(engine)
+    if rank == 0 and state is not None:
+        _save(request, engine.module, tokenizer, state, out)
+        trained = _reload(request, out, probe, scored, tokenizer.pad_token_id, dtype, device)
+        write_bytes(out / "metrics.jsonl", "".join(f"{line}\n" for line in metrics).encode())
+        summary = {
+            "start_digest": request.policy.digest,
+            "reference_digest": request.reference.digest,
+            "policy_digest": trained.digest,
+            "directory": "model" if trained.adapter is None else "adapter",
+            "num_pairs": count,
+            "num_steps": plan.num_steps,
+            "first_loss": json.loads(metrics[0])["loss"],
+            "ln2_checked": check.applies,
+            "eval": evaluated,
+            "dtype": str(dtype).removeprefix("torch."),
+            "zero_stage": training.zero_stage,
+            "num_processes": world_size,
+            "resumed_from_step": resumed,
+        }
+        write_json(out / "train.json", summary)
+
+
+class _FirstLoss:
+    """Checks that the first loss is what it must be when policy and reference are the same weights."""
+
+    def __init__(self, request: TrainRequest, dtype: torch.dtype) -> None:
+        self.applies = request.policy.digest == request.reference.digest
+        self.expected = math.log(2) if request.training.loss == "sigmoid" else 1 / (2 * request.training.beta) ** 2
+        self.tolerance = LN2_TOLERANCE[dtype] * self.expected / math.log(2)
+
+    def __call__(self, loss: float) -> None:
+        if self.applies and abs(loss - self.expected) > self.tolerance:
+            raise RuntimeError(
+                f"the first loss is {loss:.6f} and not {self.expected:.6f}, although policy and reference have the same digest: "
+                "the reference's log-probabilities are not this policy's"
+            )
+
+
+def _trainable_policy(request: TrainRequest, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
+    torch.manual_seed(request.seed)
+    model: Any = load_policy(request.policy, dtype=dtype, device=device, trainable_adapter=True)
+    if request.lora.rank and request.policy.adapter is None:
+        model = _with_fresh_adapter(model, request.lora).to(device)
+    if request.training.gradient_checkpointing:
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+def _with_fresh_adapter(model: Any, lora: LoraConfig) -> Any:
+    from peft import LoraConfig as PeftLoraConfig
+    from peft import get_peft_model
+
+    names = lora.target_modules
+    targets = names if names == "all-linear" else [name.strip() for name in names.split(",")]
+    settings = PeftLoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM")
+    return get_peft_model(model, settings, autocast_adapter_dtype=False)
+
+
+def _reference_logps(
+    request: TrainRequest,
+    model: torch.nn.Module,
+    pairs: list[Pair],
+    pad_id: int,
+    scratch: Path,
+    ranks: tuple[int, int],
+    dtype: torch.dtype,
+) -> PairLogps:
+    def compute() -> PairLogps:
+        # A fresh adapter adds nothing, so the untrained policy serves as reference whenever the digests agree.
+        same = request.reference.digest == request.policy.digest
+        reference = model if same else load_policy(request.reference, dtype=dtype, device=pick_device())
+        batch_size = 2 * request.training.micro_batch_pairs
+        return score_pairs(reference.eval(), pairs, pad_id, batch_size=batch_size, rank=ranks[0], world_size=ranks[1])
+
+    return cached(scratch / "reference.safetensors", rank=ranks[0], compute=compute)
+
+
+def _save(request: TrainRequest, model: Any, tokenizer: Any, state: dict[str, torch.Tensor], out: Path) -> None:
+    directory = out / ("adapter" if request.lora.rank else "model")
+    model.save_pretrained(directory, state_dict=state, safe_serialization=True)
+    tokenizer.save_pretrained(directory)
+
+
+def _reload(
+    request: TrainRequest, out: Path, probe: list[Pair], scored: PairLogps, pad_id: int, dtype: torch.dtype, device: torch.device
+) -> ModelRef:
+    """Loads what was saved as the next stage will, and checks that it scores pairs as the trained weights did."""
+    trained = trained_ref(out, request.policy, request.round)
+    model = load_policy(trained, dtype=dtype, device=device)
+    prompts = [pair.prompt for pair in probe]
+    again = response_logps(model, pad_id, prompts, [pair.chosen for pair in probe], batch_size=len(probe))
+    worst = float((again - scored.chosen).abs().max())
+    if not worst <= RELOAD_TOLERANCE[dtype] * max(1.0, float(scored.chosen.abs().max()) / 100):
+        raise RuntimeError(f"the saved weights score pairs differently from the trained ones (by {worst:.4f} nats): they are incomplete")
+    if trained.digest == request.policy.digest:
+        raise RuntimeError(
+            f"training changed no weight: raise training.learning_rate ({request.training.learning_rate:g}), or train in float32"
+        )
+    return trained
+
+

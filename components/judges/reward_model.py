@@ -1,0 +1,121 @@
+"""The reward model judge: a sequence-classification model with one output, read through its own chat template.
+
+Weights come from safetensors only and no remote code runs. A response that the model cannot read whole gets an invalid verdict.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jinja2 import TemplateError
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from components import progress
+from components.artifacts import digest, file_digest
+from components.config import JudgeConfig
+from components.judges.protocol import Group, Opinion, Verdict, judge_alone
+from components.judges.reward_model_directory import reward_model_directory
+from components.models import pick_device, resolve_dtype, tensors_digest
+from components.tokens import Messages
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+TEXT_FILES = ("config.json", "tokenizer*", "chat_template*", "special_tokens_map.json", "vocab*", "merges.txt", "added_tokens.json")
+
+
+class RewardModelJudge:
+    """Scores responses with the model's one logit, in batches of similar length."""
+
+    def __init__(self, config: JudgeConfig) -> None:
+        """Loads the model and its tokenizer.
+
+        Raises:
+            ValueError: There is no usable reward model; one line with the remedy.
+        """
+        path = reward_model_directory(config)
+        self.name = f"reward_model:{Path(config.model).name}"
+        self._batch_size = config.batch_size
+        self._tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        self._model = _load(path, config)
+        window = getattr(self._model.config.get_text_config(), "max_position_embeddings", None) or config.max_tokens
+        self._max_tokens = min(config.max_tokens, window)
+
+    def judge(self, groups: Sequence[Group]) -> list[Verdict]:
+        """Scores every response."""
+        return judge_alone(self.name, groups, self._score)
+
+    def _score(self, distinct: Sequence[tuple[Messages, str]]) -> list[Opinion]:
+        read = [self._read(messages, text) for messages, text in distinct]
+        opinions = {index: given for index, given in enumerate(read) if isinstance(given, Opinion)}
+        # Ids break ties of length, so that batches, and with them the last bits of a score, do not depend on the order of the input.
+        readable = sorted((len(given), given, index) for index, given in enumerate(read) if not isinstance(given, Opinion))
+        for start in range(0, len(readable), self._batch_size):
+            batch = readable[start : start + self._batch_size]
+            logits = self._logits([ids for _, ids, _ in batch])
+            opinions |= {index: Opinion(logit) for (_, _, index), logit in zip(batch, logits, strict=True)}
+            progress.report(start + len(batch), len(readable), "responses judged")
+        return [opinions[index] for index in range(len(distinct))]
+
+    def _read(self, messages: Messages, text: str) -> list[int] | Opinion:
+        """Token ids of the conversation with the response, or why there are none."""
+        try:
+            whole = self._tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": text}], tokenize=False)
+        except TemplateError as error:
+            return Opinion(None, f"the reward model's chat template refuses the conversation: {error}")
+        ids: list[int] = self._tokenizer(whole, add_special_tokens=False)["input_ids"]
+        if len(ids) > self._max_tokens:
+            return Opinion(None, f"prompt and response have {len(ids)} tokens, and the reward model reads {self._max_tokens}")
+        return ids if ids else Opinion(None, "prompt and response have no tokens")
+
+    def _logits(self, batch: list[list[int]]) -> list[float]:
+        pad_id = self._pad_id(batch)
+        if pad_id is None:
+            return [logit for ids in batch for logit in self._forward([ids], 0)]
+        return self._forward(batch, pad_id)
+
+    def _pad_id(self, batch: list[list[int]]) -> int | None:
+        """Token to pad with: the model's own, else one that stands in none of the texts; None where there is no such token.
+
+        Decoder models find the last token of a text by what is not padding. A padding token that also ends texts (end-of-turn, often)
+        would move that place, unless the model was trained so, which its configuration says by naming the token.
+        """
+        embeddings: Any = self._model.get_input_embeddings()
+        own, size = self._model.config.get_text_config().pad_token_id, embeddings.num_embeddings
+        if own is not None and 0 <= own < size:
+            return int(own)
+        used = {token for ids in batch for token in ids}
+        return next((token for token in range(size) if token not in used), None)
+
+    @torch.inference_mode()
+    def _forward(self, batch: list[list[int]], pad_id: int) -> list[float]:
+        settings, device = self._model.config.get_text_config(), self._model.device
+        own, length = settings.pad_token_id, max(len(ids) for ids in batch)
+        ids = torch.tensor([row + [pad_id] * (length - len(row)) for row in batch], device=device)
+        mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in batch], device=device)
+        if len(batch) > 1:
+            settings.pad_token_id = pad_id
+        try:
+            logits = self._model(input_ids=ids, attention_mask=mask).logits
+        finally:
+            settings.pad_token_id = own
+        return [float(logit) for logit in logits[:, 0].float().cpu()]
+
+
+def reward_model_digest(config: JudgeConfig) -> str:
+    """Identity of a reward model: its tensors, configuration, tokenizer and chat template, wherever they lie."""
+    path = reward_model_directory(config)
+    texts = {file.name: file_digest(file) for pattern in TEXT_FILES for file in path.glob(pattern)}
+    return digest({"tensors": tensors_digest(sorted(path.glob("*.safetensors"))), "files": texts})
+
+
+def _load(path: Path, config: JudgeConfig) -> "PreTrainedModel":
+    model, report = AutoModelForSequenceClassification.from_pretrained(
+        path, dtype=resolve_dtype(config.dtype), use_safetensors=True, trust_remote_code=False, output_loading_info=True
+    )
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])[0]
+        raise ValueError(f"judge.model {config.model} lacks weights ({missing}), which would be random: save the whole trained model")
+    loaded: PreTrainedModel = model.to(pick_device()).eval()
+    return loaded

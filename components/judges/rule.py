@@ -1,0 +1,65 @@
+"""The rule judge: an allow-listed function of conversation and response. Loads no machine-learning library."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from components.artifacts import digest
+from components.builtin.world import support_reply, world_digest
+from components.config import JudgeConfig
+from components.judges.protocol import Group, Opinion, Verdict, judge_alone
+from components.tokens import Messages
+
+
+class Rule(NamedTuple):
+    """A scoring function and what pins it."""
+
+    score: Callable[[Messages, str], float]
+    """Score of a response to a conversation, higher is better; ValueError when the conversation is not one it can judge."""
+    digest: Callable[[], str]
+    """Changes whenever the function might score anything differently."""
+
+
+RULES = {"support_reply": Rule(support_reply, world_digest)}
+
+
+class RuleJudge:
+    """Scores responses one by one with a rule."""
+
+    def __init__(self, config: JudgeConfig) -> None:
+        """Looks the rule up.
+
+        Raises:
+            ValueError: There is no such rule.
+        """
+        self.name = f"rule:{config.rule}"
+        self._score = _rule(config).score
+
+    def judge(self, groups: Sequence[Group]) -> list[Verdict]:
+        """Scores every response.
+
+        Raises:
+            ValueError: A conversation is none that the rule can judge.
+        """
+        return judge_alone(self.name, groups, lambda distinct: [Opinion(self._score(messages, text)) for messages, text in distinct])
+
+
+def rule_digest(config: JudgeConfig) -> str:
+    """Identity of a rule: its name and what pins its function."""
+    return digest({"rule": config.rule, "source": _rule(config).digest()})
+
+
+def check_rule(config: JudgeConfig, prompts: Sequence[Messages]) -> None:
+    """Checks that the rule exists and can judge responses to these prompts.
+
+    Raises:
+        ValueError: It does not, or cannot.
+    """
+    rule = _rule(config)
+    for messages in prompts:
+        rule.score(messages, "")
+
+
+def _rule(config: JudgeConfig) -> Rule:
+    if config.rule not in RULES:
+        raise ValueError(f"judge.rule {config.rule} is no rule: use {', '.join(sorted(RULES))}, or kind: reward_model")
+    return RULES[config.rule]

@@ -1,0 +1,249 @@
+"""Run a stage in this process, or in child processes under torchrun. Knows stages by their doors only and loads no ML library.
+
+A stage is run once for a key; a later call with the same key verifies what was published and returns it. Children end with their
+parent, however it ends, and their output reaches the log line by line.
+"""
+
+import contextlib
+import ctypes
+import importlib
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components import progress
+from components.artifacts import Workspace, digest, peak_memory, publishing, read_json, verified, write_json
+from components.records import (
+    CollectRequest,
+    DataRejected,
+    EvaluateRequest,
+    GenerateRequest,
+    JudgeUnavailable,
+    Manifest,
+    PromoteRequest,
+    Record,
+    StageFailed,
+    StartRequest,
+    TrainRequest,
+    ValidateRequest,
+)
+
+log = logging.getLogger(__name__)
+
+GRACE_SECONDS = 20
+PROGRESS_MARK = "::progress "
+RELAY_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage's door: the module that holds `run(request, out)`, what it takes, and the version of what it writes."""
+
+    module: str
+    request: type[Record]
+    version: int
+    on_accelerator: bool = False
+    """Whether it runs in child processes where there is an accelerator, so that its memory is given back."""
+
+
+STAGES = {
+    "start": Stage("components.start.stage", StartRequest, 1),
+    "generate_responses": Stage("components.generation.stage", GenerateRequest, 1, on_accelerator=True),
+    "collect_preferences": Stage("components.preferences.stage", CollectRequest, 1, on_accelerator=True),
+    "validate_data": Stage("components.validation.stage", ValidateRequest, 1),
+    "dpo_train": Stage("components.dpo.stage", TrainRequest, 1, on_accelerator=True),
+    "evaluate": Stage("components.evaluation.stage", EvaluateRequest, 1, on_accelerator=True),
+    "promote": Stage("components.promotion.stage", PromoteRequest, 1),
+}
+DOMAIN_ERRORS = {error.__name__: error for error in (DataRejected, JudgeUnavailable)}
+
+
+def run_stage(name: str, request: Record, directory: Path, *, num_processes: int = 1) -> Manifest:
+    """Publishes a stage's result in `directory / name`, unless it is already there and intact.
+
+    Args:
+        name: Key of `STAGES`.
+        request: Everything the result depends on; its digest with the stage's version is the manifest's key.
+        directory: The round's directory.
+        num_processes: Ranks; 0 takes one for each visible GPU.
+
+    Raises:
+        DataRejected: The round's data broke a gate; what the stage wrote is kept in `rejected-<name>` beside it.
+        JudgeUnavailable: The judge gave no usable verdicts.
+        StageFailed: Anything else went wrong; names the stage and the cause.
+    """
+    stage = STAGES[name]
+    key = digest({"stage": name, "version": stage.version, "request": request})
+    target = directory / name
+    published = verified(target, key)
+    if published is not None:
+        log.info("%s: already done", target)
+        progress.ended(directory.name, name, published.seconds, already_done=True)
+        return published
+    progress.began(directory.name, name)
+    gpus = visible_gpus()
+    ranks = num_processes or max(1, gpus)
+    apart = ranks > 1 or (stage.on_accelerator and gpus > 0)
+    with publishing(target, stage=name, version=stage.version, key=key) as workspace, _kept_if_rejected(workspace, directory, name):
+        if apart:
+            _run_in_children(name, request, workspace, ranks)
+        else:
+            _run_here(name, request, workspace)
+    manifest = verified(target, key)
+    assert manifest is not None, target
+    progress.ended(directory.name, name, manifest.seconds, already_done=False)
+    return manifest
+
+
+@contextlib.contextmanager
+def _kept_if_rejected(workspace: Workspace, directory: Path, name: str) -> Iterator[None]:
+    try:
+        yield
+    except DataRejected as error:
+        kept = directory / f"rejected-{name}"
+        with contextlib.suppress(FileNotFoundError):
+            for file in kept.iterdir():
+                file.unlink()
+        kept.mkdir(exist_ok=True)
+        for file in workspace.path.iterdir():
+            os.replace(file, kept / file.name)
+        raise DataRejected(f"{error}; the rejected rows are in {kept}") from None
+
+
+def _run_here(name: str, request: Record, workspace: Workspace) -> None:
+    keep_freed_memory()
+    try:
+        importlib.import_module(STAGES[name].module).run(request, workspace.path)
+    except (DataRejected, JudgeUnavailable):
+        raise
+    except Exception as error:
+        raise StageFailed(f"{name} failed: {type(error).__name__}: {error}") from error
+
+
+def _run_in_children(name: str, request: Record, workspace: Workspace, ranks: int) -> None:
+    message = workspace.path / ".request.json"
+    write_json(message, {"stage": name, "request": request.model_dump(mode="json")})
+    agent = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    command = [*agent, "-m", "components.launch", str(message), str(workspace.path)]
+    tail: list[str] = []
+    with child_process(command) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            _forward(line.rstrip("\n"), tail)
+        code = child.wait()
+    message.unlink()
+    failure, peaks = workspace.path / ".failure.json", sorted(workspace.path.glob(".peak-*.json"))
+    if failure.exists():
+        told = read_json(failure)
+        failure.unlink()
+        if told["type"] in DOMAIN_ERRORS:
+            raise DOMAIN_ERRORS[told["type"]](told["message"])
+        raise StageFailed(f"{name} failed: {told['type']}: {told['message']}")
+    if code != 0:
+        raise StageFailed(f"{name} failed: its processes ended with exit code {code}; last lines: {' | '.join(tail[-5:])}")
+    workspace.peak_memory_bytes = sum(read_json(path)["bytes"] for path in peaks)
+    for path in peaks:
+        path.unlink()
+
+
+@contextlib.contextmanager
+def child_process(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Starts a command that dies with this process, and ends it when the block is left."""
+    wrapper = [sys.executable, "-c", DIE_WITH_PARENT, str(os.getpid()), *command]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **options}
+    child = subprocess.Popen(wrapper, text=True, errors="replace", **options)
+    try:
+        yield child
+    finally:
+        if child.poll() is None:
+            child.terminate()
+            try:
+                child.wait(GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        if child.stdout is not None:
+            child.stdout.close()
+
+
+# Runs before the command in the child: the kernel then kills it with its parent, even when that dies by SIGKILL.
+DIE_WITH_PARENT = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9)
+if os.getppid() != int(sys.argv[1]): sys.exit(1)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
+
+def _forward(line: str, tail: list[str]) -> None:
+    if line.startswith(PROGRESS_MARK):
+        progress.report(**json.loads(line.removeprefix(PROGRESS_MARK)))
+        return
+    log.info("%s", line)
+    tail.append(line)
+    del tail[:-20]
+
+
+def visible_gpus() -> int:
+    """GPUs this process may use, found without loading torch."""
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is not None:
+        return len([name for name in allowed.split(",") if name.strip() not in ("", "-1")])
+    return len([path for path in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name)])
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to keep freed memory: giving it back makes every tensor fault its pages in again, several times slower on VMs."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for parameter, value in ((-1, 2**31 - 1), (-3, 2**31 - 1), (-2, 2**28)):
+            mallopt(parameter, value)
+
+
+class _Relay:
+    """Prints this rank's progress as marked lines, which the parent turns back into progress."""
+
+    def __init__(self) -> None:
+        self.last = 0.0
+
+    def began(self, round: str, stage: str) -> None:
+        """The parent knows."""
+
+    def advanced(self, done: int, total: int, text: str) -> None:
+        if time.monotonic() - self.last > RELAY_SECONDS or done == total:
+            self.last = time.monotonic()
+            sys.stdout.write(f"{PROGRESS_MARK}{json.dumps({'done': done, 'total': total, 'text': text})}\n")
+            sys.stdout.flush()
+
+    def ended(self, round: str, stage: str, seconds: float, *, already_done: bool) -> None:
+        """The parent knows."""
+
+
+def _child_main(message: Path, out: Path) -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stdout)
+    rank = int(os.environ["RANK"])
+    keep_freed_memory()
+    content = read_json(message)
+    stage = STAGES[content["stage"]]
+    try:
+        with progress.shown_by(_Relay()) if rank == 0 else contextlib.nullcontext():
+            importlib.import_module(stage.module).run(stage.request.model_validate(content["request"]), out)
+    except Exception as error:
+        if rank == 0 or not (out / ".failure.json").exists():
+            write_json(out / ".failure.json", {"type": type(error).__name__, "message": str(error)})
+        raise
+    write_json(out / f".peak-{rank}.json", {"bytes": peak_memory()})
+
+
+if __name__ == "__main__":
+    _child_main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,98 @@
+"""Load a policy, its tokenizer and its adapter; digest their tensors; refuse what is unsafe or incomplete.
+
+Weights come from safetensors only and no remote code ever runs. Knows no stage.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
+
+from components.model_directory import check_model_directory, locate_model  # noqa: F401
+from components.records import ModelRef
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def pick_device() -> torch.device:
+    """The visible accelerator of this rank, else the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def resolve_dtype(name: str) -> torch.dtype:
+    """Turns a configured precision into a torch type; `auto` is bfloat16 where the hardware computes in it natively, else float32."""
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    capabilities = torch.cpu.get_capabilities()
+    return torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else torch.float32
+
+
+def tensors_digest(files: Sequence[Path]) -> str:
+    """sha256 over name, type, shape and bytes of every tensor, in order of name: the identity of weights wherever they lie."""
+    where = {}
+    for file in files:
+        with safe_open(file, framework="pt") as tensors:
+            where.update({name: file for name in tensors.keys()})  # noqa: SIM118
+    total = hashlib.sha256()
+    for name in sorted(where):
+        with safe_open(where[name], framework="pt") as tensors:
+            tensor = tensors.get_tensor(name).contiguous()
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return total.hexdigest()
+
+
+def start_ref(path: Path, revision: str) -> ModelRef:
+    """Names the start model in a directory by the digest of its tensors."""
+    own = tensors_digest(sorted(path.glob("*.safetensors")))
+    return ModelRef(round=0, base=str(path), revision=revision, base_digest=own, digest=own)
+
+
+def trained_ref(directory: Path, policy: ModelRef, round: int) -> ModelRef:
+    """Names what a round trained from `policy`: `model/` (all weights) or `adapter/` (on the same base) in its stage directory."""
+    adapter, model = directory / "adapter", directory / "model"
+    if adapter.is_dir():
+        own = tensors_digest(sorted(adapter.glob("*.safetensors")))
+        combined = hashlib.sha256(f"{policy.base_digest}+{own}".encode()).hexdigest()
+        return policy.model_copy(update={"round": round, "adapter": adapter, "digest": combined})
+    own = tensors_digest(sorted(model.glob("*.safetensors")))
+    return ModelRef(round=round, base=str(model), base_digest=own, digest=own)
+
+
+def load_tokenizer(ref: ModelRef) -> "PreTrainedTokenizerBase":
+    """Loads the tokenizer that stands beside a model; pads with the end-of-sequence token where it has no padding token."""
+    disable_progress_bar()
+    tokenizer = AutoTokenizer.from_pretrained(ref.base, revision=ref.revision, trust_remote_code=False)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_policy(ref: ModelRef, *, dtype: torch.dtype, device: torch.device, trainable_adapter: bool = False) -> "PreTrainedModel":
+    """Loads a policy in evaluation mode, with its adapter if it has one.
+
+    Args:
+        ref: What to load.
+        dtype: Precision of the weights.
+        device: Where they go.
+        trainable_adapter: Leaves the adapter's weights open to training.
+    """
+    disable_progress_bar()
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False, "revision": ref.revision}
+    model = AutoModelForCausalLM.from_pretrained(ref.base, **options)
+    if ref.adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(ref.adapter), is_trainable=trainable_adapter, autocast_adapter_dtype=False)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model.to(device).eval()

@@ -1,0 +1,157 @@
+"""Reads a preference data set in the forms that TRL, UltraFeedback and HH users have. Knows no judge and no stage.
+
+A row is `chosen` and `rejected` with an optional `prompt`: plain text, chat messages that include the prompt or leave it out, or HH
+transcripts. Optional columns: `p`, `margin` (or the two scores), `tag`.
+"""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from components.preferences.transcripts import is_transcript, parse_transcript
+from components.prompts import chat_messages
+from components.rows import Row, Rows, read_rows
+from components.tokens import Messages, format_messages
+
+SCORES = (
+    ("score_chosen", "score_rejected"),
+    ("chosen_score", "rejected_score"),
+    ("chosen-rating", "rejected-rating"),
+    ("chosen_rating", "rejected_rating"),
+)
+"""Columns of the two scores whose difference is the margin, as the published data sets call them."""
+COLUMNS = ("prompt", "chosen", "rejected", "p", "margin", "tag", *(name for names in SCORES for name in names))
+
+
+@dataclass(frozen=True)
+class SeedPair:
+    """A preference pair of a data set; what its row does not say is None."""
+
+    messages: Messages
+    chosen: str
+    rejected: str
+    p: float | None
+    margin: float | None
+    tag: str | None
+
+
+@dataclass(frozen=True)
+class SeedPairs:
+    """The pairs of a data set, and the rows that hold none."""
+
+    pairs: list[SeedPair]
+    split_earlier: tuple[str, ...]
+    """Places of the rows whose two conversations part before the last answer: no one prompt, so no pair."""
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the pairs in order and the number of rows that hold none."""
+        total = hashlib.sha256(f"{len(self.split_earlier)}\n".encode())
+        for pair in self.pairs:
+            content = [format_messages(pair.messages), pair.chosen, pair.rejected, pair.p, pair.margin, pair.tag]
+            total.update(json.dumps(content).encode() + b"\n")
+        return total.hexdigest()
+
+
+def pairs_digest(source: str, *, split: str) -> str:
+    """Content digest of a preference data set; reads it as `load_seed_pairs` does, with the same errors."""
+    return load_seed_pairs(source, split=split).digest
+
+
+def load_seed_pairs(source: str, *, split: str) -> SeedPairs:
+    """Loads a preference data set.
+
+    Args:
+        source: What `rows.read_rows` reads.
+        split: Split of a data set with splits.
+
+    Raises:
+        ValueError: It cannot be read, lacks a column, or a row is no pair of answers to one prompt; names the row.
+    """
+    read = read_rows(source, split=split, columns=COLUMNS)
+    loaded = [_pair(row, read) for row in read.rows]
+    pairs = [pair for pair in loaded if isinstance(pair, SeedPair)]
+    earlier = tuple(row.place for row, pair in zip(read.rows, loaded, strict=True) if pair is None)
+    if not pairs:
+        raise ValueError(f"{source} holds no pair of answers to one prompt: chosen and rejected must share all messages but the last")
+    return SeedPairs(pairs, earlier)
+
+
+def _pair(row: Row, read: Rows) -> SeedPair | None:
+    for column in ("chosen", "rejected"):
+        if row.values.get(column) is None:
+            there = ", ".join(read.columns)
+            raise ValueError(f"{row.place} has no {column}: a pair needs the columns chosen and rejected (there are {there})")
+    prompt = row.values.get("prompt")
+    before_chosen, chosen = _answer(row.values["chosen"], prompt, f"{row.place} chosen")
+    before_rejected, rejected = _answer(row.values["rejected"], prompt, f"{row.place} rejected")
+    if before_chosen != before_rejected:
+        return None
+    tag = row.values.get("tag")
+    if tag is not None and not isinstance(tag, str):
+        raise ValueError(f"{row.place}: tag is {tag!r}: write text")
+    return SeedPair(before_chosen, chosen, rejected, _number(row, "p"), _margin(row), tag)
+
+
+def _answer(value: Any, prompt: Any, place: str) -> tuple[Messages, str]:
+    """The messages before the last answer, and the answer; `prompt` is the cell of the prompt's column, or None."""
+    given = None if prompt is None else _prompt(prompt, place)
+    whole = isinstance(value, str) and is_transcript(value) and (prompt is None or (isinstance(prompt, str) and is_transcript(prompt)))
+    if isinstance(value, str) and given is not None and not whole:
+        return given, value
+    turns = parse_transcript(value, place) if isinstance(value, str) else chat_messages(value, place)
+    if not turns or turns[-1]["role"] != "assistant":
+        raise ValueError(f"{place}: the last message is not the assistant's: end it with the answer")
+    *before, answer = turns
+    return _joined(given, before, place), answer["content"]
+
+
+def _prompt(value: Any, place: str) -> Messages:
+    if not isinstance(value, str):
+        return chat_messages(value, f"{place}'s prompt")
+    if is_transcript(value):
+        turns = parse_transcript(value, place)
+        # A transcript that is cut for completion ends with an open, empty answer.
+        return turns[:-1] if turns[-1] == {"role": "assistant", "content": ""} else turns
+    return [{"role": "user", "content": value}]
+
+
+def _joined(given: Messages | None, before: Messages, place: str) -> Messages:
+    """The prompt, where a column gives it, where the messages before the answer are it, or where both do and agree."""
+    if not before or not given:
+        prompt = before or given
+        if not prompt:
+            raise ValueError(f"{place}: there is no prompt: add a column prompt, or the messages before the answer")
+        return prompt
+    ours, theirs = _stripped(given), _stripped(before)
+    if len(ours) <= len(theirs) and theirs[-len(ours) :] == ours:
+        return before
+    if theirs == ours[-len(theirs) :]:
+        return given
+    raise ValueError(f"{place}: the messages before the answer are not those of the column prompt: make them agree, or remove the column")
+
+
+def _stripped(messages: Messages) -> list[tuple[str, str]]:
+    return [(message["role"], message["content"].strip()) for message in messages]
+
+
+def _margin(row: Row) -> float | None:
+    given = _number(row, "margin")
+    if given is not None:
+        return given
+    for better, worse in SCORES:
+        high, low = _number(row, better), _number(row, worse)
+        if high is not None and low is not None:
+            return high - low
+    return None
+
+
+def _number(row: Row, column: str) -> float | None:
+    value = row.values.get(column)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+        raise ValueError(f"{row.place}: {column} is {value!r}: write a number, or leave it out")
+    return float(value)

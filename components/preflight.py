@@ -1,0 +1,35 @@
+"""Everything that can be wrong with a user's input, looked at before the first file is written. Loads no torch."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from components.config import BUILTIN, CampaignConfig
+from components.judges import check_judge
+from components.model_directory import check_model_directory
+from components.preferences.pairs_file import pairs_digest
+from components.prompts import split_prompts
+
+
+class Inputs(NamedTuple):
+    """Content digests of what the campaign reads."""
+
+    prompts_digest: str
+    seed_pairs_digest: str | None
+
+
+def check_inputs(config: CampaignConfig) -> Inputs:
+    """Reads prompts and seed pairs, and looks at the local models, as the stages will.
+
+    Raises:
+        ValueError: Something cannot be used; one line that names it and the remedy.
+    """
+    model = Path(config.policy.model).expanduser()
+    if config.policy.model != BUILTIN and (model.is_dir() or config.policy.model.startswith((".", "/", "~"))):
+        check_model_directory(model)
+    check_judge(config.judge)
+    check_judge(config.evaluation_judge)
+    seeds = config.preferences.seed_pairs
+    return Inputs(
+        prompts_digest=split_prompts(config.prompts).digest,
+        seed_pairs_digest=pairs_digest(seeds, split=config.preferences.seed_pairs_split) if seeds else None,
+    )

@@ -1,0 +1,208 @@
+"""The campaign's prompts: loading, the split into training and held-out prompts by content, and each round's draw.
+
+Two prompts have the same content when their messages agree in everything but white space, letter case and Unicode form. Knows no
+model and no stage, and loads no machine-learning library.
+"""
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from components.builtin.world import held_out_prompts, train_prompts
+from components.config import BUILTIN, PromptsConfig
+from components.rows import Rows, read_rows
+from components.tokens import Messages, format_messages
+
+ROLES = ("system", "user", "assistant")
+BUILTIN_SPLITS: dict[str, Callable[[], list[Messages]]] = {"train": train_prompts, "test": held_out_prompts}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation that ends with a user message; identified by its content."""
+
+    prompt_id: str
+    messages: Messages
+
+
+@dataclass(frozen=True)
+class PromptSplit:
+    """Training and held-out prompts with no content in common, and what was left out to get there."""
+
+    train: tuple[Prompt, ...]
+    held_out: tuple[Prompt, ...]
+    dropped_duplicates: int
+    """Prompts of either set whose content came before in the same set."""
+    dropped_held_out: int
+    """Training prompts whose content is held out."""
+
+    @property
+    def digest(self) -> str:
+        """sha256 over both sets, in order."""
+        texts = [[format_messages(prompt.messages) for prompt in prompts] for prompts in (self.train, self.held_out)]
+        return hashlib.sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest()
+
+
+def make_prompt(messages: Messages) -> Prompt:
+    """Names a conversation by its content."""
+    return Prompt(prompt_id(messages), messages)
+
+
+def prompt_id(messages: Messages) -> str:
+    """First 16 hex digits of the sha256 of a conversation's exact content."""
+    return _sha256(format_messages(messages))[:16]
+
+
+def content_key(messages: Messages) -> str:
+    """Equal for conversations of the same content: white space, letter case and Unicode form do not count."""
+    plain = [(message["role"], " ".join(unicodedata.normalize("NFKC", message["content"]).casefold().split())) for message in messages]
+    return _sha256(json.dumps(plain))
+
+
+def load_prompts(source: str, *, column: str, split: str) -> list[Prompt]:
+    """Loads prompts in the order of their source; duplicates stay.
+
+    Args:
+        source: `builtin`, or a data set that `rows.read_rows` reads.
+        column: Column that holds the prompt: text (one user message) or a list of chat messages.
+        split: Split of a data set with splits; `train` or `test` for `builtin`.
+
+    Raises:
+        ValueError: The source cannot be read or is empty, it has no such column, or a prompt is empty or no conversation.
+    """
+    if source == BUILTIN:
+        if split not in BUILTIN_SPLITS:
+            raise ValueError(f"the built-in prompts have no split {split}: use {' or '.join(BUILTIN_SPLITS)}")
+        return [make_prompt(messages) for messages in BUILTIN_SPLITS[split]()]
+    read = read_rows(source, split=split, columns=[column])
+    return [make_prompt(conversation(cell, place)) for place, cell in _cells(read, column)]
+
+
+def conversation(value: Any, place: str) -> Messages:
+    """Reads a prompt from a cell: text, or a list of chat messages of which the last is the user's.
+
+    Args:
+        value: The cell.
+        place: Names the row in errors.
+
+    Raises:
+        ValueError: The cell holds neither, or the prompt is empty.
+    """
+    messages = [{"role": "user", "content": value}] if isinstance(value, str) else chat_messages(value, place)
+    if not messages or not any(message["content"].strip() for message in messages):
+        raise ValueError(f"{place}: the prompt is empty: fill it in or remove the row")
+    last = messages[-1]
+    if last["role"] != "user":
+        raise ValueError(f"{place}: the prompt ends with a message of the {last['role']}: end it with a user message")
+    if not last["content"].strip():
+        raise ValueError(f"{place}: the prompt's last message is empty: fill it in or remove the row")
+    return messages
+
+
+def chat_messages(value: Any, place: str) -> Messages:
+    """Reads a list of chat messages, each with a known role and text content; other keys are left out.
+
+    Raises:
+        ValueError: The value is no such list.
+    """
+    if not isinstance(value, list):
+        kind = "nothing" if value is None else type(value).__name__
+        raise ValueError(f"{place}: expected text or a list of chat messages, found {kind}")
+    for number, message in enumerate(value, 1):
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+            raise ValueError(f'{place}: message {number} is no {{"role": ..., "content": text}}')
+        if message.get("role") not in ROLES:
+            raise ValueError(f"{place}: message {number} has role {message.get('role')!r}: use {', '.join(ROLES)}")
+    return [{"role": message["role"], "content": message["content"]} for message in value]
+
+
+def split_prompts(config: PromptsConfig) -> PromptSplit:
+    """Loads both prompt sets and makes them disjoint by content: a training prompt that is also held out is removed.
+
+    With no `held_out` source, the `num_held_out` training prompts whose content hashes lowest are held out, so that the choice
+    depends on neither order nor seed.
+
+    Raises:
+        ValueError: A source is unusable, or nothing is left to train on.
+    """
+    if config.held_out == BUILTIN != config.train:
+        raise ValueError(
+            f"prompts.train is {config.train} but prompts.held_out is {BUILTIN}: name held-out prompts of the same kind, "
+            'or set prompts.held_out: "" to hold some of the training prompts out'
+        )
+    builtin_train = config.train == BUILTIN
+    loaded = load_prompts(config.train, column=config.column, split="train" if builtin_train else config.train_split)
+    train = _distinct(loaded)
+    duplicates = len(loaded) - len(train)
+    if config.held_out:
+        builtin_held = config.held_out == BUILTIN
+        loaded = load_prompts(config.held_out, column=config.column, split="test" if builtin_held else config.held_out_split)
+        held_out = _distinct(loaded)
+        duplicates += len(loaded) - len(held_out)
+    else:
+        held_out = _hold_out(train, config.num_held_out)
+        train = {key: prompt for key, prompt in train.items() if key not in held_out}
+    kept = [prompt for key, prompt in train.items() if key not in held_out]
+    if not kept:
+        raise ValueError(f"all {len(train)} training prompts of {config.train} are held out too: name prompts that are not held out")
+    return PromptSplit(tuple(kept), tuple(held_out.values()), duplicates, len(train) - len(kept))
+
+
+def draw(pool_ids: Iterable[str], *, round: int, per_round: int, seed: int) -> list[str]:
+    """Draws a round's prompts without replacement until the pool is used up, then begins again in another order.
+
+    Where a round takes the last prompts of one pass and the first of the next, the next pass's order puts off those that the round
+    already has: no round holds a prompt twice, and at any time no prompt has been drawn more than once more than another.
+
+    Args:
+        pool_ids: Prompt ids; their order does not matter.
+        round: Index of the round, from 1.
+        per_round: Prompts wanted; the whole pool where it is smaller.
+        seed: The campaign's seed.
+    """
+    pool = sorted(set(pool_ids))
+    size = min(per_round, len(pool))
+    drawn: list[str] = []
+    waiting: list[str] = []
+    passes = 0
+    for _ in range(round):
+        drawn, waiting = waiting[:size], waiting[size:]
+        if len(drawn) < size:
+            taken = set(drawn)
+            fresh = sorted(pool, key=lambda name: _sha256(f"{seed}/{passes}/{name}"))
+            passes += 1
+            drawn += [name for name in fresh if name not in taken][: size - len(drawn)]
+            taken = set(drawn[len(taken) :])
+            waiting = [name for name in fresh if name not in taken]
+    return drawn
+
+
+def _cells(read: Rows, column: str) -> Iterable[tuple[str, Any]]:
+    for row in read.rows:
+        if column not in row.values:
+            raise ValueError(f"{row.place} has no column {column}: set prompts.column to one of {', '.join(read.columns)}")
+        yield row.place, row.values[column]
+
+
+def _distinct(prompts: Iterable[Prompt]) -> dict[str, Prompt]:
+    """The first prompt of each content, by content."""
+    found: dict[str, Prompt] = {}
+    for prompt in prompts:
+        found.setdefault(content_key(prompt.messages), prompt)
+    return found
+
+
+def _hold_out(train: dict[str, Prompt], number: int) -> dict[str, Prompt]:
+    if number >= len(train):
+        raise ValueError(
+            f"holding {number} of {len(train)} training prompts out leaves none to train on: lower prompts.num_held_out "
+            "or name held-out prompts in prompts.held_out"
+        )
+    return {key: train[key] for key in sorted(train)[:number]}
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,220 @@
+"""The frozen records that pass between stages, and the domain errors. Knows no stage and loads no machine-learning library."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from components.config import (
+    EvaluationConfig,
+    GateConfig,
+    GenerationConfig,
+    JudgeConfig,
+    LoraConfig,
+    PolicyConfig,
+    PreferencesConfig,
+    PromptsConfig,
+    TrainingConfig,
+    ValidationConfig,
+)
+
+
+class StageFailed(Exception):
+    """A stage ended with an error; the message names the stage and the cause."""
+
+
+class DataRejected(Exception):
+    """A round's data broke a gate of the validation; the message names the gate and the counts."""
+
+
+class JudgeUnavailable(Exception):
+    """A judge could not give usable verdicts; the message names the judge and what it answered."""
+
+
+class Record(BaseModel):
+    """A frozen value with a fixed set of fields, written as JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileRecord(Record):
+    """A published file: its hash, its size, and its number of rows when it is a table."""
+
+    sha256: str
+    num_bytes: int
+    rows: int | None = None
+
+
+class Manifest(Record):
+    """What a stage published: written last, so its presence says that the stage is complete."""
+
+    stage: str
+    version: int
+    key: str
+    """Digest of everything the stage's result depends on."""
+    files: dict[str, FileRecord]
+    seconds: float
+    peak_memory_bytes: int
+
+
+class Artifact(Record):
+    """A published file that a later stage reads. Its identity is its digest; where it lies does not matter."""
+
+    path: Path
+    digest: str
+
+
+class ModelRef(Record):
+    """Weights that can be loaded: a full model, or a base with an adapter. Its identity is the digest of its tensors."""
+
+    round: int
+    """Round that made these weights; 0 is the start model."""
+    base: str
+    """Directory (or hub name) of the full model."""
+    revision: str = "main"
+    adapter: Path | None = None
+    """Directory of the adapter on `base`, if any."""
+    base_digest: str
+    """sha256 over names, shapes, types and bytes of the base's tensors."""
+    digest: str
+    """The same over base and adapter; equal to `base_digest` where there is no adapter."""
+
+
+class JudgeRef(Record):
+    """A judge whose weights, or whose rule, are pinned by a digest."""
+
+    config: JudgeConfig
+    digest: str
+
+
+class Interval(Record):
+    """An estimate with its bootstrap interval and the number of prompts behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+class StartRequest(Record):
+    """Round 0: pins the start model, the judges and the prompts."""
+
+    policy: PolicyConfig
+    judge: JudgeConfig
+    evaluation_judge: JudgeConfig
+    prompts: PromptsConfig
+    prompts_digest: str
+    seed: int
+
+
+class GenerateRequest(Record):
+    """Samples responses to this round's prompts."""
+
+    policy: ModelRef
+    limits: PolicyConfig
+    prompts: Artifact
+    """train_prompts.parquet of round 0."""
+    per_round: int
+    round: int
+    campaign_seed: int
+    """Orders the pool of prompts, so that rounds draw from it without replacement."""
+    generation: GenerationConfig
+    seed: int
+
+
+class CollectRequest(Record):
+    """Judges the responses and builds preference pairs."""
+
+    responses: Artifact | None
+    """responses.parquet; None when the round is seeded by `seed_pairs`."""
+    prompts: Artifact | None
+    """The round's prompts.parquet; None when the round is seeded."""
+    seed_pairs_digest: str | None
+    """Content digest of the data set that seeds the round, if one does."""
+    judge: JudgeRef
+    preferences: PreferencesConfig
+    seed: int
+
+
+class ValidateRequest(Record):
+    """Checks the pairs, and splits them into training and evaluation pairs."""
+
+    preferences: Artifact
+    replayed: tuple[Artifact, ...]
+    """train.parquet of the earlier rounds that are replayed, oldest first."""
+    held_out: Artifact
+    """held_out_prompts.parquet of round 0."""
+    policy: ModelRef
+    """The model whose tokenizer and chat template the pairs are checked with."""
+    limits: PolicyConfig
+    validation: ValidationConfig
+    seed: int
+
+
+class TrainRequest(Record):
+    """Trains the policy on the round's pairs."""
+
+    policy: ModelRef
+    reference: ModelRef
+    train: Artifact
+    eval: Artifact
+    limits: PolicyConfig
+    lora: LoraConfig
+    training: TrainingConfig
+    round: int
+    seed: int
+
+
+class EvaluateRequest(Record):
+    """Compares challenger, champion and start on the held-out prompts."""
+
+    challenger: ModelRef
+    champion: ModelRef
+    start: ModelRef
+    held_out: Artifact
+    training: Artifact
+    """train.json of this round: its reward accuracy and margin on pairs it was not trained on."""
+    limits: PolicyConfig
+    num_held_out: int
+    batch_size: int
+    judge: JudgeRef
+    evaluation: EvaluationConfig
+    seed: int
+
+
+class PromoteRequest(Record):
+    """Decides whether the challenger becomes the champion."""
+
+    evaluation: Artifact
+    gate: GateConfig
+
+
+class RoundRecord(Record):
+    """A finished round, as it stands in campaign.json."""
+
+    round: int
+    promoted: bool
+    reasons: tuple[str, ...]
+    num_pairs: int
+    win_rate_vs_champion: Interval
+    win_rate_vs_start: Interval
+    kl_to_start: float
+    mean_tokens: float
+    mean_reward: float | None
+    seconds: dict[str, float]
+    policy_digest: str
+    reference_digest: str
+    mlflow_run_id: str | None = None
+
+
+def identity(value: Any) -> Any:
+    """Reduces a record to what its result may depend on: artifacts and models become their digests, paths vanish."""
+    if isinstance(value, Artifact | ModelRef):
+        return value.digest
+    if isinstance(value, BaseModel):
+        return {name: identity(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, tuple | list):
+        return [identity(item) for item in value]
+    if isinstance(value, dict):
+        return {name: identity(item) for name, item in value.items()}
+    return value

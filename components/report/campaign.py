@@ -1,0 +1,164 @@
+"""The campaign's report: one HTML file that needs no network, made from what is on disk and nothing else."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from components.artifacts import write_bytes
+from components.config import CampaignConfig, differences
+from components.records import Interval
+from components.report import wording
+from components.report.charts import round_charts, training_charts
+from components.report.lineage import lineage
+from components.report.read import STAGES, CampaignFiles, RoundFiles, read_campaign
+from components.report.samples import Sample, read_samples
+from components.report.wording import comparison, count, decimal, estimate, model_name, stage_name
+
+REPORT = "report.html"
+EARLIER_SAMPLES = 8
+"""Samples shown of a round that is not the latest; a long campaign's report stays small."""
+MAX_CHARACTERS = 4000
+"""Characters shown of a prompt or an answer."""
+
+
+def write_report(campaign_dir: Path) -> Path:
+    """Writes report.html from the campaign's files, finished rounds or not, and returns its path.
+
+    Args:
+        campaign_dir: runs/<campaign>.
+
+    Raises:
+        ValueError: There is no campaign in the directory.
+    """
+    campaign = read_campaign(campaign_dir)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for name in ("decimal", "count", "share", "duration", "memory", "short_digest", "outcome", "stage_name"):
+        environment.filters[name] = getattr(wording, name)
+    environment.filters["cut"] = _cut
+    html = environment.get_template("report.html.j2").render(_view(campaign))
+    path = campaign_dir / REPORT
+    write_bytes(path, html.encode())
+    return path
+
+
+def _view(campaign: CampaignFiles) -> dict[str, Any]:
+    """Everything that the template shows."""
+    resolved = campaign.config.model_dump(mode="json")
+    defaults = CampaignConfig(campaign=campaign.name).model_dump(mode="json")
+    return {
+        "campaign": campaign,
+        "headline": _headline(campaign),
+        "standing": _standing(campaign),
+        "facts": _facts(campaign),
+        "rounds": [_round_row(campaign, round_) for round_ in campaign.rounds],
+        "stages": STAGES,
+        "charts": round_charts(campaign),
+        "training_charts": training_charts(campaign),
+        "sample_sets": _sample_sets(campaign),
+        "lineage": lineage(campaign),
+        "changes": differences(defaults, resolved),
+        "config_json": json.dumps(resolved, indent=2, ensure_ascii=False),
+        "command": f"ratchet run runs/{campaign.name}/config.json --rounds {max(1, campaign.state.target)}",
+    }
+
+
+def _headline(campaign: CampaignFiles) -> str:
+    champion = campaign.champion_record
+    if champion is not None:
+        words = comparison(champion.win_rate_vs_start, "the start model", campaign.config.evaluation.confidence)
+        return f"The champion is round {champion.round}. It {words}."
+    if campaign.finished:
+        return f"The start model is still the champion: the gate refused {_counted(len(campaign.finished), 'challenger')}."
+    return "The start model is the champion: no round is finished yet."
+
+
+def _standing(campaign: CampaignFiles) -> str:
+    promoted = sum(record.promoted for record in campaign.finished)
+    text = f"{_counted(len(campaign.finished), 'round')} finished, {promoted} promoted"
+    unfinished = [round_ for round_ in campaign.rounds if round_.record is None]
+    if unfinished:
+        text += f"; round {unfinished[-1].round} {_status(unfinished[-1])}"
+    remaining = campaign.state.target - campaign.state.last_round
+    return f"{text}; {_counted(remaining, 'round')} to go" if remaining > 0 else text
+
+
+def _facts(campaign: CampaignFiles) -> list[tuple[str, str, str]]:
+    """The headline's figures: name, value, what is behind it."""
+    champion = campaign.champion_record
+    if champion is None:
+        return []
+    interval = champion.win_rate_vs_start
+    level = f"{100 * campaign.config.evaluation.confidence:g} % interval"
+    facts = [
+        ("Champion", f"round {champion.round}", f"digest {wording.short_digest(campaign.state.champion.digest)}"),
+        ("Win rate vs start", decimal(interval.value, 3), f"{level} {decimal(interval.low, 3)} to {decimal(interval.high, 3)}"),
+        ("KL to the start", decimal(champion.kl_to_start, 2), "nats a response"),
+        ("Mean length", decimal(champion.mean_tokens, 1), "tokens a response"),
+    ]
+    measured = campaign.round_files(champion.round).evaluated
+    if measured is not None and measured["mean_reward"] is not None:
+        start = decimal(measured["mean_reward"]["start"], 3)
+        facts.insert(2, ("Mean reward", decimal(champion.mean_reward, 3), f"the start model has {start}"))
+    return facts
+
+
+def _status(round_: RoundFiles) -> str:
+    if round_.promoted is not None:
+        suffix = "" if round_.record is not None else ", not recorded yet"
+        return ("promoted" if round_.promoted else "refused") + suffix
+    return f"unfinished, next: {stage_name(round_.pending[0])}"
+
+
+def _round_row(campaign: CampaignFiles, round_: RoundFiles) -> dict[str, Any]:
+    record, measured = round_.record, round_.evaluated
+    row: dict[str, Any] = {
+        "files": round_,
+        "kind": {True: "promoted", False: "refused", None: "unfinished"}[round_.promoted],
+        "status": _status(round_),
+        "opponent": model_name(campaign.champion_before(round_.round)),
+        "is_champion": record is not None and record.round == campaign.state.champion.round,
+        "seconds": {stage: manifest.seconds for stage, manifest in round_.manifests.items()} | (record.seconds if record else {}),
+        "memory": {stage: manifest.peak_memory_bytes for stage, manifest in round_.manifests.items()},
+        "pairs": count(record.num_pairs if record else round_.trained["num_pairs"] if round_.trained else None),
+    }
+    if record is not None:
+        numbers = {"vs_start": record.win_rate_vs_start, "vs_champion": record.win_rate_vs_champion}
+        row |= {name: estimate(interval, 3) for name, interval in numbers.items()}
+        row |= {"reward": decimal(record.mean_reward, 3), "kl": decimal(record.kl_to_start, 2), "tokens": decimal(record.mean_tokens, 1)}
+    elif measured is not None:
+        row |= {name: estimate(Interval.model_validate(measured[f"win_rate_{name}"]), 3) for name in ("vs_start", "vs_champion")}
+        reward = None if measured["mean_reward"] is None else measured["mean_reward"]["challenger"]
+        row |= {"reward": decimal(reward, 3), "kl": decimal(measured["kl_to_start"], 2)}
+        row |= {"tokens": decimal(measured["mean_tokens"]["challenger"], 1)}
+    else:
+        row |= dict.fromkeys(("vs_start", "vs_champion", "reward", "kl", "tokens"), wording.NOTHING)
+    return row
+
+
+def _sample_sets(campaign: CampaignFiles) -> list[dict[str, Any]]:
+    """Samples of each evaluated round, latest first and in full."""
+    evaluated = [round_ for round_ in reversed(campaign.rounds) if "evaluate" in round_.manifests]
+    sets = []
+    for index, round_ in enumerate(evaluated):
+        samples: list[Sample] = read_samples(round_)
+        shown = samples if index == 0 else samples[:EARLIER_SAMPLES]
+        if shown:
+            opponent = model_name(campaign.champion_before(round_.round))
+            sets.append({"round": round_.round, "opponent": opponent, "samples": shown, "total": len(samples), "latest": index == 0})
+    return sets
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}… (cut: {len(text):,} characters)"

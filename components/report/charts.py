@@ -1,0 +1,194 @@
+"""The report's charts, as SVG to put into the page. Each returns None while there is nothing to show."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+
+from components.records import Interval, RoundRecord
+from components.report.curves import LN2, MAX_ROUNDS, Training, draw_curves, panels
+from components.report.figures import THEMED, add_legend, new_chart, set_tooltip, styled, to_svg
+from components.report.plots import bin_edges
+from components.report.read import CampaignFiles, RoundFiles
+from components.report.wording import decimal, estimate, model_name
+
+MAX_POINT_LABELS = 12
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure of the page."""
+
+    title: str
+    note: str
+    svg: Markup
+
+
+def round_charts(campaign: CampaignFiles) -> list[Chart]:
+    """What changes from round to round: win rate, reward against KL, lengths."""
+    records = campaign.finished
+    sampled = [round_ for round_ in campaign.rounds if round_.lengths is not None]
+    charts = []
+    if records:
+        charts.append(_win_rates(records))
+    if any(record.mean_reward is not None for record in records):
+        charts.append(_reward_against_kl(campaign))
+    if sampled:
+        charts += [_lengths_by_round(campaign, sampled), _length_histogram(sampled[-1])]
+    return charts
+
+
+def training_charts(campaign: CampaignFiles) -> list[Chart]:
+    """Curves over the optimizer steps of all rounds."""
+    trainings = [
+        Training(round=round_.round, metrics=round_.metrics, held_out=round_.trained["eval"] if round_.trained else None)
+        for round_ in campaign.rounds
+        if round_.metrics
+    ]
+    if not trainings:
+        return []
+    left_out = f" The latest {MAX_ROUNDS} rounds." if len(trainings) > MAX_ROUNDS else ""
+    trainings = trainings[-MAX_ROUNDS:]
+    notes = {
+        "Loss": "A diamond is the loss on the round's held-out pairs.",
+        "Reward margin": "β-scaled log-ratio of chosen minus rejected; the diamond is on held-out pairs.",
+        "Reward accuracy": "Share of pairs whose chosen response has the larger reward; the diamond is on held-out pairs.",
+        "Log-probabilities": "Of whole responses. Both may fall; the rejected should fall faster.",
+    }
+    charts = []
+    for title, curves in panels(THEMED).items():
+        with styled(THEMED, title):
+            figure, axes = new_chart()
+            draw_curves(axes, trainings, curves, THEMED)
+            if title == "Loss" and campaign.config.training.loss == "sigmoid":
+                axes.axhline(LN2, color=THEMED.muted, lw=0.9, ls=(0, (4, 3)), label="ln 2: no preference learnt")
+            if title == "Reward accuracy":
+                axes.axhline(0.5, color=THEMED.muted, lw=0.9, ls=(0, (4, 3)), label="one half")
+            add_legend(figure, axes)
+            charts.append(Chart(title, notes[title] + left_out, to_svg(figure, f"{title} over optimizer steps")))
+    return charts
+
+
+def _win_rates(records: Sequence[RoundRecord]) -> Chart:
+    with styled(THEMED, "win rates"):
+        figure, axes = new_chart()
+        axes.axhline(0.5, color=THEMED.muted, lw=0.9, ls=(0, (4, 3)), label="one half")
+        against_start = [(record, record.win_rate_vs_start) for record in records]
+        against_champion = [(record, record.win_rate_vs_champion) for record in records]
+        _draw_intervals(axes, against_start, "vs start", THEMED.challenger, "o", -0.06)
+        _draw_intervals(axes, against_champion, "vs champion", THEMED.champion, "s", 0.06)
+        _round_axis(axes, [record.round for record in records])
+        lowest = min(interval.low for _, interval in against_start + against_champion)
+        axes.set_ylim(min(0.4, lowest - 0.05), 1.02)
+        axes.set_ylabel("win rate")
+        add_legend(figure, axes)
+        note = "Share of held-out comparisons that the challenger wins, ties half. Hollow: the gate refused the round."
+        return Chart("Win rate by round", note, to_svg(figure, "Win rate against the start and against the champion, by round"))
+
+
+def _draw_intervals(axes: Axes, points: Sequence[tuple[RoundRecord, Interval]], label: str, colour: str, marker: str, shift: float) -> None:
+    places = [record.round + shift for record, _ in points]
+    axes.plot(places, [interval.value for _, interval in points], color=colour, lw=1, alpha=0.45)
+    for index, (record, interval) in enumerate(points):
+        errors = [[interval.value - interval.low], [interval.high - interval.value]]
+        drawn = axes.errorbar(
+            places[index],
+            interval.value,
+            yerr=errors,
+            fmt=marker,
+            color=colour,
+            markerfacecolor=colour if record.promoted else THEMED.surface,
+            markeredgewidth=1.4,
+            label=label if index == 0 else None,
+        )
+        set_tooltip(drawn.lines[0], f"round {record.round} {label}: {estimate(interval, 3)}")
+
+
+def _reward_against_kl(campaign: CampaignFiles) -> Chart:
+    scored = [(record, record.mean_reward) for record in campaign.finished if record.mean_reward is not None]
+    with styled(THEMED, "reward against KL"):
+        figure, axes = new_chart()
+        path = [(record.kl_to_start, reward) for record, reward in scored if record.promoted]
+        measured = [rewards["start"] for round_ in campaign.rounds if (rewards := _rewards(round_)) is not None]
+        if measured:
+            start_reward = measured[-1]
+            path.insert(0, (0.0, start_reward))
+            (mark,) = axes.plot(0, start_reward, "o", color=THEMED.start, zorder=3)
+            set_tooltip(mark, f"start model: reward {decimal(start_reward, 3)}")
+            _label_point(axes, "start", 0.0, start_reward)
+        axes.plot([kl for kl, _ in path], [reward for _, reward in path], color=THEMED.challenger, lw=1, alpha=0.45)
+        for record, reward in scored:
+            face = THEMED.challenger if record.promoted else THEMED.surface
+            (mark,) = axes.plot(
+                record.kl_to_start, reward, "o", color=THEMED.challenger, markerfacecolor=face, markeredgewidth=1.4, zorder=3
+            )
+            set_tooltip(mark, f"round {record.round}: reward {decimal(reward, 3)} at KL {decimal(record.kl_to_start, 2)}")
+            if len(scored) <= MAX_POINT_LABELS or record.round == campaign.state.champion.round:
+                _label_point(axes, f"round {record.round}", record.kl_to_start, reward)
+        axes.margins(x=0.12, y=0.18)
+        axes.set_xlabel("KL to the start, nats a response")
+        axes.set_ylabel("mean reward, held-out prompts")
+        note = "What the reward cost in distance from the start model. The line follows the champions; hollow: refused."
+        return Chart("Reward against KL", note, to_svg(figure, "Mean reward against KL to the start, one point a round"))
+
+
+def _label_point(axes: Axes, text: str, x: float, y: float) -> None:
+    axes.annotate(text, (x, y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=8)
+
+
+def _rewards(round_: RoundFiles) -> dict[str, float] | None:
+    return None if round_.evaluated is None else round_.evaluated["mean_reward"]
+
+
+def _lengths_by_round(campaign: CampaignFiles, sampled: Sequence[RoundFiles]) -> Chart:
+    places = [round_.round for round_ in sampled]
+    tenths = np.array([np.percentile(_lengths(round_), [10, 50, 90]) for round_ in sampled])
+    with styled(THEMED, "lengths by round"):
+        figure, axes = new_chart()
+        if len(places) > 1:
+            axes.fill_between(places, tenths[:, 0], tenths[:, 2], color=THEMED.start, alpha=0.18, lw=0, label="sampled, middle 80 %")
+        else:
+            axes.vlines(places, tenths[:, 0], tenths[:, 2], color=THEMED.start, alpha=0.4, lw=6, label="sampled, middle 80 %")
+        axes.plot(places, tenths[:, 1], "o-", color=THEMED.start, label="median")
+        evaluated = [record.round for record in campaign.finished]
+        means = [record.mean_tokens for record in campaign.finished]
+        axes.plot(evaluated, means, "D--", lw=1, ms=4.5, color=THEMED.challenger, label="challenger, held-out mean")
+        _round_axis(axes, sorted({*places, *evaluated}))
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("tokens")
+        add_legend(figure, axes)
+        note = "Sampled responses are those that the round's pairs were built from."
+        return Chart("Response length by round", note, to_svg(figure, "Response length in tokens, by round"))
+
+
+def _length_histogram(round_: RoundFiles) -> Chart:
+    assert round_.lengths is not None
+    finished = round_.lengths.loc[round_.lengths["finish_reason"] == "stop", "n_tokens"].to_numpy()
+    unfinished = round_.lengths.loc[round_.lengths["finish_reason"] != "stop", "n_tokens"].to_numpy()
+    edges = bin_edges(_lengths(round_), bins=36)
+    with styled(THEMED, "length histogram"):
+        figure, axes = new_chart()
+        counts = [np.histogram(values, bins=edges)[0] for values in (finished, unfinished)]
+        middles, width = (edges[1:] + edges[:-1]) / 2, (edges[1] - edges[0]) * 0.86
+        axes.bar(middles, counts[0], width, color=THEMED.challenger, label="finished")
+        if len(unfinished):
+            axes.bar(middles, counts[1], width, bottom=counts[0], color=THEMED.rejected, label="cut at the limit")
+        axes.set_xlabel("tokens")
+        axes.set_ylabel("responses")
+        add_legend(figure, axes)
+        sampler = f"Responses sampled in {model_name(round_.round)}; {len(unfinished):,} of {len(round_.lengths):,} reached the limit."
+        return Chart("Response lengths", sampler, to_svg(figure, f"Histogram of response lengths in round {round_.round}"))
+
+
+def _lengths(round_: RoundFiles) -> np.ndarray:
+    assert round_.lengths is not None
+    return round_.lengths["n_tokens"].to_numpy()
+
+
+def _round_axis(axes: Axes, rounds: Sequence[int]) -> None:
+    axes.set_xlim(rounds[0] - 0.5, rounds[-1] + 0.5)
+    axes.set_xticks(range(rounds[0], rounds[-1] + 1, math.ceil((rounds[-1] - rounds[0] + 1) / 10)))
+    axes.set_xlabel("round")

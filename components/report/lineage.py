@@ -1,0 +1,66 @@
+"""What each round was made from, as a chain of digests: start model, prompts, responses, pairs, reference, policy."""
+
+from dataclasses import dataclass
+
+from components.report.read import CampaignFiles, RoundFiles
+from components.report.wording import model_name
+
+
+@dataclass(frozen=True)
+class Link:
+    """One thing of the chain: what it is, its digest, and whose weights they are where that is known."""
+
+    what: str
+    digest: str
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The links of one round, in the order in which they were made."""
+
+    title: str
+    links: tuple[Link, ...]
+
+
+def lineage(campaign: CampaignFiles) -> list[Chain]:
+    """The campaign's beginnings, then one chain a round; what is not published yet is left out."""
+    names = {record.policy_digest: f"{model_name(record.round)}'s policy" for record in campaign.finished}
+    chains = []
+    if campaign.start is not None and campaign.start_manifest is not None:
+        start, files = campaign.start, campaign.start_manifest.files
+        names[start["model"]["digest"]] = "the start model"
+        links = (
+            Link("start model", start["model"]["digest"]),
+            Link("training prompts", files["train_prompts.parquet"].sha256),
+            Link("held-out prompts", files["held_out_prompts.parquet"].sha256),
+            Link("judge", start["judge"]["digest"], judge_name(start["judge"]["config"])),
+            Link("evaluation judge", start["evaluation_judge"]["digest"], judge_name(start["evaluation_judge"]["config"])),
+        )
+        chains.append(Chain("Beginnings", links))
+    return chains + [Chain(f"Round {round_.round}", tuple(_links(round_, names))) for round_ in campaign.rounds]
+
+
+def judge_name(config: dict[str, str]) -> str:
+    """A judge by its kind and the rule or model behind it."""
+    return f"rule {config['rule']}" if config["kind"] == "rule" else f"reward model {config['model']}"
+
+
+def _links(round_: RoundFiles, names: dict[str, str]) -> list[Link]:
+    files = {
+        "prompts": ("generate_responses", "prompts.parquet"),
+        "responses": ("generate_responses", "responses.parquet"),
+        "pairs": ("collect_preferences", "preferences.parquet"),
+        "training pairs": ("validate_data", "train.parquet"),
+    }
+    digests = {what: round_.file_digest(*place) for what, place in files.items()}
+    links = [Link(what, digest) for what, digest in digests.items() if digest is not None]
+    if round_.trained is None:
+        return links
+    start, reference = round_.trained["start_digest"], round_.trained["reference_digest"]
+    return [
+        Link("trained from", start, names.get(start)),
+        *links,
+        Link("reference", reference, names.get(reference)),
+        Link("policy", round_.trained["policy_digest"]),
+    ]

@@ -1,0 +1,140 @@
+"""One round as markdown, for the page of its flow run. Whatever a model wrote is escaped: it is data, not markup."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from components.records import Interval
+from components.report.read import CampaignFiles, RoundFiles, read_campaign
+from components.report.samples import MODELS, Sample, mixed_outcomes, read_samples
+from components.report.wording import (
+    NOTHING,
+    comparison,
+    count,
+    decimal,
+    duration,
+    estimate,
+    memory,
+    model_name,
+    outcome,
+    share,
+    stage_name,
+)
+
+NUM_SAMPLES = 3
+MAX_CHARACTERS = 600
+
+
+def round_markdown(campaign_dir: Path, round: int) -> str:
+    """Tells one round from what is on disk: what was decided and why, its numbers, three comparisons, the checked pairs.
+
+    Args:
+        campaign_dir: runs/<campaign>.
+        round: Number of the round, finished or not.
+
+    Raises:
+        ValueError: There is no such campaign or round.
+    """
+    campaign = read_campaign(campaign_dir)
+    files = campaign.round_files(round)
+    sections = [_headline(campaign, files), _numbers(campaign, files), _comparisons(files), _validation(files), _tracking(campaign, files)]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def escape_markdown(text: str) -> str:
+    """Makes a text stand for itself, on one line, anywhere in markdown and in a table's cell; its addresses do not become links."""
+    flat = re.sub(r"\s*\n\s*", " ↵ ", text.strip())
+    return re.sub(r"[\\`*_\[\]<>#|~&@]|:(?=//)|(?<=www)\.", lambda mark: f"&#{ord(mark[0])};", flat)
+
+
+def _headline(campaign: CampaignFiles, files: RoundFiles) -> str:
+    title = f"# Round {files.round} of {escape_markdown(campaign.name)}"
+    if files.promoted is None:
+        return f"{title}: unfinished\n\nStill to do: {', '.join(stage_name(stage) for stage in files.pending)}."
+    lines = [f"{title}: {'promoted' if files.promoted else 'refused'}"]
+    if files.evaluated is not None:
+        opponent = f"the champion ({model_name(campaign.champion_before(files.round))})"
+        interval = Interval.model_validate(files.evaluated["win_rate_vs_champion"])
+        lines.append(f"The challenger {comparison(interval, opponent, campaign.config.evaluation.confidence)}.")
+    reasons = [f"- {escape_markdown(reason)}" for reason in files.reasons]
+    return "\n\n".join([*lines, "\n".join(["**Decision**", "", *reasons])] if reasons else lines)
+
+
+def _numbers(campaign: CampaignFiles, files: RoundFiles) -> str:
+    parts = []
+    if files.evaluated is not None:
+        measured = files.evaluated
+        rows = [[decimal(measured["mean_reward"][model], 3) for model in MODELS]] if measured["mean_reward"] is not None else []
+        names = ["mean reward"] if rows else []
+        rows += [[decimal(measured["mean_tokens"][model], 1) for model in MODELS]]
+        rows += [[share(measured[key][model]) for model in MODELS] for key in ("empty_share", "unfinished_share")]
+        names += ["mean tokens", "empty answers", "unfinished answers"]
+        parts.append(_table(["held-out answers", *MODELS], [[name, *row] for name, row in zip(names, rows, strict=True)]))
+    parts.append(_table(["measure", "value"], [[name, value] for name, value in _measures(campaign, files).items()]))
+    return "## Numbers\n\n" + "\n\n".join(parts)
+
+
+def _measures(campaign: CampaignFiles, files: RoundFiles) -> dict[str, str]:
+    measures = {}
+    if files.evaluated is not None:
+        measured = files.evaluated
+        for opponent in ("champion", "start"):
+            interval = Interval.model_validate(measured[f"win_rate_vs_{opponent}"])
+            measures[f"win rate vs {opponent}"] = f"{estimate(interval, 3)}, {count(interval.n)} prompts"
+        measures["KL to the start, nats a response"] = estimate(Interval.model_validate(measured["kl_to_start_interval"]), 2)
+        measures["reward accuracy on held-out pairs"] = decimal(measured["reward_accuracy"], 3)
+        measures["reward margin on held-out pairs"] = decimal(measured["reward_margin"], 3)
+        measures["invalid verdicts"] = share(measured["invalid_share"])
+    if files.trained is not None:
+        measures["pairs trained on"] = count(files.trained["num_pairs"])
+        measures["optimizer steps"] = count(files.trained["num_steps"])
+        measures["first and last loss"] = f"{decimal(files.trained['first_loss'], 4)}, {decimal(files.metrics[-1]['loss'], 4)}"
+    for stage, manifest in files.manifests.items():
+        measures[stage_name(stage)] = f"{duration(manifest.seconds)}, {memory(manifest.peak_memory_bytes)}"
+    return measures
+
+
+def _comparisons(files: RoundFiles) -> str:
+    samples = mixed_outcomes(read_samples(files), NUM_SAMPLES)
+    if not samples:
+        return ""
+    rows = [[_cut(sample.prompt), *(_answer(sample, index) for index in range(len(MODELS))), _outcomes(sample)] for sample in samples]
+    return "## Comparisons\n\n" + _table(["prompt", *MODELS, "the challenger's outcome"], rows)
+
+
+def _answer(sample: Sample, index: int) -> str:
+    answer = sample.answers[index]
+    reward = "" if answer.reward is None else f" *reward {decimal(answer.reward, 2)}*"
+    return (_cut(answer.text) or "*(empty)*") + reward
+
+
+def _outcomes(sample: Sample) -> str:
+    return f"vs champion: {outcome(sample.outcome_vs_champion)}, vs start: {outcome(sample.outcome_vs_start)}"
+
+
+def _cut(text: str) -> str:
+    return escape_markdown(text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}… ({len(text):,} characters)")
+
+
+def _validation(files: RoundFiles) -> str:
+    if files.validated is None:
+        return ""
+    names = ("received", "replayed", "train", "eval", "quarantined")
+    numbers = [*(count(files.validated[name]) for name in names), share(files.validated["quarantine_share"])]
+    table = _table([*names, "quarantine share"], [numbers])
+    reasons = [f"- {escape_markdown(reason)}: {count(number)}" for reason, number in files.validated["reasons"].items()]
+    return "\n\n".join(["## Validation", table, *(["\n".join(reasons)] if reasons else [])])
+
+
+def _tracking(campaign: CampaignFiles, files: RoundFiles) -> str:
+    if files.tracking is None:
+        return ""
+    version = files.tracking["model_version"]
+    registered = f"model version {version}" if version is not None else "no model version"
+    page = f"; rounds side by side: `{campaign.compare_page}` behind the MLflow server's address"
+    return f"MLflow experiment `{campaign.name}`, run `{files.tracking['run_id']}`, {registered}{page}."
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell or NOTHING for cell in line) + " |" for line in lines)

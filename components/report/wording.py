@@ -1,0 +1,98 @@
+"""How the report says numbers and verdicts: one form for each, everywhere. Reads no files."""
+
+from collections.abc import Iterable
+
+from components.records import Interval
+
+NOTHING = "\u2013"
+"""Shown where there is no value; never a zero."""
+
+SHORT_STAGES = {
+    "generate_responses": "generate",
+    "collect_preferences": "collect",
+    "validate_data": "validate",
+    "dpo_train": "train",
+    "evaluate": "evaluate",
+    "promote": "promote",
+}
+
+
+def decimal(value: float | None, places: int) -> str:
+    """A number with a fixed count of decimal places and a true minus sign."""
+    return NOTHING if value is None else f"{value:.{places}f}".replace("-", "\u2212")
+
+
+def count(value: int | None) -> str:
+    """A count with separators of thousands."""
+    return NOTHING if value is None else f"{value:,}"
+
+
+def share(value: float | None) -> str:
+    """A share in [0, 1] as a percentage."""
+    return NOTHING if value is None else f"{100 * value:.1f} %"
+
+
+def estimate(interval: Interval, places: int) -> str:
+    """An estimate with its interval in brackets."""
+    return f"{decimal(interval.value, places)} ({decimal(interval.low, places)} to {decimal(interval.high, places)})"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds, or minutes and hours once they read better."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 99.95:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{seconds / 60:.1f} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def memory(num_bytes: int | None) -> str:
+    """Bytes in GiB."""
+    return NOTHING if num_bytes is None else f"{num_bytes / 2**30:.2f} GiB"
+
+
+def short_digest(digest: str) -> str:
+    """The first digits of a digest: enough to tell two apart by eye."""
+    return digest[:10]
+
+
+def comparison(interval: Interval, opponent: str, confidence: float) -> str:
+    """A win rate with its interval, and what it proves, in words."""
+    if interval.low > 0.5:
+        verdict = "better, beyond chance"
+    elif interval.high < 0.5:
+        verdict = "worse, beyond chance"
+    else:
+        verdict = "no proof of a difference"
+    return (
+        f"wins {decimal(interval.value, 3)} of the comparisons with {opponent} on {count(interval.n)} held-out prompts "
+        f"({100 * confidence:g} % interval {decimal(interval.low, 3)} to {decimal(interval.high, 3)}): {verdict}"
+    )
+
+
+def model_name(round_: int) -> str:
+    """What a round's model is called."""
+    return "the start model" if round_ == 0 else f"round {round_}"
+
+
+def stage_name(stage: str) -> str:
+    """A stage in one word."""
+    return SHORT_STAGES.get(stage, stage)
+
+
+def outcome(value: float | None) -> str:
+    """A comparison's outcome for the challenger: 1 win, 0.5 tie, 0 loss."""
+    if value is None:
+        return "unjudged"
+    return "win" if value == 1.0 else "loss" if value == 0.0 else "tie" if value == 0.5 else f"{value:.2f}"
+
+
+def stage_seconds(seconds: dict[str, float]) -> str:
+    """The seconds of each stage on one line."""
+    return ", ".join(f"{stage_name(stage)} {decimal(value, 1)}" for stage, value in seconds.items())
+
+
+def sentence_list(reasons: Iterable[str]) -> str:
+    """Reasons on one line."""
+    return "; ".join(reasons)

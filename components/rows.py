@@ -1,0 +1,164 @@
+"""Rows of a user's data: JSON lines, Parquet, a saved data set or a hub `datasets` name.
+
+Owns the reading and the errors about files and rows; knows nothing of prompts or pairs. `datasets` is imported only when a source
+is neither a JSON nor a Parquet file.
+"""
+
+import gzip
+import json
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+LOCAL_PREFIXES = (".", "/", "~")
+
+
+class Row(NamedTuple):
+    """One row, and where it stands, for errors."""
+
+    place: str
+    """Names file and line, or data set and row; both count from 1."""
+    values: dict[str, Any]
+
+
+class Rows(NamedTuple):
+    """Everything that was read from one source; never empty."""
+
+    source: str
+    columns: tuple[str, ...]
+    """All column names of the source, also those that were not read."""
+    rows: list[Row]
+
+
+def read_rows(source: str, *, split: str, columns: Collection[str]) -> Rows:
+    """Reads a data set.
+
+    Args:
+        source: A `.jsonl`, `.json` (lines or one array) or `.parquet` file, a directory that `save_to_disk` wrote or that holds data
+            files, or a hub name. JSON files may be gzipped.
+        split: Split to read where the source has splits.
+        columns: Names to read where they exist; others stay unread.
+
+    Raises:
+        ValueError: The source is missing, unreadable or empty, or a line is not JSON; one line that names it and the remedy.
+    """
+    path = Path(source).expanduser()
+    suffix = Path(path.name.removesuffix(".gz")).suffix
+    if path.is_dir():
+        read = _from_dataset(source, _saved_dataset(path, split), columns)
+    elif suffix == ".parquet":
+        read = _from_parquet(source, path, columns)
+    elif suffix in (".jsonl", ".json", ".ndjson"):
+        read = _from_json(source, path, columns)
+    elif path.exists():
+        raise ValueError(f"{source} is no kind of file that is read here: use JSONL (.jsonl), Parquet (.parquet) or a saved data set")
+    elif source.startswith(LOCAL_PREFIXES):
+        raise ValueError(f"{source} does not exist: name a JSONL or Parquet file, a saved data set or a hub data set")
+    else:
+        read = _from_dataset(source, _hub_dataset(source, split), columns)
+    if not read.rows:
+        raise ValueError(f"{source} holds no rows: name a data set with at least one")
+    return read
+
+
+def _from_json(source: str, path: Path, columns: Collection[str]) -> Rows:
+    content = _content(source, path)
+    rows, names = [], dict[str, None]()
+    for place, value in _json_values(source, content):
+        if not isinstance(value, dict):
+            raise ValueError(f"{place} is no JSON object but {type(value).__name__}: write one object such as {{...}} a line")
+        names.update(dict.fromkeys(value))
+        rows.append(Row(place, {name: value[name] for name in columns if name in value}))
+    return Rows(source, tuple(names), rows)
+
+
+def _content(source: str, path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+        return gzip.decompress(content) if path.suffix == ".gz" else content
+    except FileNotFoundError:
+        raise ValueError(f"file {source} does not exist: name a JSONL or Parquet file, a saved data set or a hub data set") from None
+    except (OSError, EOFError) as error:
+        raise ValueError(f"file {source} cannot be read: {error}") from None
+
+
+def _json_values(source: str, content: bytes) -> Iterator[tuple[str, Any]]:
+    """Values with their places: of an array's items, where the file is one array, else of its lines."""
+    if source.endswith((".json", ".json.gz")) and content.lstrip()[:1] == b"[":
+        for number, value in enumerate(_json(content, source), 1):
+            yield f"{source} item {number}", value
+        return
+    for number, line in enumerate(content.splitlines(), 1):
+        if line.strip():
+            place = f"{source} line {number}"
+            yield place, _json(line, place)
+
+
+def _json(text: bytes, place: str) -> Any:
+    try:
+        value = json.loads(text.decode("utf-8-sig"))
+        if b"\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError:
+        raise ValueError(f"{place} holds half a character (a lone \\ud800-\\udfff escape): remove it") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{place} is not JSON: {error.msg} at character {error.pos + 1}: write one JSON object a line") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{place} is not UTF-8 at byte {error.start + 1}: save the file as UTF-8") from None
+
+
+def _from_parquet(source: str, path: Path, columns: Collection[str]) -> Rows:
+    try:
+        file = pq.ParquetFile(path)
+        names = tuple(file.schema_arrow.names)
+        values = file.read(columns=[name for name in names if name in columns]).to_pylist()
+    except FileNotFoundError:
+        raise ValueError(f"file {source} does not exist: name a JSONL or Parquet file, a saved data set or a hub data set") from None
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"file {source} cannot be read as Parquet: {_one_line(error)}") from None
+    return Rows(source, names, [Row(f"{source} row {number}", value) for number, value in enumerate(values, 1)])
+
+
+def _from_dataset(source: str, dataset: "Dataset", columns: Collection[str]) -> Rows:
+    names = tuple(dataset.column_names)
+    values = dataset.select_columns([name for name in names if name in columns]).to_list()
+    return Rows(source, names, [Row(f"{source} row {number}", value) for number, value in enumerate(values, 1)])
+
+
+def _saved_dataset(path: Path, split: str) -> "Dataset":
+    from datasets import Dataset, load_from_disk
+
+    if not any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        return _hub_dataset(str(path), split)
+    try:
+        loaded = load_from_disk(str(path))
+    except Exception as error:
+        raise ValueError(f"data set {path} cannot be read: {_one_line(error)}: save it again with save_to_disk()") from None
+    if isinstance(loaded, Dataset):
+        return loaded
+    if split not in loaded:
+        raise ValueError(f"data set {path} has no split {split}: it has {', '.join(loaded)}")
+    return loaded[split]
+
+
+def _hub_dataset(source: str, split: str) -> "Dataset":
+    from datasets import Dataset, load_dataset
+
+    try:
+        loaded = load_dataset(source, split=split)
+    except Exception as error:
+        remedy = "name a JSONL or Parquet file, a saved data set or a hub data set"
+        raise ValueError(f"data set {source} (split {split}) cannot be loaded: {_one_line(error)}: {remedy}") from None
+    assert isinstance(loaded, Dataset), source
+    return loaded
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200].rstrip(".:")

@@ -1,0 +1,58 @@
+"""Text to token ids, in one place: what is sampled, validated, scored and trained on is tokenised by the same two functions."""
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Messages = list[dict[str, str]]
+
+
+def parse_messages(text: str) -> Messages:
+    """Reads the JSON list of chat messages that tables hold."""
+    messages = json.loads(text)
+    assert isinstance(messages, list), text
+    return messages
+
+
+def format_messages(messages: Messages) -> str:
+    """Writes chat messages as the JSON text that tables hold; equal messages give equal text."""
+    return json.dumps([{"role": message["role"], "content": message["content"]} for message in messages], ensure_ascii=False)
+
+
+def prompt_ids(tokenizer: "PreTrainedTokenizerBase", messages: Messages) -> list[int]:
+    """Token ids of a prompt in the model's chat template, ending where the assistant's answer begins."""
+    return _templated(tokenizer, messages, add_generation_prompt=True)
+
+
+def response_ids(tokenizer: "PreTrainedTokenizerBase", messages: Messages, response: str, *, max_tokens: int) -> list[int]:
+    """Token ids that the chat template gives an answer, through its end-of-turn token, cut to `max_tokens`.
+
+    An answer that was cut by the sampling limit therefore ends without the end-of-turn token, as it was sampled.
+
+    Raises:
+        ValueError: The prompt's tokens are not a prefix of the conversation's, so prompt and answer cannot be told apart.
+    """
+    prompt = prompt_ids(tokenizer, messages)
+    whole = _templated(tokenizer, [*messages, {"role": "assistant", "content": response}], add_generation_prompt=False)
+    if whole[: len(prompt)] != prompt:
+        raise ValueError("the prompt's tokens are no prefix of the prompt and answer's tokens")
+    answer = whole[len(prompt) :]
+    if tokenizer.eos_token_id in answer:
+        last = len(answer) - answer[::-1].index(tokenizer.eos_token_id)
+        answer = answer[:last]
+    return answer[:max_tokens]
+
+
+def stop_ids(tokenizer: "PreTrainedTokenizerBase", model: "PreTrainedModel") -> set[int]:
+    """Tokens that end an answer: the tokenizer's end-of-sequence token and those of the model's generation config."""
+    configured = model.generation_config.eos_token_id if model.generation_config is not None else None
+    several: Sequence[int] = configured if isinstance(configured, list) else [] if configured is None else [configured]
+    return {int(token) for token in [*several, tokenizer.eos_token_id] if token is not None}
+
+
+def _templated(tokenizer: "PreTrainedTokenizerBase", messages: Messages, *, add_generation_prompt: bool) -> list[int]:
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]

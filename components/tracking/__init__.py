@@ -1,0 +1,18 @@
+"""Projects what lies under runs/<campaign>/ into MLflow, and is the only importer of mlflow.
+
+The files are the truth. Everything here can be repeated: a round that was recorded, or half recorded, is found by its tags and only
+what is missing is added. Importing this package loads mlflow (about two seconds), so only the task that records a round does it.
+"""
+
+from components.tracking.recording import Tracked, close_dangling, record_round
+from components.tracking.store import TrackingUnavailable, compare_url, experiment_url, tracking_uri
+
+__all__ = [
+    "Tracked",
+    "TrackingUnavailable",
+    "close_dangling",
+    "compare_url",
+    "experiment_url",
+    "record_round",
+    "tracking_uri",
+]

@@ -1,0 +1,88 @@
+"""The metrics of a round and of a campaign, as points that are the same however often they are computed."""
+
+import json
+from collections.abc import Iterator, Mapping
+
+from mlflow.entities import Metric
+
+from components.records import Interval
+from components.tracking.facts import RoundFacts
+
+_NOT_MEASURED = {"step", "time"}
+
+
+def step_points(facts: RoundFacts) -> list[Metric]:
+    """The training curves: every number of metrics.jsonl, at its optimizer step and with its own time."""
+    points = []
+    for line in (facts.directory / "dpo_train" / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        names = [name for name in row if name not in _NOT_MEASURED and row[name] is not None]
+        points += [Metric(name, float(row[name]), round(row["time"] * 1000), row["step"]) for name in names]
+    return points
+
+
+def campaign_points(facts: RoundFacts) -> list[Metric]:
+    """One point a curve of the campaign, at step = round."""
+    return _points(facts, _summary(facts), step=facts.record.round)
+
+
+def round_points(facts: RoundFacts) -> list[Metric]:
+    """What was measured once in the round. A plain name is the challenger's; `/low`, `/high`, `/champion`, ... stand beside it."""
+    details = dict(_evaluation(facts)) | dict(_data(facts))
+    details |= {f"seconds/{stage}": seconds for stage, seconds in facts.record.seconds.items()}
+    details |= {f"peak_memory_mb/{stage}": manifest.peak_memory_bytes / 2**20 for stage, manifest in facts.manifests.items()}
+    # MLflow's pages draw a metric as bars, one a run, when it is nowhere logged past step 0. What the campaign draws as a curve by
+    # round stands at its round here too, so that both meet in one chart.
+    return campaign_points(facts) + _points(facts, details, step=0)
+
+
+def _points(facts: RoundFacts, values: Mapping[str, float | None], *, step: int) -> list[Metric]:
+    # Absence is never data: a judge that gives no scores has no mean reward, and then no point either.
+    return [Metric(name, float(value), facts.ended_ms, step) for name, value in values.items() if value is not None]
+
+
+def _summary(facts: RoundFacts) -> dict[str, float | None]:
+    record = facts.record
+    return {
+        "win_rate_vs_start": record.win_rate_vs_start.value,
+        "win_rate_vs_champion": record.win_rate_vs_champion.value,
+        "kl_to_start": record.kl_to_start,
+        "mean_tokens": record.mean_tokens,
+        "mean_reward": record.mean_reward,
+        "num_pairs": record.num_pairs,
+        "promoted": record.promoted,
+        "seconds": sum(record.seconds.values()),
+    }
+
+
+def _evaluation(facts: RoundFacts) -> Iterator[tuple[str, float | None]]:
+    record = facts.record
+    evaluation = facts.stage("evaluate", "evaluation.json")
+    assert evaluation is not None, facts.directory
+    intervals = {
+        "win_rate_vs_start": record.win_rate_vs_start,
+        "win_rate_vs_champion": record.win_rate_vs_champion,
+        "kl_to_start": Interval.model_validate(evaluation["kl_to_start_interval"]),
+    }
+    for name, interval in intervals.items():
+        yield f"{name}/low", interval.low
+        yield f"{name}/high", interval.high
+    for name in ("mean_reward", "mean_tokens", "empty_share", "unfinished_share"):
+        for policy, value in (evaluation[name] or {}).items():
+            yield f"{name}/{policy}", value
+    yield "invalid_share", evaluation["invalid_share"]
+    yield "reward_accuracy", evaluation["reward_accuracy"]
+    yield "reward_margin", evaluation["reward_margin"]
+
+
+def _data(facts: RoundFacts) -> Iterator[tuple[str, float | None]]:
+    validation = facts.stage("validate_data", "validation.json")
+    training = facts.stage("dpo_train", "train.json")
+    assert validation is not None and training is not None, facts.directory
+    for name, key in {"num_eval_pairs": "eval", "quarantined": "quarantined", "quarantine_share": "quarantine_share"}.items():
+        yield name, validation[key]
+    yield "eval_loss", training["eval"] and training["eval"]["loss"]
+    collected = facts.stage("collect_preferences", "collect.json")
+    if collected is not None:
+        yield "ties", collected["ties"]
+        yield "invalid_verdicts", collected["invalid_verdicts"]

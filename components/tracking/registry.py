@@ -1,0 +1,102 @@
+"""A round's challenger as a version of the campaign's registered model, and the aliases `champion` and `challenger`.
+
+The version's files are the model directory itself, with nothing around it: what `models:/<campaign>@champion` downloads is what
+`AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained` take.
+"""
+
+import json
+
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel, LoggedModelStatus, Run
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from components.tracking import facts as read
+from components.tracking.facts import RoundFacts
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+_VERSIONS_TAG = "mlflow.modelVersions"  # how MLflow's page of a logged model finds its registered version
+
+
+def ensure_model(client: MlflowClient, run: Run, facts: RoundFacts) -> str | None:
+    """Uploads the challenger's directory as the run's logged model, unless that was done; returns its id.
+
+    Returns:
+        None when there is neither a logged model nor a directory to make it from.
+    """
+    where = f"source_run_id = '{run.info.run_id}' AND tags.policy_digest = '{facts.record.policy_digest}'"
+    found = list(client.search_logged_models([run.info.experiment_id], filter_string=where))
+    ready = [model for model in found if model.status == LoggedModelStatus.READY]
+    if ready:
+        return ready[0].model_id
+    directory = read.model_directory(facts)
+    if directory is None:
+        return None
+    model = found[0] if found else _create_model(client, run, facts, kind=directory.name)
+    client.log_model_artifacts(model.model_id, str(directory))
+    client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+    return model.model_id
+
+
+def _create_model(client: MlflowClient, run: Run, facts: RoundFacts, *, kind: str) -> LoggedModel:
+    name = f"round-{facts.record.round:03d}"
+    return client.create_logged_model(run.info.experiment_id, name, run.info.run_id, tags=read.lineage(facts), model_type=kind)
+
+
+def ensure_version(client: MlflowClient, model_id: str, run: Run, facts: RoundFacts) -> int:
+    """Registers the logged model as a version of the campaign's model, unless that was done; returns the version."""
+    name, record = facts.campaign, facts.record
+    version = _find_version(client, facts)
+    if version is None:
+        _ensure_registered_model(client, name)
+        version = client.create_model_version(
+            name,
+            source=f"models:/{model_id}",
+            run_id=run.info.run_id,
+            tags=read.lineage(facts),
+            description=read.description(facts),
+            model_id=model_id,
+        )
+    link = json.dumps([{"name": name, "version": str(version.version)}])
+    if client.get_logged_model(model_id).tags.get(_VERSIONS_TAG) != link:
+        client.set_logged_model_tags(model_id, {_VERSIONS_TAG: link})
+    return int(version.version)
+
+
+def _find_version(client: MlflowClient, facts: RoundFacts) -> ModelVersion | None:
+    record = facts.record
+    where = f"name = '{facts.campaign}' and tags.round = '{record.round}' and tags.policy_digest = '{record.policy_digest}'"
+    return min(client.search_model_versions(where), key=lambda version: int(version.version), default=None)
+
+
+def _ensure_registered_model(client: MlflowClient, name: str) -> None:
+    try:
+        client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        note = f"Policies of campaign {name}, one version a round. `champion` is the best promoted, `challenger` the newest."
+        client.create_registered_model(name, description=note)
+
+
+def move_aliases(client: MlflowClient, version: int, facts: RoundFacts) -> None:
+    """Points `challenger` at the newest round's version, and `champion` at the newest promoted one's.
+
+    An older round that is recorded late moves neither. An alias left by an earlier campaign of this name is not kept.
+    """
+    aliases = client.get_registered_model(facts.campaign).aliases
+    for alias, fits in {CHALLENGER: True, CHAMPION: facts.record.promoted}.items():
+        pointed = _round_of(client, facts, aliases.get(alias))
+        if fits and (pointed is None or pointed < facts.record.round):
+            client.set_registered_model_alias(facts.campaign, alias, str(version))
+        elif alias in aliases and pointed is None:
+            client.delete_registered_model_alias(facts.campaign, alias)
+
+
+def _round_of(client: MlflowClient, facts: RoundFacts, version: str | None) -> int | None:
+    """Round of this campaign that a version belongs to; None if it belongs to none."""
+    if version is None:
+        return None
+    tags = client.get_model_version(facts.campaign, str(version)).tags
+    known = facts.known.get(int(tags["round"])) if "round" in tags else None
+    return known.round if known is not None and known.policy_digest == tags.get("policy_digest") else None

@@ -1,0 +1,70 @@
+"""The view of an experiment that its links open: the rounds side by side in the table, and the curves that matter first.
+
+MLflow's pages show no metric in the table and sort the charts by name until someone chooses otherwise. They keep a choice that is
+shared with others as a tag of the experiment; this module writes such a tag. The format is that of MLflow 3.17's "Save as new view".
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+VIEW_KEY = "rounds"
+_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
+_FIXED_COLUMNS = ["0", "attributes.`Run Name`", "runDateAndNestInfo"]
+_ROUNDS = ["win_rate_vs_start", "win_rate_vs_champion", "mean_reward", "kl_to_start", "mean_tokens", "num_pairs"]
+_TRAINING = ["loss", "rewards/margins", "rewards/accuracies", "rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected"]
+
+
+def view_tag(created_ms: int) -> tuple[str, str]:
+    """The experiment tag, key and value, that holds the view.
+
+    Args:
+        created_ms: Unix time that is shown as the view's age.
+    """
+    columns = ["tags.`promoted`", *(f"metrics.`{name}`" for name in _ROUNDS), "attributes.`Models`"]
+    sections = {"By round": _ROUNDS, "By training step": _TRAINING}
+    state = {
+        "orderByKey": "attributes.start_time",
+        "orderByAsc": False,
+        "selectedColumns": columns,
+        "columnOrder": [*_FIXED_COLUMNS, *columns, "duration"],
+        "columnWidths": {f"metrics.`{name}`": 30 + 7 * len(name) for name in _ROUNDS},
+        "runsHiddenMode": "FIRST_20_RUNS",
+        "viewMaximized": False,
+        "runListHidden": False,
+        "isAccordionReordered": True,
+        "useGroupedValuesInCharts": True,
+        "hideEmptyCharts": True,
+        "groupBy": None,
+        "groupsExpanded": {},
+        "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
+        "compareRunSections": [_section(title) for title in sections],
+        "compareRunCharts": [chart for title, names in sections.items() for chart in _charts(title, names)],
+    }
+    return _TAG, json.dumps({"name": "Rounds", "createdAt": created_ms, "updatedAt": created_ms, "state": json.dumps(state)})
+
+
+def _section(title: str) -> dict[str, Any]:
+    return {"uuid": title, "name": title, "display": True, "isReordered": True, "deleted": False, "isGenerated": False}
+
+
+def _charts(section: str, names: Sequence[str]) -> list[dict[str, Any]]:
+    common = {
+        "type": "LINE",
+        "runsCountToCompare": 20,
+        "metricSectionId": section,
+        "deleted": False,
+        "isGenerated": False,
+        "lineSmoothness": 0,
+        "xAxisScaleType": "linear",
+        "scaleType": "linear",
+        "range": {},
+        "xAxisKey": "step",
+        "selectedXAxisMetricKey": "",
+        "yAxisKey": "metric",
+        "yAxisExpressions": [],
+        "ignoreOutliers": False,
+        "useGlobalXaxisKey": True,
+        "useGlobalLineSmoothing": True,
+    }
+    return [common | {"uuid": name, "metricKey": name, "displayName": name} for name in names]

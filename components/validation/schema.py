@@ -1,0 +1,114 @@
+"""Checks of a pair's form, by a pandera schema over a flat view of the table. Needs no tokenizer.
+
+The only importer of pandera. A failure is reported as (row, reason); the library's own message holds raw rows and is never shown.
+"""
+
+import json
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa
+
+from components.prompts import ROLES, content_key, prompt_id
+from components.tokens import Messages
+
+COLUMNS = ("pair_id", "prompt_id", "prompt", "chosen", "rejected", "p", "margin", "tag", "judge", "verdict_ids")
+"""What a table of pairs holds."""
+NO_PROMPT = "prompt is no list of chat messages"
+NULL_REASONS = {
+    "last_role": NO_PROMPT,
+    "chosen": "chosen is no text",
+    "rejected": "rejected is no text",
+    "p": "p is no number",
+    "tag": "tag is no text",
+}
+
+
+def _filled(texts: pd.Series) -> pd.Series:
+    return texts.str.strip() != ""
+
+
+def _rule(test: Any, reason: str) -> pa.Check:
+    return pa.Check(test, error=reason)
+
+
+FLAT_PAIR = pa.DataFrameSchema(
+    {
+        "last_role": pa.Column(str, _rule(lambda roles: roles == "user", "prompt does not end with a user message")),
+        "last_text": pa.Column(str, _rule(_filled, "prompt is empty"), nullable=True),
+        "chosen": pa.Column(str, _rule(_filled, "chosen is empty")),
+        "rejected": pa.Column(str, _rule(_filled, "rejected is empty")),
+        "p": pa.Column(float, _rule(lambda p: p.between(0, 1), "p is outside [0, 1]")),
+        # A data set may come without margins, so none is no defect.
+        "margin": pa.Column(
+            float, _rule(lambda margin: np.isfinite(margin) & (margin >= 0), "margin is negative or infinite"), nullable=True
+        ),
+        "tag": pa.Column(str, _rule(_filled, "tag is empty")),
+        "pair": pa.Column(str, _rule(lambda pairs: ~pairs.duplicated(), "duplicate of another pair"), nullable=True),
+    },
+    checks=[
+        _rule(lambda flat: flat["prompt_id"].eq(flat["content_id"]) | flat["content_id"].isna(), "prompt_id is not the prompt's"),
+        _rule(lambda flat: flat["chosen"].str.strip().ne(flat["rejected"].str.strip()) | flat["pair"].isna(), "chosen equals rejected"),
+        _rule(lambda flat: ~flat["swapped"].isin(flat["pair"].dropna()), "contradicts another pair"),
+    ],
+)
+
+
+def messages_of(prompt: Any) -> Messages | None:
+    """The chat messages of a pair's `prompt` cell, or None where it holds no such list."""
+    try:
+        messages = json.loads(prompt)
+    except (TypeError, ValueError):
+        return None
+    if not isinstance(messages, list) or not messages:
+        return None
+    whole = all(isinstance(item, dict) and item.get("role") in ROLES and isinstance(item.get("content"), str) for item in messages)
+    return messages if whole else None
+
+
+def schema_reasons(pairs: pd.DataFrame) -> dict[int, set[str]]:
+    """Why rows fail, by position in the table; a row that passes is absent.
+
+    Of several equal pairs the first passes; of two pairs that say the opposite, neither does.
+    """
+    flat = _flat_view(pairs)
+    found: defaultdict[int, set[str]] = defaultdict(set)
+    try:
+        FLAT_PAIR.validate(flat, lazy=True)
+    except pa.errors.SchemaErrors as errors:
+        cases = errors.failure_cases
+        for column, check, row in zip(cases["column"], cases["check"], cases["index"], strict=True):
+            found[int(row)].add(NULL_REASONS[column] if check == "not_nullable" else check)
+    return dict(found)
+
+
+def _flat_view(pairs: pd.DataFrame) -> pd.DataFrame:
+    """One plain value a cell: what the schema checks, of the types that it names."""
+    conversations = [messages_of(prompt) for prompt in pairs["prompt"]]
+    contents = [content_key(messages) if messages else None for messages in conversations]
+    chosen, rejected = ([text if isinstance(text, str) else None for text in pairs[name]] for name in ("chosen", "rejected"))
+    keys = [_keys(*row) for row in zip(contents, chosen, rejected, strict=True)]
+    columns = {
+        "prompt_id": pairs["prompt_id"].tolist(),
+        "content_id": [prompt_id(messages) if messages else None for messages in conversations],
+        "last_role": [messages[-1]["role"] if messages else None for messages in conversations],
+        "last_text": [messages[-1]["content"] if messages else None for messages in conversations],
+        "chosen": chosen,
+        "rejected": rejected,
+        "tag": [tag if isinstance(tag, str) else None for tag in pairs["tag"]],
+        "pair": [pair for pair, _ in keys],
+        "swapped": [swapped for _, swapped in keys],
+    }
+    flat = pd.DataFrame({name: pd.Series(values, dtype="str") for name, values in columns.items()})
+    for name in ("p", "margin"):
+        flat[name] = pd.to_numeric(pairs[name], errors="coerce").astype(float).to_numpy()
+    return flat
+
+
+def _keys(content: str | None, chosen: str | None, rejected: str | None) -> tuple[str | None, str | None]:
+    """Names of the pair and of its opposite; None where a part is missing or the two answers are one."""
+    if content is None or chosen is None or rejected is None or chosen.strip() == rejected.strip():
+        return None, None
+    return json.dumps([content, chosen.strip(), rejected.strip()]), json.dumps([content, rejected.strip(), chosen.strip()])

@@ -1,0 +1,60 @@
+"""Checks of a pair's meaning to the model: as token ids with this round's limits, and against the held-out prompts."""
+
+from collections.abc import Set
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from jinja2 import TemplateError
+
+from components import progress
+from components.config import PolicyConfig
+from components.prompts import content_key
+from components.tokens import Messages, parse_messages, prompt_ids, response_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+REPORT_EVERY = 200
+
+
+def semantic_reasons(
+    pairs: pd.DataFrame, tokenizer: "PreTrainedTokenizerBase", *, limits: PolicyConfig, held_out: Set[str]
+) -> dict[int, set[str]]:
+    """Why rows fail, by label of the table's index; a row that passes is absent.
+
+    Args:
+        pairs: Pairs that the schema passed.
+        tokenizer: The policy's, with its chat template.
+        limits: Longest prompt, and where a response is cut.
+        held_out: Content keys of the held-out prompts.
+    """
+    found = {}
+    rows = zip(pairs.index, pairs["prompt"], pairs["chosen"], pairs["rejected"], strict=True)
+    for number, (row, prompt, chosen, rejected) in enumerate(rows, 1):
+        messages = parse_messages(prompt)
+        reasons = _token_reasons(tokenizer, messages, (chosen, rejected), limits)
+        if content_key(messages) in held_out:
+            reasons.add("prompt is held out")
+        if reasons:
+            found[row] = reasons
+        if number % REPORT_EVERY == 0 or number == len(pairs):
+            progress.report(number, len(pairs), "pairs checked")
+    return found
+
+
+def _token_reasons(tokenizer: "PreTrainedTokenizerBase", messages: Messages, answers: tuple[str, str], limits: PolicyConfig) -> set[str]:
+    try:
+        prompt = prompt_ids(tokenizer, messages)
+        chosen, rejected = (response_ids(tokenizer, messages, text, max_tokens=limits.max_response_tokens) for text in answers)
+    except TemplateError:
+        return {"the chat template refuses the conversation"}
+    except ValueError:
+        return {"the prompt's tokens are no prefix of prompt and answer"}
+    reasons = set()
+    if len(prompt) > limits.max_prompt_tokens:
+        reasons.add("prompt is longer than max_prompt_tokens")
+    if not chosen or not rejected:
+        reasons.add("an answer has no tokens")
+    elif chosen == rejected:
+        reasons.add("chosen equals rejected as tokens within max_response_tokens")
+    return reasons

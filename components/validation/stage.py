@@ -1,0 +1,131 @@
+"""The door of validation: every pair is trained on, kept for evaluation, or quarantined with its reasons; the counts add up.
+
+This round's pairs come first, then the replayed ones, so that of two equal pairs the replayed one gives way. All pairs of a prompt go
+to one side, and a prompt that is replayed into training is never evaluated on.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from components.artifacts import read_table, write_json, write_table
+from components.config import ValidationConfig
+from components.models import load_tokenizer
+from components.prompts import content_key
+from components.records import Artifact, DataRejected, ValidateRequest
+from components.tokens import parse_messages
+from components.validation.schema import COLUMNS, schema_reasons
+from components.validation.semantics import semantic_reasons
+
+STAGE_VERSION = 1
+TRAIN, EVAL, QUARANTINE = "train", "eval", "quarantine"
+
+log = logging.getLogger(__name__)
+
+
+def run(request: ValidateRequest, out: Path) -> None:
+    """Writes `train.parquet`, `eval.parquet`, `quarantine.parquet` and `validation.json`.
+
+    Raises:
+        DataRejected: Too large a share of this round's pairs is quarantined, or too few are left; the files are written before.
+    """
+    pairs, received = _all_pairs(request)
+    replayed = len(pairs) - received
+    reasons = _reasons(pairs, request)
+    sides = _sides(pairs, received, reasons.keys(), request)
+    pairs["reason"] = pd.Series(["; ".join(sorted(reasons.get(row, ()))) for row in pairs.index], dtype="str")
+    for side, name in ((TRAIN, "train.parquet"), (EVAL, "eval.parquet")):
+        write_table(out / name, pairs[sides == side].drop(columns="reason"))
+    write_table(out / "quarantine.parquet", pairs[sides == QUARANTINE])
+
+    own_quarantined = sum(row < received for row in reasons)
+    counts: dict[str, Any] = {
+        "received": received,
+        "replayed": replayed,
+        "train": int((sides == TRAIN).sum()),
+        "eval": int((sides == EVAL).sum()),
+        "quarantined": len(reasons),
+        "reasons": dict(Counter(reason for row in sorted(reasons) for reason in sorted(reasons[row])).most_common()),
+        "quarantine_share": own_quarantined / received if received else None,
+    }
+    if received + replayed != counts["train"] + counts["eval"] + counts["quarantined"]:
+        raise AssertionError(f"the counts do not add up: {counts}")
+    write_json(out / "validation.json", counts)
+    log.info("%d pairs to train on, %d to evaluate on, %d quarantined", counts["train"], counts["eval"], counts["quarantined"])
+    own_reasons = Counter(reason for row in reasons if row < received for reason in sorted(reasons[row]))
+    own_train = int((sides[:received] == TRAIN).sum())
+    _check_gates(request.validation, received, own_quarantined, own_train, own_reasons)
+
+
+def evaluation_prompts(contents: Iterable[str], *, share: float, seed: int) -> set[str]:
+    """The share of prompts that are evaluated on, chosen by content and seed alone.
+
+    Args:
+        contents: Content keys of the prompts; repeats count once.
+        share: In [0, 1); the number is rounded.
+        seed: The stage's seed.
+    """
+    ranked = sorted(set(contents), key=lambda content: sha256(f"{seed}/{content}".encode()).digest())
+    return set(ranked[: round(share * len(ranked))])
+
+
+def _all_pairs(request: ValidateRequest) -> tuple[pd.DataFrame, int]:
+    """This round's pairs, then the replayed ones, and how many are this round's."""
+    own = _read_pairs(request.preferences)
+    own["origin_round"] = request.round
+    tables = [own]
+    for artifact in request.replayed:
+        table = _read_pairs(artifact)
+        # What that round had itself replayed is older than the window, or comes with its own round's table.
+        tables.append(table[table["origin_round"] == table["origin_round"].max()])
+    pairs = pd.concat(tables, ignore_index=True)
+    return pairs, len(own)
+
+
+def _read_pairs(artifact: Artifact) -> pd.DataFrame:
+    table = read_table(artifact)
+    missing = [name for name in COLUMNS if name not in table]
+    if missing:
+        raise DataRejected(f"{artifact.path} is no table of preference pairs: it has no {', '.join(missing)}")
+    return table
+
+
+def _reasons(pairs: pd.DataFrame, request: ValidateRequest) -> dict[int, set[str]]:
+    """Why pairs are quarantined, by position; pairs that fail the schema are not looked at further."""
+    failed = schema_reasons(pairs)
+    held_out = {content_key(parse_messages(messages)) for messages in read_table(request.held_out)["messages"]}
+    formed = pairs.drop(index=list(failed))
+    return failed | semantic_reasons(formed, load_tokenizer(request.policy), limits=request.limits, held_out=held_out)
+
+
+def _sides(pairs: pd.DataFrame, received: int, failed: Iterable[int], request: ValidateRequest) -> pd.Series:
+    """Where each pair goes."""
+    sides = pd.Series(TRAIN, index=pairs.index, dtype="str")
+    sides[list(failed)] = QUARANTINE
+    passed = sides != QUARANTINE
+    contents = pairs.loc[passed, "prompt"].map(lambda prompt: content_key(parse_messages(prompt)))
+    is_own = contents.index < received
+    free = set(contents[is_own]) - set(contents[~is_own])
+    chosen = evaluation_prompts(free, share=request.validation.eval_share, seed=request.seed)
+    sides[contents.index[is_own & contents.isin(chosen)]] = EVAL
+    return sides
+
+
+def _check_gates(validation: ValidationConfig, received: int, quarantined: int, train: int, reasons: Counter[str]) -> None:
+    """Raises DataRejected where this round's own pairs break a gate."""
+    share = quarantined / received if received else 0.0
+    listed = "".join(f"; {count} x {reason}" for reason, count in reasons.most_common())
+    if share > validation.max_quarantine_share:
+        raise DataRejected(
+            f"{quarantined} of {received} pairs ({share:.1%}) are quarantined, more than "
+            f"validation.max_quarantine_share = {validation.max_quarantine_share}{listed}"
+        )
+    if train < validation.min_pairs:
+        raise DataRejected(
+            f"{train} of {received} pairs are left to train on, fewer than validation.min_pairs = {validation.min_pairs}{listed}"
+        )

@@ -1,0 +1,73 @@
+"""What a person sees while rounds run: a line a finished stage, a bar for the running one, and the closing table."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from components.report.tables import round_rows
+
+
+class StageProgress:
+    """Shows stages as they run; a `components.progress.Listener`. On something that is no terminal it prints the lines only."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        self.bar = Progress(SpinnerColumn(), *columns, TextColumn("{task.fields[text]}"), console=console, transient=True)
+        self.task: Any = None
+
+    def __enter__(self) -> "StageProgress":
+        if self.console.is_terminal:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def began(self, round: str, stage: str) -> None:
+        """Opens a bar for the stage."""
+        self._close()
+        self.task = self.bar.add_task(f"{round}  {stage}", total=None, text="")
+
+    def advanced(self, done: int, total: int, text: str) -> None:
+        """Moves the bar."""
+        if self.task is not None:
+            self.bar.update(self.task, completed=done, total=total, text=text)
+
+    def ended(self, round: str, stage: str, seconds: float, *, already_done: bool) -> None:
+        """Replaces the bar by a line."""
+        self._close()
+        note = "already done" if already_done else f"{seconds:.1f} s"
+        self.console.print(f"{round}  {stage:<22}{note}", highlight=False)
+
+    def _close(self) -> None:
+        if self.task is not None:
+            self.bar.remove_task(self.task)
+            self.task = None
+
+
+def print_rounds(console: Console, state: dict[str, Any]) -> None:
+    """Prints the campaign's rounds as a table."""
+    rows = round_rows(state)
+    table = Table(title=f"campaign {state['campaign']}: champion is round {state['champion']['round']}", title_justify="left")
+    for name in rows[0] if rows else ():
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*row.values())
+    console.print(table if rows else f"campaign {state['campaign']}: no round has finished yet", highlight=False)
+
+
+def print_places(console: Console, directory: Path) -> None:
+    """Prints where to look at what ran."""
+    from components.tracking import tracking_uri
+
+    for name, place in (
+        ("report", str(directory / "report.html")),
+        ("MLflow", f"experiment {directory.name} in {tracking_uri(directory.parent)}"),
+        ("Prefect", "flow iterative-dpo"),
+        ("look", "`make ui` starts the MLflow and Prefect pages"),
+    ):
+        console.print(f"{name:<8} {place}", highlight=False, soft_wrap=True)

@@ -1,0 +1,76 @@
+"""What `ratchet doctor` looks at: would a run work here, and how fast?"""
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+from importlib.resources import files
+from pathlib import Path
+from typing import NamedTuple
+
+from components.launch import visible_gpus
+
+
+class Finding(NamedTuple):
+    """One line of the doctor's report."""
+
+    name: str
+    fine: bool
+    detail: str
+
+
+def findings(runs: Path) -> list[Finding]:
+    """Looks at versions, processor, accelerators, disk and stores."""
+    return [*_versions(), _processor(), _accelerators(), _disk(runs), _stores(runs)]
+
+
+def _versions() -> list[Finding]:
+    python = platform.python_version_tuple()
+    found = [Finding("python", (int(python[0]), int(python[1])) >= (3, 11), platform.python_version())]
+    for line in (files("conf") / "versions.txt").read_text().splitlines():
+        pin = re.fullmatch(r"(?P<name>[\w.-]+)==(?P<version>\S+)", line.strip())
+        if pin is None or pin["name"] not in NAMED:
+            continue
+        try:
+            installed = importlib.metadata.version(pin["name"])
+        except importlib.metadata.PackageNotFoundError:
+            found.append(Finding(pin["name"], False, f"not installed; tested with {pin['version']}"))
+            continue
+        same = installed.split("+")[0] == pin["version"]
+        found.append(Finding(pin["name"], True, installed if same else f"{installed}; tested with {pin['version']}"))
+    return found
+
+
+NAMED = {"torch", "transformers", "peft", "deepspeed", "datasets", "pandera", "prefect", "fastapi", "mlflow", "pydantic"}
+
+
+def _processor() -> Finding:
+    import torch
+
+    native = torch.cpu.get_capabilities()
+    bf16 = "native bfloat16" if native.get("avx512_bf16") or native.get("amx_bf16") else "no native bfloat16: float32 is faster"
+    return Finding("processor", True, f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {bf16}")
+
+
+def _accelerators() -> Finding:
+    import torch
+
+    count = visible_gpus()
+    if count and not torch.cuda.is_available():
+        return Finding("accelerators", False, f"{count} GPUs are visible but this torch ({torch.__version__}) cannot use them")
+    names = [torch.cuda.get_device_name(index) for index in range(count)]
+    return Finding("accelerators", True, ", ".join(names) if names else "none: stages run on the processor")
+
+
+def _disk(runs: Path) -> Finding:
+    place = next(path for path in (runs, *runs.parents) if path.exists())
+    free = shutil.disk_usage(place).free / 2**30
+    return Finding("disk", free > 1, f"{free:.0f} GiB free for {runs}")
+
+
+def _stores(runs: Path) -> Finding:
+    from components.tracking import tracking_uri
+
+    prefect = os.environ.get("PREFECT_API_URL", "started for each run")
+    return Finding("stores", True, f"MLflow {tracking_uri(runs)}; Prefect server {prefect}")

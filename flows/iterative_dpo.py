@@ -1,0 +1,91 @@
+"""A campaign: lock it, pin it, run rounds until its target. Computes nothing itself."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, tags
+from prefect.runtime import flow_run
+from prefect.states import Completed
+
+from components.campaign import (
+    CampaignBusy,
+    Champion,
+    State,
+    campaign_directory,
+    locked,
+    model_of_round,
+    open_target,
+    pin_config,
+    read_state,
+    write_state,
+)
+from components.config import CampaignConfig
+from components.preflight import check_inputs
+from components.report.campaign import write_report
+from flows.dead_runs import adopt
+from flows.dpo_round import dpo_round
+from tasks.record_round import ship_to_mlflow
+from tasks.start_campaign import start_campaign
+
+SKIPPED = "Skipped"
+
+
+@flow(name="iterative-dpo", flow_run_name="{config.campaign}")
+def iterative_dpo(config: CampaignConfig, accept_changes: bool = False) -> Any:
+    """Adds `num_rounds` rounds to a campaign, or finishes what an earlier start left open.
+
+    Args:
+        config: The campaign's configuration.
+        accept_changes: Go on with a configuration that differs from the one the campaign began with.
+
+    Returns:
+        The campaign's state as a dict; a state named Skipped when another run works on the campaign.
+
+    Raises:
+        ValueError: The user's input is wrong; nothing was written.
+        DataRejected: A round's data broke a gate of the validation.
+        JudgeUnavailable: The judge gave no usable verdicts.
+        StageFailed: A stage failed; the same start goes on from there.
+    """
+    directory = campaign_directory(config.campaign)
+    inputs = check_inputs(config)
+    try:
+        with locked(directory, flow_run=str(flow_run.id)), tags(f"campaign:{config.campaign}"):
+            adopt(directory, str(flow_run.id))
+            pin_config(directory, config, accept_changes=accept_changes)
+            start = start_campaign(config, inputs.prompts_digest, directory / "round-000")
+            state = _state_with_target(directory, config)
+            _ship_what_mlflow_missed(directory, state)
+            while state.last_round < state.target:
+                dpo_round(config, directory, state.last_round + 1, state, start, inputs.seed_pairs_digest)
+                state = _read(directory)
+            return state.model_dump(mode="json")
+    except CampaignBusy as busy:
+        get_run_logger().warning("%s", busy)
+        return Completed(name=SKIPPED, message=str(busy))
+
+
+def _state_with_target(directory: Path, config: CampaignConfig) -> State:
+    start = model_of_round(directory, 0)
+    state = read_state(directory)
+    if state is None:
+        state = State(campaign=config.campaign, champion=Champion(round=0, digest=start.digest), target=0)
+    state = state.model_copy(update={"target": open_target(state, config.num_rounds)})
+    write_state(directory, state)
+    return state
+
+
+def _read(directory: Path) -> State:
+    state = read_state(directory)
+    assert state is not None, directory
+    return state
+
+
+def _ship_what_mlflow_missed(directory: Path, state: State) -> None:
+    missed = [record.round for record in state.rounds if record.mlflow_run_id is None]
+    for round in missed:
+        ship_to_mlflow(directory, round)
+    if missed:
+        write_report(directory)
+
+

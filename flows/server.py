@@ -1,0 +1,101 @@
+"""Servers of our own on the loopback interface, over the stores that runs write to. They end with this process, however it ends."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+
+from components.launch import child_process
+from components.ports import free_port
+
+STARTUP_SECONDS = 180
+
+
+@contextlib.contextmanager
+def prefect_server() -> Iterator[str]:
+    """Makes sure that flows find a Prefect API, and yields its address.
+
+    A configured PREFECT_API_URL (environment or profile) is used as it is. Otherwise a server is started on a free port; Prefect's
+    own temporary server would outlive a killed parent.
+    """
+    from prefect.logging.handlers import APILogHandler
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    configured = PREFECT_API_URL.value()
+    if configured:
+        yield configured
+        return
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    with _prefect(port) as server:
+        _wait_until_up(f"{url}/health", server, "Prefect")
+        with temporary_settings({PREFECT_API_URL: url}):
+            try:
+                yield url
+            finally:
+                APILogHandler().flush()
+
+
+@contextlib.contextmanager
+def pages(runs: Path, *, prefect_port: int, mlflow_port: int) -> Iterator[Callable[[], None]]:
+    """Starts the Prefect and MLflow pages, waits until they answer, and yields a function that waits until one of them ends.
+
+    Raises:
+        ValueError: A port is taken, or MLFLOW_TRACKING_URI names a server, which has its own page.
+    """
+    from components.tracking import tracking_uri
+
+    store = tracking_uri(runs)
+    if store.startswith("http"):
+        raise ValueError(f"MLFLOW_TRACKING_URI is {store}: open that address, it is MLflow's page already")
+    for name, port in (("RATCHET_PREFECT_PORT", prefect_port), ("RATCHET_MLFLOW_PORT", mlflow_port)):
+        if _answers(port):
+            raise ValueError(f"port {port} is taken: choose another in {name}")
+    runs.mkdir(parents=True, exist_ok=True)
+    mlflow = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--host", "127.0.0.1", "--port", str(mlflow_port)]
+    with _prefect(prefect_port) as prefect_child, _quiet_child(mlflow) as mlflow_child:
+        _wait_until_up(f"http://127.0.0.1:{prefect_port}/api/health", prefect_child, "Prefect")
+        _wait_until_up(f"http://127.0.0.1:{mlflow_port}/health", mlflow_child, "MLflow")
+
+        def until_one_ends() -> None:
+            while prefect_child.poll() is None and mlflow_child.poll() is None:
+                time.sleep(0.5)
+
+        yield until_one_ends
+
+
+@contextlib.contextmanager
+def _prefect(port: int) -> Iterator[subprocess.Popen[str]]:
+    application = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--lifespan", "on"]
+    address = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
+    environment = {**os.environ, "PREFECT_UI_API_URL": f"http://127.0.0.1:{port}/api"}
+    with _quiet_child([*application, *address], environment) as child:
+        yield child
+
+
+@contextlib.contextmanager
+def _quiet_child(command: list[str], environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+    with child_process(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+        yield child
+
+
+def _answers(port: int) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        httpx.get(f"http://127.0.0.1:{port}/", timeout=2)
+        return True
+    return False
+
+
+def _wait_until_up(url: str, child: subprocess.Popen[str], name: str) -> None:
+    deadline = time.monotonic() + STARTUP_SECONDS
+    while time.monotonic() < deadline and child.poll() is None:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(url, timeout=5).is_success:
+                return
+        time.sleep(0.1)
+    raise TimeoutError(f"the {name} server did not answer at {url} within {STARTUP_SECONDS} s (exit code {child.poll()})")

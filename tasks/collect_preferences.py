@@ -1,0 +1,35 @@
+"""Task: judge the responses and build preference pairs."""
+
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from components.artifacts import derive_seed
+from components.config import PreferencesConfig
+from components.launch import run_stage
+from components.records import Artifact, CollectRequest, JudgeRef, Manifest
+
+
+@task(name="collect_preferences", cache_policy=NO_CACHE)
+def collect_preferences(
+    directory: Path,
+    *,
+    round: int,
+    responses: Artifact | None,
+    prompts: Artifact | None,
+    seed_pairs_digest: str | None,
+    judge: JudgeRef,
+    preferences: PreferencesConfig,
+    campaign_seed: int,
+) -> Manifest:
+    """Publishes every raw verdict and the pairs made from them."""
+    request = CollectRequest(
+        responses=responses,
+        prompts=prompts,
+        seed_pairs_digest=seed_pairs_digest,
+        judge=judge,
+        preferences=preferences,
+        seed=derive_seed(campaign_seed, round, "collect_preferences"),
+    )
+    return run_stage("collect_preferences", request, directory)

@@ -1,0 +1,45 @@
+"""Task: compare challenger, champion and start on the held-out prompts."""
+
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from components.artifacts import derive_seed
+from components.config import EvaluationConfig, PolicyConfig
+from components.launch import run_stage
+from components.records import Artifact, EvaluateRequest, JudgeRef, Manifest, ModelRef
+
+
+@task(name="evaluate", cache_policy=NO_CACHE)
+def evaluate(
+    directory: Path,
+    *,
+    round: int,
+    challenger: ModelRef,
+    champion: ModelRef,
+    start: ModelRef,
+    held_out: Artifact,
+    training: Artifact,
+    limits: PolicyConfig,
+    num_held_out: int,
+    batch_size: int,
+    judge: JudgeRef,
+    evaluation: EvaluationConfig,
+    campaign_seed: int,
+) -> Manifest:
+    """Publishes win rates with intervals, rewards, KL, lengths, samples and plots."""
+    request = EvaluateRequest(
+        challenger=challenger,
+        champion=champion,
+        start=start,
+        held_out=held_out,
+        training=training,
+        limits=limits,
+        num_held_out=num_held_out,
+        batch_size=batch_size,
+        judge=judge,
+        evaluation=evaluation,
+        seed=derive_seed(campaign_seed, round, "evaluate"),
+    )
+    return run_stage("evaluate", request, directory)

@@ -1,0 +1,37 @@
+"""Task: sample responses to this round's prompts from the current policy."""
+
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from components.artifacts import derive_seed
+from components.config import GenerationConfig, PolicyConfig
+from components.launch import run_stage
+from components.records import Artifact, GenerateRequest, Manifest, ModelRef
+
+
+@task(name="generate_responses", cache_policy=NO_CACHE)
+def generate_responses(
+    directory: Path,
+    *,
+    round: int,
+    policy: ModelRef,
+    limits: PolicyConfig,
+    prompts: Artifact,
+    per_round: int,
+    generation: GenerationConfig,
+    campaign_seed: int,
+) -> Manifest:
+    """Publishes the round's prompts and `samples_per_prompt` responses to each."""
+    request = GenerateRequest(
+        policy=policy,
+        limits=limits,
+        prompts=prompts,
+        per_round=per_round,
+        round=round,
+        campaign_seed=campaign_seed,
+        generation=generation,
+        seed=derive_seed(campaign_seed, round, "generate_responses"),
+    )
+    return run_stage("generate_responses", request, directory)

@@ -1,0 +1,45 @@
+"""Task: show a finished round to people: MLflow, the report, a Prefect artifact. Nothing that trains depends on it."""
+
+from pathlib import Path
+
+from prefect import get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from components.artifacts import read_json, write_json
+from components.campaign import finish_round, read_state, round_directory
+from components.report.campaign import write_report
+from components.report.round import round_markdown
+
+TRACKING = "tracking.json"
+
+
+@task(name="record_round", cache_policy=NO_CACHE)
+def record_round(directory: Path, round: int) -> None:
+    """Ships a finished round to MLflow, renews the report and publishes the round's markdown.
+
+    MLflow being away delays its part to a later start and changes nothing else.
+    """
+    ship_to_mlflow(directory, round)
+    write_report(directory)
+    key = f"{directory.name}-round-{round:03d}".lower().replace("_", "-").replace(".", "-")
+    create_markdown_artifact(round_markdown(directory, round), key=key, description=f"{directory.name}, round {round}")
+
+
+def ship_to_mlflow(directory: Path, round: int) -> None:
+    """Writes a round to MLflow once; a round that is there already is left alone."""
+    from components.tracking import TrackingUnavailable, git_sha, record_round as track
+
+    done = round_directory(directory, round) / TRACKING
+    if done.exists():
+        return
+    state = read_state(directory)
+    assert state is not None
+    record = next(record for record in state.rounds if record.round == round)
+    try:
+        tracked = track(directory, round, config=read_json(directory / "config.json"), record=record, git_sha=git_sha())
+    except TrackingUnavailable as error:
+        get_run_logger().warning("MLflow cannot be reached (%s); the next start ships round %d", error, round)
+        return
+    write_json(done, tracked)
+    finish_round(directory, record.model_copy(update={"mlflow_run_id": tracked.run_id}))

@@ -1,0 +1,25 @@
+"""Task: pin the start model, the judges and the prompts (round 0)."""
+
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from components.artifacts import derive_seed
+from components.config import CampaignConfig
+from components.launch import run_stage
+from components.records import Manifest, StartRequest
+
+
+@task(name="start_campaign", cache_policy=NO_CACHE)
+def start_campaign(config: CampaignConfig, prompts_digest: str, directory: Path) -> Manifest:
+    """Publishes round 0, unless it is there."""
+    request = StartRequest(
+        policy=config.policy,
+        judge=config.judge,
+        evaluation_judge=config.evaluation_judge,
+        prompts=config.prompts,
+        prompts_digest=prompts_digest,
+        seed=derive_seed(config.seed, 0, "start"),
+    )
+    return run_stage("start", request, directory)

@@ -1,0 +1,22 @@
+"""What many tests stand on: a quickly trained start model, and quiet, offline libraries."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["DO_NOT_TRACK"] = "true"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def starter_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A start model of the built-in world after a few steps: the real architecture and tokenizer, hardly trained."""
+    from components.builtin.starter import build_starter
+
+    directory = tmp_path_factory.mktemp("starter") / "model"
+    build_starter(directory, steps=20)
+    return directory

@@ -1,0 +1,54 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from components.artifacts import file_digest, write_table
+from components.builtin.world import corpus, support_reply
+from components.config import LoraConfig, PolicyConfig, TrainingConfig
+from components.models import start_ref
+from components.records import Artifact, TrainRequest
+from components.tokens import format_messages
+
+NUM_PAIRS = 22
+
+
+@pytest.fixture(scope="session")
+def pair_tables(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Artifact]:
+    """Training and evaluation pairs: neighbouring replies of the corpus put to one prompt, the better one chosen."""
+    directory = tmp_path_factory.mktemp("pairs")
+    rows: list[dict[str, Any]] = []
+    replies = corpus()
+    for (messages, first), (_, second) in zip(replies[::2], replies[1::2], strict=False):
+        margin = support_reply(messages, first) - support_reply(messages, second)
+        chosen, rejected = (first, second) if margin > 0 else (second, first)
+        if margin and len(rows) < NUM_PAIRS + 6:
+            rows.append({"prompt": format_messages(messages), "chosen": chosen, "rejected": rejected, "p": 1.0})
+    for name, part in (("train", rows[:NUM_PAIRS]), ("eval", rows[NUM_PAIRS:])):
+        write_table(directory / f"{name}.parquet", pd.DataFrame(part))
+    train, held_out = (Artifact(path=path, digest=file_digest(path)) for path in (directory / "train.parquet", directory / "eval.parquet"))
+    return train, held_out
+
+
+@pytest.fixture(scope="session")
+def make_request(starter_directory: Path, pair_tables: tuple[Artifact, Artifact]) -> Callable[..., TrainRequest]:
+    """Builds a training request on the start model; keyword arguments override the training section, or name other models."""
+    start = start_ref(starter_directory, revision="main")
+
+    def make(*, policy: Any = start, reference: Any = start, lora: LoraConfig | None = None, **training: Any) -> TrainRequest:
+        settings = {"pairs_per_step": 8, "micro_batch_pairs": 8, "learning_rate": 1e-3, "num_processes": 1, **training}
+        return TrainRequest(
+            policy=policy,
+            reference=reference,
+            train=pair_tables[0],
+            eval=pair_tables[1],
+            limits=PolicyConfig(dtype="float32", max_prompt_tokens=64, max_response_tokens=64),
+            lora=lora or LoraConfig(),
+            training=TrainingConfig(**settings),
+            round=1,
+            seed=7,
+        )
+
+    return make

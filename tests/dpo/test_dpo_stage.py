@@ -1,0 +1,191 @@
+"""Runs that must be equal are equal; the reference is the right one; a killed run resumes; what is broken is refused."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from components import progress
+from components.artifacts import digest, read_json
+from components.config import LoraConfig
+from components.dpo import train as training_loop
+from components.dpo.losses import LOSSES, PairLosses
+from components.dpo.stage import run
+from components.launch import run_stage
+from components.models import trained_ref
+from components.records import StageFailed, TrainRequest
+
+Make = Callable[..., TrainRequest]
+
+
+def trained(request: TrainRequest, out: Path) -> dict[str, Any]:
+    out.mkdir(parents=True)
+    run(request, out)
+    return read_json(out / "train.json")
+
+
+def losses(directory: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def metrics(directory: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def plain(make_request: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One process, ZeRO 0, one micro-batch a step, two epochs: what the other runs are compared with."""
+    out = tmp_path_factory.mktemp("plain") / "run"
+    trained(make_request(epochs=2), out)
+    return out
+
+
+def test_training_policy_is_reference_starts_at_ln_2_and_learns(plain: Path) -> None:
+    summary, steps = read_json(plain / "train.json"), metrics(plain)
+    assert summary["ln2_checked"]
+    assert summary["first_loss"] == pytest.approx(math.log(2), abs=1e-4)
+    assert len(steps) == summary["num_steps"] == 6
+    assert steps[-1]["loss"] < 0.66
+    assert steps[-1]["rewards/margins"] > 0.05
+    assert [step["step"] for step in steps] == [1, 2, 3, 4, 5, 6]
+    assert all(step["grad_norm"] > 0 for step in steps)
+    assert steps[-1]["rewards/margins"] == pytest.approx(steps[-1]["rewards/chosen"] - steps[-1]["rewards/rejected"], abs=1e-5)
+    assert summary["eval"]["num_pairs"] == 6
+
+
+@pytest.mark.parametrize("changes", [{"micro_batch_pairs": 1}, {"micro_batch_pairs": 3}, {"zero_stage": 1}, {"zero_stage": 2}, {"zero_stage": 3}])
+def test_training_other_micro_batch_or_zero_stage_same_losses(changes: dict[str, int], plain: Path, make_request: Make, tmp_path: Path) -> None:
+    trained(make_request(epochs=2, **changes), tmp_path / "run")
+    assert losses(tmp_path / "run") == pytest.approx(losses(plain), abs=1e-5)
+    norms = [[step["grad_norm"] for step in metrics(directory)] for directory in (tmp_path / "run", plain)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+def test_training_two_processes_same_losses_as_one(zero_stage: int, plain: Path, make_request: Make, tmp_path: Path) -> None:
+    request = make_request(epochs=2, zero_stage=zero_stage, num_processes=2, micro_batch_pairs=2)
+    run_stage("dpo_train", request, tmp_path, num_processes=2)
+    summary = read_json(tmp_path / "dpo_train" / "train.json")
+    assert summary["num_processes"] == 2
+    assert losses(tmp_path / "dpo_train") == pytest.approx(losses(plain), abs=1e-5)
+    assert summary["eval"]["loss"] == pytest.approx(read_json(plain / "train.json")["eval"]["loss"], abs=1e-4)
+
+
+class Stop(BaseException):
+    """Stands for a killed process: nothing in the code catches it."""
+
+
+class StopAfter:
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def began(self, round: str, stage: str) -> None: ...
+
+    def ended(self, round: str, stage: str, seconds: float, *, already_done: bool) -> None: ...
+
+    def advanced(self, done: int, total: int, text: str) -> None:
+        if done == self.step:
+            raise Stop
+
+
+def interrupted(request: TrainRequest, directory: Path, *, after: int) -> Path:
+    with progress.shown_by(StopAfter(after)), pytest.raises(Stop):
+        trained(request, directory / "killed")
+    return directory / "checkpoints" / digest(request)[:16]
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2])
+def test_training_resumed_is_bitwise_the_uninterrupted_run(zero_stage: int, make_request: Make, tmp_path: Path) -> None:
+    request = make_request(epochs=2, checkpoint_every=2, zero_stage=zero_stage)
+    whole = trained(request, tmp_path / "whole" / "run")
+    interrupted(request, tmp_path, after=5)
+    resumed = trained(request, tmp_path / "resumed")
+    assert resumed["resumed_from_step"] == 4
+    assert resumed["policy_digest"] == whole["policy_digest"]
+    assert losses(tmp_path / "resumed") == losses(tmp_path / "whole" / "run")
+
+
+def test_training_damaged_checkpoint_resumes_from_the_one_before(make_request: Make, tmp_path: Path) -> None:
+    request = make_request(epochs=2, checkpoint_every=2)
+    checkpoints = interrupted(request, tmp_path, after=5)
+    newest = max(path for path in (checkpoints / "step-000004").rglob("*.pt"))
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    assert trained(request, tmp_path / "resumed")["resumed_from_step"] == 2
+
+
+def test_training_checkpoint_of_another_request_is_not_resumed(make_request: Make, tmp_path: Path) -> None:
+    interrupted(make_request(epochs=2, checkpoint_every=2), tmp_path, after=5)
+    assert trained(make_request(epochs=2, checkpoint_every=2, beta=0.2), tmp_path / "other")["resumed_from_step"] == 0
+
+
+def test_training_reference_of_other_weights_is_caught_at_the_first_step(make_request: Make, tmp_path: Path, monkeypatch: Any) -> None:
+    request = make_request()
+    scored = training_loop.Objective.micro_batch
+
+    def moved(self: Any, engine: Any, slots: Any) -> Any:
+        self.reference.chosen.add_(0.05)
+        return scored(self, engine, slots)
+
+    monkeypatch.setattr(training_loop.Objective, "micro_batch", moved)
+    with pytest.raises(RuntimeError, match="the first loss is 0.69.*same digest"):
+        trained(request, tmp_path / "run")
+
+
+def test_training_lora_second_round_refers_to_its_own_adapter(make_request: Make, tmp_path: Path) -> None:
+    lora = LoraConfig(rank=4, alpha=8)
+    first = make_request(lora=lora, epochs=2, learning_rate=1e-2)
+    summary = trained(first, tmp_path / "first")
+    assert (tmp_path / "first" / "adapter" / "adapter_model.safetensors").exists()
+    assert summary["ln2_checked"]
+    assert metrics(tmp_path / "first")[-1]["rewards/margins"] > 0
+    policy = trained_ref(tmp_path / "first", first.policy, 1)
+    again = trained(make_request(policy=policy, reference=policy, lora=lora), tmp_path / "second")
+    assert again["ln2_checked"]
+    assert again["reference_digest"] == summary["policy_digest"] != summary["start_digest"]
+    against_start = trained(make_request(policy=policy, lora=lora), tmp_path / "third")
+    assert not against_start["ln2_checked"]
+    assert abs(against_start["first_loss"] - math.log(2)) > 1e-3
+
+
+def test_training_ipo_starts_at_its_own_known_value(make_request: Make, tmp_path: Path) -> None:
+    summary = trained(make_request(loss="ipo", beta=0.1, learning_rate=3e-4, epochs=2), tmp_path / "run")
+    assert summary["first_loss"] == pytest.approx(25.0, abs=0.02)
+    assert metrics(tmp_path / "run")[-1]["loss"] < 24.0
+
+
+def test_training_bfloat16_learns_and_its_saved_weights_are_bfloat16(make_request: Make, tmp_path: Path) -> None:
+    request = make_request(epochs=2)
+    request = request.model_copy(update={"limits": request.limits.model_copy(update={"dtype": "bfloat16"})})
+    summary = trained(request, tmp_path / "run")
+    assert summary["dtype"] == "bfloat16"
+    assert summary["first_loss"] == pytest.approx(math.log(2), abs=2e-2)
+    assert metrics(tmp_path / "run")[-1]["rewards/margins"] > 0.1
+
+
+def test_training_gradient_checkpointing_same_losses(plain: Path, make_request: Make, tmp_path: Path) -> None:
+    trained(make_request(epochs=2, gradient_checkpointing=True), tmp_path / "run")
+    assert losses(tmp_path / "run") == pytest.approx(losses(plain), abs=1e-5)
+
+
+def test_training_non_finite_loss_stops_before_the_step(make_request: Make, tmp_path: Path, monkeypatch: Any) -> None:
+    def broken(policy_chosen_logps: torch.Tensor, *rest: torch.Tensor, **_: Any) -> PairLosses:
+        return PairLosses(policy_chosen_logps * math.nan, policy_chosen_logps.detach(), policy_chosen_logps.detach())
+
+    monkeypatch.setitem(LOSSES, "sigmoid", broken)
+    with pytest.raises(training_loop.NonFiniteLoss, match="learning_rate"):
+        trained(make_request(), tmp_path / "run")
+    assert not list(tmp_path.glob("run/model*"))
+
+
+def test_training_in_child_processes_error_is_named(make_request: Make, tmp_path: Path) -> None:
+    request = make_request(num_processes=2)
+    missing = request.model_copy(update={"train": request.train.model_copy(update={"path": tmp_path / "nowhere.parquet"})})
+    with pytest.raises(StageFailed, match=r"dpo_train failed: FileNotFoundError.*nowhere\.parquet"):
+        run_stage("dpo_train", missing, tmp_path, num_processes=2)
+    assert not list(tmp_path.glob("dpo_train"))

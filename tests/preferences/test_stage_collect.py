@@ -1,0 +1,232 @@
+"""The stage: verdicts and pairs on disk, and counts that add up."""
+
+import json
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from components.artifacts import file_digest, read_json, read_table, write_table
+from components.builtin.world import train_prompts
+from components.config import JudgeConfig, PreferencesConfig
+from components.judges import judge_digest
+from components.judges import rule as rule_module
+from components.preferences.pairs_file import pairs_digest
+from components.preferences.stage import run
+from components.prompts import make_prompt
+from components.records import Artifact, CollectRequest, JudgeRef, JudgeUnavailable
+from components.tokens import format_messages
+
+PROMPTS = [make_prompt([{"role": "user", "content": f"question {number}"}]) for number in range(5)]
+TEXTS = [
+    ["bad", "good good", "good", "bad bad"],
+    ["same", "same", "same", "same"],
+    ["good", "good better", "good worse", "good other"],
+    ["invalid", "invalid x", "good"],
+    [],
+]
+
+
+def write_artifact(path: Path, table: pd.DataFrame) -> Artifact:
+    write_table(path, table)
+    return Artifact(path=path, digest=file_digest(path))
+
+
+def goodness(messages: Any, text: str) -> float:
+    return math.nan if "invalid" in text else text.count("good") - text.count("bad") / 2 + 0.25 * text.count("better")
+
+
+@pytest.fixture
+def judge(monkeypatch: pytest.MonkeyPatch) -> JudgeRef:
+    monkeypatch.setitem(rule_module.RULES, "goodness", rule_module.Rule(goodness, lambda: "1"))
+    config = JudgeConfig(rule="goodness")
+    return JudgeRef(config=config, digest=judge_digest(config))
+
+
+@pytest.fixture
+def collect(tmp_path: Path, judge: JudgeRef) -> Callable[..., Path]:
+    def collect(texts: list[list[str]] = TEXTS, folder: str = "out", shuffled: int | None = None, **knobs: Any) -> Path:
+        rows = [(prompt.prompt_id, format_messages(prompt.messages)) for prompt in PROMPTS]
+        prompts = write_artifact(tmp_path / "prompts.parquet", pd.DataFrame(rows, columns=["prompt_id", "messages"]))
+        sampled = [(p.prompt_id, n, text) for p, group in zip(PROMPTS, texts, strict=True) for n, text in enumerate(group)]
+        table = pd.DataFrame(sampled, columns=["prompt_id", "sample_id", "text"])
+        table = table if shuffled is None else table.sample(frac=1, random_state=shuffled)
+        responses = write_artifact(tmp_path / "responses.parquet", table)
+        preferences = PreferencesConfig(**{"max_invalid_share": 0.5, **knobs})
+        request = CollectRequest(
+            responses=responses, prompts=prompts, seed_pairs_digest=None, judge=judge, preferences=preferences, seed=5
+        )
+        out = tmp_path / folder
+        out.mkdir()
+        run(request, out)
+        return out
+
+    return collect
+
+
+def test_collect_counts_every_prompt_once_and_pairs_the_extremes(collect: Callable[..., Path]) -> None:
+    out = collect(min_margin=0.3)
+    assert read_json(out / "collect.json") == {
+        "prompts": 5,
+        "responses": 15,
+        "verdicts": 15,
+        "invalid_verdicts": 2,
+        "mean_score": pytest.approx((-0.5 + 2 + 1 - 1 + 0 * 4 + 1 + 1.25 + 1 + 1 + 1) / 13),
+        "pairs": 1,
+        "ties": 1,
+        "below_margin": 1,
+        "no_verdict": 2,
+    }
+    (pair,) = read_table(out / "preferences.parquet").to_dict("records")
+    verdicts = read_table(out / "verdicts.parquet").set_index("verdict_id")
+    cited = verdicts.loc[list(pair.pop("verdict_ids"))]
+    assert list(cited["sample_id"]) == [1, 3]
+    assert list(cited["score"]) == [2.0, -1.0]
+    assert len(pair.pop("pair_id")) == 16
+    assert pair == {
+        "prompt_id": PROMPTS[0].prompt_id,
+        "prompt": format_messages(PROMPTS[0].messages),
+        "chosen": "good good",
+        "rejected": "bad bad",
+        "p": 1.0,
+        "margin": 3.0,
+        "tag": "helpfulness",
+        "judge": "rule:goodness",
+    }
+
+
+def test_collect_keeps_every_raw_verdict_and_no_default_score(collect: Callable[..., Path]) -> None:
+    verdicts = read_table(collect() / "verdicts.parquet")
+    assert len(verdicts) == verdicts["verdict_id"].nunique() == 15
+    assert verdicts["opponent_id"].isna().all()
+    assert str(verdicts["opponent_id"].dtype) == str(verdicts["sample_id"].dtype) == "Int64"
+    invalid = verdicts[verdicts["status"] == "invalid"]
+    assert len(invalid) == 2
+    assert invalid["score"].isna().all()
+    assert invalid["detail"].str.contains("not finite").all()
+
+
+def test_collect_writes_the_soft_label_and_the_tag(collect: Callable[..., Path]) -> None:
+    pairs = read_table(collect(soft_labels="bradley_terry", soft_label_scale=2.0, tag="safety") / "preferences.parquet")
+    assert list(pairs["margin"]) == [3.0, 0.25]
+    assert list(pairs["p"]) == pytest.approx([1 / (1 + math.exp(-1.5)), 1 / (1 + math.exp(-0.125))])
+    assert set(pairs["tag"]) == {"safety"}
+
+
+@pytest.mark.parametrize("rule", ["best_worst", "best_random"])
+def test_collect_twice_gives_the_same_bytes_whatever_the_order_of_the_responses(collect: Callable[..., Path], rule: str) -> None:
+    one, other = collect(pairs=rule), collect(pairs=rule, folder="again", shuffled=3)
+    for name in ("verdicts.parquet", "preferences.parquet", "collect.json"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+
+
+def test_collect_with_too_many_invalid_verdicts_stops(collect: Callable[..., Path]) -> None:
+    with pytest.raises(JudgeUnavailable, match=r"judge rule:goodness: 2 of 15 verdicts \(13.3%\) are invalid, more than .* = 0.1; 2 times: the"):
+        collect(max_invalid_share=0.1)
+
+
+def test_collect_without_responses_stops(collect: Callable[..., Path]) -> None:
+    with pytest.raises(JudgeUnavailable, match="gave no verdicts"):
+        collect([[], [], [], [], []])
+
+
+def test_collect_with_a_changed_judge_stops(collect: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(rule_module.RULES, "goodness", rule_module.Rule(goodness, lambda: "2"))
+    with pytest.raises(ValueError, match="is not what it was when the campaign began"):
+        collect()
+
+
+SEEDS: list[dict[str, Any]] = [
+    {"prompt": "a", "chosen": "yes", "rejected": "no", "margin": 2.0, "tag": "style"},
+    {"prompt": "b", "chosen": "yes", "rejected": "no", "margin": 0.0},
+    {"prompt": "c", "chosen": "yes", "rejected": "no", "margin": 0.5},
+    {"prompt": "d", "chosen": "yes", "rejected": "no", "p": 0.7},
+    {
+        "chosen": [{"role": "user", "content": "e"}, {"role": "assistant", "content": "x"}],
+        "rejected": [{"role": "user", "content": "f"}, {"role": "assistant", "content": "x"}],
+    },
+]
+
+
+def collect_seeds(tmp_path: Path, rows: list[dict[str, Any]], digest: str | None = None, **knobs: Any) -> Path:
+    path = tmp_path / "seed.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = JudgeConfig()
+    request = CollectRequest(
+        responses=None,
+        prompts=None,
+        seed_pairs_digest=digest or pairs_digest(str(path), split="train"),
+        judge=JudgeRef(config=config, digest=judge_digest(config)),
+        preferences=PreferencesConfig(seed_pairs=str(path), **knobs),
+        seed=5,
+    )
+    out = tmp_path / "out"
+    out.mkdir(exist_ok=True)
+    run(request, out)
+    return out
+
+
+def test_collect_from_a_data_set_counts_every_row(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        out = collect_seeds(tmp_path, SEEDS, min_margin=0.5)
+    counts = read_json(out / "collect.json")
+    assert counts == {
+        "prompts": 5,
+        "responses": 0,
+        "verdicts": 0,
+        "invalid_verdicts": 0,
+        "mean_score": None,
+        "pairs": 2,
+        "ties": 1,
+        "below_margin": 1,
+        "no_verdict": 1,
+    }
+    pairs = read_table(out / "preferences.parquet")
+    assert list(pairs["tag"]) == ["style", "helpfulness"]
+    assert list(pairs["p"]) == [1.0, 0.7]
+    assert pairs["margin"].tolist()[0] == 2.0
+    assert math.isnan(pairs["margin"].tolist()[1])
+    assert [list(cited) for cited in pairs["verdict_ids"]] == [[], []]
+    assert set(pairs["judge"]) == {"dataset:seed.jsonl"}
+    assert list(pairs["prompt_id"]) == [make_prompt([{"role": "user", "content": text}]).prompt_id for text in "ad"]
+    verdicts = read_table(out / "verdicts.parquet")
+    assert len(verdicts) == 0
+    assert {"verdict_id", "opponent_id", "score"} <= set(verdicts.columns)
+    assert "1 rows part before the last answer" in caplog.text
+
+
+def test_collect_from_a_data_set_turns_margins_into_soft_labels(tmp_path: Path) -> None:
+    pairs = read_table(collect_seeds(tmp_path, SEEDS[:1] + SEEDS[3:4], soft_labels="bradley_terry") / "preferences.parquet")
+    assert list(pairs["p"]) == pytest.approx([1 / (1 + math.exp(-2)), 0.7])
+
+
+def test_collect_from_a_data_set_without_margins_refuses_soft_labels(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="soft_labels = bradley_terry needs p or margin in every row"):
+        collect_seeds(tmp_path, [{"prompt": "a", "chosen": "yes", "rejected": "no"}], soft_labels="bradley_terry")
+
+
+def test_collect_from_a_data_set_that_changed_stops(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="changed while the round was running"):
+        collect_seeds(tmp_path, SEEDS, digest="0" * 64)
+
+
+def test_collect_judges_the_builtin_world(tmp_path: Path) -> None:
+    messages = train_prompts()[0]
+    prompt = make_prompt(messages)
+    prompts = write_artifact(
+        tmp_path / "prompts.parquet", pd.DataFrame({"prompt_id": [prompt.prompt_id], "messages": [format_messages(messages)]})
+    )
+    table = pd.DataFrame({"prompt_id": [prompt.prompt_id] * 2, "sample_id": [0, 1], "text": ["", "I am sorry about this."]})
+    responses = write_artifact(tmp_path / "responses.parquet", table)
+    config = JudgeConfig()
+    judge = JudgeRef(config=config, digest=judge_digest(config))
+    request = CollectRequest(
+        responses=responses, prompts=prompts, seed_pairs_digest=None, judge=judge, preferences=PreferencesConfig(), seed=1
+    )
+    run(request, tmp_path)
+    (pair,) = read_table(tmp_path / "preferences.parquet").to_dict("records")
+    assert (pair["chosen"], pair["rejected"]) == ("I am sorry about this.", "")

@@ -1,0 +1,101 @@
+"""Reading rows: every form gives the same rows, and every fault is one clear line."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset, DatasetDict
+
+from components.rows import read_rows
+
+VALUES = [{"prompt": "one", "more": 1}, {"prompt": "zwö", "more": 2}]
+
+
+def lines(values: list[dict]) -> bytes:
+    return "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values).encode()
+
+
+def write_form(form: str, folder: Path) -> Path:
+    path = folder / form
+    if form.endswith(".jsonl"):
+        path.write_bytes(b"\xef\xbb\xbf" + lines(VALUES))
+    elif form.endswith(".gz"):
+        path.write_bytes(gzip.compress(lines(VALUES)))
+    elif form == "array.json":
+        path.write_text(json.dumps(VALUES, indent=2))
+    elif form == "lines.json":
+        path.write_bytes(lines(VALUES))
+    elif form.endswith(".parquet"):
+        pq.write_table(pa.Table.from_pylist(VALUES), path)
+    elif form == "saved":
+        Dataset.from_list(VALUES).save_to_disk(str(path))
+    elif form == "saved_splits":
+        DatasetDict({"train": Dataset.from_list(VALUES), "other": Dataset.from_list(VALUES[:1])}).save_to_disk(str(path))
+    return path
+
+
+@pytest.mark.parametrize("form", ["a.jsonl", "a.jsonl.gz", "array.json", "lines.json", "a.parquet", "saved", "saved_splits"])
+def test_rows_of_every_form_are_the_same(form: str, tmp_path: Path) -> None:
+    read = read_rows(str(write_form(form, tmp_path)), split="train", columns=["prompt"])
+    assert [row.values for row in read.rows] == [{"prompt": "one"}, {"prompt": "zwö"}]
+    assert read.columns == ("prompt", "more")
+
+
+def test_rows_of_a_folder_of_data_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "data"
+    folder.mkdir()
+    pq.write_table(pa.Table.from_pylist(VALUES), folder / "train.parquet")
+    assert [row.values["prompt"] for row in read_rows(str(folder), split="train", columns=["prompt"]).rows] == ["one", "zwö"]
+
+
+def test_rows_with_blank_lines_keep_the_numbers_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('\n{"prompt": "one"}\n\n{"prompt": "two"}\n')
+    assert [row.place for row in read_rows(str(path), split="train", columns=["prompt"]).rows] == [f"{path} line 2", f"{path} line 4"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.jsonl", b'{"prompt": "one"}\n{"prompt": two}\n', "line 2 is not JSON"),
+        ("a.jsonl", b'{"prompt": "one"}\n["two"]\n', "line 2 is no JSON object"),
+        ("a.jsonl", b'{"prompt": "one"}\n{"prompt": "\xff"}\n', "line 2 is not UTF-8"),
+        ("a.jsonl", b'{"prompt": "\\ud83d"}\n', "line 1 holds half a character"),
+        ("a.jsonl", b"\n\n", "holds no rows"),
+        ("a.json", b'[{"prompt": 1}, 2]', "item 2 is no JSON object"),
+        ("a.jsonl.gz", b"no gzip", "cannot be read"),
+        ("a.parquet", b"no parquet", "cannot be read as Parquet"),
+        ("a.csv", b"prompt\none\n", "is no kind of file that is read here"),
+    ],
+)
+def test_rows_of_a_faulty_file_say_what_and_where(name: str, content: bytes, says: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=says) as caught:
+        read_rows(str(path), split="train", columns=["prompt"])
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["missing.jsonl", "missing.parquet", "missing"])
+def test_rows_of_a_missing_file_say_so(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"{name} does not exist: name a"):
+        read_rows(str(tmp_path / name), split="train", columns=["prompt"])
+
+
+def test_rows_of_an_unreachable_hub_name_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=r"data set nobody/nothing \(split train\) cannot be loaded") as caught:
+        read_rows("nobody/nothing", split="train", columns=["prompt"])
+    assert "\n" not in str(caught.value)
+
+
+def test_rows_of_an_unknown_split_name_the_splits(tmp_path: Path) -> None:
+    path = write_form("saved_splits", tmp_path)
+    with pytest.raises(ValueError, match="has no split test: it has train, other"):
+        read_rows(str(path), split="test", columns=["prompt"])

@@ -1,0 +1,231 @@
+import json
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+from components.records import Interval
+from components.report.curves import running_mean
+from components.report.plots import bin_edges, evaluation_plots, outcome_counts, training_plot
+from components.report.round import escape_markdown, round_markdown
+from components.report.tables import round_rows
+from components.report.wording import comparison, decimal, duration
+
+
+def parse_markdown(text: str) -> list[Token]:
+    """All tokens, inline ones too, as a page that allows tables and HTML would see them."""
+    blocks = MarkdownIt("commonmark").enable("table").parse(text)
+    return [token for block in blocks for token in (block, *(block.children or ()))]
+
+
+def cell_texts(text: str) -> list[list[str]]:
+    """The cells' visible texts, row by row, over all tables."""
+    rows: list[list[str]] = []
+    for token in MarkdownIt("commonmark").enable("table").parse(text):
+        if token.type == "tr_open":
+            rows.append([])
+        elif token.type == "inline" and rows and token.level > 3:
+            rows[-1].append("".join(child.content for child in token.children or ()))
+    return rows
+
+
+def test_round_markdown_of_hostile_answers_keeps_them_data(finished_campaign: Any) -> None:
+    text = round_markdown(finished_campaign.directory, 2)
+    kinds = {token.type for token in parse_markdown(text)}
+    assert not kinds & {"html_block", "html_inline", "image", "link_open"}
+    rows = [row for row in cell_texts(text) if "vs champion: " in row[-1]]
+    assert [len(row) for row in rows] == [5, 5, 5]
+    assert rows[0][0] == "Please | help ↵ <script>alert('x')</script>"
+    assert rows[0][3] == "<script>alert('x')</script> ![x](https://example.org/x.png) a | b ↵ second line reward 2.75"
+
+
+def test_round_markdown_shows_a_win_a_loss_and_a_tie(finished_campaign: Any) -> None:
+    outcomes = [row[-1] for row in cell_texts(round_markdown(finished_campaign.directory, 3)) if "vs champion: " in row[-1]]
+    assert outcomes == ["vs champion: win, vs start: win", "vs champion: loss, vs start: win", "vs champion: tie, vs start: unjudged"]
+
+
+def test_round_markdown_of_a_refused_round_gives_reasons_numbers_and_counts(finished_campaign: Any) -> None:
+    text = round_markdown(finished_campaign.directory, 2)
+    assert text.startswith("# Round 2 of unit-campaign: refused\n")
+    assert "The challenger wins 0.481 of the comparisons with the champion (round 1) on 256 held-out prompts" in text
+    assert "(95 % interval 0.441 to 0.521): no proof of a difference." in text
+    visible = "\n".join(token.content for token in parse_markdown(text) if token.type == "text").splitlines()
+    assert {"lower bound 0.4410 <= 0.5", "length ratio 1.71 > 1.5"} <= set("".join(visible[:0]) or visible) | {joined(text, "lower bound")}
+    rows = {row[0]: row[1:] for row in cell_texts(text)}
+    assert rows["mean reward"] == ["0.861", "1.361", "1.901"]
+    assert rows["win rate vs start"] == ["0.820 (0.785 to 0.855), 256 prompts"]
+    assert rows["first and last loss"][0].startswith("0.6931, ")
+    assert rows["352"] == ["0", "310", "35", "7", "2.0 %"]
+    assert "- identical after truncation: 4\n- duplicate: 3" in text
+    assert "run `run2`, no model version" in text
+
+
+def joined(text: str, start: str) -> str:
+    """The visible text of the list item that begins so."""
+    inlines = [token for token in MarkdownIt("commonmark").parse(text) if token.type == "inline"]
+    texts = ["".join(child.content for child in token.children or ()) for token in inlines]
+    return next(line for line in texts if line.startswith(start))
+
+
+def test_round_markdown_of_an_unfinished_round_says_what_is_left(three_rounds: Any) -> None:
+    three_rounds.generate(4)
+    three_rounds.collect(4)
+    text = round_markdown(three_rounds.directory, 4)
+    assert "# Round 4 of unit-campaign: unfinished\n\nStill to do: validate, train, evaluate, promote." in text
+    assert "Comparisons" not in text
+
+
+def test_round_markdown_of_an_unknown_round_is_refused(finished_campaign: Any) -> None:
+    with pytest.raises(ValueError, match="has no round 9; its rounds: 1, 2, 3"):
+        round_markdown(finished_campaign.directory, 9)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["**bold** _it_ `code`", "[a](b) <b>c</b>", "a\\|b &lt; ~~c~~", "see https://example.org/ www.example.org a@b.org", "# no heading"],
+)
+def test_escape_markdown_of_markup_shows_it_unchanged(text: str) -> None:
+    tokens = parse_markdown(escape_markdown(text))
+    assert {token.type for token in tokens} <= {"paragraph_open", "inline", "text", "text_special", "paragraph_close"}
+    assert "".join(token.content for token in tokens if token.type in ("text", "text_special")) == text
+
+
+def test_round_rows_give_what_campaign_json_holds(finished_campaign: Any) -> None:
+    rows = round_rows(json.loads((finished_campaign.directory / "campaign.json").read_text()))
+    assert [row["round"] for row in rows] == ["1", "2", "3"]
+    assert rows[1] == {
+        "round": "2",
+        "pairs": "317",
+        "win rate vs start": "0.820 (0.785 to 0.855)",
+        "win rate vs champion": "0.481 (0.441 to 0.521)",
+        "reward": "1.901",
+        "KL": "5.44",
+        "tokens": "24.1",
+        "promoted": "no",
+        "why": "lower bound 0.4410 <= 0.5; length ratio 1.71 > 1.5",
+        "seconds a stage": "generate 5.2, collect 2.5, validate 2.8, train 63.5, evaluate 6.1, promote 2.1",
+    }
+    assert [row["promoted"] for row in rows] == ["yes", "no", "yes (champion)"]
+    assert len({tuple(row) for row in rows}) == 1
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.501, 0.6, "better, beyond chance"),
+        (0.5, 0.6, "no proof of a difference"),
+        (0.4, 0.5, "no proof"),
+        (0.4, 0.499, "worse, beyond chance"),
+    ],
+)
+def test_comparison_claims_no_more_than_the_interval(low: float, high: float, verdict: str) -> None:
+    text = comparison(Interval(value=(low + high) / 2, low=low, high=high, n=1234), "the start model", 0.9)
+    assert verdict in text
+    assert "on 1,234 held-out prompts (90 % interval" in text
+
+
+def test_numbers_absent_negative_and_long_read_right() -> None:
+    assert decimal(None, 2) == "\u2013"
+    assert decimal(-1.5, 2) == "\u22121.50"
+    assert [duration(value) for value in (0.04, 99.9, 120.0, 7000.0)] == ["0.0 s", "99.9 s", "2.0 min", "1 h 57 min"]
+
+
+def test_running_mean_uses_only_what_lies_around_a_step() -> None:
+    assert running_mean(np.array([0.0, 0.0, 3.0, 0.0, 0.0]), 1).tolist() == [0.0, 1.0, 1.0, 1.0, 0.0]
+    assert running_mean(np.array([1.0, 2.0, 9.0]), 5).tolist() == [1.0, 4.0, 9.0]
+
+
+def test_outcome_counts_split_wins_ties_and_losses() -> None:
+    assert outcome_counts([1.0, 0.5, 0.0, 1.0, 1.0]) == {"win": 3, "tie": 1, "loss": 1}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [np.arange(60) * 1.0, np.arange(3, 48) * 1.0, np.arange(-8, 13) * 0.25, np.array([7.0, 7.0]), np.linspace(0, 1, 1500) ** 2],
+)
+def test_bin_edges_cover_each_value_once_and_grid_values_evenly(values: np.ndarray) -> None:
+    edges = bin_edges(values, bins=24)
+    counts = np.histogram(values, bins=edges)[0]
+    assert counts.sum() == len(values)
+    assert len(counts) <= 24
+    if 2 < len(values) < 100:
+        assert len(set(counts[:-1])) == 1  # evenly spread values give a flat histogram; the last bin may be cut
+
+
+def evaluation_data() -> dict[str, Any]:
+    chance = np.random.default_rng(3)
+    names = ("start", "champion", "challenger")
+    return {
+        "rewards": {name: [*chance.normal(index, 1, 64).tolist(), float("nan")] for index, name in enumerate(names)},
+        "lengths": {name: chance.integers(3, 48, 65).tolist() for name in names},
+        "outcomes_vs_champion": chance.choice([0.0, 0.5, 1.0], 65).tolist(),
+        "outcomes_vs_start": [1.0] * 65,
+    }
+
+
+def png_chunks(path: Path) -> list[str]:
+    content, at, chunks = path.read_bytes(), 8, []
+    assert content.startswith(b"\x89PNG\r\n\x1a\n")
+    while at < len(content):
+        (length,) = struct.unpack(">I", content[at : at + 4])
+        chunks.append(content[at + 4 : at + 8].decode())
+        at += 12 + length
+    return chunks
+
+
+def test_evaluation_plots_of_equal_data_have_equal_bytes(tmp_path: Path) -> None:
+    first = evaluation_plots(tmp_path / "a", **evaluation_data())
+    second = evaluation_plots(tmp_path / "b", **evaluation_data())
+    assert [path.relative_to(tmp_path) for path in first] == [
+        Path("a/plots") / f"{name}.png" for name in ("rewards", "lengths", "outcomes")
+    ]
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    for path in first:
+        assert not {"tEXt", "iTXt", "tIME"} & set(png_chunks(path)), path  # a version or a date would change the bytes
+
+
+def test_evaluation_plots_each_depend_on_their_own_data(tmp_path: Path) -> None:
+    before = [path.read_bytes() for path in evaluation_plots(tmp_path, **evaluation_data())]
+    changes = {"rewards": 0, "lengths": 1, "outcomes_vs_champion": 2, "outcomes_vs_start": 2}
+    for name, index in changes.items():
+        data = evaluation_data()
+        series = data[name]["challenger"] if isinstance(data[name], dict) else data[name]
+        series[:20] = [0.0 if name.startswith("outcomes") else 40] * 20
+        after = [path.read_bytes() for path in evaluation_plots(tmp_path, **data)]
+        assert [old != new for old, new in zip(before, after, strict=True)] == [position == index for position in range(3)], name
+
+
+def test_evaluation_plots_without_scores_leave_rewards_out(tmp_path: Path) -> None:
+    written = evaluation_plots(tmp_path, **(evaluation_data() | {"rewards": {}}))
+    assert [path.name for path in written] == ["lengths.png", "outcomes.png"]
+    assert not (tmp_path / "plots" / "rewards.png").exists()
+
+
+def test_training_plot_is_made_of_its_four_metrics_alone(three_rounds: Any, tmp_path: Path) -> None:
+    lines = (three_rounds.directory / "round-001" / "dpo_train" / "metrics.jsonl").read_text().splitlines()
+    metrics = [json.loads(line) for line in lines]
+    path = training_plot(tmp_path, metrics)
+    before = path.read_bytes()
+    assert path == tmp_path / "training.png"
+    assert training_plot(tmp_path, [entry | {"time": 1.0, "tokens_per_second": 2.0} for entry in metrics]).read_bytes() == before
+    for key in ("loss", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected"):
+        assert training_plot(tmp_path, [*metrics[:-1], metrics[-1] | {key: 0.123}]).read_bytes() != before, key
+
+
+def test_training_plot_of_a_single_step_renders(tmp_path: Path) -> None:
+    keys = ("loss", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected")
+    assert training_plot(tmp_path, [dict.fromkeys(keys, 0.5) | {"step": 1}]).stat().st_size > 0
+
+
+def test_report_import_loads_no_heavy_library() -> None:
+    modules = [f"components.report.{path.stem}" for path in Path("components/report").glob("*.py") if path.stem != "__init__"]
+    assert len(modules) > 8
+    code = f"import sys, {', '.join(modules)}\nprint(sorted({{'torch', 'prefect', 'mlflow', 'matplotlib.pyplot'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
