@@ -34,8 +34,8 @@ class State(Record):
 
     campaign: str
     champion: Champion
-    target: int
-    """The round that the open start goes to; equal to the last round when nothing is open."""
+    target: int | None = None
+    """The round that an unfinished start goes to; None when nothing is open."""
     rounds: tuple[RoundRecord, ...] = ()
 
     @property
@@ -83,7 +83,9 @@ def known_state(campaign: str) -> State:
     state = read_state(campaign_directory(campaign))
     if state is None:
         known = sorted(path.parent.name for path in runs_directory().glob("*/campaign.json"))
-        raise ValueError(f"no campaign {campaign} under {runs_directory()}: {'known: ' + ', '.join(known) if known else 'none has run yet'}")
+        raise ValueError(
+            f"no campaign {campaign} under {runs_directory()}: {'known: ' + ', '.join(known) if known else 'none has run yet'}"
+        )
     return state
 
 
@@ -126,7 +128,7 @@ def _changes(directory: Path, config: CampaignConfig) -> list[str]:
 
 def open_target(state: State, num_rounds: int) -> int:
     """The round a start goes to: the open target of a start that did not finish, else `num_rounds` beyond the last round."""
-    return state.target if state.target > state.last_round else state.last_round + num_rounds
+    return state.last_round + num_rounds if state.target is None else state.target
 
 
 def finish_round(directory: Path, record: RoundRecord) -> State:
@@ -134,7 +136,8 @@ def finish_round(directory: Path, record: RoundRecord) -> State:
     state = read_state(directory)
     assert state is not None
     rounds = (*(known for known in state.rounds if known.round != record.round), record)
-    champion = Champion(round=record.round, digest=record.policy_digest) if record.promoted else state.champion
+    promoted = record.promoted and record.round >= state.champion.round
+    champion = Champion(round=record.round, digest=record.policy_digest) if promoted else state.champion
     state = state.model_copy(update={"rounds": tuple(sorted(rounds, key=lambda known: known.round)), "champion": champion})
     write_state(directory, state)
     return state

@@ -131,7 +131,7 @@ def _run_here(name: str, request: Record, workspace: Workspace) -> None:
 
 def _run_in_children(name: str, request: Record, workspace: Workspace, ranks: int) -> None:
     message = workspace.path / ".request.json"
-    write_json(message, {"stage": name, "request": request.model_dump(mode="json")})
+    write_json(message, {"stage": name, "module": STAGES[name].module, "request": request.model_dump(mode="json")})
     agent = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     command = [*agent, "-m", "components.launch", str(message), str(workspace.path)]
     tail: list[str] = []
@@ -234,10 +234,10 @@ def _child_main(message: Path, out: Path) -> None:
     rank = int(os.environ["RANK"])
     keep_freed_memory()
     content = read_json(message)
-    stage = STAGES[content["stage"]]
+    request = STAGES[content["stage"]].request.model_validate(content["request"])
     try:
         with progress.shown_by(_Relay()) if rank == 0 else contextlib.nullcontext():
-            importlib.import_module(stage.module).run(stage.request.model_validate(content["request"]), out)
+            importlib.import_module(content["module"]).run(request, out)
     except Exception as error:
         if rank == 0 or not (out / ".failure.json").exists():
             write_json(out / ".failure.json", {"type": type(error).__name__, "message": str(error)})

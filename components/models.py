@@ -13,7 +13,6 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from components.model_directory import check_model_directory, locate_model  # noqa: F401
 from components.records import ModelRef
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def tensors_digest(files: Sequence[Path]) -> str:
     where = {}
     for file in files:
         with safe_open(file, framework="pt") as tensors:
-            where.update({name: file for name in tensors.keys()})  # noqa: SIM118
+            where.update(dict.fromkeys(tensors.keys(), file))
     total = hashlib.sha256()
     for name in sorted(where):
         with safe_open(where[name], framework="pt") as tensors:

@@ -26,10 +26,11 @@ def check_inputs(config: CampaignConfig) -> Inputs:
     model = Path(config.policy.model).expanduser()
     if config.policy.model != BUILTIN and (model.is_dir() or config.policy.model.startswith((".", "/", "~"))):
         check_model_directory(model)
-    check_judge(config.judge)
-    check_judge(config.evaluation_judge)
+    prompts = split_prompts(config.prompts)
+    check_judge(config.judge, [prompt.messages for prompt in prompts.train])
+    check_judge(config.evaluation_judge, [prompt.messages for prompt in prompts.held_out])
     seeds = config.preferences.seed_pairs
     return Inputs(
-        prompts_digest=split_prompts(config.prompts).digest,
+        prompts_digest=prompts.digest,
         seed_pairs_digest=pairs_digest(seeds, split=config.preferences.seed_pairs_split) if seeds else None,
     )

@@ -139,6 +139,7 @@ class CollectRequest(Record):
 class ValidateRequest(Record):
     """Checks the pairs, and splits them into training and evaluation pairs."""
 
+    round: int
     preferences: Artifact
     replayed: tuple[Artifact, ...]
     """train.parquet of the earlier rounds that are replayed, oldest first."""

@@ -76,7 +76,7 @@ def _run_flow(settings: Any, *, accept_changes: bool) -> None:
     from flows.iterative_dpo import SKIPPED, iterative_dpo
 
     with StageProgress(console) as shown, progress.shown_by(shown):
-        state = iterative_dpo(settings, accept_changes=accept_changes, return_state=True)
+        state: Any = iterative_dpo(settings, accept_changes=accept_changes, return_state=True)
     if state.name == SKIPPED:
         errors.print(f"ratchet: skipped: {state.message}")
         return
@@ -103,8 +103,8 @@ def status(campaign: CampaignArgument) -> None:
     with _told_in_one_line():
         state = known_state(campaign)
     print_rounds(console, state.model_dump(mode="json"))
-    if state.target > state.last_round:
-        console.print(f"open: rounds {state.last_round + 1} to {state.target}; the command that began them goes on", highlight=False)
+    if state.target is not None:
+        console.print(f"open: a start that goes to round {state.target}; the command that began it goes on", highlight=False)
 
 
 @app.command()
@@ -115,6 +115,14 @@ def report(campaign: CampaignArgument) -> None:
         from components.report.campaign import write_report
 
         console.print(str(write_report(campaign_directory(campaign))), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def reference() -> None:
+    """Print every key of the configuration with its type, default and meaning, as Markdown."""
+    from flows.reference import config_reference
+
+    typer.echo(config_reference())
 
 
 @app.command()
@@ -140,7 +148,9 @@ def ui(
 
     console.print("starting; the MLflow page takes up to a minute the first time", highlight=False)
     with _told_in_one_line(), pages(runs_directory(), prefect_port=prefect_port, mlflow_port=mlflow_port) as until_one_ends:
-        console.print(f"Prefect  http://127.0.0.1:{prefect_port}\nMLflow   http://127.0.0.1:{mlflow_port}\nCtrl-C ends both", highlight=False)
+        console.print(
+            f"Prefect  http://127.0.0.1:{prefect_port}\nMLflow   http://127.0.0.1:{mlflow_port}\nCtrl-C ends both", highlight=False
+        )
         until_one_ends()
 
 

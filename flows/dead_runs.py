@@ -11,9 +11,9 @@ from prefect.client.schemas.filters import (
     TaskRunFilter,
     TaskRunFilterFlowRunId,
 )
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Crashed, State
+from prefect.states import Crashed
 
 from components.artifacts import write_bytes
 
@@ -43,7 +43,7 @@ def _end(client: SyncPrefectClient, flow_run_id: UUID) -> None:
     run = client.read_flow_run(flow_run_id)
     for child in client.read_flow_runs(flow_run_filter=FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run.id]))):
         _end(client, child.id)
-    dead = Crashed(message="its process ended without saying so; a later start of the campaign went on")
+    dead: State = Crashed(message="its process ended without saying so; a later start of the campaign went on")
     for task_run in client.read_task_runs(task_run_filter=TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[run.id]))):
         if not _is_final(task_run.state):
             client.set_task_run_state(task_run.id, dead, force=True)

@@ -56,10 +56,10 @@ def iterative_dpo(config: CampaignConfig, accept_changes: bool = False) -> Any:
             start = start_campaign(config, inputs.prompts_digest, directory / "round-000")
             state = _state_with_target(directory, config)
             _ship_what_mlflow_missed(directory, state)
-            while state.last_round < state.target:
+            while state.target is not None and state.last_round < state.target:
                 dpo_round(config, directory, state.last_round + 1, state, start, inputs.seed_pairs_digest)
                 state = _read(directory)
-            return state.model_dump(mode="json")
+            return _closed(directory).model_dump(mode="json")
     except CampaignBusy as busy:
         get_run_logger().warning("%s", busy)
         return Completed(name=SKIPPED, message=str(busy))
@@ -69,7 +69,7 @@ def _state_with_target(directory: Path, config: CampaignConfig) -> State:
     start = model_of_round(directory, 0)
     state = read_state(directory)
     if state is None:
-        state = State(campaign=config.campaign, champion=Champion(round=0, digest=start.digest), target=0)
+        state = State(campaign=config.campaign, champion=Champion(round=0, digest=start.digest))
     state = state.model_copy(update={"target": open_target(state, config.num_rounds)})
     write_state(directory, state)
     return state
@@ -81,11 +81,15 @@ def _read(directory: Path) -> State:
     return state
 
 
+def _closed(directory: Path) -> State:
+    state = _read(directory).model_copy(update={"target": None})
+    write_state(directory, state)
+    return state
+
+
 def _ship_what_mlflow_missed(directory: Path, state: State) -> None:
     missed = [record.round for record in state.rounds if record.mlflow_run_id is None]
     for round in missed:
         ship_to_mlflow(directory, round)
     if missed:
         write_report(directory)
-
-

@@ -8,6 +8,7 @@ from prefect.cache_policies import NO_CACHE
 
 from components.artifacts import read_json, write_json
 from components.campaign import finish_round, read_state, round_directory
+from components.provenance import git_sha
 from components.report.campaign import write_report
 from components.report.round import round_markdown
 
@@ -27,12 +28,10 @@ def record_round(directory: Path, round: int) -> None:
 
 
 def ship_to_mlflow(directory: Path, round: int) -> None:
-    """Writes a round to MLflow once; a round that is there already is left alone."""
-    from components.tracking import TrackingUnavailable, git_sha, record_round as track
+    """Brings a round to MLflow and its run's id into campaign.json; what is there already is left alone."""
+    from components.tracking import TrackingUnavailable
+    from components.tracking import record_round as track
 
-    done = round_directory(directory, round) / TRACKING
-    if done.exists():
-        return
     state = read_state(directory)
     assert state is not None
     record = next(record for record in state.rounds if record.round == round)
@@ -41,5 +40,5 @@ def ship_to_mlflow(directory: Path, round: int) -> None:
     except TrackingUnavailable as error:
         get_run_logger().warning("MLflow cannot be reached (%s); the next start ships round %d", error, round)
         return
-    write_json(done, tracked)
+    write_json(round_directory(directory, round) / TRACKING, tracked)
     finish_round(directory, record.model_copy(update={"mlflow_run_id": tracked.run_id}))

@@ -26,6 +26,7 @@ def validate_data(
 ) -> Manifest:
     """Publishes training pairs, evaluation pairs and the quarantine."""
     request = ValidateRequest(
+        round=round,
         preferences=preferences,
         replayed=replayed,
         held_out=held_out,

@@ -28,7 +28,13 @@ STEPS = 400
 ROWS_PER_STEP = 32
 LEARNING_RATE = 3e-3
 SEED = 20260803
-ARCHITECTURE = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4, "max_position_embeddings": 256}
+ARCHITECTURE = {
+    "hidden_size": 128,
+    "intermediate_size": 384,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+}
 
 PAD, UNKNOWN, USER, ASSISTANT, END = "<pad>", "<unk>", "<|user|>", "<|assistant|>", "<|end|>"
 PIECE = r" ?[A-Za-z]+| ?#|[^A-Za-z#]"
@@ -156,7 +162,9 @@ def _batches(tokenizer: PreTrainedTokenizerFast, steps: int) -> Iterator[tuple[t
             chosen = sorted(order[start : start + window], key=lambda index: len(rows[index][0]) + len(rows[index][1]))
             for batch in torch.randperm(16, generator=generator).tolist():
                 if done < steps:
-                    yield _padded([rows[index] for index in chosen[batch * ROWS_PER_STEP : (batch + 1) * ROWS_PER_STEP]], tokenizer.pad_token_id)
+                    yield _padded(
+                        [rows[index] for index in chosen[batch * ROWS_PER_STEP : (batch + 1) * ROWS_PER_STEP]], tokenizer.pad_token_id
+                    )
                     done += 1
 
 
@@ -178,7 +186,18 @@ def _model_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
 
 
 def _recipe_digest(steps: int) -> str:
-    recipe = [CODE_VERSION, world_digest(), ARCHITECTURE, steps, ROWS_PER_STEP, LEARNING_RATE, SEED, PIECE, CHAT_TEMPLATE, torch.__version__]
+    recipe = [
+        CODE_VERSION,
+        world_digest(),
+        ARCHITECTURE,
+        steps,
+        ROWS_PER_STEP,
+        LEARNING_RATE,
+        SEED,
+        PIECE,
+        CHAT_TEMPLATE,
+        torch.__version__,
+    ]
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 

@@ -295,7 +295,12 @@ def _sentence(world: World, kind: str, case: Case, rng: random.Random) -> str:
     days = sorted({other.days for other in world.remedies.values()})
     place = rng.randrange(len(case.order))
     misread = [case.order[:place] + digit + case.order[place + 1 :] for digit in "0123456789" if digit not in case.order]
-    slots = {"product": (case.product, world.products), "remedy": (remedy.phrase, phrases), "days": (remedy.days, days), "order": (case.order, misread)}
+    slots = {
+        "product": (case.product, world.products),
+        "remedy": (remedy.phrase, phrases),
+        "days": (remedy.days, days),
+        "order": (case.order, misread),
+    }
     return form.format(**{slot: _filled(right, values, shares.right[slot], rng) for slot, (right, values) in slots.items()})
 
 

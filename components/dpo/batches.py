@@ -26,11 +26,10 @@ class Pair:
 def encode_pairs(table: pd.DataFrame, tokenizer: "PreTrainedTokenizerBase", *, max_response_tokens: int) -> list[Pair]:
     """Tokenises a validated table of pairs, in its order."""
     pairs = []
-    for row in table.itertuples():
-        messages = parse_messages(row.prompt)
-        chosen = response_ids(tokenizer, messages, row.chosen, max_tokens=max_response_tokens)
-        rejected = response_ids(tokenizer, messages, row.rejected, max_tokens=max_response_tokens)
-        pairs.append(Pair(prompt_ids(tokenizer, messages), chosen, rejected, float(row.p)))
+    for prompt, chosen, rejected, p in zip(table["prompt"], table["chosen"], table["rejected"], table["p"], strict=True):
+        messages = parse_messages(prompt)
+        answers = [response_ids(tokenizer, messages, answer, max_tokens=max_response_tokens) for answer in (chosen, rejected)]
+        pairs.append(Pair(prompt_ids(tokenizer, messages), *answers, p=float(p)))
     return pairs
 
 

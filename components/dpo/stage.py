@@ -16,6 +16,7 @@ from components.dpo.scoring import response_logps
 from components.dpo.train import Objective, evaluate_pairs, train
 from components.models import load_policy, load_tokenizer, pick_device, resolve_dtype, trained_ref
 from components.records import ModelRef, TrainRequest
+from components.report.plots import training_plot
 
 LN2_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 RELOAD_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
@@ -68,6 +69,7 @@ def run(request: TrainRequest, out: Path) -> None:
         _save(request, engine.module, tokenizer, state, out)
         trained = _reload(request, out, probe, scored, tokenizer.pad_token_id, dtype, device)
         write_bytes(out / "metrics.jsonl", "".join(f"{line}\n" for line in metrics).encode())
+        training_plot(out, [json.loads(line) for line in metrics])
         summary = {
             "start_digest": request.policy.digest,
             "reference_digest": request.reference.digest,
@@ -163,5 +165,3 @@ def _reload(
             f"training changed no weight: raise training.learning_rate ({request.training.learning_rate:g}), or train in float32"
         )
     return trained
-
-

@@ -1,10 +1,10 @@
-"""A key-value cache whose room is reserved once: a step writes one column instead of copying every earlier one.
+"""A key-value cache that is made for sampling: forked after one prefill, with room reserved, and cheap to drop finished rows from.
 
-transformers' dynamic cache concatenates keys and values of all positions in every layer at every token; on a CPU that was
-measured at four fifths of the decoding time of a small model.
+transformers' dynamic cache copies the keys and values of all positions in every layer at every token, and again when rows are
+dropped; here a step writes one column, and dropping moves only the rows that fill the gaps.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
@@ -13,24 +13,53 @@ if TYPE_CHECKING:
     from transformers import Cache
 
 
-def fork(cache: "Cache", *, samples: int, room: int) -> None:
+class Closing(NamedTuple):
+    """How rows close ranks when some are done: those at `movers` go to the places `holes`, then the first `kept` rows stay."""
+
+    holes: torch.Tensor
+    movers: torch.Tensor
+    kept: int
+
+    def apply(self, rows: torch.Tensor) -> torch.Tensor:
+        """Closes the ranks of a tensor's first dimension, in its own memory."""
+        rows[self.holes] = rows[self.movers]
+        return rows[: self.kept]
+
+
+def plan_closing(running: list[bool], device: torch.device) -> Closing:
+    """Plans which of the rows still running move, so that they end up next to each other; as few as possible do."""
+    kept = sum(running)
+    holes = [place for place in range(kept) if not running[place]]
+    movers = [place for place in range(kept, len(running)) if running[place]]
+    return Closing(torch.tensor(holes, dtype=torch.long, device=device), torch.tensor(movers, dtype=torch.long, device=device), kept)
+
+
+def fork(cache: "Cache | None", *, samples: int, room: int) -> "Cache":
     """Repeats every row of a prefilled cache `samples` times, next to each other, and reserves `room` further positions.
 
     Raises:
-        ValueError: The cache holds more than keys and values (a recurrent state, say), or its layers are of another kind.
+        ValueError: The model keeps no cache of keys and values, or more than that (a recurrent state, say).
     """
-    kinds = {type(layer) for layer in cache.layers}
-    if not kinds <= {DynamicLayer, DynamicSlidingWindowLayer}:
+    kinds = {type(layer) for layer in cache.layers} if cache is not None else {type(None)}
+    if cache is None or not kinds <= {DynamicLayer, DynamicSlidingWindowLayer}:
         names = ", ".join(sorted(kind.__name__ for kind in kinds))
-        raise ValueError(f"the policy's cache has layers of type {names}, which sampling cannot fork: use a model with attention layers only")
-    # A layer that was never filled reads another layer's keys and values, and has nothing to repeat.
+        raise ValueError(f"the policy's cache has layers of type {names}, which sampling cannot fork: use a model of attention layers only")
+    # A layer that was never filled reads another layer's keys and values, and has nothing of its own to repeat.
     cache.layers = [ReservedLayer(layer, samples, room) if layer.is_initialized else layer for layer in cache.layers]
+    return cache
+
+
+def close_ranks(cache: "Cache", closing: Closing) -> None:
+    """Drops the finished rows from every layer of a forked cache."""
+    for layer in cache.layers:
+        if isinstance(layer, ReservedLayer):
+            layer.close_ranks(closing)
 
 
 class ReservedLayer(DynamicLayer):
     """One layer's keys and values, (rows, heads, positions, head size), in buffers with free room at the end.
 
-    Behaves as the dynamic layer that it is made from, full or sliding.
+    To the model it behaves as the layer that it is made from, with a sliding window or without.
     """
 
     def __init__(self, layer: CacheLayerMixin, samples: int, room: int) -> None:
@@ -54,18 +83,18 @@ class ReservedLayer(DynamicLayer):
         return self.keys, self.values
 
     def get_seq_length(self) -> int:
-        """Positions seen so far, whether or not a sliding window still holds them."""
+        """Positions seen so far, whether or not a sliding window still shows them."""
         return self.seen
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Number of positions that the next update returns, and the first of them."""
         return self.seen + query_length - self._first_visible(), self._first_visible()
 
-    def close_ranks(self, holes: torch.Tensor, movers: torch.Tensor, count: int) -> None:
-        """Moves the rows `movers` into the places `holes`, and keeps the first `count` rows."""
-        for buffer in self.buffers:
-            buffer[holes, :, : self.filled] = buffer[movers, :, : self.filled]
-        self.buffers = [buffer[:count] for buffer in self.buffers]
+    def close_ranks(self, closing: Closing) -> None:
+        """Drops the finished rows."""
+        for place, buffer in enumerate(self.buffers):
+            closing.apply(buffer[:, :, : self.filled])
+            self.buffers[place] = buffer[: closing.kept]
 
     def _first_visible(self) -> int:
         return 0 if self.window is None else max(0, self.seen - self.window + 1)

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 import torch
 
-from components.generation.cache import fork
-from components.records import StageFailed
+from components.generation.cache import close_ranks, fork, plan_closing
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
 
-COMPACT_BELOW = 0.75
-"""Finished rows are dropped once no more than this share of the rows still runs: dropping copies the cache, as a step does."""
+Ending = tuple[list[int], Literal["stop", "length"]]
 
 
 class Sampled(NamedTuple):
@@ -34,10 +32,15 @@ class Law(NamedTuple):
     """What is sampled from: the model's distribution after temperature, then top-k, then top-p, until a stop token or the limit."""
 
     temperature: float
+    """Divides the logits; above 0."""
     top_p: float
+    """Smallest share of probability that the admitted tokens reach, in (0, 1]; 1 admits all."""
     top_k: int
+    """Number of most likely tokens that are admitted; 0 admits all."""
     max_new_tokens: int
+    """Longest response in tokens, at least 1."""
     stop_ids: frozenset[int]
+    """Tokens that end a response."""
 
 
 def sample(
@@ -55,18 +58,18 @@ def sample(
     Args:
         model: Causal language model (or a peft wrapper of one) in evaluation mode.
         prompts: Token ids of each prompt; none empty.
-        seeds: One seed for each prompt and sample, (num_prompts, num_samples); equal seeds see equal uniforms.
+        seeds: A seed for each response, (num_prompts, num_samples), in [0, 2**31); equal seeds see equal uniform numbers.
         law: What is sampled from, and when a response ends.
         pad_id: Fills the left of shorter prompts; it is masked, so any valid id will do.
         batch_size: Prompts that are prefilled and decoded together.
         on_batch: Called with the responses of each batch when it ends.
 
     Returns:
-        One response for each prompt and sample, ordered by prompt, then sample.
+        One response for each seed, ordered by prompt, then sample.
 
     Raises:
         ValueError: A prompt and its response would not fit the model's context, or the model's cache cannot be forked.
-        StageFailed: The model's logits are not finite.
+        RuntimeError: The model's logits are not finite.
     """
     _check_context(model, max((len(prompt) for prompt in prompts), default=0) + law.max_new_tokens)
     responses: list[Sampled] = []
@@ -76,8 +79,8 @@ def sample(
         rows = [(index, number, seed) for index in members for number, seed in enumerate(seeds[index])]
         uniforms = np.stack([_uniforms(seed, law.max_new_tokens) for _, _, seed in rows])
         with torch.inference_mode():
-            decoded = _decode(model, [prompts[index] for index in members], uniforms, law, pad_id)
-        batch = [Sampled(index, number, *ending) for (index, number, _), ending in zip(rows, decoded, strict=True)]
+            endings = _decode(model, [prompts[index] for index in members], uniforms, law, pad_id)
+        batch = [Sampled(index, number, *ending) for (index, number, _), ending in zip(rows, endings, strict=True)]
         responses += batch
         on_batch(batch)
     return sorted(responses, key=lambda response: response[:2])
@@ -110,50 +113,36 @@ def pick_tokens(logits: torch.Tensor, uniforms: torch.Tensor, law: Law) -> torch
         probabilities = probabilities.masked_fill(probabilities < least, 0.0)
     cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)
     total = cumulative[:, -1]
-    # Staying below the total keeps rounding from stepping past the last token that has any probability.
-    points = torch.minimum(uniforms * total, torch.nextafter(total, torch.zeros_like(total)))
-    picked = torch.searchsorted(cumulative, points[:, None], right=True).squeeze(1)
+    # A uniform below 1 times the total stays below the total in float64 too, so the token found has some probability.
+    picked = torch.searchsorted(cumulative, (uniforms * total)[:, None], right=True).squeeze(1)
     return torch.where(total.isfinite(), picked, -1)
 
 
-def _decode(
-    model: "PreTrainedModel", prompts: list[list[int]], uniforms: np.ndarray, law: Law, pad_id: int
-) -> list[tuple[list[int], Literal["stop", "length"]]]:
-    """Decodes one batch; `uniforms` is (rows, max_new_tokens), each prompt's rows next to each other."""
-    device = model.device
-    samples = len(uniforms) // len(prompts)
-    logits, cache, mask = _prefill(model, prompts, samples, law.max_new_tokens, pad_id)
+def _decode(model: "PreTrainedModel", prompts: list[list[int]], uniforms: np.ndarray, law: Law, pad_id: int) -> list[Ending]:
+    """Decodes one batch; `uniforms` is (rows, max_new_tokens), the rows of a prompt next to each other."""
+    logits, cache, mask = _prefill(model, prompts, samples=len(uniforms) // len(prompts), room=law.max_new_tokens, pad_id=pad_id)
     width = mask.shape[1] - law.max_new_tokens
     padded = not bool(mask.all())
     positions = mask[:, :width].sum(dim=1, keepdim=True)
-    draws = torch.from_numpy(uniforms).to(device)
+    draws = torch.from_numpy(uniforms).to(model.device)
     tokens: list[list[int]] = [[] for _ in uniforms]
     stopped = [False] * len(tokens)
-    rows = list(range(len(tokens)))
+    rows = torch.arange(len(tokens), device=model.device)
     for step in range(law.max_new_tokens):
         picked = pick_tokens(logits, draws[:, step], law)
-        for row, token in zip(rows, picked.tolist(), strict=True):  # the step's only wait for the device
+        live, drawn = torch.stack([rows, picked]).tolist()  # the step's only wait for the device
+        for row, token in zip(live, drawn, strict=True):
             if token < 0:
-                raise StageFailed("sampling: the policy's logits are not finite; load it in float32, or train with a lower learning rate")
-            if not stopped[row]:
-                tokens[row].append(token)
-                stopped[row] = token in law.stop_ids
-        running = [place for place, row in enumerate(rows) if not stopped[row]]
-        if not running or step + 1 == law.max_new_tokens:
+                raise RuntimeError("the policy's logits are not finite: set policy.dtype to float32, or lower training.learning_rate")
+            tokens[row].append(token)
+            stopped[row] = token in law.stop_ids
+        running = [not stopped[row] for row in live]
+        if not any(running) or step + 1 == law.max_new_tokens:
             break
-        if len(running) <= COMPACT_BELOW * len(rows):
-            count = len(running)
-            movers = [place for place in running if place >= count]
-            holes = [place for place in range(count) if stopped[rows[place]]]
-            for hole, mover in zip(holes, movers, strict=True):
-                rows[hole] = rows[mover]
-            del rows[count:]
-            H, M = torch.tensor(holes, dtype=torch.long), torch.tensor(movers, dtype=torch.long)
-            for layer in cache.layers:
-                layer.close_ranks(H, M, count)
-            for t in (mask, positions, draws, picked):
-                t[H] = t[M]
-            mask, positions, draws, picked = mask[:count], positions[:count], draws[:count], picked[:count]
+        if not all(running):
+            closing = plan_closing(running, model.device)
+            close_ranks(cache, closing)
+            rows, mask, positions, draws, picked = (closing.apply(tensor) for tensor in (rows, mask, positions, draws, picked))
         output = model(
             input_ids=picked[:, None],
             attention_mask=mask[:, : width + step + 1] if padded else None,
@@ -166,9 +155,9 @@ def _decode(
 
 
 def _prefill(
-    model: "PreTrainedModel", prompts: list[list[int]], samples: int, max_new_tokens: int, pad_id: int
+    model: "PreTrainedModel", prompts: list[list[int]], *, samples: int, room: int, pad_id: int
 ) -> tuple[torch.Tensor, "Cache", torch.Tensor]:
-    """Runs each prompt once, then forks it: last logits (rows, vocabulary), cache, and mask (rows, width + max_new_tokens)."""
+    """Runs each prompt once, then forks it: last logits (rows, vocabulary), cache, and mask (rows, width + room)."""
     width = max(len(prompt) for prompt in prompts)
     ids = torch.tensor([[pad_id] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)
     mask = torch.tensor([[False] * (width - len(prompt)) + [True] * len(prompt) for prompt in prompts], device=model.device)
@@ -180,10 +169,8 @@ def _prefill(
         use_cache=True,
         logits_to_keep=1,
     )
-    cache = output.past_key_values
-    fork(cache, samples=samples, room=max_new_tokens)
-    room = torch.ones(len(prompts), max_new_tokens, dtype=torch.bool, device=model.device)
-    mask = torch.cat([mask, room], dim=1).repeat_interleave(samples, dim=0)
+    cache = fork(getattr(output, "past_key_values", None), samples=samples, room=room)
+    mask = torch.cat([mask, mask.new_ones(len(prompts), room)], dim=1).repeat_interleave(samples, dim=0)
     return output.logits[:, -1].repeat_interleave(samples, dim=0), cache, mask
 
 

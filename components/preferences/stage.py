@@ -23,7 +23,6 @@ from components.prompts import prompt_id
 from components.records import Artifact, CollectRequest, JudgeUnavailable
 from components.tokens import Messages, format_messages, parse_messages
 
-STAGE_VERSION = 1
 VERDICT_TYPES = {
     "verdict_id": "str",
     "prompt_id": "str",

@@ -66,7 +66,7 @@ def _view(campaign: CampaignFiles) -> dict[str, Any]:
         "lineage": lineage(campaign),
         "changes": differences(defaults, resolved),
         "config_json": json.dumps(resolved, indent=2, ensure_ascii=False),
-        "command": f"ratchet run runs/{campaign.name}/config.json --rounds {max(1, campaign.state.target)}",
+        "command": f"ratchet run runs/{campaign.name}/config.json --rounds {max(1, _last_round(campaign))}",
     }
 
 
@@ -86,8 +86,13 @@ def _standing(campaign: CampaignFiles) -> str:
     unfinished = [round_ for round_ in campaign.rounds if round_.record is None]
     if unfinished:
         text += f"; round {unfinished[-1].round} {_status(unfinished[-1])}"
-    remaining = campaign.state.target - campaign.state.last_round
+    remaining = _last_round(campaign) - campaign.state.last_round
     return f"{text}; {_counted(remaining, 'round')} to go" if remaining > 0 else text
+
+
+def _last_round(campaign: CampaignFiles) -> int:
+    """The round that the campaign goes to, or has come to."""
+    return campaign.state.last_round if campaign.state.target is None else campaign.state.target
 
 
 def _facts(campaign: CampaignFiles) -> list[tuple[str, str, str]]:

@@ -72,7 +72,8 @@ def draw_curves(axes: Axes, trainings: Sequence[Training], curves: Sequence[Curv
             axes.axvline(offset + 0.5, color=palette.muted, lw=0.8, ls=(0, (1, 2)))
         if len(trainings) > 1:
             place = (offset + (steps[-1] - offset) / 2, 1.0)
-            axes.annotate(f"round {training.round}", place, xycoords=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=8)
+            text = f"round {training.round}" if len(trainings) <= MAX_ROUNDS / 2 else str(training.round)
+            axes.annotate(text, place, xycoords=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=8)
         offset = int(steps[-1])
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.margins(x=0.02)

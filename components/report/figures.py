@@ -124,7 +124,7 @@ def to_svg(figure: Figure, description: str) -> Markup:
     body = re.sub(r' transform="rotate\(-0 [^"]*\)"', "", body)
     body = re.sub(r' (?:d|x|y|width|height|transform)="[^"]*"', lambda attribute: _rounded(attribute[0]), body)
     body = re.sub("|".join(_VARIABLES), lambda colour: _VARIABLES[colour[0]], body)
-    body = re.sub(r"\n\s*", " ", body)
+    body = re.sub(r"\s*\n\s*", " ", body)
     return Markup('<svg role="img" aria-label="{}" ').format(description) + Markup(f"{size[0]}>{body}")
 
 

@@ -1,7 +1,5 @@
 """How the report says numbers and verdicts: one form for each, everywhere. Reads no files."""
 
-from collections.abc import Iterable
-
 from components.records import Interval
 
 NOTHING = "\u2013"
@@ -86,13 +84,3 @@ def outcome(value: float | None) -> str:
     if value is None:
         return "unjudged"
     return "win" if value == 1.0 else "loss" if value == 0.0 else "tie" if value == 0.5 else f"{value:.2f}"
-
-
-def stage_seconds(seconds: dict[str, float]) -> str:
-    """The seconds of each stage on one line."""
-    return ", ".join(f"{stage_name(stage)} {decimal(value, 1)}" for stage, value in seconds.items())
-
-
-def sentence_list(reasons: Iterable[str]) -> str:
-    """Reasons on one line."""
-    return "; ".join(reasons)

@@ -1,4 +1,4 @@
-"""Reads from a campaign's directory everything that MLflow is told about a round. Writes nothing and asks no server."""
+"""What a round's files say about it: times, settings, lineage, verdict. Writes nothing and knows no MLflow."""
 
 import json
 from collections.abc import Mapping
@@ -6,17 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import pyarrow.parquet as pq
-from mlflow.entities import Dataset, DatasetInput, InputTag
-
-from components.artifacts import MANIFEST, read_json, read_table
+from components.artifacts import MANIFEST, read_json
 from components.records import JudgeRef, Manifest, RoundRecord
 
 STAGES = ("generate_responses", "collect_preferences", "validate_data", "dpo_train", "evaluate", "promote")
-SAMPLES_TABLE = "samples.json"
-_DIGEST_LIMIT = 36  # MLflow refuses longer dataset digests
-_ARTIFACT_SUFFIXES = {".json", ".jsonl", ".png"}
 
 
 @dataclass(frozen=True)
@@ -47,12 +40,23 @@ class RoundFacts:
     @property
     def started_ms(self) -> int:
         """Unix time at which the round's first stage began."""
-        return min(end - round(self.manifests[stage].seconds * 1000) for stage, end in self.published_ms.items())
+        return min(_began_ms(self.manifests[stage], published_ms) for stage, published_ms in self.published_ms.items())
 
     @property
     def ended_ms(self) -> int:
         """Unix time at which the round's last stage ended."""
         return max(self.published_ms.values())
+
+    @property
+    def campaign_started_ms(self) -> int:
+        """Unix time at which the campaign's round 0 began."""
+        manifest, published_ms = read_manifest(round_directory(self.campaign_dir, 0) / "start")
+        return _began_ms(manifest, published_ms)
+
+    @property
+    def first(self) -> int:
+        """The campaign's first round."""
+        return min(self.known)
 
     @property
     def champion(self) -> int:
@@ -84,19 +88,29 @@ def read_facts(campaign_dir: Path, record: RoundRecord, *, config: Mapping[str, 
     known = {}
     if (campaign_dir / "campaign.json").exists():
         known = {entry["round"]: RoundRecord.model_validate(entry) for entry in read_json(campaign_dir / "campaign.json")["rounds"]}
-    paths = {stage: round_directory(campaign_dir, record.round) / stage / MANIFEST for stage in STAGES}
-    paths = {stage: path for stage, path in paths.items() if path.exists()}
-    if not paths:
-        raise FileNotFoundError(f"{round_directory(campaign_dir, record.round)} holds no finished stage")
+    directory = round_directory(campaign_dir, record.round)
+    stages = {stage: read_manifest(directory / stage) for stage in STAGES if (directory / stage / MANIFEST).exists()}
+    if not stages:
+        raise FileNotFoundError(f"{directory} holds no finished stage")
     return RoundFacts(
         campaign_dir=campaign_dir,
         record=record,
         known=known | {record.round: record},
         config=dict(config),
         git_sha=git_sha,
-        manifests={stage: Manifest.model_validate_json(path.read_text()) for stage, path in paths.items()},
-        published_ms={stage: path.stat().st_mtime_ns // 1_000_000 for stage, path in paths.items()},
+        manifests={stage: manifest for stage, (manifest, _) in stages.items()},
+        published_ms={stage: published_ms for stage, (_, published_ms) in stages.items()},
     )
+
+
+def read_manifest(directory: Path) -> tuple[Manifest, int]:
+    """A published stage's manifest, and the Unix time (ms) at which it was written."""
+    path = directory / MANIFEST
+    return Manifest.model_validate_json(path.read_text(encoding="utf-8")), path.stat().st_mtime_ns // 1_000_000
+
+
+def _began_ms(manifest: Manifest, published_ms: int) -> int:
+    return published_ms - round(manifest.seconds * 1000)
 
 
 def params(facts: RoundFacts) -> dict[str, str]:
@@ -147,49 +161,3 @@ def description(facts: RoundFacts) -> str:
     verdict = "promoted to champion" if record.promoted else "refused"
     reasons = f" ({'; '.join(record.reasons)})" if record.reasons else ""
     return f"Round {record.round} of campaign {facts.campaign}: {verdict}{reasons}. The challenger {evidence}."
-
-
-def datasets(facts: RoundFacts) -> list[DatasetInput]:
-    """The tables that the round trained and measured on, under their content digests; a table with no rows was not used."""
-    data, start = facts.directory / "validate_data", round_directory(facts.campaign_dir, 0) / "start"
-    start_manifest = Manifest.model_validate_json((start / MANIFEST).read_text())
-    tables = [
-        ("train pairs", "training", data / "train.parquet", facts.manifests["validate_data"]),
-        ("eval pairs", "evaluation", data / "eval.parquet", facts.manifests["validate_data"]),
-        ("held-out prompts", "held-out", start / "held_out_prompts.parquet", start_manifest),
-    ]
-    return [_dataset(name, context, path, manifest) for name, context, path, manifest in tables if manifest.files[path.name].rows]
-
-
-def _dataset(name: str, context: str, path: Path, manifest: Manifest) -> DatasetInput:
-    kinds = {"string": "string", "large_string": "string", "int64": "long", "double": "double", "bool": "boolean"}
-    fields = [(field.name, kinds.get(str(field.type))) for field in pq.read_schema(path)]
-    columns = [{"name": column, "type": kind, "required": False} for column, kind in fields if kind is not None]
-    dataset = Dataset(
-        name=name,
-        digest=manifest.files[path.name].sha256[:_DIGEST_LIMIT],
-        source_type="local",
-        source=json.dumps({"uri": path.resolve().as_uri()}),
-        schema=json.dumps({"mlflow_colspec": columns}),
-        profile=json.dumps({"num_rows": manifest.files[path.name].rows}),
-    )
-    return DatasetInput(dataset, tags=[InputTag("mlflow.data.context", context)])
-
-
-def artifacts(facts: RoundFacts) -> dict[str, bytes]:
-    """Small files of the round by their place in it, and the samples as the table that MLflow's pages show."""
-    files = [
-        path
-        for stage in facts.manifests
-        for path in sorted((facts.directory / stage).rglob("*"))
-        if path.suffix in _ARTIFACT_SUFFIXES and not {"model", "adapter"} & set(path.relative_to(facts.directory).parts)
-    ]
-    content = {str(path.relative_to(facts.directory)): path.read_bytes() for path in files}
-    samples: pd.DataFrame = read_table(facts.directory / "evaluate" / "samples.parquet")
-    return content | {SAMPLES_TABLE: samples.to_json(orient="split", index=False).encode()}
-
-
-def model_directory(facts: RoundFacts) -> Path | None:
-    """The challenger's weights as this round trained them, or None when they are no longer there."""
-    candidates = [facts.directory / "dpo_train" / name for name in ("adapter", "model")]
-    return next((path for path in candidates if path.is_dir()), None)

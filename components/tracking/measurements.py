@@ -8,7 +8,7 @@ from mlflow.entities import Metric
 from components.records import Interval
 from components.tracking.facts import RoundFacts
 
-_NOT_MEASURED = {"step", "time"}
+_AXES = {"step", "epoch", "time"}
 
 
 def step_points(facts: RoundFacts) -> list[Metric]:
@@ -16,7 +16,7 @@ def step_points(facts: RoundFacts) -> list[Metric]:
     points = []
     for line in (facts.directory / "dpo_train" / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        names = [name for name in row if name not in _NOT_MEASURED and row[name] is not None]
+        names = [name for name in row if name not in _AXES and row[name] is not None]
         points += [Metric(name, float(row[name]), round(row["time"] * 1000), row["step"]) for name in names]
     return points
 
@@ -27,7 +27,7 @@ def campaign_points(facts: RoundFacts) -> list[Metric]:
 
 
 def round_points(facts: RoundFacts) -> list[Metric]:
-    """What was measured once in the round. A plain name is the challenger's; `/low`, `/high`, `/champion`, ... stand beside it."""
+    """What was measured once in the round. A plain name is the challenger's; `/low`, `/high`, `/start` and `/champion` stand beside it."""
     details = dict(_evaluation(facts)) | dict(_data(facts))
     details |= {f"seconds/{stage}": seconds for stage, seconds in facts.record.seconds.items()}
     details |= {f"peak_memory_mb/{stage}": manifest.peak_memory_bytes / 2**20 for stage, manifest in facts.manifests.items()}
@@ -67,21 +67,23 @@ def _evaluation(facts: RoundFacts) -> Iterator[tuple[str, float | None]]:
     for name, interval in intervals.items():
         yield f"{name}/low", interval.low
         yield f"{name}/high", interval.high
-    for name in ("mean_reward", "mean_tokens", "empty_share", "unfinished_share"):
-        for policy, value in (evaluation[name] or {}).items():
-            yield f"{name}/{policy}", value
-    yield "invalid_share", evaluation["invalid_share"]
-    yield "reward_accuracy", evaluation["reward_accuracy"]
-    yield "reward_margin", evaluation["reward_margin"]
+    for name in ("mean_reward", "mean_tokens"):
+        for policy in ("start", "champion"):
+            yield f"{name}/{policy}", None if evaluation[name] is None else evaluation[name][policy]
+    for name in ("empty_share", "unfinished_share"):
+        yield name, evaluation[name]["challenger"]
+    for name in ("invalid_share", "reward_accuracy", "reward_margin"):
+        yield name, evaluation[name]
 
 
 def _data(facts: RoundFacts) -> Iterator[tuple[str, float | None]]:
     validation = facts.stage("validate_data", "validation.json")
     training = facts.stage("dpo_train", "train.json")
-    assert validation is not None and training is not None, facts.directory
+    assert validation is not None, facts.directory
+    assert training is not None, facts.directory
     for name, key in {"num_eval_pairs": "eval", "quarantined": "quarantined", "quarantine_share": "quarantine_share"}.items():
         yield name, validation[key]
-    yield "eval_loss", training["eval"] and training["eval"]["loss"]
+    yield "eval_loss", None if training["eval"] is None else training["eval"]["loss"]
     collected = facts.stage("collect_preferences", "collect.json")
     if collected is not None:
         yield "ties", collected["ties"]

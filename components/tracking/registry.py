@@ -11,8 +11,8 @@ from mlflow.entities import LoggedModel, LoggedModelStatus, Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from components.tracking import facts as read
-from components.tracking.facts import RoundFacts
+from components.tracking.contents import model_directory
+from components.tracking.facts import RoundFacts, description, lineage
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 _VERSIONS_TAG = "mlflow.modelVersions"  # how MLflow's page of a logged model finds its registered version
@@ -28,24 +28,24 @@ def ensure_model(client: MlflowClient, run: Run, facts: RoundFacts) -> str | Non
     found = list(client.search_logged_models([run.info.experiment_id], filter_string=where))
     ready = [model for model in found if model.status == LoggedModelStatus.READY]
     if ready:
-        return ready[0].model_id
-    directory = read.model_directory(facts)
+        return str(ready[0].model_id)
+    directory = model_directory(facts)
     if directory is None:
         return None
     model = found[0] if found else _create_model(client, run, facts, kind=directory.name)
     client.log_model_artifacts(model.model_id, str(directory))
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-    return model.model_id
+    return str(model.model_id)
 
 
 def _create_model(client: MlflowClient, run: Run, facts: RoundFacts, *, kind: str) -> LoggedModel:
     name = f"round-{facts.record.round:03d}"
-    return client.create_logged_model(run.info.experiment_id, name, run.info.run_id, tags=read.lineage(facts), model_type=kind)
+    return client.create_logged_model(run.info.experiment_id, name, run.info.run_id, tags=lineage(facts), model_type=kind)
 
 
 def ensure_version(client: MlflowClient, model_id: str, run: Run, facts: RoundFacts) -> int:
     """Registers the logged model as a version of the campaign's model, unless that was done; returns the version."""
-    name, record = facts.campaign, facts.record
+    name = facts.campaign
     version = _find_version(client, facts)
     if version is None:
         _ensure_registered_model(client, name)
@@ -53,9 +53,10 @@ def ensure_version(client: MlflowClient, model_id: str, run: Run, facts: RoundFa
             name,
             source=f"models:/{model_id}",
             run_id=run.info.run_id,
-            tags=read.lineage(facts),
-            description=read.description(facts),
+            tags=lineage(facts),
+            description=description(facts),
             model_id=model_id,
+            await_creation_for=0,  # it could hold the campaign up for minutes; SQL registries create at once
         )
     link = json.dumps([{"name": name, "version": str(version.version)}])
     if client.get_logged_model(model_id).tags.get(_VERSIONS_TAG) != link:

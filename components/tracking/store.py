@@ -32,11 +32,15 @@ def tracking_uri(runs: Path) -> str:
     Args:
         runs: Directory that holds the campaigns' directories.
     """
-    return os.environ.get(_ADDRESS) or f"sqlite:///{database(runs)}"
+    return os.environ.get(_ADDRESS) or f"sqlite:///{_database(runs)}"
 
 
-def database(runs: Path) -> Path:
-    """The SQLite file that is the store when no other is configured."""
+def store_exists(runs: Path) -> bool:
+    """Whether there can be anything in the store: making the SQLite file only to find it empty would take seconds."""
+    return _ADDRESS in os.environ or _database(runs).exists()
+
+
+def _database(runs: Path) -> Path:
     return runs.resolve() / "mlflow.db"
 
 

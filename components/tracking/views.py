@@ -1,4 +1,4 @@
-"""The view of an experiment that its links open: the rounds side by side in the table, and the curves that matter first.
+"""How an experiment looks: the view that its links open, with the rounds side by side and the curves that matter first, and colours.
 
 MLflow's pages show no metric in the table and sort the charts by name until someone chooses otherwise. They keep a choice that is
 shared with others as a tag of the experiment; this module writes such a tag. The format is that of MLflow 3.17's "Save as new view".
@@ -10,9 +10,15 @@ from typing import Any
 
 VIEW_KEY = "rounds"
 _TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
+_COLOURS = ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#17becf", "#bcbd22", "#7f7f7f"]
 _FIXED_COLUMNS = ["0", "attributes.`Run Name`", "runDateAndNestInfo"]
 _ROUNDS = ["win_rate_vs_start", "win_rate_vs_champion", "mean_reward", "kl_to_start", "mean_tokens", "num_pairs"]
 _TRAINING = ["loss", "rewards/margins", "rewards/accuracies", "rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected"]
+
+
+def colour(number: int | None) -> str:
+    """Colour of a round's run in the charts; neighbours differ clearly. None is the run `campaign`."""
+    return "#333333" if number is None else _COLOURS[(number - 1) % len(_COLOURS)]
 
 
 def view_tag(created_ms: int) -> tuple[str, str]:

@@ -50,7 +50,7 @@ FLAT_PAIR = pa.DataFrameSchema(
     },
     checks=[
         _rule(lambda flat: flat["prompt_id"].eq(flat["content_id"]) | flat["content_id"].isna(), "prompt_id is not the prompt's"),
-        _rule(lambda flat: flat["chosen"].str.strip().ne(flat["rejected"].str.strip()) | flat["pair"].isna(), "chosen equals rejected"),
+        _rule(lambda flat: flat["chosen"].str.strip().ne(flat["rejected"].str.strip()), "chosen equals rejected"),
         _rule(lambda flat: ~flat["swapped"].isin(flat["pair"].dropna()), "contradicts another pair"),
     ],
 )

@@ -22,7 +22,6 @@ from components.tokens import parse_messages
 from components.validation.schema import COLUMNS, schema_reasons
 from components.validation.semantics import semantic_reasons
 
-STAGE_VERSION = 1
 TRAIN, EVAL, QUARANTINE = "train", "eval", "quarantine"
 
 log = logging.getLogger(__name__)

@@ -27,9 +27,7 @@ def test_plan_epochs_differ_in_order() -> None:
     assert first != second
 
 
-@given(
-    num_pairs=st.integers(1, 24), pairs_per_step=st.integers(1, 24), micro_batch_pairs=st.integers(1, 24), world_size=st.integers(1, 5)
-)
+@given(num_pairs=st.integers(1, 24), pairs_per_step=st.integers(1, 24), micro_batch_pairs=st.integers(1, 24), world_size=st.integers(1, 5))
 def test_layout_any_split_weighs_every_pair_alike(num_pairs: int, pairs_per_step: int, micro_batch_pairs: int, world_size: int) -> None:
     pairs = list(range(min(num_pairs, pairs_per_step)))
     total: Counter[int] = Counter()

@@ -57,8 +57,12 @@ def test_training_policy_is_reference_starts_at_ln_2_and_learns(plain: Path) -> 
     assert summary["eval"]["num_pairs"] == 6
 
 
-@pytest.mark.parametrize("changes", [{"micro_batch_pairs": 1}, {"micro_batch_pairs": 3}, {"zero_stage": 1}, {"zero_stage": 2}, {"zero_stage": 3}])
-def test_training_other_micro_batch_or_zero_stage_same_losses(changes: dict[str, int], plain: Path, make_request: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "changes", [{"micro_batch_pairs": 1}, {"micro_batch_pairs": 3}, {"zero_stage": 1}, {"zero_stage": 2}, {"zero_stage": 3}]
+)
+def test_training_other_micro_batch_or_zero_stage_same_losses(
+    changes: dict[str, int], plain: Path, make_request: Make, tmp_path: Path
+) -> None:
     trained(make_request(epochs=2, **changes), tmp_path / "run")
     assert losses(tmp_path / "run") == pytest.approx(losses(plain), abs=1e-5)
     norms = [[step["grad_norm"] for step in metrics(directory)] for directory in (tmp_path / "run", plain)]

@@ -24,7 +24,11 @@ def test_scores_of_a_judge_that_compares_count_both_sides() -> None:
 
 
 def test_scores_without_a_valid_verdict_are_absent() -> None:
-    verdicts = [make_verdict("judge", GROUP, 0, Opinion(2.0)), make_verdict("judge", GROUP, 1, Opinion(None, "unreadable")), compared(1, 2, None)]
+    verdicts = [
+        make_verdict("judge", GROUP, 0, Opinion(2.0)),
+        make_verdict("judge", GROUP, 1, Opinion(None, "unreadable")),
+        compared(1, 2, None),
+    ]
     assert scores(verdicts) == {("p", 0): 2.0}
 
 

@@ -102,7 +102,9 @@ def test_reward_model_scores_do_not_depend_on_order_or_batch_size(reward_model: 
 def test_reward_model_pads_a_batch_that_uses_every_token(reward_model: Path) -> None:
     everything = Group("p", [{"role": "user", "content": "w1"}], ((0, " ".join(WORDS)), (1, "w2")))
     verdicts = load_judge(config(reward_model)).judge([everything])
-    assert [verdict.score for verdict in verdicts] == pytest.approx([plain_score(reward_model, everything, t) for _, t in everything.responses])
+    assert [verdict.score for verdict in verdicts] == pytest.approx(
+        [plain_score(reward_model, everything, t) for _, t in everything.responses]
+    )
 
 
 @pytest.mark.parametrize(("limit", "positions"), [(10, 64), (2048, 10)])
@@ -160,7 +162,9 @@ def refuse_two_outputs(path: Path) -> None:
 
 
 def refuse_language_model(path: Path) -> None:
-    LlamaForCausalLM(LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)).save_pretrained(path)
+    LlamaForCausalLM(
+        LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    ).save_pretrained(path)
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,9 @@ def test_digest_follows_content_and_not_the_form_or_place(tmp_path: Path) -> Non
     rows = [{"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}, {"chosen": [ASK, BAD], "rejected": [ASK, GOOD]}]
     before = load(tmp_path, *rows).digest
     other = tmp_path / "other.parquet"
-    pq.write_table(pa.Table.from_pylist([{"chosen": [ASK, GOOD], "rejected": [ASK, BAD]}, {"chosen": [ASK, BAD], "rejected": [ASK, GOOD]}]), other)
+    pq.write_table(
+        pa.Table.from_pylist([{"chosen": [ASK, GOOD], "rejected": [ASK, BAD]}, {"chosen": [ASK, BAD], "rejected": [ASK, GOOD]}]), other
+    )
     assert pairs_digest(str(other), split="train") == before
     assert load(tmp_path, *rows[::-1]).digest != before
     assert load(tmp_path, {**rows[0], "p": 0.9}, rows[1]).digest != before

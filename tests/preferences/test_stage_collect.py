@@ -57,9 +57,7 @@ def collect(tmp_path: Path, judge: JudgeRef) -> Callable[..., Path]:
         table = table if shuffled is None else table.sample(frac=1, random_state=shuffled)
         responses = write_artifact(tmp_path / "responses.parquet", table)
         preferences = PreferencesConfig(**{"max_invalid_share": 0.5, **knobs})
-        request = CollectRequest(
-            responses=responses, prompts=prompts, seed_pairs_digest=None, judge=judge, preferences=preferences, seed=5
-        )
+        request = CollectRequest(responses=responses, prompts=prompts, seed_pairs_digest=None, judge=judge, preferences=preferences, seed=5)
         out = tmp_path / folder
         out.mkdir()
         run(request, out)
@@ -124,8 +122,16 @@ def test_collect_twice_gives_the_same_bytes_whatever_the_order_of_the_responses(
         assert (one / name).read_bytes() == (other / name).read_bytes()
 
 
+def test_collect_draws_for_every_prompt_anew(collect: Callable[..., Path]) -> None:
+    pairs = read_table(collect([["good"] + [f"bad {number}" for number in range(12)]] * 5, pairs="best_random") / "preferences.parquet")
+    assert len(pairs) == 5
+    assert pairs["rejected"].nunique() > 1
+
+
 def test_collect_with_too_many_invalid_verdicts_stops(collect: Callable[..., Path]) -> None:
-    with pytest.raises(JudgeUnavailable, match=r"judge rule:goodness: 2 of 15 verdicts \(13.3%\) are invalid, more than .* = 0.1; 2 times: the"):
+    with pytest.raises(
+        JudgeUnavailable, match=r"judge rule:goodness: 2 of 15 verdicts \(13.3%\) are invalid, more than .* = 0.1; 2 times: the"
+    ):
         collect(max_invalid_share=0.1)
 
 
@@ -207,6 +213,12 @@ def test_collect_from_a_data_set_turns_margins_into_soft_labels(tmp_path: Path) 
 def test_collect_from_a_data_set_without_margins_refuses_soft_labels(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="soft_labels = bradley_terry needs p or margin in every row"):
         collect_seeds(tmp_path, [{"prompt": "a", "chosen": "yes", "rejected": "no"}], soft_labels="bradley_terry")
+
+
+def test_collect_from_a_data_set_leaves_a_negative_margin_to_validation(tmp_path: Path) -> None:
+    out = collect_seeds(tmp_path, [{"prompt": "a", "chosen": "yes", "rejected": "no", "margin": -1.0}])
+    assert list(read_table(out / "preferences.parquet")["margin"]) == [-1.0]
+    assert read_json(out / "collect.json")["below_margin"] == 0
 
 
 def test_collect_from_a_data_set_that_changed_stops(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_split_that_leaves_nothing_to_train_on_is_refused(train: list[str], held
 
 def test_split_of_own_prompts_against_the_builtin_held_out_is_refused(tmp_path: Path) -> None:
     source = write_prompts(tmp_path / "train.jsonl", ["a"])
-    with pytest.raises(ValueError, match="but prompts.held_out is builtin: name held-out prompts of the same kind"):
+    with pytest.raises(ValueError, match=r"but prompts.held_out is builtin: name held-out prompts of the same kind"):
         split_prompts(PromptsConfig(train=source))
 
 

@@ -41,9 +41,9 @@ class CampaignMaker:
         self.records: list[RoundRecord] = []
         self.directory.mkdir(parents=True)
         write_json(self.directory / "config.json", self.config.model_dump(mode="json"))
-        self.save(target=3)
+        self.save(target=None)
 
-    def save(self, *, target: int) -> None:
+    def save(self, *, target: int | None) -> None:
         """Writes campaign.json as it stands."""
         champion = {"round": self.champion[0], "digest": self.champion[1]}
         rounds = [record.model_dump(mode="json") for record in self.records]
@@ -178,7 +178,7 @@ class CampaignMaker:
             )
         )
         self.champion = (round_, digest) if promoted else self.champion
-        self.save(target=3)
+        self.save(target=None)
 
     def round(self, round_: int, *, promoted: bool, reasons: tuple[str, ...], vs_champion: float) -> None:
         """Publishes a whole round."""

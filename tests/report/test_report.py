@@ -86,6 +86,15 @@ def test_report_headline_names_the_champion_with_its_interval_and_not_the_last_r
     assert "4 rounds finished, 2 promoted." in header
 
 
+def test_report_win_rate_chart_draws_each_interval_at_its_own_length(page: Page) -> None:
+    bars = {}
+    for opponent in ("challenger", "champion"):  # the colours of the comparisons with the start and with the champion
+        ends = re.findall(rf'<path d="M (\S+) (\S+) L \1 (\S+) "[^>]*stroke: var\(--{opponent}\)', page.source.partition("</figure>")[0])
+        bars[opponent] = [abs(float(low) - float(high)) for _, low, high in ends[:3]]
+    assert bars["challenger"] == pytest.approx([bars["champion"][0] * 0.035 / 0.04] * 3, rel=0.01)
+    assert bars["champion"] == pytest.approx([bars["champion"][0]] * 3, rel=0.01)
+
+
 def test_report_comparison_names_the_champion_that_each_round_met(page: Page) -> None:
     rounds = page.tables["rounds"][0]
     opponents = [rounds[str(number)][3].partition("champion: ")[2] for number in (1, 2, 3)]

@@ -3,18 +3,16 @@
 import json
 import os
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-# Read when mlflow is imported, which the test module does.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when mlflow is imported
 
-from components.artifacts import digest, publishing, write_json, write_table
+from components.artifacts import digest, publishing, read_json, write_json, write_table
 from components.config import CampaignConfig, JudgeConfig
 from components.records import Interval, JudgeRef, RoundRecord
 
@@ -49,113 +47,120 @@ def config() -> dict[str, Any]:
 
 @pytest.fixture
 def build(runs: Path) -> Build:
-    """Writes one round of a campaign and adds it to campaign.json, as the flow does once the round is over."""
+    """Writes one round of the campaign `demo` and adds it to campaign.json, as the flow does once the round is over."""
 
-    def write(number: int, *, promoted: bool = True, weights: str = "w", campaign: str = "demo", in_campaign_json: bool = True) -> tuple[Path, RoundRecord]:
-        return build_round(runs / campaign, number, promoted=promoted, weights=weights, in_campaign_json=in_campaign_json)
+    def write(number: int, *, promoted: bool = True, weights: str = "weights") -> tuple[Path, RoundRecord]:
+        directory = runs / "demo"
+        directory.mkdir(exist_ok=True)
+        if not (directory / "round-000").exists():
+            _write_start(directory / "round-000")
+        record = _record(number, promoted=promoted, policy=digest([weights, number]))
+        _write_data(directory / f"round-{number:03d}", number)
+        _write_training(directory / f"round-{number:03d}", record.policy_digest)
+        _write_evaluation(directory / f"round-{number:03d}", record)
+        path = directory / "campaign.json"
+        earlier = read_json(path)["rounds"] if path.exists() else []
+        write_json(path, {"campaign": "demo", "target": number, "rounds": [*earlier, record.model_dump(mode="json")]})
+        return directory, record
 
     return write
 
 
-def build_round(campaign_dir: Path, number: int, *, promoted: bool, weights: str, in_campaign_json: bool) -> tuple[Path, RoundRecord]:
-    campaign_dir.mkdir(exist_ok=True)
-    if not (campaign_dir / "round-000").exists():
-        _build_start(campaign_dir / "round-000")
-    policy = digest(f"{weights}{number}")
-    _build_stages(campaign_dir / f"round-{number:03d}", number, promoted=promoted, policy=policy)
-    record = _record(campaign_dir, number, promoted=promoted, policy=policy)
-    if in_campaign_json:
-        path = campaign_dir / "campaign.json"
-        rounds = json.loads(path.read_text())["rounds"] if path.exists() else []
-        write_json(path, {"campaign": campaign_dir.name, "target": number, "rounds": [*rounds, record.model_dump(mode="json")]})
-    return campaign_dir, record
+def _interval(value: float) -> Interval:
+    return Interval(value=value, low=value - 0.0625, high=value + 0.0625, n=256)
 
 
-def _interval(value: float, n: int = 256) -> Interval:
-    return Interval(value=value, low=value - 0.04, high=value + 0.04, n=n)
-
-
-def _record(campaign_dir: Path, number: int, *, promoted: bool, policy: str) -> RoundRecord:
+def _record(number: int, *, promoted: bool, policy: str) -> RoundRecord:
+    stages = ("generate_responses", "collect_preferences", "validate_data", "dpo_train", "evaluate", "promote")
     return RoundRecord(
         round=number,
         promoted=promoted,
-        reasons=() if promoted else ("win rate 0.47 [0.43, 0.51] against the champion: its lower bound is not above 0.5",),
-        num_pairs=90 + number,
-        win_rate_vs_champion=_interval(0.74 if promoted else 0.47),
-        win_rate_vs_start=_interval(0.7 + 0.05 * number),
+        reasons=() if promoted else ("the win rate's lower bound 0.41 is not above 0.5",),
+        num_pairs=80 + number,
+        win_rate_vs_champion=_interval(0.75 if promoted else 0.46875),
+        win_rate_vs_start=_interval(0.6875 + number / 16),
         kl_to_start=4.5 * number,
         mean_tokens=21.5 + number,
-        mean_reward=0.9 + 0.6 * number,
-        seconds={"generate_responses": 3.5, "collect_preferences": 0.2, "validate_data": 0.1, "dpo_train": 4.0, "evaluate": 2.0, "promote": 0.01},
+        mean_reward=0.875 + number / 2,
+        seconds=dict(zip(stages, (3.5, 0.25, 0.125, 4.0, 2.0, 0.125), strict=True)),
         policy_digest=policy,
         reference_digest=digest("start"),
     )
 
 
-def _build_start(directory: Path) -> None:
+def _write_start(directory: Path) -> None:
+    judge = JudgeRef(config=JudgeConfig(), digest=digest("rule")).model_dump(mode="json")
     with publishing(directory / "start", stage="start", version=1, key="k") as work:
-        for name, rows in {"train_prompts": 8, "held_out_prompts": 4}.items():
-            prompts = [{"prompt_id": f"{name}-{row}", "messages": json.dumps([{"role": "user", "content": f"hello {row}"}])} for row in range(rows)]
+        for name in ("train_prompts", "held_out_prompts"):
+            prompts = [
+                {"prompt_id": f"{name}-{row}", "messages": json.dumps([{"role": "user", "content": f"hello {row}"}])} for row in range(4)
+            ]
             write_table(work.path / f"{name}.parquet", pd.DataFrame(prompts))
-        judge = JudgeRef(config=JudgeConfig(), digest=digest("rule"))
-        write_json(work.path / "start.json", {"judge": judge.model_dump(mode="json"), "evaluation_judge": judge.model_dump(mode="json")})
+        write_json(work.path / "start.json", {"judge": judge, "evaluation_judge": judge})
 
 
-def _build_stages(directory: Path, number: int, *, promoted: bool, policy: str) -> None:
+def _write_data(directory: Path, number: int) -> None:
     with publishing(directory / "generate_responses", stage="generate_responses", version=1, key="k") as work:
-        write_table(work.path / "responses.parquet", pd.DataFrame({"prompt_id": ["a"], "sample_id": [0], "text": ["sorry"], "token_ids": [[1, 2]]}))
+        write_table(work.path / "responses.parquet", pd.DataFrame({"prompt_id": ["a"], "sample_id": [0], "text": ["sorry"]}))
+    counts = {"prompts": 100, "responses": 400, "verdicts": 400, "invalid_verdicts": 2, "pairs": 90, "ties": 6, "below_margin": 3}
     with publishing(directory / "collect_preferences", stage="collect_preferences", version=1, key="k") as work:
-        counts = {"prompts": 100, "responses": 400, "verdicts": 400, "invalid_verdicts": 2, "pairs": 90, "ties": 6, "below_margin": 3, "no_verdict": 1}
-        write_json(work.path / "collect.json", {**counts, "mean_score": 1.1})
+        write_json(work.path / "collect.json", {**counts, "no_verdict": 1, "mean_score": 1.125})
+    pairs = pd.DataFrame({"pair_id": ["p1", "p2"], "chosen": [f"good {number}", "fine"], "rejected": ["bad", "worse"], "p": [1.0, 0.9]})
+    counts = {"received": 90, "replayed": 0, "train": 80, "eval": 8, "quarantined": 2, "quarantine_share": 0.0222}
     with publishing(directory / "validate_data", stage="validate_data", version=1, key="k") as work:
-        pairs = pd.DataFrame({"pair_id": ["p1", "p2"], "prompt": ["[]", "[]"], "chosen": [f"good {number}", "fine"], "rejected": ["bad", "worse"], "p": [1.0, 0.9], "origin_round": [number, number]})
         write_table(work.path / "train.parquet", pairs)
         write_table(work.path / "eval.parquet", pairs.head(1))
         write_table(work.path / "quarantine.parquet", pairs.head(0))
-        write_json(work.path / "validation.json", {"received": 90, "replayed": 0, "train": 80, "eval": 8, "quarantined": 2, "reasons": {"duplicate": 2}, "quarantine_share": 0.022})
+        write_json(work.path / "validation.json", {**counts, "reasons": {"duplicate": 2}})
+
+
+def _write_training(directory: Path, policy: str) -> None:
+    evaluated = {"loss": 0.40625, "rewards/accuracies": 0.875, "rewards/margins": 0.625, "num_pairs": 8}
     with publishing(directory / "dpo_train", stage="dpo_train", version=1, key="k") as work:
-        _write_curves(work.path / "metrics.jsonl", number)
-        evaluated = {"loss": 0.41, "rewards/accuracies": 0.875, "rewards/margins": 0.6, "num_pairs": 8}
+        (work.path / "metrics.jsonl").write_text("".join(json.dumps(_step(step)) + "\n" for step in range(1, NUM_STEPS + 1)))
         write_json(work.path / "train.json", {"policy_digest": policy, "num_pairs": 80, "num_steps": NUM_STEPS, "eval": evaluated})
         (work.path / "model").mkdir()
-        (work.path / "model" / "config.json").write_text(json.dumps({"round": number}))
+        (work.path / "model" / "config.json").write_text("{}")
         (work.path / "model" / "model.safetensors").write_bytes(policy.encode())
-    with publishing(directory / "evaluate", stage="evaluate", version=1, key="k") as work:
-        _write_evaluation(work.path, number)
-    with publishing(directory / "promote", stage="promote", version=1, key="k") as work:
-        write_json(work.path / "decision.json", {"promoted": promoted, "reasons": []})
 
 
-def _write_curves(path: Path, number: int) -> None:
-    now = time.time()
-    lines = []
-    for step in range(1, NUM_STEPS + 1):
-        loss = 0.693 * 0.9 ** (step - 1)
-        row = {"step": step, "epoch": step / NUM_STEPS, "loss": loss, "learning_rate": 1e-4, "grad_norm": 1.5, "rewards/chosen": 0.1 * step}
-        row |= {"rewards/rejected": -0.1 * step, "rewards/margins": 0.2 * step, "rewards/accuracies": 0.6, "logps/chosen": -20.0 - number}
-        lines.append(json.dumps(row | {"logps/rejected": -30.0, "pairs_per_second": 20.0, "tokens_per_second": 900.0, "time": now + step}))
-    path.write_text("\n".join(lines) + "\n")
+def _step(step: int) -> dict[str, float]:
+    rewards = {"rewards/chosen": step / 8, "rewards/rejected": -step / 8, "rewards/margins": step / 4, "rewards/accuracies": 0.625}
+    logps = {"logps/chosen": -20.0 - step, "logps/rejected": -30.0 - step, "pairs_per_second": 20.0, "tokens_per_second": 900.0}
+    return {
+        "step": step,
+        "epoch": step / 4,
+        "loss": 1 / (1 + step),
+        "learning_rate": 1e-4,
+        "grad_norm": 1.5,
+        **rewards,
+        **logps,
+        "time": 1.8e9 + step,
+    }
 
 
-def _write_evaluation(directory: Path, number: int) -> None:
-    policies = {"start": 0.9, "champion": 1.2, "challenger": 0.9 + 0.6 * number}
+def _write_evaluation(directory: Path, record: RoundRecord) -> None:
+    policies = ("start", "champion", "challenger")
     evaluation = {
         "num_prompts": 256,
-        "win_rate_vs_champion": _interval(0.74).model_dump(),
-        "win_rate_vs_start": _interval(0.8).model_dump(),
-        "mean_reward": policies,
-        "kl_to_start": 4.5 * number,
-        "kl_to_start_interval": _interval(4.5 * number).model_dump(),
-        "mean_tokens": {"start": 20.0, "champion": 21.0, "challenger": 22.0},
-        "empty_share": {"start": 0.0, "champion": 0.0, "challenger": 0.01},
-        "unfinished_share": {"start": 0.02, "champion": 0.01, "challenger": 0.0},
+        "win_rate_vs_champion": record.win_rate_vs_champion.model_dump(),
+        "win_rate_vs_start": record.win_rate_vs_start.model_dump(),
+        "mean_reward": dict(zip(policies, (0.875, 1.25, record.mean_reward), strict=True)),
+        "kl_to_start": record.kl_to_start,
+        "kl_to_start_interval": _interval(record.kl_to_start).model_dump(),
+        "mean_tokens": dict(zip(policies, (20.0, 21.0, record.mean_tokens), strict=True)),
+        "empty_share": dict(zip(policies, (0.0, 0.0, 0.0625), strict=True)),
+        "unfinished_share": dict(zip(policies, (0.03125, 0.0, 0.125), strict=True)),
         "reward_accuracy": 0.875,
-        "reward_margin": 0.6,
+        "reward_margin": 0.625,
         "invalid_share": 0.0,
     }
-    write_json(directory / "evaluation.json", evaluation)
-    samples = {"prompt_id": ["h0", "h1"], "prompt": ["Where is order 12?", "It broke."], "start": ["hm", "no"], "champion": ["on its way", "sorry"]}
-    samples |= {"challenger": ["Order 12 is on its way.", "Sorry! A new one is coming."], "reward_challenger": [2.0, 2.5], "outcome_vs_start": [1.0, 1.0]}
-    write_table(directory / "samples.parquet", pd.DataFrame(samples))
-    (directory / "plots").mkdir()
-    (directory / "plots" / "win_rate.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    samples = {"prompt_id": ["h0", "h1"], "prompt": ["Where is order 12?", "It broke."], "start": ["hm", "no"]}
+    samples |= {"champion": ["on its way", "sorry"], "challenger": ["Order 12 is on its way.", "Sorry! A new one is coming."]}
+    with publishing(directory / "evaluate", stage="evaluate", version=1, key="k") as work:
+        write_json(work.path / "evaluation.json", evaluation)
+        write_table(work.path / "samples.parquet", pd.DataFrame({**samples, "outcome_vs_start": [1.0, 0.5]}))
+        (work.path / "plots").mkdir()
+        (work.path / "plots" / "win_rate.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with publishing(directory / "promote", stage="promote", version=1, key="k") as work:
+        write_json(work.path / "decision.json", {"promoted": record.promoted, "reasons": list(record.reasons)})

@@ -1,0 +1,1 @@
+"""Comparison of challenger, champion and start on held-out prompts."""

@@ -1,0 +1,100 @@
+"""The responses of challenger, champion and start to the held-out prompts, and how far the challenger has moved from the start.
+
+Holds one model in memory at a time. Knows no judge and no file but the models'.
+"""
+
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from components import progress
+from components.dpo.scoring import response_logps
+from components.generation.responses import Response, respond
+from components.generation.sampler import Law, Sampled
+from components.models import load_policy, load_tokenizer, pick_device, resolve_dtype
+from components.records import EvaluateRequest
+from components.tokens import stop_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SCORED_TOGETHER = 16
+"""Responses that are scored together: the logits of all their positions are held at once, so fewer than are sampled together."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One response of each model to each prompt."""
+
+    responses: dict[str, list[Response]]
+    """By model: `challenger`, `champion`, `start`."""
+    log_ratios: list[float]
+    """log p_challenger(y) - log p_start(y) of the challenger's response y to each prompt, in nats; their mean estimates the KL."""
+
+
+def answer(request: EvaluateRequest, prompts: Sequence[list[int]], seeds: Sequence[int]) -> Answers:
+    """Samples from the three models on the same uniform numbers, and scores the challenger's responses under challenger and start.
+
+    Models with equal digests are one model: it is loaded once, and its responses serve under each of its names. Equal uniforms
+    (common random numbers) make responses differ only where the models do, which narrows the comparison and leaves each model's
+    distribution as it is.
+
+    Args:
+        request: The models, limits and sampling temperature.
+        prompts: Token ids of each prompt.
+        seeds: One a prompt.
+    """
+    named = {"challenger": request.challenger, "champion": request.champion, "start": request.start}
+    models = {ref.digest: ref for ref in named.values()}  # the challenger first: the start scores its responses
+    responses: dict[str, list[Response]] = {}
+    logps: dict[str, torch.Tensor] = {}
+    for digest, ref in models.items():
+        tokenizer = load_tokenizer(ref)
+        model = load_policy(ref, dtype=resolve_dtype(request.limits.dtype), device=pick_device())
+        done = len(responses) * len(prompts), len(models) * len(prompts)
+        responses[digest] = _sample(request, model, tokenizer, prompts, seeds, done=done)
+        if digest in (request.challenger.digest, request.start.digest):
+            own = [response.token_ids for response in responses[request.challenger.digest]]
+            logps[digest] = response_logps(model, tokenizer.pad_token_id, prompts, own, batch_size=SCORED_TOGETHER).double()
+        del model
+        _free_memory()
+    log_ratios = (logps[request.challenger.digest] - logps[request.start.digest]).tolist()
+    return Answers({name: responses[ref.digest] for name, ref in named.items()}, log_ratios)
+
+
+def _sample(
+    request: EvaluateRequest,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: Sequence[list[int]],
+    seeds: Sequence[int],
+    *,
+    done: tuple[int, int],
+) -> list[Response]:
+    """One response a prompt; `done` is how many responses of how many there are already."""
+    law = Law(
+        temperature=request.evaluation.temperature,
+        top_p=1.0,
+        top_k=0,
+        max_new_tokens=request.limits.max_response_tokens,
+        stop_ids=frozenset(stop_ids(tokenizer, model)),
+    )
+    finished, total = done
+
+    def report(batch: Sequence[Sampled]) -> None:
+        nonlocal finished
+        finished += len(batch)
+        progress.report(finished, total, "held-out responses")
+
+    one_each = [[seed] for seed in seeds]
+    several = respond(model, tokenizer, prompts, seeds=one_each, law=law, batch_size=request.batch_size, on_batch=report)
+    return [responses[0] for responses in several]
+
+
+def _free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

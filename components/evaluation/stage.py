@@ -1,0 +1,147 @@
+"""The door of evaluation: compares challenger, champion and start on the held-out prompts."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from components.artifacts import derive_seed, read_json, read_table, write_json, write_table
+from components.evaluation.answers import Answers, answer
+from components.evaluation.outcomes import Comparison, compare
+from components.evaluation.statistics import mean_interval, win_rate
+from components.judges import load_pinned_judge
+from components.judges.protocol import Judge
+from components.models import load_tokenizer
+from components.records import EvaluateRequest, Interval
+from components.report.plots import evaluation_plots
+from components.tokens import Messages, parse_messages, prompt_ids
+
+MODELS = ("start", "champion", "challenger")
+
+log = logging.getLogger(__name__)
+
+
+class HeldOut(NamedTuple):
+    """The held-out prompts that are used, in the table's order."""
+
+    prompts: list[tuple[str, Messages]]
+    token_ids: list[list[int]]
+    skipped: int
+    """Prompts that were left out because they are longer than `max_prompt_tokens`."""
+
+
+def run(request: EvaluateRequest, out: Path) -> None:
+    """Writes `evaluation.json`, `samples.parquet` and `plots/`.
+
+    Raises:
+        JudgeUnavailable: Too many comparisons have no verdict.
+        ValueError: No held-out prompt is short enough, or a model or the judge cannot be used.
+        RuntimeError: A model's logits are not finite.
+    """
+    held_out = _held_out(request)
+    seeds = [derive_seed(request.seed, prompt_id) for prompt_id, _ in held_out.prompts]
+    answers = answer(request, held_out.token_ids, seeds)
+    judge = load_pinned_judge(request.judge)
+    comparison = _compare(request, held_out, answers, judge)
+    rewards = comparison.rewards
+    lengths = {name: [len(response.token_ids) for response in answers.responses[name]] for name in MODELS}
+    content = {
+        "num_prompts": len(held_out.prompts),
+        "skipped_long_prompts": held_out.skipped,
+        "judge": judge.name,
+        **_win_rates(request, comparison),
+        "mean_reward": None if rewards is None else {name: _mean(_known(rewards[name])) for name in MODELS},
+        **_divergence(request, answers.log_ratios),
+        "mean_tokens": {name: _mean(lengths[name]) for name in MODELS},
+        "empty_share": {name: _mean([response.empty for response in answers.responses[name]]) for name in MODELS},
+        "unfinished_share": {name: _mean([response.unfinished for response in answers.responses[name]]) for name in MODELS},
+        **_implicit_reward(request),
+        "invalid_share": comparison.invalid_share,
+    }
+    write_json(out / "evaluation.json", content)
+    write_table(out / "samples.parquet", _samples(held_out, answers, comparison).head(request.evaluation.num_samples))
+    evaluation_plots(
+        out,
+        rewards={} if rewards is None else {name: _known(rewards[name]) for name in MODELS},
+        lengths=lengths,
+        outcomes_vs_champion=_known(comparison.outcomes["champion"]),
+        outcomes_vs_start=_known(comparison.outcomes["start"]),
+    )
+
+
+def _held_out(request: EvaluateRequest) -> HeldOut:
+    table = read_table(request.held_out).head(request.num_held_out)
+    tokenizer = load_tokenizer(request.start)
+    prompts = [(name, parse_messages(text)) for name, text in zip(table["prompt_id"], table["messages"], strict=True)]
+    encoded = [prompt_ids(tokenizer, messages) for _, messages in prompts]
+    limit = request.limits.max_prompt_tokens
+    kept = [row for row, ids in enumerate(encoded) if len(ids) <= limit]
+    if not kept:
+        raise ValueError(f"all {len(prompts)} held-out prompts are longer than policy.max_prompt_tokens = {limit}: raise it")
+    skipped = len(prompts) - len(kept)
+    if skipped:
+        log.warning("%d of %d held-out prompts are longer than %d tokens and are left out", skipped, len(prompts), limit)
+    return HeldOut([prompts[row] for row in kept], [encoded[row] for row in kept], skipped)
+
+
+def _compare(request: EvaluateRequest, held_out: HeldOut, answers: Answers, judge: Judge) -> Comparison:
+    """Judges the responses; where champion and start are the same model, it is judged once and stands for both."""
+    same = request.champion.digest == request.start.digest
+    judged = [name for name in MODELS if not (same and name == "start")]
+    found = compare(judge, held_out.prompts, {name: [response.text for response in answers.responses[name]] for name in judged})
+    if not same:
+        return found
+    rewards = None if found.rewards is None else found.rewards | {"start": found.rewards["champion"]}
+    return Comparison(found.outcomes | {"start": found.outcomes["champion"]}, rewards, found.invalid_share)
+
+
+def _win_rates(request: EvaluateRequest, comparison: Comparison) -> dict[str, Any]:
+    settings = request.evaluation
+    rates = {}
+    for opponent in ("champion", "start"):
+        name = f"win_rate_vs_{opponent}"
+        known = _known(comparison.outcomes[opponent])
+        seed = derive_seed(request.seed, name)
+        rates[name] = win_rate(known, confidence=settings.confidence, resamples=settings.bootstrap_resamples, seed=seed).model_dump()
+        if len(known) < len(comparison.outcomes[opponent]):
+            log.warning("%d comparisons with the %s have no verdict", len(comparison.outcomes[opponent]) - len(known), opponent)
+    return rates
+
+
+def _divergence(request: EvaluateRequest, log_ratios: Sequence[float]) -> dict[str, Any]:
+    """KL(challenger || start) a response, estimated on the challenger's own samples; unbiased at temperature 1."""
+    settings = request.evaluation
+    seed = derive_seed(request.seed, "kl_to_start")
+    interval: Interval = mean_interval(log_ratios, confidence=settings.confidence, resamples=settings.bootstrap_resamples, seed=seed)
+    return {"kl_to_start": interval.value, "kl_to_start_interval": interval.model_dump()}
+
+
+def _implicit_reward(request: EvaluateRequest) -> dict[str, float | None]:
+    """How well the trained policy's implicit reward orders the pairs that it was not trained on; None where there were none."""
+    pairs = read_json(request.training.path)["eval"]
+    names = {"reward_accuracy": "rewards/accuracies", "reward_margin": "rewards/margins"}
+    return {name: None if pairs is None else pairs[key] for name, key in names.items()}
+
+
+def _samples(held_out: HeldOut, answers: Answers, comparison: Comparison) -> pd.DataFrame:
+    unscored: list[float | None] = [None] * len(held_out.prompts)
+    rewards = comparison.rewards or {}
+    words = {
+        "prompt_id": [prompt_id for prompt_id, _ in held_out.prompts],
+        "prompt": [messages[-1]["content"] for _, messages in held_out.prompts],
+        **{name: [response.text for response in answers.responses[name]] for name in MODELS},
+    }
+    numbers = {f"reward_{name}": rewards.get(name, unscored) for name in MODELS}
+    numbers |= {f"outcome_vs_{opponent}": comparison.outcomes[opponent] for opponent in ("champion", "start")}
+    return pd.concat([pd.DataFrame(words, dtype="str"), pd.DataFrame(numbers, dtype="float64")], axis=1)
+
+
+def _known(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))

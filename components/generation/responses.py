@@ -1,0 +1,56 @@
+"""Sampled responses as text, and what is counted of them. Shared by generation and evaluation; knows no files and no judge."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from components.generation.sampler import Law, Sampled, sample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Response:
+    """One sampled response."""
+
+    text: str
+    """What it says, without special tokens."""
+    token_ids: list[int]
+    """As sampled, the stop token included."""
+    finish_reason: Literal["stop", "length"]
+
+    @property
+    def empty(self) -> bool:
+        """Whether it says nothing."""
+        return not self.text.strip()
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it says something and was cut by the limit; no response is both empty and unfinished."""
+        return self.finish_reason == "length" and not self.empty
+
+
+def respond(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: Sequence[list[int]],
+    *,
+    seeds: Sequence[Sequence[int]],
+    law: Law,
+    batch_size: int,
+    on_batch: Callable[[Sequence[Sampled]], None],
+) -> list[list[Response]]:
+    """Samples responses to every prompt; arguments and errors as of `sampler.sample`.
+
+    Returns:
+        For each prompt, a response for each of its seeds.
+    """
+    sampled = sample(model, prompts, seeds=seeds, law=law, pad_id=tokenizer.pad_token_id, batch_size=batch_size, on_batch=on_batch)
+    responses: list[list[Response]] = [[] for _ in prompts]
+    for answer in sampled:
+        said = answer.token_ids[:-1] if answer.finish_reason == "stop" else answer.token_ids
+        # Cleaning spaces up would make a text that the policy did not write.
+        text = tokenizer.decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        responses[answer.prompt_index].append(Response(text, answer.token_ids, answer.finish_reason))
+    return responses

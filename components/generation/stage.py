@@ -1,0 +1,105 @@
+"""The door of generation: draws the round's prompts and samples responses to them from the current policy."""
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from components import progress
+from components.artifacts import derive_seed, read_table, write_json, write_table
+from components.generation.responses import Response, respond
+from components.generation.sampler import Law, Sampled
+from components.models import load_policy, load_tokenizer, pick_device, resolve_dtype
+from components.prompts import draw
+from components.records import GenerateRequest
+from components.tokens import parse_messages, prompt_ids, stop_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+RESPONSE_TYPES = {
+    "prompt_id": "str",
+    "sample_id": "int64",
+    "text": "str",
+    "token_ids": "object",
+    "n_tokens": "int64",
+    "finish_reason": "str",
+    "seed": "int64",
+}
+
+log = logging.getLogger(__name__)
+
+
+def run(request: GenerateRequest, out: Path) -> None:
+    """Writes `prompts.parquet` (the draw), `responses.parquet` and `generate.json`.
+
+    A drawn prompt that is longer than `max_prompt_tokens` gets no responses and is counted.
+
+    Raises:
+        ValueError: No drawn prompt is short enough, or the policy cannot be sampled from.
+        RuntimeError: The policy's logits are not finite.
+    """
+    pool = read_table(request.prompts).set_index("prompt_id")["messages"]
+    drawn = draw(pool.index, round=request.round, per_round=request.per_round, seed=request.campaign_seed)
+    tokenizer = load_tokenizer(request.policy)
+    encoded = {name: prompt_ids(tokenizer, parse_messages(pool[name])) for name in drawn}
+    limit = request.limits.max_prompt_tokens
+    sampled = {name: ids for name, ids in encoded.items() if len(ids) <= limit}
+    if not sampled:
+        shortest = min(len(ids) for ids in encoded.values())
+        raise ValueError(
+            f"all {len(drawn)} prompts of the round are longer than policy.max_prompt_tokens = {limit} "
+            f"(the shortest has {shortest} tokens): raise it"
+        )
+    skipped = len(drawn) - len(sampled)
+    if skipped:
+        log.warning("%d of %d prompts are longer than %d tokens and get no responses", skipped, len(drawn), limit)
+    seeds = [[derive_seed(request.seed, name, number) for number in range(request.generation.samples_per_prompt)] for name in sampled]
+    responses = _respond(request, tokenizer, list(sampled.values()), seeds)
+    everything = [response for several in responses for response in several]
+    counts = {
+        "prompts": len(drawn),
+        "responses": len(everything),
+        "skipped_long_prompts": skipped,
+        "tokens": sum(len(response.token_ids) for response in everything),
+        "unfinished": sum(response.unfinished for response in everything),
+        "empty": sum(response.empty for response in everything),
+    }
+    write_table(out / "prompts.parquet", pd.DataFrame({"prompt_id": drawn, "messages": [pool[name] for name in drawn]}, dtype="str"))
+    write_table(out / "responses.parquet", _table(list(sampled), seeds, responses))
+    write_json(out / "generate.json", counts)
+
+
+def _respond(
+    request: GenerateRequest, tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[list[int]], seeds: Sequence[Sequence[int]]
+) -> list[list[Response]]:
+    model = load_policy(request.policy, dtype=resolve_dtype(request.limits.dtype), device=pick_device())
+    generation = request.generation
+    law = Law(
+        temperature=generation.temperature,
+        top_p=generation.top_p,
+        top_k=generation.top_k,
+        max_new_tokens=request.limits.max_response_tokens,
+        stop_ids=frozenset(stop_ids(tokenizer, model)),
+    )
+    total = len(prompts) * generation.samples_per_prompt
+    began, done, tokens = time.monotonic(), 0, 0
+
+    def report(batch: Sequence[Sampled]) -> None:
+        nonlocal done, tokens
+        done, tokens = done + len(batch), tokens + sum(len(answer.token_ids) for answer in batch)
+        progress.report(done, total, f"{tokens / (time.monotonic() - began):.0f} tokens/s")
+
+    return respond(model, tokenizer, prompts, seeds=seeds, law=law, batch_size=generation.batch_size, on_batch=report)
+
+
+def _table(names: Sequence[str], seeds: Sequence[Sequence[int]], responses: Sequence[Sequence[Response]]) -> pd.DataFrame:
+    rows = [
+        (name, number, answer.text, answer.token_ids, len(answer.token_ids), answer.finish_reason, seed)
+        for name, own_seeds, several in zip(names, seeds, responses, strict=True)
+        for number, (seed, answer) in enumerate(zip(own_seeds, several, strict=True))
+    ]
+    return pd.DataFrame(rows, columns=list(RESPONSE_TYPES)).astype(RESPONSE_TYPES)

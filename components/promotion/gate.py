@@ -1,0 +1,90 @@
+"""The promotion gate: whether held-out evidence says that the challenger is better. A pure function of the evaluation's numbers."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from components.config import GateConfig
+
+
+class Decision(NamedTuple):
+    """Whether the challenger replaces the champion, and why: what spoke for it when promoted, all that spoke against it when not."""
+
+    promoted: bool
+    reasons: tuple[str, ...]
+
+
+class Finding(NamedTuple):
+    """What one condition of the gate says."""
+
+    passed: bool
+    reason: str
+
+
+def decide(evaluation: Mapping[str, Any], gate: GateConfig) -> Decision:
+    """Promotes only if the win rate's lower bound is above 0.5 and no guard breaks.
+
+    A number that is missing or not finite refuses the challenger, whatever the others say.
+
+    Args:
+        evaluation: The content of evaluation.json.
+        gate: The guards' limits.
+    """
+    findings = [
+        _win_rate(evaluation),
+        _length(evaluation, gate.max_length_ratio),
+        _divergence(evaluation, gate.max_kl_to_start),
+        _unusable(evaluation, gate.max_unfinished_share),
+    ]
+    against = tuple(finding.reason for finding in findings if not finding.passed)
+    return Decision(False, against) if against else Decision(True, tuple(finding.reason for finding in findings))
+
+
+def _win_rate(evaluation: Mapping[str, Any]) -> Finding:
+    path = "win_rate_vs_champion"
+    value, low, high = (_number(evaluation, path, part) for part in ("value", "low", "high"))
+    if value is None or low is None or high is None:
+        return _unknown("win rate against the champion", path)
+    found = f"win rate {value:.3f} [{low:.3f}, {high:.3f}] against the champion"
+    if low > 0.5:
+        return Finding(True, f"{found} is above 0.5")
+    return Finding(False, f"{found} is not surely above 0.5: its lower bound {low:.4f} must be")
+
+
+def _length(evaluation: Mapping[str, Any], limit: float) -> Finding:
+    challenger, champion = (_number(evaluation, "mean_tokens", name) for name in ("challenger", "champion"))
+    if challenger is None or champion is None or champion <= 0:
+        return _unknown("mean length of challenger and champion", "mean_tokens")
+    found = f"mean length {challenger:.1f} tokens is {challenger / champion:.2f} times the champion's {champion:.1f}"
+    return _guard(challenger / champion, limit, found)
+
+
+def _divergence(evaluation: Mapping[str, Any], limit: float) -> Finding:
+    divergence = _number(evaluation, "kl_to_start")
+    if divergence is None:
+        return _unknown("KL to the start", "kl_to_start")
+    return _guard(divergence, limit, f"KL to the start is {divergence:.2f} nats a response")
+
+
+def _unusable(evaluation: Mapping[str, Any], limit: float) -> Finding:
+    empty, unfinished = (_number(evaluation, name, "challenger") for name in ("empty_share", "unfinished_share"))
+    if empty is None or unfinished is None:
+        return _unknown("share of empty and of unfinished responses", "empty_share and unfinished_share")
+    return _guard(empty + unfinished, limit, f"share of empty or unfinished responses is {empty + unfinished:.3f}")
+
+
+def _guard(value: float, limit: float, found: str) -> Finding:
+    return Finding(True, f"{found}, within {limit:g}") if value <= limit else Finding(False, f"{found}, above the limit {limit:g}")
+
+
+def _unknown(what: str, key: str) -> Finding:
+    return Finding(False, f"{what} is missing from the evaluation or not finite ({key}): no promotion without it")
+
+
+def _number(evaluation: Mapping[str, Any], *path: str) -> float | None:
+    """The finite number at a path of keys; None when there is none."""
+    found: Any = evaluation
+    for key in path:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    usable = isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found)
+    return float(found) if usable else None

@@ -1,0 +1,50 @@
+"""Adds to a run what it does not have yet: params, points, data sets, files, its end. Every function here can be repeated."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import DatasetInput, Metric, Param, Run
+
+_MAX_METRICS, _MAX_PARAMS = 1000, 100  # what MLflow takes in one batch
+
+
+def add_params(client: MlflowClient, run: Run, params: Mapping[str, str]) -> None:
+    """Adds the params whose keys are missing; one that is there is never changed, which MLflow would refuse."""
+    missing = [Param(key, value) for key, value in params.items() if key not in run.data.params]
+    for first in range(0, len(missing), _MAX_PARAMS):
+        client.log_batch(run.info.run_id, params=missing[first : first + _MAX_PARAMS], synchronous=True)
+
+
+def add_points(client: MlflowClient, run: Run, points: Sequence[Metric]) -> None:
+    """Adds the points whose metric has none at their step yet: MLflow itself would add a second one."""
+    keys = {point.key for point in points} & run.data.metrics.keys()
+    logged = {(key, point.step) for key in sorted(keys) for point in client.get_metric_history(run.info.run_id, key)}
+    missing = [point for point in points if (point.key, point.step) not in logged]
+    for first in range(0, len(missing), _MAX_METRICS):
+        client.log_batch(run.info.run_id, metrics=missing[first : first + _MAX_METRICS], synchronous=True)
+
+
+def add_datasets(client: MlflowClient, run: Run, datasets: Sequence[DatasetInput]) -> None:
+    """Adds the data sets that are not among the run's inputs."""
+    logged = {(item.dataset.name, item.dataset.digest) for item in (run.inputs.dataset_inputs if run.inputs else [])}
+    missing = [item for item in datasets if (item.dataset.name, item.dataset.digest) not in logged]
+    if missing:
+        client.log_inputs(run.info.run_id, datasets=missing)
+
+
+def add_files(client: MlflowClient, run: Run, files: Mapping[str, bytes]) -> None:
+    """Writes the files under their names among the run's artifacts; equal files replace each other."""
+    with tempfile.TemporaryDirectory() as staging:
+        for name, content in files.items():
+            path = Path(staging, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        client.log_artifacts(run.info.run_id, staging)
+
+
+def finish(client: MlflowClient, run: Run, ended_ms: int) -> None:
+    """Ends the run as FINISHED at the time at which its last stage ended, unless it is finished and covers that time."""
+    if run.info.status != "FINISHED" or run.info.end_time < ended_ms:
+        client.set_terminated(run.info.run_id, status="FINISHED", end_time=ended_ms)

@@ -1,0 +1,94 @@
+"""Finds a campaign's experiment and runs by their tags, or creates them; says which runs are no longer the campaign's."""
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from components.tracking.contents import SAMPLES_TABLE
+from components.tracking.facts import RoundFacts, description, lineage
+from components.tracking.store import artifact_location
+from components.tracking.views import colour, view_tag
+
+_SUPERSEDED = "superseded"
+# MLflow 3.17 opens by the address of `store.experiment_url`; other pages and versions go by this tag.
+_KIND_OF_EXPERIMENT = {"mlflow.experimentKind": "custom_model_development"}
+log = logging.getLogger(__name__)
+
+
+def ensure_experiment(client: MlflowClient, campaign_dir: Path) -> str:
+    """Id of the experiment that has the campaign's name.
+
+    Raises:
+        RuntimeError: Someone deleted the experiment in MLflow.
+    """
+    name = campaign_dir.name
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        note = f"Campaign {name}: one run a round, and the run `campaign` with a point a round. **Views > Rounds** sets them side by side."
+        view, state = view_tag(time.time_ns() // 1_000_000)
+        tags = _KIND_OF_EXPERIMENT | {"mlflow.note.content": note, view: state}
+        return str(client.create_experiment(name, artifact_location=artifact_location(campaign_dir.parent, name), tags=tags))
+    if experiment.lifecycle_stage != "active":
+        raise RuntimeError(f"experiment {name} was deleted; `mlflow experiments restore -x {experiment.experiment_id}` brings it back")
+    return str(experiment.experiment_id)
+
+
+def ensure_round_run(client: MlflowClient, experiment_id: str, facts: RoundFacts) -> Run:
+    """The run of this round, by its number and its policy's digest."""
+    number = facts.record.round
+    where = f"tags.campaign = '{facts.campaign}' and tags.kind = 'round'"
+    # A campaign whose directory was deleted may begin again under its name: its first round looks at all runs of the old one.
+    found = search(client, experiment_id, where if number == facts.first else f"{where} and tags.round = '{number}'")
+    digests = {str(known.round): known.policy_digest for known in facts.known.values()}
+    current = [run for run in found if run.data.tags.get("policy_digest") == digests.get(run.data.tags["round"])]
+    mine = [run for run in current if run.data.tags["round"] == str(number) and _SUPERSEDED not in run.data.tags]
+    _supersede(client, [run for run in found if run not in current] + mine[1:])
+    if mine:
+        return mine[0]
+    tags = lineage(facts) | {
+        "kind": "round",
+        "mlflow.note.content": description(facts),
+        "mlflow.loggedArtifacts": f'[{{"path": "{SAMPLES_TABLE}", "type": "table"}}]',
+    }
+    return _create(client, experiment_id, f"round {number:03d}", tags, facts.started_ms, number)
+
+
+def ensure_campaign_run(client: MlflowClient, experiment_id: str, facts: RoundFacts) -> Run:
+    """The run with the campaign's curves, by the digest of its first round's policy."""
+    origin = facts.known[facts.first].policy_digest
+    found = search(client, experiment_id, f"tags.campaign = '{facts.campaign}' and tags.kind = 'campaign'")
+    mine = [run for run in found if run.data.tags.get("origin_digest") == origin and _SUPERSEDED not in run.data.tags]
+    _supersede(client, [run for run in found if run not in mine[:1]])
+    if mine:
+        return mine[0]
+    tags = {"campaign": facts.campaign, "kind": "campaign", "origin_digest": origin}
+    return _create(client, experiment_id, "campaign", tags, facts.campaign_started_ms, None)
+
+
+def search(client: MlflowClient, experiment_id: str, where: str) -> list[Run]:
+    """All runs of an experiment that match, oldest first."""
+    order = ["attributes.start_time ASC"]
+    page = client.search_runs([experiment_id], where, order_by=order)
+    found = list(page)
+    while page.token:
+        page = client.search_runs([experiment_id], where, order_by=order, page_token=page.token)
+        found += page
+    return found
+
+
+def _create(client: MlflowClient, experiment_id: str, name: str, tags: dict[str, str], started_ms: int, number: int | None) -> Run:
+    shown = {"mlflow.source.name": "ratchet", "mlflow.source.type": "LOCAL", "mlflow.runColor": colour(number)}
+    return client.create_run(experiment_id, start_time=started_ms, tags=tags | shown, run_name=name)
+
+
+def _supersede(client: MlflowClient, runs: Sequence[Run]) -> None:
+    """Marks runs of weights that are no longer the campaign's: they stay readable, and no longer pass for its rounds."""
+    for run in runs:
+        if _SUPERSEDED not in run.data.tags:
+            log.warning("MLflow run %s (%s) is not of this campaign's weights; marking it superseded", run.info.run_name, run.info.run_id)
+            client.update_run(run.info.run_id, name=f"{run.info.run_name} (superseded)")
+            client.set_tag(run.info.run_id, _SUPERSEDED, "true")

@@ -1,0 +1,44 @@
+"""The configuration reference, written from the docstrings of `components.config`: for the command line and for the README."""
+
+import json
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from components.config import CampaignConfig
+
+
+def config_reference() -> str:
+    """Every section of the configuration as a Markdown table: key, type and range, default, meaning."""
+    top = {name: field for name, field in CampaignConfig.model_fields.items() if not _is_section(field)}
+    parts = [_table("Top level", "A campaign: a named, long-lived sequence of rounds on one policy.", top)]
+    for name, field in CampaignConfig.model_fields.items():
+        if _is_section(field):
+            section: Any = field.annotation
+            if name == "evaluation_judge":
+                parts.append(f"### `{name}`\n\n{field.description} Same keys.\n")
+            else:
+                parts.append(_table(f"`{name}`", (section.__doc__ or "").split("\n")[0], section.model_fields))
+    return "\n".join(parts)
+
+
+def _table(title: str, about: str, fields: dict[str, FieldInfo]) -> str:
+    rows = [f"| `{name}` | {_type(field)} | {_default(field)} | {field.description} |" for name, field in fields.items()]
+    return "\n".join([f"### {title}\n", f"{about}\n", "| key | type | default | meaning |", "|---|---|---|---|", *rows]) + "\n"
+
+
+def _is_section(field: FieldInfo) -> bool:
+    return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+
+
+def _type(field: FieldInfo) -> str:
+    if get_origin(field.annotation) is Literal:
+        return ", ".join(f"`{choice}`" for choice in get_args(field.annotation))
+    symbols = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
+    bounds = [f"{symbol} {getattr(rule, name):g}" for rule in field.metadata for name, symbol in symbols if hasattr(rule, name)]
+    return " ".join([getattr(field.annotation, "__name__", str(field.annotation)), ", ".join(bounds)]).strip()
+
+
+def _default(field: FieldInfo) -> str:
+    return "required" if field.is_required() else f"`{json.dumps(field.default)}`"

@@ -1,0 +1,150 @@
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from components import progress
+from components.artifacts import derive_seed, file_digest, read_json, read_table, write_table
+from components.builtin.world import train_prompts
+from components.config import GenerationConfig, PolicyConfig
+from components.generation.responses import Response
+from components.generation.stage import run
+from components.models import load_tokenizer, start_ref
+from components.prompts import make_prompt
+from components.records import Artifact, GenerateRequest
+from components.tokens import Messages, format_messages
+
+
+class _Heard:
+    """Keeps what is reported."""
+
+    def __init__(self) -> None:
+        self.reports: list[tuple[int, int, str]] = []
+
+    def began(self, round: str, stage: str) -> None:
+        raise AssertionError("a stage does not announce itself")
+
+    def advanced(self, done: int, total: int, text: str) -> None:
+        self.reports.append((done, total, text))
+
+    def ended(self, round: str, stage: str, seconds: float, *, already_done: bool) -> None:
+        raise AssertionError("a stage does not announce its end")
+
+
+def write_pool(path: Path, conversations: list[Messages]) -> Artifact:
+    prompts = [make_prompt(messages) for messages in conversations]
+    write_table(
+        path, pd.DataFrame({"prompt_id": [p.prompt_id for p in prompts], "messages": [format_messages(p.messages) for p in prompts]})
+    )
+    return Artifact(path=path, digest=file_digest(path))
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return write_pool(tmp_path_factory.mktemp("pool") / "train_prompts.parquet", train_prompts()[:40])
+
+
+@pytest.fixture
+def request_for(starter_directory: Path, pool: Artifact) -> Any:
+    def make(*, limits: dict[str, Any] | None = None, **changes: Any) -> GenerateRequest:
+        settings: dict[str, Any] = {
+            "policy": start_ref(starter_directory, revision="main"),
+            "limits": PolicyConfig(**{"dtype": "float32", "max_prompt_tokens": 64, "max_response_tokens": 24, **(limits or {})}),
+            "prompts": pool,
+            "per_round": 12,
+            "round": 1,
+            "campaign_seed": 17,
+            "generation": GenerationConfig(samples_per_prompt=3, batch_size=8),
+            "seed": 99,
+        }
+        return GenerateRequest(**{**settings, **changes})
+
+    return make
+
+
+def generated(request: GenerateRequest, out: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    out.mkdir()
+    run(request, out)
+    assert {path.name for path in out.iterdir()} == {"prompts.parquet", "responses.parquet", "generate.json"}
+    return read_table(out / "prompts.parquet"), read_table(out / "responses.parquet"), read_json(out / "generate.json")
+
+
+def test_generation_answers_every_drawn_prompt_as_often_as_asked(request_for: Any, tmp_path: Path) -> None:
+    request = request_for()
+    heard = _Heard()
+    with progress.shown_by(heard):
+        prompts, responses, counts = generated(request, tmp_path / "out")
+    assert len(prompts) == prompts["prompt_id"].nunique() == 12
+    expected = [(name, number) for name in prompts["prompt_id"] for number in range(3)]
+    assert list(zip(responses["prompt_id"], responses["sample_id"], strict=True)) == expected
+    assert responses["seed"].tolist() == [derive_seed(99, name, number) for name, number in expected]
+    assert responses["n_tokens"].tolist() == [len(ids) for ids in responses["token_ids"]]
+    assert responses["n_tokens"].between(1, 24).all()
+    assert counts["responses"] == len(responses) == 36
+    assert counts["tokens"] == responses["n_tokens"].sum()
+    assert counts["empty"] == (responses["text"].str.strip() == "").sum()
+    assert counts["unfinished"] + counts["empty"] <= 36
+    assert counts["skipped_long_prompts"] == 0
+    assert [(done, total) for done, total, _ in heard.reports] == [(24, 36), (36, 36)]
+
+
+def test_generation_keeps_special_tokens_out_of_the_text_and_the_stop_token_in_the_ids(request_for: Any, tmp_path: Path) -> None:
+    request = request_for(per_round=30)
+    _, responses, _ = generated(request, tmp_path / "out")
+    tokenizer = load_tokenizer(request.policy)
+    finished = responses[responses["finish_reason"] == "stop"]
+    cut = responses[responses["finish_reason"] == "length"]
+    assert len(finished) > 0
+    assert len(cut) > 0
+    assert all(ids[-1] == tokenizer.eos_token_id for ids in finished["token_ids"])
+    assert all(len(ids) == 24 and tokenizer.eos_token_id not in ids for ids in cut["token_ids"])
+    assert not responses["text"].str.contains("<|", regex=False).any()
+    for text, ids in zip(finished["text"], finished["token_ids"], strict=True):
+        said = [token for token in ids if token not in tokenizer.all_special_ids]
+        assert text == tokenizer.decode(said)
+
+
+def test_generation_of_the_same_request_gives_the_same_bytes(request_for: Any, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        generated(request_for(), tmp_path / name)
+    for path in (tmp_path / "first").iterdir():
+        assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes(), path.name
+
+
+def test_generation_with_another_batch_size_gives_the_same_responses(request_for: Any, tmp_path: Path) -> None:
+    _, one, _ = generated(request_for(), tmp_path / "one")
+    _, other, _ = generated(request_for(generation=GenerationConfig(samples_per_prompt=3, batch_size=5)), tmp_path / "other")
+    assert one["text"].tolist() == other["text"].tolist()
+
+
+def test_generation_with_another_seed_or_round_differs(request_for: Any, tmp_path: Path) -> None:
+    prompts, responses, _ = generated(request_for(), tmp_path / "one")
+    _, reseeded, _ = generated(request_for(seed=100), tmp_path / "seed")
+    later, _, _ = generated(request_for(round=2), tmp_path / "round")
+    assert responses["text"].tolist() != reseeded["text"].tolist()
+    assert not set(prompts["prompt_id"]) & set(later["prompt_id"])
+
+
+def test_generation_counts_a_prompt_that_is_too_long_and_gives_it_no_responses(request_for: Any, tmp_path: Path) -> None:
+    long = [{"role": "user", "content": " ".join(messages[0]["content"] for messages in train_prompts()[:8])}]
+    pool = write_pool(tmp_path / "pool.parquet", [*train_prompts()[:5], long])
+    prompts, responses, counts = generated(request_for(prompts=pool), tmp_path / "out")
+    assert (counts["prompts"], counts["skipped_long_prompts"], counts["responses"]) == (6, 1, 15)
+    assert set(prompts["prompt_id"]) - set(responses["prompt_id"]) == {make_prompt(long).prompt_id}
+
+
+def test_generation_with_only_long_prompts_says_which_limit_to_raise(request_for: Any, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ValueError, match=r"all 12 prompts of the round are longer than policy.max_prompt_tokens = 2 .*raise it"):
+        run(request_for(limits={"max_prompt_tokens": 2}), tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "empty", "unfinished"),
+    [("Yes.", "stop", False, False), (" \n", "stop", True, False), ("Ye", "length", False, True), ("  ", "length", True, False)],
+)
+def test_response_is_empty_or_unfinished_but_never_both(text: str, reason: Any, empty: bool, unfinished: bool) -> None:
+    response = Response(text, [5], reason)
+    assert (response.empty, response.unfinished) == (empty, unfinished)

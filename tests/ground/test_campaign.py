@@ -1,0 +1,142 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.artifacts import write_json
+from components.campaign import (
+    CampaignBusy,
+    Champion,
+    State,
+    finish_round,
+    known_state,
+    locked,
+    model_of_round,
+    open_target,
+    pin_config,
+    read_state,
+    write_state,
+)
+from components.config import CampaignConfig
+from components.records import Interval, RoundRecord
+
+RATE = Interval(value=0.6, low=0.55, high=0.65, n=256)
+
+
+def record(round: int, *, promoted: bool = True, **changes: Any) -> RoundRecord:
+    values: dict[str, Any] = {
+        "round": round,
+        "promoted": promoted,
+        "reasons": ("because",),
+        "num_pairs": 10,
+        "win_rate_vs_champion": RATE,
+        "win_rate_vs_start": RATE,
+        "kl_to_start": 1.0,
+        "mean_tokens": 9.0,
+        "mean_reward": 1.0,
+        "seconds": {"evaluate": 1.0},
+        "policy_digest": f"digest-{round}",
+        "reference_digest": "digest-0",
+    }
+    return RoundRecord(**(values | changes))
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    directory = tmp_path / "camp"
+    directory.mkdir()
+    write_state(directory, State(campaign="camp", champion=Champion(round=0, digest="digest-0"), target=2))
+    return directory
+
+
+def test_finish_round_promoted_moves_the_champion_refused_does_not(directory: Path) -> None:
+    assert finish_round(directory, record(1)).champion == Champion(round=1, digest="digest-1")
+    state = finish_round(directory, record(2, promoted=False))
+    assert state.champion.round == 1
+    assert state.last_round == 2
+
+
+def test_finish_round_again_with_its_run_id_adds_no_round(directory: Path) -> None:
+    finish_round(directory, record(1))
+    finish_round(directory, record(2, promoted=False))
+    state = finish_round(directory, record(1, mlflow_run_id="abc"))
+    assert [known.round for known in state.rounds] == [1, 2]
+    assert state.rounds[0].mlflow_run_id == "abc"
+    assert state.champion.round == 1
+
+
+def test_finish_round_earlier_round_again_never_takes_the_crown_back(directory: Path) -> None:
+    finish_round(directory, record(1))
+    finish_round(directory, record(2))
+    assert finish_round(directory, record(1, mlflow_run_id="abc")).champion.round == 2
+
+
+@pytest.mark.parametrize(("target", "expected"), [(2, 2), (None, 4)])
+def test_open_target_open_start_goes_on_and_a_closed_one_adds_rounds(target: int | None, expected: int, directory: Path) -> None:
+    finish_round(directory, record(1))
+    state = read_state(directory)
+    assert state is not None
+    assert open_target(state.model_copy(update={"target": target}), num_rounds=3) == expected
+
+
+def test_read_state_damaged_file_says_what_to_do(directory: Path) -> None:
+    (directory / "campaign.json").write_text('{"campaign": 1}')
+    with pytest.raises(ValueError, match=r"campaign\.json is damaged.*restore it"):
+        read_state(directory)
+
+
+def test_known_state_unknown_campaign_names_the_known_ones(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RATCHET_RUNS", str(directory.parent))
+    with pytest.raises(ValueError, match=r"no campaign camq .* known: camp"):
+        known_state("camq")
+
+
+def test_pin_config_changed_config_is_refused_with_the_way_on(tmp_path: Path) -> None:
+    pin_config(tmp_path, CampaignConfig(campaign="camp"), accept_changes=False)
+    pin_config(tmp_path, CampaignConfig(campaign="camp", num_rounds=9), accept_changes=False)
+    before = (tmp_path / "config.json").read_text()
+    with pytest.raises(ValueError, match=r"seed: 17 -> 18.*--accept-changes"):
+        pin_config(tmp_path, CampaignConfig(campaign="camp", seed=18), accept_changes=False)
+    assert (tmp_path / "config.json").read_text() == before
+    pin_config(tmp_path, CampaignConfig(campaign="camp", seed=18), accept_changes=True)
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 18
+
+
+def test_locked_second_holder_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:
+    with locked(tmp_path, flow_run="run-1"):
+        code = f"""
+from pathlib import Path
+from components.campaign import CampaignBusy, locked
+try:
+    with locked(Path({str(tmp_path)!r})): print("got it")
+except CampaignBusy as busy: print(busy)
+"""
+        told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        assert "flow_run run-1" in told
+        assert "got it" not in told
+    with locked(tmp_path):
+        pass
+
+
+def test_locked_error_within_the_block_lets_go(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), locked(tmp_path):
+        raise RuntimeError
+    with locked(tmp_path), pytest.raises(CampaignBusy), locked(tmp_path):
+        pass
+
+
+def test_model_of_round_adapter_stands_on_the_start_model(tmp_path: Path) -> None:
+    start, stage = tmp_path / "round-000" / "start", tmp_path / "round-002" / "dpo_train"
+    start.mkdir(parents=True)
+    stage.mkdir(parents=True)
+    write_json(start / "start.json", {"model": {"round": 0, "base": "model", "base_digest": "b", "digest": "b"}})
+    assert model_of_round(tmp_path, 0).base == str(start / "model")
+    write_json(stage / "train.json", {"policy_digest": "d", "directory": "adapter"})
+    adapter = model_of_round(tmp_path, 2)
+    assert (adapter.base, adapter.adapter, adapter.digest, adapter.base_digest) == (str(start / "model"), stage / "adapter", "d", "b")
+    write_json(stage / "train.json", {"policy_digest": "d", "directory": "model"})
+    full = model_of_round(tmp_path, 2)
+    assert (full.base, full.adapter, full.digest) == (str(stage / "model"), None, "d")

@@ -1,0 +1,82 @@
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from components.config import CampaignConfig, differences, load_config
+
+ROOT = Path(__file__).parents[2]
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "campaign.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf").glob("*.yaml")), ids=lambda path: path.name)
+def test_config_every_shipped_file_loads(path: Path) -> None:
+    assert load_config(path).campaign
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("campaign: a\ntraining: {bta: 1}", r"unknown key training\.bta; did you mean beta\?"),
+        ("campaign: a\nzzz: 1", r"unknown key zzz; known here: campaign, seed"),
+        ("campaign: a\ntraining: {beta: -1}", r"training\.beta = -1: Input should be greater than 0"),
+        ("campaign: a\ntraining: {loss: dpo}", r"training\.loss = \"dpo\": Input should be 'sigmoid' or 'ipo'"),
+        ("campaign: a/b", r"campaign = \"a/b\": is no file name"),
+        ("campaign: ..", r"is no file name"),
+        ("seed: 3", r"campaign is missing: add it"),
+        ("campaign: a\njudge: {kind: reward_model}", r"judge: kind reward_model needs a model"),
+        ("[1, 2]", r"holds no mapping"),
+        ("campaign: [", r"is no YAML"),
+    ],
+)
+def test_config_wrong_input_is_told_in_one_line(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        load_config(written(tmp_path, text))
+    assert "\n" not in str(caught.value)
+    assert "campaign.yaml" in str(caught.value)
+
+
+def test_config_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"nowhere\.yaml does not exist"):
+        load_config(tmp_path / "nowhere.yaml")
+
+
+def test_config_evaluation_judge_left_out_is_the_judge(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path, "campaign: a\njudge: {kind: reward_model, model: some/model}"))
+    assert config.evaluation_judge == config.judge
+
+
+def test_config_overrides_win_over_the_file(tmp_path: Path) -> None:
+    assert load_config(written(tmp_path, "campaign: a\nnum_rounds: 2"), {"num_rounds": 5}).num_rounds == 5
+
+
+def test_config_resolved_json_loads_back_equal(tmp_path: Path) -> None:
+    config = load_config(ROOT / "conf" / "demo.yaml")
+    assert load_config(written(tmp_path, config.model_dump_json())) == config
+
+
+def test_differences_nested_keys_are_named_with_both_values() -> None:
+    assert differences({"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 4, "d": 3}}) == ["b.c: 2 -> 4"]
+
+
+def sections(model: type[BaseModel], seen: dict[str, type[BaseModel]]) -> dict[str, type[BaseModel]]:
+    for field in model.model_fields.values():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            seen[field.annotation.__name__] = field.annotation
+    return seen
+
+
+@pytest.mark.parametrize("section", [CampaignConfig, *sections(CampaignConfig, {}).values()], ids=lambda section: section.__name__)
+def test_config_every_field_is_read_somewhere_and_described(section: type[BaseModel]) -> None:
+    sources = [path for folder in ("flows", "tasks", "components") for path in (ROOT / folder).rglob("*.py") if path.name != "config.py"]
+    code = "\n".join(path.read_text() for path in sources)
+    for name, field in section.model_fields.items():
+        assert re.search(rf"\.{name}\b", code), f"nothing reads {section.__name__}.{name}"
+        nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        assert nested or field.description, f"{section.__name__}.{name} has no docstring"

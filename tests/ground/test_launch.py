@@ -1,0 +1,150 @@
+"""Stages run once for a key; children die with their parent, and their errors and memory come back."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from components.config import GateConfig
+from components.launch import STAGES, Stage, run_stage, visible_gpus
+from components.records import Artifact, DataRejected, PromoteRequest, StageFailed
+
+MODULE = """
+import os, time
+from pathlib import Path
+from components.records import DataRejected
+def run(request, out):
+    (out / "seen.txt").write_text(request.evaluation.digest)
+    with open({log!r}, "a") as file: file.write(f"{{os.getpid()}}\\n")
+    print("a line of a child")
+    {body}
+"""
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stage of its own whose body a test writes; returns the file that gets a line for every time it ran."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.getcwd()}")
+    monkeypatch.setitem(STAGES, "promote", Stage("a_stage", PromoteRequest, 1))
+    monkeypatch.delitem(sys.modules, "a_stage", raising=False)
+    write(tmp_path, "pass")
+    return tmp_path / "ran.txt"
+
+
+def write(tmp_path: Path, body: str) -> None:
+    (tmp_path / "a_stage.py").write_text(MODULE.format(log=str(tmp_path / "ran.txt"), body=body))
+
+
+def request(digest: str = "1") -> PromoteRequest:
+    return PromoteRequest(evaluation=Artifact(path=Path("/nowhere"), digest=digest), gate=GateConfig())
+
+
+def times_run(log: Path) -> int:
+    return len(log.read_text().splitlines()) if log.exists() else 0
+
+
+def test_run_stage_same_key_runs_once_other_key_runs_again(stage: Path, tmp_path: Path) -> None:
+    first = run_stage("promote", request(), tmp_path / "round")
+    assert run_stage("promote", request(), tmp_path / "round") == first
+    assert times_run(stage) == 1
+    run_stage("promote", request("2"), tmp_path / "round")
+    assert times_run(stage) == 2
+    assert (tmp_path / "round" / "promote" / "seen.txt").read_text() == "2"
+
+
+def test_run_stage_damaged_result_is_run_again(stage: Path, tmp_path: Path) -> None:
+    run_stage("promote", request(), tmp_path / "round")
+    (tmp_path / "round" / "promote" / "seen.txt").write_text("tampered")
+    run_stage("promote", request(), tmp_path / "round")
+    assert times_run(stage) == 2
+
+
+def test_run_stage_error_is_a_stage_failure_and_leaves_nothing(stage: Path, tmp_path: Path) -> None:
+    write(tmp_path, "raise ValueError('bad luck')")
+    with pytest.raises(StageFailed, match="promote failed: ValueError: bad luck"):
+        run_stage("promote", request(), tmp_path / "round")
+    assert os.listdir(tmp_path / "round") == []
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_run_stage_rejected_data_keeps_its_files_beside(ranks: int, stage: Path, tmp_path: Path) -> None:
+    write(tmp_path, "raise DataRejected('12 of 20 pairs')")
+    with pytest.raises(DataRejected, match=r"12 of 20 pairs; the rejected rows are in .*rejected-promote"):
+        run_stage("promote", request(), tmp_path / "round", num_processes=ranks)
+    assert (tmp_path / "round" / "rejected-promote" / "seen.txt").read_text() == "1"
+    assert os.listdir(tmp_path / "round") == ["rejected-promote"]
+
+
+def test_run_stage_in_children_publishes_logs_and_measures(stage: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="components.launch")
+    manifest = run_stage("promote", request(), tmp_path / "round", num_processes=2)
+    assert set(manifest.files) == {"seen.txt"}
+    assert times_run(stage) == 2
+    assert caplog.text.count("a line of a child") == 2
+    assert manifest.peak_memory_bytes > 2 * 10 * 2**20
+
+
+def test_child_process_dies_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    sleeper = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    code = f"""
+import sys
+from components.launch import child_process
+with child_process([sys.executable, "-c", {sleeper!r}]) as child:
+    child.wait()
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
+    pid = wait_for(tmp_path / "pid")
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    assert_gone(pid)
+
+
+def test_torchrun_ranks_die_with_a_parent_that_is_killed(stage: Path, tmp_path: Path) -> None:
+    write(tmp_path, f"Path({str(tmp_path)!r}, 'rank' + os.environ['RANK']).write_text(str(os.getpid())); time.sleep(120)")
+    code = f"""
+import sys
+from pathlib import Path
+from components import launch
+from components.config import GateConfig
+from components.records import Artifact, PromoteRequest
+launch.STAGES["promote"] = launch.Stage("a_stage", PromoteRequest, 1)
+asked = PromoteRequest(evaluation=Artifact(path=Path("/nowhere"), digest="1"), gate=GateConfig())
+launch.run_stage("promote", asked, Path({str(tmp_path / "round")!r}), num_processes=2)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
+    pids = [wait_for(tmp_path / f"rank{rank}") for rank in range(2)]
+    pids += [child.pid for child in psutil.Process(parent.pid).children(recursive=True)]
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    for pid in pids:
+        assert_gone(pid)
+
+
+def wait_for(path: Path, seconds: float = 60) -> int:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if path.exists() and path.read_text():
+            return int(path.read_text())
+        time.sleep(0.05)
+    raise TimeoutError(path)
+
+
+def assert_gone(pid: int, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"process {pid} is still there")
+
+
+@pytest.mark.parametrize(("value", "count"), [("", 0), ("-1", 0), ("0", 1), ("0,3", 2)])
+def test_visible_gpus_follow_the_environment(value: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    assert visible_gpus() == count

@@ -1,0 +1,260 @@
+"""The stage: planted defects are quarantined with their reasons, everything else is kept, and the counts add up."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from components.artifacts import read_json, read_table
+from components.config import PolicyConfig
+from components.records import DataRejected, ValidateRequest
+from components.validation.stage import evaluation_prompts, run
+
+Pair = Callable[..., dict[str, Any]]
+Request = Callable[..., ValidateRequest]
+LONG = "w1 w2 w3 w4 w5 w6 w7"
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def validate(
+    request: ValidateRequest, tmp_path: Path, folder: str = "out"
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    out = tmp_path / folder
+    out.mkdir(exist_ok=True)
+    run(request, out)
+    train, evaluated, quarantine = (read_table(out / f"{name}.parquet") for name in ("train", "eval", "quarantine"))
+    return train, evaluated, quarantine, read_json(out / "validation.json")
+
+
+DEFECTS: dict[str, Callable[[Pair], dict[str, Any]]] = {
+    "prompt is no list of chat messages": lambda pair: pair("w10", prompt="w10"),
+    "prompt is empty": lambda pair: pair("  "),
+    "prompt does not end with a user message": lambda pair: pair([user("w10"), {"role": "assistant", "content": "w11"}]),
+    "prompt_id is not the prompt's": lambda pair: pair("w10", prompt_id="0" * 16),
+    "chosen is empty": lambda pair: pair("w10", chosen=" \n"),
+    "rejected is empty": lambda pair: pair("w10", rejected=""),
+    "chosen is no text": lambda pair: pair("w10", chosen=None),
+    "rejected is no text": lambda pair: pair("w10", rejected=None),
+    "chosen equals rejected": lambda pair: pair("w10", chosen="w1 ", rejected="w1"),
+    "p is outside [0, 1]": lambda pair: pair("w10", p=1.5),
+    "p is no number": lambda pair: pair("w10", p=None),
+    "margin is negative or infinite": lambda pair: pair("w10", margin=float("inf")),
+    "tag is empty": lambda pair: pair("w10", tag=""),
+    "tag is no text": lambda pair: pair("w10", tag=None),
+    "prompt is held out": lambda pair: pair(" W199\n"),
+    "prompt is longer than max_prompt_tokens": lambda pair: pair("w10 " * 10),
+    "chosen equals rejected as tokens within max_response_tokens": lambda pair: pair("w10", chosen=LONG, rejected=f"{LONG} w8"),
+    "the prompt's tokens are no prefix of prompt and answer": lambda pair: pair("w10", rejected="moves"),
+    "the chat template refuses the conversation": lambda pair: pair([{"role": "system", "content": "w1"}, user("w10")]),
+}
+
+
+@pytest.mark.parametrize("reason", DEFECTS)
+def test_planted_defect_is_quarantined_with_its_reason_and_nothing_else(
+    reason: str, pair: Pair, make_request: Request, tmp_path: Path
+) -> None:
+    good = [pair("w1"), pair("w2"), pair("w1", chosen="w9")]
+    train, evaluated, quarantine, counts = validate(make_request([*good[:2], DEFECTS[reason](pair), good[2]]), tmp_path)
+    assert list(quarantine["reason"]) == [reason]
+    assert list(train["pair_id"]) == [row["pair_id"] for row in good]
+    assert len(evaluated) == 0
+    assert counts == {
+        "received": 4,
+        "replayed": 0,
+        "train": 3,
+        "eval": 0,
+        "quarantined": 1,
+        "reasons": {reason: 1},
+        "quarantine_share": 0.25,
+    }
+
+
+def test_negative_margin_is_quarantined_and_an_absent_one_is_not(pair: Pair, make_request: Request, tmp_path: Path) -> None:
+    rows = [pair("w1", margin=None), pair("w2", margin=-0.5), pair("w3", margin=0.0)]
+    train, _, quarantine, _ = validate(make_request(rows), tmp_path)
+    assert list(quarantine["pair_id"]) == [rows[1]["pair_id"]]
+    assert train["margin"].isna().tolist() == [True, False]
+
+
+def test_row_with_two_defects_carries_both_reasons(pair: Pair, make_request: Request, tmp_path: Path) -> None:
+    rows = [pair("w1"), pair("w10 " * 10 + "w199", p=2.0, chosen=""), pair("w10 " * 10, chosen=LONG, rejected=f"{LONG} w8")]
+    _, _, quarantine, counts = validate(make_request(rows), tmp_path)
+    assert list(quarantine["reason"]) == [
+        "chosen is empty; p is outside [0, 1]",
+        "chosen equals rejected as tokens within max_response_tokens; prompt is longer than max_prompt_tokens",
+    ]
+    assert counts["quarantined"] == 2
+    assert sum(counts["reasons"].values()) == 4
+
+
+def test_answers_that_differ_within_the_limit_are_kept(pair: Pair, make_request: Request, tmp_path: Path) -> None:
+    rows = [pair("w1", chosen=LONG, rejected=f"{LONG} w8")]
+    train, *_ = validate(make_request(rows, limits=PolicyConfig(max_prompt_tokens=12, max_response_tokens=8)), tmp_path)
+    assert len(train) == 1
+
+
+def test_prompt_at_the_limit_is_kept(pair: Pair, make_request: Request, tmp_path: Path) -> None:
+    request = make_request([pair("w10 " * 9), pair("w10 " * 10)])
+    train, _, quarantine, _ = validate(request, tmp_path)
+    assert (len(train), len(quarantine)) == (1, 1)
+
+
+def test_duplicates_keep_the_first_and_contradictions_keep_neither(pair: Pair, make_request: Request, tmp_path: Path) -> None:
+    rows = [
+        pair("w1"),
+        pair("w1", chosen="w1 w2 "),
+        pair("W1 "),
+        pair("w2", chosen="w5", rejected="w6"),
+        pair("w2", chosen="w6", rejected="w5"),
+        pair("w3", chosen="w6", rejected="w5"),
+    ]
+    train, _, quarantine, counts = validate(make_request(rows), tmp_path)
+    assert list(train["pair_id"]) == [rows[0]["pair_id"], rows[5]["pair_id"]]
+    assert list(quarantine["reason"]) == ["duplicate of another pair"] * 2 + ["contradicts another pair"] * 2
+    assert counts["reasons"] == {"contradicts another pair": 2, "duplicate of another pair": 2}
+
+
+def replayed(pair: Pair, origin: int, *questions: str) -> list[dict[str, Any]]:
+    return [pair(question) | {"origin_round": origin} for question in questions]
+
+
+def test_replayed_pairs_join_training_only_and_carry_their_round(pair: Pair, make_request: Request, tmp_path: Path) -> None:
+    rows = [pair(f"w{number}") for number in range(20)]
+    earlier = [replayed(pair, 1, "w30", "w31"), replayed(pair, 1, "w30", "w31") + replayed(pair, 2, "w32")]
+    train, evaluated, _, counts = validate(make_request(rows, replayed=earlier, eval_share=0.9), tmp_path)
+    assert Counter(train["origin_round"]) == {3: 2, 1: 2, 2: 1}
+    assert set(evaluated["origin_round"]) == {3}
+    assert (counts["received"], counts["replayed"], counts["quarantined"]) == (20, 3, 0)
+
+
+def test_replayed_copy_of_a_new_pair_gives_way_and_costs_no_share(pair: Pair, make_request: Request, tmp_path: Path) -> None:
+    request = make_request([pair("w1"), pair("w2")], replayed=[replayed(pair, 2, "w1", "w5")], max_quarantine_share=0.0)
+    train, _, quarantine, counts = validate(request, tmp_path)
+    assert list(zip(train["pair_id"], train["origin_round"], strict=True)) == [
+        (pair("w1")["pair_id"], 3),
+        (pair("w2")["pair_id"], 3),
+        (pair("w5")["pair_id"], 2),
+    ]
+    assert list(quarantine["origin_round"]) == [2]
+    assert (counts["quarantined"], counts["quarantine_share"]) == (1, 0.0)
+
+
+def test_prompt_that_is_replayed_is_never_evaluated_on(pair: Pair, make_request: Request, tmp_path: Path) -> None:
+    rows = [pair(f"w{number}", chosen="w9") for number in range(10)]
+    request = make_request(rows, replayed=[replayed(pair, 2, *(f"W{number}" for number in range(1, 10)))], eval_share=0.99)
+    _, evaluated, _, _ = validate(request, tmp_path)
+    assert list(evaluated["pair_id"]) == [rows[0]["pair_id"]]
+
+
+def test_split_keeps_a_prompt_on_one_side_and_follows_the_seed(pair: Pair, make_request: Request, tmp_path: Path) -> None:
+    rows = [pair(f"w{number}", chosen=f"w{answer}", rejected="w150") for number in range(40) for answer in (100, 101, 102)]
+    sides = {}
+    for seed in (1, 2):
+        train, evaluated, _, counts = validate(make_request(rows, eval_share=0.25, seed=seed), tmp_path)
+        assert not set(train["prompt"]) & set(evaluated["prompt"])
+        assert (counts["train"], counts["eval"]) == (90, 30)
+        sides[seed] = set(evaluated["prompt"])
+    assert sides[1] != sides[2]
+
+
+def test_split_does_not_depend_on_the_order_of_the_pairs(pair: Pair, make_request: Request, tmp_path: Path) -> None:
+    rows = [pair(f"w{number}") for number in range(30)]
+    _, forward, _, _ = validate(make_request(rows, eval_share=0.3), tmp_path)
+    _, backward, _, _ = validate(make_request(rows[::-1], eval_share=0.3), tmp_path)
+    assert sorted(forward["pair_id"]) == sorted(backward["pair_id"])
+
+
+def test_evaluation_prompts_are_the_rounded_share() -> None:
+    contents = [str(number) for number in range(40)]
+    assert len(evaluation_prompts(contents * 2, share=0.1, seed=1)) == 4
+    assert evaluation_prompts(contents, share=0.0, seed=1) == set()
+
+
+def test_validate_twice_gives_the_same_bytes(pair: Pair, make_request: Request, tmp_path: Path) -> None:
+    request = make_request([pair(f"w{number}") for number in range(12)] + [pair("w199")], eval_share=0.3)
+    validate(request, tmp_path)
+    validate(request, tmp_path, "again")
+    for name in ("train.parquet", "eval.parquet", "quarantine.parquet", "validation.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_too_large_a_quarantine_rejects_the_data_and_leaves_the_rows_to_read(pair: Pair, make_request: Request, tmp_path: Path) -> None:
+    rows = [pair(f"w{number}") for number in range(6)] + [pair("w20", chosen=""), pair("w21", chosen=""), pair("w199")]
+    validate(make_request(rows, max_quarantine_share=3 / 9), tmp_path)
+    with pytest.raises(DataRejected) as caught:
+        validate(make_request(rows, max_quarantine_share=0.33), tmp_path, "rejected")
+    assert str(caught.value) == (
+        "3 of 9 pairs (33.3%) are quarantined, more than validation.max_quarantine_share = 0.33; "
+        "2 x chosen is empty; 1 x prompt is held out"
+    )
+    assert len(read_table(tmp_path / "rejected" / "quarantine.parquet")) == 3
+    assert read_json(tmp_path / "rejected" / "validation.json")["quarantined"] == 3
+
+
+@pytest.mark.parametrize("eval_share", [0.0, 0.5])
+def test_too_few_pairs_reject_the_data_even_with_replayed_ones(
+    eval_share: float, pair: Pair, make_request: Request, tmp_path: Path
+) -> None:
+    rows = [pair(f"w{number}") for number in range(8)]
+    earlier = [replayed(pair, 2, *(f"w{number}" for number in range(50, 60)))]
+    left = 8 if eval_share == 0.0 else 4
+    validate(make_request(rows, replayed=earlier, min_pairs=left, eval_share=eval_share), tmp_path)
+    with pytest.raises(DataRejected, match=f"{left} of 8 pairs are left to train on, fewer than validation.min_pairs = {left + 1}$"):
+        validate(make_request(rows, replayed=earlier, min_pairs=left + 1, eval_share=eval_share), tmp_path)
+
+
+def test_no_pairs_at_all_reject_the_data(make_request: Request, tmp_path: Path) -> None:
+    with pytest.raises(DataRejected, match="0 of 0 pairs are left to train on"):
+        validate(make_request([]), tmp_path)
+    assert read_json(tmp_path / "out" / "validation.json")["quarantine_share"] is None
+
+
+def test_table_without_its_columns_is_rejected(pair: Pair, make_request: Request, tmp_path: Path) -> None:
+    request = make_request([pair("w1")])
+    read_table(request.preferences).drop(columns=["chosen", "p"]).to_parquet(request.preferences.path)
+    with pytest.raises(DataRejected, match="is no table of preference pairs: it has no chosen, p"):
+        validate(request, tmp_path)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    planted=st.lists(st.sampled_from(["good", "again", "opposite", *DEFECTS]), max_size=25),
+    share=st.floats(0, 0.9),
+    carried=st.integers(0, 4),
+)
+def test_counts_add_up_for_any_mix(
+    planted: list[str], share: float, carried: int, pair: Pair, make_request: Request, tmp_path: Path
+) -> None:
+    good = ["good", "again", "opposite"]
+    whole = {"good": pair("w100"), "again": pair("w101"), "opposite": pair("w101", chosen="w3", rejected="w1 w2")}
+    rows = [whole[name] if name in good else DEFECTS[name](pair) for name in planted]
+    request = make_request(
+        rows, replayed=[replayed(pair, 1, *(f"w{120 + n}" for n in range(carried)))] if carried else [], eval_share=share
+    )
+    out = tmp_path / "out"
+    out.mkdir(exist_ok=True)
+    try:
+        run(request, out)
+    except DataRejected as error:
+        assert "left to train on" in str(error)  # noqa: PT017
+    counts = read_json(out / "validation.json")
+    tables = {name: read_table(out / f"{name}.parquet") for name in ("train", "eval", "quarantine")}
+    assert (counts["received"], counts["replayed"]) == (len(rows), carried)
+    assert counts["received"] + counts["replayed"] == counts["train"] + counts["eval"] + counts["quarantined"]
+    assert (counts["train"], counts["eval"], counts["quarantined"]) == tuple(len(table) for table in tables.values())
+    kept = pd.concat([tables["train"]["pair_id"], tables["eval"]["pair_id"]])
+    both = {"again", "opposite"} <= set(planted)
+    expected = {whole["good"]["pair_id"]} if "good" in planted else set()
+    expected |= (
+        {whole["again" if "again" in planted else "opposite"]["pair_id"]} if not both and {"again", "opposite"} & set(planted) else set()
+    )
+    assert set(kept) - {pair(f"w{120 + n}")["pair_id"] for n in range(carried)} == expected
+    assert kept.is_unique
