@@ -125,7 +125,8 @@ class PreferencesConfig(Section):
     max_invalid_share: float = Field(default=0.05, ge=0.0, le=1.0)
     """Share of invalid verdicts above which the round stops."""
     seed_pairs: str = ""
-    """A preference data set (JSONL, Parquet or `datasets` name with prompt/chosen/rejected, or HH transcripts) that is round 1's data; empty samples round 1 too."""
+    """A preference data set that is round 1's data (JSONL, Parquet or `datasets` name; prompt/chosen/rejected or HH transcripts); empty
+    samples round 1 like the others."""
     seed_pairs_split: str = "train"
     """Split that is read when `seed_pairs` is a `datasets` name."""
 

@@ -28,8 +28,8 @@ def encode_pairs(table: pd.DataFrame, tokenizer: "PreTrainedTokenizerBase", *, m
     pairs = []
     for prompt, chosen, rejected, p in zip(table["prompt"], table["chosen"], table["rejected"], table["p"], strict=True):
         messages = parse_messages(prompt)
-        answers = [response_ids(tokenizer, messages, answer, max_tokens=max_response_tokens) for answer in (chosen, rejected)]
-        pairs.append(Pair(prompt_ids(tokenizer, messages), *answers, p=float(p)))
+        kept, dropped = (response_ids(tokenizer, messages, text, max_tokens=max_response_tokens) for text in (chosen, rejected))
+        pairs.append(Pair(prompt_ids(tokenizer, messages), kept, dropped, float(p)))
     return pairs
 
 

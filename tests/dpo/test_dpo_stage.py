@@ -137,7 +137,7 @@ def test_training_reference_of_other_weights_is_caught_at_the_first_step(make_re
         return scored(self, engine, slots)
 
     monkeypatch.setattr(training_loop.Objective, "micro_batch", moved)
-    with pytest.raises(RuntimeError, match="the first loss is 0.69.*same digest"):
+    with pytest.raises(RuntimeError, match=r"the first loss is 0\.69.*same digest"):
         trained(request, tmp_path / "run")
 
 

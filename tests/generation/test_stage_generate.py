@@ -3,17 +3,19 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 from components import progress
 from components.artifacts import derive_seed, file_digest, read_json, read_table, write_table
 from components.builtin.world import train_prompts
 from components.config import GenerationConfig, PolicyConfig
-from components.generation.responses import Response
+from components.generation.responses import Response, respond
+from components.generation.sampler import Law
 from components.generation.stage import run
-from components.models import load_tokenizer, start_ref
+from components.models import load_policy, load_tokenizer, start_ref
 from components.prompts import make_prompt
 from components.records import Artifact, GenerateRequest
-from components.tokens import Messages, format_messages
+from components.tokens import Messages, format_messages, prompt_ids
 
 
 class _Heard:
@@ -118,12 +120,17 @@ def test_generation_with_another_batch_size_gives_the_same_responses(request_for
     assert one["text"].tolist() == other["text"].tolist()
 
 
-def test_generation_with_another_seed_or_round_differs(request_for: Any, tmp_path: Path) -> None:
+def test_generation_with_another_seed_gives_other_responses_to_the_same_prompts(request_for: Any, tmp_path: Path) -> None:
     prompts, responses, _ = generated(request_for(), tmp_path / "one")
-    _, reseeded, _ = generated(request_for(seed=100), tmp_path / "seed")
-    later, _, _ = generated(request_for(round=2), tmp_path / "round")
+    same, reseeded, _ = generated(request_for(seed=100), tmp_path / "other")
+    assert prompts["prompt_id"].tolist() == same["prompt_id"].tolist()
     assert responses["text"].tolist() != reseeded["text"].tolist()
-    assert not set(prompts["prompt_id"]) & set(later["prompt_id"])
+
+
+def test_generation_of_several_rounds_draws_each_prompt_once(request_for: Any, tmp_path: Path) -> None:
+    """Rounds have seeds of their own; the order of the pool must not."""
+    rounds = [generated(request_for(round=number, seed=number), tmp_path / str(number))[0]["prompt_id"] for number in (1, 2, 3)]
+    assert pd.concat(rounds).nunique() == 36
 
 
 def test_generation_counts_a_prompt_that_is_too_long_and_gives_it_no_responses(request_for: Any, tmp_path: Path) -> None:
@@ -139,6 +146,18 @@ def test_generation_with_only_long_prompts_says_which_limit_to_raise(request_for
     with pytest.raises(ValueError, match=r"all 12 prompts of the round are longer than policy.max_prompt_tokens = 2 .*raise it"):
         run(request_for(limits={"max_prompt_tokens": 2}), tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_respond_leaves_an_ordinary_stop_word_out_of_the_text(starter_directory: Path) -> None:
+    start = start_ref(starter_directory, revision="main")
+    tokenizer, model = load_tokenizer(start), load_policy(start, dtype=torch.float32, device=torch.device("cpu"))
+    words = frozenset(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
+    rule = Law(temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=6, stop_ids=words)
+    prompt = prompt_ids(tokenizer, train_prompts()[0])
+    answers = respond(model, tokenizer, [prompt], seeds=[range(8)], law=rule, batch_size=1, on_batch=lambda batch: None)[0]
+    stopped = [answer for answer in answers if answer.finish_reason == "stop"]
+    assert len(stopped) > 4
+    assert all(answer.token_ids[-1] in words and answer.text == "" for answer in stopped)
 
 
 @pytest.mark.parametrize(
