@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from components.report.tables import round_rows
+from components.report.tables import decisions, round_rows, measure_rows
 
 
 class StageProgress:
@@ -50,14 +50,27 @@ class StageProgress:
 
 
 def print_rounds(console: Console, state: dict[str, Any]) -> None:
-    """Prints the campaign's rounds as a table."""
-    rows = round_rows(state)
-    table = Table(title=f"campaign {state['campaign']}: champion is round {state['champion']['round']}", title_justify="left")
-    for name in rows[0] if rows else ():
-        table.add_column(name, overflow="fold")
+    """Prints the campaign's rounds: numbers, seconds a stage, and what the gate said of each."""
+    if not state["rounds"]:
+        console.print(f"campaign {state['campaign']}: no round has finished yet", highlight=False)
+        return
+    champion = state["champion"]["round"]
+    console.print(f"\ncampaign {state['campaign']}: the champion is {f'round {champion} (*)' if champion else 'the start model'}", highlight=False)
+    _print_table(console, round_rows(state))
+    console.print("the challengers' means, and seconds a stage", highlight=False)
+    _print_table(console, measure_rows(state))
+    for line in decisions(state):
+        console.print(line, highlight=False)
+    console.print()
+
+
+def _print_table(console: Console, rows: list[dict[str, str]]) -> None:
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in rows[0]:
+        table.add_column(name, no_wrap=True)
     for row in rows:
         table.add_row(*row.values())
-    console.print(table if rows else f"campaign {state['campaign']}: no round has finished yet", highlight=False)
+    console.print(table)
 
 
 def print_places(console: Console, directory: Path) -> None:

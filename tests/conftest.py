@@ -18,5 +18,5 @@ def starter_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from components.builtin.starter import build_starter
 
     directory = tmp_path_factory.mktemp("starter") / "model"
-    build_starter(directory, steps=20)
+    build_starter(directory, steps=150)
     return directory

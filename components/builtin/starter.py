@@ -26,9 +26,9 @@ from components.builtin.world import corpus, held_out_prompts, load_world, world
 CODE_VERSION = 1
 """Part of the cache's key: raise it when this module's training or files change."""
 
-STEPS = 500
-DRILL_STEPS = 80
-"""Steps on copying drills before the corpus: without them, copying an order number takes several times as many steps to emerge."""
+STEPS = 380
+DRILL_STEPS = 100
+"""Steps on drills before the corpus: without them, copying a number and finding the remedy take several times as many steps to emerge."""
 ROWS_PER_STEP = 16
 DRILLS_PER_STEP = 32
 LEARNING_RATE = 2e-3
@@ -180,8 +180,13 @@ def _batches(tokenizer: PreTrainedTokenizerFast, steps: int) -> Iterator[Batch]:
 
 
 def _drill(rng: random.Random) -> tuple[list[dict[str, str]], str]:
-    """A message that lists a few products and order numbers, to be repeated."""
-    items = [product if rng.random() < 0.5 else "#" + "".join(rng.sample("0123456789", 4)) for product in rng.sample(load_world().products, 4)]
+    """A short exercise: products and order numbers to be repeated, or an issue to be answered by its remedy and the days it takes."""
+    world = load_world()
+    if rng.random() < 0.3:
+        issue = rng.choice(list(world.issues.values()))
+        remedy = world.remedies[issue.remedy]
+        return [{"role": "user", "content": rng.choice(issue.phrases)}], f"{remedy.phrase} {remedy.days} days"
+    items = [product if rng.random() < 0.5 else "#" + "".join(rng.sample("0123456789", 4)) for product in rng.sample(world.products, 4)]
     text = " ".join(items[: rng.randint(2, 4)])
     return [{"role": "user", "content": text}], text
 

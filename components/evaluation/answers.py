@@ -39,8 +39,8 @@ def answer(request: EvaluateRequest, prompts: Sequence[list[int]], seeds: Sequen
     """Samples from the three models on the same uniform numbers, and scores the challenger's responses under challenger and start.
 
     Models with equal digests are one model: it is loaded once, and its responses serve under each of its names. Equal uniforms
-    (common random numbers) make responses differ only where the models do, which narrows the comparison and leaves each model's
-    distribution as it is.
+    (common random numbers) make the responses of close models alike, so that chance differences count as ties; each model's own
+    distribution stays as it is.
 
     Args:
         request: The models, limits and sampling temperature.
@@ -60,7 +60,7 @@ def answer(request: EvaluateRequest, prompts: Sequence[list[int]], seeds: Sequen
             own = [response.token_ids for response in responses[request.challenger.digest]]
             logps[digest] = response_logps(model, tokenizer.pad_token_id, prompts, own, batch_size=SCORED_TOGETHER).double()
         del model
-        _free_memory()
+        _give_memory_back()
     log_ratios = (logps[request.challenger.digest] - logps[request.start.digest]).tolist()
     return Answers({name: responses[ref.digest] for name, ref in named.items()}, log_ratios)
 
@@ -94,7 +94,8 @@ def _sample(
     return [responses[0] for responses in several]
 
 
-def _free_memory() -> None:
-    gc.collect()
+def _give_memory_back() -> None:
+    """A deleted model's memory is free at once on a CPU; an accelerator's allocator keeps it from the next model's larger blocks."""
     if torch.cuda.is_available():
+        gc.collect()
         torch.cuda.empty_cache()

@@ -48,7 +48,7 @@ def mean_interval(values: Sequence[float], *, confidence: float, resamples: int,
     """
     numbers = np.asarray(values, dtype=np.float64)
     if not numbers.size:
-        raise ValueError("there is no prompt to take a mean over: no response has a verdict")
+        raise ValueError("there is no prompt to take a mean over")
     chance = np.random.default_rng(seed)
     size = max(1, CELLS // numbers.size)
     parts = [

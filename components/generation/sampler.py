@@ -89,8 +89,8 @@ def sample(
 def pick_tokens(logits: torch.Tensor, uniforms: torch.Tensor, law: Law) -> torch.Tensor:
     """Draws one token a row by inverting its cumulative distribution at a uniform number.
 
-    Tokens tied with the last one that top-k or top-p admits are admitted too, so the law does not hang on a sort's order. Nearby
-    distributions give the same token for most uniforms: models that are compared on equal seeds differ only where they disagree.
+    Tokens tied with the last one that top-k or top-p admits are admitted too, so the law does not hang on a sort's order. At one
+    uniform number, equal distributions give the same token, and close ones mostly do where few tokens have most of the probability.
 
     Args:
         logits: (rows, vocabulary), any precision; the softmax is in float32 and its running sum in float64.

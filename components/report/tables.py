@@ -8,7 +8,7 @@ from components.report.wording import count, decimal, stage_name
 
 
 def round_rows(campaign_json: dict[str, Any]) -> list[dict[str, str]]:
-    """One row a finished round, oldest first; the keys are the column headings, in order. Cells may have several lines.
+    """One row a finished round, oldest first; the keys are the column headings, in order.
 
     Args:
         campaign_json: Content of campaign.json.
@@ -17,18 +17,41 @@ def round_rows(campaign_json: dict[str, Any]) -> list[dict[str, str]]:
     return [_row(record, state.champion.round) for record in state.rounds]
 
 
+def measure_rows(campaign_json: dict[str, Any]) -> list[dict[str, str]]:
+    """One row a finished round: the challenger's reward, KL and length, and the seconds of each stage; a dash where there is none."""
+    rounds = State.model_validate(campaign_json).rounds
+    stages = list(dict.fromkeys(stage for record in rounds for stage in record.seconds))
+    return [_measures(record) | {stage_name(stage): decimal(record.seconds.get(stage), 1) for stage in stages} for record in rounds]
+
+
+def decisions(campaign_json: dict[str, Any]) -> list[str]:
+    """A line for each finished round: what the gate decided, and all its reasons."""
+    rounds = State.model_validate(campaign_json).rounds
+    return [f"round {record.round} {_standing(record)}: {'; '.join(record.reasons)}" for record in rounds]
+
+
 def _row(record: RoundRecord, champion: int) -> dict[str, str]:
-    standing = "promoted" if record.promoted else "refused"
     return {
-        "round": str(record.round),
+        "round": str(record.round) + ("*" if record.round == champion else ""),
         "pairs": count(record.num_pairs),
-        "wins against": f"start {_estimate(record.win_rate_vs_start)}\nchampion {_estimate(record.win_rate_vs_champion)}",
-        "means": f"reward {decimal(record.mean_reward, 3)}\nKL {decimal(record.kl_to_start, 2)}\ntokens {decimal(record.mean_tokens, 1)}",
-        "outcome": "\n".join([standing + (", champion" if record.round == champion else ""), *record.reasons]),
-        "seconds": "\n".join(f"{stage_name(stage)} {decimal(seconds, 1)}" for stage, seconds in record.seconds.items()),
+        "wins vs start": _estimate(record.win_rate_vs_start),
+        "wins vs champion": _estimate(record.win_rate_vs_champion),
+        "gate": _standing(record),
     }
 
 
+def _measures(record: RoundRecord) -> dict[str, str]:
+    return {
+        "round": str(record.round),
+        "reward": decimal(record.mean_reward, 2),
+        "KL": decimal(record.kl_to_start, 1),
+        "tokens": decimal(record.mean_tokens, 1),
+    }
+
+
+def _standing(record: RoundRecord) -> str:
+    return "promoted" if record.promoted else "refused"
+
+
 def _estimate(interval: Interval) -> str:
-    """The interval goes below its value: a terminal is short of columns, not of lines."""
-    return f"{decimal(interval.value, 3)}\n{decimal(interval.low, 3)} to {decimal(interval.high, 3)}"
+    return f"{decimal(interval.value, 3)} ({decimal(interval.low, 3)}–{decimal(interval.high, 3)})"

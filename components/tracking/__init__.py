@@ -4,14 +4,16 @@ The files are the truth. Everything here can be repeated: a round that was recor
 what is missing is added. Importing this package loads mlflow (about two seconds), so only the task that records a round does it.
 """
 
+from components.tracking.links import compare_url, experiment_url
 from components.tracking.recording import Tracked, close_dangling, record_round
-from components.tracking.store import TrackingUnavailable, compare_url, experiment_url, tracking_uri
+from components.tracking.store import TrackingUnavailable, ensure_store, tracking_uri
 
 __all__ = [
     "Tracked",
     "TrackingUnavailable",
     "close_dangling",
     "compare_url",
+    "ensure_store",
     "experiment_url",
     "record_round",
     "tracking_uri",

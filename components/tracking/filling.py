@@ -27,11 +27,8 @@ def add_points(client: MlflowClient, run: Run, points: Sequence[Metric]) -> None
 
 
 def add_datasets(client: MlflowClient, run: Run, datasets: Sequence[DatasetInput]) -> None:
-    """Adds the data sets that are not among the run's inputs."""
-    logged = {(item.dataset.name, item.dataset.digest) for item in (run.inputs.dataset_inputs if run.inputs else [])}
-    missing = [item for item in datasets if (item.dataset.name, item.dataset.digest) not in logged]
-    if missing:
-        client.log_inputs(run.info.run_id, datasets=missing)
+    """Adds the data sets as the run's inputs; MLflow itself takes one name and digest only once."""
+    client.log_inputs(run.info.run_id, datasets=list(datasets))
 
 
 def add_files(client: MlflowClient, run: Run, files: Mapping[str, bytes]) -> None:
@@ -45,6 +42,5 @@ def add_files(client: MlflowClient, run: Run, files: Mapping[str, bytes]) -> Non
 
 
 def finish(client: MlflowClient, run: Run, ended_ms: int) -> None:
-    """Ends the run as FINISHED at the time at which its last stage ended, unless it is finished and covers that time."""
-    if run.info.status != "FINISHED" or run.info.end_time < ended_ms:
-        client.set_terminated(run.info.run_id, status="FINISHED", end_time=ended_ms)
+    """Ends the run as FINISHED at the time at which its last stage ended."""
+    client.set_terminated(run.info.run_id, status="FINISHED", end_time=ended_ms)

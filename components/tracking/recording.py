@@ -58,7 +58,8 @@ def record_round(campaign_dir: Path, round: int, *, config: dict[str, Any], reco
         add_files(client, run, artifacts(facts))
         version = _record_model(client, run, facts)
         _record_campaign(client, experiment_id, facts)
-        finish(client, run, facts.ended_ms)
+        if run.info.status != "FINISHED":
+            finish(client, run, facts.ended_ms)
     return Tracked(run_id=run.info.run_id, experiment_id=experiment_id, model_version=version)
 
 
@@ -105,6 +106,8 @@ def _record_campaign(client: MlflowClient, experiment_id: str, facts: RoundFacts
     run = ensure_campaign_run(client, experiment_id, facts)
     add_params(client, run, params(facts))
     add_points(client, run, campaign_points(facts))
-    if facts.record.round == max(facts.known):
+    newest = facts.record.round == max(facts.known)
+    if newest:
         client.set_tag(run.info.run_id, "champion", str(facts.champion))
-    finish(client, run, facts.ended_ms)
+    if newest or run.info.status != "FINISHED":
+        finish(client, run, facts.ended_ms)

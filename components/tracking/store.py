@@ -4,17 +4,18 @@ Knows nothing of campaigns but the place of their files.
 """
 
 import contextlib
-import json
+import fcntl
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from urllib.parse import quote, urlsplit
 
 from mlflow import MlflowClient
 
-from components.tracking.views import VIEW_KEY
+from components.tracking.links import is_server, without_password
 
+_SQLITE = "sqlite:///"
 _ADDRESS = "MLFLOW_TRACKING_URI"
 _QUIET = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 # MLflow's own values (120 s, 7 retries with growing pauses) would hold a campaign up for minutes. It also retries requests that create
@@ -32,21 +33,54 @@ def tracking_uri(runs: Path) -> str:
     Args:
         runs: Directory that holds the campaigns' directories.
     """
-    return os.environ.get(_ADDRESS) or f"sqlite:///{_database(runs)}"
+    return os.environ.get(_ADDRESS) or f"{_SQLITE}{runs.resolve() / 'mlflow.db'}"
 
 
 def store_exists(runs: Path) -> bool:
-    """Whether there can be anything in the store: making the SQLite file only to find it empty would take seconds."""
-    return _ADDRESS in os.environ or _database(runs).exists()
+    """Whether there can be anything in the store; False only for a SQLite file that is not there."""
+    uri = tracking_uri(runs)
+    return not uri.startswith(_SQLITE) or Path(uri.removeprefix(_SQLITE)).exists()
 
 
-def _database(runs: Path) -> Path:
-    return runs.resolve() / "mlflow.db"
+def ensure_store(runs: Path) -> str:
+    """Makes the store if it is a SQLite file that is not there; returns the store's address.
+
+    MLflow makes its tables in many steps that take seconds, and cannot open a file in which it was killed between two of them. So
+    they are made in another file, which gets its name when it is complete.
+
+    Args:
+        runs: Directory that holds the campaigns' directories.
+    """
+    uri = tracking_uri(runs)
+    path = Path(uri.removeprefix(_SQLITE))
+    if store_exists(runs):
+        return uri
+    path.parent.mkdir(parents=True, exist_ok=True)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)  # two campaigns may begin at once; a killed process lets go
+        if not path.exists():
+            _make_database(path)
+    finally:
+        os.close(directory)
+    return uri
+
+
+def _make_database(path: Path) -> None:
+    for leftover in path.parent.glob(f".{path.name}.*tmp*"):
+        leftover.unlink()
+    making, made = (path.with_name(f".{path.name}.{stage}.tmp") for stage in ("making", "made"))
+    with _quiet():
+        MlflowClient(f"{_SQLITE}{making}").search_experiments(max_results=1)
+    # MLflow keeps the file that it made open for the life of the process, so the store is a copy that nobody has open.
+    shutil.copyfile(making, made)
+    os.replace(made, path)
+    making.unlink()
 
 
 def artifact_location(runs: Path, campaign: str) -> str | None:
     """Where a new experiment keeps its artifacts: beside the runs, or, with a tracking server, wherever that decides (None)."""
-    if _is_server(tracking_uri(runs)):
+    if is_server(tracking_uri(runs)):
         return None
     return (runs.resolve() / "mlartifacts" / campaign).as_uri()
 
@@ -61,56 +95,33 @@ def connected(runs: Path) -> Iterator[MlflowClient]:
     uri = tracking_uri(runs)
     # The address goes into the environment as well: MLflow's SQL registry looks a model up through the process-wide address,
     # whatever the client was made for.
-    defaults = {_ADDRESS: uri} | _QUIET | (_IMPATIENT if _is_server(uri) else {})
-    with _environment(defaults), _quiet("alembic", "mlflow.store.db.utils"):
+    defaults = {_ADDRESS: uri} | _QUIET | (_IMPATIENT if is_server(uri) else {})
+    with _environment(defaults), _quiet():
         try:
-            yield MlflowClient(uri)
+            yield MlflowClient(ensure_store(runs))
         except Exception as error:  # each artifact store raises the errors of its own library
-            cause = " ".join(str(error).split())
-            raise TrackingUnavailable(f"MLflow at {without_password(uri)} was not written: {type(error).__name__}: {cause}") from error
-
-
-def experiment_url(uri: str, experiment_id: str) -> str:
-    """Page that shows a campaign's rounds side by side, if `uri` is an MLflow server's address; else `uri`, which has no pages."""
-    # Without the work flow in the address a fresh browser lands on the overview of traces, whatever the experiment's tags say.
-    return _page(uri, f"experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={VIEW_KEY}")
-
-
-def compare_url(uri: str, experiment_id: str, run_ids: Sequence[str]) -> str:
-    """Page that sets runs side by side, if `uri` is an MLflow server's address; else `uri`, which has no pages."""
-    runs, experiments = (quote(json.dumps(list(ids), separators=(",", ":"))) for ids in (run_ids, [experiment_id]))
-    return _page(uri, f"compare-runs?runs={runs}&experiments={experiments}")
-
-
-def _page(uri: str, path: str) -> str:
-    address = without_password(uri)
-    return f"{address.rstrip('/')}/#/{path}" if _is_server(uri) else address
-
-
-def without_password(uri: str) -> str:
-    """The address as it may be shown: user name and password are left out."""
-    parts = urlsplit(uri)
-    return uri.replace(f"{parts.netloc}", parts.netloc.rpartition("@")[2], 1) if "@" in parts.netloc else uri
-
-
-def _is_server(uri: str) -> bool:
-    return uri.startswith(("http://", "https://"))
+            shown = without_password(uri)
+            cause = " ".join(str(error).split()).replace(uri, shown)
+            raise TrackingUnavailable(f"MLflow at {shown} was not written: {type(error).__name__}: {cause}") from error
 
 
 @contextlib.contextmanager
 def _environment(defaults: Mapping[str, str]) -> Iterator[None]:
-    missing = {name: value for name, value in defaults.items() if name not in os.environ}
-    os.environ.update(missing)
+    before = {name: os.environ.get(name) for name in defaults}
+    os.environ.update({name: value for name, value in defaults.items() if not before[name]})
     try:
         yield
     finally:
-        for name in missing:
-            os.environ.pop(name, None)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager
-def _quiet(*names: str) -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in names]
+def _quiet() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in ("alembic", "mlflow")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)

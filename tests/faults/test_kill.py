@@ -40,8 +40,8 @@ class Campaign:
             "policy": {"model": str(model), "dtype": "float32", "max_prompt_tokens": 64, "max_response_tokens": 40},
             "prompts": {"per_round": 48, "num_held_out": 64},
             "generation": {"batch_size": 64},
-            "validation": {"max_quarantine_share": 0.5},
-            "training": {"learning_rate": 1e-3, "epochs": 2, "pairs_per_step": 4, "micro_batch_pairs": 4, "checkpoint_every": 3},
+            "validation": {"max_quarantine_share": 0.95, "min_pairs": 1},
+            "training": {"learning_rate": 3e-4, "epochs": 2, "pairs_per_step": 4, "micro_batch_pairs": 4, "checkpoint_every": 3},
             "gate": {"max_unfinished_share": 1.0},
         }
         (place / "campaign.yaml").write_text(yaml.safe_dump(settings))

@@ -36,8 +36,8 @@ def make_config(starter_directory: Path) -> Callable[..., CampaignConfig]:
             "policy": {"model": str(starter_directory), "dtype": "float32", "max_prompt_tokens": 64, "max_response_tokens": 40},
             "prompts": {"per_round": 24, "num_held_out": 48},
             "generation": {"samples_per_prompt": 4, "batch_size": 48},
-            "validation": {"max_quarantine_share": 0.5},
-            "training": {"learning_rate": 1e-3, "epochs": 1, "pairs_per_step": 8, "micro_batch_pairs": 8},
+            "validation": {"max_quarantine_share": 0.95, "min_pairs": 1},
+            "training": {"learning_rate": 3e-4, "epochs": 1, "pairs_per_step": 8, "micro_batch_pairs": 8},
             "gate": {"max_unfinished_share": 1.0},
         }
         return CampaignConfig.model_validate(values | changes)

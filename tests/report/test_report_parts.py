@@ -15,7 +15,7 @@ from components.report import read
 from components.report.curves import running_mean
 from components.report.plots import bin_edges, evaluation_plots, outcome_counts, training_plot
 from components.report.round import escape_markdown, round_markdown
-from components.report.tables import round_rows
+from components.report.tables import decisions, measure_rows, round_rows
 from components.report.wording import comparison, decimal, duration
 
 
@@ -90,19 +90,36 @@ def test_escape_markdown_of_markup_shows_it_unchanged(text: str) -> None:
     assert "".join(token.content for token in tokens if token.type in ("text", "text_special")) == text
 
 
-def test_round_rows_give_what_campaign_json_holds(finished_campaign: Any) -> None:
-    rows = round_rows(json.loads((finished_campaign.directory / "campaign.json").read_text()))
-    assert [row["round"] for row in rows] == ["1", "2", "3"]
+def test_tables_give_what_campaign_json_holds(finished_campaign: Any) -> None:
+    state = json.loads((finished_campaign.directory / "campaign.json").read_text())
+    rows, measures = round_rows(state), measure_rows(state)
+    assert [row["round"] for row in rows] == ["1", "2", "3*"]
     assert rows[1] == {
         "round": "2",
         "pairs": "317",
-        "wins against": "start 0.820\n0.785 to 0.855\nchampion 0.481\n0.441 to 0.521",
-        "means": "reward 1.901\nKL 5.44\ntokens 24.1",
-        "outcome": "refused\nlower bound 0.4410 <= 0.5\nlength ratio 1.71 > 1.5",
-        "seconds": "generate 5.2\ncollect 2.5\nvalidate 2.8\ntrain 63.5\nevaluate 6.1\npromote 2.1",
+        "wins vs start": "0.820 (0.785–0.855)",
+        "wins vs champion": "0.481 (0.441–0.521)",
+        "gate": "refused",
     }
-    assert [row["outcome"].splitlines()[0] for row in rows] == ["promoted", "refused", "promoted, champion"]
-    assert len({tuple(row) for row in rows}) == 1
+    assert measures[1] == {
+        "round": "2",
+        "reward": "1.90",
+        "KL": "5.4",
+        "tokens": "24.1",
+        "generate": "5.2",
+        "collect": "2.5",
+        "validate": "2.8",
+        "train": "63.5",
+        "evaluate": "6.1",
+        "promote": "2.1",
+    }
+    assert decisions(state)[1] == "round 2 refused: lower bound 0.4410 <= 0.5; length ratio 1.71 > 1.5"
+
+
+def test_measure_rows_seeded_round_has_a_dash_where_it_had_no_stage(finished_campaign: Any) -> None:
+    state = json.loads((finished_campaign.directory / "campaign.json").read_text())
+    state["rounds"][0]["seconds"].pop("generate_responses")
+    assert [row["generate"] for row in measure_rows(state)][:2] == ["–", "5.2"]
 
 
 @pytest.mark.parametrize(

@@ -23,11 +23,13 @@ Build = Callable[..., tuple[Path, RoundRecord]]
 @pytest.fixture(scope="session")
 def migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty store: making one takes seconds, copying it does not."""
-    from mlflow import MlflowClient
+    from components.tracking import ensure_store
 
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
+    directory = tmp_path_factory.mktemp("mlflow")
+    (directory / ".mlflow.db.making.tmp").write_text("what a killed process left")
+    ensure_store(directory)
+    assert [path.name for path in directory.iterdir()] == ["mlflow.db"]
+    return directory / "mlflow.db"
 
 
 @pytest.fixture

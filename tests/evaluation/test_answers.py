@@ -1,0 +1,102 @@
+import math
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components import progress
+from components.artifacts import derive_seed
+from components.builtin.world import held_out_prompts
+from components.evaluation import answers as answers_module
+from components.evaluation.answers import Answers, answer
+from components.models import load_policy, load_tokenizer
+from components.records import EvaluateRequest, ModelRef
+from components.tokens import prompt_ids
+
+Make = Callable[..., EvaluateRequest]
+SEEDS = [derive_seed(5, number) for number in range(12)]
+
+
+def prompts_for(ref: ModelRef) -> list[list[int]]:
+    tokenizer = load_tokenizer(ref)
+    return [prompt_ids(tokenizer, messages) for messages in held_out_prompts()[:12]]
+
+
+def answered(request: EvaluateRequest) -> Answers:
+    return answer(request, prompts_for(request.start), SEEDS)
+
+
+def texts(found: Answers, name: str) -> list[str]:
+    return [response.text for response in found.responses[name]]
+
+
+def test_answers_of_equal_weights_under_another_name_are_equal_and_have_no_divergence(
+    make_request: Make, models: dict[str, ModelRef]
+) -> None:
+    twin = models["start"].model_copy(update={"digest": "the same weights, unbeknown"})
+    found = answered(make_request("start", "near").model_copy(update={"challenger": twin}))
+    assert texts(found, "challenger") == texts(found, "start")
+    assert max(abs(ratio) for ratio in found.log_ratios) < 1e-5
+
+
+def test_answers_of_one_digest_have_exactly_no_divergence(make_request: Make) -> None:
+    assert answered(make_request("start", "start")).log_ratios == [0.0] * 12
+
+
+def test_answers_of_different_models_differ(make_request: Make) -> None:
+    found = answered(make_request("near", "rambling"))
+    assert len({tuple(texts(found, name)) for name in ("start", "champion", "challenger")}) == 3
+
+
+def test_answers_measure_the_log_ratio_of_the_challengers_own_responses(make_request: Make) -> None:
+    """The planted models say every word equally often, so the ratio depends only on the number of words and on whether it ended."""
+    found = answered(make_request("terse", "near"))
+    assert len({len(response.token_ids) for response in found.responses["challenger"]}) > 1
+    for response, ratio in zip(found.responses["challenger"], found.log_ratios, strict=True):
+        ends = response.finish_reason == "stop"
+        expected = (len(response.token_ids) - ends) * math.log(0.4 / 0.9) + ends * math.log(0.6 / 0.1)
+        assert ratio == pytest.approx(expected, abs=1e-4)
+
+
+def test_answers_load_each_model_once_and_never_hold_two(make_request: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[Any] = []
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        assert all(earlier() is None for earlier in loaded), "the model before is still in memory"
+        model = load_policy(*args, **kwargs)
+        loaded.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(answers_module, "load_policy", counting)
+    answered(make_request("rambling", "near"))
+    assert len(loaded) == 3
+    answered(make_request("rambling", "start"))
+    assert len(loaded) == 5
+    answered(make_request("start", "start"))
+    assert len(loaded) == 6
+
+
+def test_answers_follow_the_temperature(make_request: Make) -> None:
+    request = make_request("near", "start")
+    cold = request.model_copy(update={"evaluation": request.evaluation.model_copy(update={"temperature": 1e-4})})
+    one, other = answer(cold, prompts_for(request.start), SEEDS), answer(cold, prompts_for(request.start), SEEDS[::-1])
+    assert texts(one, "challenger") == texts(other, "challenger")
+    assert texts(answered(request), "challenger") != texts(one, "challenger")
+
+
+def test_answers_report_progress_over_all_models(make_request: Make, tmp_path: Path) -> None:
+    heard: list[tuple[int, int]] = []
+
+    class Heard:
+        def began(self, round: str, stage: str) -> None: ...
+
+        def advanced(self, done: int, total: int, text: str) -> None:
+            heard.append((done, total))
+
+        def ended(self, round: str, stage: str, seconds: float, *, already_done: bool) -> None: ...
+
+    with progress.shown_by(Heard()):
+        answered(make_request("rambling", "near", batch_size=8))
+    assert heard == [(8, 36), (12, 36), (20, 36), (24, 36), (32, 36), (36, 36)]

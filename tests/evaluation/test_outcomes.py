@@ -1,0 +1,118 @@
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from components.evaluation.outcomes import compare
+from components.judges.protocol import Group, Opinion, Verdict, judge_alone, make_verdict
+from components.records import JudgeUnavailable
+from components.tokens import Messages
+
+PROMPTS: list[tuple[str, Messages]] = [(f"p{number}", [{"role": "user", "content": f"question {number}"}]) for number in range(40)]
+
+
+class Alone:
+    """Scores each response by a function of its text; None is an answer that nobody can read."""
+
+    name = "alone"
+
+    def __init__(self, score: Callable[[str], float | None]) -> None:
+        self.score = score
+
+    def judge(self, groups: Sequence[Group]) -> list[Verdict]:
+        return judge_alone(self.name, groups, lambda texts: [Opinion(self.score(text), "unreadable") for _, text in texts])
+
+
+class Pairwise:
+    """Compares in the given orders; `share(first, second)` is the first one's share of the win."""
+
+    name = "pairwise"
+
+    def __init__(self, share: Callable[[str, str], float | None], orders: Sequence[tuple[int, int]] = ((0, 1), (1, 0))) -> None:
+        self.share, self.orders = share, orders
+        self.asked = 0
+
+    def judge(self, groups: Sequence[Group]) -> list[Verdict]:
+        verdicts = []
+        for group in groups:
+            for first, second in self.orders:
+                (one, text), (other, opposed) = group.responses[first], group.responses[second]
+                self.asked += 1
+                verdicts.append(make_verdict(self.name, group, one, Opinion(self.share(text, opposed), "mumbled"), opponent_id=other))
+        return verdicts
+
+
+def texts(challenger: str, champion: str, start: str = "x") -> dict[str, list[str]]:
+    return {"start": [start] * 40, "champion": [champion] * 40, "challenger": [challenger] * 40}
+
+
+def longer(first: str, second: str) -> float:
+    return 0.9 if len(first) > len(second) else 0.1 if len(first) < len(second) else 0.5
+
+
+@pytest.mark.parametrize("judge", [Alone(lambda text: float(len(text))), Pairwise(longer)])
+@pytest.mark.parametrize(("challenger", "champion", "outcome"), [("long", "s", 1.0), ("s", "long", 0.0), ("same", "four", 0.5)])
+def test_compare_gives_the_better_response_the_win(judge: Alone | Pairwise, challenger: str, champion: str, outcome: float) -> None:
+    found = compare(judge, PROMPTS, texts(challenger, champion, start=""))
+    assert found.outcomes == {"champion": [outcome] * 40, "start": [1.0] * 40}
+    assert found.invalid_share == 0
+
+
+def test_compare_by_a_judge_that_scores_gives_rewards() -> None:
+    found = compare(Alone(lambda text: float(len(text))), PROMPTS, texts("long", "s", ""))
+    assert found.rewards == {"start": [0.0] * 40, "champion": [1.0] * 40, "challenger": [4.0] * 40}
+
+
+def test_compare_by_a_judge_that_compares_gives_no_rewards_and_asks_each_order_once() -> None:
+    judge = Pairwise(longer)
+    assert compare(judge, PROMPTS, texts("long", "s")).rewards is None
+    assert judge.asked == 2 * 2 * 40
+
+
+def test_compare_cancels_a_preference_for_the_first_place() -> None:
+    found = compare(Pairwise(lambda first, second: 1.0), PROMPTS, texts("a", "b"))
+    assert found.outcomes["champion"] == [0.5] * 40
+
+
+def test_compare_where_only_one_order_is_decided_is_three_quarters() -> None:
+    """Prefers the challenger's text when it comes first, and is undecided when it comes second."""
+    found = compare(Pairwise(lambda first, second: 1.0 if first == "good" else 0.5), PROMPTS, texts("good", "bad"))
+    assert found.outcomes["champion"] == [0.75] * 40
+    swapped = compare(Pairwise(lambda first, second: 1.0 if first == "good" else 0.5), PROMPTS, texts("bad", "good"))
+    assert swapped.outcomes["champion"] == [0.25] * 40
+
+
+def test_compare_leaves_out_a_comparison_that_was_judged_in_one_order_only() -> None:
+    replies = texts("long", "s")
+    replies["challenger"][7] = "odd"
+
+    def share(first: str, second: str) -> float | None:
+        return None if first == "odd" else longer(first, second)
+
+    found = compare(Pairwise(share), PROMPTS, replies)
+    assert [row for row, outcome in enumerate(found.outcomes["champion"]) if outcome is None] == [7]
+    assert found.invalid_share == pytest.approx(2 / 160)
+
+
+def test_compare_leaves_out_a_response_without_a_score() -> None:
+    replies = texts("long", "s")
+    replies["start"][3] = "odd"
+    found = compare(Alone(lambda text: None if text == "odd" else float(len(text))), PROMPTS, replies)
+    assert found.outcomes["start"][3] is None
+    assert found.outcomes["champion"] == [1.0] * 40
+    assert found.rewards is not None
+    assert found.rewards["start"][3] is None
+    assert found.invalid_share == pytest.approx(1 / 160)
+
+
+def test_compare_with_too_many_invalid_verdicts_is_refused_with_their_cause() -> None:
+    replies = texts("long", "s")
+    replies["challenger"][:5] = ["odd"] * 5
+    judge = Alone(lambda text: None if text == "odd" else float(len(text)))
+    with pytest.raises(JudgeUnavailable, match=r"judge alone: 10 of 80 comparisons .* more than 5%; 10 of 160 .*, 10 times: unreadable"):
+        compare(judge, PROMPTS, replies)
+
+
+@pytest.mark.parametrize("orders", [((0, 1),), ()])
+def test_compare_by_a_judge_that_leaves_an_order_out_is_refused(orders: Sequence[tuple[int, int]]) -> None:
+    with pytest.raises(JudgeUnavailable, match="80 of 80 comparisons have no verdict in both orders"):
+        compare(Pairwise(longer, orders), PROMPTS, texts("long", "s"))

@@ -1,0 +1,226 @@
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.artifacts import read_json, read_table
+from components.builtin.world import held_out_prompts, support_reply
+from components.config import GateConfig
+from components.evaluation import stage
+from components.judges.protocol import Group, Opinion, Verdict, judge_alone, make_verdict
+from components.models import load_tokenizer
+from components.promotion.gate import Decision, decide
+from components.records import Artifact, EvaluateRequest, Interval, JudgeUnavailable, ModelRef
+from components.tokens import Messages, parse_messages, prompt_ids
+
+Make = Callable[..., EvaluateRequest]
+NUM_PROMPTS = 24
+GATE = GateConfig(max_length_ratio=100.0, max_kl_to_start=1e6, max_unfinished_share=1.0)
+
+
+class Brevity:
+    """Scores a response by how short it is; a rambler loses. `odd` names prompts whose responses it cannot read."""
+
+    name = "brevity"
+
+    def __init__(self, odd: Sequence[str] = ()) -> None:
+        self.odd = odd
+
+    def judge(self, groups: Sequence[Group]) -> list[Verdict]:
+        def score(conversation: Messages, text: str) -> Opinion:
+            return Opinion(None, "unreadable") if conversation[-1]["content"] in self.odd else Opinion(-float(len(text)))
+
+        return judge_alone(self.name, groups, lambda texts: [score(messages, text) for messages, text in texts])
+
+
+class ShorterOfTwo:
+    """Compares in both orders and gives no scores."""
+
+    name = "shorter of two"
+
+    def judge(self, groups: Sequence[Group]) -> list[Verdict]:
+        verdicts = []
+        for group in groups:
+            for first, second in (group.responses, group.responses[::-1]):
+                share = 0.5 + 0.5 * ((len(first[1]) < len(second[1])) - (len(first[1]) > len(second[1])))
+                verdicts.append(make_verdict(self.name, group, first[0], Opinion(share), opponent_id=second[0]))
+        return verdicts
+
+
+@pytest.fixture
+def plotted() -> list[dict[str, Any]]:
+    """What was to be plotted."""
+    return []
+
+
+@pytest.fixture
+def evaluate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, plotted: list[dict[str, Any]]) -> Callable[..., tuple[dict[str, Any], Path]]:
+    """Runs an evaluation with a judge of the test's own, and then without plots; or just as it is, when the judge is None."""
+
+    def run(request: EvaluateRequest, judge: Any, name: str = "evaluate") -> tuple[dict[str, Any], Path]:
+        if judge is not None:
+            monkeypatch.setattr(stage, "load_pinned_judge", lambda pinned: judge)
+            monkeypatch.setattr(stage, "evaluation_plots", lambda directory, **numbers: plotted.append(numbers))
+        out = tmp_path / name
+        out.mkdir()
+        stage.run(request, out)
+        return read_json(out / "evaluation.json"), out
+
+    return run
+
+
+def verdict_on(evaluation: dict[str, Any]) -> Decision:
+    return decide(evaluation, GATE)
+
+
+def test_evaluation_by_the_rule_publishes_what_the_contract_names(make_request: Make, evaluate: Any) -> None:
+    found, out = evaluate(make_request("near", "rambling"), None)
+    samples = read_table(out / "samples.parquet")
+    assert found["num_prompts"] == NUM_PROMPTS
+    assert found["judge"] == "rule:support_reply"
+    assert found["win_rate_vs_champion"]["n"] == found["kl_to_start_interval"]["n"] == NUM_PROMPTS
+    assert found["kl_to_start_interval"]["low"] < found["kl_to_start"] < found["kl_to_start_interval"]["high"]
+    assert (found["reward_accuracy"], found["reward_margin"]) == (0.8125, 0.4)
+    for key in ("mean_reward", "mean_tokens", "empty_share", "unfinished_share"):
+        assert list(found[key]) == ["start", "champion", "challenger"]
+    assert found["unfinished_share"]["champion"] > 0.5 > found["unfinished_share"]["start"]
+    assert {path.name for path in out.iterdir()} == {"evaluation.json", "samples.parquet", "plots"}
+    assert {path.name for path in (out / "plots").iterdir()} == {"rewards.png", "lengths.png", "outcomes.png"}
+    assert samples["prompt"].tolist() == [messages[-1]["content"] for messages in held_out_prompts()[:10]]
+    for row in samples.to_dict("records"):
+        for name in ("start", "champion", "challenger"):
+            assert row[f"reward_{name}"] == support_reply([{"role": "user", "content": row["prompt"]}], row[name])
+        gap = row["reward_challenger"] - row["reward_champion"]
+        assert row["outcome_vs_champion"] == (1 if gap > 0 else 0 if gap < 0 else 0.5)
+
+
+def test_evaluation_of_the_same_request_gives_the_same_bytes(make_request: Make, evaluate: Any) -> None:
+    outs = [evaluate(make_request("near", "rambling"), None, name)[1] for name in ("first", "second")]
+    for path in sorted(outs[0].rglob("*")):
+        if path.is_file():
+            assert path.read_bytes() == (outs[1] / path.relative_to(outs[0])).read_bytes(), path.name
+
+
+@pytest.mark.parametrize("judge", [Brevity(), ShorterOfTwo()], ids=["scores", "compares"])
+def test_evaluation_with_a_better_challenger_promotes_it(make_request: Make, evaluate: Any, judge: Any) -> None:
+    found, _ = evaluate(make_request("terse", "rambling"), judge)
+    assert found["win_rate_vs_champion"]["low"] > 0.8
+    assert verdict_on(found).promoted
+
+
+@pytest.mark.parametrize("judge", [Brevity(), ShorterOfTwo()], ids=["scores", "compares"])
+def test_evaluation_with_a_worse_challenger_refuses_it(make_request: Make, evaluate: Any, judge: Any) -> None:
+    found, _ = evaluate(make_request("rambling", "terse"), judge)
+    assert found["win_rate_vs_champion"]["high"] < 0.2
+    assert not verdict_on(found).promoted
+
+
+def test_evaluation_with_challenger_and_champion_swapped_is_mirrored(make_request: Make, evaluate: Any) -> None:
+    ours, _ = evaluate(make_request("near", "start", start=_third(make_request)), Brevity(), "ours")
+    theirs, _ = evaluate(make_request("start", "near", start=_third(make_request)), Brevity(), "theirs")
+    one, other = (Interval(**found["win_rate_vs_champion"]) for found in (ours, theirs))
+    assert one.value not in (0.0, 0.5, 1.0)
+    assert other.value == pytest.approx(1 - one.value, abs=1e-12)
+    assert (other.low, other.high) == (pytest.approx(1 - one.high, abs=1e-12), pytest.approx(1 - one.low, abs=1e-12))
+    for key in ("mean_reward", "mean_tokens", "empty_share", "unfinished_share"):
+        assert ours[key]["challenger"] == theirs[key]["champion"]
+        assert ours[key]["start"] == theirs[key]["start"]
+
+
+def _third(make_request: Make) -> ModelRef:
+    return make_request("rambling", "near").challenger
+
+
+@pytest.mark.parametrize("judge", [None, Brevity(), ShorterOfTwo()], ids=["rule", "scores", "compares"])
+def test_evaluation_of_a_champion_against_itself_is_one_half_and_refused(make_request: Make, evaluate: Any, judge: Any) -> None:
+    found, _ = evaluate(make_request("near", "near"), judge)
+    assert found["win_rate_vs_champion"] == {"value": 0.5, "low": 0.5, "high": 0.5, "n": NUM_PROMPTS}
+    assert not verdict_on(found).promoted
+
+
+def test_evaluation_estimates_the_divergence_of_known_models(make_request: Make, evaluate: Any) -> None:
+    """Words are equally likely in both, so each token adds the KL of its one coin, and a response is tossed until it ends."""
+    found, _ = evaluate(make_request("terse", "near"), Brevity())
+    coin = 0.6 * math.log(0.6 / 0.1) + 0.4 * math.log(0.4 / 0.9)
+    exact = coin / 0.6
+    assert found["kl_to_start_interval"]["low"] <= exact <= found["kl_to_start_interval"]["high"]
+    assert abs(found["kl_to_start"] - exact) < 0.5 * exact
+
+
+def test_evaluation_of_the_start_against_itself_has_no_divergence(make_request: Make, evaluate: Any) -> None:
+    found, _ = evaluate(make_request("start", "start"), None)
+    assert found["kl_to_start_interval"] == {"value": 0.0, "low": 0.0, "high": 0.0, "n": NUM_PROMPTS}
+
+
+def test_evaluation_where_the_champion_is_the_start_judges_it_once(make_request: Make, evaluate: Any) -> None:
+    asked: list[int] = []
+
+    class Counting(ShorterOfTwo):
+        def judge(self, groups: Sequence[Group]) -> list[Verdict]:
+            asked.append(len(groups))
+            return super().judge(groups)
+
+    found, out = evaluate(make_request("rambling", "start"), Counting())
+    assert asked == [NUM_PROMPTS]
+    assert found["win_rate_vs_champion"]["value"] == found["win_rate_vs_start"]["value"]
+    samples = read_table(out / "samples.parquet")
+    assert samples["champion"].tolist() == samples["start"].tolist()
+
+
+def test_evaluation_by_a_judge_without_scores_has_no_rewards(make_request: Make, evaluate: Any, plotted: list[dict[str, Any]]) -> None:
+    found, out = evaluate(make_request("near", "rambling"), ShorterOfTwo())
+    assert found["mean_reward"] is None
+    assert read_table(out / "samples.parquet")["reward_challenger"].isna().all()
+    assert plotted[0]["rewards"] == {}
+
+
+def test_evaluation_leaves_out_and_counts_a_prompt_without_verdict(
+    make_request: Make, evaluate: Any, plotted: list[dict[str, Any]]
+) -> None:
+    odd = held_out_prompts()[2][-1]["content"]
+    found, out = evaluate(make_request("near", "rambling"), Brevity([odd]))
+    assert found["num_prompts"] == NUM_PROMPTS
+    assert found["win_rate_vs_champion"]["n"] == found["win_rate_vs_start"]["n"] == NUM_PROMPTS - 1
+    assert found["invalid_share"] == pytest.approx(1 / NUM_PROMPTS)
+    samples = read_table(out / "samples.parquet")
+    missing = samples[["reward_start", "reward_champion", "reward_challenger", "outcome_vs_start"]].isna().all(axis=1)
+    assert missing.tolist() == [row == 2 for row in range(10)]
+    assert len(plotted[0]["outcomes_vs_start"]) == len(plotted[0]["rewards"]["champion"]) == NUM_PROMPTS - 1
+    assert len(plotted[0]["lengths"]["champion"]) == NUM_PROMPTS
+
+
+def test_evaluation_with_too_many_invalid_verdicts_stops(make_request: Make, evaluate: Any) -> None:
+    odd = [messages[-1]["content"] for messages in held_out_prompts()[:2]]
+    with pytest.raises(JudgeUnavailable, match="4 of 48 comparisons"):
+        evaluate(make_request("near", "rambling"), Brevity(odd))
+
+
+def test_evaluation_without_held_out_pairs_has_no_reward_accuracy(make_request: Make, evaluate: Any) -> None:
+    found, _ = evaluate(make_request("near", "start", trained=None), Brevity())
+    assert found["reward_accuracy"] is None
+    assert found["reward_margin"] is None
+
+
+def test_evaluation_skips_and_counts_a_prompt_that_is_too_long(make_request: Make, evaluate: Any, held_out: Artifact) -> None:
+    request = make_request("near", "start")
+    tokenizer = load_tokenizer(request.start)
+    lengths = [len(prompt_ids(tokenizer, parse_messages(text))) for text in read_table(held_out)["messages"].head(NUM_PROMPTS)]
+    limit = max(lengths) - 1
+    found, out = evaluate(make_request("near", "start", limits={"max_prompt_tokens": limit}), Brevity())
+    assert found["skipped_long_prompts"] == sum(length > limit for length in lengths)
+    assert found["num_prompts"] == sum(length <= limit for length in lengths)
+    kept = [name for name, length in zip(read_table(held_out)["prompt_id"], lengths, strict=False) if length <= limit]
+    assert read_table(out / "samples.parquet")["prompt_id"].tolist() == kept[:10]
+
+
+def test_evaluation_with_only_long_prompts_says_which_limit_to_raise(make_request: Make, evaluate: Any) -> None:
+    with pytest.raises(ValueError, match=r"all 24 held-out prompts are longer than policy.max_prompt_tokens = 2: raise it"):
+        evaluate(make_request("near", "start", limits={"max_prompt_tokens": 2}), Brevity())
+
+
+def test_evaluation_by_a_judge_that_changed_is_refused(make_request: Make, evaluate: Any) -> None:
+    request = make_request("near", "start")
+    with pytest.raises(ValueError, match="is not what it was"):
+        evaluate(request.model_copy(update={"judge": request.judge.model_copy(update={"digest": "0" * 64})}), None)

@@ -1,0 +1,200 @@
+"""Whole campaigns through the real flows, stages, Prefect server and MLflow store."""
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from components.artifacts import read_json, read_table, write_table
+from components.builtin.world import corpus, support_reply
+from components.campaign import known_state, locked
+from components.config import CampaignConfig
+from components.records import DataRejected, StageFailed
+
+pytestmark = pytest.mark.usefixtures("prefect_session")
+Make = Callable[..., CampaignConfig]
+STAGES = ["generate_responses", "collect_preferences", "validate_data", "dpo_train", "evaluate", "promote"]
+
+
+def start(config: CampaignConfig, **options: Any) -> dict[str, Any]:
+    from flows.iterative_dpo import iterative_dpo
+
+    return iterative_dpo(config, **options)
+
+
+def manifest_times(directory: Path) -> dict[str, int]:
+    return {str(path.relative_to(directory)): path.stat().st_mtime_ns for path in directory.glob("round-*/*/MANIFEST.json")}
+
+
+def test_campaign_two_starts_add_rounds_and_leave_a_whole_trail(runs: Path, make_config: Make) -> None:
+    state = start(make_config())
+    assert [record["round"] for record in state["rounds"]] == [1]
+    before = manifest_times(runs / "small")
+    state = start(make_config(num_rounds=1))
+    assert [record["round"] for record in state["rounds"]] == [1, 2]
+    assert state["target"] is None
+    after = manifest_times(runs / "small")
+    assert {name: after[name] for name in before} == before
+    record = state["rounds"][0]
+    assert list(record["seconds"]) == STAGES
+    assert record["win_rate_vs_start"]["n"] == 48
+    assert record["mlflow_run_id"]
+    drawn = [set(read_table(runs / f"small/round-00{round}/generate_responses/prompts.parquet")["prompt_id"]) for round in (1, 2)]
+    assert len(drawn[0]) == len(drawn[1]) == 24
+    assert not drawn[0] & drawn[1]
+    held_out = set(read_table(runs / "small/round-000/start/held_out_prompts.parquet")["prompt_id"])
+    assert not held_out & (drawn[0] | drawn[1])
+    assert (runs / "small" / "report.html").exists()
+    for stage in STAGES:
+        manifest = read_json(runs / "small/round-002" / stage / "MANIFEST.json")
+        assert manifest["seconds"] > 0
+        assert manifest["peak_memory_bytes"] > 2**20
+
+
+def test_campaign_champion_loads_back_from_mlflow_and_generates(runs: Path, make_config: Make) -> None:
+    # The gate is opened as far as it goes, and the champion is planted: what is tested is the registry, not the win.
+    import mlflow
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from components.tracking import tracking_uri
+
+    start(make_config())
+    mlflow.set_tracking_uri(tracking_uri(runs))
+    path = mlflow.artifacts.download_artifacts("models:/small@challenger")
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": "my kettle leaks"}], add_generation_prompt=True, return_tensors="pt")
+    with torch.no_grad():
+        out = model.generate(**ids, max_new_tokens=5, do_sample=False)
+    assert out.shape[1] > ids["input_ids"].shape[1]
+
+
+def test_campaign_stage_that_fails_is_gone_on_with_from_there(runs: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    from components.evaluation import stage
+
+    whole = stage.run
+    monkeypatch.setattr(stage, "run", lambda request, out: (_ for _ in ()).throw(OSError("no space left")))
+    with pytest.raises(StageFailed, match="evaluate failed: OSError: no space left"):
+        start(make_config(num_rounds=2))
+    assert known_state("small").target == 2
+    before = manifest_times(runs / "small")
+    monkeypatch.setattr(stage, "run", whole)
+    state = start(make_config(num_rounds=2))
+    assert [record["round"] for record in state["rounds"]] == [1, 2]
+    after = manifest_times(runs / "small")
+    assert {name: after[name] for name in before} == before
+    assert len(start(make_config(num_rounds=1))["rounds"]) == 3
+
+
+def test_campaign_worse_challenger_is_refused_and_the_next_round_starts_from_the_champion(
+    runs: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from components.validation import stage
+
+    whole = stage.run
+
+    def flipped(request: Any, out: Path) -> None:
+        whole(request, out)
+        table = pd.read_parquet(out / "train.parquet")
+        write_table(out / "train.parquet", table.rename(columns={"chosen": "rejected", "rejected": "chosen"})[table.columns])
+
+    monkeypatch.setattr(stage, "run", flipped)
+    settings = {"learning_rate": 2e-3, "epochs": 4, "pairs_per_step": 8, "micro_batch_pairs": 8}
+    state = start(make_config(training=settings))
+    record = state["rounds"][0]
+    assert not record["promoted"]
+    assert record["win_rate_vs_champion"]["value"] < 0.5
+    assert state["champion"]["round"] == 0
+    monkeypatch.setattr(stage, "run", whole)
+    start(make_config(training=settings))
+    trained = read_json(runs / "small/round-002/dpo_train/train.json")
+    assert trained["start_digest"] == state["champion"]["digest"] != record["policy_digest"]
+    assert trained["ln2_checked"]
+
+
+def test_campaign_held_by_another_run_is_skipped_and_names_the_holder(runs: Path, make_config: Make) -> None:
+    from flows.iterative_dpo import SKIPPED, iterative_dpo
+
+    with locked(runs / "small", flow_run="the-other-one"):
+        state: Any = iterative_dpo(make_config(), return_state=True)
+    assert state.name == SKIPPED
+    assert state.is_completed()
+    assert "the-other-one" in state.message
+    assert not (runs / "small" / "config.json").exists()
+
+
+def test_campaign_seeded_first_round_trains_on_the_data_set(runs: Path, make_config: Make, tmp_path: Path) -> None:
+    rows = []
+    replies = corpus()
+    for (messages, first), (_, second) in zip(replies[:160:2], replies[1:160:2], strict=True):
+        better, worse = sorted((first, second), key=lambda reply: -support_reply(messages, reply))
+        rows.append({"prompt": messages[0]["content"], "chosen": better, "rejected": worse})
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    state = start(make_config(num_rounds=2, preferences={"seed_pairs": str(pairs)}))
+    first, second = state["rounds"]
+    assert list(first["seconds"]) == STAGES[1:]
+    assert list(second["seconds"]) == STAGES
+    counts = read_json(runs / "small/round-001/validate_data/validation.json")
+    assert counts["received"] == counts["train"] + counts["eval"] + counts["quarantined"] > 60
+
+
+def test_campaign_rejected_data_stops_the_round_and_keeps_the_rows(runs: Path, make_config: Make) -> None:
+    with pytest.raises(DataRejected, match=r"min_pairs.*rejected rows are in .*rejected-validate_data"):
+        start(make_config(validation={"min_pairs": 5000, "max_quarantine_share": 1.0}))
+    kept = runs / "small/round-001/rejected-validate_data"
+    assert (kept / "quarantine.parquet").exists()
+    assert not (runs / "small/round-001/dpo_train").exists()
+
+
+def test_campaign_lora_rounds_publish_adapters_on_the_start_model(runs: Path, make_config: Make) -> None:
+    state = start(make_config(lora={"rank": 4, "alpha": 8}, validation={"max_quarantine_share": 0.95, "min_pairs": 1, "replay": 1}, num_rounds=2))
+    for record in state["rounds"]:
+        stage = runs / f"small/round-00{record['round']}/dpo_train"
+        assert (stage / "adapter/adapter_model.safetensors").exists()
+        assert not (stage / "model").exists()
+        assert read_json(stage / "train.json")["ln2_checked"]
+    assert read_json(runs / "small/round-002/validate_data/validation.json")["replayed"] > 0
+
+
+def test_campaign_mlflow_away_loses_nothing_and_arrives_later(runs: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    state = start(make_config())
+    assert state["rounds"][0]["mlflow_run_id"] is None
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    state = start(make_config())
+    assert all(record["mlflow_run_id"] for record in state["rounds"])
+
+
+def test_dead_flow_run_of_the_campaign_is_marked_crashed(runs: Path, make_config: Make) -> None:
+    from prefect import flow
+    from prefect.client.orchestration import get_client
+    from prefect.states import Running
+
+    from flows.dead_runs import HOLDER
+
+    @flow
+    def abandoned() -> str:
+        from prefect.runtime import flow_run
+
+        return str(flow_run.id)
+
+    dead = abandoned()
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(dead, Running(), force=True)
+        (runs / "small").mkdir(parents=True)
+        (runs / "small" / HOLDER).write_text(dead)
+        start(make_config())
+        assert client.read_flow_run(dead).state_name == "Crashed"
+
+
+def test_two_campaigns_of_one_process_do_not_disturb_each_other(runs: Path, make_config: Make) -> None:
+    first, second = start(make_config(campaign="one")), start(make_config(campaign="two"))
+    volatile = {"seconds": None, "mlflow_run_id": None}
+    assert first["rounds"][0] | volatile == second["rounds"][0] | volatile
+    assert threading.active_count() < 50

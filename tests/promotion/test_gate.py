@@ -1,0 +1,125 @@
+import json
+import math
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.artifacts import file_digest, read_json, write_json
+from components.config import GateConfig
+from components.promotion.gate import decide
+from components.promotion.stage import run
+from components.records import Artifact, PromoteRequest
+
+GOOD: dict[str, Any] = {
+    "num_prompts": 256,
+    "win_rate_vs_champion": {"value": 0.74, "low": 0.69, "high": 0.79, "n": 256},
+    "kl_to_start": 12.3,
+    "mean_tokens": {"start": 25.0, "champion": 20.0, "challenger": 24.0},
+    "empty_share": {"start": 0.1, "champion": 0.0, "challenger": 0.01},
+    "unfinished_share": {"start": 0.1, "champion": 0.5, "challenger": 0.02},
+}
+GATE = GateConfig(max_length_ratio=1.5, max_kl_to_start=50.0, max_unfinished_share=0.1)
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    evaluation = deepcopy(GOOD)
+    *parents, last = path.split(".")
+    place = evaluation
+    for key in parents:
+        place = place[key]
+    if value is KeyError:
+        del place[last]
+    else:
+        place[last] = value
+    return evaluation
+
+
+def test_gate_promotes_a_better_challenger_and_says_why_with_numbers() -> None:
+    assert decide(GOOD, GATE) == (
+        True,
+        (
+            "win rate 0.740 [0.690, 0.790] against the champion is above 0.5",
+            "mean length 24.0 tokens is 1.20 times the champion's 20.0, within 1.5",
+            "KL to the start is 12.30 nats a response, within 50",
+            "share of empty or unfinished responses is 0.030, within 0.1",
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        (
+            "win_rate_vs_champion.low",
+            0.5,
+            "win rate 0.740 [0.500, 0.790] against the champion is not surely above 0.5: its lower bound 0.5000 must be",
+        ),
+        ("mean_tokens.challenger", 30.2, "mean length 30.2 tokens is 1.51 times the champion's 20.0, above the limit 1.5"),
+        ("kl_to_start", 50.5, "KL to the start is 50.50 nats a response, above the limit 50"),
+        ("empty_share.challenger", 0.09, "share of empty or unfinished responses is 0.110, above the limit 0.1"),
+        ("unfinished_share.challenger", 0.2, "share of empty or unfinished responses is 0.210, above the limit 0.1"),
+    ],
+)
+def test_gate_refuses_for_each_reason_alone(path: str, value: float, reason: str) -> None:
+    assert decide(changed(path, value), GATE) == (False, (reason,))
+
+
+@pytest.mark.parametrize(("path", "value"), [("win_rate_vs_champion.low", 0.5001), ("mean_tokens.challenger", 30.0), ("kl_to_start", 50.0)])
+def test_gate_promotes_at_the_limits(path: str, value: float) -> None:
+    assert decide(changed(path, value), GATE).promoted
+
+
+def test_gate_names_every_reason_against() -> None:
+    evaluation = changed("kl_to_start", 80.0) | {"mean_tokens": {"champion": 20.0, "challenger": 60.0}}
+    decision = decide(evaluation, GATE)
+    assert not decision.promoted
+    assert len(decision.reasons) == 2
+
+
+NEEDED = [
+    "win_rate_vs_champion",
+    "win_rate_vs_champion.value",
+    "win_rate_vs_champion.low",
+    "win_rate_vs_champion.high",
+    "kl_to_start",
+    "mean_tokens",
+    "mean_tokens.champion",
+    "mean_tokens.challenger",
+    "empty_share",
+    "empty_share.challenger",
+    "unfinished_share.challenger",
+]
+
+
+@pytest.mark.parametrize("value", [KeyError, None, math.nan, math.inf, -math.inf, "0.9", True, []])
+@pytest.mark.parametrize("path", NEEDED)
+def test_gate_without_a_usable_number_refuses(path: str, value: Any) -> None:
+    decision = decide(changed(path, value), GATE)
+    assert not decision.promoted
+    assert decision.reasons[0].endswith("no promotion without it")
+
+
+def test_gate_with_a_champion_without_length_refuses() -> None:
+    assert not decide(changed("mean_tokens.champion", 0.0), GATE).promoted
+
+
+def test_gate_does_not_look_at_other_numbers() -> None:
+    assert decide(changed("unfinished_share.champion", None), GATE).promoted
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "promoted"), [(lambda: GOOD, True), (lambda: changed("win_rate_vs_champion.low", 0.41), False)], ids=["better", "unsure"]
+)
+def test_promotion_writes_the_gates_decision(tmp_path: Path, evaluation: Callable[[], dict[str, Any]], promoted: bool) -> None:
+    path = tmp_path / "evaluation.json"
+    write_json(path, evaluation())
+    out = tmp_path / "promote"
+    out.mkdir()
+    run(PromoteRequest(evaluation=Artifact(path=path, digest=file_digest(path)), gate=GATE), out)
+    decision = decide(evaluation(), GATE)
+    assert [file.name for file in out.iterdir()] == ["decision.json"]
+    assert read_json(out / "decision.json") == {"promoted": promoted, "reasons": list(decision.reasons)}
+    assert json.loads((out / "decision.json").read_text())["reasons"]
