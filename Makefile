@@ -1,6 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: demo test check lint types imports coverage ui clean
+.PHONY: demo test check lint types imports coverage test-faults reference ui clean
 
 demo: .venv/run.ready  ## Set up, and run three rounds on the built-in campaign.
 	$(BIN)/ratchet run conf/demo.yaml
@@ -21,6 +21,12 @@ imports: .venv/dev.ready  ## Arrows point one way.
 
 coverage: .venv/dev.ready  ## The tests with line and branch coverage.
 	$(BIN)/python -m pytest -q --cov --cov-report=term $(ARGS)
+
+test-faults: .venv/dev.ready  ## kill -9 at twenty random moments; takes a quarter of an hour.
+	RATCHET_KILLS=20 $(BIN)/python -m pytest -q -s --timeout 7200 tests/faults
+
+reference: .venv/dev.ready  ## Write the configuration reference into the README.
+	$(BIN)/python -m flows.reference README.md
 
 ui: .venv/run.ready  ## The Prefect and MLflow pages over what ran; Ctrl-C ends them.
 	$(BIN)/ratchet ui

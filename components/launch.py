@@ -120,7 +120,7 @@ def _kept_if_rejected(workspace: Workspace, directory: Path, name: str) -> Itera
 
 
 def _run_here(name: str, request: Record, workspace: Workspace) -> None:
-    keep_freed_memory()
+    _prepare_process()
     try:
         importlib.import_module(STAGES[name].module).run(request, workspace.path)
     except (DataRejected, JudgeUnavailable):
@@ -201,6 +201,13 @@ def visible_gpus() -> int:
     return len([path for path in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name)])
 
 
+def _prepare_process() -> None:
+    keep_freed_memory()
+    if not visible_gpus():
+        # DeepSpeed, which other libraries import on their own, otherwise warns on the terminal that it found no accelerator.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
 def keep_freed_memory() -> None:
     """Tells glibc to keep freed memory: giving it back makes every tensor fault its pages in again, several times slower on VMs."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
@@ -232,7 +239,7 @@ def _child_main(message: Path, out: Path) -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stdout)
     rank = int(os.environ["RANK"])
-    keep_freed_memory()
+    _prepare_process()
     content = read_json(message)
     request = STAGES[content["stage"]].request.model_validate(content["request"])
     try:

@@ -55,7 +55,9 @@ def print_rounds(console: Console, state: dict[str, Any]) -> None:
         console.print(f"campaign {state['campaign']}: no round has finished yet", highlight=False)
         return
     champion = state["champion"]["round"]
-    console.print(f"\ncampaign {state['campaign']}: the champion is {f'round {champion} (*)' if champion else 'the start model'}", highlight=False)
+    console.print(
+        f"\ncampaign {state['campaign']}: the champion is {f'round {champion} (*)' if champion else 'the start model'}", highlight=False
+    )
     _print_table(console, round_rows(state))
     console.print("the challengers' means, and seconds a stage", highlight=False)
     _print_table(console, measure_rows(state))

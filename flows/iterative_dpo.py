@@ -59,7 +59,9 @@ def iterative_dpo(config: CampaignConfig, accept_changes: bool = False) -> Any:
             while state.target is not None and state.last_round < state.target:
                 dpo_round(config, directory, state.last_round + 1, state, start, inputs.seed_pairs_digest)
                 state = _read(directory)
-            return _closed(directory).model_dump(mode="json")
+            state = _closed(directory)
+            write_report(directory)
+            return state.model_dump(mode="json")
     except CampaignBusy as busy:
         get_run_logger().warning("%s", busy)
         return Completed(name=SKIPPED, message=str(busy))
@@ -88,8 +90,6 @@ def _closed(directory: Path) -> State:
 
 
 def _ship_what_mlflow_missed(directory: Path, state: State) -> None:
-    missed = [record.round for record in state.rounds if record.mlflow_run_id is None]
-    for round in missed:
-        ship_to_mlflow(directory, round)
-    if missed:
-        write_report(directory)
+    for record in state.rounds:
+        if record.mlflow_run_id is None:
+            ship_to_mlflow(directory, record.round)

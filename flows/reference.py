@@ -1,6 +1,9 @@
 """The configuration reference, written from the docstrings of `components.config`: for the command line and for the README."""
 
 import json
+import re
+import sys
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
@@ -42,3 +45,14 @@ def _type(field: FieldInfo) -> str:
 
 def _default(field: FieldInfo) -> str:
     return "required" if field.is_required() else f"`{json.dumps(field.default)}`"
+
+
+def _write_into(readme: Path) -> None:
+    text = readme.read_text(encoding="utf-8")
+    begin, end = r"(<!-- reference: [^>]*-->\n)", r"(\n<!-- end of the reference -->)"
+    written = re.sub(f"{begin}.*?{end}", lambda marks: f"{marks[1]}{config_reference().strip()}{marks[2]}", text, flags=re.DOTALL)
+    readme.write_text(written, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    _write_into(Path(sys.argv[1]))

@@ -104,7 +104,7 @@ def _win_rates(request: EvaluateRequest, comparison: Comparison) -> dict[str, An
     for opponent in ("champion", "start"):
         name = f"win_rate_vs_{opponent}"
         known = _known(comparison.outcomes[opponent])
-        seed = derive_seed(request.seed, name)
+        seed = derive_seed(request.seed, "win_rate")
         rates[name] = win_rate(known, confidence=settings.confidence, resamples=settings.bootstrap_resamples, seed=seed).model_dump()
         if len(known) < len(comparison.outcomes[opponent]):
             log.warning("%d comparisons with the %s have no verdict", len(comparison.outcomes[opponent]) - len(known), opponent)

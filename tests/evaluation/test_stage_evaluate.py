@@ -7,7 +7,7 @@ import pytest
 
 from components.artifacts import read_json, read_table
 from components.builtin.world import held_out_prompts, support_reply
-from components.config import GateConfig
+from components.config import EvaluationConfig, GateConfig
 from components.evaluation import stage
 from components.judges.protocol import Group, Opinion, Verdict, judge_alone, make_verdict
 from components.models import load_tokenizer
@@ -94,6 +94,20 @@ def test_evaluation_by_the_rule_publishes_what_the_contract_names(make_request: 
             assert row[f"reward_{name}"] == support_reply([{"role": "user", "content": row["prompt"]}], row[name])
         gap = row["reward_challenger"] - row["reward_champion"]
         assert row["outcome_vs_champion"] == (1 if gap > 0 else 0 if gap < 0 else 0.5)
+
+
+def test_evaluation_numbers_are_the_means_of_its_samples(make_request: Make, evaluate: Any, plotted: list[dict[str, Any]]) -> None:
+    settings = EvaluationConfig(bootstrap_resamples=100, num_samples=NUM_PROMPTS)
+    found, out = evaluate(make_request("terse", "rambling", evaluation=settings), Brevity())
+    samples = read_table(out / "samples.parquet")
+    for name in ("start", "champion", "challenger"):
+        assert found["empty_share"][name] == pytest.approx((samples[name].str.strip() == "").mean())
+        assert found["mean_reward"][name] == pytest.approx(samples[f"reward_{name}"].mean())
+        assert found["mean_tokens"][name] == pytest.approx(sum(plotted[0]["lengths"][name]) / NUM_PROMPTS)
+    assert found["empty_share"]["challenger"] > 0.3 > found["empty_share"]["champion"]
+    assert found["unfinished_share"]["champion"] > 0.5 > found["unfinished_share"]["challenger"] == 0
+    for opponent in ("champion", "start"):
+        assert found[f"win_rate_vs_{opponent}"]["value"] == pytest.approx(samples[f"outcome_vs_{opponent}"].mean())
 
 
 def test_evaluation_of_the_same_request_gives_the_same_bytes(make_request: Make, evaluate: Any) -> None:

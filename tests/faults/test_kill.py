@@ -50,8 +50,8 @@ class Campaign:
         environment = {**os.environ, "RATCHET_RUNS": str(self.runs), "PREFECT_HOME": str(self.place / "prefect"), "OMP_NUM_THREADS": "1"}
         environment.pop("PREFECT_API_URL", None)
         command = [sys.executable, "-m", "flows.cli", "run", str(self.place / "campaign.yaml")]
-        log = (self.place / "log.txt").open("ab")
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=Path(__file__).parents[2])
+        with (self.place / "log.txt").open("ab") as log:
+            return subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=Path(__file__).parents[2])
 
     def finish(self) -> float:
         began = time.monotonic()

@@ -55,8 +55,7 @@ def test_campaign_two_starts_add_rounds_and_leave_a_whole_trail(runs: Path, make
         assert manifest["peak_memory_bytes"] > 2**20
 
 
-def test_campaign_champion_loads_back_from_mlflow_and_generates(runs: Path, make_config: Make) -> None:
-    # The gate is opened as far as it goes, and the champion is planted: what is tested is the registry, not the win.
+def test_campaign_model_loads_back_from_mlflow_and_generates(runs: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     import mlflow
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -64,7 +63,7 @@ def test_campaign_champion_loads_back_from_mlflow_and_generates(runs: Path, make
     from components.tracking import tracking_uri
 
     start(make_config())
-    mlflow.set_tracking_uri(tracking_uri(runs))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri(runs))
     path = mlflow.artifacts.download_artifacts("models:/small@challenger")
     model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
     ids = tokenizer.apply_chat_template([{"role": "user", "content": "my kettle leaks"}], add_generation_prompt=True, return_tensors="pt")
@@ -152,7 +151,9 @@ def test_campaign_rejected_data_stops_the_round_and_keeps_the_rows(runs: Path, m
 
 
 def test_campaign_lora_rounds_publish_adapters_on_the_start_model(runs: Path, make_config: Make) -> None:
-    state = start(make_config(lora={"rank": 4, "alpha": 8}, validation={"max_quarantine_share": 0.95, "min_pairs": 1, "replay": 1}, num_rounds=2))
+    state = start(
+        make_config(lora={"rank": 4, "alpha": 8}, validation={"max_quarantine_share": 0.95, "min_pairs": 1, "replay": 1}, num_rounds=2)
+    )
     for record in state["rounds"]:
         stage = runs / f"small/round-00{record['round']}/dpo_train"
         assert (stage / "adapter/adapter_model.safetensors").exists()

@@ -256,10 +256,12 @@ def test_record_round_again_after_its_files_were_copied_adds_no_second_points(
     client = client_of(runs)
     run = client.get_run(tracked.run_id)
     before = {key: curve(client, run, key) for key in POINTS}
+    ended = run.info.end_time
     for manifest in (runs / "demo").rglob("MANIFEST.json"):
         os.utime(manifest)
     record_again(1)
     run = client.get_run(tracked.run_id)
+    assert run.info.end_time == ended
     assert {key: curve(client, run, key) for key in POINTS} == before
     assert curve(client, runs_of(client)["campaign"], "kl_to_start") == [(1, 4.5)]
 
@@ -359,6 +361,10 @@ def test_campaign_run_has_one_point_a_round_whatever_the_order(
     assert campaign.info.end_time == runs_of(client)["round 003"].info.end_time
     versions = {version.tags["round"]: int(version.version) for version in client.search_model_versions("name = 'demo'")}
     assert aliases_of(client) == {"challenger": versions["3"], "champion": versions["2"]}
+    newest = record(4)
+    record_again(3)
+    assert runs_of(client)["campaign"].data.tags["champion"] == "4"
+    assert aliases_of(client) == {"challenger": newest.model_version, "champion": newest.model_version}
 
 
 def test_campaign_begun_again_under_its_name_is_not_mixed_with_the_old_one(runs: Path, record: Callable[..., Tracked]) -> None:
