@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from components.report.tables import decisions, round_rows, measure_rows
+from components.artifacts import read_json
+from components.report.tables import decisions, measure_rows, round_rows
 
 
 class StageProgress:
@@ -86,3 +87,11 @@ def print_places(console: Console, directory: Path) -> None:
         ("look", "`make ui` starts the MLflow and Prefect pages"),
     ):
         console.print(f"{name:<8} {place}", highlight=False, soft_wrap=True)
+
+
+def rounds_pages(runs: Path, mlflow: str) -> list[tuple[str, str]]:
+    """Every recorded campaign with the MLflow page that shows its rounds side by side; `mlflow` is the server's address."""
+    from components.tracking import experiment_url
+
+    recorded = {path.parent.parent.name: path for path in sorted(runs.glob("*/round-*/tracking.json"))}
+    return [(campaign, experiment_url(mlflow, read_json(path)["experiment_id"])) for campaign, path in recorded.items()]

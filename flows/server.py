@@ -48,7 +48,7 @@ def pages(runs: Path, *, prefect_port: int, mlflow_port: int) -> Iterator[Callab
     Raises:
         ValueError: A port is taken, or MLFLOW_TRACKING_URI names a server, which has its own page.
     """
-    from components.tracking import tracking_uri
+    from components.tracking import ensure_store, tracking_uri
 
     store = tracking_uri(runs)
     if store.startswith("http"):
@@ -56,7 +56,7 @@ def pages(runs: Path, *, prefect_port: int, mlflow_port: int) -> Iterator[Callab
     for name, port in (("RATCHET_PREFECT_PORT", prefect_port), ("RATCHET_MLFLOW_PORT", mlflow_port)):
         if _answers(port):
             raise ValueError(f"port {port} is taken: choose another in {name}")
-    runs.mkdir(parents=True, exist_ok=True)
+    ensure_store(runs)
     mlflow = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--host", "127.0.0.1", "--port", str(mlflow_port)]
     with _prefect(prefect_port) as prefect_child, _quiet_child(mlflow) as mlflow_child:
         _wait_until_up(f"http://127.0.0.1:{prefect_port}/api/health", prefect_child, "Prefect")

@@ -23,8 +23,9 @@ def record_round(directory: Path, round: int) -> None:
     """
     ship_to_mlflow(directory, round)
     write_report(directory)
+    markdown = round_markdown(directory, round) + _mlflow_links(directory)
     key = f"{directory.name}-round-{round:03d}".lower().replace("_", "-").replace(".", "-")
-    create_markdown_artifact(round_markdown(directory, round), key=key, description=f"{directory.name}, round {round}")
+    create_markdown_artifact(markdown, key=key, description=f"{directory.name}, round {round}")
 
 
 def ship_to_mlflow(directory: Path, round: int) -> None:
@@ -42,3 +43,16 @@ def ship_to_mlflow(directory: Path, round: int) -> None:
         return
     write_json(round_directory(directory, round) / TRACKING, tracked)
     finish_round(directory, record.model_copy(update={"mlflow_run_id": tracked.run_id}))
+
+
+def _mlflow_links(directory: Path) -> str:
+    """Links to MLflow's pages of the campaign's rounds; nothing where MLflow is a database without pages, or has no round yet."""
+    from components.tracking import compare_url, experiment_url, tracking_uri
+
+    tracked = [read_json(path) for path in sorted(directory.glob(f"round-*/{TRACKING}"))]
+    uri = tracking_uri(directory.parent)
+    if not tracked or not uri.startswith("http"):
+        return ""
+    experiment = tracked[-1]["experiment_id"]
+    compare = compare_url(uri, experiment, [one["run_id"] for one in tracked])
+    return f"\n\n[The rounds side by side in MLflow]({experiment_url(uri, experiment)}), [compared]({compare})\n"

@@ -32,6 +32,8 @@ DRILL_STEPS = 100
 ROWS_PER_STEP = 16
 DRILLS_PER_STEP = 32
 LEARNING_RATE = 2e-3
+SHARPNESS = 1.25
+"""Factor on the trained model's logits: sentences get well formed, while every choice that the corpus leaves open stays open."""
 SEED = 20260803
 ARCHITECTURE: dict[str, Any] = {
     "hidden_size": 192,
@@ -142,6 +144,8 @@ def train_starter(tokenizer: PreTrainedTokenizerFast, *, steps: int) -> LlamaFor
         optimizer.zero_grad()
         if step % 10 == 0 or step == steps:
             progress.report(step, steps, f"starter loss {loss.item():.3f}")
+    with torch.no_grad():
+        model.lm_head.weight *= SHARPNESS
     return model.eval()
 
 
@@ -149,6 +153,7 @@ def reply_loss(model: LlamaForCausalLM, tokens: torch.Tensor, prompt_lengths: to
     """Mean cross-entropy of the reply tokens of right-padded rows.
 
     Args:
+        model: The model in training.
         tokens: Ids, (batch, seq).
         prompt_lengths: Tokens of each row's prompt, (batch,).
         lengths: Tokens of each row, (batch,).

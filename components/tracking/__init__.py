@@ -5,13 +5,12 @@ what is missing is added. Importing this package loads mlflow (about two seconds
 """
 
 from components.tracking.links import compare_url, experiment_url
-from components.tracking.recording import Tracked, close_dangling, record_round
+from components.tracking.recording import Tracked, record_round
 from components.tracking.store import TrackingUnavailable, ensure_store, tracking_uri
 
 __all__ = [
     "Tracked",
     "TrackingUnavailable",
-    "close_dangling",
     "compare_url",
     "ensure_store",
     "experiment_url",

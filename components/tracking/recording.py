@@ -1,11 +1,9 @@
 """Records a round: finds what MLflow already has of it, and adds what is missing.
 
 A round's run is finished by the last write, so a FINISHED run is a complete one. A run that a killed process left RUNNING is found
-by its tags, filled up and finished by the next recording of the same round; `close_dangling` ends it at once, for whoever looks in
-between.
+by its tags, filled up and finished by the next recording of the same round.
 """
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,8 @@ from components.tracking.contents import artifacts, datasets
 from components.tracking.facts import RoundFacts, params, read_facts
 from components.tracking.filling import add_datasets, add_files, add_params, add_points, finish
 from components.tracking.measurements import campaign_points, round_points, step_points
-from components.tracking.runs import ensure_campaign_run, ensure_experiment, ensure_round_run, search
-from components.tracking.store import connected, store_exists
+from components.tracking.runs import ensure_campaign_run, ensure_experiment, ensure_round_run
+from components.tracking.store import connected
 
 
 class Tracked(Record):
@@ -53,7 +51,7 @@ def record_round(campaign_dir: Path, round: int, *, config: dict[str, Any], reco
         experiment_id = ensure_experiment(client, campaign_dir)
         run = ensure_round_run(client, experiment_id, facts)
         add_params(client, run, params(facts))
-        add_points(client, run, step_points(facts) + round_points(facts))
+        add_points(client, run, round_points(facts) + step_points(facts))
         add_datasets(client, run, datasets(facts))
         add_files(client, run, artifacts(facts))
         version = _record_model(client, run, facts)
@@ -61,33 +59,6 @@ def record_round(campaign_dir: Path, round: int, *, config: dict[str, Any], reco
         if run.info.status != "FINISHED":
             finish(client, run, facts.ended_ms)
     return Tracked(run_id=run.info.run_id, experiment_id=experiment_id, model_version=version)
-
-
-def close_dangling(campaign: str, runs: Path) -> int:
-    """Ends as KILLED every run of the campaign that a killed process left RUNNING; recording its round again finishes it.
-
-    Only whoever holds the campaign's lock may call this: a run that is being written looks the same.
-
-    Args:
-        campaign: Name of the campaign.
-        runs: Directory that holds the campaigns' directories.
-
-    Returns:
-        How many runs were ended.
-
-    Raises:
-        TrackingUnavailable: MLflow cannot be reached or written.
-    """
-    if not store_exists(runs):
-        return 0
-    with connected(runs) as client:
-        experiment = client.get_experiment_by_name(campaign)
-        if experiment is None:
-            return 0
-        dangling = search(client, experiment.experiment_id, f"attributes.status = 'RUNNING' and tags.campaign = '{campaign}'")
-        for run in dangling:
-            client.set_terminated(run.info.run_id, status="KILLED", end_time=time.time_ns() // 1_000_000)
-        return len(dangling)
 
 
 def _record_model(client: MlflowClient, run: Run, facts: RoundFacts) -> int | None:

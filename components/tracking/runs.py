@@ -14,7 +14,7 @@ from components.tracking.store import artifact_location
 from components.tracking.views import colour, view_tag
 
 _SUPERSEDED = "superseded"
-# MLflow 3.17 opens by the address of `store.experiment_url`; other pages and versions go by this tag.
+# Some of MLflow's pages go by this tag; where 3.17 lands by itself does not (see `links.experiment_url`).
 _KIND_OF_EXPERIMENT = {"mlflow.experimentKind": "custom_model_development"}
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ def ensure_round_run(client: MlflowClient, experiment_id: str, facts: RoundFacts
         return mine[0]
     tags = lineage(facts) | {
         "kind": "round",
+        "mlflow.source.git.commit": facts.git_sha,
         "mlflow.note.content": description(facts),
         "mlflow.loggedArtifacts": f'[{{"path": "{SAMPLES_TABLE}", "type": "table"}}]',
     }
