@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from components import progress
+from components.artifacts import derive_seed
 from components.dpo.scoring import response_logps
 from components.generation.responses import Response, respond
 from components.generation.sampler import Law, Sampled
@@ -36,17 +37,17 @@ class Answers:
 
 
 def answer(request: EvaluateRequest, prompts: Sequence[list[int]], seeds: Sequence[int]) -> Answers:
-    """Samples from the three models on the same uniform numbers, and scores the challenger's responses under challenger and start.
+    """Samples from the three models, and scores the challenger's responses under challenger and start.
 
-    Models with equal digests are one model: it is loaded once, and its responses serve under each of its names. Equal uniforms
-    (common random numbers) make the responses of close models alike, so that chance differences count as ties; each model's own
-    distribution stays as it is. The win rate is therefore that of paired draws, not of independent ones: after one round on the
-    built-in world the two were 0.848 and 0.824 (means over 14 seeds, difference 0.024 with a standard error of 0.004).
+    Models with equal digests are one model: it is loaded once, and its responses serve under each of its names. Different models draw
+    independently, so a win rate estimates the chance that a response of one beats a response of the other. (Drawing them on common
+    random numbers measures something else and flatters: after one round on the built-in world 0.848 against 0.824, means over 14
+    seeds, difference 0.024 with a standard error of 0.004.)
 
     Args:
         request: The models, limits and sampling temperature.
         prompts: Token ids of each prompt.
-        seeds: One a prompt.
+        seeds: One a prompt; a model's draws derive from it and the model's digest.
     """
     named = {"challenger": request.challenger, "champion": request.champion, "start": request.start}
     models = {ref.digest: ref for ref in named.values()}  # the challenger first: the start scores its responses
@@ -56,7 +57,8 @@ def answer(request: EvaluateRequest, prompts: Sequence[list[int]], seeds: Sequen
         tokenizer = load_tokenizer(ref)
         model = load_policy(ref, dtype=resolve_dtype(request.limits.dtype), device=pick_device())
         done = len(responses) * len(prompts), len(models) * len(prompts)
-        responses[digest] = _sample(request, model, tokenizer, prompts, seeds, done=done)
+        own_seeds = [derive_seed(seed, digest) for seed in seeds]
+        responses[digest] = _sample(request, model, tokenizer, prompts, own_seeds, done=done)
         if digest in (request.challenger.digest, request.start.digest):
             own = [response.token_ids for response in responses[request.challenger.digest]]
             logps[digest] = response_logps(model, tokenizer.pad_token_id, prompts, own, batch_size=SCORED_TOGETHER).double()

@@ -120,20 +120,20 @@ def test_evaluation_of_the_same_request_gives_the_same_bytes(make_request: Make,
 @pytest.mark.parametrize("judge", [Brevity(), ShorterOfTwo()], ids=["scores", "compares"])
 def test_evaluation_with_a_better_challenger_promotes_it(make_request: Make, evaluate: Any, judge: Any) -> None:
     found, _ = evaluate(make_request("terse", "rambling"), judge)
-    assert found["win_rate_vs_champion"]["low"] > 0.8
+    assert found["win_rate_vs_champion"]["low"] > 0.65
     assert verdict_on(found).promoted
 
 
 @pytest.mark.parametrize("judge", [Brevity(), ShorterOfTwo()], ids=["scores", "compares"])
 def test_evaluation_with_a_worse_challenger_refuses_it(make_request: Make, evaluate: Any, judge: Any) -> None:
     found, _ = evaluate(make_request("rambling", "terse"), judge)
-    assert found["win_rate_vs_champion"]["high"] < 0.2
+    assert found["win_rate_vs_champion"]["high"] < 0.35
     assert not verdict_on(found).promoted
 
 
 def test_evaluation_with_challenger_and_champion_swapped_is_mirrored(make_request: Make, evaluate: Any) -> None:
-    ours, _ = evaluate(make_request("near", "start", start=_third(make_request)), Brevity(), "ours")
-    theirs, _ = evaluate(make_request("start", "near", start=_third(make_request)), Brevity(), "theirs")
+    ours, _ = evaluate(make_request("terse", "near", start=_third(make_request)), Brevity(), "ours")
+    theirs, _ = evaluate(make_request("near", "terse", start=_third(make_request)), Brevity(), "theirs")
     one, other = (Interval(**found["win_rate_vs_champion"]) for found in (ours, theirs))
     assert one.value not in (0.0, 0.5, 1.0)
     assert other.value == pytest.approx(1 - one.value, abs=1e-12)
