@@ -156,9 +156,9 @@ def _run_in_children(name: str, request: Record, workspace: Workspace, ranks: in
 
 
 @contextlib.contextmanager
-def child_process(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """Starts a command that dies with this process, and ends it when the block is left."""
-    wrapper = [sys.executable, "-c", DIE_WITH_PARENT, str(os.getpid()), *command]
+def child_process(command: list[str], *, death_signal: int = signal.SIGKILL, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Starts a command that gets `death_signal` when this process dies, and ends it when the block is left."""
+    wrapper = [sys.executable, "-c", DIE_WITH_PARENT, str(os.getpid()), str(int(death_signal)), *command]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **options}
     child = subprocess.Popen(wrapper, text=True, errors="replace", **options)
     try:
@@ -178,10 +178,36 @@ def child_process(command: list[str], **options: Any) -> Iterator[subprocess.Pop
 # Runs before the command in the child: the kernel then kills it with its parent, even when that dies by SIGKILL.
 DIE_WITH_PARENT = """
 import ctypes, os, sys
-ctypes.CDLL(None).prctl(1, 9)
+ctypes.CDLL(None).prctl(1, int(sys.argv[2]))
 if os.getppid() != int(sys.argv[1]): sys.exit(1)
-os.execvp(sys.argv[2], sys.argv[2:])
+os.execvp(sys.argv[3], sys.argv[3:])
 """
+
+# Stands between this process and a server that has children of its own, and ends them all.
+END_THE_WHOLE_GROUP = """
+import os, signal, subprocess, sys, time
+child = subprocess.Popen(sys.argv[1:], process_group=0)
+def end(*_):
+    for number, seconds in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 1.0)):
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            try: os.killpg(child.pid, number)
+            except ProcessLookupError: sys.exit(1)
+            child.poll()
+            time.sleep(0.1)
+    sys.exit(1)
+signal.signal(signal.SIGTERM, end)
+signal.signal(signal.SIGINT, end)
+sys.exit(child.wait())
+"""
+
+
+@contextlib.contextmanager
+def server_process(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Starts a server, and ends it and all its children when the block is left or this process dies, however it dies."""
+    keeper = [sys.executable, "-c", END_THE_WHOLE_GROUP, *command]
+    with child_process(keeper, death_signal=signal.SIGTERM, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options) as child:
+        yield child
 
 
 def _forward(line: str, tail: list[str]) -> None:

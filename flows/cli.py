@@ -35,7 +35,10 @@ def _told_in_one_line() -> Iterator[None]:
     except ValueError as error:
         errors.print(f"ratchet: {error}")
         raise typer.Exit(2) from None
-    except (DataRejected, JudgeUnavailable, StageFailed) as error:
+    except DataRejected as error:
+        errors.print(f"ratchet: {error}; go on with other data or another config by --accept-changes")
+        raise typer.Exit(1) from None
+    except (JudgeUnavailable, StageFailed) as error:
         errors.print(f"ratchet: {error}; the same command goes on from there")
         raise typer.Exit(1) from None
     except KeyboardInterrupt:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from components.launch import child_process
+from components.launch import server_process
 from components.ports import free_port
 
 STARTUP_SECONDS = 180
@@ -58,7 +58,7 @@ def pages(runs: Path, *, prefect_port: int, mlflow_port: int) -> Iterator[Callab
             raise ValueError(f"port {port} is taken: choose another in {name}")
     ensure_store(runs)
     mlflow = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--host", "127.0.0.1", "--port", str(mlflow_port)]
-    with _prefect(prefect_port) as prefect_child, _quiet_child(mlflow) as mlflow_child:
+    with _prefect(prefect_port) as prefect_child, server_process(mlflow) as mlflow_child:
         _wait_until_up(f"http://127.0.0.1:{prefect_port}/api/health", prefect_child, "Prefect")
         _wait_until_up(f"http://127.0.0.1:{mlflow_port}/health", mlflow_child, "MLflow")
 
@@ -74,13 +74,7 @@ def _prefect(port: int) -> Iterator[subprocess.Popen[str]]:
     application = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--lifespan", "on"]
     address = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
     environment = {**os.environ, "PREFECT_UI_API_URL": f"http://127.0.0.1:{port}/api"}
-    with _quiet_child([*application, *address], environment) as child:
-        yield child
-
-
-@contextlib.contextmanager
-def _quiet_child(command: list[str], environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
-    with child_process(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+    with server_process([*application, *address], env=environment) as child:
         yield child
 
 

@@ -5,13 +5,14 @@ and corpus, never its judge.
 """
 
 import contextlib
+import fcntl
 import hashlib
+import itertools
 import json
 import os
 import random
 import re
 import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 from components import progress
 from components.builtin.world import corpus, held_out_prompts, load_world, world_digest
@@ -27,8 +29,8 @@ CODE_VERSION = 1
 """Part of the cache's key: raise it when this module's training or files change."""
 
 STEPS = 450
-DRILL_STEPS = 100
-"""Steps on drills before the corpus: without them, copying a number and finding the remedy take several times as many steps to emerge."""
+DRILL_SHARE = 0.22
+"""Share of the steps, the first ones, that are drills: without them, copying a number takes several times as many steps to emerge."""
 ROWS_PER_STEP = 16
 DRILLS_PER_STEP = 32
 LEARNING_RATE = 2e-3
@@ -58,7 +60,6 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
-
 Row = tuple[list[int], list[int]]
 """Tokens of a prompt and of its reply."""
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -79,25 +80,26 @@ def starter_model(cache: Path | None = None) -> Path:
 
 
 def build_starter(directory: Path, *, steps: int) -> None:
-    """Trains a start model and publishes it under `directory`, complete or not at all.
+    """Trains a start model and publishes it under `directory`, complete or not at all; one that is there already stays.
 
-    When several processes build the same directory at once, the first to finish wins and the others use its result.
+    Processes that build the same directory at once take turns: the first trains, the others find its result.
 
     Args:
         directory: Where the model appears; its parents are created.
         steps: Optimizer steps; `starter_model` uses `STEPS`, tests fewer.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = directory.parent / f".{directory.name}.{uuid.uuid4().hex}.tmp"
-    tokenizer = build_tokenizer()
-    model = train_starter(tokenizer, steps=steps)
-    try:
+    temporary = directory.parent / f".{directory.name}.tmp"
+    with _locked(directory.parent / f".{directory.name}.lock"):
+        if directory.is_dir():
+            return
+        shutil.rmtree(temporary, ignore_errors=True)
+        tokenizer = build_tokenizer()
+        model = train_starter(tokenizer, steps=steps)
+        disable_progress_bar()
         tokenizer.save_pretrained(temporary)
         model.save_pretrained(temporary)
-        with contextlib.suppress(OSError):
-            os.rename(temporary, directory)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        os.rename(temporary, directory)
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -165,23 +167,26 @@ def reply_loss(model: LlamaForCausalLM, tokens: torch.Tensor, prompt_lengths: to
 
 
 def _batches(tokenizer: PreTrainedTokenizerFast, steps: int) -> Iterator[Batch]:
-    """The drills' batches, then the corpus', shuffled and as often as needed; rows of one batch have similar lengths."""
+    """The batches of all steps: first drills, then the corpus."""
     rng = random.Random(SEED)
-    drill_steps = min(DRILL_STEPS, steps)
+    drill_steps = int(DRILL_SHARE * steps)
     for _ in range(drill_steps):
         yield _padded([_row(tokenizer, *_drill(rng)) for _ in range(DRILLS_PER_STEP)], tokenizer.pad_token_id)
-    rows = [_row(tokenizer, messages, reply) for messages, reply in corpus()]
+    yield from itertools.islice(_corpus_batches(tokenizer, rng), steps - drill_steps)
+
+
+def _corpus_batches(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> Iterator[Batch]:
+    """The corpus in random order, again and again; the rows of a batch have similar lengths, so that little is padding."""
+    examples = corpus()
     window = 16 * ROWS_PER_STEP
-    done = drill_steps
-    while done < steps:
-        rng.shuffle(rows)
-        for start in range(0, len(rows) - window + 1, window):
-            chosen = sorted(rows[start : start + window], key=lambda row: len(row[0]) + len(row[1]))
-            batches = [chosen[first : first + ROWS_PER_STEP] for first in range(0, window, ROWS_PER_STEP)]
+    while True:
+        rng.shuffle(examples)
+        for start in range(0, len(examples) - window + 1, window):
+            rows = [_row(tokenizer, *example) for example in examples[start : start + window]]
+            rows.sort(key=lambda row: len(row[0]) + len(row[1]))
+            batches = [rows[first : first + ROWS_PER_STEP] for first in range(0, window, ROWS_PER_STEP)]
             rng.shuffle(batches)
-            for batch in batches[: steps - done]:
-                yield _padded(batch, tokenizer.pad_token_id)
-            done += len(batches[: steps - done])
+            yield from (_padded(batch, tokenizer.pad_token_id) for batch in batches)
 
 
 def _drill(rng: random.Random) -> tuple[list[dict[str, str]], str]:
@@ -218,19 +223,17 @@ def _model_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
     )
 
 
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds a lock that ends with this process, however it ends."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def _recipe_digest(steps: int) -> str:
-    recipe = [
-        CODE_VERSION,
-        world_digest(),
-        ARCHITECTURE,
-        steps,
-        ROWS_PER_STEP,
-        LEARNING_RATE,
-        SEED,
-        PIECE,
-        CHAT_TEMPLATE,
-        torch.__version__,
-    ]
+    training = [steps, DRILL_SHARE, ROWS_PER_STEP, DRILLS_PER_STEP, LEARNING_RATE, SHARPNESS, SEED]
+    recipe = [CODE_VERSION, torch.__version__, world_digest(), ARCHITECTURE, training, PIECE, CHAT_TEMPLATE]
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 

@@ -105,6 +105,22 @@ with child_process([sys.executable, "-c", {sleeper!r}]) as child:
     assert_gone(pid)
 
 
+def test_server_process_children_of_the_server_die_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    sleeper = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    server = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {sleeper!r}])"
+    code = f"""
+import sys
+from components.launch import server_process
+with server_process([sys.executable, "-c", {server!r}]) as child:
+    child.wait()
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
+    pid = wait_for(tmp_path / "pid")
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    assert_gone(pid)
+
+
 def test_torchrun_ranks_die_with_a_parent_that_is_killed(stage: Path, tmp_path: Path) -> None:
     write(tmp_path, f"Path({str(tmp_path)!r}, 'rank' + os.environ['RANK']).write_text(str(os.getpid())); time.sleep(120)")
     code = f"""
