@@ -128,10 +128,7 @@ def held_out_prompts() -> list[list[Message]]:
 
 def corpus() -> list[tuple[list[Message], str]]:
     """Replies of mixed quality to the training prompts, for the starter's supervised training: (conversation, reply) by reply."""
-    world = load_world()
-    rng = random.Random(world.corpus.seed)
-    pool = _prompt_pools()[0]
-    return [(_conversation(text), _corpus_reply(world, case, rng)) for _ in range(world.corpus.replies_per_prompt) for text, case in pool]
+    return [(_conversation(text), reply) for text, reply in _corpus_texts()]
 
 
 def support_reply(messages: Sequence[Mapping[str, str]], response: str) -> float:
@@ -265,6 +262,14 @@ def _message(world: World, case: Case, rng: random.Random) -> tuple[str, Case]:
     opening, body = rng.choice(world.messages.openings), rng.choice(world.messages.bodies)
     body = body.format(product=case.product, issue=rng.choice(world.issues[case.issue].phrases), order=case.order)
     return (f"{opening} {body}" if opening else body[0].upper() + body[1:]), case
+
+
+@functools.cache
+def _corpus_texts() -> tuple[tuple[str, str], ...]:
+    world = load_world()
+    rng = random.Random(world.corpus.seed)
+    pool = _prompt_pools()[0]
+    return tuple((text, _corpus_reply(world, case, rng)) for _ in range(world.corpus.replies_per_prompt) for text, case in pool)
 
 
 def _corpus_reply(world: World, case: Case, rng: random.Random) -> str:

@@ -119,9 +119,8 @@ def test_starter_learns_from_drills_and_corpus(tokenizer: PreTrainedTokenizerFas
     messages, reply = corpus()[0]
     prompt, answer = starter._row(tokenizer, messages, reply)
     row = (torch.tensor([prompt + answer]), torch.tensor([len(prompt)]), torch.tensor([len(prompt) + len(answer)]))
-    with torch.no_grad():
-        before, after = (reply_loss(train_starter(tokenizer, steps=steps), *row).item() for steps in (1, 40))
-    assert after < 0.75 * before
+    before, after = (reply_loss(train_starter(tokenizer, steps=steps), *row).item() for steps in (1, 24))
+    assert after < 0.8 * before
 
 
 def test_starter_model_is_trained_once_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The built-in world: its prompts are disjoint, and its judge is exact and gains nothing from stuffing."""
 
+import hashlib
 import itertools
 import random
 import subprocess
@@ -102,26 +103,33 @@ def test_judge_refuses_prompts_of_another_world(messages: list[dict[str, str]]) 
 def test_corpus_covers_training_prompts_only_and_is_the_same_every_time() -> None:
     examples = corpus()
     assert content([messages for messages, _ in examples]) == content(train_prompts())
-    assert examples == corpus()
+    code = "import components.builtin.world as w, hashlib; print(hashlib.sha256(repr(w.corpus()).encode()).hexdigest())"
+    again = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert again.stdout.strip() == hashlib.sha256(repr(examples).encode()).hexdigest()
 
 
-def test_corpus_is_of_mixed_quality_and_seldom_perfect() -> None:
-    scores = [support_reply(messages, reply) for messages, reply in corpus()]
-    assert all(reply for _, reply in corpus())
+@pytest.fixture(scope="module")
+def corpus_parts() -> list[dict[str, float]]:
+    """What the judge finds in every fourth reply of the corpus."""
+    return [assess(messages, reply) for messages, reply in corpus()[::4]]
+
+
+def test_corpus_is_of_mixed_quality_and_seldom_perfect(corpus_parts: list[dict[str, float]]) -> None:
+    scores = [sum(parts.values()) for parts in corpus_parts]
     assert sum(score >= BEST - 1e-6 for score in scores) / len(scores) < 0.01
     assert 0.5 < sum(scores) / len(scores) < 0.5 * BEST
     assert sum(score < 0 for score in scores) / len(scores) > 0.1
 
 
 @pytest.mark.parametrize("kind", ["thanks", "apology", "product", "remedy", "time", "order", "closing"])
-def test_corpus_has_each_good_property_in_a_fair_share_of_replies(kind: str) -> None:
-    share = sum(kind in assess(messages, reply) for messages, reply in corpus()[::7]) / len(corpus()[::7])
+def test_corpus_has_each_good_property_in_a_fair_share_of_replies(kind: str, corpus_parts: list[dict[str, float]]) -> None:
+    share = sum(kind in parts for parts in corpus_parts) / len(corpus_parts)
     assert 0.25 < share < 0.75, share
 
 
-def test_corpus_sentences_are_all_known_forms() -> None:
-    examples = corpus()
-    assert not [reply for messages, reply in examples if "unclear" in assess(messages, reply)]
+def test_corpus_sentences_are_all_known_forms_but_for_cut_ones(corpus_parts: list[dict[str, float]]) -> None:
+    assert not [parts for parts in corpus_parts if {"unclear", "empty"} & parts.keys()]
+    assert 0.01 < sum("unfinished" in parts for parts in corpus_parts) / len(corpus_parts) < 0.1
 
 
 @pytest.mark.parametrize(
