@@ -2,6 +2,8 @@
 
 import os
 
+# Models this small gain little from a second thread, and beside another busy process two threads are several times slower than one.
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["DO_NOT_TRACK"] = "true"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -10,6 +12,10 @@ os.environ.pop("MLFLOW_TRACKING_URI", None)
 from pathlib import Path
 
 import pytest
+
+from components.launch import keep_freed_memory
+
+keep_freed_memory()
 
 
 @pytest.fixture(scope="session")

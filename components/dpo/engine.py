@@ -122,18 +122,24 @@ def _plain_grad_norm(engine: Any) -> float:
 
 
 def full_weights(engine: Any) -> dict[str, torch.Tensor] | None:
-    """The trained weights on the CPU, gathered from all ranks: on rank 0; None elsewhere. Every rank must call it."""
-    if engine.zero_optimization_stage() < 3:
-        state = engine.module.state_dict()
-        return {name: tensor.detach().cpu() for name, tensor in state.items()} if torch.distributed.get_rank() == 0 else None
+    """The trained weights on the CPU, gathered from all ranks: on rank 0; None elsewhere. Every rank must call it.
+
+    Tied weights come once, under their first name: copies under both names would be saved as two tensors.
+    """
+    partitioned, first = engine.zero_optimization_stage() == 3, torch.distributed.get_rank() == 0
     gathered: dict[str, torch.Tensor] = {}
-    for name, parameter in engine.module.named_parameters(remove_duplicate=False):
-        with deepspeed_module().zero.GatheredParameters([parameter]):
-            if torch.distributed.get_rank() == 0:
-                gathered[name] = parameter.detach().cpu().clone()
-    if torch.distributed.get_rank() != 0:
-        return None
-    return gathered | {name: buffer.detach().cpu() for name, buffer in engine.module.named_buffers() if name in engine.module.state_dict()}
+    seen: set[int] = set()
+    for name, tensor in engine.module.state_dict(keep_vars=True).items():
+        if id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        whole = (
+            deepspeed_module().zero.GatheredParameters([tensor]) if partitioned and hasattr(tensor, "ds_id") else contextlib.nullcontext()
+        )
+        with whole:
+            if first:
+                gathered[name] = tensor.detach().to("cpu", copy=True)
+    return gathered if first else None
 
 
 def save_state(engine: Any, directory: Path, step: int) -> None:

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import yaml
 
-KILLS = int(os.environ.get("RATCHET_KILLS", "2"))
+KILLS = int(os.environ.get("RATCHET_KILLS", "1"))
 ROUNDS = 2
 STAGES = ("generate_responses", "collect_preferences", "validate_data", "dpo_train", "evaluate", "promote")
 SAME_BYTES = (
