@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from components.config import TrainingConfig
-from components.ports import free_port
 
 
 @functools.cache
@@ -42,15 +41,16 @@ def _silent_stderr() -> Iterator[None]:
 
 def join_process_group() -> tuple[int, int]:
     """Joins torchrun's process group, or makes one of this process alone; returns (rank, world size). Safe to call again."""
-    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
-    for name, value in alone.items():
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
         os.environ.setdefault(name, value)
-    os.environ.setdefault("MASTER_PORT", str(free_port()))
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if not torch.distributed.is_initialized():
         _skip_compiled_cpu_collectives()
         backend = "nccl" if torch.cuda.is_available() else "gloo"
+        if os.environ["WORLD_SIZE"] == "1":
+            # Alone there is nobody to meet, so no port has to be found for it, which another process could take first.
+            torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
         deepspeed_module().init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 

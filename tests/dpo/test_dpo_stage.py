@@ -158,9 +158,9 @@ def test_training_lora_second_round_refers_to_its_own_adapter(make_request: Make
 
 
 def test_training_ipo_starts_at_its_own_known_value(make_request: Make, tmp_path: Path) -> None:
-    summary = trained(make_request(loss="ipo", beta=0.1, learning_rate=3e-4, epochs=2), tmp_path / "run")
+    summary = trained(make_request(loss="ipo", beta=0.1, learning_rate=1e-4), tmp_path / "run")
     assert summary["first_loss"] == pytest.approx(25.0, abs=0.02)
-    assert metrics(tmp_path / "run")[-1]["loss"] < 24.0
+    assert losses(tmp_path / "run")[1] < 24.5
 
 
 def test_training_bfloat16_learns_and_its_saved_weights_are_bfloat16(make_request: Make, tmp_path: Path) -> None:
