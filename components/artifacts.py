@@ -50,7 +50,16 @@ def write_bytes(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-    _sync_directory(path.parent)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or a directory's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, value: Record | dict[str, Any]) -> None:
@@ -143,7 +152,7 @@ def publishing(directory: Path, *, stage: str, version: int, key: str) -> Iterat
     if directory.exists():
         os.rename(directory, directory.parent / f".{directory.name}.old-{os.getpid()}")
     os.rename(temporary, directory)
-    _sync_directory(directory.parent)
+    sync(directory.parent)
     _clear_leftovers(directory)
 
 
@@ -165,8 +174,7 @@ def peak_memory() -> int:
 
 
 def _record(path: Path) -> FileRecord:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    sync(path)
     rows = pq.read_metadata(path).num_rows if path.suffix == ".parquet" else None
     return FileRecord(sha256=file_digest(path), num_bytes=path.stat().st_size, rows=rows)
 
@@ -175,11 +183,3 @@ def _clear_leftovers(directory: Path) -> None:
     for pattern in (f".{directory.name}.tmp-*", f".{directory.name}.old-*"):
         for leftover in directory.parent.glob(pattern):
             shutil.rmtree(leftover)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

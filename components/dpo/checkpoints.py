@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from components.artifacts import file_digest, read_json, write_json
+from components.artifacts import file_digest, read_json, sync, write_json
 from components.dpo.engine import load_state, save_state
 
 KEEP = 2
@@ -35,11 +35,11 @@ def save(directory: Path, engine: Any, step: int, metrics: list[str]) -> None:
         files = {str(path.relative_to(temporary)): file_digest(path) for path in sorted(temporary.rglob("*")) if path.is_file()}
         write_json(temporary / HASHES, {"step": step, "files": files})
         for path in temporary.rglob("*"):
-            _sync(path)
+            sync(path)
         target = directory / f"step-{step:06d}"
         shutil.rmtree(target, ignore_errors=True)
         os.rename(temporary, target)
-        _sync(directory)
+        sync(directory)
         for old in sorted(directory.glob("step-*"))[:-KEEP]:
             shutil.rmtree(old)
     torch.distributed.barrier()
@@ -64,11 +64,3 @@ def _intact_step(checkpoint: Path) -> int | None:
     except (OSError, ValueError, KeyError):
         return None
     return int(recorded["step"]) if intact else None
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -65,27 +65,33 @@ def run(request: TrainRequest, out: Path) -> None:
     probe = train_pairs[: layout.micro_batch_pairs]
     scored = score_pairs(engine, probe, tokenizer.pad_token_id, batch_size=len(probe), rank=0, world_size=1)
     state = full_weights(engine)
-    if rank == 0 and state is not None:
-        _save(request, engine.module, tokenizer, state, out)
-        trained = _reload(request, out, probe, scored, tokenizer.pad_token_id, dtype, device)
-        write_bytes(out / "metrics.jsonl", "".join(f"{line}\n" for line in metrics).encode())
-        training_plot(out, [json.loads(line) for line in metrics])
-        summary = {
-            "start_digest": request.policy.digest,
-            "reference_digest": request.reference.digest,
-            "policy_digest": trained.digest,
-            "directory": "model" if trained.adapter is None else "adapter",
-            "num_pairs": count,
-            "num_steps": plan.num_steps,
-            "first_loss": json.loads(metrics[0])["loss"],
-            "ln2_checked": check.applies,
-            "eval": evaluated,
-            "dtype": str(dtype).removeprefix("torch."),
-            "zero_stage": training.zero_stage,
-            "num_processes": world_size,
-            "resumed_from_step": resumed,
-        }
-        write_json(out / "train.json", summary)
+    if state is None:
+        return
+    _save(request, engine.module, tokenizer, state, out)
+    trained = _reload(request, out, probe, scored, tokenizer.pad_token_id, dtype, device)
+    write_bytes(out / "metrics.jsonl", "".join(f"{line}\n" for line in metrics).encode())
+    training_plot(out, [json.loads(line) for line in metrics])
+    outcome = {
+        "policy_digest": trained.digest,
+        "directory": "model" if trained.adapter is None else "adapter",
+        "num_pairs": count,
+        "num_steps": plan.num_steps,
+        "first_loss": json.loads(metrics[0])["loss"],
+        "ln2_checked": check.applies,
+        "eval": evaluated,
+        "num_processes": world_size,
+        "resumed_from_step": resumed,
+    }
+    write_json(out / "train.json", _provenance(request, dtype) | outcome)
+
+
+def _provenance(request: TrainRequest, dtype: torch.dtype) -> dict[str, Any]:
+    return {
+        "start_digest": request.policy.digest,
+        "reference_digest": request.reference.digest,
+        "dtype": str(dtype).removeprefix("torch."),
+        "zero_stage": request.training.zero_stage,
+    }
 
 
 class _FirstLoss:

@@ -1,5 +1,6 @@
 """kill -9 of everything at a random moment: the same command finishes the campaign, with the same bytes and nothing done twice."""
 
+import itertools
 import json
 import os
 import random
@@ -56,8 +57,15 @@ class Campaign:
     def finish(self) -> float:
         began = time.monotonic()
         child = self.start()
-        assert child.wait(timeout=280) == 0, (self.place / "log.txt").read_text()[-3000:]
+        assert child.wait(timeout=280) == 0, self.log()
         return time.monotonic() - began
+
+    def is_done(self) -> bool:
+        """Whether the start that was killed had nothing left to do but to end; the same command would then add rounds."""
+        return (self.directory / "campaign.json").exists() and self.state()["target"] is None
+
+    def log(self) -> str:
+        return (self.place / "log.txt").read_text()[-3000:]
 
     def kill_all(self, child: subprocess.Popen[bytes]) -> None:
         """Kills the process and all that it started, as a lost machine would."""
@@ -99,20 +107,40 @@ def test_killed_campaign_is_finished_by_the_same_command_with_the_same_bytes(
 ) -> None:
     whole, seconds = undisturbed
     chance = random.Random(int(os.environ.get("RATCHET_KILL_SEED", "1")))
-    campaign = Campaign(tmp_path / "killed", starter_directory)
+    kills = 0
+    for number in itertools.count():
+        campaign = Campaign(tmp_path / f"killed-{number}", starter_directory)
+        kills += kill_until_it_finishes(campaign, seconds, chance, at_most=KILLS - kills)
+        check_same(campaign, whole)
+        if kills == KILLS:
+            break
+
+
+def kill_until_it_finishes(campaign: Campaign, seconds: float, chance: random.Random, *, at_most: int) -> int:
+    """Starts a campaign again and again, killing it at random moments, until a start finishes it first; returns how often it was killed."""
     done: dict[str, str] = {}
-    for number in range(KILLS):
+    for kills in range(at_most):
         child = campaign.start()
-        time.sleep(chance.uniform(0.2, 0.8) * seconds)
-        campaign.kill_all(child)
+        try:
+            assert child.wait(timeout=chance.uniform(0.1, 0.9) * seconds) == 0, campaign.log()
+            return kills
+        except subprocess.TimeoutExpired:
+            campaign.kill_all(child)
         assert campaign.processes() == []
         published = campaign.manifests()
         assert {name: published.get(name) for name in done} == done, "a finished stage ran again"
         done = published
-        print(f"kill {number + 1}: {len(done)} stages published")
+        if campaign.is_done():
+            return kills + 1
+        print(f"{campaign.place.name}: killed with {len(done)} stages published", flush=True)
     campaign.finish()
     published = campaign.manifests()
     assert {name: published[name] for name in done} == done, "a finished stage ran again"
+    return at_most
+
+
+def check_same(campaign: Campaign, whole: Campaign) -> None:
+    """The same bytes as the undisturbed campaign's, no process left, and every record once."""
     assert campaign.processes() == []
     for round in range(1, ROUNDS + 1):
         for name in SAME_BYTES:
