@@ -90,28 +90,16 @@ def test_run_stage_in_children_publishes_logs_and_measures(stage: Path, tmp_path
     assert manifest.peak_memory_bytes > 2 * 10 * 2**20
 
 
-def test_child_process_dies_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("starter", ["child_process", "server_process"])
+def test_what_a_killed_parent_started_dies(starter: str, tmp_path: Path) -> None:
     sleeper = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
-    code = f"""
-import sys
-from components.launch import child_process
-with child_process([sys.executable, "-c", {sleeper!r}]) as child:
-    child.wait()
-"""
-    parent = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
-    pid = wait_for(tmp_path / "pid")
-    os.kill(parent.pid, signal.SIGKILL)
-    parent.wait()
-    assert_gone(pid)
-
-
-def test_server_process_children_of_the_server_die_with_a_parent_that_is_killed(tmp_path: Path) -> None:
-    sleeper = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    # A server's own children must go too; a plain child is the sleeper itself.
     server = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {sleeper!r}])"
+    started = {"child_process": sleeper, "server_process": server}[starter]
     code = f"""
 import sys
-from components.launch import server_process
-with server_process([sys.executable, "-c", {server!r}]) as child:
+from components.launch import {starter}
+with {starter}([sys.executable, "-c", {started!r}]) as child:
     child.wait()
 """
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
