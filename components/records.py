@@ -104,7 +104,6 @@ class StartRequest(Record):
     evaluation_judge: JudgeConfig
     prompts: PromptsConfig
     prompts_digest: str
-    seed: int
 
 
 class GenerateRequest(Record):

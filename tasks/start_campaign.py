@@ -5,7 +5,6 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from components.artifacts import derive_seed
 from components.config import CampaignConfig
 from components.launch import run_stage
 from components.records import Manifest, StartRequest
@@ -20,6 +19,5 @@ def start_campaign(config: CampaignConfig, prompts_digest: str, directory: Path)
         evaluation_judge=config.evaluation_judge,
         prompts=config.prompts,
         prompts_digest=prompts_digest,
-        seed=derive_seed(config.seed, 0, "start"),
     )
     return run_stage("start", request, directory)
