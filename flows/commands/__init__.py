@@ -1,0 +1,1 @@
+"""The commands of `ratchet`, one module a group. `flows.cli` puts them together."""

@@ -1,0 +1,45 @@
+"""Commands that only look: status, report, reference, doctor."""
+
+import typer
+
+from components.campaign import campaign_directory, known_state, runs_directory
+from flows.commands.terminal import CampaignArgument, console, told_in_one_line
+
+
+def status(campaign: CampaignArgument) -> None:
+    """Show a campaign's rounds, its champion, and what is still open."""
+    from flows.display import print_rounds
+
+    with told_in_one_line():
+        state = known_state(campaign)
+    print_rounds(console, state.model_dump(mode="json"))
+    if state.target is not None:
+        console.print(f"open: a start that goes to round {state.target}; the command that began it goes on", highlight=False)
+
+
+def report(campaign: CampaignArgument) -> None:
+    """Write a campaign's report.html again and print where it lies."""
+    with told_in_one_line():
+        known_state(campaign)
+        from components.report.campaign import write_report
+
+        console.print(str(write_report(campaign_directory(campaign))), highlight=False, soft_wrap=True)
+
+
+def reference() -> None:
+    """Print every key of the configuration with its type, default and meaning, as Markdown."""
+    from flows.reference import config_reference
+
+    typer.echo(config_reference())
+
+
+def doctor() -> None:
+    """Look at this machine and installation: versions, processor, accelerators, stores; exit code 1 if something would stop a run."""
+    from flows.doctor import findings
+
+    failed = False
+    for name, fine, detail in findings(runs_directory()):
+        failed |= not fine
+        console.print(f"{'ok  ' if fine else 'BAD '} {name:<14} {detail}", highlight=False, soft_wrap=True)
+    if failed:
+        raise typer.Exit(1)
