@@ -206,7 +206,8 @@ sys.exit(child.wait())
 def server_process(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
     """Starts a server, and ends it and all its children when the block is left or this process dies, however it dies."""
     keeper = [sys.executable, "-c", END_THE_WHOLE_GROUP, *command]
-    with child_process(keeper, death_signal=signal.SIGTERM, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options) as child:
+    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **options}
+    with child_process(keeper, death_signal=signal.SIGTERM, **options) as child:
         yield child
 
 

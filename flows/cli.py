@@ -4,7 +4,7 @@ import logging
 
 import typer
 
-from flows.commands import look, run, services
+from flows.commands import look, run, serve, services
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -16,7 +16,7 @@ app = typer.Typer(
 )
 PANELS = {
     "Rounds": (run.run, look.status, look.report),
-    "Servers": (services.ui,),
+    "Servers": (services.ui, serve.serve),
     "Help": (look.reference, look.doctor),
 }
 for panel, commands in PANELS.items():

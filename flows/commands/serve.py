@@ -1,0 +1,46 @@
+"""`ratchet serve`: a campaign's model behind an OpenAI-compatible endpoint."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from flows.commands.terminal import CampaignArgument, console, errors, told_in_one_line
+
+
+class EngineChoice(StrEnum):
+    """What generates the answers."""
+
+    AUTO = "auto"
+    TRANSFORMERS = "transformers"
+    VLLM = "vllm"
+
+
+def serve(
+    campaign: CampaignArgument,
+    round: Annotated[int | None, typer.Option("--round", min=0, help="A round's model in place of the champion; 0: the start.")] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the endpoint on 127.0.0.1.")] = 8000,
+    engine: Annotated[EngineChoice, typer.Option(help="auto: vLLM where it is installed, else transformers.")] = EngineChoice.AUTO,
+) -> None:
+    """Answer with a campaign's champion over an OpenAI-compatible endpoint, until Ctrl-C.
+
+    Example: [bold]ratchet serve demo --port 8080[/bold]
+    """
+    with told_in_one_line():
+        from components.serving import ServerFailed, curl_line, pick_engine, plan_serving, served
+
+        chosen = pick_engine(engine.value)
+        serving = plan_serving(campaign, round=round, port=port)
+        what = f"round {serving.model.round} of {campaign}" if serving.model.round else f"the start model of {campaign}"
+        console.print(f"starting {chosen} with {what}; its output: {serving.log}", highlight=False, soft_wrap=True)
+        try:
+            with served(serving, chosen) as until_it_ends:
+                for name, value in (("address", serving.address), ("model", serving.model_id), ("try", curl_line(serving))):
+                    console.print(f"{name:<8} {value}", highlight=False, soft_wrap=True, markup=False)
+                console.print("Ctrl-C ends it", highlight=False)
+                until_it_ends()
+        except ServerFailed as error:
+            errors.print(f"ratchet: {error}")
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            console.print("\nstopped", highlight=False)

@@ -1,0 +1,216 @@
+"""`ratchet serve`: the real command, transformers' real server, real HTTP."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from components.campaign import model_of_round
+from components.generation.sampler import Law, sample
+from components.models import load_policy, load_tokenizer
+from components.ports import free_port
+from components.serving import model_id, pick_engine, plan_serving, served
+from components.tokens import prompt_ids, stop_ids
+from flows.cli import app
+
+Make = Callable[..., Path]
+QUESTION = [{"role": "user", "content": "My kettle arrived broken. The order is #5301."}]
+MAX_TOKENS = 24
+
+
+@contextlib.contextmanager
+def serving(runs: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """Runs `ratchet serve` as a user would; yields it and what it printed until it was ready, or until its end."""
+    environment = {**os.environ, "RATCHET_RUNS": str(runs), "COLUMNS": "80"}
+    command = [sys.executable, "-m", "flows.cli", "serve", *arguments]
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": Path(__file__).parents[2]}
+    with subprocess.Popen(command, env=environment, **options) as child:
+        assert child.stdout is not None
+        lines: list[str] = []
+        try:
+            for line in child.stdout:
+                lines.append(line.rstrip("\n"))
+                if line.startswith("Ctrl-C"):
+                    break
+            yield child, lines
+        finally:
+            child.kill()
+
+
+def processes_of(runs: Path) -> list[str]:
+    """Command lines of the processes that were started for these campaigns and still run."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if process.environ().get("RATCHET_RUNS") == str(runs) and process.pid != os.getpid():
+                found.append(" ".join(process.cmdline()))
+    return found
+
+
+def await_no_process_of(runs: Path) -> None:
+    deadline = time.monotonic() + 20
+    while (left := processes_of(runs)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left
+
+
+def ask(port: int, **more: Any) -> httpx.Response:
+    body = {"model": "served", "messages": QUESTION, "temperature": 0.0, "max_tokens": MAX_TOKENS, **more}
+    return httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body, timeout=60)
+
+
+def own_greedy_answer(directory: Path, round: int) -> str:
+    """The answer of this project's own sampler that may only take the most likely token."""
+    ref = model_of_round(directory, round)
+    model, tokenizer = load_policy(ref, dtype=torch.float32, device=torch.device("cpu")), load_tokenizer(ref)
+    law = Law(temperature=1.0, top_p=1.0, top_k=1, max_new_tokens=MAX_TOKENS, stop_ids=frozenset(stop_ids(tokenizer, model)))
+    prompt = prompt_ids(tokenizer, QUESTION)
+    (sampled,) = sample(model, [prompt], seeds=[[0]], law=law, pad_id=tokenizer.pad_token_id, batch_size=1, on_batch=lambda _: None)
+    return tokenizer.decode(sampled.token_ids, skip_special_tokens=True)
+
+
+def test_serve_answers_whole_and_streamed_as_our_own_model_and_ends_with_ctrl_c(runs: Path, make_campaign: Make) -> None:
+    directory, port = make_campaign(), free_port()
+    with serving(runs, "served", "--port", str(port), "--engine", "transformers") as (child, lines):
+        assert child.poll() is None, lines
+        told = "\n".join(lines)
+        assert f"http://127.0.0.1:{port}/v1" in told
+        assert "the start model of served" in told
+        listed = httpx.get(f"http://127.0.0.1:{port}/v1/models", timeout=30).json()
+        assert [model["id"] for model in listed["data"]] == ["served"]
+
+        own = own_greedy_answer(directory, 0)
+        assert own
+        assert ask(port).json()["choices"][0]["message"]["content"] == own
+        events = [line.removeprefix("data: ") for line in ask(port, stream=True).text.splitlines() if line.startswith("data: {")]
+        assert len(events) > 3
+        assert "".join(json.loads(event)["choices"][0]["delta"].get("content") or "" for event in events) == own
+
+        (curl,) = (line.removeprefix("try").strip() for line in lines if line.startswith("try"))
+        answered = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, timeout=60, check=True)
+        assert json.loads(answered.stdout)["choices"][0]["message"]["content"]
+
+        child.send_signal(signal.SIGINT)
+        assert child.wait(30) == 0
+    await_no_process_of(runs)
+
+
+def test_serve_adapter_champion_answers_by_its_adapter_and_ends_with_a_killed_parent(runs: Path, make_campaign: Make) -> None:
+    directory, port = make_campaign("full", "adapter"), free_port()
+    own = [own_greedy_answer(directory, number) for number in range(3)]
+    assert len(set(own)) == 3
+    with serving(runs, "served", "--port", str(port), "--engine", "transformers") as (child, lines):
+        assert child.poll() is None, lines
+        assert "round 2 of served" in lines[0]
+        assert ask(port).json()["choices"][0]["message"]["content"] == own[2]
+        child.kill()
+    await_no_process_of(runs)
+    with serving(runs, "served", "--round", "1", "--port", str(port), "--engine", "transformers") as (child, lines):
+        assert child.poll() is None, lines
+        assert ask(port).json()["choices"][0]["message"]["content"] == own[1]
+
+
+def test_serve_server_that_dies_at_its_start_is_one_line_with_its_last_words(runs: Path, make_campaign: Make) -> None:
+    directory, port = make_campaign("full"), free_port()
+    weights = directory / "round-001/dpo_train/model/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with serving(runs, "served", "--port", str(port), "--engine", "transformers") as (child, lines):
+        assert child.wait(60) == 1
+    assert len(lines) == 2, lines
+    assert lines[1].startswith("ratchet: the server ended: ")
+    assert "safetensors" in lines[1].lower()
+    assert f"serve-{port}.log" in lines[1]
+    await_no_process_of(runs)
+
+
+def told_and_refused(*arguments: str) -> str:
+    told = CliRunner().invoke(app, ["serve", *arguments])
+    assert told.exit_code == 2, told.output
+    assert told.output.startswith("ratchet: ")
+    assert told.output.count("\n") == 1, told.output
+    return told.output
+
+
+def test_serve_wrong_input_is_refused_in_one_line(make_campaign: Make) -> None:
+    directory = make_campaign("adapter", "full")
+    assert "no campaign other" in told_and_refused("other")
+    assert "no finished round 7: choose one from 0 (the start model) to 2" in told_and_refused("served", "--round", "7")
+    with listened_port() as port:
+        assert f"port {port} is taken" in told_and_refused("served", "--port", str(port))
+    (directory / "round-002/dpo_train/model/model.safetensors").unlink()
+    assert "the weights of round 2 are gone" in told_and_refused("served")
+    (directory / "round-001/dpo_train/train.json").unlink()
+    assert "the weights of round 1 are gone" in told_and_refused("served", "--round", "1")
+
+
+@contextlib.contextmanager
+def listened_port() -> Iterator[int]:
+    """A port on which somebody listens."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+def test_serve_engine_that_is_not_installed_is_refused_with_the_remedy(make_campaign: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_campaign()
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+    assert "pip install vllm" in told_and_refused("served", "--engine", "vllm")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert "pip install 'transformers[serving]'" in told_and_refused("served")
+
+
+# Stands for vLLM, which needs a GPU: says that it is healthy, and shows what it was started with.
+RECORDER = """#!{python}
+import http.server, json, os, pathlib, sys
+pathlib.Path("{record}").write_text(json.dumps(sys.argv[1:]))
+class Healthy(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+port = int(sys.argv[sys.argv.index("--port") + 1])
+http.server.HTTPServer(("127.0.0.1", port), Healthy).serve_forever()
+"""
+
+
+def test_serve_auto_takes_vllm_where_it_is_installed_and_names_the_adapter(
+    runs: Path, make_campaign: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = make_campaign("full", "adapter")
+    (tmp_path / "bin").mkdir()
+    command, record = tmp_path / "bin" / "vllm", tmp_path / "arguments.json"
+    command.write_text(RECORDER.format(python=sys.executable, record=record))
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{command.parent}{os.pathsep}{os.environ['PATH']}")
+    assert pick_engine("auto") == "vllm"
+    port = free_port()
+    common = ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
+    with served(plan_serving("served", round=1, port=port), "vllm"):
+        weights = str(directory / "round-001/dpo_train/model")
+        assert json.loads(record.read_text()) == ["serve", weights, "--served-model-name", "served", *common]
+    with served(plan_serving("served", round=None, port=port), "vllm"):
+        base, adapter = model_of_round(directory, 0).base, directory / "round-002/dpo_train/adapter"
+        lora = ["--enable-lora", "--max-lora-rank", "8", "--lora-modules", f"served={adapter}"]
+        assert json.loads(record.read_text()) == ["serve", base, "--served-model-name", "served-start", *lora, *common]
+
+
+@pytest.mark.parametrize(
+    ("campaign", "expected"), [("demo", "demo"), ("a_b.c-1", "a_b.c-1"), ("a--b", "a-b"), ("a..b-", "a.b"), ("x.git", "x")]
+)
+def test_model_id_is_the_campaigns_name_as_far_as_a_hub_name_may_be(campaign: str, expected: str) -> None:
+    from huggingface_hub.utils import validate_repo_id
+
+    assert model_id(campaign) == expected
+    validate_repo_id(model_id(campaign))
