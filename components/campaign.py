@@ -1,4 +1,7 @@
-"""A campaign's state on disk: its rounds, its champion, its target, its lock. Computes nothing and loads no ML library."""
+"""A campaign's state on disk: its rounds, its champion, its target, its configurations, its lock.
+
+Computes nothing and loads no ML library. Who the champion is stands in campaign.json and nowhere else; all other places follow it.
+"""
 
 import contextlib
 import fcntl
@@ -8,7 +11,9 @@ import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+from pydantic import ConfigDict, Field
 
 from components.artifacts import read_json, write_json
 from components.config import CampaignConfig, differences
@@ -16,6 +21,10 @@ from components.records import ModelRef, Record, RoundRecord
 
 RUNS_VARIABLE = "RATCHET_RUNS"
 CONFIG = "config.json"
+REPLACED_CONFIG = "config-until-round-{:03d}.json"
+COLLECTED = "collected.json"
+FREE_TO_CHANGE = ("num_rounds", "budget")
+"""What may differ between a campaign's starts, because no round's result depends on it."""
 
 
 class CampaignBusy(Exception):
@@ -29,6 +38,35 @@ class Champion(Record):
     digest: str
 
 
+class Rollback(Record):
+    """People made an earlier champion the champion again."""
+
+    model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True)
+
+    former: int = Field(alias="from")
+    """Round of the champion that was put aside."""
+    to: int
+    """Round that is the champion again; 0 is the start model."""
+    at: str
+    """UTC time, ISO 8601."""
+    after_round: int
+    """The last round that was finished then: the next one is the first to start from the restored champion."""
+
+
+class CollectedWeights(Record):
+    """What a round's collected.json says: its weights were removed on purpose, to free disk."""
+
+    what: str
+    """`model` or `adapter`."""
+    digest: str
+    """The policy's digest, by which the weights would be known again."""
+    num_bytes: int
+    at: str
+    """UTC time, ISO 8601."""
+    mlflow_bytes: int | None = None
+    """Bytes of the copy in MLflow that were removed; None while no copy was found, or MLflow could not be reached."""
+
+
 class State(Record):
     """What campaign.json holds."""
 
@@ -37,11 +75,19 @@ class State(Record):
     target: int | None = None
     """The round that an unfinished start goes to; None when nothing is open."""
     rounds: tuple[RoundRecord, ...] = ()
+    rollbacks: tuple[Rollback, ...] = ()
+    """Oldest first."""
 
     @property
     def last_round(self) -> int:
         """The last finished round; 0 before the first."""
         return self.rounds[-1].round if self.rounds else 0
+
+    def champion_before(self, round: int) -> int:
+        """The round whose model a round started from and was compared with; 0 is the start model."""
+        moves = [(record.round, 0, record.round) for record in self.rounds if record.promoted]
+        moves += [(rollback.after_round, order, rollback.to) for order, rollback in enumerate(self.rollbacks, 1)]
+        return max((move for move in moves if move[0] < round), default=(0, 0, 0))[2]
 
 
 def runs_directory() -> Path:
@@ -74,6 +120,11 @@ def read_state(directory: Path) -> State | None:
         raise ValueError(f"{path} is damaged ({str(error).splitlines()[0]}): restore it, or move the campaign's directory away") from None
 
 
+def known_campaigns() -> list[str]:
+    """Names of all campaigns that have begun, in order."""
+    return sorted(path.parent.name for path in runs_directory().glob("*/campaign.json"))
+
+
 def known_state(campaign: str) -> State:
     """Reads the state of a campaign that must exist.
 
@@ -82,7 +133,7 @@ def known_state(campaign: str) -> State:
     """
     state = read_state(campaign_directory(campaign))
     if state is None:
-        known = sorted(path.parent.name for path in runs_directory().glob("*/campaign.json"))
+        known = known_campaigns()
         raise ValueError(
             f"no campaign {campaign} under {runs_directory()}: {'known: ' + ', '.join(known) if known else 'none has run yet'}"
         )
@@ -95,7 +146,7 @@ def write_state(directory: Path, state: State) -> None:
 
 
 def refuse_changes(directory: Path, config: CampaignConfig) -> None:
-    """Compares a configuration with the one the campaign began with. `num_rounds` may differ between starts.
+    """Compares a configuration with the one the campaign began with, but for what is free to change.
 
     Raises:
         ValueError: They differ; the message says where and how to go on.
@@ -116,14 +167,33 @@ def pin_config(directory: Path, config: CampaignConfig, *, accept_changes: bool)
     """
     if not accept_changes:
         refuse_changes(directory, config)
-    if _changes(directory, config) or not (directory / CONFIG).exists():
+    if not (directory / CONFIG).exists():
         write_json(directory / CONFIG, config.model_dump(mode="json"))
+    elif _changes(directory, config):
+        _keep_config(directory)
+        write_json(directory / CONFIG, config.model_dump(mode="json"))
+
+
+def _keep_config(directory: Path) -> None:
+    """Sets the configuration of the finished rounds aside. One that is there already is theirs: no round ran between two changes."""
+    state = read_state(directory)
+    kept = directory / REPLACED_CONFIG.format(state.last_round if state else 0)
+    if state and state.rounds and not kept.exists():
+        write_json(kept, read_json(directory / CONFIG))
+
+
+def config_of_round(directory: Path, round: int) -> dict[str, Any]:
+    """The resolved configuration under which a round ran: the first one that was replaced after it, else the present one."""
+    replaced = {int(path.stem.rpartition("-")[2]): path for path in directory.glob("config-until-round-*.json")}
+    later = [last for last in replaced if last >= round]
+    return read_json(replaced[min(later)] if later else directory / CONFIG)
 
 
 def _changes(directory: Path, config: CampaignConfig) -> list[str]:
     if not (directory / CONFIG).exists():
         return []
-    return differences(read_json(directory / CONFIG) | {"num_rounds": config.num_rounds}, config.model_dump(mode="json"))
+    new = config.model_dump(mode="json")
+    return differences(read_json(directory / CONFIG) | {key: new[key] for key in FREE_TO_CHANGE}, new)
 
 
 def open_target(state: State, num_rounds: int) -> int:
@@ -131,40 +201,84 @@ def open_target(state: State, num_rounds: int) -> int:
     return state.last_round + num_rounds if state.target is None else state.target
 
 
+def with_round(state: State, record: RoundRecord) -> State:
+    """The state with a finished round, which is the champion if it is new and was promoted.
+
+    A round that is known already moves nothing: the champion may be another since, by a later round or by a rollback.
+    """
+    new = all(known.round != record.round for known in state.rounds)
+    rounds = [*(known for known in state.rounds if known.round != record.round), record]
+    champion = Champion(round=record.round, digest=record.policy_digest) if new and record.promoted else state.champion
+    return state.model_copy(update={"rounds": tuple(sorted(rounds, key=lambda known: known.round)), "champion": champion})
+
+
 def finish_round(directory: Path, record: RoundRecord) -> State:
-    """Adds a finished round to campaign.json, and moves the champion if it was promoted. Adding it again changes nothing."""
+    """Adds a finished round to campaign.json, and moves the champion if it was promoted. Adding it again moves nothing."""
     state = read_state(directory)
     assert state is not None
-    rounds = (*(known for known in state.rounds if known.round != record.round), record)
-    promoted = record.promoted and record.round >= state.champion.round
-    champion = Champion(round=record.round, digest=record.policy_digest) if promoted else state.champion
-    state = state.model_copy(update={"rounds": tuple(sorted(rounds, key=lambda known: known.round)), "champion": champion})
+    state = with_round(state, record)
     write_state(directory, state)
     return state
 
 
+def note_mlflow_run(directory: Path, round: int, run_id: str) -> None:
+    """Writes where MLflow has a finished round into campaign.json, and changes nothing else of it."""
+    state = read_state(directory)
+    assert state is not None
+    rounds = tuple(known.model_copy(update={"mlflow_run_id": run_id}) if known.round == round else known for known in state.rounds)
+    write_state(directory, state.model_copy(update={"rounds": rounds}))
+
+
 def model_of_round(directory: Path, round: int) -> ModelRef:
-    """Names the model that a round trained; round 0 is the start model."""
+    """Names the model that a round trained; round 0 is the start model.
+
+    Raises:
+        ValueError: The round's weights were collected, or are gone.
+    """
     pinned = round_directory(directory, 0) / "start"
-    start = ModelRef.model_validate(read_json(pinned / "start.json")["model"])
+    start = ModelRef.model_validate(_published(directory, 0, pinned / "start.json")["model"])
     if not Path(start.base).is_absolute():
         start = start.model_copy(update={"base": str(pinned / start.base)})
     if round == 0:
         return start
     stage = round_directory(directory, round) / "dpo_train"
-    trained = read_json(stage / "train.json")
+    trained = _published(directory, round, stage / "train.json")
     digest, weights = trained["policy_digest"], stage / trained["directory"]
+    if not weights.is_dir():
+        raise ValueError(_why_gone(directory, round, weights))
     if weights.name == "adapter":
         return start.model_copy(update={"round": round, "adapter": weights, "digest": digest})
     return ModelRef(round=round, base=str(weights), base_digest=digest, digest=digest)
 
 
+def _published(directory: Path, round: int, path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(_why_gone(directory, round, path))
+    return read_json(path)
+
+
+def collected_weights(directory: Path, round: int) -> CollectedWeights | None:
+    """Reads what was written when a round's weights were removed to free disk; None where that was not done."""
+    path = round_directory(directory, round) / COLLECTED
+    return CollectedWeights.model_validate(read_json(path)) if path.exists() else None
+
+
+def _why_gone(directory: Path, round: int, missing: Path) -> str:
+    collected = collected_weights(directory, round)
+    if collected is not None:
+        return f"round {round} of campaign {directory.name} has no weights: gc collected them at {collected.at}; name a promoted round"
+    return f"round {round} of campaign {directory.name} has no weights: {missing} is gone; restore it, or name another round"
+
+
 @contextlib.contextmanager
-def locked(directory: Path, **holder: Any) -> Iterator[None]:
+def locked(directory: Path, **holder: Any) -> Iterator[dict[str, Any]]:
     """Holds the campaign's lock; the kernel lets go of it when the process ends, however it ends.
 
+    Yields:
+        What the holder before wrote about itself: who it was, `since` when and, if it ended in order, `until` when it worked.
+
     Raises:
-        CampaignBusy: Somebody else holds it.
+        CampaignBusy: Somebody else holds it. Raised within the block, it leaves no trace of this holder.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / ".lock").open("a+") as file:
@@ -173,15 +287,37 @@ def locked(directory: Path, **holder: Any) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise CampaignBusy(f"campaign {directory.name} is worked on by {_describe_holder(file.read())}") from None
-        since = datetime.now(UTC).isoformat(timespec="seconds")
-        file.truncate(0)
-        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since, **holder}))
-        file.flush()
-        yield
+        file.seek(0)
+        before = _holder(file.read())
+        mine = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now(), **holder}
+        _replace(file, mine)
+        try:
+            yield before
+        except CampaignBusy:
+            _replace(file, before)
+            raise
+        except BaseException:
+            _replace(file, mine | {"until": _now()})
+            raise
+        _replace(file, mine | {"until": _now()})
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _replace(file: TextIO, holder: dict[str, Any]) -> None:
+    file.truncate(0)
+    file.write(json.dumps(holder))
+    file.flush()
+
+
+def _holder(content: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(content))
+    except ValueError:
+        return {}
 
 
 def _describe_holder(content: str) -> str:
-    try:
-        return ", ".join(f"{name} {value}" for name, value in json.loads(content).items())
-    except ValueError:
-        return "another process that is just starting"
+    return ", ".join(f"{name} {value}" for name, value in _holder(content).items()) or "another process that is just starting"

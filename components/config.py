@@ -203,6 +203,23 @@ class GateConfig(Section):
     """Guard: largest share of responses that are empty or cut by the length limit."""
 
 
+class BudgetConfig(Section):
+    """What one round may use before it stops. A start with a higher limit goes on; changing this needs no `--accept-changes`."""
+
+    max_round_minutes: float = Field(default=0.0, ge=0.0)
+    """Minutes of work on a round, over all its starts, after which it stops; 0 sets no limit."""
+    cost_per_hour: float = Field(default=0.0, ge=0.0)
+    """What an hour of the machine costs, in any currency; 0 says that the cost is not known."""
+    max_round_cost: float = Field(default=0.0, ge=0.0)
+    """Cost of a round, over all its starts, after which it stops, in the currency of `cost_per_hour`; 0 sets no limit."""
+
+    @model_validator(mode="after")
+    def _cost_is_known(self) -> Self:
+        if self.max_round_cost and not self.cost_per_hour:
+            raise ValueError("max_round_cost needs the price of an hour: set `cost_per_hour`")
+        return self
+
+
 class CampaignConfig(Section):
     """A campaign: a named, long-lived sequence of rounds on one policy."""
 
@@ -226,6 +243,7 @@ class CampaignConfig(Section):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     gate: GateConfig = GateConfig()
+    budget: BudgetConfig = BudgetConfig()
 
     @field_validator("campaign")
     @classmethod
@@ -240,7 +258,7 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Campa
 
     Args:
         path: YAML file whose keys are a subset of `CampaignConfig`'s.
-        overrides: Top-level values that win over the file's.
+        overrides: Values that win over the file's; a section's keys are replaced one by one.
 
     Raises:
         ValueError: The file cannot be read or parsed, or a key or value in it is wrong; one line that names it and the remedy.
@@ -256,9 +274,17 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Campa
     if not isinstance(values, dict):
         raise ValueError(f"config file {path} holds no mapping: its top level must be `key: value` lines")
     try:
-        return CampaignConfig.model_validate({**values, **(overrides or {})})
+        return CampaignConfig.model_validate(_merged(values, overrides or {}))
     except ValidationError as error:
         raise ValueError(f"config file {path}: {describe(error)}") from None
+
+
+def _merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(values)
+    for key, value in overrides.items():
+        below = merged.get(key)
+        merged[key] = _merged(below if isinstance(below, dict) else {}, value) if isinstance(value, Mapping) else value
+    return merged
 
 
 def describe(error: ValidationError) -> str:

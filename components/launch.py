@@ -31,6 +31,7 @@ from components.records import (
     Manifest,
     PromoteRequest,
     Record,
+    RoundStopped,
     StageFailed,
     StartRequest,
     TrainRequest,
@@ -60,10 +61,12 @@ STAGES = {
     "generate_responses": Stage("components.generation.stage", GenerateRequest, 1, on_accelerator=True),
     "collect_preferences": Stage("components.preferences.stage", CollectRequest, 1, on_accelerator=True),
     "validate_data": Stage("components.validation.stage", ValidateRequest, 1),
-    "dpo_train": Stage("components.dpo.stage", TrainRequest, 1, on_accelerator=True),
+    "dpo_train": Stage("components.dpo.stage", TrainRequest, 2, on_accelerator=True),
     "evaluate": Stage("components.evaluation.stage", EvaluateRequest, 1, on_accelerator=True),
     "promote": Stage("components.promotion.stage", PromoteRequest, 1),
 }
+PASSING = (ConnectionError, TimeoutError)
+"""Errors that may be gone a moment later."""
 DOMAIN_ERRORS = {error.__name__: error for error in (DataRejected, JudgeUnavailable)}
 
 
@@ -123,10 +126,10 @@ def _run_here(name: str, request: Record, workspace: Workspace) -> None:
     _prepare_process()
     try:
         importlib.import_module(STAGES[name].module).run(request, workspace.path)
-    except (DataRejected, JudgeUnavailable):
+    except (DataRejected, JudgeUnavailable, RoundStopped):
         raise
     except Exception as error:
-        raise StageFailed(f"{name} failed: {type(error).__name__}: {error}") from error
+        raise StageFailed(f"{name} failed: {type(error).__name__}: {error}", may_pass=isinstance(error, PASSING)) from error
 
 
 def _run_in_children(name: str, request: Record, workspace: Workspace, ranks: int) -> None:
@@ -147,9 +150,11 @@ def _run_in_children(name: str, request: Record, workspace: Workspace, ranks: in
         failure.unlink()
         if told["type"] in DOMAIN_ERRORS:
             raise DOMAIN_ERRORS[told["type"]](told["message"])
-        raise StageFailed(f"{name} failed: {told['type']}: {told['message']}")
+        raise StageFailed(f"{name} failed: {told['type']}: {told['message']}", may_pass=told["may_pass"])
     if code != 0:
-        raise StageFailed(f"{name} failed: its processes ended with exit code {code}; last lines: {' | '.join(tail[-5:])}")
+        # No process lived to say what went wrong, so something outside of them ended one: memory, a device, a person.
+        ended = f"{name} failed: its processes ended with exit code {code}; last lines: {' | '.join(tail[-5:])}"
+        raise StageFailed(ended, may_pass=True)
     workspace.peak_memory_bytes = sum(read_json(path)["bytes"] for path in peaks)
     for path in peaks:
         path.unlink()
@@ -274,7 +279,8 @@ def _child_main(message: Path, out: Path) -> None:
             importlib.import_module(content["module"]).run(request, out)
     except Exception as error:
         if rank == 0 or not (out / ".failure.json").exists():
-            write_json(out / ".failure.json", {"type": type(error).__name__, "message": str(error)})
+            told = {"type": type(error).__name__, "message": str(error), "may_pass": isinstance(error, PASSING)}
+            write_json(out / ".failure.json", told)
         raise
     write_json(out / f".peak-{rank}.json", {"bytes": peak_memory()})
 

@@ -1,4 +1,7 @@
-"""How far the running stage is. Components report here; whoever shows it installs a listener. Knows no display."""
+"""How far the running stage is. Components report here; whoever shows it installs a listener. Knows no display.
+
+A listener may end the running stage: what it raises in `advanced` reaches the stage's caller.
+"""
 
 import contextlib
 from collections.abc import Iterator

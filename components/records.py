@@ -22,6 +22,11 @@ from components.config import (
 class StageFailed(Exception):
     """A stage ended with an error; the message names the stage and the cause."""
 
+    def __init__(self, message: str, *, may_pass: bool = False) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
+        """Whether the same stage may well succeed a moment later: the network, or a process that something killed."""
+
 
 class DataRejected(Exception):
     """A round's data broke a gate of the validation; the message names the gate and the counts."""
@@ -29,6 +34,14 @@ class DataRejected(Exception):
 
 class JudgeUnavailable(Exception):
     """A judge could not give usable verdicts; the message names the judge and what it answered."""
+
+
+class ServiceFailed(Exception):
+    """A server that we start, or talk to, did not do what it should; the message names it and where to look."""
+
+
+class RoundStopped(Exception):
+    """Somebody, or the round's budget, ended the work on it; no failure, and a later start goes on. The message says why."""
 
 
 class Record(BaseModel):

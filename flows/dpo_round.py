@@ -1,13 +1,19 @@
 """One round: generate -> collect -> validate -> train -> evaluate -> promote, read top to bottom. Computes nothing itself."""
 
 from pathlib import Path
+from typing import Any
 
 from prefect import flow
+from prefect.states import Cancelled
 
+from components import progress
 from components.artifacts import artifact, read_json
 from components.campaign import State, finish_round, model_of_round, round_directory
 from components.config import CampaignConfig
-from components.records import Artifact, JudgeRef, Manifest, RoundRecord
+from components.records import Artifact, JudgeRef, Manifest, RoundRecord, RoundStopped
+from components.stopping import RoundLimits
+from flows.automations import tell_outcome
+from flows.round_progress import shown_on_page
 from tasks.collect_preferences import collect_preferences
 from tasks.dpo_train import dpo_train
 from tasks.evaluate import evaluate
@@ -16,11 +22,11 @@ from tasks.promote import promote
 from tasks.record_round import record_round
 from tasks.validate_data import validate_data
 
+STOPPED = "Stopped"
+
 
 @flow(name="dpo-round", flow_run_name="{directory.name}-round-{round:03d}")
-def dpo_round(
-    config: CampaignConfig, directory: Path, round: int, state: State, start: Manifest, seed_pairs_digest: str | None
-) -> RoundRecord:
+def dpo_round(config: CampaignConfig, directory: Path, round: int, state: State, start: Manifest, seed_pairs_digest: str | None) -> Any:
     """Runs every stage of a round that is not already published, and records its outcome in campaign.json.
 
     Args:
@@ -30,7 +36,27 @@ def dpo_round(
         state: What the earlier rounds left.
         start: Manifest of round 0.
         seed_pairs_digest: Content digest of the data set that is round 1's data; None samples round 1 like any other.
+
+    Returns:
+        The round's record; a state named Stopped when the stop-file or the budget ended the work on it.
     """
+    here = round_directory(directory, round)
+    try:
+        with shown_on_page(here), progress.shown_by(RoundLimits(here, config.budget)):
+            manifests = _stages(config, directory, round, state, start, seed_pairs_digest)
+            record = round_record(here, round, manifests)
+            finish_round(directory, record)
+            record_round(directory, round)
+    except RoundStopped as stopped:
+        return Cancelled(name=STOPPED, message=str(stopped))
+    tell_outcome(directory.name, record)
+    return record
+
+
+def _stages(
+    config: CampaignConfig, directory: Path, round: int, state: State, start: Manifest, seed_pairs_digest: str | None
+) -> dict[str, Manifest]:
+    """The stages in their order; a stage that the round does not need is left out of the result."""
     here, pinned = round_directory(directory, round), round_directory(directory, 0) / "start"
     pins = read_json(pinned / "start.json")
     held_out = artifact(pinned, start, "held_out_prompts.parquet")
@@ -108,10 +134,7 @@ def dpo_round(
         "evaluate": evaluated,
         "promote": decided,
     }
-    record = round_record(here, round, {name: manifest for name, manifest in manifests.items() if manifest is not None})
-    finish_round(directory, record)
-    record_round(directory, round)
-    return record
+    return {name: manifest for name, manifest in manifests.items() if manifest is not None}
 
 
 def _published(here: Path, stage: str, manifest: Manifest | None, name: str) -> Artifact | None:

@@ -12,16 +12,20 @@ import httpx
 
 from components.launch import server_process
 from components.ports import free_port
+from components.records import ServiceFailed
 
 STARTUP_SECONDS = 180
 
 
 @contextlib.contextmanager
-def prefect_server() -> Iterator[str]:
+def prefect_server(known: str | None = None) -> Iterator[str]:
     """Makes sure that flows find a Prefect API, and yields its address.
 
-    A configured PREFECT_API_URL (environment or profile) is used as it is. Otherwise a server is started on a free port; Prefect's
-    own temporary server would outlive a killed parent.
+    A configured PREFECT_API_URL (environment or profile) is used as it is, then the known one. Otherwise a server is started on a
+    free port; Prefect's own temporary server would outlive a killed parent.
+
+    Args:
+        known: API of a server that is up, if there is one.
     """
     from prefect.logging.handlers import APILogHandler
     from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -30,15 +34,20 @@ def prefect_server() -> Iterator[str]:
     if configured:
         yield configured
         return
+    with contextlib.nullcontext(known) if known else _own_server() as url, temporary_settings({PREFECT_API_URL: url}):
+        try:
+            yield url
+        finally:
+            APILogHandler().flush()
+
+
+@contextlib.contextmanager
+def _own_server() -> Iterator[str]:
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     with _prefect(port) as server:
-        _wait_until_up(f"{url}/health", server, "Prefect")
-        with temporary_settings({PREFECT_API_URL: url}):
-            try:
-                yield url
-            finally:
-                APILogHandler().flush()
+        wait_until_up(f"{url}/health", "Prefect", child=server)
+        yield url
 
 
 @contextlib.contextmanager
@@ -54,13 +63,13 @@ def pages(runs: Path, *, prefect_port: int, mlflow_port: int) -> Iterator[Callab
     if store.startswith("http"):
         raise ValueError(f"MLFLOW_TRACKING_URI is {store}: open that address, it is MLflow's page already")
     for name, port in (("RATCHET_PREFECT_PORT", prefect_port), ("RATCHET_MLFLOW_PORT", mlflow_port)):
-        if _answers(port):
+        if answers(port):
             raise ValueError(f"port {port} is taken: choose another in {name}")
     ensure_store(runs)
     mlflow = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--host", "127.0.0.1", "--port", str(mlflow_port)]
     with _prefect(prefect_port) as prefect_child, server_process(mlflow) as mlflow_child:
-        _wait_until_up(f"http://127.0.0.1:{prefect_port}/api/health", prefect_child, "Prefect")
-        _wait_until_up(f"http://127.0.0.1:{mlflow_port}/health", mlflow_child, "MLflow")
+        wait_until_up(f"http://127.0.0.1:{prefect_port}/api/health", "Prefect", child=prefect_child)
+        wait_until_up(f"http://127.0.0.1:{mlflow_port}/health", "MLflow", child=mlflow_child)
 
         def until_one_ends() -> None:
             while prefect_child.poll() is None and mlflow_child.poll() is None:
@@ -78,18 +87,31 @@ def _prefect(port: int) -> Iterator[subprocess.Popen[str]]:
         yield child
 
 
-def _answers(port: int) -> bool:
+def answers(port: int) -> bool:
+    """Whether something speaks HTTP on a port of the loopback interface."""
     with contextlib.suppress(httpx.TransportError):
         httpx.get(f"http://127.0.0.1:{port}/", timeout=2)
         return True
     return False
 
 
-def _wait_until_up(url: str, child: subprocess.Popen[str], name: str) -> None:
+def wait_until_up(url: str, name: str, *, child: subprocess.Popen[str] | None = None, log: Path | None = None) -> None:
+    """Waits until a server's health page answers.
+
+    Args:
+        url: The health page.
+        name: The server's name, for the error.
+        child: Its process; the wait ends when it does.
+        log: Where its output goes, for the error.
+
+    Raises:
+        ServiceFailed: It did not answer in time, or ended.
+    """
     deadline = time.monotonic() + STARTUP_SECONDS
-    while time.monotonic() < deadline and child.poll() is None:
+    while time.monotonic() < deadline and (child is None or child.poll() is None):
         with contextlib.suppress(httpx.TransportError):
             if httpx.get(url, timeout=5).is_success:
                 return
         time.sleep(0.1)
-    raise TimeoutError(f"the {name} server did not answer at {url} within {STARTUP_SECONDS} s (exit code {child.poll()})")
+    why = f"look into {log}" if log is not None else f"exit code {child.poll() if child is not None else None}"
+    raise ServiceFailed(f"the {name} server did not answer at {url} within {STARTUP_SECONDS} s: {why}")

@@ -9,9 +9,10 @@ from components.artifacts import derive_seed
 from components.config import PreferencesConfig
 from components.launch import run_stage
 from components.records import Artifact, CollectRequest, JudgeRef, Manifest
+from tasks.retries import RETRIES
 
 
-@task(name="collect_preferences", cache_policy=NO_CACHE)
+@task(name="collect_preferences", cache_policy=NO_CACHE, **RETRIES)
 def collect_preferences(
     directory: Path,
     *,

@@ -10,9 +10,10 @@ from components.artifacts import derive_seed
 from components.config import LoraConfig, PolicyConfig, TrainingConfig
 from components.launch import run_stage
 from components.records import Artifact, Manifest, ModelRef, TrainRequest
+from tasks.retries import RETRIES
 
 
-@task(name="dpo_train", cache_policy=NO_CACHE)
+@task(name="dpo_train", cache_policy=NO_CACHE, **RETRIES)
 def dpo_train(
     directory: Path,
     *,

@@ -9,9 +9,10 @@ from components.artifacts import derive_seed
 from components.config import EvaluationConfig, PolicyConfig
 from components.launch import run_stage
 from components.records import Artifact, EvaluateRequest, JudgeRef, Manifest, ModelRef
+from tasks.retries import RETRIES
 
 
-@task(name="evaluate", cache_policy=NO_CACHE)
+@task(name="evaluate", cache_policy=NO_CACHE, **RETRIES)
 def evaluate(
     directory: Path,
     *,

@@ -9,9 +9,10 @@ from components.artifacts import derive_seed
 from components.config import GenerationConfig, PolicyConfig
 from components.launch import run_stage
 from components.records import Artifact, GenerateRequest, Manifest, ModelRef
+from tasks.retries import RETRIES
 
 
-@task(name="generate_responses", cache_policy=NO_CACHE)
+@task(name="generate_responses", cache_policy=NO_CACHE, **RETRIES)
 def generate_responses(
     directory: Path,
     *,

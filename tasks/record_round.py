@@ -1,5 +1,6 @@
 """Task: show a finished round to people: MLflow, the report, a Prefect artifact. Nothing that trains depends on it."""
 
+import re
 from pathlib import Path
 
 from prefect import get_run_logger, task
@@ -7,7 +8,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from components.artifacts import read_json, write_json
-from components.campaign import finish_round, read_state, round_directory
+from components.campaign import note_mlflow_run, read_state, round_directory
 from components.provenance import git_sha
 from components.report.campaign import write_report
 from components.report.round import round_markdown
@@ -24,8 +25,13 @@ def record_round(directory: Path, round: int) -> None:
     ship_to_mlflow(directory, round)
     write_report(directory)
     markdown = round_markdown(directory, round) + _mlflow_links(directory)
-    key = f"{directory.name}-round-{round:03d}".lower().replace("_", "-").replace(".", "-")
+    key = artifact_key(directory.name, f"round-{round:03d}")
     create_markdown_artifact(markdown, key=key, description=f"{directory.name}, round {round}")
+
+
+def artifact_key(*names: str) -> str:
+    """A key that Prefect takes for an artifact: small letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(names).lower()).strip("-")
 
 
 def ship_to_mlflow(directory: Path, round: int) -> None:
@@ -42,7 +48,7 @@ def ship_to_mlflow(directory: Path, round: int) -> None:
         get_run_logger().warning("MLflow cannot be reached (%s); the next start ships round %d", error, round)
         return
     write_json(round_directory(directory, round) / TRACKING, tracked)
-    finish_round(directory, record.model_copy(update={"mlflow_run_id": tracked.run_id}))
+    note_mlflow_run(directory, round, tracked.run_id)
 
 
 def _mlflow_links(directory: Path) -> str:

@@ -8,9 +8,10 @@ from prefect.cache_policies import NO_CACHE
 from components.config import CampaignConfig
 from components.launch import run_stage
 from components.records import Manifest, StartRequest
+from tasks.retries import RETRIES
 
 
-@task(name="start_campaign", cache_policy=NO_CACHE)
+@task(name="start_campaign", cache_policy=NO_CACHE, **RETRIES)
 def start_campaign(config: CampaignConfig, prompts_digest: str, directory: Path) -> Manifest:
     """Publishes round 0, unless it is there."""
     request = StartRequest(

@@ -13,6 +13,7 @@ from components.dpo.batches import Layout, Pair, Plan, encode_pairs
 from components.dpo.engine import build_engine, full_weights, join_process_group
 from components.dpo.reference import PairLogps, cached, score_pairs
 from components.dpo.scoring import response_logps
+from components.dpo.system import sampled
 from components.dpo.train import Objective, evaluate_pairs, train
 from components.models import load_policy, load_tokenizer, pick_device, resolve_dtype, trained_ref
 from components.records import ModelRef, TrainRequest
@@ -24,7 +25,7 @@ CHECKPOINTS = "checkpoints"
 
 
 def run(request: TrainRequest, out: Path) -> None:
-    """Trains on the round's pairs and writes `model/` or `adapter/`, `metrics.jsonl` and `train.json`.
+    """Trains on the round's pairs and writes `model/` or `adapter/`, `metrics.jsonl`, `system.jsonl` and `train.json`.
 
     Runs on one process or on every rank of torchrun; rank 0 writes. Checkpoints lie beside `out` under the digest of the request, so
     an interrupted run of the same request resumes from its last one.
@@ -34,7 +35,13 @@ def run(request: TrainRequest, out: Path) -> None:
             saved weights do not score as the trained ones did.
     """
     rank, world_size = join_process_group()
-    device, dtype = pick_device(), resolve_dtype(request.limits.dtype)
+    device = pick_device()
+    with sampled(out, rank=rank, device=device):
+        _run(request, out, rank, world_size, device)
+
+
+def _run(request: TrainRequest, out: Path, rank: int, world_size: int, device: torch.device) -> None:
+    dtype = resolve_dtype(request.limits.dtype)
     tokenizer = load_tokenizer(request.policy)
     limit = request.limits.max_response_tokens
     train_pairs = encode_pairs(read_table(request.train), tokenizer, max_response_tokens=limit)

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from components.campaign import campaign_directory, refuse_changes
+from components.campaign import campaign_directory, refuse_changes, runs_directory
 from components.config import load_config
+from components.records import RoundStopped
 from flows.commands.terminal import console, errors, told_in_one_line
 
 
@@ -31,15 +32,18 @@ def run(
         _quiet_libraries()
         from components.preflight import check_inputs
         from flows.server import prefect_server
+        from flows.services import running
 
         check_inputs(settings)
-        with prefect_server():
+        services = running(runs_directory())
+        with prefect_server(known=services.api if services else None):
             _run_flow(settings, accept_changes=accept_changes)
 
 
 def _run_flow(settings: Any, *, accept_changes: bool) -> None:
     from components import progress
     from flows.display import StageProgress, print_places, print_rounds
+    from flows.dpo_round import STOPPED
     from flows.iterative_dpo import SKIPPED, iterative_dpo
 
     with StageProgress(console) as shown, progress.shown_by(shown):
@@ -47,6 +51,8 @@ def _run_flow(settings: Any, *, accept_changes: bool) -> None:
     if state.name == SKIPPED:
         errors.print(f"ratchet: skipped: {state.message}")
         return
+    if state.name == STOPPED:
+        raise RoundStopped(state.message)
     result = state.result()
     print_rounds(console, result)
     print_places(console, campaign_directory(settings.campaign))

@@ -1,5 +1,8 @@
-"""Commands for the servers around a campaign: ui."""
+"""Commands for the servers around a campaign: ui, up, down, deploy."""
 
+import os
+from importlib.resources import files
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -7,11 +10,52 @@ import typer
 from components.campaign import runs_directory
 from flows.commands.terminal import console, told_in_one_line
 
+PrefectPort = Annotated[int, typer.Option(min=1, max=65535, envvar="RATCHET_PREFECT_PORT", help="Port of the Prefect page.")]
+MlflowPort = Annotated[int, typer.Option(min=1, max=65535, envvar="RATCHET_MLFLOW_PORT", help="Port of the MLflow page.")]
 
-def ui(
-    prefect_port: Annotated[int, typer.Option(min=1, max=65535, envvar="RATCHET_PREFECT_PORT", help="Port of the Prefect page.")] = 4200,
-    mlflow_port: Annotated[int, typer.Option(min=1, max=65535, envvar="RATCHET_MLFLOW_PORT", help="Port of the MLflow page.")] = 5000,
+
+def up(prefect_port: PrefectPort = 4200, mlflow_port: MlflowPort = 5000) -> None:
+    """Start Prefect, MLflow and a worker in the background, and wait until they answer; they listen on this machine only."""
+    from flows.services import services_directory, start
+
+    console.print("starting; a fresh database takes up to a minute", highlight=False)
+    with told_in_one_line():
+        addresses = start(runs_directory(), prefect_port=prefect_port, mlflow_port=mlflow_port)
+    console.print(f"Prefect  {addresses.prefect}", highlight=False)
+    console.print(f"MLflow   {addresses.mlflow}", highlight=False)
+    console.print(f"logs     {services_directory(runs_directory())}", highlight=False, soft_wrap=True)
+    console.print("`ratchet deploy` puts the deployments on the Prefect page; `ratchet down` ends all three", highlight=False)
+
+
+def down() -> None:
+    """End what `ratchet up` started, and the flow runs of its worker; their next start goes on from where they were."""
+    from flows.services import stop
+
+    with told_in_one_line():
+        console.print("ended" if stop(runs_directory()) else "nothing is up", highlight=False)
+
+
+def deploy(
+    file: Annotated[Path | None, typer.Option(help="Another prefect.yaml than the shipped one.")] = None,
 ) -> None:
+    """Put the deployments, the work pool and the automations on the Prefect page. Doing it again changes nothing.
+
+    Notifications of promoted, refused and failed rounds go to the address in the environment's RATCHET_WEBHOOK.
+    """
+    from flows.deploy import deploy as put
+    from flows.services import running
+
+    with told_in_one_line():
+        services = running(runs_directory())
+        api = os.environ.get("PREFECT_API_URL") or (services.api if services else "")
+        if not api:
+            raise ValueError("no Prefect server is known: `ratchet up` starts one, or set PREFECT_API_URL")
+        for name in put(api, file or Path(str(files("conf") / "prefect.yaml"))):
+            console.print(name, highlight=False)
+    console.print(f"on {api.removesuffix('/api')}/deployments", highlight=False, soft_wrap=True)
+
+
+def ui(prefect_port: PrefectPort = 4200, mlflow_port: MlflowPort = 5000) -> None:
     """Start the Prefect and MLflow pages over what ran, print their addresses, and stay until Ctrl-C."""
     from flows.display import rounds_pages
     from flows.server import pages

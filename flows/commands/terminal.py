@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from components.records import DataRejected, JudgeUnavailable, StageFailed
+from components.records import DataRejected, JudgeUnavailable, RoundStopped, ServiceFailed, StageFailed
 
 console = Console()
 errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
@@ -28,6 +28,12 @@ def told_in_one_line() -> Iterator[None]:
         raise typer.Exit(1) from None
     except (JudgeUnavailable, StageFailed) as error:
         errors.print(f"ratchet: {error}; the same command goes on from there")
+        raise typer.Exit(1) from None
+    except RoundStopped as error:
+        errors.print(f"ratchet: stopped: {error}")
+        raise typer.Exit(1) from None
+    except ServiceFailed as error:
+        errors.print(f"ratchet: {error}")
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         errors.print("ratchet: interrupted; the same command goes on from there")

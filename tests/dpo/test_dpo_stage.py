@@ -77,6 +77,8 @@ def test_training_two_processes_same_losses_as_one(zero_stage: int, plain: Path,
     assert summary["num_processes"] == 2
     assert losses(tmp_path / "dpo_train") == pytest.approx(losses(plain), abs=1e-5)
     assert summary["eval"]["loss"] == pytest.approx(read_json(plain / "train.json")["eval"]["loss"], abs=1e-4)
+    samples = (tmp_path / "dpo_train" / "system.jsonl").read_text().splitlines()
+    assert {json.loads(line)["rank"] for line in samples} == {0, 1}, "every rank samples, the first only too"
 
 
 class Stop(BaseException):

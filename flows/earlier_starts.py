@@ -1,7 +1,9 @@
-"""Prefect runs whose process died: a start that holds the campaign's lock ends what the one before left RUNNING."""
+"""The campaign's earlier starts, as Prefect knows them: one that died, one that waits, one that worked when this one was due."""
 
 import logging
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -13,13 +15,34 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound
+from prefect.runtime import flow_run
 from prefect.states import Crashed
 
 from components.artifacts import write_bytes
+from components.campaign import CampaignBusy
 
 HOLDER = ".flow_run"
+AUTO_SCHEDULED = "auto-scheduled"
 FINAL = {StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED}
 log = logging.getLogger(__name__)
+
+
+def refuse_if_overtaken(campaign: str, before: dict[str, Any]) -> None:
+    """Skips a scheduled start that waited in the pool's queue while the campaign was at work: nobody asked for its round.
+
+    Args:
+        campaign: The campaign's name.
+        before: The lock's previous holder.
+
+    Raises:
+        CampaignBusy: The campaign was at work when this start was due.
+    """
+    if AUTO_SCHEDULED not in flow_run.tags or not {"since", "until"} <= before.keys():
+        return
+    since, until = (datetime.fromisoformat(before[name]) for name in ("since", "until"))
+    due = flow_run.scheduled_start_time
+    if due is not None and since <= due <= until:
+        raise CampaignBusy(f"campaign {campaign} was at work from {before['since']} to {before['until']}, when this start was due")
 
 
 def adopt(directory: Path, flow_run_id: str) -> None:
@@ -27,16 +50,26 @@ def adopt(directory: Path, flow_run_id: str) -> None:
 
     The lock proves that the previous process is gone. A Prefect database that does not know the run, or does not answer, is no
     reason to stop: the state on disk is what counts.
+
+    Raises:
+        CampaignBusy: The previous run is paused: it waits for somebody to resume or cancel it.
     """
     path = directory / HOLDER
     previous = path.read_text() if path.exists() else ""
     if previous and previous != flow_run_id:
         with get_client(sync_client=True) as client:
             try:
+                _refuse_if_paused(client, directory.name, UUID(previous))
                 _end(client, UUID(previous))
             except (ObjectNotFound, ValueError):
                 log.info("the previous flow run %s is not in this Prefect database", previous)
     write_bytes(path, flow_run_id.encode())
+
+
+def _refuse_if_paused(client: SyncPrefectClient, campaign: str, flow_run_id: UUID) -> None:
+    run = client.read_flow_run(flow_run_id)
+    if run.state is not None and run.state.type == StateType.PAUSED:
+        raise CampaignBusy(f"campaign {campaign} waits: flow run {run.name} ({run.id}) is paused; resume or cancel it on its page")
 
 
 def _end(client: SyncPrefectClient, flow_run_id: UUID) -> None:

@@ -1,0 +1,163 @@
+"""The form of the Prefect page: a preset, and the few values that people change from start to start.
+
+The page checks what JSON Schema can say; `chosen_config` checks the rest and answers with one line. Prefect's form has no way to leave
+a number empty, so a value that a setting cannot have stands for "as in the preset".
+"""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from components.config import CampaignConfig, load_config
+
+
+def _in_order(schema: dict[str, Any]) -> None:
+    # The page sorts fields by name unless each says its place.
+    for place, field in enumerate(schema["properties"].values()):
+        field["position"] = place
+
+
+class Group(BaseModel):
+    """A group of the form's fields, shown in the order in which they stand here."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, json_schema_extra=_in_order)
+
+
+class What(Group):
+    """Which campaign, and how far."""
+
+    preset: Literal["demo", "qwen-ultrafeedback"] = "demo"
+    """Configuration to begin with: `demo` is the built-in campaign, `qwen-ultrafeedback` a half-billion model on hub data."""
+    config_file: str = ""
+    """YAML file on the worker's machine, in place of the preset; empty takes the preset."""
+    campaign: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$")
+    """Name of the campaign to go on with or to begin; empty takes the preset's."""
+    num_rounds: int = Field(default=0, ge=0, le=1000)
+    """Rounds to add; 0 takes the preset's number. A start that was interrupted is finished first, and adds none."""
+    accept_changes: bool = False
+    """Go on although the configuration differs from the one that the campaign began with."""
+
+
+class Model(Group):
+    """The model that is being aligned."""
+
+    model: str = ""
+    """Local directory or hub name of the start model; empty takes the preset's."""
+    lora_rank: int = Field(default=-1, ge=-1, le=1024)
+    """Rank of the low-rank adapter; 0 trains all weights, -1 takes the preset's."""
+
+
+class Data(Group):
+    """Prompts and pairs."""
+
+    train_prompts: str = ""
+    """File or `datasets` name of the training prompts; empty takes the preset's."""
+    held_out_prompts: str = ""
+    """File or `datasets` name of the held-out prompts; empty takes the preset's."""
+    prompts_per_round: int = Field(default=0, ge=0)
+    """Prompts drawn for a round; 0 takes the preset's number."""
+    seed_pairs: str = ""
+    """File or `datasets` name of preference pairs that are round 1's data; empty takes the preset's."""
+
+
+class Judge(Group):
+    """Who decides which response is better."""
+
+    kind: Literal["preset", "rule", "reward_model"] = "preset"
+    """`rule`: an allow-listed Python function; `reward_model`: a sequence-classification model; `preset`: as in the preset."""
+    model: str = ""
+    """Local directory or hub name of the reward model; empty takes the preset's."""
+
+
+class Training(Group):
+    """Direct Preference Optimization."""
+
+    learning_rate: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Peak learning rate of AdamW; 0 takes the preset's."""
+    beta: float = Field(default=0.0, ge=0.0)
+    """Strength of the pull towards the reference, larger stays closer; 0 takes the preset's."""
+    epochs: int = Field(default=0, ge=0)
+    """Passes over a round's pairs; 0 takes the preset's number."""
+    micro_batch_pairs: int = Field(default=0, ge=0)
+    """Pairs in one forward and backward pass on one rank, lower when memory runs out; 0 takes the preset's number."""
+
+
+class Budget(Group):
+    """What a round may use before it stops, to be gone on with later."""
+
+    max_round_minutes: float = Field(default=-1.0, ge=-1.0)
+    """Minutes a round may work; 0 sets no limit, -1 takes the preset's."""
+    max_round_cost: float = Field(default=-1.0, ge=-1.0)
+    """Cost a round may reach, in the currency of `cost_per_hour`; 0 sets no limit, -1 takes the preset's."""
+
+
+class Form(Group):
+    """The whole form."""
+
+    what: What = What()
+    model: Model = Model()
+    data: Data = Data()
+    judge: Judge = Judge()
+    training: Training = Training()
+    budget: Budget = Budget()
+    other: list[str] = []
+    """Any further values, each as `section.key=value`."""
+
+
+def preset_path(name: str) -> Path:
+    """The shipped YAML file of a preset."""
+    return Path(str(files("conf") / f"{name}.yaml"))
+
+
+def chosen_config(form: Form) -> CampaignConfig:
+    """The configuration that a filled form means.
+
+    Raises:
+        ValueError: A value cannot be used; one line that names it and the remedy.
+    """
+    changes: dict[str, Any] = {}
+    for key, value, unset in (
+        ("campaign", form.what.campaign, ""),
+        ("num_rounds", form.what.num_rounds, 0),
+        ("policy.model", form.model.model, ""),
+        ("lora.rank", form.model.lora_rank, -1),
+        ("prompts.train", form.data.train_prompts, ""),
+        ("prompts.held_out", form.data.held_out_prompts, ""),
+        ("prompts.per_round", form.data.prompts_per_round, 0),
+        ("preferences.seed_pairs", form.data.seed_pairs, ""),
+        ("judge.kind", form.judge.kind, "preset"),
+        ("judge.model", form.judge.model, ""),
+        ("training.learning_rate", form.training.learning_rate, 0.0),
+        ("training.beta", form.training.beta, 0.0),
+        ("training.epochs", form.training.epochs, 0),
+        ("training.micro_batch_pairs", form.training.micro_batch_pairs, 0),
+        ("budget.max_round_minutes", form.budget.max_round_minutes, -1.0),
+        ("budget.max_round_cost", form.budget.max_round_cost, -1.0),
+    ):
+        if value != unset:
+            _put(changes, key, value)
+    for line in form.other:
+        key, sign, text = line.partition("=")
+        if not sign or not key.strip():
+            raise ValueError(f"other value {line!r} is no change: write it as section.key=value, such as form.training.epochs=2")
+        _put(changes, key.strip(), _value(line, text))
+    return load_config(Path(form.what.config_file).expanduser() if form.what.config_file else preset_path(form.what.preset), changes)
+
+
+def _value(line: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text) if text.strip() else ""
+    except yaml.YAMLError:
+        raise ValueError(f"other value {line!r} cannot be read: its right side must be a YAML value, such as 2, true or a name") from None
+
+
+def _put(changes: dict[str, Any], key: str, value: Any) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        changes = changes.setdefault(section, {})
+        if not isinstance(changes, dict):
+            raise ValueError(f"other value {key} goes below a value that is no section")
+    changes[name] = value

@@ -1,0 +1,154 @@
+"""The servers that stay: Prefect, MLflow and a worker on this machine, in the background under supervisord.
+
+They listen on the loopback interface only. Their logs are in `runs/.services`; their databases are Prefect's own and MLflow's store.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import NamedTuple
+
+from components.artifacts import read_json, write_json
+from components.records import ServiceFailed
+from flows.server import answers, wait_until_up
+
+STOP_SECONDS = 90
+PREFECT_PORT, MLFLOW_PORT = "RATCHET_PREFECT_PORT", "RATCHET_MLFLOW_PORT"
+
+
+class Addresses(NamedTuple):
+    """Where the running services answer."""
+
+    prefect: str
+    mlflow: str
+
+    @property
+    def api(self) -> str:
+        """Prefect's API, as PREFECT_API_URL wants it."""
+        return f"{self.prefect}/api"
+
+
+def services_directory(runs: Path) -> Path:
+    """Where the services' logs and process ids lie."""
+    return runs / ".services"
+
+
+def running(runs: Path) -> Addresses | None:
+    """Addresses of the services over `runs`, or None when they are not up."""
+    directory = services_directory(runs)
+    if not (directory / "addresses.json").exists() or not _alive(directory):
+        return None
+    return Addresses(**read_json(directory / "addresses.json"))
+
+
+def start(runs: Path, *, prefect_port: int, mlflow_port: int) -> Addresses:
+    """Starts what is not up, waits until it answers, and returns the addresses. Starting twice changes nothing.
+
+    Raises:
+        ValueError: A port is taken by something else.
+        ServiceFailed: A server did not answer; the message names its log.
+    """
+    from components.tracking import ensure_store, tracking_uri
+    from flows.deploy import ensure_work_pool
+
+    known = running(runs)
+    if known is not None:
+        return known
+    for variable, port in ((PREFECT_PORT, prefect_port), (MLFLOW_PORT, mlflow_port)):
+        if answers(port):
+            raise ValueError(f"port {port} is taken: choose another in {variable}")
+    store = tracking_uri(runs)
+    if store.startswith("http"):
+        raise ValueError(f"MLFLOW_TRACKING_URI is {store}: unset it; this command starts an MLflow server of its own")
+    ensure_store(runs)
+    directory = services_directory(runs)
+    directory.mkdir(parents=True, exist_ok=True)
+    addresses = Addresses(f"http://127.0.0.1:{prefect_port}", f"http://127.0.0.1:{mlflow_port}")
+    environment = _environment(runs, addresses, prefect_port=prefect_port, mlflow_port=mlflow_port, store=store)
+    subprocess.run([sys.executable, "-m", "supervisor.supervisord", "-c", _configuration()], env=environment, check=True)
+    try:
+        wait_until_up(f"{addresses.api}/health", "Prefect", log=directory / "prefect.log")
+        ensure_work_pool(addresses.api)
+        _control(environment, "start", "worker")
+        wait_until_up(f"{addresses.mlflow}/health", "MLflow", log=directory / "mlflow.log")
+    except BaseException:
+        stop(runs)
+        raise
+    write_json(directory / "addresses.json", addresses._asdict())
+    return addresses
+
+
+def stop(runs: Path) -> bool:
+    """Ends the services and what the worker runs; returns whether they were up.
+
+    Raises:
+        ServiceFailed: They did not end.
+    """
+    directory = services_directory(runs)
+    if not _alive(directory):
+        return False
+    pid = _pid(directory)
+    _control({**os.environ, **_places(runs)}, "shutdown")
+    deadline = time.monotonic() + STOP_SECONDS
+    while _alive(directory) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    if _alive(directory):
+        raise ServiceFailed(f"supervisord, process {pid}, did not end within {STOP_SECONDS} s: look into {directory / 'supervisord.log'}")
+    (directory / "addresses.json").unlink(missing_ok=True)
+    return True
+
+
+def _configuration() -> str:
+    return str(files("conf") / "supervisord.conf")
+
+
+def _places(runs: Path) -> dict[str, str]:
+    # A socket's path may have 107 bytes, which a deep runs directory exceeds.
+    name = hashlib.sha256(str(runs.resolve()).encode()).hexdigest()[:16]
+    socket = Path(tempfile.gettempdir()) / f"ratchet-{os.getuid()}-{name}.sock"
+    return {"RATCHET_SERVICES": str(services_directory(runs)), "RATCHET_SOCKET": str(socket), "RATCHET_PYTHON": sys.executable}
+
+
+def _environment(runs: Path, addresses: Addresses, *, prefect_port: int, mlflow_port: int, store: str) -> dict[str, str]:
+    return {
+        **os.environ,
+        **_places(runs),
+        "RATCHET_RUNS": str(runs),
+        "RATCHET_MLFLOW_STORE": store,
+        PREFECT_PORT: str(prefect_port),
+        MLFLOW_PORT: str(mlflow_port),
+        "PREFECT_API_URL": addresses.api,
+        "PREFECT_UI_API_URL": addresses.api,
+        "MLFLOW_TRACKING_URI": addresses.mlflow,
+        "DO_NOT_TRACK": "true",
+    }
+
+
+def _control(environment: Mapping[str, str], *command: str) -> None:
+    control = [sys.executable, "-m", "supervisor.supervisorctl", "-c", _configuration(), *command]
+    # supervisorctl reads the whole configuration file, and so every variable in it.
+    unread = dict.fromkeys((PREFECT_PORT, MLFLOW_PORT, "RATCHET_MLFLOW_STORE"), "0")
+    done = subprocess.run(control, env={**unread, **environment}, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ServiceFailed(f"supervisorctl {' '.join(command)} failed: {' '.join((done.stdout + done.stderr).split())}")
+
+
+def _pid(directory: Path) -> int | None:
+    try:
+        return int((directory / "supervisord.pid").read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _alive(directory: Path) -> bool:
+    pid = _pid(directory)
+    try:
+        return pid is not None and b"supervisord" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return False
