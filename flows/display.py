@@ -8,7 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from components.artifacts import read_json
-from components.report.tables import decisions, measure_rows, round_rows
+from components.report.tables import decisions, measure_rows, rollback_lines, round_rows
 
 
 class StageProgress:
@@ -62,7 +62,7 @@ def print_rounds(console: Console, state: dict[str, Any]) -> None:
     _print_table(console, round_rows(state))
     console.print("the challengers' means, and seconds a stage", highlight=False)
     _print_table(console, measure_rows(state))
-    for line in decisions(state):
+    for line in [*decisions(state), *rollback_lines(state)]:
         console.print(line, highlight=False)
     console.print()
 

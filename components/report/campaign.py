@@ -57,6 +57,7 @@ def _view(campaign: CampaignFiles) -> dict[str, Any]:
         "campaign": campaign,
         "headline": _headline(campaign),
         "standing": _standing(campaign),
+        "rollbacks": [wording.rollback_line(rollback) for rollback in campaign.state.rollbacks],
         "facts": _facts(campaign),
         "rounds": [_round_row(campaign, round_) for round_ in campaign.rounds],
         "stages": STAGES,
@@ -75,6 +76,8 @@ def _headline(campaign: CampaignFiles) -> str:
     if champion is not None:
         words = comparison(champion.win_rate_vs_start, "the start model", campaign.config.evaluation.confidence)
         return f"The champion is round {champion.round}. It {words}."
+    if campaign.state.rollbacks:
+        return "The start model is the champion again: it was put back."
     if campaign.finished:
         return f"The start model is still the champion: the gate refused {_counted(len(campaign.finished), 'challenger')}."
     return "The start model is the champion: no round is finished yet."

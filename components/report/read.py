@@ -154,7 +154,7 @@ class CampaignFiles:
 
     def champion_before(self, round_: int) -> int:
         """The round whose model a round's challenger was compared with; 0 is the start model."""
-        return max((record.round for record in self.finished if record.promoted and record.round < round_), default=0)
+        return self.state.champion_before(round_)
 
     def round_files(self, number: int) -> RoundFiles:
         """A round that has begun.

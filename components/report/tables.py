@@ -4,7 +4,7 @@ from typing import Any
 
 from components.campaign import State
 from components.records import Interval, RoundRecord
-from components.report.wording import count, decimal, stage_name
+from components.report.wording import count, decimal, rollback_line, stage_name
 
 
 def round_rows(campaign_json: dict[str, Any]) -> list[dict[str, str]]:
@@ -28,6 +28,11 @@ def decisions(campaign_json: dict[str, Any]) -> list[str]:
     """A line for each finished round: what the gate decided, and all its reasons."""
     rounds = State.model_validate(campaign_json).rounds
     return [f"round {record.round} {_standing(record)}: {'; '.join(record.reasons)}" for record in rounds]
+
+
+def rollback_lines(campaign_json: dict[str, Any]) -> list[str]:
+    """A line for each time that people made an earlier champion the champion again."""
+    return [rollback_line(rollback) for rollback in State.model_validate(campaign_json).rollbacks]
 
 
 def _row(record: RoundRecord, champion: int) -> dict[str, str]:

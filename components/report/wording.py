@@ -1,5 +1,6 @@
 """How the report says numbers and verdicts: one form for each, everywhere. Reads no files."""
 
+from components.campaign import Rollback
 from components.records import Interval
 
 NOTHING = "\u2013"
@@ -72,6 +73,13 @@ def comparison(interval: Interval, opponent: str, confidence: float) -> str:
 def model_name(round_: int) -> str:
     """What a round's model is called."""
     return "the start model" if round_ == 0 else f"round {round_}"
+
+
+def rollback_line(rollback: Rollback) -> str:
+    """A rollback in one line."""
+    at = rollback.at.replace("T", " ").removesuffix("+00:00")
+    put_back = f"rolled back from {model_name(rollback.former)} to {model_name(rollback.to)}"
+    return f"{put_back} after round {rollback.after_round}, {at} UTC"
 
 
 def stage_name(stage: str) -> str:

@@ -4,16 +4,24 @@ The files are the truth. Everything here can be repeated: a round that was recor
 what is missing is added. Importing this package loads mlflow (about two seconds), so only the task that records a round does it.
 """
 
-from components.tracking.links import compare_url, experiment_url
+from components.tracking.collecting import collect_copies
+from components.tracking.links import compare_rounds_url, compare_url, experiment_url
 from components.tracking.recording import Tracked, record_round
+from components.tracking.standing import announce_champion
 from components.tracking.store import TrackingUnavailable, ensure_store, tracking_uri
+from components.tracking.versions import Version, read_versions
 
 __all__ = [
     "Tracked",
     "TrackingUnavailable",
+    "Version",
+    "announce_champion",
+    "collect_copies",
+    "compare_rounds_url",
     "compare_url",
     "ensure_store",
     "experiment_url",
+    "read_versions",
     "record_round",
     "tracking_uri",
 ]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from components.artifacts import MANIFEST, read_json
+from components.campaign import State, read_state, with_round
 from components.records import JudgeRef, Manifest, RoundRecord
 
 STAGES = ("generate_responses", "collect_preferences", "validate_data", "dpo_train", "evaluate", "promote")
@@ -18,8 +19,8 @@ class RoundFacts:
 
     campaign_dir: Path
     record: RoundRecord
-    known: dict[int, RoundRecord]
-    """All finished rounds of the campaign by number, this one included."""
+    state: State
+    """The campaign as it stands now, this round included."""
     config: dict[str, Any]
     git_sha: str
     manifests: dict[str, Manifest]
@@ -31,6 +32,11 @@ class RoundFacts:
     def campaign(self) -> str:
         """The campaign's name."""
         return self.campaign_dir.name
+
+    @property
+    def known(self) -> dict[int, RoundRecord]:
+        """All finished rounds of the campaign by number, this one included."""
+        return {record.round: record for record in self.state.rounds}
 
     @property
     def directory(self) -> Path:
@@ -60,8 +66,8 @@ class RoundFacts:
 
     @property
     def champion(self) -> int:
-        """Round of the best promoted model after this round; 0 is the start."""
-        return max((number for number, record in self.known.items() if record.promoted and number <= self.record.round), default=0)
+        """Round of the champion after this round's gate, whatever was rolled back later; 0 is the start."""
+        return self.record.round if self.record.promoted else self.state.champion_before(self.record.round)
 
     def stage(self, name: str, file: str) -> dict[str, Any] | None:
         """A JSON file of one stage, or None where the round did not need the stage."""
@@ -83,11 +89,11 @@ def read_facts(campaign_dir: Path, record: RoundRecord, *, config: Mapping[str, 
         git_sha: Commit of the code that ran the round.
 
     Raises:
-        OSError: A file of the round is missing.
+        OSError: A file of the campaign or of the round is missing.
     """
-    known = {}
-    if (campaign_dir / "campaign.json").exists():
-        known = {entry["round"]: RoundRecord.model_validate(entry) for entry in read_json(campaign_dir / "campaign.json")["rounds"]}
+    state = read_state(campaign_dir)
+    if state is None:
+        raise FileNotFoundError(f"{campaign_dir} holds no campaign.json")
     directory = round_directory(campaign_dir, record.round)
     stages = {stage: read_manifest(directory / stage) for stage in STAGES if (directory / stage / MANIFEST).exists()}
     if not stages:
@@ -95,7 +101,7 @@ def read_facts(campaign_dir: Path, record: RoundRecord, *, config: Mapping[str, 
     return RoundFacts(
         campaign_dir=campaign_dir,
         record=record,
-        known=known | {record.round: record},
+        state=with_round(state, record),
         config=dict(config),
         git_sha=git_sha,
         manifests={stage: manifest for stage, (manifest, _) in stages.items()},

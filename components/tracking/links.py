@@ -20,7 +20,18 @@ def experiment_url(uri: str, experiment_id: str) -> str:
 
 def compare_url(uri: str, experiment_id: str, run_ids: Sequence[str]) -> str:
     """Page that sets runs side by side, if `uri` is an MLflow server's address; else `uri`, which has no pages."""
-    runs, experiments = (quote(json.dumps(list(ids), separators=(",", ":"))) for ids in (run_ids, [experiment_id]))
+    return compare_rounds_url(uri, [(experiment_id, run_id) for run_id in run_ids])
+
+
+def compare_rounds_url(uri: str, rounds: Sequence[tuple[str, str]]) -> str:
+    """The same for runs of several experiments.
+
+    Args:
+        uri: Address of the store.
+        rounds: Ids of experiment and run, in the order of the page's columns.
+    """
+    named = [run_id for _, run_id in rounds], list(dict.fromkeys(experiment_id for experiment_id, _ in rounds))
+    runs, experiments = (quote(json.dumps(ids, separators=(",", ":"))) for ids in named)
     return _page(uri, f"compare-runs?runs={runs}&experiments={experiments}")
 
 

@@ -14,10 +14,11 @@ from components.records import Record, RoundRecord
 from components.tracking import registry
 from components.tracking.contents import artifacts, datasets
 from components.tracking.facts import RoundFacts, params, read_facts
-from components.tracking.filling import add_datasets, add_files, add_params, add_points, finish
-from components.tracking.measurements import campaign_points, round_points, step_points
-from components.tracking.runs import ensure_campaign_run, ensure_experiment, ensure_round_run
+from components.tracking.filling import add_datasets, add_files, add_params, add_points, add_tables, finish
+from components.tracking.measurements import campaign_points, round_points, step_points, system_points
+from components.tracking.runs import ensure_campaign_run, ensure_experiment, ensure_round_run, tell_champion
 from components.tracking.store import connected
+from components.tracking.tables import tables
 
 
 class Tracked(Record):
@@ -51,10 +52,12 @@ def record_round(campaign_dir: Path, round: int, *, config: dict[str, Any], reco
         experiment_id = ensure_experiment(client, campaign_dir)
         run = ensure_round_run(client, experiment_id, facts)
         add_params(client, run, params(facts))
-        add_points(client, run, round_points(facts) + step_points(facts))
+        add_points(client, run, round_points(facts) + step_points(facts) + system_points(facts))
         add_datasets(client, run, datasets(facts))
         add_files(client, run, artifacts(facts))
+        add_tables(client, run, tables(facts))
         version = _record_model(client, run, facts)
+        registry.move_champion(client, facts.campaign, facts.state)
         _record_campaign(client, experiment_id, facts)
         if run.info.status != "FINISHED":
             finish(client, run, facts.ended_ms)
@@ -69,7 +72,7 @@ def _record_model(client: MlflowClient, run: Run, facts: RoundFacts) -> int | No
     if model_id not in {output.model_id for output in outputs}:
         client.log_outputs(run.info.run_id, [LoggedModelOutput(model_id, step=0)])
     version = registry.ensure_version(client, model_id, run, facts)
-    registry.move_aliases(client, version, facts)
+    registry.move_challenger(client, version, facts)
     return version
 
 
@@ -78,7 +81,6 @@ def _record_campaign(client: MlflowClient, experiment_id: str, facts: RoundFacts
     add_params(client, run, params(facts))
     add_points(client, run, campaign_points(facts))
     newest = facts.record.round == max(facts.known)
-    if newest:
-        client.set_tag(run.info.run_id, "champion", str(facts.champion))
+    tell_champion(client, run, facts.state)
     if newest or run.info.status != "FINISHED":
         finish(client, run, facts.ended_ms)

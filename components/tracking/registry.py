@@ -8,9 +8,10 @@ import json
 
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelStatus, Run
-from mlflow.entities.model_registry import ModelVersion
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
+from components.campaign import State
 from components.tracking.contents import model_directory
 from components.tracking.facts import RoundFacts, description, lineage
 
@@ -46,7 +47,7 @@ def _create_model(client: MlflowClient, run: Run, facts: RoundFacts, *, kind: st
 def ensure_version(client: MlflowClient, model_id: str, run: Run, facts: RoundFacts) -> int:
     """Registers the logged model as a version of the campaign's model, unless that was done; returns the version."""
     name = facts.campaign
-    version = _find_version(client, facts)
+    version = find_version(client, name, facts.record.round, facts.record.policy_digest)
     if version is None:
         _ensure_registered_model(client, name)
         version = client.create_model_version(
@@ -64,40 +65,67 @@ def ensure_version(client: MlflowClient, model_id: str, run: Run, facts: RoundFa
     return int(version.version)
 
 
-def _find_version(client: MlflowClient, facts: RoundFacts) -> ModelVersion | None:
-    record = facts.record
-    where = f"name = '{facts.campaign}' and tags.round = '{record.round}' and tags.policy_digest = '{record.policy_digest}'"
+def find_version(client: MlflowClient, name: str, round: int, policy_digest: str) -> ModelVersion | None:
+    """The version that is a round's challenger, or None where it is not registered."""
+    where = f"name = '{name}' and tags.round = '{round}' and tags.policy_digest = '{policy_digest}'"
     return min(client.search_model_versions(where), key=lambda version: int(version.version), default=None)
 
 
-def _ensure_registered_model(client: MlflowClient, name: str) -> None:
+def find_registered_model(client: MlflowClient, name: str) -> RegisteredModel | None:
+    """The campaign's registered model, or None before its first version."""
     try:
-        client.get_registered_model(name)
+        return client.get_registered_model(name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        note = f"Policies of campaign {name}, one version a round. `champion` is the best promoted, `challenger` the newest."
+        return None
+
+
+def _ensure_registered_model(client: MlflowClient, name: str) -> None:
+    if find_registered_model(client, name) is None:
+        note = f"Policies of campaign {name}, one version a round. The next round starts from `champion`; `challenger` is the newest."
         client.create_registered_model(name, description=note)
 
 
-def move_aliases(client: MlflowClient, version: int, facts: RoundFacts) -> None:
-    """Points `challenger` at the newest round's version, and `champion` at the newest promoted one's.
+def move_challenger(client: MlflowClient, version: int, facts: RoundFacts) -> None:
+    """Points `challenger` at the newest round's version; an older round that is recorded late does not move it."""
+    pointed = _round_of(client, facts.campaign, facts.state, _aliases(client, facts.campaign).get(CHALLENGER))
+    if pointed is None or pointed < facts.record.round:
+        client.set_registered_model_alias(facts.campaign, CHALLENGER, str(version))
 
-    An older round that is recorded late moves neither. An alias left by an earlier campaign of this name is not kept.
+
+def move_champion(client: MlflowClient, name: str, state: State) -> None:
+    """Points `champion` at the version of campaign.json's champion; while that is the start model there is no such alias.
+
+    A champion that is not registered yet leaves the alias where it is until it is recorded. An alias left by an earlier campaign of
+    this name is not kept.
+
+    Args:
+        client: Of the store.
+        name: The campaign's, and so the registered model's.
+        state: The campaign as it stands.
     """
-    aliases = client.get_registered_model(facts.campaign).aliases
-    for alias, fits in {CHALLENGER: True, CHAMPION: facts.record.promoted}.items():
-        pointed = _round_of(client, facts, aliases.get(alias))
-        if fits and (pointed is None or pointed < facts.record.round):
-            client.set_registered_model_alias(facts.campaign, alias, str(version))
-        elif alias in aliases and pointed is None:
-            client.delete_registered_model_alias(facts.campaign, alias)
+    alias, champion = _aliases(client, name).get(CHAMPION), state.champion
+    version = find_version(client, name, champion.round, champion.digest) if champion.round else None
+    if version is not None:
+        if alias is None or int(alias) != int(version.version):
+            client.set_registered_model_alias(name, CHAMPION, str(version.version))
+    elif alias is not None and (champion.round == 0 or _round_of(client, name, state, alias) is None):
+        client.delete_registered_model_alias(name, CHAMPION)
 
 
-def _round_of(client: MlflowClient, facts: RoundFacts, version: str | None) -> int | None:
+def _aliases(client: MlflowClient, name: str) -> dict[str, str]:
+    model = find_registered_model(client, name)
+    return {} if model is None else dict(model.aliases)
+
+
+def _round_of(client: MlflowClient, name: str, state: State, version: str | None) -> int | None:
     """Round of this campaign that a version belongs to; None if it belongs to none."""
     if version is None:
         return None
-    tags = client.get_model_version(facts.campaign, str(version)).tags
-    known = facts.known.get(int(tags["round"])) if "round" in tags else None
-    return known.round if known is not None and known.policy_digest == tags.get("policy_digest") else None
+    tags = client.get_model_version(name, str(version)).tags
+    return next((known.round for known in state.rounds if (str(known.round), known.policy_digest) == _identity(tags)), None)
+
+
+def _identity(tags: dict[str, str]) -> tuple[str | None, str | None]:
+    return tags.get("round"), tags.get("policy_digest")

@@ -8,7 +8,8 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from components.tracking.contents import SAMPLES_TABLE
+from components.campaign import State
+from components.report.wording import model_name, rollback_line
 from components.tracking.facts import RoundFacts, description, lineage
 from components.tracking.store import artifact_location
 from components.tracking.views import colour, view_tag
@@ -53,21 +54,45 @@ def ensure_round_run(client: MlflowClient, experiment_id: str, facts: RoundFacts
         "kind": "round",
         "mlflow.source.git.commit": facts.git_sha,
         "mlflow.note.content": description(facts),
-        "mlflow.loggedArtifacts": f'[{{"path": "{SAMPLES_TABLE}", "type": "table"}}]',
     }
     return _create(client, experiment_id, f"round {number:03d}", tags, facts.started_ms, number)
 
 
 def ensure_campaign_run(client: MlflowClient, experiment_id: str, facts: RoundFacts) -> Run:
     """The run with the campaign's curves, by the digest of its first round's policy."""
-    origin = facts.known[facts.first].policy_digest
-    found = search(client, experiment_id, f"tags.campaign = '{facts.campaign}' and tags.kind = 'campaign'")
-    mine = [run for run in found if run.data.tags.get("origin_digest") == origin and _SUPERSEDED not in run.data.tags]
+    found = _campaign_runs(client, experiment_id, facts.campaign)
+    mine = _of_campaign(found, facts.state)
     _supersede(client, [run for run in found if run not in mine[:1]])
     if mine:
         return mine[0]
-    tags = {"campaign": facts.campaign, "kind": "campaign", "origin_digest": origin}
+    tags = {"campaign": facts.campaign, "kind": "campaign", "origin_digest": facts.state.rounds[0].policy_digest}
     return _create(client, experiment_id, "campaign", tags, facts.campaign_started_ms, None)
+
+
+def find_campaign_run(client: MlflowClient, experiment_id: str, name: str, state: State) -> Run | None:
+    """The run with the campaign's curves, or None before its first round was recorded."""
+    return next(iter(_of_campaign(_campaign_runs(client, experiment_id, name), state)), None)
+
+
+def _campaign_runs(client: MlflowClient, experiment_id: str, name: str) -> list[Run]:
+    return search(client, experiment_id, f"tags.campaign = '{name}' and tags.kind = 'campaign'")
+
+
+def _of_campaign(found: Sequence[Run], state: State) -> list[Run]:
+    origin = state.rounds[0].policy_digest if state.rounds else None
+    return [run for run in found if run.data.tags.get("origin_digest") == origin and _SUPERSEDED not in run.data.tags]
+
+
+def tell_champion(client: MlflowClient, run: Run, state: State) -> None:
+    """Says in the run `campaign` who the champion is, and every rollback by which it became that."""
+    said = {"champion": str(state.champion.round)}
+    if state.rollbacks:
+        lines = [f"- {rollback_line(rollback)}" for rollback in state.rollbacks]
+        said |= {"rollbacks": str(len(lines))}
+        said |= {"mlflow.note.content": "\n".join([f"The champion is {model_name(state.champion.round)}.", "", *lines])}
+    for key, value in said.items():
+        if run.data.tags.get(key) != value:
+            client.set_tag(run.info.run_id, key, value)
 
 
 def search(client: MlflowClient, experiment_id: str, where: str) -> list[Run]:

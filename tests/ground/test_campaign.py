@@ -8,13 +8,18 @@ import pytest
 
 from components.artifacts import write_json
 from components.campaign import (
+    COLLECTED,
     CampaignBusy,
     Champion,
+    CollectedWeights,
+    Rollback,
     State,
+    config_of_round,
     finish_round,
     known_state,
     locked,
     model_of_round,
+    note_mlflow_run,
     open_target,
     pin_config,
     read_state,
@@ -52,6 +57,12 @@ def directory(tmp_path: Path) -> Path:
     return directory
 
 
+def state_of(directory: Path) -> State:
+    state = read_state(directory)
+    assert state is not None
+    return state
+
+
 def test_finish_round_promoted_moves_the_champion_refused_does_not(directory: Path) -> None:
     assert finish_round(directory, record(1)).champion == Champion(round=1, digest="digest-1")
     state = finish_round(directory, record(2, promoted=False))
@@ -59,10 +70,11 @@ def test_finish_round_promoted_moves_the_champion_refused_does_not(directory: Pa
     assert state.last_round == 2
 
 
-def test_finish_round_again_with_its_run_id_adds_no_round(directory: Path) -> None:
+def test_note_mlflow_run_of_an_old_round_adds_no_round(directory: Path) -> None:
     finish_round(directory, record(1))
     finish_round(directory, record(2, promoted=False))
-    state = finish_round(directory, record(1, mlflow_run_id="abc"))
+    note_mlflow_run(directory, 1, "abc")
+    state = state_of(directory)
     assert [known.round for known in state.rounds] == [1, 2]
     assert state.rounds[0].mlflow_run_id == "abc"
     assert state.champion.round == 1
@@ -72,6 +84,47 @@ def test_finish_round_earlier_round_again_never_takes_the_crown_back(directory: 
     finish_round(directory, record(1))
     finish_round(directory, record(2))
     assert finish_round(directory, record(1, mlflow_run_id="abc")).champion.round == 2
+
+
+def rolled_back(directory: Path, former: int, to: int) -> State:
+    """Puts a champion back, as the command does."""
+    state = state_of(directory)
+    rollback = Rollback(former=former, to=to, at="2026-01-01T00:00:00+00:00", after_round=state.last_round)
+    state = state.model_copy(update={"rollbacks": (*state.rollbacks, rollback), "champion": Champion(round=to, digest=f"digest-{to}")})
+    write_state(directory, state)
+    return state
+
+
+def test_rollback_is_not_undone_when_mlflow_names_its_run_of_the_old_champion(directory: Path) -> None:
+    for round in (1, 2):
+        finish_round(directory, record(round))
+    rolled_back(directory, 2, 1)
+    note_mlflow_run(directory, 2, "late")
+    assert state_of(directory).champion.round == 1
+    assert finish_round(directory, record(2)).champion.round == 1
+    assert finish_round(directory, record(3, promoted=False)).champion.round == 1
+    assert finish_round(directory, record(4)).champion.round == 4
+
+
+def test_read_state_rollbacks_are_kept_under_their_names_and_older_files_have_none(directory: Path) -> None:
+    finish_round(directory, record(1))
+    state = rolled_back(directory, 1, 0)
+    written = json.loads((directory / "campaign.json").read_text())
+    assert written["rollbacks"] == [{"from": 1, "to": 0, "at": "2026-01-01T00:00:00+00:00", "after_round": 1}]
+    assert state_of(directory) == state
+    del written["rollbacks"]
+    write_json(directory / "campaign.json", written)
+    assert state_of(directory).rollbacks == ()
+
+
+def test_champion_before_follows_promotions_and_rollbacks_in_their_order(directory: Path) -> None:
+    for round, promoted in ((1, True), (2, True), (3, False)):
+        finish_round(directory, record(round, promoted=promoted))
+    rolled_back(directory, 2, 0)
+    rolled_back(directory, 0, 1)
+    finish_round(directory, record(4, promoted=False))
+    state = finish_round(directory, record(5))
+    assert [state.champion_before(round) for round in range(1, 7)] == [0, 1, 2, 1, 1, 5]
 
 
 @pytest.mark.parametrize(("target", "expected"), [(2, 2), (None, 4)])
@@ -105,6 +158,21 @@ def test_pin_config_changed_config_is_refused_with_the_way_on(tmp_path: Path) ->
     assert json.loads((tmp_path / "config.json").read_text())["seed"] == 18
 
 
+def test_config_of_round_is_the_one_it_ran_under_after_changes_were_accepted(directory: Path) -> None:
+    def change(seed: int) -> None:
+        pin_config(directory, CampaignConfig(campaign="camp", seed=seed), accept_changes=True)
+
+    change(1)
+    change(2)  # before any round: nothing ran under seed 1
+    finish_round(directory, record(1))
+    finish_round(directory, record(2))
+    change(3)
+    change(4)  # nothing ran under seed 3
+    finish_round(directory, record(3))
+    change(5)
+    assert [config_of_round(directory, round)["seed"] for round in (1, 2, 3, 4)] == [2, 2, 4, 5]
+
+
 def test_locked_second_holder_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:
     with locked(tmp_path, flow_run="run-1"):
         code = f"""
@@ -135,8 +203,24 @@ def test_model_of_round_adapter_stands_on_the_start_model(tmp_path: Path) -> Non
     write_json(start / "start.json", {"model": {"round": 0, "base": "model", "base_digest": "b", "digest": "b"}})
     assert model_of_round(tmp_path, 0).base == str(start / "model")
     write_json(stage / "train.json", {"policy_digest": "d", "directory": "adapter"})
+    for weights in ("adapter", "model"):
+        (stage / weights).mkdir()
     adapter = model_of_round(tmp_path, 2)
     assert (adapter.base, adapter.adapter, adapter.digest, adapter.base_digest) == (str(start / "model"), stage / "adapter", "d", "b")
     write_json(stage / "train.json", {"policy_digest": "d", "directory": "model"})
     full = model_of_round(tmp_path, 2)
     assert (full.base, full.adapter, full.digest) == (str(stage / "model"), None, "d")
+
+
+def test_model_of_round_without_weights_says_whether_they_were_collected_or_are_gone(tmp_path: Path) -> None:
+    start, stage = tmp_path / "round-000" / "start", tmp_path / "round-002" / "dpo_train"
+    start.mkdir(parents=True)
+    stage.mkdir(parents=True)
+    write_json(start / "start.json", {"model": {"round": 0, "base": "model", "base_digest": "b", "digest": "b"}})
+    write_json(stage / "train.json", {"policy_digest": "d", "directory": "model"})
+    with pytest.raises(ValueError, match=r"round 2 .* has no weights: .*/dpo_train/model is gone; restore it"):
+        model_of_round(tmp_path, 2)
+    collected = CollectedWeights(what="model", digest="d", num_bytes=9, at="2026-01-01T00:00:00+00:00")
+    write_json(tmp_path / "round-002" / COLLECTED, collected)
+    with pytest.raises(ValueError, match=r"round 2 .* has no weights: gc collected them at 2026-01-01"):
+        model_of_round(tmp_path, 2)

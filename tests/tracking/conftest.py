@@ -12,7 +12,8 @@ import pytest
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when mlflow is imported
 
-from components.artifacts import digest, publishing, read_json, write_json, write_table
+from components.artifacts import digest, publishing, write_json, write_table
+from components.campaign import Champion, State, read_state, with_round
 from components.config import CampaignConfig, JudgeConfig
 from components.records import Interval, JudgeRef, RoundRecord
 
@@ -61,8 +62,8 @@ def build(runs: Path) -> Build:
         _write_training(directory / f"round-{number:03d}", record.policy_digest)
         _write_evaluation(directory / f"round-{number:03d}", record)
         path = directory / "campaign.json"
-        earlier = read_json(path)["rounds"] if path.exists() else []
-        write_json(path, {"campaign": "demo", "target": number, "rounds": [*earlier, record.model_dump(mode="json")]})
+        state = read_state(directory) or State(campaign="demo", champion=Champion(round=0, digest=digest("start")))
+        write_json(path, with_round(state, record).model_copy(update={"target": number}))
         return directory, record
 
     return write

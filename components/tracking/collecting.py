@@ -1,0 +1,70 @@
+"""Frees the disk under MLflow's copies of rounds' weights. Runs, versions, tags, numbers and small files stay."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+from components.records import RoundRecord
+from components.tracking.registry import find_version
+from components.tracking.store import connected, store_exists
+
+WEIGHTS_TAG, COLLECTED = "weights", "collected"
+
+
+def collect_copies(campaign_dir: Path, records: Sequence[RoundRecord], *, dry_run: bool) -> dict[int, int]:
+    """Removes the files of the rounds' logged models, and tags model and version `weights: collected`.
+
+    The tags come first, so that whoever finds a model that was half removed by a killed process is told. It may be called again.
+
+    Args:
+        campaign_dir: runs/<campaign>.
+        records: The rounds.
+        dry_run: Measure, and change nothing.
+
+    Returns:
+        Bytes by round; a round that this store has no model of is absent.
+
+    Raises:
+        TrackingUnavailable: MLflow cannot be reached or written; call again later.
+    """
+    if not store_exists(campaign_dir.parent):
+        return {}
+    freed: dict[int, int] = {}
+    with connected(campaign_dir.parent) as client:
+        experiment = client.get_experiment_by_name(campaign_dir.name)
+        for record in records if experiment is not None else ():
+            models = _models(client, experiment.experiment_id, record)
+            sizes = [sum(_file_sizes(client, model.model_id, "")) for model in models]
+            if models:
+                freed[record.round] = sum(sizes)
+            if not dry_run:
+                _tag(client, campaign_dir.name, record, models)
+                for model, size in zip(models, sizes, strict=True):
+                    if size:
+                        get_artifact_repository(model.artifact_location).delete_artifacts()
+    return freed
+
+
+def _models(client: MlflowClient, experiment_id: str, record: RoundRecord) -> list[LoggedModel]:
+    where = f"tags.round = '{record.round}' AND tags.policy_digest = '{record.policy_digest}'"
+    return list(client.search_logged_models([experiment_id], filter_string=where))
+
+
+def _file_sizes(client: MlflowClient, model_id: str, folder: str) -> Iterator[int]:
+    for entry in client.list_logged_model_artifacts(model_id, folder or None):
+        if entry.is_dir:
+            yield from _file_sizes(client, model_id, entry.path)
+        else:
+            yield entry.file_size
+
+
+def _tag(client: MlflowClient, name: str, record: RoundRecord, models: Sequence[LoggedModel]) -> None:
+    version = find_version(client, name, record.round, record.policy_digest)
+    if version is not None and version.tags.get(WEIGHTS_TAG) != COLLECTED:
+        client.set_model_version_tag(name, str(version.version), WEIGHTS_TAG, COLLECTED)
+    for model in models:
+        if model.tags.get(WEIGHTS_TAG) != COLLECTED:
+            client.set_logged_model_tags(model.model_id, {WEIGHTS_TAG: COLLECTED})
