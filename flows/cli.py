@@ -4,7 +4,7 @@ import logging
 
 import typer
 
-from flows.commands import look, run, serve, services
+from flows.commands import history, look, run, serve, services
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -16,7 +16,8 @@ app = typer.Typer(
 )
 PANELS = {
     "Rounds": (run.run, look.status, look.report),
-    "Servers": (services.ui, serve.serve),
+    "History": (history.rollback, history.gc),
+    "Servers": (services.up, services.down, services.deploy, services.ui, serve.serve),
     "Help": (look.reference, look.doctor),
 }
 for panel, commands in PANELS.items():

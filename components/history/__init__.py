@@ -1,0 +1,1 @@
+"""What people do with a campaign's past: compare rounds, follow a model's lineage, roll the champion back, free the disk."""

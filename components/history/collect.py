@@ -1,0 +1,145 @@
+"""Frees the disk under a campaign: weights that nothing needs any more, their copies in MLflow, and what killed processes left.
+
+Kept are the start model, the champion, every model that was ever promoted (a rollback may want it) and the last rounds' models (the
+next round's reference may be the previous one). Pairs, verdicts, metrics and samples stay. Weights vanish by a rename, are recorded in
+the round's collected.json, and only then deleted: whenever this is killed, no reader takes half of them for a model, and the next
+collection finishes what was begun.
+"""
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from components.artifacts import sync, write_json
+from components.campaign import COLLECTED, CollectedWeights, State, collected_weights, locked, read_state, round_directory
+from components.records import Record, RoundRecord
+
+WEIGHTS = ("model", "adapter")
+CHECKPOINTS = "checkpoints"
+LEFTOVERS = (".*.tmp-*", ".*.old-*")
+
+
+class Collected(Record):
+    """One thing that was removed, or, in a dry run, would be."""
+
+    campaign: str
+    round: int
+    what: Literal["weights", "copy in MLflow", "checkpoints", "leftover"]
+    path: str | None
+    """Where it was; None for what lies in MLflow."""
+    num_bytes: int | None
+    """None where it could not be measured."""
+    postponed: str | None = None
+    """Why it is still there; the next collection tries again. None when it is gone."""
+
+
+def collect_garbage(directory: Path, *, keep: int, dry_run: bool) -> list[Collected]:
+    """Removes what a campaign no longer needs, under its lock.
+
+    Args:
+        directory: runs/<campaign>.
+        keep: Latest finished rounds whose weights stay whatever the gate said of them; at least 1.
+        dry_run: Say what would be removed, and remove nothing.
+
+    Raises:
+        ValueError: `keep` is below 1, or the campaign's state is damaged.
+        CampaignBusy: Somebody works on the campaign.
+    """
+    if keep < 1:
+        raise ValueError(f"keep is {keep}: the next round may need the previous one's weights, so keep at least 1")
+    with locked(directory, command="ratchet gc"):
+        state = read_state(directory)
+        if state is None:
+            return []
+        removed = [item for record in state.rounds for item in _collect_weights(directory, state, record, keep=keep, dry_run=dry_run)]
+        removed += _collect_copies(directory, state, {item.round for item in removed}, dry_run=dry_run)
+        return [*removed, *_sweep(directory, state, dry_run=dry_run)]
+
+
+def _collect_weights(directory: Path, state: State, record: RoundRecord, *, keep: int, dry_run: bool) -> Iterator[Collected]:
+    stage = round_directory(directory, record.round) / "dpo_train"
+    for name in WEIGHTS:
+        weights, begun = stage / name, sorted(stage.glob(f".{name}.old-*"))
+        unfinished = bool(begun) and not weights.exists()
+        if not unfinished and (_is_wanted(state, record, keep) or not weights.is_dir()):
+            continue
+        num_bytes = sum(_size(path) for path in (weights, *begun))
+        if not dry_run:
+            _remove_weights(directory, record, weights, begun)
+        yield Collected(campaign=directory.name, round=record.round, what="weights", path=str(weights), num_bytes=num_bytes)
+
+
+def _is_wanted(state: State, record: RoundRecord, keep: int) -> bool:
+    latest = {known.round for known in state.rounds[-keep:]}
+    return record.promoted or record.round == state.champion.round or record.round in latest
+
+
+def _remove_weights(directory: Path, record: RoundRecord, weights: Path, begun: list[Path]) -> None:
+    """Renames, records, deletes, in this order; `begun` are renamed ones that a killed collection did not delete."""
+    num_bytes = sum(_size(path) for path in (weights, *begun))
+    renamed = weights.exists()
+    if renamed:
+        _delete(begun)
+        begun = [weights.with_name(f".{weights.name}.old-{os.getpid()}")]
+        os.rename(weights, begun[0])
+        sync(weights.parent)
+    if renamed or collected_weights(directory, record.round) is None:
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        note = CollectedWeights(what=weights.name, digest=record.policy_digest, num_bytes=num_bytes, at=at)
+        write_json(round_directory(directory, record.round) / COLLECTED, note)
+    _delete(begun)
+
+
+def _collect_copies(directory: Path, state: State, collected: set[int], *, dry_run: bool) -> list[Collected]:
+    """Removes MLflow's copies of the weights that were collected now, or earlier when MLflow was away."""
+    notes = {record.round: collected_weights(directory, record.round) for record in state.rounds}
+    pending = [record for record in state.rounds if _has_copy(notes[record.round], record.round in collected)]
+    if not pending:
+        return []
+    from components.tracking import TrackingUnavailable, collect_copies  # loads mlflow, which takes seconds
+
+    def item(round: int, num_bytes: int | None, postponed: str | None = None) -> Collected:
+        return Collected(campaign=directory.name, round=round, what="copy in MLflow", path=None, num_bytes=num_bytes, postponed=postponed)
+
+    try:
+        freed = collect_copies(directory, pending, dry_run=dry_run)
+    except TrackingUnavailable as error:
+        return [item(record.round, None, str(error)) for record in pending]
+    for round, num_bytes in freed.items():
+        note = notes[round]
+        if note is not None and not dry_run:
+            write_json(round_directory(directory, round) / COLLECTED, note.model_copy(update={"mlflow_bytes": num_bytes}))
+    return [item(round, num_bytes) for round, num_bytes in freed.items() if num_bytes]
+
+
+def _has_copy(note: CollectedWeights | None, collected_now: bool) -> bool:
+    return collected_now if note is None else note.mlflow_bytes is None
+
+
+def _sweep(directory: Path, state: State, *, dry_run: bool) -> Iterator[Collected]:
+    """Removes what killed processes left: under the lock nobody writes there. Checkpoints of a round that is open are still needed."""
+    finished = {record.round for record in state.rounds}
+    for place in sorted(directory.glob("round-*")):
+        round = int(place.name.rpartition("-")[2])
+        found: list[tuple[Literal["checkpoints", "leftover"], Path]] = [
+            ("leftover", path) for pattern in LEFTOVERS for path in sorted(place.glob(pattern)) if path.is_dir()
+        ]
+        if round in finished and (place / CHECKPOINTS).is_dir():
+            found.append(("checkpoints", place / CHECKPOINTS))
+        for what, path in found:
+            num_bytes = _size(path)
+            if not dry_run:
+                _delete([path])
+            yield Collected(campaign=directory.name, round=round, what=what, path=str(path), num_bytes=num_bytes)
+
+
+def _delete(directories: Iterable[Path]) -> None:
+    for directory in directories:
+        shutil.rmtree(directory)
+
+
+def _size(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())

@@ -1,0 +1,94 @@
+"""Commands on a campaign's past: compare, lineage, rollback, gc."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.filesize import decimal
+from rich.table import Table
+
+from components.campaign import CampaignBusy, campaign_directory, known_campaigns, known_state
+from flows.commands.terminal import CampaignArgument, console, errors, told_in_one_line
+
+if TYPE_CHECKING:
+    from components.history.collect import Collected
+
+
+def rollback(
+    campaign: CampaignArgument,
+    round: Annotated[int, typer.Argument(min=0, help="A round that was promoted, or 0 for the start model.")],
+) -> None:
+    """Make an earlier promoted round, or the start model (0), the champion again; the next round starts from it."""
+    with _busy_is_told(), told_in_one_line():
+        known_state(campaign)
+        from components.history.rollback import roll_back
+        from components.report.campaign import write_report
+        from components.report.wording import rollback_line
+
+        directory = campaign_directory(campaign)
+        state = roll_back(directory, round)
+        console.print(f"campaign {campaign}: {rollback_line(state.rollbacks[-1])}", highlight=False, soft_wrap=True)
+        if state.target is not None:
+            again = f"what round {state.last_round + 1} has published from the former champion is made again"
+            console.print(f"a start is open that goes to round {state.target}: {again}", highlight=False, soft_wrap=True)
+        write_report(directory)
+        _tell_mlflow(campaign)
+
+
+def _tell_mlflow(campaign: str) -> None:
+    from components.tracking import TrackingUnavailable, announce_champion
+
+    try:
+        announce_champion(campaign_directory(campaign))
+    except TrackingUnavailable as error:
+        errors.print(f"ratchet: {error}; the alias champion follows with the next recorded round")
+
+
+def gc(
+    campaign: Annotated[str | None, typer.Argument(help="Name of a campaign; without it, all campaigns.")] = None,
+    keep: Annotated[int, typer.Option(min=1, help="Latest rounds whose weights stay, promoted or not.")] = 2,
+    dry_run: Annotated[bool, typer.Option(help="Show what would go, and remove nothing.")] = False,
+) -> None:
+    """Free disk: remove weights of rounds that were never promoted, their copies in MLflow, and what killed runs left.
+
+    The champion, every model that was ever promoted, the start model and the latest rounds keep their weights; numbers, pairs and
+    samples always stay.
+    """
+    with told_in_one_line():
+        if campaign is not None:
+            known_state(campaign)
+        from components.history.collect import collect_garbage
+
+        found: list[Collected] = []
+        for name in known_campaigns() if campaign is None else [campaign]:
+            try:
+                found += collect_garbage(campaign_directory(name), keep=keep, dry_run=dry_run)
+            except CampaignBusy as busy:
+                errors.print(f"ratchet: skipped: {busy}")
+        _print_collected(found, dry_run=dry_run)
+
+
+def _print_collected(found: Sequence["Collected"], *, dry_run: bool) -> None:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for heading in ("campaign", "round", "what", "size"):
+        table.add_column(heading, justify="right" if heading in ("round", "size") else "left", no_wrap=True)
+    sizes = []
+    for item in found:
+        if item.num_bytes is not None:
+            sizes.append(item.num_bytes)
+            table.add_row(item.campaign, str(item.round), item.what, decimal(item.num_bytes))
+    if table.row_count:
+        console.print(table)
+    console.print(f"{decimal(sum(sizes))} {'would be ' if dry_run else ''}freed", highlight=False)
+    for reason in dict.fromkeys(item.postponed for item in found if item.postponed is not None):
+        errors.print(f"ratchet: {reason}; the copies in MLflow go with the next gc")
+
+
+@contextlib.contextmanager
+def _busy_is_told() -> Iterator[None]:
+    try:
+        yield
+    except CampaignBusy as busy:
+        errors.print(f"ratchet: {busy}; try again when it is done")
+        raise typer.Exit(2) from None
