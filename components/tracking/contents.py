@@ -1,17 +1,15 @@
-"""What a round leaves that is kept in MLflow beside its numbers: data sets, small files, the samples table, the model directory."""
+"""What a round leaves that is kept in MLflow beside its numbers and tables: data sets, small files, the model directory."""
 
 import json
 from pathlib import Path
 
-import pandas as pd
 import pyarrow.parquet as pq
 from mlflow.entities import Dataset, DatasetInput, InputTag
 
-from components.artifacts import read_table
 from components.records import Manifest
 from components.tracking.facts import RoundFacts, read_manifest, round_directory
 
-SAMPLES_TABLE = "samples.json"
+PLOTS = "plots"
 _DIGEST_LIMIT = 36  # MLflow refuses longer dataset digests
 _ARTIFACT_SUFFIXES = {".json", ".jsonl", ".png"}
 
@@ -44,19 +42,18 @@ def _dataset(name: str, context: str, path: Path, manifest: Manifest) -> Dataset
 
 
 def artifacts(facts: RoundFacts) -> dict[str, bytes]:
-    """Small files of the round by their place in it, and the samples as the table that MLflow's pages show."""
+    """Small files of the round by their place in it; the pictures together in one folder, where whoever looks at the run finds them."""
     files = [
         path
         for stage in facts.manifests
         for path in sorted((facts.directory / stage).rglob("*"))
         if path.suffix in _ARTIFACT_SUFFIXES and not {"model", "adapter"} & set(path.relative_to(facts.directory).parts)
     ]
-    content = {str(path.relative_to(facts.directory)): path.read_bytes() for path in files}
-    samples: pd.DataFrame = read_table(facts.directory / "evaluate" / "samples.parquet")
-    # MLflow's table over several runs has a row for each value of the first column, and compares the second.
-    first = ["prompt", "challenger", "champion", "start"]
-    ordered = samples[[*first, *(column for column in samples.columns if column not in first)]]
-    return content | {SAMPLES_TABLE: ordered.to_json(orient="split", index=False).encode()}
+    return {_place(facts, path): path.read_bytes() for path in files}
+
+
+def _place(facts: RoundFacts, path: Path) -> str:
+    return f"{PLOTS}/{path.name}" if path.suffix == ".png" else str(path.relative_to(facts.directory))
 
 
 def model_directory(facts: RoundFacts) -> Path | None:

@@ -1,12 +1,17 @@
 """Adds to a run what it does not have yet: params, points, data sets, files, its end. Every function here can be repeated."""
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import DatasetInput, Metric, Param, Run
 
+from components.tracking.tables import as_json
+
+_TABLES_TAG = "mlflow.loggedArtifacts"  # which of a run's files MLflow's pages show as tables
 _MAX_METRICS, _MAX_PARAMS = 1000, 100  # what MLflow takes in one batch
 
 
@@ -39,6 +44,14 @@ def add_files(client: MlflowClient, run: Run, files: Mapping[str, bytes]) -> Non
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         client.log_artifacts(run.info.run_id, staging)
+
+
+def add_tables(client: MlflowClient, run: Run, tables: Mapping[str, pd.DataFrame]) -> None:
+    """Writes the tables among the run's artifacts, and declares them so that MLflow's pages show them as tables."""
+    add_files(client, run, {name: as_json(table) for name, table in tables.items()})
+    declared = json.dumps([{"path": name, "type": "table"} for name in tables])
+    if run.data.tags.get(_TABLES_TAG) != declared:
+        client.set_tag(run.info.run_id, _TABLES_TAG, declared)
 
 
 def finish(client: MlflowClient, run: Run, ended_ms: int) -> None:

@@ -1,6 +1,7 @@
 """The metrics of a round and of a campaign, as points that are the same however often they are computed."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from mlflow.entities import Metric
@@ -9,6 +10,7 @@ from components.records import Interval
 from components.tracking.facts import RoundFacts
 
 _AXES = {"step", "epoch", "time"}
+_SAMPLE_AXES = {"time", "seconds", "rank"}
 
 
 def step_points(facts: RoundFacts) -> list[Metric]:
@@ -18,6 +20,25 @@ def step_points(facts: RoundFacts) -> list[Metric]:
         row = json.loads(line)
         names = [name for name in row if name not in _AXES and row[name] is not None]
         points += [Metric(name, float(row[name]), round(row["time"] * 1000), row["step"]) for name in names]
+    return points
+
+
+def system_points(facts: RoundFacts) -> list[Metric]:
+    """What training cost its machine, under the keys that MLflow's page of system metrics looks for: one step a sample of a rank.
+
+    Several ranks are named as MLflow names several nodes: `system/rank_1/cpu_utilization_percentage`. Rounds of older versions have
+    no samples.
+    """
+    path = facts.directory / "dpo_train" / "system.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    several = len({row["rank"] for row in rows}) > 1
+    taken: Counter[int] = Counter()
+    points = []
+    for row in rows:
+        prefix = f"system/rank_{row['rank']}" if several else "system"
+        values = {name: value for name, value in row.items() if name not in _SAMPLE_AXES}
+        points += [Metric(f"{prefix}/{name}", value, round(row["time"] * 1000), taken[row["rank"]]) for name, value in values.items()]
+        taken[row["rank"]] += 1
     return points
 
 

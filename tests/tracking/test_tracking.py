@@ -223,15 +223,18 @@ def test_record_round_inputs_and_files_are_the_rounds(runs: Path, record: Callab
         "dpo_train/metrics.jsonl",
         "dpo_train/train.json",
         "evaluate/evaluation.json",
-        "evaluate/plots/win_rate.png",
+        "plots/win_rate.png",
         "promote/decision.json",
         "validate_data/validation.json",
         "samples.json",
+        "validation_counts.json",
     }
     paths = files_of(run)
     assert expected <= set(paths)
     assert not [path for path in paths if "model" in path], "weights belong to the registered version only"
-    assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [{"path": "samples.json", "type": "table"}]
+    assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [
+        {"path": name, "type": "table"} for name in ("samples.json", "validation_counts.json")
+    ]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri(runs))
     monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     samples = client.load_table(tracked.experiment_id, "samples.json", run_ids=[tracked.run_id])
