@@ -1,6 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: demo test check lint types imports coverage test-faults reference ui clean
+.PHONY: demo test check lint types imports coverage test-faults bench reference ui clean
 
 demo: .venv/run.ready  ## Set up, and run three rounds on the built-in campaign.
 	$(BIN)/ratchet run conf/demo.yaml
@@ -24,6 +24,10 @@ coverage: .venv/dev.ready  ## The tests with line and branch coverage.
 
 test-faults: .venv/dev.ready  ## kill -9 at twenty random moments; takes a quarter of an hour.
 	RATCHET_KILLS=20 $(BIN)/python -m pytest -q -s --timeout 7200 tests/faults
+
+bench: .venv/dev.ready  ## What the machinery costs: seconds a round over 100 rounds, and of `ratchet status`; into runs/bench, in minutes.
+	$(BIN)/python tests/benchmarks/status_command.py
+	$(BIN)/python tests/benchmarks/orchestration.py
 
 reference: .venv/dev.ready  ## Write the configuration reference into the README.
 	$(BIN)/python -m flows.reference README.md

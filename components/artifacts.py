@@ -15,12 +15,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from components.records import Artifact, FileRecord, Manifest, Record, identity
+
+if TYPE_CHECKING:
+    # Loaded where tables are read and written: commands that only look at a campaign would wait for it longer than for all else.
+    import pandas as pd
 
 MANIFEST = "MANIFEST.json"
 log = logging.getLogger(__name__)
@@ -75,13 +76,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def write_table(path: Path, table: pd.DataFrame) -> None:
+def write_table(path: Path, table: "pd.DataFrame") -> None:
     """Writes a table as Parquet; equal tables give equal bytes."""
     table.to_parquet(path, index=False, compression="zstd")
 
 
-def read_table(artifact: Artifact | Path) -> pd.DataFrame:
+def read_table(artifact: Artifact | Path) -> "pd.DataFrame":
     """Reads a Parquet table."""
+    import pandas as pd
+
     return pd.read_parquet(artifact.path if isinstance(artifact, Artifact) else artifact)
 
 
@@ -174,6 +177,8 @@ def peak_memory() -> int:
 
 
 def _record(path: Path) -> FileRecord:
+    import pyarrow.parquet as pq
+
     sync(path)
     rows = pq.read_metadata(path).num_rows if path.suffix == ".parquet" else None
     return FileRecord(sha256=file_digest(path), num_bytes=path.stat().st_size, rows=rows)

@@ -10,6 +10,9 @@ from rich.table import Table
 from components.artifacts import read_json
 from components.report.tables import decisions, measure_rows, rollback_lines, round_rows
 
+SHOWN_ROUNDS = 20
+"""A terminal shows about as many at once."""
+
 
 class StageProgress:
     """Shows stages as they run; a `components.progress.Listener`. On something that is no terminal it prints the lines only."""
@@ -50,8 +53,14 @@ class StageProgress:
             self.task = None
 
 
-def print_rounds(console: Console, state: dict[str, Any]) -> None:
-    """Prints the campaign's rounds: numbers, seconds a stage, and what the gate said of each."""
+def print_rounds(console: Console, state: dict[str, Any], *, last: int | None = SHOWN_ROUNDS) -> None:
+    """Prints the campaign's rounds: numbers, seconds a stage, and what the gate said of each.
+
+    Args:
+        console: Printed on.
+        state: Content of campaign.json.
+        last: How many of the latest rounds are shown, the champion's round beside them; None shows all.
+    """
     if not state["rounds"]:
         console.print(f"campaign {state['campaign']}: no round has finished yet", highlight=False)
         return
@@ -59,12 +68,22 @@ def print_rounds(console: Console, state: dict[str, Any]) -> None:
     console.print(
         f"\ncampaign {state['campaign']}: the champion is {f'round {champion} (*)' if champion else 'the start model'}", highlight=False
     )
-    _print_table(console, round_rows(state))
+    shown = state if last is None else _with_latest_rounds(state, last)
+    left_out = len(state["rounds"]) - len(shown["rounds"])
+    if left_out:
+        console.print(f"{left_out} earlier rounds are left out; `ratchet status {state['campaign']} --all` shows them", highlight=False)
+    _print_table(console, round_rows(shown))
     console.print("the challengers' means, and seconds a stage", highlight=False)
-    _print_table(console, measure_rows(state))
-    for line in [*decisions(state), *rollback_lines(state)]:
+    _print_table(console, measure_rows(shown))
+    for line in [*decisions(shown), *rollback_lines(state)]:
         console.print(line, highlight=False)
     console.print()
+
+
+def _with_latest_rounds(state: dict[str, Any], last: int) -> dict[str, Any]:
+    rounds, champion = state["rounds"], state["champion"]["round"]
+    earlier = [record for record in rounds[:-last] if record["round"] == champion]
+    return state | {"rounds": [*earlier, *rounds[-last:]]}
 
 
 def _print_table(console: Console, rows: list[dict[str, str]]) -> None:

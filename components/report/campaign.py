@@ -1,10 +1,11 @@
 """The campaign's report: one HTML file that needs no network, made from what is on disk and nothing else."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from components.artifacts import write_bytes
 from components.config import CampaignConfig, differences
@@ -13,12 +14,14 @@ from components.report import wording
 from components.report.charts import round_charts, training_charts
 from components.report.lineage import lineage
 from components.report.read import STAGES, CampaignFiles, RoundFiles, read_campaign
-from components.report.samples import Sample, read_samples
+from components.report.samples import read_samples
 from components.report.wording import comparison, count, decimal, estimate, model_name, stage_name
 
 REPORT = "report.html"
 EARLIER_SAMPLES = 8
 """Samples shown of a round that is not the latest; a long campaign's report stays small."""
+SAMPLED_ROUNDS = 20
+"""Latest rounds whose samples are shown; those of earlier ones stay in their files."""
 MAX_CHARACTERS = 4000
 """Characters shown of a prompt or an answer."""
 
@@ -32,7 +35,14 @@ def write_report(campaign_dir: Path) -> Path:
     Raises:
         ValueError: There is no campaign in the directory.
     """
-    campaign = read_campaign(campaign_dir)
+    html = _template().render(_view(read_campaign(campaign_dir)))
+    path = campaign_dir / REPORT
+    write_bytes(path, html.encode())
+    return path
+
+
+@cache
+def _template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -43,10 +53,7 @@ def write_report(campaign_dir: Path) -> Path:
     for name in ("decimal", "count", "share", "duration", "memory", "short_digest", "outcome", "stage_name"):
         environment.filters[name] = getattr(wording, name)
     environment.filters["cut"] = _cut
-    html = environment.get_template("report.html.j2").render(_view(campaign))
-    path = campaign_dir / REPORT
-    write_bytes(path, html.encode())
-    return path
+    return environment.get_template("report.html.j2")
 
 
 def _view(campaign: CampaignFiles) -> dict[str, Any]:
@@ -64,6 +71,7 @@ def _view(campaign: CampaignFiles) -> dict[str, Any]:
         "charts": round_charts(campaign),
         "training_charts": training_charts(campaign),
         "sample_sets": _sample_sets(campaign),
+        "max_sampled_rounds": SAMPLED_ROUNDS,
         "lineage": lineage(campaign),
         "changes": differences(defaults, resolved),
         "config_json": json.dumps(resolved, indent=2, ensure_ascii=False),
@@ -152,11 +160,11 @@ def _round_row(campaign: CampaignFiles, round_: RoundFiles) -> dict[str, Any]:
 
 
 def _sample_sets(campaign: CampaignFiles) -> list[dict[str, Any]]:
-    """Samples of each evaluated round, latest first and in full."""
-    evaluated = [round_ for round_ in reversed(campaign.rounds) if "evaluate" in round_.manifests]
+    """Samples of the latest evaluated rounds, the very latest first and in full."""
+    evaluated = [round_ for round_ in reversed(campaign.rounds) if "evaluate" in round_.manifests][:SAMPLED_ROUNDS]
     sets = []
     for index, round_ in enumerate(evaluated):
-        samples: list[Sample] = read_samples(round_)
+        samples = read_samples(round_)
         shown = samples if index == 0 else samples[:EARLIER_SAMPLES]
         if shown:
             opponent = model_name(campaign.champion_before(round_.round))

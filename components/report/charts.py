@@ -16,6 +16,8 @@ from components.report.read import CampaignFiles, RoundFiles
 from components.report.wording import decimal, estimate, model_name
 
 MAX_POINT_LABELS = 12
+MAX_TOOLTIPS = 30
+"""More marks than these stand too close together to be pointed at; they are drawn in one stroke, at a cost that does not grow."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,20 @@ class Chart:
     svg: Markup
 
 
+@dataclass(frozen=True)
+class Mark:
+    """One round's point in a chart."""
+
+    x: float
+    y: float
+    promoted: bool
+    tooltip: str
+
+
 def round_charts(campaign: CampaignFiles) -> list[Chart]:
     """What changes from round to round: win rate, reward against KL, lengths."""
     records = campaign.finished
-    sampled = [round_ for round_ in campaign.rounds if round_.lengths is not None]
+    sampled = [round_ for round_ in campaign.rounds if "generate_responses" in round_.manifests]
     charts = []
     if records:
         charts.append(_win_rates(records))
@@ -43,15 +55,14 @@ def round_charts(campaign: CampaignFiles) -> list[Chart]:
 
 def training_charts(campaign: CampaignFiles) -> list[Chart]:
     """Curves over the optimizer steps of all rounds."""
+    trained = [round_ for round_ in campaign.rounds if "dpo_train" in round_.manifests]
+    if not trained:
+        return []
+    left_out = f" The latest {MAX_ROUNDS} rounds." if len(trained) > MAX_ROUNDS else ""
     trainings = [
         Training(round=round_.round, metrics=round_.metrics, held_out=round_.trained["eval"] if round_.trained else None)
-        for round_ in campaign.rounds
-        if round_.metrics
+        for round_ in trained[-MAX_ROUNDS:]
     ]
-    if not trainings:
-        return []
-    left_out = f" The latest {MAX_ROUNDS} rounds." if len(trainings) > MAX_ROUNDS else ""
-    trainings = trainings[-MAX_ROUNDS:]
     notes = {
         "Loss": "A diamond is the loss on the round's held-out pairs.",
         "Reward margin": "β-scaled log-ratio of chosen minus rejected; the diamond is on held-out pairs.",
@@ -92,19 +103,25 @@ def _win_rates(records: Sequence[RoundRecord]) -> Chart:
 def _draw_intervals(axes: Axes, points: Sequence[tuple[RoundRecord, Interval]], label: str, colour: str, marker: str, shift: float) -> None:
     places = [record.round + shift for record, _ in points]
     axes.plot(places, [interval.value for _, interval in points], color=colour, lw=1, alpha=0.45)
-    for index, (record, interval) in enumerate(points):
-        errors = [[interval.value - interval.low], [interval.high - interval.value]]
-        drawn = axes.errorbar(
-            places[index],
-            interval.value,
-            yerr=errors,
-            fmt=marker,
-            color=colour,
-            markerfacecolor=colour if record.promoted else THEMED.surface,
-            markeredgewidth=1.4,
-            label=label if index == 0 else None,
-        )
-        set_tooltip(drawn.lines[0], f"round {record.round} {label}: {estimate(interval, 3)}")
+    axes.vlines(places, [interval.low for _, interval in points], [interval.high for _, interval in points], color=colour, lw=1.6)
+    marks = [
+        Mark(place, interval.value, record.promoted, f"round {record.round} {label}: {estimate(interval, 3)}")
+        for place, (record, interval) in zip(places, points, strict=True)
+    ]
+    _draw_marks(axes, marks, marker, colour)
+    axes.plot([], [], marker, color=colour, label=label)
+
+
+def _draw_marks(axes: Axes, marks: Sequence[Mark], marker: str, colour: str) -> None:
+    """Draws a mark a round: filled where it was promoted, hollow where it was refused, and with a tooltip while there are few."""
+    apart = [[mark] for mark in marks]
+    by_outcome = [[mark for mark in marks if mark.promoted is promoted] for promoted in (True, False)]
+    for together in apart if len(marks) <= MAX_TOOLTIPS else filter(None, by_outcome):
+        face = colour if together[0].promoted else THEMED.surface
+        x, y = [mark.x for mark in together], [mark.y for mark in together]
+        (drawn,) = axes.plot(x, y, marker, color=colour, markerfacecolor=face, markeredgewidth=1.4, zorder=3)
+        if len(marks) <= MAX_TOOLTIPS:
+            set_tooltip(drawn, together[0].tooltip)
 
 
 def _reward_against_kl(campaign: CampaignFiles) -> Chart:
@@ -120,12 +137,17 @@ def _reward_against_kl(campaign: CampaignFiles) -> Chart:
             set_tooltip(mark, f"start model: reward {decimal(start_reward, 3)}")
             _label_point(axes, "start", 0.0, start_reward)
         axes.plot([kl for kl, _ in path], [reward for _, reward in path], color=THEMED.challenger, lw=1, alpha=0.45)
-        for record, reward in scored:
-            face = THEMED.challenger if record.promoted else THEMED.surface
-            (mark,) = axes.plot(
-                record.kl_to_start, reward, "o", color=THEMED.challenger, markerfacecolor=face, markeredgewidth=1.4, zorder=3
+        marks = [
+            Mark(
+                record.kl_to_start,
+                reward,
+                record.promoted,
+                f"round {record.round}: reward {decimal(reward, 3)} at KL {decimal(record.kl_to_start, 2)}",
             )
-            set_tooltip(mark, f"round {record.round}: reward {decimal(reward, 3)} at KL {decimal(record.kl_to_start, 2)}")
+            for record, reward in scored
+        ]
+        _draw_marks(axes, marks, "o", THEMED.challenger)
+        for record, reward in scored:
             if len(scored) <= MAX_POINT_LABELS or record.round == campaign.state.champion.round:
                 _label_point(axes, f"round {record.round}", record.kl_to_start, reward)
         axes.margins(x=0.12, y=0.18)
@@ -145,7 +167,7 @@ def _rewards(round_: RoundFiles) -> dict[str, float] | None:
 
 def _lengths_by_round(campaign: CampaignFiles, sampled: Sequence[RoundFiles]) -> Chart:
     places = [round_.round for round_ in sampled]
-    tenths = np.array([np.percentile(_lengths(round_), [10, 50, 90]) for round_ in sampled])
+    tenths = np.array([round_.length_deciles for round_ in sampled])
     with styled(THEMED, "lengths by round"):
         figure, axes = new_chart()
         if len(places) > 1:
@@ -165,10 +187,11 @@ def _lengths_by_round(campaign: CampaignFiles, sampled: Sequence[RoundFiles]) ->
 
 
 def _length_histogram(round_: RoundFiles) -> Chart:
-    assert round_.lengths is not None
-    finished = round_.lengths.loc[round_.lengths["finish_reason"] == "stop", "n_tokens"].to_numpy()
-    unfinished = round_.lengths.loc[round_.lengths["finish_reason"] != "stop", "n_tokens"].to_numpy()
-    edges = bin_edges(_lengths(round_), bins=36)
+    lengths = round_.lengths
+    assert lengths is not None
+    finished = lengths.loc[lengths["finish_reason"] == "stop", "n_tokens"].to_numpy()
+    unfinished = lengths.loc[lengths["finish_reason"] != "stop", "n_tokens"].to_numpy()
+    edges = bin_edges(lengths["n_tokens"].to_numpy(), bins=36)
     with styled(THEMED, "length histogram"):
         figure, axes = new_chart()
         counts = [np.histogram(values, bins=edges)[0] for values in (finished, unfinished)]
@@ -179,13 +202,8 @@ def _length_histogram(round_: RoundFiles) -> Chart:
         axes.set_xlabel("tokens")
         axes.set_ylabel("responses")
         add_legend(figure, axes)
-        sampler = f"Responses sampled in {model_name(round_.round)}; {len(unfinished):,} of {len(round_.lengths):,} reached the limit."
+        sampler = f"Responses sampled in {model_name(round_.round)}; {len(unfinished):,} of {len(lengths):,} reached the limit."
         return Chart("Response lengths", sampler, to_svg(figure, f"Histogram of response lengths in round {round_.round}"))
-
-
-def _lengths(round_: RoundFiles) -> np.ndarray:
-    assert round_.lengths is not None
-    return round_.lengths["n_tokens"].to_numpy()
 
 
 def _round_axis(axes: Axes, rounds: Sequence[int]) -> None:

@@ -58,7 +58,7 @@ def draw_curves(axes: Axes, trainings: Sequence[Training], curves: Sequence[Curv
         curves: Metrics that share the vertical axis.
         palette: Colours of the marks between the rounds.
     """
-    offset = 0
+    offset, borders = 0, []
     for index, training in enumerate(trainings):
         steps = np.array([entry["step"] for entry in training.metrics]) + offset
         last = index == len(trainings) - 1
@@ -69,12 +69,13 @@ def draw_curves(axes: Axes, trainings: Sequence[Training], curves: Sequence[Curv
                 label = "held-out pairs" if last else None
                 axes.plot(steps[-1:], [training.held_out[curve.key]], "D", color=palette.ink, ms=4.5, label=label, zorder=4)
         if index:
-            axes.axvline(offset + 0.5, color=palette.muted, lw=0.8, ls=(0, (1, 2)))
+            borders.append(offset + 0.5)
         if len(trainings) > 1:
             place = (offset + (steps[-1] - offset) / 2, 1.0)
             text = f"round {training.round}" if len(trainings) <= MAX_ROUNDS / 2 else str(training.round)
             axes.annotate(text, place, xycoords=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=8)
         offset = int(steps[-1])
+    axes.vlines(borders, 0, 1, transform=axes.get_xaxis_transform(), color=palette.muted, lw=0.8, ls=(0, (1, 2)))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.margins(x=0.02)
     axes.set_xlabel("optimizer step")

@@ -3,11 +3,12 @@
 import json
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 
@@ -19,9 +20,12 @@ from components.records import Manifest, RoundRecord
 STAGES = ("generate_responses", "collect_preferences", "validate_data", "dpo_train", "evaluate", "promote")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RoundFiles:
-    """One round: its record where it is finished, and whatever its stages have published."""
+    """One round: its record where it is finished, and whatever its stages have published.
+
+    What is small is read once; what grows with the data (metrics, samples, lengths) is read when it is asked for.
+    """
 
     directory: Path
     round: int
@@ -85,7 +89,7 @@ class RoundFiles:
         path = self.directory / "tracking.json"
         return read_json(path) if path.is_file() else None
 
-    @cached_property
+    @property
     def metrics(self) -> list[dict[str, Any]]:
         """One dict an optimizer step; empty before dpo_train."""
         path = self.directory / "dpo_train" / "metrics.jsonl"
@@ -93,17 +97,26 @@ class RoundFiles:
             return []
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
-    @cached_property
+    @property
     def samples(self) -> pd.DataFrame | None:
         """Responses of start, champion and challenger side by side; None before evaluate."""
         path = self.directory / "evaluate" / "samples.parquet"
         return pd.read_parquet(path) if "evaluate" in self.manifests else None
 
-    @cached_property
+    @property
     def lengths(self) -> pd.DataFrame | None:
         """Tokens and finish reason of every sampled response; None before generate_responses and in a seeded round."""
         path = self.directory / "generate_responses" / "responses.parquet"
         return pd.read_parquet(path, columns=["n_tokens", "finish_reason"]) if "generate_responses" in self.manifests else None
+
+    @cached_property
+    def length_deciles(self) -> tuple[float, float, float] | None:
+        """First, fifth and ninth decile of the sampled responses' tokens; None where there are none."""
+        lengths = self.lengths
+        if lengths is None:
+            return None
+        first, fifth, ninth = np.percentile(lengths["n_tokens"].to_numpy(), [10, 50, 90])
+        return float(first), float(fifth), float(ninth)
 
     def file_digest(self, stage: str, name: str) -> str | None:
         """Digest of a published file, as its manifest recorded it; None if it was not published."""
@@ -195,15 +208,33 @@ def read_campaign(directory: Path) -> CampaignFiles:
         start=read_json(start / "start.json") if start_manifest else None,
         start_manifest=start_manifest,
         rounds=tuple(
-            RoundFiles(
-                directory=round_directory(directory, number),
-                round=number,
-                record=records.get(number),
-                seeded=number == 1 and bool(config.preferences.seed_pairs),
+            _round_files(
+                round_directory(directory, number), number, records.get(number), number == 1 and bool(config.preferences.seed_pairs)
             )
             for number in sorted((begun | records.keys()) - {0})
         ),
     )
+
+
+def _round_files(directory: Path, number: int, record: RoundRecord | None, seeded: bool) -> RoundFiles:
+    """A round's files; a finished round's are those of the reading before, unless a stage was published again or its record changed."""
+    if record is None:
+        return RoundFiles(directory=directory, round=number, record=None, seeded=seeded)
+    published = tuple(_modified_ns(directory / name) for name in (*(f"{stage}/{MANIFEST}" for stage in STAGES), "tracking.json"))
+    return _finished_round(directory, number, record.model_dump_json(), seeded, published)
+
+
+@lru_cache(maxsize=2048)
+def _finished_round(directory: Path, number: int, record: str, seeded: bool, published: tuple[int | None, ...]) -> RoundFiles:
+    """Kept, because the report is written after each round and tells all of them: what it costs must not grow with the rounds."""
+    return RoundFiles(directory=directory, round=number, record=RoundRecord.model_validate_json(record), seeded=seeded)
+
+
+def _modified_ns(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
 
 
 def read_manifest(directory: Path) -> Manifest | None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from components.report.read import RoundFiles
 
@@ -28,19 +29,21 @@ class Sample:
     outcome_vs_start: float | None
 
 
-def read_samples(round_: RoundFiles) -> list[Sample]:
+@lru_cache(maxsize=32)
+def read_samples(round_: RoundFiles) -> tuple[Sample, ...]:
     """The kept comparisons of a round, in the order of the file; empty before evaluate."""
-    if round_.samples is None:
-        return []
-    return [
+    table = round_.samples
+    if table is None:
+        return ()
+    return tuple(
         Sample(
             prompt=row["prompt"],
             answers=tuple(Answer(model=name, text=row[name], reward=_known(row[f"reward_{name}"])) for name in MODELS),
             outcome_vs_champion=_known(row["outcome_vs_champion"]),
             outcome_vs_start=_known(row["outcome_vs_start"]),
         )
-        for row in round_.samples.to_dict("records")
-    ]
+        for row in table.to_dict("records")
+    )
 
 
 def mixed_outcomes(samples: Sequence[Sample], number: int) -> list[Sample]:

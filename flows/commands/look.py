@@ -1,18 +1,23 @@
 """Commands that only look: status, report, reference, doctor."""
 
+from typing import Annotated
+
 import typer
 
 from components.campaign import campaign_directory, known_state, runs_directory
 from flows.commands.terminal import CampaignArgument, console, told_in_one_line
 
 
-def status(campaign: CampaignArgument) -> None:
+def status(
+    campaign: CampaignArgument,
+    show_all: Annotated[bool, typer.Option("--all", help="Show every round; without it, the latest and the champion's.")] = False,
+) -> None:
     """Show a campaign's rounds, its champion, and what is still open."""
-    from flows.display import print_rounds
+    from flows.display import SHOWN_ROUNDS, print_rounds
 
     with told_in_one_line():
         state = known_state(campaign)
-    print_rounds(console, state.model_dump(mode="json"))
+    print_rounds(console, state.model_dump(mode="json"), last=None if show_all else SHOWN_ROUNDS)
     if state.target is not None:
         console.print(f"open: a start that goes to round {state.target}; the command that began it goes on", highlight=False)
 

@@ -1,12 +1,14 @@
 """The commands that only look."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from components.artifacts import write_json
-from components.campaign import Champion, State, write_state
+from components.campaign import Champion, State, read_state, write_state
 from components.config import CampaignConfig
 from components.records import Interval, RoundRecord
 from flows.cli import app
@@ -87,3 +89,28 @@ def test_run_changed_config_is_refused_before_anything_starts(runs: Path, tmp_pa
     assert told.exit_code == 2
     assert "seed: 17 -> 18" in told.stderr
     assert "--accept-changes" in told.stderr
+
+
+def test_status_of_a_long_campaign_shows_the_latest_rounds_and_the_champions(runs: Path) -> None:
+    state = read_state(runs / "camp")
+    assert state is not None
+    rounds = [state.rounds[0].model_copy(update={"round": number, "promoted": number == 7}) for number in range(1, 501)]
+    champion = Champion(round=7, digest="p1")
+    write_state(runs / "camp", state.model_copy(update={"rounds": tuple(rounds), "champion": champion, "target": None}))
+
+    def rows(*arguments: str) -> list[str]:
+        told = CliRunner().invoke(app, ["status", "camp", *arguments])
+        assert told.exit_code == 0, told.output
+        assert ("479 earlier rounds are left out" in told.output) is not bool(arguments)
+        lines = told.output.splitlines()
+        first = next(index for index, line in enumerate(lines) if line.startswith("round pairs"))
+        return [line.split()[0] for line in lines[first + 1 : lines.index("the challengers' means, and seconds a stage")]]
+
+    assert rows() == ["7*", *(str(number) for number in range(481, 501))]
+    assert len(rows("--all")) == 500
+
+
+def test_status_loads_no_table_library() -> None:
+    code = "import sys, flows.cli, flows.display; print([name for name in ('pandas', 'pyarrow', 'matplotlib') if name in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]).stdout
+    assert loaded.strip() == "[]"

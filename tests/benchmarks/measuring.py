@@ -1,0 +1,53 @@
+"""What every measurement writes down: its samples, medians with intervals, and the state of the machine it ran on."""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+
+def interval_of_median(values: Sequence[float]) -> dict[str, float]:
+    """The median, and the 95 % interval of its bootstrap."""
+    chance = np.random.default_rng(1)
+    drawn = np.median(chance.choice(np.asarray(values), size=(2000, len(values))), axis=1)
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return {"median": float(np.median(values)), "low": float(low), "high": float(high), "n": len(values)}
+
+
+def conditions() -> dict[str, Any]:
+    """The time, the load of the machine and the memory that is free."""
+    return {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "load_1_5_15_min": [round(load, 2) for load in os.getloadavg()],
+        "memory_free_gib": round(psutil.virtual_memory().available / 2**30, 1),
+        "monotonic": time.monotonic(),
+    }
+
+
+def write_result(path: Path, *, before: dict[str, Any], summary: dict[str, Any], samples: list[Any]) -> None:
+    """Writes the samples with what they say and where they come from."""
+    machine = {"cores": os.cpu_count(), "processor": _processor(), "python": platform.python_version(), "system": platform.platform()}
+    packages = {name: version(name) for name in ("prefect", "mlflow", "torch", "pandas", "matplotlib")}
+    content = {
+        "summary": summary,
+        "before": before,
+        "after": conditions(),
+        "machine": machine,
+        "packages": packages,
+        "samples": samples,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
