@@ -1,10 +1,12 @@
 """A round's challenger as a version of the campaign's registered model, and the aliases `champion` and `challenger`.
 
-The version's files are the model directory itself, with nothing around it: what `models:/<campaign>@champion` downloads is what
-`AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained` take.
+The version's files are the model directory itself and its card, with nothing around them: what `models:/<campaign>@champion` downloads
+is what `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained` take.
 """
 
 import json
+import tempfile
+from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelStatus, Run
@@ -12,8 +14,9 @@ from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from components.campaign import State
+from components.tracking.card import CARD, card, version_description
 from components.tracking.contents import model_directory
-from components.tracking.facts import RoundFacts, description, lineage
+from components.tracking.facts import RoundFacts, lineage
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 _VERSIONS_TAG = "mlflow.modelVersions"  # how MLflow's page of a logged model finds its registered version
@@ -35,6 +38,7 @@ def ensure_model(client: MlflowClient, run: Run, facts: RoundFacts) -> str | Non
         return None
     model = found[0] if found else _create_model(client, run, facts, kind=directory.name)
     client.log_model_artifacts(model.model_id, str(directory))
+    _add_card(client, model.model_id, facts, kind=directory.name)
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
     return str(model.model_id)
 
@@ -42,6 +46,14 @@ def ensure_model(client: MlflowClient, run: Run, facts: RoundFacts) -> str | Non
 def _create_model(client: MlflowClient, run: Run, facts: RoundFacts, *, kind: str) -> LoggedModel:
     name = f"round-{facts.record.round:03d}"
     return client.create_logged_model(run.info.experiment_id, name, run.info.run_id, tags=lineage(facts), model_type=kind)
+
+
+def _add_card(client: MlflowClient, model_id: str, facts: RoundFacts, *, kind: str) -> None:
+    """Writes the card beside the weights, over the empty one that peft saves with an adapter."""
+    with tempfile.TemporaryDirectory() as staging:
+        path = Path(staging, CARD)
+        path.write_text(card(facts, model_id=model_id, kind=kind), encoding="utf-8")
+        client.log_model_artifact(model_id, str(path))
 
 
 def ensure_version(client: MlflowClient, model_id: str, run: Run, facts: RoundFacts) -> int:
@@ -55,7 +67,7 @@ def ensure_version(client: MlflowClient, model_id: str, run: Run, facts: RoundFa
             source=f"models:/{model_id}",
             run_id=run.info.run_id,
             tags=lineage(facts),
-            description=description(facts),
+            description=version_description(facts, model_id=model_id),
             model_id=model_id,
             await_creation_for=0,  # it could hold the campaign up for minutes; SQL registries create at once
         )

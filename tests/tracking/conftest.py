@@ -1,10 +1,14 @@
-"""A small campaign directory with every file that a finished round leaves, and a SQLite store that is already migrated."""
+"""A small campaign directory with every file that a finished round leaves, a migrated SQLite store, and eyes for what is in it."""
 
+import contextlib
+import itertools
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -12,12 +16,39 @@ import pytest
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when mlflow is imported
 
-from components.artifacts import digest, publishing, write_json, write_table
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from components.artifacts import digest, publishing, read_json, write_json, write_table
 from components.campaign import Champion, State, read_state, with_round
 from components.config import CampaignConfig, JudgeConfig
 from components.records import Interval, JudgeRef, RoundRecord
 
-NUM_STEPS = 5
+NUM_STEPS, NUM_SAMPLES = 5, 3
+GIT_SHA = "0123456789abcdef0123456789abcdef01234567"
+# One curve of each kind in full, since one look at every point of every metric takes longer than writing them.
+POINTS = ("loss", "logps/chosen", "win_rate_vs_start", "promoted", "seconds/dpo_train", "system/cpu_utilization_percentage")
+WRITES = (
+    "create_experiment",
+    "create_run",
+    "update_run",
+    "log_batch",
+    "log_inputs",
+    "log_artifacts",
+    "log_outputs",
+    "create_logged_model",
+    "log_model_artifact",
+    "log_model_artifacts",
+    "finalize_logged_model",
+    "set_logged_model_tags",
+    "create_registered_model",
+    "create_model_version",
+    "set_registered_model_alias",
+    "delete_registered_model_alias",
+    "set_tag",
+    "set_experiment_tag",
+    "set_terminated",
+)
 Build = Callable[..., tuple[Path, RoundRecord]]
 
 
@@ -69,6 +100,123 @@ def build(runs: Path) -> Build:
     return write
 
 
+@pytest.fixture
+def record(build: Build, config: dict[str, Any]) -> Callable[..., Any]:
+    """Builds a round and records it."""
+    from components.tracking import record_round
+
+    def build_and_record(number: int, **kwargs: Any) -> Any:
+        directory, built = build(number, **kwargs)
+        return record_round(directory, number, config=config, record=built, git_sha=GIT_SHA)
+
+    return build_and_record
+
+
+@pytest.fixture
+def record_again(runs: Path, config: dict[str, Any]) -> Callable[..., Any]:
+    """Records a round of campaign.json, as a retry or a later start does."""
+    from components.tracking import record_round
+
+    def again(number: int, campaign: str = "demo") -> Any:
+        entry = next(entry for entry in read_json(runs / campaign / "campaign.json")["rounds"] if entry["round"] == number)
+        return record_round(runs / campaign, number, config=config, record=RoundRecord.model_validate(entry), git_sha=GIT_SHA)
+
+    return again
+
+
+class Store:
+    """What MLflow has, for tests to look at."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri, self.client = uri, MlflowClient(uri)
+
+    def runs(self, campaign: str = "demo") -> dict[str, Run]:
+        experiment = self.client.get_experiment_by_name(campaign)
+        assert experiment is not None
+        found = list(self.client.search_runs([experiment.experiment_id]))
+        assert len({run.info.run_name for run in found}) == len(found), "two runs have the same name"
+        return {run.info.run_name: run for run in found}
+
+    def running(self, campaign: str = "demo") -> list[str]:
+        return [name for name, run in self.runs(campaign).items() if run.info.status == "RUNNING"]
+
+    def curve(self, run: Run, key: str) -> list[tuple[int, float]]:
+        return [(point.step, point.value) for point in self.client.get_metric_history(run.info.run_id, key)]
+
+    def aliases(self) -> dict[str, int]:
+        return {alias: int(version) for alias, version in self.client.get_registered_model("demo").aliases.items()}
+
+    def files(self, run: Run) -> list[str]:
+        waiting, found = [""], []
+        while waiting:
+            for entry in self.client.list_artifacts(run.info.run_id, waiting.pop()):
+                (waiting if entry.is_dir else found).append(entry.path)
+        return sorted(found)
+
+    def model_files(self, model_id: str) -> set[str]:
+        return {entry.path for entry in self.client.list_logged_model_artifacts(model_id)}
+
+    def everything(self, campaign: str = "demo") -> str:
+        """All that MLflow has of a campaign, without its name, ids and the times of writing."""
+        state: dict[str, Any] = {}
+        for name, run in self.runs(campaign).items():
+            history = [point for key in POINTS for point in self.client.get_metric_history(run.info.run_id, key)]
+            state[name] = {
+                "info": (run.info.status, run.info.start_time, run.info.end_time),
+                "params": run.data.params,
+                "metrics": run.data.metrics,
+                "tags": run.data.tags,
+                "points": sorted((point.key, point.step, point.value, point.timestamp) for point in history),
+                "inputs": sorted(f"{item.dataset.name} {item.dataset.digest} {item.tags[0].value}" for item in run.inputs.dataset_inputs),
+                "outputs": len(run.outputs.model_outputs),
+                "files": self.files(run),
+            }
+        models = self.client.search_logged_models([self.client.get_experiment_by_name(campaign).experiment_id])
+        state["models"] = [(model.name, str(model.status), model.tags, sorted(self.model_files(model.model_id))) for model in models]
+        versions = self.client.search_model_versions(f"name = '{campaign}'")
+        state["versions"] = [(version.version, version.tags, version.description, version.aliases) for version in versions]
+        text = json.dumps(state, indent=1, sort_keys=True).replace(campaign, "demo")
+        return re.sub(r"m-[0-9a-f]{32}", "m-id", text)
+
+
+@pytest.fixture
+def store(runs: Path) -> Store:
+    """The SQLite store beside the runs."""
+    return Store(f"sqlite:///{runs / 'mlflow.db'}")
+
+
+class Killed(BaseException):
+    """Ends the process for the test: no handler of the code under test may see it as an error that it can answer."""
+
+
+@pytest.fixture
+def killed_after_write(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Any]:
+    """Lets the given number of the client's writes happen in a block, and then kills it; tells whether that happened."""
+
+    @contextlib.contextmanager
+    def killing(number: int) -> Iterator[SimpleNamespace]:
+        done, told = itertools.count(1), SimpleNamespace(happened=False)
+
+        def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+            def wrapped(*args: Any, **kwargs: Any) -> Any:
+                result = original(*args, **kwargs)
+                if next(done) >= number:
+                    raise Killed
+                return result
+
+            return wrapped
+
+        with monkeypatch.context() as patch:
+            for name in WRITES:
+                patch.setattr(MlflowClient, name, wrap(getattr(MlflowClient, name)))
+            try:
+                yield told
+            except Killed:
+                told.happened = True
+
+    return killing
+
+
 def _interval(value: float) -> Interval:
     return Interval(value=value, low=value - 0.0625, high=value + 0.0625, n=256)
 
@@ -99,7 +247,8 @@ def _write_start(directory: Path) -> None:
                 {"prompt_id": f"{name}-{row}", "messages": json.dumps([{"role": "user", "content": f"hello {row}"}])} for row in range(4)
             ]
             write_table(work.path / f"{name}.parquet", pd.DataFrame(prompts))
-        write_json(work.path / "start.json", {"judge": judge, "evaluation_judge": judge})
+        model = {"round": 0, "base": "model", "base_digest": digest("start"), "digest": digest("start")}
+        write_json(work.path / "start.json", {"model": model, "judge": judge, "evaluation_judge": judge})
 
 
 def _write_data(directory: Path, number: int) -> None:
@@ -108,20 +257,26 @@ def _write_data(directory: Path, number: int) -> None:
     counts = {"prompts": 100, "responses": 400, "verdicts": 400, "invalid_verdicts": 2, "pairs": 90, "ties": 6, "below_margin": 3}
     with publishing(directory / "collect_preferences", stage="collect_preferences", version=1, key="k") as work:
         write_json(work.path / "collect.json", {**counts, "no_verdict": 1, "mean_score": 1.125})
-    pairs = pd.DataFrame({"pair_id": ["p1", "p2"], "chosen": [f"good {number}", "fine"], "rejected": ["bad", "worse"], "p": [1.0, 0.9]})
+    texts = {"chosen": [f"good {number}", "fine"], "rejected": ["bad", "worse"]}
+    prompts = [json.dumps([{"role": "user", "content": f"hello {name}"}]) for name in ("there", "again")]
+    pairs = pd.DataFrame({"pair_id": ["p1", "p2"], "prompt": prompts, **texts, "p": [1.0, 0.9]})
+    quarantined = pairs.assign(reason=["chosen is empty; tag is empty", "duplicate of another pair"], origin_round=number)
     counts = {"received": 90, "replayed": 0, "train": 80, "eval": 8, "quarantined": 2, "quarantine_share": 0.0222}
     with publishing(directory / "validate_data", stage="validate_data", version=1, key="k") as work:
         write_table(work.path / "train.parquet", pairs)
         write_table(work.path / "eval.parquet", pairs.head(1))
-        write_table(work.path / "quarantine.parquet", pairs.head(0))
-        write_json(work.path / "validation.json", {**counts, "reasons": {"duplicate": 2}})
+        write_table(work.path / "quarantine.parquet", quarantined)
+        reasons = {"chosen is empty": 1, "duplicate of another pair": 1, "tag is empty": 1}
+        write_json(work.path / "validation.json", {**counts, "reasons": reasons})
 
 
 def _write_training(directory: Path, policy: str) -> None:
     evaluated = {"loss": 0.40625, "rewards/accuracies": 0.875, "rewards/margins": 0.625, "num_pairs": 8}
     with publishing(directory / "dpo_train", stage="dpo_train", version=1, key="k") as work:
         (work.path / "metrics.jsonl").write_text("".join(json.dumps(_step(step)) + "\n" for step in range(1, NUM_STEPS + 1)))
-        write_json(work.path / "train.json", {"policy_digest": policy, "num_pairs": 80, "num_steps": NUM_STEPS, "eval": evaluated})
+        counts = {"num_pairs": 80, "num_steps": NUM_STEPS, "dtype": "float32"}
+        write_json(work.path / "train.json", {"policy_digest": policy, "start_digest": digest("start"), **counts, "eval": evaluated})
+        (work.path / "system.jsonl").write_text("".join(json.dumps(_sample(number)) + "\n" for number in range(NUM_SAMPLES)))
         (work.path / "model").mkdir()
         (work.path / "model" / "config.json").write_text("{}")
         (work.path / "model" / "model.safetensors").write_bytes(policy.encode())
@@ -140,6 +295,11 @@ def _step(step: int) -> dict[str, float]:
         **logps,
         "time": 1.8e9 + step,
     }
+
+
+def _sample(number: int) -> dict[str, float]:
+    cpu = {"cpu_utilization_percentage": 40.0 + number} if number else {}
+    return {"time": 1.8e9 + 2 * number, "seconds": 2.0 * number, "rank": 0, **cpu, "process_memory_usage_megabytes": 512.0 + number}
 
 
 def _write_evaluation(directory: Path, record: RoundRecord) -> None:

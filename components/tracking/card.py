@@ -1,0 +1,199 @@
+"""The model card of a round's challenger, in the form of the Hugging Face hub, from the same files as everything else in MLflow.
+
+It is made when the round is recorded, because the gate decides after the weights were published. Writes nothing and knows no MLflow.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components.artifacts import read_json
+from components.records import Interval, JudgeRef
+from components.report.wording import NOTHING, count, decimal, model_name, share
+from components.tracking.facts import RoundFacts, lineage, round_directory
+
+CARD = "README.md"
+MAX_DESCRIPTION = 5000
+"""Characters that MLflow's registry keeps of a version's description."""
+
+
+def card(facts: RoundFacts, *, model_id: str, kind: str) -> str:
+    """The card as a file: front matter, then markdown.
+
+    Args:
+        facts: The round.
+        model_id: MLflow's id of the logged model, by which the card says how to load it.
+        kind: `model` or `adapter`.
+    """
+    title = f"# {facts.campaign}, round {facts.record.round}"
+    return f"---\n{_front_matter(facts, kind)}---\n\n{title}\n\n{_body(facts, model_id)}"
+
+
+def version_description(facts: RoundFacts, *, model_id: str) -> str:
+    """The card's text for the registry's page of the version, cut to what the registry keeps."""
+    text = _body(facts, model_id)
+    rest = f"\n\n… the whole card is {CARD} among the model's files."
+    return text if len(text) <= MAX_DESCRIPTION else text[: MAX_DESCRIPTION - len(rest)] + rest
+
+
+def _body(facts: RoundFacts, model_id: str) -> str:
+    sections = {
+        "Measured": _measured(facts),
+        "Gate": _gate(facts),
+        "Made from": _made_from(facts),
+        "Load it": _loading(facts, model_id),
+        "Limits": _limits(facts),
+        "Lineage": "\n".join(f"- {name}: `{value}`" for name, value in lineage(facts).items() if name.endswith(("digest", "sha", "judge"))),
+    }
+    return "\n\n".join([_summary(facts), *(f"## {title}\n\n{text}" for title, text in sections.items())]) + "\n"
+
+
+def _summary(facts: RoundFacts) -> str:
+    became = "promoted to champion" if facts.record.promoted else "refused by the gate, so it is no champion"
+    return (
+        f"Round {facts.record.round} of campaign `{facts.campaign}`, {became}. A language model trained by Direct Preference "
+        f"Optimization from {_parent(facts)}, and compared with the champion of that time on held-out prompts."
+    )
+
+
+def _front_matter(facts: RoundFacts, kind: str) -> str:
+    name = facts.config["policy"]["model"]
+    # The hub refuses a base model that is no name on it, such as a directory.
+    base = {"base_model": name, "base_model_relation": "adapter" if kind == "adapter" else "finetune"} if _on_hub(facts, name) else {}
+    content = base | {
+        "library_name": "peft" if kind == "adapter" else "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["dpo", "ratchet", facts.campaign],
+    }
+    return str(yaml.safe_dump(content, sort_keys=False))
+
+
+def _on_hub(facts: RoundFacts, name: str) -> bool:
+    """Whether the start model came from the hub by this name, which its place in the hub's cache tells."""
+    return f"models--{name.replace('/', '--')}" in Path(_start(facts)["model"]["base"]).parts
+
+
+def _start(facts: RoundFacts) -> dict[str, Any]:
+    return read_json(round_directory(facts.campaign_dir, 0) / "start" / "start.json")
+
+
+def _measured(facts: RoundFacts) -> str:
+    record, evaluation = facts.record, facts.stage("evaluate", "evaluation.json")
+    assert evaluation is not None, facts.directory
+    level = f"{100 * facts.config['evaluation']['confidence']:g} % interval"
+    rates = {"the champion of that time": record.win_rate_vs_champion, "the start model": record.win_rate_vs_start}
+    wins = [[f"wins against {name}", *_cells(rate, 3), count(rate.n)] for name, rate in rates.items()]
+    divergence = Interval.model_validate(evaluation["kl_to_start_interval"])
+    wins += [["KL to the start, nats a response", *_cells(divergence, 2), count(divergence.n)]]
+    policies, rewards = ("start", "champion", "challenger"), evaluation["mean_reward"]
+    means = [["mean score", *(NOTHING if rewards is None else decimal(rewards[policy], 3) for policy in policies)]]
+    means += [["mean tokens", *(decimal(evaluation["mean_tokens"][policy], 1) for policy in policies)]]
+    for title, key in {"empty answers": "empty_share", "unfinished answers": "unfinished_share"}.items():
+        means += [[title, *(share(evaluation[key][policy]) for policy in policies)]]
+    return f"{_table(['', 'value', level, 'prompts'], wins)}\n\n{_table(['', 'start', 'champion', 'this model'], means)}"
+
+
+def _cells(interval: Interval, places: int) -> list[str]:
+    return [decimal(interval.value, places), f"{decimal(interval.low, places)} to {decimal(interval.high, places)}"]
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rows])
+
+
+def _gate(facts: RoundFacts) -> str:
+    verdict = "**Promoted**: it replaced the champion." if facts.record.promoted else "**Refused**: the champion stayed."
+    return "\n".join([verdict, "", *(f"- {reason}" for reason in facts.record.reasons)])
+
+
+def _made_from(facts: RoundFacts) -> str:
+    trained, training = facts.stage("dpo_train", "train.json"), facts.config["training"]
+    assert trained is not None, facts.directory
+    rank = facts.config["lora"]["rank"]
+    ways = f"an adapter of rank {rank}" if rank else "all weights"
+    return "\n".join(
+        [
+            f"- start model: {_start_model(facts)}; this round began from {_parent(facts)}",
+            f"- data: {_data(facts, trained['num_pairs'])}",
+            f"- judge of the pairs: {_judge(facts, 'judge')}",
+            f"- training: {ways}, {training['loss']} loss, beta {training['beta']:g}, learning rate {training['learning_rate']:g}, "
+            f"{count(trained['num_steps'])} steps of {training['pairs_per_step']} pairs, {trained['dtype']}; "
+            f"reference: `{facts.config['reference']}`",
+        ]
+    )
+
+
+def _parent(facts: RoundFacts) -> str:
+    trained = facts.stage("dpo_train", "train.json")
+    assert trained is not None, facts.directory
+    return model_name(max((number for number, record in facts.known.items() if record.policy_digest == trained["start_digest"]), default=0))
+
+
+def _start_model(facts: RoundFacts) -> str:
+    policy = facts.config["policy"]
+    if policy["model"] == "builtin":
+        return "`builtin`, the small starter that comes with Ratchet"
+    return f"`{policy['model']}`{_revision(facts)}"
+
+
+def _data(facts: RoundFacts, num_pairs: int) -> str:
+    validation, preferences = facts.stage("validate_data", "validation.json"), facts.config["preferences"]
+    assert validation is not None, facts.directory
+    replayed = f", {count(validation['replayed'])} of the checked ones replayed from earlier rounds" if validation["replayed"] else ""
+    if "generate_responses" in facts.manifests:
+        source = f"answers sampled from {_parent(facts)} on prompts of `{facts.config['prompts']['train']}`"
+    else:
+        source = f"answers of the data set `{preferences['seed_pairs']}`"
+    return f"{count(num_pairs)} pairs of {source}{replayed}"
+
+
+def _revision(facts: RoundFacts) -> str:
+    policy = facts.config["policy"]
+    return f" at `{policy['revision']}`" if _on_hub(facts, policy["model"]) else ""
+
+
+def _judge(facts: RoundFacts, role: str) -> str:
+    judge = _judge_ref(facts, role).config
+    return f"the rule `{judge.rule}`" if judge.kind == "rule" else f"`{judge.model}` ({judge.kind.replace('_', ' ')})"
+
+
+def _judge_ref(facts: RoundFacts, role: str) -> JudgeRef:
+    return JudgeRef.model_validate(_start(facts)[role])
+
+
+def _loading(facts: RoundFacts, model_id: str) -> str:
+    adapter = (
+        "\n\nThe files are an adapter: loading it needs `peft`, and the base model where it was." if facts.config["lora"]["rank"] else ""
+    )
+    return f"""```python
+import mlflow
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+path = mlflow.artifacts.download_artifacts("models:/{model_id}")
+model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+```
+
+`models:/{facts.campaign}@champion` is whichever round is the champion now.{adapter}"""
+
+
+def _limits(facts: RoundFacts) -> str:
+    judge, evaluator = _judge_ref(facts, "judge"), _judge_ref(facts, "evaluation_judge")
+    if judge.digest == evaluator.digest:
+        judged = (
+            f"{_judge(facts, 'judge')} judged the training pairs and this comparison alike. The win rates say how well the model pleases "
+            "that judge; they cannot tell this from having learned to please its mistakes"
+        )
+    else:
+        judged = f"{_judge(facts, 'evaluation_judge')} judged the comparison; it did not judge the training pairs"
+    machine = {judge.config.kind, evaluator.config.kind} <= {"rule", "reward_model"}
+    settings = facts.config["evaluation"]
+    return "\n".join(
+        [
+            f"- Who judged: {judged}.{' No person read the answers.' if machine else ''}",
+            f"- The comparison is on {facts.record.win_rate_vs_champion.n} held-out prompts like those trained on, sampled at temperature "
+            f"{settings['temperature']:g}. It says nothing of other kinds of prompts, of facts, or of safety.",
+            "- The intervals cover the choice of prompts, not the chance in training: this is one run with one seed.",
+            "- What the start model's licence forbids, and what it gets wrong, may hold for this model too.",
+        ]
+    )
