@@ -16,7 +16,7 @@ app = typer.Typer(
 )
 PANELS = {
     "Rounds": (run.run, look.status, look.report),
-    "History": (history.rollback, history.gc),
+    "History": (history.compare, history.lineage, history.rollback, history.gc),
     "Servers": (services.up, services.down, services.deploy, services.ui, serve.serve),
     "Help": (look.reference, look.doctor),
 }

@@ -8,7 +8,7 @@ from typing import Literal
 from components.artifacts import file_digest
 from components.records import FileRecord, Manifest
 
-Condition = Literal["intact", "changed", "gone", "collected", "unchecked"]
+Condition = Literal["intact", "changed", "gone", "collected"]
 
 
 @dataclass(frozen=True)
@@ -42,5 +42,5 @@ def file_condition(path: Path, record: FileRecord) -> Condition:
 
 def worst(conditions: Iterable[Condition]) -> Condition:
     """The condition of a whole by those of its parts; intact if there are none."""
-    order: tuple[Condition, ...] = ("intact", "unchecked", "collected", "changed", "gone")
+    order: tuple[Condition, ...] = ("intact", "collected", "changed", "gone")
     return max(conditions, key=order.index, default="intact")

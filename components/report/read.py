@@ -205,7 +205,7 @@ def read_campaign(directory: Path) -> CampaignFiles:
         directory=directory,
         state=state,
         config=config,
-        start=read_json(start / "start.json") if start_manifest else None,
+        start=read_json(start / "start.json") if start_manifest and (start / "start.json").is_file() else None,
         start_manifest=start_manifest,
         rounds=tuple(
             _round_files(

@@ -24,7 +24,7 @@ _IMPATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "15", "MLFLOW_HTTP_REQUEST_MAX_RETR
 
 
 class TrackingUnavailable(Exception):
-    """MLflow could not be written; the message names the store and the cause. What was missed is recorded by the next call."""
+    """MLflow could not be read or written; the message names the store and the cause. What was missed is recorded by the next call."""
 
 
 def tracking_uri(runs: Path) -> str:
@@ -102,7 +102,7 @@ def connected(runs: Path) -> Iterator[MlflowClient]:
         except Exception as error:  # each artifact store raises the errors of its own library
             shown = without_password(uri)
             cause = " ".join(str(error).split()).replace(uri, shown)
-            raise TrackingUnavailable(f"MLflow at {shown} was not written: {type(error).__name__}: {cause}") from error
+            raise TrackingUnavailable(f"MLflow at {shown} failed: {type(error).__name__}: {cause}") from error
 
 
 @contextlib.contextmanager

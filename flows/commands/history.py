@@ -1,18 +1,47 @@
 """Commands on a campaign's past: compare, lineage, rollback, gc."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.filesize import decimal
-from rich.table import Table
 
 from components.campaign import CampaignBusy, campaign_directory, known_campaigns, known_state
 from flows.commands.terminal import CampaignArgument, console, errors, told_in_one_line
 
 if TYPE_CHECKING:
     from components.history.collect import Collected
+
+
+RoundArgument = Annotated[str, typer.Argument(metavar="ROUND", help="campaign/round, such as demo/1.")]
+
+
+def compare(left: RoundArgument, right: RoundArgument) -> None:
+    """Show two rounds side by side, of one campaign or of two: decisions, numbers, config, digests, answers."""
+    with told_in_one_line():
+        from components.history.compare import compare_rounds
+        from components.history.names import parse_round
+        from flows.past import print_comparison
+
+        print_comparison(console, compare_rounds(parse_round(left), parse_round(right)))
+
+
+def lineage(
+    version: Annotated[str, typer.Argument(help="A registered model's version: demo/3, demo@champion, or models:/demo/3.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with whole digests.")] = False,
+) -> None:
+    """Show what a model version was made from, down to prompts and start model, and whether the files still are that."""
+    with told_in_one_line(), _outage_is_told():
+        from components.history.lineage import read_lineage
+        from components.history.names import parse_version
+        from flows.past import print_lineage
+
+        found = read_lineage(parse_version(version))
+        if as_json:
+            typer.echo(json.dumps(found.plain(), indent=1, ensure_ascii=False))
+        else:
+            print_lineage(console, found)
 
 
 def rollback(
@@ -59,6 +88,7 @@ def gc(
         if campaign is not None:
             known_state(campaign)
         from components.history.collect import collect_garbage
+        from flows.past import print_collected
 
         found: list[Collected] = []
         for name in known_campaigns() if campaign is None else [campaign]:
@@ -66,23 +96,20 @@ def gc(
                 found += collect_garbage(campaign_directory(name), keep=keep, dry_run=dry_run)
             except CampaignBusy as busy:
                 errors.print(f"ratchet: skipped: {busy}")
-        _print_collected(found, dry_run=dry_run)
+        print_collected(console, found, dry_run=dry_run)
+        for reason in dict.fromkeys(item.postponed for item in found if item.postponed is not None):
+            errors.print(f"ratchet: {reason}; the copies in MLflow go with the next gc")
 
 
-def _print_collected(found: Sequence["Collected"], *, dry_run: bool) -> None:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for heading in ("campaign", "round", "what", "size"):
-        table.add_column(heading, justify="right" if heading in ("round", "size") else "left", no_wrap=True)
-    sizes = []
-    for item in found:
-        if item.num_bytes is not None:
-            sizes.append(item.num_bytes)
-            table.add_row(item.campaign, str(item.round), item.what, decimal(item.num_bytes))
-    if table.row_count:
-        console.print(table)
-    console.print(f"{decimal(sum(sizes))} {'would be ' if dry_run else ''}freed", highlight=False)
-    for reason in dict.fromkeys(item.postponed for item in found if item.postponed is not None):
-        errors.print(f"ratchet: {reason}; the copies in MLflow go with the next gc")
+@contextlib.contextmanager
+def _outage_is_told() -> Iterator[None]:
+    from components.tracking import TrackingUnavailable
+
+    try:
+        yield
+    except TrackingUnavailable as error:
+        errors.print(f"ratchet: {error}")
+        raise typer.Exit(1) from None
 
 
 @contextlib.contextmanager

@@ -32,11 +32,14 @@ class Campaign:
 
     def __init__(self, runs: Path, name: str, **config: Any) -> None:
         self.directory = runs / name
-        self.directory.mkdir()
-        self.config = CampaignConfig(campaign=name, **config).model_dump(mode="json")
-        write_json(self.directory / "config.json", self.config)
         self.start_digest = digest(["policy", name, 0])
-        write_state(self.directory, State(campaign=name, champion=Champion(round=0, digest=self.start_digest)))
+        self.config = CampaignConfig(campaign=name, **config).model_dump(mode="json")
+
+    def begin(self) -> None:
+        """Publishes round 0."""
+        self.directory.mkdir()
+        write_json(self.directory / "config.json", self.config)
+        write_state(self.directory, State(campaign=self.directory.name, champion=Champion(round=0, digest=self.start_digest)))
         self._publish_start()
 
     @property
@@ -99,19 +102,23 @@ class Campaign:
 
     def _publish_data(self, round: int) -> None:
         with publishing(self.stage(round, "generate_responses"), stage="generate_responses", version=1, key="k") as work:
-            write_table(work.path / "prompts.parquet", pd.DataFrame({"prompt_id": [f"a{round}"]}))
-            answers = {"prompt_id": [f"a{round}"], "sample_id": [0], "text": ["sorry"], "n_tokens": [1], "finish_reason": ["stop"]}
-            write_table(work.path / "responses.parquet", pd.DataFrame(answers))
-            write_json(work.path / "generate.json", {"prompts": 1, "responses": 1, "tokens": 1})
+            write_table(work.path / "prompts.parquet", pd.DataFrame({"prompt_id": [f"a{round}"], "messages": ["[]"]}))
+            answer = {"prompt_id": f"a{round}", "sample_id": 0, "text": "sorry", "token_ids": [5], "n_tokens": 1, "finish_reason": "stop"}
+            write_table(work.path / "responses.parquet", pd.DataFrame([answer | {"seed": 7}]))
+            write_json(
+                work.path / "generate.json",
+                {"prompts": 1, "responses": 1, "skipped_long_prompts": 0, "tokens": 1, "unfinished": 0, "empty": 0},
+            )
         counts = {"prompts": 100, "responses": 400, "verdicts": 400, "invalid_verdicts": 2, "pairs": 90, "ties": 6, "below_margin": 3}
-        pairs = pd.DataFrame({"pair_id": ["p1", "p2"], "chosen": [f"good {round}", "fine"], "rejected": ["bad", "worse"], "p": [1.0, 0.9]})
+        pairs = pd.DataFrame([pair(round, number) for number in (1, 2)])
         with publishing(self.stage(round, "collect_preferences"), stage="collect_preferences", version=1, key="k") as work:
             write_json(work.path / "collect.json", {**counts, "no_verdict": 1, "mean_score": 1.125})
             write_table(work.path / "preferences.parquet", pairs)
-            write_table(work.path / "verdicts.parquet", pd.DataFrame({"verdict_id": [f"v{round}"]}))
+            write_table(work.path / "verdicts.parquet", pd.DataFrame({"verdict_id": [f"v{round}"], "score": [1.0]}))
         counts = {"received": 90, "replayed": 0, "train": 80, "eval": 8, "quarantined": 2}
         with publishing(self.stage(round, "validate_data"), stage="validate_data", version=1, key="k") as work:
-            for name, table in (("train", pairs), ("eval", pairs.head(1)), ("quarantine", pairs.head(0))):
+            checked = pairs.assign(origin_round=round)
+            for name, table in (("train", checked), ("eval", checked.head(1)), ("quarantine", checked.head(0).assign(reason=""))):
                 write_table(work.path / f"{name}.parquet", table)
             write_json(work.path / "validation.json", {**counts, "quarantine_share": 0.0222, "reasons": {"duplicate": 2}})
 
@@ -125,11 +132,17 @@ class Campaign:
             "num_steps": 1,
             "first_loss": 0.6931,
             "ln2_checked": True,
+            "dtype": "float32",
+            "zero_stage": 0,
+            "num_processes": 1,
+            "resumed_from_step": 0,
             "eval": {"loss": 0.4, "rewards/accuracies": 0.875, "rewards/margins": 0.625, "num_pairs": 8},
         }
-        step = {"step": 1, "loss": 0.5, "rewards/margins": 0.25, "rewards/accuracies": 0.625, "time": 1.8e9}
+        step = {"step": 1, "epoch": 1.0, "loss": 0.5, "learning_rate": 1e-4, "grad_norm": 1.5, "time": 1.8e9}
+        step |= {"rewards/chosen": 0.125, "rewards/rejected": -0.125, "rewards/margins": 0.25, "rewards/accuracies": 0.625}
+        step |= {"logps/chosen": -20.0, "logps/rejected": -30.0, "pairs_per_second": 20.0, "tokens_per_second": 900.0}
         with publishing(self.stage(round, "dpo_train"), stage="dpo_train", version=1, key="k") as work:
-            (work.path / "metrics.jsonl").write_text(json.dumps(step | {"logps/chosen": -20.0, "logps/rejected": -30.0}) + "\n")
+            (work.path / "metrics.jsonl").write_text(json.dumps(step) + "\n")
             write_json(work.path / "train.json", content)
             _write_weights(work.path / weights, record.policy_digest)
 
@@ -153,6 +166,13 @@ class Campaign:
             write_table(work.path / "samples.parquet", samples(round))
         with publishing(self.stage(round, "promote"), stage="promote", version=1, key="k") as work:
             write_json(work.path / "decision.json", {"promoted": record.promoted, "reasons": list(record.reasons)})
+
+
+def pair(round: int, number: int) -> dict[str, Any]:
+    prompt = json.dumps([{"role": "user", "content": f"hello {number}"}])
+    answers = {"chosen": f"good {round}", "rejected": f"bad {number}"}
+    judged = {"p": 1.0, "margin": 0.5, "tag": "helpfulness", "judge": "rule:support_reply", "verdict_ids": [f"v{round}"]}
+    return {"pair_id": f"p{number}", "prompt_id": f"a{number}", "prompt": prompt, **answers, **judged}
 
 
 def samples(round: int) -> pd.DataFrame:
@@ -202,7 +222,9 @@ def store(runs: Path, migrated_store: Path) -> Path:
 @pytest.fixture
 def make_campaign(runs: Path) -> Callable[..., Campaign]:
     def make(name: str = "demo", **config: Any) -> Campaign:
-        return Campaign(runs, name, **config)
+        campaign = Campaign(runs, name, **config)
+        campaign.begin()
+        return campaign
 
     return make
 
@@ -211,6 +233,31 @@ def make_campaign(runs: Path) -> Callable[..., Campaign]:
 def demo(make_campaign: Callable[..., Campaign]) -> Campaign:
     """Four rounds: the first and the third were promoted, the second and the fourth refused."""
     campaign = make_campaign()
+    run_four_rounds(campaign)
+    return campaign
+
+
+def run_four_rounds(campaign: Campaign) -> None:
     for round in (1, 2, 3, 4):
         campaign.round(round, promoted=round % 2 == 1)
-    return campaign
+
+
+@pytest.fixture(scope="session")
+def recorded_once(tmp_path_factory: pytest.TempPathFactory, migrated_store: Path) -> Path:
+    """A runs directory whose four rounds are in MLflow: recording takes seconds, copying does not. The copy's store names files here."""
+    runs = tmp_path_factory.mktemp("recorded")
+    shutil.copy(migrated_store, runs / "mlflow.db")
+    campaign = Campaign(runs, "demo")
+    campaign.begin()
+    run_four_rounds(campaign)
+    for round in (1, 2, 3, 4):
+        campaign.track(round)
+    return runs
+
+
+@pytest.fixture
+def tracked(runs: Path, recorded_once: Path) -> Campaign:
+    """The four rounds of `demo`, all in MLflow: version = round. For tests that leave MLflow's files alone."""
+    shutil.copy(recorded_once / "mlflow.db", runs / "mlflow.db")
+    shutil.copytree(recorded_once / "demo", runs / "demo")
+    return Campaign(runs, "demo")

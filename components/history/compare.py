@@ -1,0 +1,168 @@
+"""Two rounds side by side, of one campaign or of two: decisions, numbers, configuration, digests, answers. Reads files only."""
+
+import os
+from dataclasses import dataclass
+
+from components.campaign import FREE_TO_CHANGE, campaign_directory, config_of_round, known_state
+from components.config import differences
+from components.history.names import RoundName
+from components.records import Interval, RoundRecord
+from components.report.read import CampaignFiles, RoundFiles, read_campaign
+from components.report.samples import Answer, read_samples
+from components.report.wording import NOTHING, count, decimal, duration, estimate, model_name, stage_name
+
+NUM_SAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing that both rounds have: what it is, and what it is in each."""
+
+    what: str
+    left: str
+    right: str
+
+
+@dataclass(frozen=True)
+class SharedSample:
+    """Both challengers' answers to one held-out prompt."""
+
+    prompt: str
+    left: Answer
+    right: Answer
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that two rounds' files say about how they differ."""
+
+    names: tuple[str, str]
+    measures: tuple[Row, ...]
+    warnings: tuple[str, ...]
+    """Why numbers of the two must not be set against each other, if they must not."""
+    config: tuple[str, ...]
+    """Keys that differ, as `key: left -> right`."""
+    digests: tuple[Row, ...]
+    samples: tuple[SharedSample, ...]
+    page: str | None
+    """MLflow's page with both runs; None without a server, or before both were recorded."""
+
+
+@dataclass(frozen=True)
+class _Side:
+    name: RoundName
+    campaign: CampaignFiles
+    files: RoundFiles
+    record: RoundRecord
+
+
+def compare_rounds(left: RoundName, right: RoundName) -> Comparison:
+    """Sets two finished rounds side by side.
+
+    Raises:
+        ValueError: There is no such campaign, or the round is not finished.
+    """
+    sides = _side(left), _side(right)
+    digests = _digests(*sides)
+    return Comparison(
+        names=(str(left), str(right)),
+        measures=tuple(_rows(*(_measures(side) for side in sides))),
+        warnings=tuple(_warnings(digests)),
+        config=tuple(_config_changes(*sides)),
+        digests=digests,
+        samples=tuple(_shared_samples(*sides)),
+        page=_page(*sides),
+    )
+
+
+def _side(name: RoundName) -> _Side:
+    state = known_state(name.campaign)
+    record = next((record for record in state.rounds if record.round == name.round), None)
+    if record is None:
+        finished = ", ".join(str(record.round) for record in state.rounds) or "none"
+        raise ValueError(f"{name} is no finished round of campaign {name.campaign}: finished are {finished}")
+    campaign = read_campaign(campaign_directory(name.campaign))
+    return _Side(name, campaign, campaign.round_files(name.round), record)
+
+
+def _rows(left: dict[str, str], right: dict[str, str]) -> list[Row]:
+    return [Row(what, left.get(what, NOTHING), right.get(what, NOTHING)) for what in dict.fromkeys([*left, *right])]
+
+
+def _measures(side: _Side) -> dict[str, str]:
+    record, evaluated = side.record, side.files.evaluated
+    spread = None if evaluated is None else Interval.model_validate(evaluated["kl_to_start_interval"])
+    measures = {
+        "gate": "promoted" if record.promoted else "refused",
+        "reasons": "\n".join(record.reasons),
+        "champion then": model_name(side.campaign.champion_before(record.round)),
+        "wins vs champion": estimate(record.win_rate_vs_champion, 3),
+        "wins vs start": estimate(record.win_rate_vs_start, 3),
+        "KL to the start": decimal(record.kl_to_start, 2) if spread is None else estimate(spread, 2),
+        "reward": decimal(record.mean_reward, 3),
+        "tokens": decimal(record.mean_tokens, 1),
+        "pairs": count(record.num_pairs),
+    }
+    measures |= {f"time: {stage_name(stage)}": duration(seconds) for stage, seconds in record.seconds.items()}
+    return measures | {"time: all": duration(sum(record.seconds.values()))}
+
+
+def _digests(left: _Side, right: _Side) -> tuple[Row, ...]:
+    return tuple(_rows(_digests_of(left), _digests_of(right)))
+
+
+def _digests_of(side: _Side) -> dict[str, str]:
+    start, trained = side.campaign.start, side.files.trained
+    known = {"policy": side.record.policy_digest}
+    if trained is not None:
+        known["trained from"] = trained["start_digest"]
+    known["reference"] = side.record.reference_digest
+    for what, place in {
+        "prompts": ("generate_responses", "prompts.parquet"),
+        "preferences": ("collect_preferences", "preferences.parquet"),
+        "train pairs": ("validate_data", "train.parquet"),
+        "eval pairs": ("validate_data", "eval.parquet"),
+    }.items():
+        sha256 = side.files.file_digest(*place)
+        if sha256 is not None:
+            known[what] = sha256
+    if start is not None and side.campaign.start_manifest is not None:
+        known["start model"] = start["model"]["digest"]
+        known["held-out prompts"] = side.campaign.start_manifest.files["held_out_prompts.parquet"].sha256
+        known |= {"judge": start["judge"]["digest"], "evaluation judge": start["evaluation_judge"]["digest"]}
+    return known
+
+
+def _warnings(digests: tuple[Row, ...]) -> list[str]:
+    differ = {row.what for row in digests if row.left != row.right}
+    reasons = {
+        "held-out prompts": "they answered other held-out prompts",
+        "evaluation judge": "another judge compared their answers",
+        "start model": "they are measured against other start models",
+    }
+    return [f"win rates and rewards cannot be set against each other: {reason}" for what, reason in reasons.items() if what in differ]
+
+
+def _config_changes(left: _Side, right: _Side) -> list[str]:
+    """The configurations under which the rounds ran, as far as the campaign's files tell."""
+    configs = (config_of_round(side.campaign.directory, side.record.round) for side in (left, right))
+    without = {"campaign", *FREE_TO_CHANGE}
+    before, after = ({key: value for key, value in config.items() if key not in without} for config in configs)
+    return differences(before, after)
+
+
+def _shared_samples(left: _Side, right: _Side) -> list[SharedSample]:
+    """A few prompts that both kept, those with different answers first."""
+    challengers = [{sample.prompt: sample.answers[-1] for sample in read_samples(side.files)} for side in (left, right)]
+    shared = [SharedSample(prompt, answer, challengers[1][prompt]) for prompt, answer in challengers[0].items() if prompt in challengers[1]]
+    return sorted(shared, key=lambda sample: sample.left.text == sample.right.text)[:NUM_SAMPLES]
+
+
+def _page(left: _Side, right: _Side) -> str | None:
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    recorded = [side.files.tracking for side in (left, right)]
+    if not uri.startswith(("http://", "https://")) or None in recorded:
+        return None
+    from components.tracking import compare_rounds_url  # loads mlflow, which takes seconds
+
+    return compare_rounds_url(uri, [(entry["experiment_id"], entry["run_id"]) for entry in recorded if entry is not None])

@@ -1,0 +1,229 @@
+"""One model as a tree of what it was made from, each file checked against the hash that its manifest recorded."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from components.artifacts import digest, read_json
+from components.campaign import CollectedWeights, collected_weights, config_of_round, round_directory
+from components.history.stored import Condition, StoredFile, stored_files, worst
+from components.records import Manifest, RoundRecord
+from components.report.lineage import judge_name
+from components.report.read import STAGES, CampaignFiles, read_manifest
+from components.report.wording import model_name
+
+_JUDGES = {"judge": "judge", "evaluation judge": "evaluation_judge"}
+_PROMPTS = {"train prompts": "train_prompts.parquet", "held-out prompts": "held_out_prompts.parquet"}
+FILE = "file"
+"""What a node is called whose file stands for nothing but itself."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One thing that a model was made from, and what that was made from in turn."""
+
+    what: str
+    digest: str | None
+    """sha256 of tensors, of a file or of a configuration; None where it is not known, or nothing is digested."""
+    note: str | None = None
+    path: str | None = None
+    """Relative to the campaign's directory."""
+    condition: Condition | None = None
+    """None for what is no file."""
+    children: tuple["Node", ...] = ()
+
+
+def walk(nodes: tuple[Node, ...]) -> Iterator[Node]:
+    """The nodes and all below them, each before what is below it."""
+    for node in nodes:
+        yield node
+        yield from walk(node.children)
+
+
+@dataclass(frozen=True)
+class ModelTree:
+    """One round's model (0: the start model) with the files behind it."""
+
+    campaign: CampaignFiles
+    round: int
+    git_shas: dict[str, str]
+
+    @property
+    def directory(self) -> Path:
+        """Where the round's stages are."""
+        return round_directory(self.campaign.directory, self.round)
+
+    @cached_property
+    def trained(self) -> dict[str, Any] | None:
+        """What the training said of itself; None where that file is no longer what was published, and so no witness."""
+        intact = any(file.name == "train.json" and file.condition == "intact" for file in self._files("dpo_train"))
+        return read_json(self.directory / "dpo_train" / "train.json") if intact else None
+
+    @property
+    def parents(self) -> tuple[int | None, ...]:
+        """Rounds of the models that it was trained from and measured against; by campaign.json where the training is no witness."""
+        if self.round == 0:
+            return ()
+        if self.trained is None:
+            return (self.campaign.champion_before(self.round),)
+        return tuple(_round_of(self.campaign, self.trained[name]) for name in ("start_digest", "reference_digest"))
+
+    def node(self) -> Node:
+        """The model as a tree of what it was made from."""
+        if self.round == 0:
+            return self._start()
+        record = next(known for known in self.campaign.finished if known.round == self.round)
+        standing = "promoted" if record.promoted else "refused"
+        crowned = ", the champion" if self.campaign.state.champion.round == self.round else ""
+        parts = [self._weights(), *self._origins(), self._pairs(), self._evaluation(), self._config(), self._git_sha(record)]
+        shown = {node.path for node in walk(tuple(parts))}
+        others = [node for node in self._damaged() if node.path not in shown]
+        return Node(model_name(self.round), record.policy_digest, f"{standing}{crowned}", children=(*parts, *others))
+
+    def _start(self) -> Node:
+        start = self.campaign.start
+        if start is None:
+            return Node(model_name(0), None, "round 0 is gone", "round-000/start", "gone")
+        parts = [self._file(what, "start", name) for what, name in _PROMPTS.items()]
+        parts += [Node(what, start[key]["digest"], judge_name(start[key]["config"])) for what, key in _JUDGES.items()]
+        shown = {node.path for node in parts}
+        weights = self._start_weights(start["model"])
+        others = [node for node in self._damaged() if node.path not in shown | {child.path for child in weights.children}]
+        return Node(model_name(0), start["model"]["digest"], children=(weights, *parts, *others))
+
+    def _start_weights(self, model: dict[str, Any]) -> Node:
+        base = Path(model["base"])
+        if not base.is_absolute():
+            return self._folder("start", base.name)
+        return Node("weights", None, "outside the campaign", str(base), _tensors_condition(base, model["base_digest"]))
+
+    def _weights(self) -> Node:
+        if self._collected is not None:
+            note = f"removed at {self._collected.at} to free disk"
+            return Node("weights", None, note, self._place("dpo_train", self._collected.what), "collected")
+        return self._folder("dpo_train", "model" if self.trained is None else self.trained["directory"])
+
+    @cached_property
+    def _collected(self) -> CollectedWeights | None:
+        """What was written when the weights were collected; None where they were not, or were put back since."""
+        note = collected_weights(self.campaign.directory, self.round)
+        return None if note is None or (self.directory / "dpo_train" / note.what).exists() else note
+
+    def _folder(self, stage: str, name: str) -> Node:
+        """A directory of weights as one node; below it only what is damaged."""
+        files = [file for file in self._files(stage) if file.name.startswith(f"{name}/")]
+        damaged = tuple(self._node(FILE, stage, file) for file in files if file.condition != "intact")
+        condition = worst(file.condition for file in files) if files else "gone"
+        return Node("weights", None, f"{len(files)} files", self._place(stage, name), condition, damaged)
+
+    def _origins(self) -> Iterator[Node]:
+        if self.trained is None:
+            yield Node("trained from", None, "not known: train.json is no longer what was published")
+            return
+        start, reference = self.trained["start_digest"], self.trained["reference_digest"]
+        yield Node("trained from", start, _name_of(self.campaign, start))
+        yield Node("reference", reference, "the same model" if reference == start else _name_of(self.campaign, reference))
+
+    def _pairs(self) -> Node:
+        verdicts = self._file("verdicts", "collect_preferences", "verdicts.parquet", *self._judged())
+        preferences = self._file("preferences", "collect_preferences", "preferences.parquet", verdicts)
+        train = self._file("train pairs", "validate_data", "train.parquet", preferences)
+        return replace(train, note=self._replayed())
+
+    def _replayed(self) -> str | None:
+        """Says if earlier rounds' pairs are among the training pairs."""
+        intact = any(file.name == "validation.json" and file.condition == "intact" for file in self._files("validate_data"))
+        replayed = read_json(self.directory / "validate_data" / "validation.json")["replayed"] if intact else None
+        return f"{replayed} of the received pairs replayed from earlier rounds" if replayed else None
+
+    def _judged(self) -> Iterator[Node]:
+        """What the verdicts are on, and whose they are."""
+        seed_pairs = config_of_round(self.campaign.directory, self.round)["preferences"]["seed_pairs"] if self.round == 1 else ""
+        if seed_pairs:
+            yield Node("seed pairs", None, seed_pairs)
+        else:
+            pool = self._pool()
+            prompts = self._file("this round's prompts", "generate_responses", "prompts.parquet", *([pool] if pool else []))
+            yield self._file("responses", "generate_responses", "responses.parquet", prompts)
+        if self.campaign.start is not None:
+            judge = self.campaign.start["judge"]
+            yield Node("judge", judge["digest"], judge_name(judge["config"]))
+
+    def _pool(self) -> Node | None:
+        manifest = self.campaign.start_manifest
+        return None if manifest is None else Node("drawn from the train prompts", manifest.files["train_prompts.parquet"].sha256, "round 0")
+
+    def _evaluation(self) -> Node:
+        parts = []
+        if self.campaign.start is not None and self.campaign.start_manifest is not None:
+            parts = [Node("held-out prompts", self.campaign.start_manifest.files["held_out_prompts.parquet"].sha256, "round 0")]
+            judge = self.campaign.start["evaluation_judge"]
+            parts.append(Node("evaluation judge", judge["digest"], judge_name(judge["config"])))
+        return self._file("evaluation", "evaluate", "evaluation.json", *parts)
+
+    def _config(self) -> Node:
+        return Node("config", digest(config_of_round(self.campaign.directory, self.round)))
+
+    def _git_sha(self, record: RoundRecord) -> Node:
+        return Node("git sha", self.git_shas.get(record.policy_digest), None if record.policy_digest in self.git_shas else "not in MLflow")
+
+    @cached_property
+    def _manifests(self) -> dict[str, Manifest | None]:
+        stages = ("start",) if self.round == 0 else STAGES
+        return {stage: read_manifest(self.directory / stage) for stage in stages}
+
+    @cached_property
+    def _checked(self) -> dict[str, list[StoredFile]]:
+        return {
+            stage: stored_files(self.directory / stage, manifest) for stage, manifest in self._manifests.items() if manifest is not None
+        }
+
+    def _files(self, stage: str) -> list[StoredFile]:
+        return self._checked.get(stage, [])
+
+    def _file(self, what: str, stage: str, name: str, *children: Node) -> Node:
+        found = next((file for file in self._files(stage) if file.name == name), None)
+        if found is None:
+            return Node(what, None, "not published any more", self._place(stage, name), "gone", children)
+        return self._node(what, stage, found, *children)
+
+    def _node(self, what: str, stage: str, file: StoredFile, *children: Node) -> Node:
+        return Node(what, file.record.sha256, None, self._place(stage, file.name), file.condition, children)
+
+    def _damaged(self) -> list[Node]:
+        """Files that no other node stands for, where they are no longer what was published."""
+        damaged = [(stage, file) for stage, files in self._checked.items() for file in files if file.condition != "intact"]
+        return [self._node(FILE, stage, file) for stage, file in damaged if not self._was_collected(stage, file)]
+
+    def _was_collected(self, stage: str, file: StoredFile) -> bool:
+        return self._collected is not None and stage == "dpo_train" and file.name.startswith(f"{self._collected.what}/")
+
+    def _place(self, stage: str, name: str) -> str:
+        return f"{self.directory.name}/{stage}/{name}"
+
+
+def _round_of(campaign: CampaignFiles, digest: str) -> int | None:
+    if campaign.start is not None and campaign.start["model"]["digest"] == digest:
+        return 0
+    return next((record.round for record in campaign.finished if record.policy_digest == digest), None)
+
+
+def _name_of(campaign: CampaignFiles, digest: str) -> str:
+    round = _round_of(campaign, digest)
+    return "no model of this campaign" if round is None else model_name(round)
+
+
+def _tensors_condition(base: Path, expected: str) -> Condition:
+    """Digests a start model that lies outside the campaign, where no manifest names its files."""
+    if not base.is_dir():
+        return "gone"
+    from safetensors import SafetensorError
+
+    from components.models import tensors_digest  # loads torch
+
+    try:
+        return "intact" if tensors_digest(sorted(base.glob("*.safetensors"))) == expected else "changed"
+    except SafetensorError:
+        return "changed"

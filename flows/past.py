@@ -1,0 +1,111 @@
+"""What a person sees of a campaign's past: two rounds side by side, a model's lineage, what was collected."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from components.report import wording
+
+if TYPE_CHECKING:
+    from components.history.collect import Collected
+    from components.history.compare import Comparison, Row
+    from components.history.lineage import Lineage
+    from components.history.tree import Node
+
+WIDEST = 1000
+"""Columns of a line that must not be cut; a terminal that is narrower wraps it."""
+CONDITIONS = {
+    "intact": ("intact", "green"),
+    "changed": ("CHANGED since it was published", "bold red"),
+    "gone": ("GONE", "bold red"),
+    "collected": ("collected", "yellow"),
+}
+
+
+def print_comparison(console: Console, comparison: "Comparison") -> None:
+    """Prints two rounds side by side."""
+    _print_rows(console, comparison.names, comparison.measures)
+    for warning in comparison.warnings:
+        console.print(Text(f"note: {warning}"))
+    console.print("\nconfiguration")
+    for line in comparison.config or ("no key differs",):
+        console.print(Text(f"  {line}"))
+    console.print("\ndigests, a star where they differ")
+    _print_rows(console, comparison.names, [_short(row) for row in comparison.digests])
+    for sample in comparison.samples:
+        console.print(Text(f"\nprompt: {_plain(sample.prompt)}"))
+        answers = (f"{_plain(answer.text)}\nreward {wording.decimal(answer.reward, 2)}" for answer in (sample.left, sample.right))
+        _print_cells(console, comparison.names, [tuple(answers)], ratio=1)
+    if not comparison.samples:
+        console.print("\nno held-out prompt whose answers both rounds kept")
+    if comparison.page is not None:
+        console.print(f"\nMLflow   {comparison.page}", highlight=False, soft_wrap=True)
+
+
+def _short(row: "Row") -> "Row":
+    from components.history.compare import Row
+
+    mark = "" if row.left == row.right else " *"
+    return Row(f"{row.what}{mark}", wording.short_digest(row.left), wording.short_digest(row.right))
+
+
+def _print_rows(console: Console, names: tuple[str, str], rows: Sequence["Row"]) -> None:
+    _print_cells(console, ("", *names), [(row.what, row.left, row.right) for row in rows])
+
+
+def _print_cells(console: Console, headings: Sequence[str], rows: Sequence[tuple[str, ...]], *, ratio: int | None = None) -> None:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, expand=ratio is not None)
+    for heading in headings:
+        table.add_column(heading, overflow="fold", ratio=ratio)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
+
+
+def _plain(text: str) -> str:
+    """What a model wrote as harmless text: no control character reaches the terminal."""
+    return "".join(character if character.isprintable() else "\u21b5" if character == "\n" else "\ufffd" for character in text)
+
+
+def print_lineage(console: Console, lineage: "Lineage") -> None:
+    """Prints a version as one tree a model, its own first."""
+    aliases = "".join(f" @{alias}" for alias in lineage.aliases)
+    root = Tree(Text(f"{lineage.version}{aliases}"))
+    for node in lineage.models:
+        _grow(root, node)
+    console.print(root, width=WIDEST, crop=False)
+    if lineage.damaged:
+        console.print(f"{len(lineage.damaged)} files are not what was published:", highlight=False)
+        for path in lineage.damaged:
+            console.print(Text(f"  {path}"), soft_wrap=True)
+    else:
+        console.print("every file is what was published", highlight=False)
+
+
+def _grow(tree: Tree, node: "Node") -> None:
+    words, style = ("", "") if node.condition is None else CONDITIONS[node.condition]
+    parts = [(node.what, "bold"), ("" if node.digest is None else wording.short_digest(node.digest), ""), (words, style)]
+    parts += [(node.note or "", ""), (node.path or "", "dim")]
+    branch = tree.add(Text("  ").join(Text(*part) for part in parts if part[0]))
+    for child in node.children:
+        _grow(branch, child)
+
+
+def print_collected(console: Console, found: Sequence["Collected"], *, dry_run: bool) -> None:
+    """Prints what went, or would go, and the bytes freed."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for heading in ("campaign", "round", "what", "size"):
+        table.add_column(heading, justify="right" if heading in ("round", "size") else "left", no_wrap=True)
+    sizes = []
+    for item in found:
+        if item.num_bytes is not None:
+            sizes.append(item.num_bytes)
+            table.add_row(item.campaign, str(item.round), item.what, decimal(item.num_bytes))
+    if table.row_count:
+        console.print(table)
+    console.print(f"{decimal(sum(sizes))} {'would be ' if dry_run else ''}freed", highlight=False)

@@ -1,0 +1,144 @@
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from components.artifacts import digest, write_json
+from components.campaign import pin_config
+from components.config import CampaignConfig
+from components.history.compare import Comparison, compare_rounds
+from components.history.names import RoundName, parse_round, parse_version
+from components.history.rollback import roll_back
+from flows.cli import app
+
+
+def invoke(*arguments: str) -> Any:
+    return CliRunner().invoke(app, ["compare", *arguments])
+
+
+def compared(left: str, right: str) -> Comparison:
+    return compare_rounds(parse_round(left), parse_round(right))
+
+
+def measures(comparison: Comparison) -> dict[str, tuple[str, str]]:
+    return {row.what: (row.left, row.right) for row in comparison.measures}
+
+
+def digests(comparison: Comparison) -> dict[str, tuple[str, str]]:
+    return {row.what: (row.left, row.right) for row in comparison.digests}
+
+
+def test_compare_each_side_has_its_own_rounds_numbers(demo: Any) -> None:
+    values = measures(compared("demo/2", "demo/3"))
+    assert values["gate"] == ("refused", "promoted")
+    assert values["reasons"] == ("lower bound 0.41 is not above 0.5\ntoo long", "lower bound 0.69 is above 0.5")
+    assert values["wins vs champion"] == ("0.469 (0.406 to 0.531)", "0.750 (0.688 to 0.812)")
+    assert values["KL to the start"] == ("9.00 (8.94 to 9.06)", "13.50 (13.44 to 13.56)")
+    assert values["reward"] == ("1.875", "2.375")
+    assert values["tokens"] == ("23.5", "24.5")
+    assert values["pairs"] == ("82", "83")
+    assert values["time: train"] == ("8.0 s", "12.0 s")
+    assert values["time: all"] == ("14.0 s", "18.0 s")
+
+
+def test_compare_names_the_champion_that_each_round_met_also_after_a_rollback(demo: Any) -> None:
+    roll_back(demo.directory, 1)
+    demo.round(5)
+    values = measures(compared("demo/4", "demo/5"))
+    assert values["champion then"] == ("round 3", "round 1")
+
+
+def test_compare_digests_are_those_of_the_files(demo: Any) -> None:
+    found = digests(compared("demo/1", "demo/4"))
+    assert found["policy"] == (demo.policy_digest(1), demo.policy_digest(4))
+    assert found["trained from"] == (demo.start_digest, demo.policy_digest(3))
+    assert found["reference"] == (demo.start_digest, demo.policy_digest(3))
+    assert found["train pairs"][0] != found["train pairs"][1]
+    assert found["held-out prompts"][0] == found["held-out prompts"][1]
+
+
+def test_compare_config_shows_a_change_that_was_accepted_in_between_and_no_other(demo: Any) -> None:
+    changed = CampaignConfig.model_validate(demo.config | {"num_rounds": 7, "training": demo.config["training"] | {"beta": 0.3}})
+    pin_config(demo.directory, changed, accept_changes=True)
+    demo.round(5)
+    assert compared("demo/1", "demo/4").config == ()
+    assert compared("demo/4", "demo/5").config == ("training.beta: 0.1 -> 0.3",)
+    assert compared("demo/5", "demo/1").config == ("training.beta: 0.3 -> 0.1",)
+
+
+def test_compare_two_campaigns_shows_their_configs_and_warns_when_measured_differently(demo: Any, make_campaign: Any) -> None:
+    other = make_campaign("other", seed=18)
+    other.round(1)
+    comparison = compared("demo/1", "other/1")
+    assert comparison.config == ("seed: 17 -> 18",)
+    assert comparison.warnings == ("win rates and rewards cannot be set against each other: they are measured against other start models",)
+    start = other.stage(0, "start") / "start.json"
+    pinned = {"config": other.config["judge"], "digest": digest("another rule")}
+    model = {"round": 0, "base": "model", "base_digest": demo.start_digest, "digest": demo.start_digest}
+    write_json(start, {"model": model, "judge": pinned, "evaluation_judge": pinned})
+    assert [warning.partition(": ")[2] for warning in compared("demo/1", "other/1").warnings] == ["another judge compared their answers"]
+    assert compared("demo/1", "demo/3").warnings == ()
+
+
+def test_compare_samples_are_shared_prompts_with_different_answers_first(demo: Any) -> None:
+    samples = compared("demo/1", "demo/2").samples
+    assert [(sample.prompt, sample.left.text, sample.right.text) for sample in samples] == [
+        ("It [bold]broke[/bold].", "Sorry, says round 1.", "Sorry, says round 2."),
+        ("Where is order 12?", "It is on its way.", "It is on its way."),
+    ]
+
+
+def test_compare_prints_both_sides_and_a_models_text_as_text(demo: Any) -> None:
+    path = demo.stage(1, "evaluate") / "samples.parquet"
+    import pandas as pd
+
+    table = pd.read_parquet(path)
+    table.loc[1, "challenger"] = "red: \x1b[31m[red]now"
+    table.to_parquet(path)
+    told = invoke("demo/1", "demo/2")
+    assert told.exit_code == 0, told.output
+    for text in ("demo/1", "demo/2", "promoted", "refused", "It [bold]broke[/bold].", "[red]now", "Sorry, says round 2.", "policy *"):
+        assert text in told.output, text
+    assert "\x1b[31m" not in told.output
+    assert "MLflow" not in told.output
+
+
+def test_compare_links_mlflows_page_of_both_runs_when_there_is_a_server(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for round, experiment in ((1, "4"), (2, "5")):
+        tracked = {"run_id": f"run{round}", "experiment_id": experiment, "model_version": round}
+        write_json(demo.directory / f"round-00{round}" / "tracking.json", tracked)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@tracking:5000")
+    runs, experiments = "%5B%22run1%22%2C%22run2%22%5D", "%5B%224%22%2C%225%22%5D"
+    assert compared("demo/1", "demo/2").page == f"http://tracking:5000/#/compare-runs?runs={runs}&experiments={experiments}"
+    assert compared("demo/1", "demo/3").page is None, "round 3 is not in MLflow"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("demo", "demo/2"), "demo names no round: write campaign/round"),
+        (("demo/1", "demo/x"), "demo/x names no round"),
+        (("demo/1", "demo/0"), "demo/0 is no finished round of campaign demo: finished are 1, 2, 3, 4"),
+        (("demo/1", "nope/1"), "no campaign nope"),
+    ],
+)
+def test_compare_of_no_finished_round_is_refused_in_one_line(demo: Any, arguments: tuple[str, str], said: str) -> None:
+    told = invoke(*arguments)
+    assert told.exit_code == 2
+    assert said in told.stderr
+    assert told.stderr.count("\n") == 1
+
+
+def test_names_of_versions_are_read_as_mlflow_writes_them() -> None:
+    forms = ("demo/3", "models:/demo/3", "demo@champion", "models:/demo@champion")
+    assert [(name.model, name.version, name.alias) for name in map(parse_version, forms)] == [
+        ("demo", 3, None),
+        ("demo", 3, None),
+        ("demo", None, "champion"),
+        ("demo", None, "champion"),
+    ]
+    assert [str(parse_version(form)) for form in forms[::2]] == ["demo/3", "demo@champion"]
+    assert str(RoundName("demo", 3)) == "demo/3"
+    for wrong in ("demo", "demo/champion", "demo@", "runs:/demo/3", "demo/3/x"):
+        with pytest.raises(ValueError, match="names no model version"):
+            parse_version(wrong)
