@@ -8,7 +8,7 @@ from prefect.states import Cancelled
 
 from components import progress
 from components.artifacts import artifact, read_json
-from components.campaign import State, finish_round, model_of_round, round_directory
+from components.campaign import finish_round, model_of_round, round_directory
 from components.config import CampaignConfig
 from components.records import Artifact, JudgeRef, Manifest, RoundRecord, RoundStopped
 from components.stopping import RoundLimits
@@ -26,14 +26,16 @@ STOPPED = "Stopped"
 
 
 @flow(name="dpo-round", flow_run_name="{directory.name}-round-{round:03d}")
-def dpo_round(config: CampaignConfig, directory: Path, round: int, state: State, start: Manifest, seed_pairs_digest: str | None) -> Any:
+def dpo_round(
+    config: CampaignConfig, directory: Path, round: int, champion_round: int, start: Manifest, seed_pairs_digest: str | None
+) -> Any:
     """Runs every stage of a round that is not already published, and records its outcome in campaign.json.
 
     Args:
         config: The campaign's configuration.
         directory: The campaign's directory.
         round: Index of the round, from 1.
-        state: What the earlier rounds left.
+        champion_round: Round of the champion that it starts from. Not the whole state: Prefect refuses parameters above 512 KiB.
         start: Manifest of round 0.
         seed_pairs_digest: Content digest of the data set that is round 1's data; None samples round 1 like any other.
 
@@ -43,7 +45,7 @@ def dpo_round(config: CampaignConfig, directory: Path, round: int, state: State,
     here = round_directory(directory, round)
     try:
         with shown_on_page(here), progress.shown_by(RoundLimits(here, config.budget)):
-            manifests = _stages(config, directory, round, state, start, seed_pairs_digest)
+            manifests = _stages(config, directory, round, champion_round, start, seed_pairs_digest)
             record = round_record(here, round, manifests)
             finish_round(directory, record)
             record_round(directory, round)
@@ -54,13 +56,13 @@ def dpo_round(config: CampaignConfig, directory: Path, round: int, state: State,
 
 
 def _stages(
-    config: CampaignConfig, directory: Path, round: int, state: State, start: Manifest, seed_pairs_digest: str | None
+    config: CampaignConfig, directory: Path, round: int, champion_round: int, start: Manifest, seed_pairs_digest: str | None
 ) -> dict[str, Manifest]:
     """The stages in their order; a stage that the round does not need is left out of the result."""
     here, pinned = round_directory(directory, round), round_directory(directory, 0) / "start"
     pins = read_json(pinned / "start.json")
     held_out = artifact(pinned, start, "held_out_prompts.parquet")
-    champion = model_of_round(directory, state.champion.round)
+    champion = model_of_round(directory, champion_round)
     reference = model_of_round(directory, {"start": 0, "previous": round - 1, "champion": champion.round}[config.reference])
     seeded = round == 1 and seed_pairs_digest is not None
 

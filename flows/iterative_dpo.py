@@ -78,7 +78,7 @@ def add_rounds(config: CampaignConfig, *, accept_changes: bool) -> Any:
             state = _state_with_target(directory, config)
             _ship_what_mlflow_missed(directory, state)
             while state.target is not None and state.last_round < state.target:
-                dpo_round(config, directory, state.last_round + 1, state, start, inputs.seed_pairs_digest)
+                dpo_round(config, directory, state.last_round + 1, state.champion.round, start, inputs.seed_pairs_digest)
                 state = _read(directory)
             state = _closed(directory)
             write_report(directory)
