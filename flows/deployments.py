@@ -1,23 +1,30 @@
 """The flows that `conf/prefect.yaml` deploys: what a schedule or a person on the Prefect page starts."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from prefect import flow
-from prefect.artifacts import create_link_artifact
+from prefect.runtime import flow_run
 from pydantic import Field
 
 from components.campaign import campaign_directory, known_state
-from components.report.campaign import write_report
 from flows.form import Budget, Data, Form, Judge, Model, Training, What, chosen_config
-from flows.iterative_dpo import add_rounds, run_name
-from tasks.record_round import artifact_key
+from flows.iterative_dpo import add_rounds, rounds_name
+from tasks.show_campaign import show_campaign
 
 UNCHANGED = Form()
-OtherValues = Annotated[list[str], Field(description="Any further values, each as section.key=value, such as training.zero_stage=2.")]
 CAMPAIGN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
-@flow(name="iterative-dpo", flow_run_name=run_name)
+def _run_name() -> str:
+    form = Form.model_validate(flow_run.parameters)
+    try:
+        return rounds_name(chosen_config(form))
+    except ValueError:  # the run itself says what is wrong
+        return form.what.campaign or Path(form.what.config_file).stem or form.what.preset
+
+
+@flow(name="iterative-dpo", flow_run_name=_run_name)
 def campaign(
     what: What = UNCHANGED.what,
     model: Model = UNCHANGED.model,
@@ -25,20 +32,27 @@ def campaign(
     judge: Judge = UNCHANGED.judge,
     training: Training = UNCHANGED.training,
     budget: Budget = UNCHANGED.budget,
-    other: OtherValues = UNCHANGED.other,
+    other: list[str] = UNCHANGED.other,
 ) -> Any:
-    """Adds rounds to a campaign, or finishes what an earlier start left open."""
+    """Adds rounds to a campaign, or finishes what an earlier start left open.
+
+    Args:
+        what: Which campaign, and how far.
+        model: The model that is being aligned.
+        data: Prompts and pairs.
+        judge: Who decides which response is better.
+        training: Direct Preference Optimization.
+        budget: What a round may use before it stops, to be gone on with later.
+        other: Any further values, each as section.key=value, such as training.zero_stage=2.
+    """
     form = Form(what=what, model=model, data=data, judge=judge, training=training, budget=budget, other=other)
     return add_rounds(chosen_config(form), accept_changes=what.accept_changes)
 
 
 @flow(name="report", flow_run_name="{campaign}-report")
 def report(campaign: Annotated[str, Field(description="Name of the campaign.", pattern=CAMPAIGN_NAME)] = "demo") -> str:
-    """Writes a campaign's report again."""
-    known_state(campaign)
-    path = write_report(campaign_directory(campaign))
-    create_link_artifact(path.as_uri(), link_text=str(path), key=artifact_key(campaign, "report"), description=f"The report of {campaign}")
-    return str(path)
+    """Writes a campaign's report again, and shows its rounds as an artifact."""
+    return str(show_campaign(campaign_directory(campaign), known_state(campaign)))
 
 
 @flow(name="gc", flow_run_name="gc")

@@ -2,8 +2,11 @@
 
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from prefect import flow
+from prefect.exceptions import Pause
+from prefect.runtime import flow_run
 from prefect.states import Cancelled
 
 from components import progress
@@ -13,7 +16,9 @@ from components.config import CampaignConfig
 from components.records import Artifact, JudgeRef, Manifest, RoundRecord, RoundStopped
 from components.stopping import RoundLimits
 from flows.automations import tell_outcome
+from flows.earlier_starts import show_as_suspended
 from flows.round_progress import shown_on_page
+from flows.suspension import Suspension
 from tasks.collect_preferences import collect_preferences
 from tasks.dpo_train import dpo_train
 from tasks.evaluate import evaluate
@@ -44,13 +49,16 @@ def dpo_round(
     """
     here = round_directory(directory, round)
     try:
-        with shown_on_page(here), progress.shown_by(RoundLimits(here, config.budget)):
+        with shown_on_page(here), progress.shown_by(RoundLimits(here, config.budget)), progress.shown_by(Suspension()):
             manifests = _stages(config, directory, round, champion_round, start, seed_pairs_digest)
             record = round_record(here, round, manifests)
             finish_round(directory, record)
             record_round(directory, round)
     except RoundStopped as stopped:
         return Cancelled(name=STOPPED, message=str(stopped))
+    except Pause:
+        show_as_suspended(UUID(str(flow_run.id)))
+        raise
     tell_outcome(directory.name, record)
     return record
 

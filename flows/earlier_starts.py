@@ -16,7 +16,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
-from prefect.states import Crashed
+from prefect.states import Cancelled, Crashed, Pending
 
 from components.artifacts import write_bytes
 from components.campaign import CampaignBusy
@@ -82,6 +82,20 @@ def _end(client: SyncPrefectClient, flow_run_id: UUID) -> None:
             client.set_task_run_state(task_run.id, dead, force=True)
     if not _is_final(run.state):
         client.set_flow_run_state(run.id, dead, force=True)
+
+
+def show_as_suspended(flow_run_id: UUID) -> None:
+    """Shows a round whose process exits as waiting, and the task that it was in as cancelled; the resumed run takes the round up again.
+
+    Prefect marks the suspended run itself only, and would show its subflow and that task as running for ever.
+    """
+    with get_client(sync_client=True) as client:
+        ended: State = Cancelled(message="the run was suspended; the resumed run goes on with this stage")
+        for task_run in client.read_task_runs(task_run_filter=TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[flow_run_id]))):
+            if not _is_final(task_run.state):
+                client.set_task_run_state(task_run.id, ended, force=True)
+        # A paused subflow could not begin again: only the run that somebody suspended can be resumed.
+        client.set_flow_run_state(flow_run_id, Pending(name="Suspended"), force=True)
 
 
 def _is_final(state: State | None) -> bool:

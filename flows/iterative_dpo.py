@@ -23,27 +23,29 @@ from components.campaign import (
 from components.config import CampaignConfig
 from components.preflight import check_inputs
 from components.records import RoundStopped
-from components.report.campaign import write_report
 from components.stopping import refuse_if_stopped
 from flows.dpo_round import STOPPED, dpo_round
 from flows.earlier_starts import adopt, refuse_if_overtaken
 from tasks.record_round import ship_to_mlflow
+from tasks.show_campaign import show_campaign
 from tasks.start_campaign import start_campaign
 
 SKIPPED = "Skipped"
 
 
-def run_name() -> str:
-    """Names a run after the campaign of its parameters, which a form may leave to its preset."""
-    parameters = flow_run.parameters or {}
-    config, what = parameters.get("config"), parameters.get("what")
-    if config is not None:
-        return str(config.campaign)
-    assert what is not None, parameters
-    return str(what.campaign or Path(what.config_file).stem or what.preset)
+def rounds_name(config: CampaignConfig) -> str:
+    """Names a start after its campaign and the rounds that it goes through."""
+    state = read_state(campaign_directory(config.campaign))
+    first = 1 if state is None else state.last_round + 1
+    last = first + config.num_rounds - 1 if state is None else open_target(state, config.num_rounds)
+    return f"{config.campaign}-round-{first:03d}" if first >= last else f"{config.campaign}-rounds-{first:03d}-{last:03d}"
 
 
-@flow(name="iterative-dpo", flow_run_name=run_name)
+def _run_name() -> str:
+    return rounds_name(flow_run.parameters["config"])
+
+
+@flow(name="iterative-dpo", flow_run_name=_run_name)
 def iterative_dpo(config: CampaignConfig, accept_changes: bool = False) -> Any:
     """Adds `num_rounds` rounds to a campaign, or finishes what an earlier start left open.
 
@@ -81,7 +83,7 @@ def add_rounds(config: CampaignConfig, *, accept_changes: bool) -> Any:
                 dpo_round(config, directory, state.last_round + 1, state.champion.round, start, inputs.seed_pairs_digest)
                 state = _read(directory)
             state = _closed(directory)
-            write_report(directory)
+            show_campaign(directory, state)
             return state.model_dump(mode="json")
     except CampaignBusy as busy:
         get_run_logger().warning("%s", busy)

@@ -15,6 +15,8 @@ from components.ports import free_port
 from components.records import ServiceFailed
 
 STARTUP_SECONDS = 180
+QUIET_SERVER = {"DO_NOT_TRACK": "true", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+"""Environment of a Prefect server that tells nobody about itself."""
 
 
 @contextlib.contextmanager
@@ -82,7 +84,7 @@ def pages(runs: Path, *, prefect_port: int, mlflow_port: int) -> Iterator[Callab
 def _prefect(port: int) -> Iterator[subprocess.Popen[str]]:
     application = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--lifespan", "on"]
     address = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
-    environment = {**os.environ, "PREFECT_UI_API_URL": f"http://127.0.0.1:{port}/api"}
+    environment = {**os.environ, **QUIET_SERVER, "PREFECT_UI_API_URL": f"http://127.0.0.1:{port}/api"}
     with server_process([*application, *address], env=environment) as child:
         yield child
 

@@ -24,7 +24,7 @@ def record_round(directory: Path, round: int) -> None:
     """
     ship_to_mlflow(directory, round)
     write_report(directory)
-    markdown = round_markdown(directory, round) + _mlflow_links(directory)
+    markdown = round_markdown(directory, round) + mlflow_links(directory)
     key = artifact_key(directory.name, f"round-{round:03d}")
     create_markdown_artifact(markdown, key=key, description=f"{directory.name}, round {round}")
 
@@ -51,7 +51,7 @@ def ship_to_mlflow(directory: Path, round: int) -> None:
     note_mlflow_run(directory, round, tracked.run_id)
 
 
-def _mlflow_links(directory: Path) -> str:
+def mlflow_links(directory: Path) -> str:
     """Links to MLflow's pages of the campaign's rounds; nothing where MLflow is a database without pages, or has no round yet."""
     from components.tracking import compare_url, experiment_url, tracking_uri
 

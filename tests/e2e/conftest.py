@@ -1,0 +1,212 @@
+"""The servers as a user starts them, a browser in front of them, and a receiver for notifications. All on the loopback interface."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import yaml
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from components.ports import free_port
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+QUIET = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+SHOTS = Path(__file__).parents[2] / "runs" / "e2e"
+
+
+@dataclass
+class Site:
+    """A machine with `ratchet up` and `ratchet deploy` done."""
+
+    place: Path
+    prefect: str
+    mlflow: str
+    environment: dict[str, str]
+    told: list[dict[str, Any]] = field(default_factory=list)
+    """What the webhook got."""
+
+    @property
+    def runs(self) -> Path:
+        return self.place / "runs"
+
+    def ratchet(self, *arguments: str, code: int = 0) -> str:
+        """Runs the command as a user would; returns what it said."""
+        command = [sys.executable, "-m", "flows.cli", *arguments]
+        done = subprocess.run(command, env=self.environment, cwd=self.place, capture_output=True, text=True, timeout=400, check=False)
+        assert done.returncode == code, f"{arguments} ended with {done.returncode}: {done.stdout}{done.stderr}"
+        return done.stdout + done.stderr
+
+    def deploy(self, change: Callable[[dict[str, Any]], None]) -> None:
+        """Deploys the shipped file with a change."""
+        content = yaml.safe_load((files("conf") / "prefect.yaml").read_text())
+        for entry in content["deployments"]:
+            entry["work_pool"]["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] = "30"
+        change(content)
+        path = self.place / "prefect.yaml"
+        path.write_text(yaml.safe_dump(content))
+        self.ratchet("deploy", "--file", str(path))
+
+    def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Prefect's API: GET, or POST with a body."""
+        url = f"{self.prefect}/api{path}"
+        answer = httpx.get(url, timeout=30) if body is None else httpx.post(url, json=body, timeout=30)
+        assert answer.is_success, f"{path}: {answer.text}"
+        return answer.json() if answer.content else None
+
+    def start(self, deployment: str, **parameters: Any) -> str:
+        """Starts a run as a program would; returns its id."""
+        found = self.ask(f"/deployments/name/iterative-dpo/{deployment}")
+        return str(self.ask(f"/deployments/{found['id']}/create_flow_run", {"parameters": parameters})["id"])
+
+    def state(self, flow_run: str) -> dict[str, Any]:
+        return dict(self.ask(f"/flow_runs/{flow_run}")["state"])
+
+    def wait_for(self, flow_run: str, *states: str, seconds: float = 120) -> dict[str, Any]:
+        """Waits until a run is in one of the states; returns the state."""
+        wait_until(lambda: self.state(flow_run)["name"] in states, f"run {flow_run} to be {states}", seconds, lambda: self.state(flow_run))
+        return self.state(flow_run)
+
+    def wait_for_training(self, campaign: str) -> None:
+        """Waits until a campaign's first round has a checkpoint."""
+        checkpoints = self.runs / campaign / "round-001" / "checkpoints"
+        wait_until(lambda: any(checkpoints.glob("*")), f"a checkpoint of {campaign}", 120)
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process that works on this site's runs."""
+        return [process for process in psutil.process_iter() if runs_of(process) == str(self.runs)]
+
+
+def runs_of(process: psutil.Process) -> str | None:
+    try:
+        return process.environ().get("RATCHET_RUNS")
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return None
+
+
+def wait_until(true: Callable[[], bool], what: str, seconds: float, detail: Callable[[], Any] = lambda: "") -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}: {detail()}"
+        time.sleep(0.5)
+
+
+@pytest.fixture(name="wait_until")
+def wait_until_fixture() -> Callable[..., None]:
+    """Waits until something becomes true, and fails after some seconds."""
+    return wait_until
+
+
+@pytest.fixture(scope="session")
+def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Address of a receiver, and what it got."""
+    got: list[dict[str, Any]] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Says nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", free_port()), Receiver) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/", got
+        server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory, webhook: tuple[str, list[dict[str, Any]]]) -> Iterator[Site]:
+    """The servers, up and deployed; ended with no process left."""
+    place = tmp_path_factory.mktemp("site")
+    ports = {"RATCHET_PREFECT_PORT": str(free_port()), "RATCHET_MLFLOW_PORT": str(free_port())}
+    address, got = webhook
+    environment = {
+        **os.environ,
+        **ports,
+        "RATCHET_RUNS": str(place / "runs"),
+        "PREFECT_HOME": str(place / "prefect"),
+        "RATCHET_WEBHOOK": address,
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    prefect, mlflow = (f"http://127.0.0.1:{port}" for port in ports.values())
+    site = Site(place, prefect, mlflow, environment, got)
+    try:
+        site.ratchet("up")
+        site.ratchet("deploy")
+        yield site
+    finally:
+        site.ratchet("down")
+    wait_until(lambda: not site.processes(), "every process to end", 20, lambda: [process.cmdline() for process in site.processes()])
+
+
+@pytest.fixture(scope="session")
+def configs(site: Site, starter_directory: Path) -> dict[str, str]:
+    """Two campaigns' YAML files: `quick` takes seconds a round, `slow` trains for about a minute."""
+    quick = {
+        "campaign": "quick",
+        "num_rounds": 2,
+        "policy": {"model": str(starter_directory), "dtype": "float32", "max_prompt_tokens": 64, "max_response_tokens": 40},
+        "prompts": {"per_round": 48, "num_held_out": 64},
+        "generation": {"samples_per_prompt": 4, "batch_size": 48},
+        "validation": {"max_quarantine_share": 0.95, "min_pairs": 1},
+        "training": {"learning_rate": 3e-4, "epochs": 4, "pairs_per_step": 8, "micro_batch_pairs": 8},
+        "gate": {"max_unfinished_share": 1.0},
+    }
+    slow = quick | {
+        "campaign": "slow",
+        "num_rounds": 1,
+        "training": {"learning_rate": 1e-6, "epochs": 200, "pairs_per_step": 8, "micro_batch_pairs": 8, "checkpoint_every": 10},
+    }
+    paths = {}
+    for config in (quick, slow):
+        path = site.place / f"{config['campaign']}.yaml"
+        path.write_text(yaml.safe_dump(config))
+        paths[str(config["campaign"])] = str(path)
+    return paths
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Headless Chromium."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    assert found is not None, f"none of {', '.join(BROWSERS)} is installed: on Debian `apt-get install chromium`"
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=found, args=QUIET.split())
+
+
+@pytest.fixture
+def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """A page of its own for each test; what it showed last is kept under runs/e2e."""
+    context = browser.new_context(viewport={"width": 1400, "height": 1000})
+    context.set_default_timeout(30_000)
+    page = context.new_page()
+    yield page
+    shoot(page, re.sub(r"\W+", "-", request.node.name))
+    context.close()
+
+
+def shoot(page: Page, name: str) -> None:
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SHOTS / f"{name}.png", full_page=True)
+
+
+@pytest.fixture
+def picture(page: Page) -> Callable[[str], None]:
+    """Keeps a screenshot under runs/e2e."""
+    return lambda name: shoot(page, name)
