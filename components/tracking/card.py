@@ -3,6 +3,7 @@
 It is made when the round is recorded, because the gate decides after the weights were published. Writes nothing and knows no MLflow.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import yaml
 
 from components.artifacts import read_json
 from components.records import Interval, JudgeRef
-from components.report.wording import NOTHING, count, decimal, model_name, share
+from components.report.wording import count, decimal, model_name, share
 from components.tracking.facts import RoundFacts, lineage, round_directory
 
 CARD = "README.md"
@@ -50,9 +51,10 @@ def _body(facts: RoundFacts, model_id: str) -> str:
 
 
 def _summary(facts: RoundFacts) -> str:
-    became = "promoted to champion" if facts.record.promoted else "refused by the gate, so it is no champion"
+    # The verdict first: the registry's list of versions shows some fifteen letters.
+    verdict = "Promoted to champion" if facts.record.promoted else "Refused"
     return (
-        f"Round {facts.record.round} of campaign `{facts.campaign}`, {became}. A language model trained by Direct Preference "
+        f"{verdict} in round {facts.record.round} of campaign `{facts.campaign}`: a language model trained by Direct Preference "
         f"Optimization from {_parent(facts)}, and compared with the champion of that time on held-out prompts."
     )
 
@@ -79,27 +81,33 @@ def _start(facts: RoundFacts) -> dict[str, Any]:
 
 
 def _measured(facts: RoundFacts) -> str:
+    # Lists, because MLflow's pages draw a table's columns without any space between them.
     record, evaluation = facts.record, facts.stage("evaluate", "evaluation.json")
     assert evaluation is not None, facts.directory
-    level = f"{100 * facts.config['evaluation']['confidence']:g} % interval"
-    rates = {"the champion of that time": record.win_rate_vs_champion, "the start model": record.win_rate_vs_start}
-    wins = [[f"wins against {name}", *_cells(rate, 3), count(rate.n)] for name, rate in rates.items()]
+    level = facts.config["evaluation"]["confidence"]
     divergence = Interval.model_validate(evaluation["kl_to_start_interval"])
-    wins += [["KL to the start, nats a response", *_cells(divergence, 2), count(divergence.n)]]
-    policies, rewards = ("start", "champion", "challenger"), evaluation["mean_reward"]
-    means = [["mean score", *(NOTHING if rewards is None else decimal(rewards[policy], 3) for policy in policies)]]
-    means += [["mean tokens", *(decimal(evaluation["mean_tokens"][policy], 1) for policy in policies)]]
-    for title, key in {"empty answers": "empty_share", "unfinished answers": "unfinished_share"}.items():
-        means += [[title, *(share(evaluation[key][policy]) for policy in policies)]]
-    return f"{_table(['', 'value', level, 'prompts'], wins)}\n\n{_table(['', 'start', 'champion', 'this model'], means)}"
+    lines = [
+        f"wins against the champion of that time: {_estimate(record.win_rate_vs_champion, 3, level)}",
+        f"wins against the start model: {_estimate(record.win_rate_vs_start, 3, level)}",
+        f"KL to the start, nats a response: {_estimate(divergence, 2, level)}",
+    ]
+    if evaluation["mean_reward"] is not None:
+        lines.append(f"mean score: {_beside_others(evaluation['mean_reward'], lambda value: decimal(value, 3))}")
+    lines += [
+        f"mean tokens: {_beside_others(evaluation['mean_tokens'], lambda value: decimal(value, 1))}",
+        f"empty answers: {_beside_others(evaluation['empty_share'], share)}",
+        f"unfinished answers: {_beside_others(evaluation['unfinished_share'], share)}",
+    ]
+    return "\n".join(f"- {line}" for line in lines)
 
 
-def _cells(interval: Interval, places: int) -> list[str]:
-    return [decimal(interval.value, places), f"{decimal(interval.low, places)} to {decimal(interval.high, places)}"]
+def _estimate(interval: Interval, places: int, level: float) -> str:
+    value, low, high = (decimal(number, places) for number in (interval.value, interval.low, interval.high))
+    return f"**{value}** ({100 * level:g} % interval {low} to {high}, {count(interval.n)} prompts)"
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rows])
+def _beside_others(values: dict[str, float], say: Callable[[float], str]) -> str:
+    return f"**{say(values['challenger'])}** (champion {say(values['champion'])}, start {say(values['start'])})"
 
 
 def _gate(facts: RoundFacts) -> str:

@@ -59,7 +59,8 @@ def round_points(facts: RoundFacts) -> list[Metric]:
 
 def _points(facts: RoundFacts, values: Mapping[str, float | None], *, step: int) -> list[Metric]:
     # Absence is never data: a judge that gives no scores has no mean reward, and then no point either.
-    return [Metric(name, float(value), facts.ended_ms, step) for name, value in values.items() if value is not None]
+    # MLflow's table of runs shows every digit, and six places are more than any of these is known to.
+    return [Metric(name, round(float(value), 6), facts.ended_ms, step) for name, value in values.items() if value is not None]
 
 
 def _summary(facts: RoundFacts) -> dict[str, float | None]:

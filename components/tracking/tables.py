@@ -38,17 +38,16 @@ def _counts(facts: RoundFacts) -> pd.DataFrame:
     counts = facts.stage("validate_data", "validation.json")
     assert counts is not None, facts.directory
     total = counts["received"] + counts["replayed"]
-    named = {
-        "received from this round": counts["received"],
-        "replayed from earlier rounds": counts["replayed"],
-        "to train on": counts["train"],
-        "to evaluate on": counts["eval"],
-        "quarantined": counts["quarantined"],
-    }
-    # A pair may have several reasons, so these need not add up.
-    named |= {f"quarantined: {reason}": number for reason, number in counts["reasons"].items()}
-    shares = [round(number / total, 4) if total else None for number in named.values()]
-    return pd.DataFrame({"pairs": list(named), "number": list(named.values()), "share": shares})
+    rows = [
+        ("received", counts["received"], "from this round"),
+        ("replayed", counts["replayed"], "from earlier rounds"),
+        ("train", counts["train"], "trained on"),
+        ("eval", counts["eval"], "measured on, never trained on"),
+        ("quarantined", counts["quarantined"], "refused"),
+        *((reason, number, "reason to refuse; a pair may have several") for reason, number in counts["reasons"].items()),
+    ]
+    shares = [round(number / total, 4) if total else None for _, number, _ in rows]
+    return pd.DataFrame(rows, columns=["pairs", "number", "meaning"]).assign(share=shares)[["pairs", "number", "share", "meaning"]]
 
 
 def _quarantined(facts: RoundFacts) -> pd.DataFrame:

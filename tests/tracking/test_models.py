@@ -98,9 +98,10 @@ def test_card_tells_numbers_verdict_lineage_and_how_to_load(runs: Path, store: A
         "tags": ["dpo", "ratchet", "demo"],
     }, "the built-in starter is no base model on the hub, and no data set is known there"
     text = card.text
-    assert "| wins against the champion of that time | 0.469 | 0.406 to 0.531 | 256 |" in text
-    assert "| wins against the start model | 0.812 | 0.750 to 0.875 | 256 |" in text
-    assert "| mean score | 0.875 | 1.250 | 1.875 |" in text
+    assert "- wins against the champion of that time: **0.469** (95 % interval 0.406 to 0.531, 256 prompts)" in text
+    assert "- wins against the start model: **0.812** (95 % interval 0.750 to 0.875, 256 prompts)" in text
+    assert "- mean score: **1.875** (champion 1.250, start 0.875)" in text
+    assert "- unfinished answers: **12.5 %** (champion 0.0 %, start 3.1 %)" in text
     assert "**Refused**" in text
     assert "- the win rate's lower bound 0.41 is not above 0.5" in text
     assert f'download_artifacts("models:/{model_id}")' in text
