@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from components.history.lineage import Lineage
     from components.history.tree import Node
 
-WIDEST = 1000
-"""Columns of a line that must not be cut; a terminal that is narrower wraps it."""
 CONDITIONS = {
     "intact": ("intact", "green"),
     "changed": ("CHANGED since it was published", "bold red"),
@@ -78,7 +76,7 @@ def print_lineage(console: Console, lineage: "Lineage") -> None:
     root = Tree(Text(f"{lineage.version}{aliases}"))
     for node in lineage.models:
         _grow(root, node)
-    console.print(root, width=WIDEST, crop=False)
+    console.print(root)
     if lineage.damaged:
         console.print(f"{len(lineage.damaged)} files are not what was published:", highlight=False)
         for path in lineage.damaged:

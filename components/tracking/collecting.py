@@ -5,10 +5,11 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from components.records import RoundRecord
-from components.tracking.registry import find_version
+from components.tracking.registry import aliases_of, find_version
 from components.tracking.store import connected, store_exists
 
 WEIGHTS_TAG, COLLECTED = "weights", "collected"
@@ -17,7 +18,8 @@ WEIGHTS_TAG, COLLECTED = "weights", "collected"
 def collect_copies(campaign_dir: Path, records: Sequence[RoundRecord], *, dry_run: bool) -> dict[int, int]:
     """Removes the files of the rounds' logged models, and tags model and version `weights: collected`.
 
-    The tags come first, so that whoever finds a model that was half removed by a killed process is told. It may be called again.
+    A version that has an alias stays whole: somebody may be serving it under that name. The tags come first, so that whoever finds a
+    model that was half removed by a killed process is told. It may be called again.
 
     Args:
         campaign_dir: runs/<campaign>.
@@ -25,7 +27,7 @@ def collect_copies(campaign_dir: Path, records: Sequence[RoundRecord], *, dry_ru
         dry_run: Measure, and change nothing.
 
     Returns:
-        Bytes by round; a round that this store has no model of is absent.
+        Bytes by round; a round that this store has no model of, or whose version has an alias, is absent.
 
     Raises:
         TrackingUnavailable: MLflow cannot be reached or written; call again later.
@@ -35,13 +37,18 @@ def collect_copies(campaign_dir: Path, records: Sequence[RoundRecord], *, dry_ru
     freed: dict[int, int] = {}
     with connected(campaign_dir.parent) as client:
         experiment = client.get_experiment_by_name(campaign_dir.name)
-        for record in records if experiment is not None else ():
+        if experiment is None:
+            return {}
+        in_use = set(aliases_of(client, campaign_dir.name).values())
+        for record in records:
+            version = find_version(client, campaign_dir.name, record.round, record.policy_digest)
             models = _models(client, experiment.experiment_id, record)
+            if not models or (version is not None and int(version.version) in in_use):
+                continue
             sizes = [sum(_file_sizes(client, model.model_id, "")) for model in models]
-            if models:
-                freed[record.round] = sum(sizes)
+            freed[record.round] = sum(sizes)
             if not dry_run:
-                _tag(client, campaign_dir.name, record, models)
+                _tag(client, campaign_dir.name, version, models)
                 for model, size in zip(models, sizes, strict=True):
                     if size:
                         get_artifact_repository(model.artifact_location).delete_artifacts()
@@ -61,8 +68,7 @@ def _file_sizes(client: MlflowClient, model_id: str, folder: str) -> Iterator[in
             yield entry.file_size
 
 
-def _tag(client: MlflowClient, name: str, record: RoundRecord, models: Sequence[LoggedModel]) -> None:
-    version = find_version(client, name, record.round, record.policy_digest)
+def _tag(client: MlflowClient, name: str, version: ModelVersion | None, models: Sequence[LoggedModel]) -> None:
     if version is not None and version.tags.get(WEIGHTS_TAG) != COLLECTED:
         client.set_model_version_tag(name, str(version.version), WEIGHTS_TAG, COLLECTED)
     for model in models:

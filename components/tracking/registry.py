@@ -101,7 +101,7 @@ def _ensure_registered_model(client: MlflowClient, name: str) -> None:
 
 def move_challenger(client: MlflowClient, version: int, facts: RoundFacts) -> None:
     """Points `challenger` at the newest round's version; an older round that is recorded late does not move it."""
-    pointed = _round_of(client, facts.campaign, facts.state, _aliases(client, facts.campaign).get(CHALLENGER))
+    pointed = _round_of(client, facts.campaign, facts.state, aliases_of(client, facts.campaign).get(CHALLENGER))
     if pointed is None or pointed < facts.record.round:
         client.set_registered_model_alias(facts.campaign, CHALLENGER, str(version))
 
@@ -117,21 +117,22 @@ def move_champion(client: MlflowClient, name: str, state: State) -> None:
         name: The campaign's, and so the registered model's.
         state: The campaign as it stands.
     """
-    alias, champion = _aliases(client, name).get(CHAMPION), state.champion
+    alias, champion = aliases_of(client, name).get(CHAMPION), state.champion
     version = find_version(client, name, champion.round, champion.digest) if champion.round else None
     if version is not None:
-        if alias is None or int(alias) != int(version.version):
+        if alias != int(version.version):
             client.set_registered_model_alias(name, CHAMPION, str(version.version))
     elif alias is not None and (champion.round == 0 or _round_of(client, name, state, alias) is None):
         client.delete_registered_model_alias(name, CHAMPION)
 
 
-def _aliases(client: MlflowClient, name: str) -> dict[str, str]:
+def aliases_of(client: MlflowClient, name: str) -> dict[str, int]:
+    """Versions of a registered model by their aliases; empty before its first version."""
     model = find_registered_model(client, name)
-    return {} if model is None else dict(model.aliases)
+    return {} if model is None else {alias: int(version) for alias, version in model.aliases.items()}
 
 
-def _round_of(client: MlflowClient, name: str, state: State, version: str | None) -> int | None:
+def _round_of(client: MlflowClient, name: str, state: State, version: int | None) -> int | None:
     """Round of this campaign that a version belongs to; None if it belongs to none."""
     if version is None:
         return None

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from components.records import Record
-from components.tracking.registry import find_registered_model
+from components.tracking.registry import aliases_of, find_registered_model
 from components.tracking.store import connected, store_exists
 
 
@@ -29,15 +29,14 @@ def read_versions(runs: Path, name: str) -> list[Version]:
     if not store_exists(runs):
         return []
     with connected(runs) as client:
-        model = find_registered_model(client, name)
-        if model is None:
+        if find_registered_model(client, name) is None:
             return []
         page = client.search_model_versions(f"name = '{name}'")
         found = list(page)
         while page.token:
             page = client.search_model_versions(f"name = '{name}'", page_token=page.token)
             found += page
-        aliases = {alias: int(version) for alias, version in model.aliases.items()}
+        aliases = aliases_of(client, name)
     versions = [
         Version(
             version=int(each.version),

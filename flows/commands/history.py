@@ -91,14 +91,19 @@ def gc(
         from flows.past import print_collected
 
         found: list[Collected] = []
+        refused = []
         for name in known_campaigns() if campaign is None else [campaign]:
             try:
                 found += collect_garbage(campaign_directory(name), keep=keep, dry_run=dry_run)
             except CampaignBusy as busy:
                 errors.print(f"ratchet: skipped: {busy}")
+            except ValueError as error:
+                refused.append(str(error))
         print_collected(console, found, dry_run=dry_run)
         for reason in dict.fromkeys(item.postponed for item in found if item.postponed is not None):
             errors.print(f"ratchet: {reason}; the copies in MLflow go with the next gc")
+        if refused:
+            raise ValueError("; ".join(refused))
 
 
 @contextlib.contextmanager

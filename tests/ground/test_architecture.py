@@ -19,6 +19,10 @@ LIGHT_MODULES = [
     "components.records",
     "components.artifacts",
     "components.campaign",
+    "components.history.collect",
+    "components.history.compare",
+    "components.history.lineage",
+    "components.history.rollback",
     "components.launch",
     "components.preflight",
 ]

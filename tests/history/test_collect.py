@@ -80,6 +80,7 @@ def test_gc_removes_adapters_too(make_campaign: Any) -> None:
 
 def test_gc_dry_run_says_the_same_and_changes_nothing(six: Any, runs: Path, store: Path) -> None:
     six.track(2)
+    six.track(6)
     six.stage(4, ".dpo_train.tmp-99").mkdir()
     before = files(six.directory)
     promised = collect_garbage(six.directory, keep=1, dry_run=True)
@@ -147,6 +148,7 @@ def test_gc_while_mlflow_is_down_frees_the_disk_and_the_copy_follows(
     six: Any, runs: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     six.track(2)
+    six.track(6)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{unused.getsockname()[1]}")
@@ -210,3 +212,25 @@ def test_gc_of_restored_weights_collects_them_again(six: Any, tmp_path: Path) ->
     assert model_of_round(six.directory, 2).digest == six.policy_digest(2)
     assert collected(collect_garbage(six.directory, keep=4, dry_run=False)) == [(2, "weights")]
     assert not weights.exists()
+
+
+def test_gc_leaves_mlflows_copy_of_a_version_that_somebody_gave_an_alias(six: Any, runs: Path, store: Path) -> None:
+    from mlflow import MlflowClient
+
+    six.track(2)
+    client = MlflowClient(f"sqlite:///{store}")
+    client.set_registered_model_alias("demo", "preview", "1")
+    client.delete_registered_model_alias("demo", "challenger")
+    assert collected(collect_garbage(six.directory, keep=4, dry_run=False)) == [(2, "weights")]
+    assert len(list((runs / "mlartifacts").rglob("model.safetensors"))) == 1
+    client.delete_registered_model_alias("demo", "preview")
+    assert collected(collect_garbage(six.directory, keep=4, dry_run=False)) == [(2, "copy in MLflow")]
+
+
+def test_gc_of_all_campaigns_goes_past_a_damaged_one_and_names_it(six: Any, runs: Path) -> None:
+    (runs / "broken").mkdir()
+    (runs / "broken" / "campaign.json").write_text("{")
+    told = invoke("--keep", "1")
+    assert told.exit_code == 2
+    assert "broken/campaign.json is damaged" in told.stderr
+    assert with_weights(six) == {1, 3, 6}
