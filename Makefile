@@ -1,6 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: demo test check lint types imports coverage test-faults bench reference ui clean
+.PHONY: demo test check lint types imports coverage test-faults bench reference ui up down deploy worker test-e2e clean
 
 demo: .venv/run.ready  ## Set up, and run three rounds on the built-in campaign.
 	$(BIN)/ratchet run conf/demo.yaml
@@ -31,6 +31,21 @@ bench: .venv/dev.ready  ## What the machinery costs: seconds a round over 100 ro
 
 reference: .venv/dev.ready  ## Write the configuration reference into the README.
 	$(BIN)/python -m flows.reference README.md
+
+test-e2e: .venv/dev.ready  ## In a real browser, against real servers; needs Chromium. Screenshots in runs/e2e.
+	$(BIN)/python -m pytest -q -m e2e tests/e2e $(ARGS)
+
+up: .venv/run.ready  ## Prefect, MLflow and a worker in the background.
+	$(BIN)/ratchet up
+
+down: .venv/run.ready  ## End what `make up` started.
+	$(BIN)/ratchet down
+
+deploy: .venv/run.ready  ## The deployments, the work pool and the automations on the Prefect page.
+	$(BIN)/ratchet deploy
+
+worker: .venv/run.ready  ## One more worker, in the foreground, for the server in PREFECT_API_URL.
+	$(BIN)/prefect worker start --pool ratchet --type process
 
 ui: .venv/run.ready  ## The Prefect and MLflow pages over what ran; Ctrl-C ends them.
 	$(BIN)/ratchet ui

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ log = logging.getLogger(__name__)
 GRACE_SECONDS = 20
 PROGRESS_MARK = "::progress "
 RELAY_SECONDS = 0.5
+LINE_LIMIT = 10_000
+"""Characters of a child's line that become one log record; Prefect drops records that are too long."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ def _run_in_children(name: str, request: Record, workspace: Workspace, ranks: in
     tail: list[str] = []
     with child_process(command) as child:
         assert child.stdout is not None
-        for line in child.stdout:
+        for line in iter(partial(child.stdout.readline, LINE_LIMIT), ""):
             _forward(line.rstrip("\n"), tail)
         code = child.wait()
     message.unlink()

@@ -3,17 +3,20 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from prefect import flow
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_table_artifact
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from components.campaign import campaign_directory, known_state
+from components.campaign import CampaignBusy, campaign_directory, known_campaigns, known_state
+from components.history.collect import Collected, collect_garbage
 from flows.form import Budget, Data, Form, Judge, Model, Training, What, chosen_config
 from flows.iterative_dpo import add_rounds, rounds_name
 from tasks.show_campaign import show_campaign
 
 UNCHANGED = Form()
 CAMPAIGN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+ANY_OR_ONE = r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$"
 
 
 def _run_name() -> str:
@@ -57,8 +60,24 @@ def report(campaign: Annotated[str, Field(description="Name of the campaign.", p
 
 @flow(name="gc", flow_run_name="gc")
 def gc(
-    campaign: Annotated[str, Field(description="Name of the campaign; empty looks at all of them.")] = "",
-    keep: Annotated[int, Field(description="Newest rounds of each campaign whose weights stay in any case.", ge=1)] = 2,
+    campaign: Annotated[str, Field(description="Name of the campaign; empty looks at all of them.", pattern=ANY_OR_ONE)] = "",
+    keep: Annotated[int, Field(description="Latest rounds of each campaign whose weights stay in any case.", ge=1)] = 2,
     dry_run: Annotated[bool, Field(description="Only say what would go.")] = False,
-) -> None:
-    """Frees the disk of weights that no round, rollback or champion needs."""
+) -> int:
+    """Frees the disk of weights that no round, rollback or champion needs. A campaign at work is left for the next time.
+
+    Returns:
+        The bytes that went, as far as they could be measured.
+    """
+    if campaign:
+        known_state(campaign)
+    found: list[Collected] = []
+    for name in [campaign] if campaign else known_campaigns():
+        try:
+            found += collect_garbage(campaign_directory(name), keep=keep, dry_run=dry_run)
+        except CampaignBusy as busy:
+            get_run_logger().warning("skipped: %s", busy)
+    num_bytes = sum(item.num_bytes for item in found if item.num_bytes is not None)
+    rows = [item.model_dump(mode="json") for item in found]
+    create_table_artifact(rows, key="gc", description=f"What {'would go' if dry_run else 'went'}: {num_bytes:,} bytes.")
+    return num_bytes

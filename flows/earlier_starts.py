@@ -37,7 +37,7 @@ def refuse_if_overtaken(campaign: str, before: dict[str, Any]) -> None:
     Raises:
         CampaignBusy: The campaign was at work when this start was due.
     """
-    if AUTO_SCHEDULED not in flow_run.tags or not {"since", "until"} <= before.keys():
+    if AUTO_SCHEDULED not in flow_run.tags or not {"flow_run", "since", "until"} <= before.keys():
         return
     since, until = (datetime.fromisoformat(before[name]) for name in ("since", "until"))
     due = flow_run.scheduled_start_time

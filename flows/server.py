@@ -17,6 +17,8 @@ from components.records import ServiceFailed
 STARTUP_SECONDS = 180
 QUIET_SERVER = {"DO_NOT_TRACK": "true", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
 """Environment of a Prefect server that tells nobody about itself."""
+LIGHT_MLFLOW = {"DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+"""Environment of an MLflow server without the half dozen processes that run jobs of its GenAI pages: nothing here has such jobs."""
 
 
 @contextlib.contextmanager
@@ -69,7 +71,7 @@ def pages(runs: Path, *, prefect_port: int, mlflow_port: int) -> Iterator[Callab
             raise ValueError(f"port {port} is taken: choose another in {name}")
     ensure_store(runs)
     mlflow = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--host", "127.0.0.1", "--port", str(mlflow_port)]
-    with _prefect(prefect_port) as prefect_child, server_process(mlflow) as mlflow_child:
+    with _prefect(prefect_port) as prefect_child, server_process(mlflow, env=os.environ | LIGHT_MLFLOW) as mlflow_child:
         wait_until_up(f"http://127.0.0.1:{prefect_port}/api/health", "Prefect", child=prefect_child)
         wait_until_up(f"http://127.0.0.1:{mlflow_port}/health", "MLflow", child=mlflow_child)
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from components.artifacts import read_json, write_json
 from components.records import ServiceFailed
-from flows.server import QUIET_SERVER, answers, wait_until_up
+from flows.server import LIGHT_MLFLOW, QUIET_SERVER, answers, wait_until_up
 
 STOP_SECONDS = 90
 PREFECT_PORT, MLFLOW_PORT = "RATCHET_PREFECT_PORT", "RATCHET_MLFLOW_PORT"
@@ -127,6 +127,7 @@ def _environment(runs: Path, addresses: Addresses, *, prefect_port: int, mlflow_
         "PREFECT_UI_API_URL": addresses.api,
         "MLFLOW_TRACKING_URI": addresses.mlflow,
         **QUIET_SERVER,
+        **LIGHT_MLFLOW,
     }
 
 

@@ -27,7 +27,9 @@ def serve(
     Example: [bold]ratchet serve demo --port 8080[/bold]
     """
     with told_in_one_line():
-        from components.serving import ServerFailed, curl_line, pick_engine, plan_serving, served
+        from components.serving.engines import pick_engine
+        from components.serving.plan import curl_line, plan_serving
+        from components.serving.server import ServerFailed, served
 
         chosen = pick_engine(engine.value)
         serving = plan_serving(campaign, round=round, port=port)

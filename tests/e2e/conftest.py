@@ -157,7 +157,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, webhook: tuple[str, list[dict
 
 @pytest.fixture(scope="session")
 def configs(site: Site, starter_directory: Path) -> dict[str, str]:
-    """Two campaigns' YAML files: `quick` takes seconds a round, `slow` trains for about a minute."""
+    """Two campaigns' YAML files: `quick` takes seconds a round, `slow` trains for most of a minute."""
     quick = {
         "campaign": "quick",
         "num_rounds": 2,
@@ -171,7 +171,7 @@ def configs(site: Site, starter_directory: Path) -> dict[str, str]:
     slow = quick | {
         "campaign": "slow",
         "num_rounds": 1,
-        "training": {"learning_rate": 1e-6, "epochs": 200, "pairs_per_step": 8, "micro_batch_pairs": 8, "checkpoint_every": 10},
+        "training": {"learning_rate": 1e-6, "epochs": 60, "pairs_per_step": 8, "micro_batch_pairs": 8, "checkpoint_every": 10},
     }
     paths = {}
     for config in (quick, slow):

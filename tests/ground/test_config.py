@@ -15,7 +15,7 @@ def written(tmp_path: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "conf").glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(set((ROOT / "conf").glob("*.yaml")) - {ROOT / "conf" / "prefect.yaml"}), ids=lambda path: path.name)
 def test_config_every_shipped_file_loads(path: Path) -> None:
     assert load_config(path).campaign
 

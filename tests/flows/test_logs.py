@@ -1,0 +1,63 @@
+"""What child processes print reaches the run's page on Prefect: every line, once."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+LINES, RANKS = 1500, 2
+STAGE = f"""
+import os
+def run(request, out):
+    for number in range({LINES}):
+        print(f"rank {{os.environ['RANK']}} line {{number}}", flush=number % 7 == 0)
+    print("long " + "x" * 25_000)
+    (out / "done.txt").write_text("done")
+"""
+SCRIPT = """
+from pathlib import Path
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+from prefect.runtime import flow_run
+from components.config import GateConfig
+from components.launch import STAGES, Stage, run_stage
+from components.records import Artifact, PromoteRequest
+from flows.server import prefect_server
+
+STAGES["promote"] = Stage("a_printing_stage", PromoteRequest, 1)
+
+@flow
+def printing():
+    run_stage("promote", PromoteRequest(evaluation=Artifact(path=Path("x"), digest="1"), gate=GateConfig()), Path("round"), num_processes=2)
+    return str(flow_run.id)
+
+with prefect_server():
+    run = printing()
+    from prefect.logging.handlers import APILogHandler
+    APILogHandler().flush()
+    with get_client(sync_client=True) as client:
+        offset, lines = 0, []
+        while page := client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run])), limit=200, offset=offset):
+            offset += len(page)
+            lines += [log.message for log in page]
+Path("lines.txt").write_text("\\n".join(lines))
+"""
+
+
+def test_child_lines_reach_prefect_none_lost_none_doubled(tmp_path: Path) -> None:
+    (tmp_path / "a_printing_stage.py").write_text(STAGE)
+    environment = {
+        **os.environ,
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "components",
+        "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}",
+    }
+    command = [sys.executable, "-c", SCRIPT]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = (tmp_path / "lines.txt").read_text().splitlines()
+    for rank in range(RANKS):
+        mine = [line for line in lines if line.startswith(f"rank {rank} line ")]
+        assert mine == [f"rank {rank} line {number}" for number in range(LINES)]
+    assert sum(line.count("x") for line in lines if set(line.removeprefix("long ")) == {"x"}) == RANKS * 25_000

@@ -1,0 +1,48 @@
+"""The stop-file and the budget end the work on a round, and say how to go on."""
+
+from pathlib import Path
+
+import pytest
+
+from components import stopping
+from components.artifacts import read_json, write_json
+from components.config import BudgetConfig
+from components.records import RoundStopped
+from components.stopping import STOP_FILE, RoundLimits
+
+
+def test_limits_without_budget_or_file_let_work_go_on(tmp_path: Path) -> None:
+    limits = RoundLimits(tmp_path / "round-001", BudgetConfig())
+    limits.began("round-001", "evaluate")
+    limits.advanced(1, 2, "")
+    limits.ended("round-001", "evaluate", 1.0, already_done=False)
+
+
+def test_limits_stop_file_ends_the_work_within_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = RoundLimits(tmp_path / "round-001", BudgetConfig())
+    (tmp_path / STOP_FILE).touch()
+    limits.advanced(1, 9, "")
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: limits.looked + stopping.SECONDS_BETWEEN_LOOKS + 0.1)
+    with pytest.raises(RoundStopped, match="STOP stops the campaign: remove it to go on"):
+        limits.advanced(2, 9, "")
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        (BudgetConfig(max_round_minutes=2), r"round-003 has used 2 of budget.max_round_minutes = 2: raise it to go on"),
+        (BudgetConfig(cost_per_hour=30, max_round_cost=1), r"round-003 has used 1 of budget.max_round_cost = 1: raise it to go on"),
+    ],
+)
+def test_limits_budget_counts_earlier_starts(tmp_path: Path, budget: BudgetConfig, message: str) -> None:
+    round_directory = tmp_path / "round-003"
+    round_directory.mkdir()
+    write_json(round_directory / "spent.json", {"seconds": 119.0})
+    limits = RoundLimits(round_directory, budget)
+    limits.started -= 1.0
+    with pytest.raises(RoundStopped, match=message):
+        limits.look()
+    assert read_json(round_directory / "spent.json")["seconds"] == pytest.approx(120, abs=0.5)
+    with pytest.raises(RoundStopped):
+        RoundLimits(round_directory, budget)
+    RoundLimits(round_directory, BudgetConfig(max_round_minutes=3))
