@@ -43,7 +43,8 @@ def record_round(campaign_dir: Path, round: int, *, config: dict[str, Any], reco
         git_sha: Commit of the code that ran the round.
 
     Raises:
-        TrackingUnavailable: MLflow cannot be reached or written. The round's files are untouched; call again later.
+        TrackingUnavailable: MLflow cannot be reached or written, or left one request open for 15 s. The round's files are untouched;
+            call again later.
         OSError: A file of the round is missing.
     """
     assert round == record.round, (round, record.round)

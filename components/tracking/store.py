@@ -89,6 +89,9 @@ def artifact_location(runs: Path, campaign: str) -> str | None:
 def connected(runs: Path) -> Iterator[MlflowClient]:
     """Gives a client of the store; whatever goes wrong with it inside the block is raised as `TrackingUnavailable`.
 
+    A server that takes requests and never answers is waited for once, for 15 s (or what MLFLOW_HTTP_REQUEST_TIMEOUT says): the first
+    request that it leaves open ends the block.
+
     Args:
         runs: Directory that holds the campaigns' directories.
     """

@@ -185,6 +185,12 @@ def store(runs: Path) -> Store:
     return Store(f"sqlite:///{runs / 'mlflow.db'}")
 
 
+@pytest.fixture
+def see() -> Callable[[str], Store]:
+    """Eyes for the store at an address."""
+    return Store
+
+
 class Killed(BaseException):
     """Ends the process for the test: no handler of the code under test may see it as an error that it can answer."""
 
