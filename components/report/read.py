@@ -163,7 +163,7 @@ class CampaignFiles:
             return None
         runs = json.dumps([entry["run_id"] for entry in recorded], separators=(",", ":"))
         experiments = json.dumps([recorded[-1]["experiment_id"]])
-        return f"/#/compare-runs?runs={quote(runs)}&experiments={quote(experiments)}"
+        return f"/#/compare-runs?runs={quote(runs)}&experiments={quote(experiments)}&workflowType=machine_learning"
 
     def champion_before(self, round_: int) -> int:
         """The round whose model a round's challenger was compared with; 0 is the start model."""

@@ -32,7 +32,8 @@ def compare_rounds_url(uri: str, rounds: Sequence[tuple[str, str]]) -> str:
     """
     named = [run_id for _, run_id in rounds], list(dict.fromkeys(experiment_id for experiment_id, _ in rounds))
     runs, experiments = (quote(json.dumps(ids, separators=(",", ":"))) for ids in named)
-    return _page(uri, f"compare-runs?runs={runs}&experiments={experiments}")
+    # The work flow again: without it, whatever is opened from this page stands among the pages for language model applications.
+    return _page(uri, f"compare-runs?runs={runs}&experiments={experiments}&workflowType=machine_learning")
 
 
 def _page(uri: str, path: str) -> str:

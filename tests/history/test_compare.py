@@ -109,7 +109,8 @@ def test_compare_links_mlflows_page_of_both_runs_when_there_is_a_server(demo: An
         write_json(demo.directory / f"round-00{round}" / "tracking.json", tracked)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@tracking:5000")
     runs, experiments = "%5B%22run1%22%2C%22run2%22%5D", "%5B%224%22%2C%225%22%5D"
-    assert compared("demo/1", "demo/2").page == f"http://tracking:5000/#/compare-runs?runs={runs}&experiments={experiments}"
+    page = f"http://tracking:5000/#/compare-runs?runs={runs}&experiments={experiments}&workflowType=machine_learning"
+    assert compared("demo/1", "demo/2").page == page
     assert compared("demo/1", "demo/3").page is None, "round 3 is not in MLflow"
 
 

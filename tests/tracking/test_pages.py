@@ -10,9 +10,8 @@ from components.tracking import Tracked, compare_url, experiment_url
 def test_urls_a_server_has_pages_and_a_file_has_none() -> None:
     page = "https://host:5000/ml/#/experiments/7/runs?workflowType=machine_learning&viewStateShareKey=rounds"
     assert experiment_url("https://me:secret@host:5000/ml/", "7") == page
-    assert (
-        compare_url("http://host", "7", ["a", "b"]) == "http://host/#/compare-runs?runs=%5B%22a%22%2C%22b%22%5D&experiments=%5B%227%22%5D"
-    )
+    compared = "http://host/#/compare-runs?runs=%5B%22a%22%2C%22b%22%5D&experiments=%5B%227%22%5D&workflowType=machine_learning"
+    assert compare_url("http://host", "7", ["a", "b"]) == compared
     assert (
         experiment_url("sqlite:////runs/mlflow.db", "7")
         == compare_url("sqlite:////runs/mlflow.db", "7", ["a"])
