@@ -46,8 +46,8 @@ def _counts(facts: RoundFacts) -> pd.DataFrame:
         ("quarantined", counts["quarantined"], "refused"),
         *((reason, number, "reason to refuse; a pair may have several") for reason, number in counts["reasons"].items()),
     ]
-    shares = [round(number / total, 4) if total else None for _, number, _ in rows]
-    return pd.DataFrame(rows, columns=["pairs", "number", "meaning"]).assign(share=shares)[["pairs", "number", "share", "meaning"]]
+    with_shares = [(name, number, round(number / total, 4) if total else None, meaning) for name, number, meaning in rows]
+    return pd.DataFrame(with_shares, columns=["pairs", "number", "share", "meaning"])
 
 
 def _quarantined(facts: RoundFacts) -> pd.DataFrame:
