@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.terminal import CampaignArgument, console, errors, told_in_one_line
+from flows.commands.terminal import CampaignArgument, console, told_in_one_line
 
 
 class EngineChoice(StrEnum):
@@ -29,7 +29,7 @@ def serve(
     with told_in_one_line():
         from components.serving.engines import pick_engine
         from components.serving.plan import curl_line, plan_serving
-        from components.serving.server import ServerFailed, served
+        from components.serving.server import served
 
         chosen = pick_engine(engine.value)
         serving = plan_serving(campaign, round=round, port=port)
@@ -41,8 +41,5 @@ def serve(
                     console.print(f"{name:<8} {value}", highlight=False, soft_wrap=True, markup=False)
                 console.print("Ctrl-C ends it", highlight=False)
                 until_it_ends()
-        except ServerFailed as error:
-            errors.print(f"ratchet: {error}")
-            raise typer.Exit(1) from None
         except KeyboardInterrupt:
             console.print("\nstopped", highlight=False)

@@ -22,7 +22,9 @@ from components.campaign import model_of_round
 from components.generation.sampler import Law, sample
 from components.models import load_policy, load_tokenizer
 from components.ports import free_port
-from components.serving import model_id, pick_engine, plan_serving, served
+from components.serving.engines import pick_engine
+from components.serving.plan import model_id, plan_serving
+from components.serving.server import served
 from components.tokens import prompt_ids, stop_ids
 from flows.cli import app
 
@@ -153,7 +155,7 @@ def test_serve_wrong_input_is_refused_in_one_line(make_campaign: Make) -> None:
     (directory / "round-002/dpo_train/model/model.safetensors").unlink()
     assert "the weights of round 2 are gone" in told_and_refused("served")
     (directory / "round-001/dpo_train/train.json").unlink()
-    assert "the weights of round 1 are gone" in told_and_refused("served", "--round", "1")
+    assert "round 1 of campaign served has no weights" in told_and_refused("served", "--round", "1")
 
 
 @contextlib.contextmanager

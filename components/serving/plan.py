@@ -1,0 +1,99 @@
+"""What to serve: a campaign's model and where its weights lie, under which name and at which port. Starts nothing, loads no model."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.artifacts import read_json
+from components.campaign import campaign_directory, known_state, model_of_round
+from components.model_directory import check_model_directory
+from components.ports import is_free
+from components.records import ModelRef
+
+HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What to serve, and where."""
+
+    directory: Path
+    """runs/<campaign>."""
+    model: ModelRef
+    model_id: str
+    """The name under which the endpoint lists and accepts the model."""
+    dtype: str
+    """Precision, as in the campaign's config."""
+    port: int
+
+    @property
+    def address(self) -> str:
+        """The endpoint's base address, as OpenAI clients take it."""
+        return f"http://{HOST}:{self.port}/v1"
+
+    @property
+    def log(self) -> Path:
+        """Where the server's output goes."""
+        return self.directory / f"serve-{self.port}.log"
+
+
+def plan_serving(campaign: str, *, round: int | None, port: int) -> Serving:
+    """Finds the weights of a campaign's champion, or of one of its rounds, and checks that they can be served.
+
+    Args:
+        campaign: Name of the campaign.
+        round: A finished round; 0 is the start model, None the champion.
+        port: TCP port of the endpoint.
+
+    Raises:
+        ValueError: There is no such campaign or round, its weights are gone, or the port is taken.
+    """
+    state, directory = known_state(campaign), campaign_directory(campaign)
+    number = state.champion.round if round is None else round
+    if number and number not in {record.round for record in state.rounds}:
+        raise ValueError(f"campaign {campaign} has no finished round {number}: choose one from 0 (the start model) to {state.last_round}")
+    model = _model_on_disk(directory, number)
+    if not is_free(port):
+        raise ValueError(f"port {port} is taken: choose another with --port")
+    dtype = read_json(directory / "config.json")["policy"]["dtype"]
+    return Serving(directory, model, model_id(campaign), dtype, port)
+
+
+def _model_on_disk(directory: Path, round: int) -> ModelRef:
+    model = model_of_round(directory, round)
+    for place in (Path(model.base), model.adapter):
+        if place is not None and not any(place.glob("*.safetensors")):
+            raise ValueError(f"the weights of round {round} are gone ({place} holds none): choose another with --round")
+    check_model_directory(Path(model.base))
+    return model
+
+
+def model_id(campaign: str) -> str:
+    """The campaign's name, where need be without what the hub forbids in a model's name: a doubled or final dash or dot, and `.git`."""
+    return re.sub(r"--+|\.\.+", lambda run: run[0][0], campaign).removesuffix(".git").rstrip("-.")
+
+
+def example_request(serving: Serving) -> dict[str, object]:
+    """A chat request in the campaign's own words: its shortest held-out prompt, answered within the campaign's limit."""
+    config = read_json(serving.directory / "config.json")
+    return {
+        "model": serving.model_id,
+        "messages": _shortest_prompt(serving.directory),
+        "max_tokens": config["policy"]["max_response_tokens"],
+    }
+
+
+def _shortest_prompt(directory: Path) -> list[dict[str, str]]:
+    import pyarrow.parquet as pq
+
+    from components.tokens import parse_messages
+
+    table = pq.read_table(directory / "round-000" / "start" / "held_out_prompts.parquet", columns=["messages"])
+    return parse_messages(min(table.column("messages").to_pylist(), key=lambda text: (len(text), text)))
+
+
+def curl_line(serving: Serving) -> str:
+    """A shell line that asks the endpoint."""
+    body = json.dumps(example_request(serving), ensure_ascii=False).replace("'", "'\\''")
+    return f"curl -s {serving.address}/chat/completions -H 'Content-Type: application/json' -d '{body}'"

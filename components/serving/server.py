@@ -1,0 +1,55 @@
+"""Runs a server over a campaign's model for as long as somebody wants it, and says why it ended when it did so by itself."""
+
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+
+import httpx
+
+from components.launch import server_process
+from components.records import ServiceFailed
+from components.serving.engines import COMMANDS, Engine, layout
+from components.serving.plan import HOST, Serving
+
+# Freed memory that goes back to the system comes back as a page fault at every tensor: several times slower on virtual machines.
+KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "8589934592", "MALLOC_TRIM_THRESHOLD_": "17179869184", "MALLOC_TOP_PAD_": "268435456"}
+
+
+@contextlib.contextmanager
+def served(serving: Serving, engine: Engine) -> Iterator[Callable[[], None]]:
+    """Starts the server, waits until it answers, and yields a function that waits until it ends; leaving the block ends it.
+
+    Raises:
+        ServiceFailed: It ended by itself, at its start or later.
+    """
+    command, environment = COMMANDS[engine](serving)
+    environment = {**os.environ, **KEEP_FREED_MEMORY, "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", **environment}
+    with (
+        serving.log.open("w") as log,
+        # A relative model name is looked up in the current directory first, so that must be one that holds no models.
+        server_process(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=layout(serving)) as child,
+    ):
+        _wait_until_healthy(serving, child)
+
+        def until_it_ends() -> None:
+            child.wait()
+            raise _failure(serving)
+
+        yield until_it_ends
+
+
+def _wait_until_healthy(serving: Serving, child: subprocess.Popen[str]) -> None:
+    """Waits for as long as the server lives: how long a model takes to load depends on its size and the disk."""
+    while child.poll() is None:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"http://{HOST}:{serving.port}/health", timeout=5).is_success:
+                return
+        time.sleep(0.2)
+    raise _failure(serving)
+
+
+def _failure(serving: Serving) -> ServiceFailed:
+    lines = [line.strip() for line in serving.log.read_text(errors="replace").splitlines() if line.strip()]
+    return ServiceFailed(f"the server ended: {lines[-1] if lines else 'it wrote nothing'} (its output: {serving.log})")
