@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -90,14 +89,17 @@ class Copies:
 
 
 class Clock:
-    """Notes when each round begins, and the processor time that this process and its children have used by then."""
+    """Notes when each round begins, the processor time that this process and its children have used by then, and the machine's load.
+
+    Seconds on the clock say little on a machine that others use; processor seconds do.
+    """
 
     def __init__(self) -> None:
-        self.rounds: dict[str, tuple[float, float]] = {}
+        self.rounds: dict[str, tuple[float, float, float]] = {}
 
     def began(self, round: str, stage: str) -> None:
         if round != "round-000" and round not in self.rounds:
-            self.rounds[round] = (time.monotonic(), processor_seconds())
+            self.rounds[round] = (time.monotonic(), processor_seconds(), os.getloadavg()[0])
 
     def advanced(self, done: int, total: int, text: str) -> None:
         pass
@@ -136,9 +138,10 @@ def measure(rounds: int, place: Path) -> list[dict[str, float]]:
             iterative_dpo(settings("copied", place / "starter", rounds + 1))
     begun = sorted(clock.rounds.items())
     samples = []
-    for (name, (began, used)), (_, (ended, used_after)) in itertools.pairwise(begun):
+    for (name, (began, used, _)), (_, (ended, used_after, load)) in itertools.pairwise(begun):
         number = int(name.removeprefix("round-"))
-        samples.append({"round": number, "seconds": ended - began - copies.seconds[name], "processor_seconds": used_after - used})
+        sample = {"seconds": ended - began - copies.seconds[name], "processor_seconds": used_after - used}
+        samples.append({"round": number, **sample, "load": load})
     return samples
 
 
@@ -154,6 +157,7 @@ def summary(samples: list[dict[str, float]]) -> dict[str, Any]:
         tenth = max(1, len(values) // 10)
         told[name] = {
             **interval_of_median(values),
+            "min": min(values),
             "max": max(values),
             "first_tenth": interval_of_median(values[:tenth]),
             "last_tenth": interval_of_median(values[-tenth:]),
@@ -184,8 +188,7 @@ def draw(samples: list[dict[str, float]], told: dict[str, Any], path: Path) -> N
         to_png(figure, path)
 
 
-@contextlib.contextmanager
-def own_stores(place: Path) -> Iterator[None]:
+def use_own_stores(place: Path) -> None:
     """Campaigns, MLflow and Prefect's database of this measurement alone; quiet as `ratchet run` is."""
     os.environ.update(
         {
@@ -203,7 +206,6 @@ def own_stores(place: Path) -> Iterator[None]:
     )
     for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
         os.environ.pop(name, None)
-    yield
 
 
 def main() -> None:
@@ -211,7 +213,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="orchestration-") as place, own_stores(Path(place)):
+    with tempfile.TemporaryDirectory(prefix="orchestration-") as place:
+        use_own_stores(Path(place))
         before = conditions()
         samples = measure(arguments.rounds, Path(place))
         told = summary(samples)
