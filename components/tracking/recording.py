@@ -52,7 +52,8 @@ def record_round(campaign_dir: Path, round: int, *, config: dict[str, Any], reco
     with connected(campaign_dir.parent) as client:
         experiment_id = ensure_experiment(client, campaign_dir)
         run = ensure_round_run(client, experiment_id, facts)
-        add_params(client, run, params(facts))
+        # The plots of MLflow's compare page are empty where no param differs.
+        add_params(client, run, {"round": str(round)} | params(facts))
         add_points(client, run, round_points(facts) + step_points(facts) + system_points(facts))
         add_datasets(client, run, datasets(facts))
         add_files(client, run, artifacts(facts))

@@ -31,6 +31,7 @@ def test_record_round_first_time_tells_everything_about_the_round(runs: Path, st
     assert run.info.start_time < promoted_at
     assert run.info.experiment_id == tracked.experiment_id
     assert "mlflow.parentRunId" not in run.data.tags
+    assert run.data.params["round"] == "1"
     assert run.data.params["training.beta"] == "0.1"
     assert run.data.params["policy.model"] == "builtin"
     assert run.data.params["judge.model"] == ""
