@@ -13,6 +13,7 @@ import yaml
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.objects import WorkerStatus
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -38,6 +39,12 @@ def ensure_work_pool(api: str, *, limit: int | None = None) -> None:
             return
         if limit is not None and pool.concurrency_limit != limit:
             client.update_work_pool(POOL, WorkPoolUpdate(concurrency_limit=limit))
+
+
+def worker_is_online(api: str) -> bool:
+    """Whether a worker asks the pool for work."""
+    with _client(api) as client:
+        return any(worker.status == WorkerStatus.ONLINE for worker in client.read_workers_for_work_pool(POOL))
 
 
 def deploy(api: str, file: Path) -> list[str]:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from components.artifacts import read_json, write_json
 from components.records import ServiceFailed
-from flows.server import LIGHT_MLFLOW, QUIET_SERVER, answers, wait_until_up
+from flows.server import LIGHT_MLFLOW, QUIET_SERVER, STARTUP_SECONDS, answers, wait_until_up
 
 STOP_SECONDS = 90
 PREFECT_PORT, MLFLOW_PORT = "RATCHET_PREFECT_PORT", "RATCHET_MLFLOW_PORT"
@@ -77,6 +77,7 @@ def start(runs: Path, *, prefect_port: int, mlflow_port: int) -> Addresses:
         ensure_work_pool(addresses.api)
         _control(environment, "start", "worker")
         wait_until_up(f"{addresses.mlflow}/health", "MLflow", log=directory / "mlflow.log")
+        _wait_for_worker(addresses.api, directory / "worker.log")
     except BaseException:
         stop(runs)
         raise
@@ -102,6 +103,16 @@ def stop(runs: Path) -> bool:
         raise ServiceFailed(f"supervisord, process {pid}, did not end within {STOP_SECONDS} s: look into {directory / 'supervisord.log'}")
     (directory / "addresses.json").unlink(missing_ok=True)
     return True
+
+
+def _wait_for_worker(api: str, log: Path) -> None:
+    from flows.deploy import worker_is_online
+
+    deadline = time.monotonic() + STARTUP_SECONDS
+    while not worker_is_online(api):
+        if time.monotonic() > deadline:
+            raise ServiceFailed(f"the worker did not report within {STARTUP_SECONDS} s: look into {log}")
+        time.sleep(0.5)
 
 
 def _configuration() -> str:

@@ -12,8 +12,11 @@ from components.campaign import note_mlflow_run, read_state, round_directory
 from components.provenance import git_sha
 from components.report.campaign import write_report
 from components.report.round import round_markdown
+from components.report.tables import decisions
 
 TRACKING = "tracking.json"
+SHOWN_TOGETHER = 10
+"""Latest rounds that a link sets side by side: an address has a length, and a screen a width."""
 
 
 @task(name="record_round", cache_policy=NO_CACHE)
@@ -26,7 +29,14 @@ def record_round(directory: Path, round: int) -> None:
     write_report(directory)
     markdown = round_markdown(directory, round) + mlflow_links(directory)
     key = artifact_key(directory.name, f"round-{round:03d}")
-    create_markdown_artifact(markdown, key=key, description=f"{directory.name}, round {round}")
+    create_markdown_artifact(markdown, key=key, description=f"{directory.name}, {_decision(directory, round)}")
+
+
+def _decision(directory: Path, round: int) -> str:
+    state = read_state(directory)
+    assert state is not None, directory
+    only = tuple(record for record in state.rounds if record.round == round)
+    return decisions(state.model_copy(update={"rounds": only}).model_dump(mode="json"))[0]
 
 
 def artifact_key(*names: str) -> str:
@@ -60,5 +70,5 @@ def mlflow_links(directory: Path) -> str:
     if not tracked or not uri.startswith("http"):
         return ""
     experiment = tracked[-1]["experiment_id"]
-    compare = compare_url(uri, experiment, [one["run_id"] for one in tracked])
+    compare = compare_url(uri, experiment, [one["run_id"] for one in tracked[-SHOWN_TOGETHER:]])
     return f"\n\n[The rounds side by side in MLflow]({experiment_url(uri, experiment)}), [compared]({compare})\n"

@@ -12,17 +12,19 @@ from components.report.campaign import write_report
 from components.report.tables import decisions, round_rows
 from tasks.record_round import artifact_key, mlflow_links
 
+SHOWN_ROUNDS = 50
+
 
 @task(name="show_campaign", cache_policy=NO_CACHE)
 def show_campaign(directory: Path, state: State) -> Path:
     """Writes the report and publishes the table; returns where the report lies."""
     path = write_report(directory)
-    rounds: dict[str, Any] = state.model_dump(mode="json")
+    rounds: dict[str, Any] = state.model_copy(update={"rounds": state.rounds[-SHOWN_ROUNDS:]}).model_dump(mode="json")
     if state.rounds:
         said = "\n".join(f"- {line}" for line in decisions(rounds))
         create_table_artifact(
             [dict(row) for row in round_rows(rounds)],
             key=artifact_key(directory.name, "rounds"),
-            description=f"The rounds of {directory.name}; the report is `{path}`.{mlflow_links(directory)}\n\n{said}",
+            description=f"The latest rounds of {directory.name}; the report is `{path}`.{mlflow_links(directory)}\n\n{said}",
         )
     return path

@@ -36,6 +36,8 @@ def run(
 
         check_inputs(settings)
         services = running(runs_directory())
+        if services is not None:
+            os.environ.setdefault("MLFLOW_TRACKING_URI", services.mlflow)  # so that what runs here links to its pages
         with prefect_server(known=services.api if services else None):
             _run_flow(settings, accept_changes=accept_changes)
 

@@ -1,6 +1,7 @@
 """What people do on the Prefect page, done on the real page."""
 
 import os
+import re
 import signal
 from collections.abc import Callable
 from datetime import timedelta
@@ -69,9 +70,12 @@ def test_form_filled_and_submitted_runs_rounds_with_artifacts(
     picture("run-completed")
     page.goto(f"{site.prefect}/artifacts/key/quick-round-002")
     expect(page.get_by_text("quick-round-002").first).to_be_visible()
+    expect(page.get_by_text(re.compile("quick, round 2 (promoted|refused): ")).first).to_be_visible()
+    page.get_by_role("link", name=re.compile("^[0-9a-f]{8}$")).first.click()
     page.get_by_role("link", name="The rounds side by side in MLflow").first.wait_for()
     picture("artifact-round")
     page.goto(f"{site.prefect}/artifacts/key/quick-rounds")
+    page.get_by_role("link", name=re.compile("^[0-9a-f]{8}$")).first.click()
     expect(page.get_by_text("wins vs champion").first).to_be_visible()
     picture("artifact-rounds")
     page.goto(f"{site.prefect}/artifacts/key/quick-round-001-progress")
@@ -170,7 +174,7 @@ def test_schedule_switched_on_fires_and_deploying_again_leaves_it_on(
     page.goto(f"{site.prefect}/deployments/deployment/{deployment['id']}")
     switch = page.locator(".deployment-schedule-toggle-button, .p-toggle").first
     switch.click()
-    expect(page.get_by_text("Every minute").first).to_be_visible()
+    expect(page.get_by_text("Deployment schedule active").first).to_be_visible()
     picture("schedule-on")
     site.deploy(every_minute)
     assert [schedule["active"] for schedule in site.ask("/deployments/name/iterative-dpo/nightly")["schedules"]] == [True]
@@ -208,3 +212,15 @@ def test_run_whose_worker_and_engine_died_is_marked_crashed(site: Any, configs: 
         os.kill(process.pid, signal.SIGKILL)
     state = site.wait_for(run, "Crashed", seconds=150)
     assert "its process is gone" in state["message"]
+
+
+def test_down_in_the_middle_of_a_run_leaves_no_process_and_the_next_up_goes_on(site: Any, configs: dict[str, str]) -> None:
+    what = {"config_file": configs["slow"], "campaign": "ended"}
+    run = site.start("campaign", what=what)
+    site.wait_for_training("ended")
+    site.ratchet("down")
+    assert not site.processes()
+    site.ratchet("up")
+    site.wait_for(site.start("campaign", what=what), "Completed", seconds=240)
+    assert read_json(site.runs / "ended" / "round-001" / "dpo_train" / "train.json")["resumed_from_step"] > 0
+    assert site.state(run)["type"] in {"CRASHED", "CANCELLED", "FAILED"}
