@@ -116,6 +116,7 @@ def _closed(directory: Path) -> State:
 
 
 def _ship_what_mlflow_missed(directory: Path, state: State) -> None:
-    for record in state.rounds:
-        if record.mlflow_run_id is None:
-            ship_to_mlflow(directory, record.round)
+    missed = [record.round for record in state.rounds if record.mlflow_run_id is None]
+    for round in missed:
+        if not ship_to_mlflow(directory, round):
+            return  # a server that is away is waited for once, not once a round

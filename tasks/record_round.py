@@ -44,8 +44,12 @@ def artifact_key(*names: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(names).lower()).strip("-")
 
 
-def ship_to_mlflow(directory: Path, round: int) -> None:
-    """Brings a round to MLflow and its run's id into campaign.json; what is there already is left alone."""
+def ship_to_mlflow(directory: Path, round: int) -> bool:
+    """Brings a round to MLflow and its run's id into campaign.json; what is there already is left alone.
+
+    Returns:
+        Whether MLflow has the round now; it is away where not.
+    """
     from components.tracking import TrackingUnavailable
     from components.tracking import record_round as track
 
@@ -56,9 +60,10 @@ def ship_to_mlflow(directory: Path, round: int) -> None:
         tracked = track(directory, round, config=read_json(directory / "config.json"), record=record, git_sha=git_sha())
     except TrackingUnavailable as error:
         get_run_logger().warning("MLflow cannot be reached (%s); the next start ships round %d", error, round)
-        return
+        return False
     write_json(round_directory(directory, round) / TRACKING, tracked)
     note_mlflow_run(directory, round, tracked.run_id)
+    return True
 
 
 def mlflow_links(directory: Path) -> str:
