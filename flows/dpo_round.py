@@ -5,6 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from prefect import flow
+from prefect.context import TagsContext
 from prefect.exceptions import Pause
 from prefect.runtime import flow_run
 from prefect.states import Cancelled
@@ -49,7 +50,14 @@ def dpo_round(
     """
     here = round_directory(directory, round)
     try:
-        with shown_on_page(here), progress.shown_by(RoundLimits(here, config.budget)), progress.shown_by(Suspension()):
+        with (
+            # The campaign's tag stays on the round's run. On its tasks it would cost a second a round: before each task Prefect asks its
+            # server for a concurrency limit of every tag.
+            TagsContext(current_tags=set()),
+            shown_on_page(here),
+            progress.shown_by(RoundLimits(here, config.budget)),
+            progress.shown_by(Suspension()),
+        ):
             manifests = _stages(config, directory, round, champion_round, start, seed_pairs_digest)
             record = round_record(here, round, manifests)
             finish_round(directory, record)

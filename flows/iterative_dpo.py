@@ -26,6 +26,7 @@ from components.records import RoundStopped
 from components.stopping import refuse_if_stopped
 from flows.dpo_round import STOPPED, dpo_round
 from flows.earlier_starts import adopt, refuse_if_overtaken
+from flows.logs import logs_on_page
 from tasks.record_round import ship_to_mlflow
 from tasks.show_campaign import show_campaign
 from tasks.start_campaign import start_campaign
@@ -72,7 +73,7 @@ def add_rounds(config: CampaignConfig, *, accept_changes: bool) -> Any:
     inputs = check_inputs(config)
     try:
         refuse_if_stopped(directory)
-        with locked(directory, flow_run=str(flow_run.id)) as before, tags(f"campaign:{config.campaign}"):
+        with logs_on_page(), locked(directory, flow_run=str(flow_run.id)) as before, tags(f"campaign:{config.campaign}"):
             refuse_if_overtaken(config.campaign, before)
             adopt(directory, str(flow_run.id))
             pin_config(directory, config, accept_changes=accept_changes)

@@ -63,7 +63,6 @@ def _run_flow(settings: Any, *, accept_changes: bool) -> None:
 def _quiet_libraries() -> None:
     """Leaves the terminal to the progress display; logs go to Prefect, where the run's page shows them."""
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "components")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

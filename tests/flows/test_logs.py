@@ -23,19 +23,19 @@ from prefect.runtime import flow_run
 from components.config import GateConfig
 from components.launch import STAGES, Stage, run_stage
 from components.records import Artifact, PromoteRequest
+from flows.logs import logs_on_page
 from flows.server import prefect_server
 
 STAGES["promote"] = Stage("a_printing_stage", PromoteRequest, 1)
 
 @flow
 def printing():
-    run_stage("promote", PromoteRequest(evaluation=Artifact(path=Path("x"), digest="1"), gate=GateConfig()), Path("round"), num_processes=2)
+    with logs_on_page():
+        run_stage("promote", PromoteRequest(evaluation=Artifact(path=Path("x"), digest="1"), gate=GateConfig()), Path("round"), num_processes=2)
     return str(flow_run.id)
 
 with prefect_server():
     run = printing()
-    from prefect.logging.handlers import APILogHandler
-    APILogHandler().flush()
     with get_client(sync_client=True) as client:
         offset, lines = 0, []
         while page := client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run])), limit=200, offset=offset):
@@ -50,7 +50,6 @@ def test_child_lines_reach_prefect_none_lost_none_doubled(tmp_path: Path) -> Non
     environment = {
         **os.environ,
         "PREFECT_HOME": str(tmp_path / "prefect"),
-        "PREFECT_LOGGING_EXTRA_LOGGERS": "components",
         "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}",
     }
     command = [sys.executable, "-c", SCRIPT]

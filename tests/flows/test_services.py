@@ -1,0 +1,65 @@
+"""What is told to people when the servers cannot be started, or deployed to. The servers themselves run in tests/e2e."""
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli import app
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RATCHET_RUNS", str(tmp_path / "runs"))
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port on which something else answers."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+def test_up_port_that_something_else_has_is_named(taken: int, tmp_path: Path) -> None:
+    told = CliRunner().invoke(app, ["up", "--prefect-port", str(taken)])
+    assert told.exit_code == 2
+    assert f"port {taken} is taken: choose another in RATCHET_PREFECT_PORT" in told.output
+    assert not (tmp_path / "runs" / ".services").exists()
+
+
+def test_down_when_nothing_is_up_says_so() -> None:
+    told = CliRunner().invoke(app, ["down"])
+    assert (told.exit_code, told.output.strip()) == (0, "nothing is up")
+
+
+def test_deploy_without_a_server_says_how_to_get_one() -> None:
+    told = CliRunner().invoke(app, ["deploy"])
+    assert told.exit_code == 2
+    assert "no Prefect server is known: `ratchet up` starts one, or set PREFECT_API_URL" in told.output
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("deployments: [", "cannot be read"),
+        ("name: x", "holds no deployments: begin with a copy of conf/prefect.yaml"),
+        ("deployments: [{name: a}]", "definitions.concurrency_limit = None: set the flow runs that may work at once, 1 or more"),
+        ("deployments: [{name: a}]\ndefinitions: {concurrency_limit: 0}", "definitions.concurrency_limit = 0"),
+        (None, "cannot be read"),
+    ],
+)
+def test_deploy_file_that_cannot_be_used_is_told_in_one_line(
+    content: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    if content is not None:
+        (tmp_path / "prefect.yaml").write_text(content)
+    told = CliRunner().invoke(app, ["deploy", "--file", str(tmp_path / "prefect.yaml")])
+    assert told.exit_code == 2
+    assert message in " ".join(told.output.split())
