@@ -1,6 +1,6 @@
 """How long `ratchet status` takes on a campaign of 500 rounds: the whole command, its imports included.
 
-    python tests/benchmarks/status_command.py --out runs/bench
+python tests/benchmarks/status_command.py --out runs/bench
 """
 
 import argparse

@@ -27,14 +27,14 @@ def test_round_of_a_campaign_with_many_rounds_fits_into_what_prefect_takes(runs:
 
 def test_round_runs_carry_the_campaigns_tag_and_their_tasks_none(runs: Path, make_config: Callable[..., CampaignConfig]) -> None:
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName, TaskRunFilter, TaskRunFilterFlowRunId
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags, TaskRunFilter, TaskRunFilterFlowRunId
 
     from flows.iterative_dpo import iterative_dpo
 
     iterative_dpo(make_config(campaign="tagged"))
     with get_client(sync_client=True) as client:
-        (run,) = client.read_flow_runs(flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=["tagged-round-001"])))
+        (run,) = client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=["campaign:tagged"])))
         tasks = client.read_task_runs(task_run_filter=TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[run.id])))
-    assert run.tags == ["campaign:tagged"]
+    assert run.name == "tagged-round-001"
     assert len(tasks) >= 7
     assert not any(task.tags for task in tasks)
