@@ -124,6 +124,7 @@ def _stages(
         eval=artifact(here / "validate_data", validated, "eval.parquet"),
         limits=config.policy,
         lora=config.lora,
+        soft_prompt=config.soft_prompt,
         training=config.training,
         campaign_seed=config.seed,
     )

@@ -21,8 +21,7 @@ def up(prefect_port: PrefectPort = 4200, mlflow_port: MlflowPort = 5000) -> None
     console.print("starting; a fresh database takes up to a minute", highlight=False)
     with told_in_one_line():
         addresses = start(runs_directory(), prefect_port=prefect_port, mlflow_port=mlflow_port)
-    console.print(f"Prefect  {addresses.prefect}", highlight=False)
-    console.print(f"MLflow   {addresses.mlflow}", highlight=False)
+    _print_pages(addresses.prefect, addresses.mlflow)
     console.print(f"logs     {services_directory(runs_directory())}", highlight=False, soft_wrap=True)
     console.print("`ratchet deploy` puts the deployments on the Prefect page; `ratchet down` ends all three", highlight=False)
 
@@ -56,15 +55,26 @@ def deploy(
 
 
 def ui(prefect_port: PrefectPort = 4200, mlflow_port: MlflowPort = 5000) -> None:
-    """Start the Prefect and MLflow pages over what ran, print their addresses, and stay until Ctrl-C."""
-    from flows.display import rounds_pages
+    """Start the Prefect and MLflow pages over what ran, print their addresses, and stay until Ctrl-C; those that are up are only named."""
     from flows.server import pages
+    from flows.services import running
 
+    services = running(runs_directory())
+    if services is not None:
+        _print_pages(services.prefect, services.mlflow)
+        console.print("`ratchet up` started them; `ratchet down` ends them", highlight=False)
+        return
     console.print("starting; the MLflow page takes up to a minute the first time", highlight=False)
     with told_in_one_line(), pages(runs_directory(), prefect_port=prefect_port, mlflow_port=mlflow_port) as until_one_ends:
-        console.print(f"Prefect  http://127.0.0.1:{prefect_port}", highlight=False)
-        console.print(f"MLflow   http://127.0.0.1:{mlflow_port}", highlight=False)
-        for campaign, address in rounds_pages(runs_directory(), f"http://127.0.0.1:{mlflow_port}"):
-            console.print(f"         the rounds of {campaign}: {address}", highlight=False, soft_wrap=True)
+        _print_pages(f"http://127.0.0.1:{prefect_port}", f"http://127.0.0.1:{mlflow_port}")
         console.print("Ctrl-C ends both", highlight=False)
         until_one_ends()
+
+
+def _print_pages(prefect: str, mlflow: str) -> None:
+    from flows.display import rounds_pages
+
+    console.print(f"Prefect  {prefect}", highlight=False)
+    console.print(f"MLflow   {mlflow}", highlight=False)
+    for campaign, address in rounds_pages(runs_directory(), mlflow):
+        console.print(f"         the rounds of {campaign}: {address}", highlight=False, soft_wrap=True)
