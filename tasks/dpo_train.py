@@ -7,7 +7,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from components.artifacts import derive_seed
-from components.config import LoraConfig, PolicyConfig, TrainingConfig
+from components.config import LoraConfig, PolicyConfig, SoftPromptConfig, TrainingConfig
 from components.launch import run_stage
 from components.records import Artifact, Manifest, ModelRef, TrainRequest
 from tasks.retries import RETRIES
@@ -24,6 +24,7 @@ def dpo_train(
     eval: Artifact,
     limits: PolicyConfig,
     lora: LoraConfig,
+    soft_prompt: SoftPromptConfig,
     training: TrainingConfig,
     campaign_seed: int,
 ) -> Manifest:
@@ -35,6 +36,7 @@ def dpo_train(
         eval=eval,
         limits=limits,
         lora=lora,
+        soft_prompt=soft_prompt,
         training=training,
         round=round,
         seed=derive_seed(campaign_seed, round, "dpo_train"),

@@ -68,12 +68,14 @@ def ship_to_mlflow(directory: Path, round: int) -> bool:
 
 def mlflow_links(directory: Path) -> str:
     """Links to MLflow's pages of the campaign's rounds; nothing where MLflow is a database without pages, or has no round yet."""
-    from components.tracking import compare_url, experiment_url, tracking_uri
+    from components.tracking import compare_url, experiment_url, is_server, tracking_uri
 
-    tracked = [read_json(path) for path in sorted(directory.glob(f"round-*/{TRACKING}"))]
     uri = tracking_uri(directory.parent)
-    if not tracked or not uri.startswith("http"):
+    if not is_server(uri):
+        return ""
+    tracked = [read_json(path) for path in sorted(directory.glob(f"round-*/{TRACKING}"))[-SHOWN_TOGETHER:]]
+    if not tracked:
         return ""
     experiment = tracked[-1]["experiment_id"]
-    compare = compare_url(uri, experiment, [one["run_id"] for one in tracked[-SHOWN_TOGETHER:]])
+    compare = compare_url(uri, experiment, [one["run_id"] for one in tracked])
     return f"\n\n[The rounds side by side in MLflow]({experiment_url(uri, experiment)}), [compared]({compare})\n"

@@ -5,7 +5,7 @@ what is missing is added. Importing this package loads mlflow (about two seconds
 """
 
 from components.tracking.collecting import collect_copies
-from components.tracking.links import compare_rounds_url, compare_url, experiment_url
+from components.tracking.links import compare_rounds_url, compare_url, experiment_url, is_server
 from components.tracking.recording import Tracked, record_round
 from components.tracking.standing import announce_champion
 from components.tracking.store import TrackingUnavailable, ensure_store, tracking_uri
@@ -21,6 +21,7 @@ __all__ = [
     "compare_url",
     "ensure_store",
     "experiment_url",
+    "is_server",
     "read_versions",
     "record_round",
     "tracking_uri",
