@@ -21,15 +21,19 @@ class Pair:
     chosen: list[int]
     rejected: list[int]
     p: float
+    name: str = "a pair"
+    """Where the pair stands, for messages: its table, its row (from 0) and its prompt."""
 
 
-def encode_pairs(table: pd.DataFrame, tokenizer: "PreTrainedTokenizerBase", *, max_response_tokens: int) -> list[Pair]:
-    """Tokenises a validated table of pairs, in its order."""
+def encode_pairs(table: pd.DataFrame, tokenizer: "PreTrainedTokenizerBase", *, max_response_tokens: int, source: str) -> list[Pair]:
+    """Tokenises a validated table of pairs, in its order; `source` names the table in messages."""
     pairs = []
-    for prompt, chosen, rejected, p in zip(table["prompt"], table["chosen"], table["rejected"], table["p"], strict=True):
+    columns = (table[name] for name in ("prompt", "chosen", "rejected", "p", "prompt_id"))
+    for row, (prompt, chosen, rejected, p, prompt_id) in enumerate(zip(*columns, strict=True)):
         messages = parse_messages(prompt)
         kept, dropped = (response_ids(tokenizer, messages, text, max_tokens=max_response_tokens) for text in (chosen, rejected))
-        pairs.append(Pair(prompt_ids(tokenizer, messages), kept, dropped, float(p)))
+        name = f"{source} row {row} (prompt {prompt_id})"
+        pairs.append(Pair(prompt_ids(tokenizer, messages), kept, dropped, float(p), name))
     return pairs
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -105,10 +106,19 @@ def learning_rate_share(step: int, *, warmup: int, num_steps: int) -> float:
 
 
 def optimizer_step(engine: Any) -> float:
-    """Makes the optimizer step that ends an accumulation and returns the global L2 norm of the gradients before clipping."""
-    norm = None if _reports_grad_norm(engine) else _plain_grad_norm(engine)
-    engine.step()
-    return float(engine.get_global_grad_norm()) if norm is None else norm
+    """Makes the optimizer step that ends an accumulation, unless the gradient is not finite.
+
+    Returns:
+        The global L2 norm of the gradients before clipping, the same on every rank. Where it is NaN or infinite, weights and optimizer
+        are what they were: DeepSpeed's own optimizers (ZeRO above 0, bfloat16) skip such a step by themselves, torch's does not.
+    """
+    if _reports_grad_norm(engine):
+        engine.step()
+        return float(engine.get_global_grad_norm())
+    norm = _plain_grad_norm(engine)
+    if math.isfinite(norm):
+        engine.step()
+    return norm
 
 
 def _reports_grad_norm(engine: Any) -> bool:

@@ -11,6 +11,7 @@ from components.artifacts import digest, read_table, write_bytes, write_json
 from components.config import LoraConfig
 from components.dpo.batches import Layout, Pair, Plan, encode_pairs
 from components.dpo.engine import build_engine, full_weights, join_process_group
+from components.dpo.finite import refuse_non_finite_reference
 from components.dpo.reference import PairLogps, cached, score_pairs
 from components.dpo.scoring import response_logps
 from components.dpo.system import sampled
@@ -31,8 +32,10 @@ def run(request: TrainRequest, out: Path) -> None:
     an interrupted run of the same request resumes from its last one.
 
     Raises:
-        RuntimeError: The first loss is not ln 2 although policy and reference are the same weights, a loss is not finite, or the
-            saved weights do not score as the trained ones did.
+        NonFiniteLoss: A loss, or a log-probability of the reference, is not finite; names the pairs.
+        NonFiniteGradient: A gradient is not finite; no step was made with it.
+        RuntimeError: The first loss is not ln 2 although policy and reference are the same weights, or the saved weights do not score
+            as the trained ones did.
     """
     rank, world_size = join_process_group()
     device = pick_device()
@@ -44,11 +47,12 @@ def _run(request: TrainRequest, out: Path, rank: int, world_size: int, device: t
     dtype = resolve_dtype(request.limits.dtype)
     tokenizer = load_tokenizer(request.policy)
     limit = request.limits.max_response_tokens
-    train_pairs = encode_pairs(read_table(request.train), tokenizer, max_response_tokens=limit)
-    eval_pairs = encode_pairs(read_table(request.eval), tokenizer, max_response_tokens=limit)
+    train_pairs = encode_pairs(read_table(request.train), tokenizer, max_response_tokens=limit, source="train.parquet")
+    eval_pairs = encode_pairs(read_table(request.eval), tokenizer, max_response_tokens=limit, source="eval.parquet")
     scratch = out.parent / CHECKPOINTS / digest(request)[:16]
     model = _trainable_policy(request, dtype, device)
     reference = _reference_logps(request, model, [*train_pairs, *eval_pairs], tokenizer.pad_token_id, scratch, (rank, world_size), dtype)
+    refuse_non_finite_reference(*reference, [*train_pairs, *eval_pairs])
 
     training = request.training
     plan = Plan(len(train_pairs), training.pairs_per_step, training.epochs, request.seed)

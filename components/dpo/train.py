@@ -1,12 +1,11 @@
 """The training loop: it only sequences named steps. Knows no files but the checkpoints' directory."""
 
 import json
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,11 +14,25 @@ from components.config import TrainingConfig
 from components.dpo import checkpoints
 from components.dpo.batches import Layout, Pair, Plan, Slot
 from components.dpo.engine import optimizer_step
+from components.dpo.finite import refuse_non_finite_gradient, refuse_non_finite_loss
 from components.dpo.losses import LOSSES
 from components.dpo.reference import PairLogps
 from components.dpo.scoring import Batch, token_logps
 
 SUMMED = ("loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected")
+
+
+class MicroBatch(NamedTuple):
+    """What one forward gives."""
+
+    loss: torch.Tensor
+    """Weighted sum of the pairs' losses: scalar, differentiable."""
+    sums: torch.Tensor
+    """Weighted sums of `SUMMED` (7,), detached."""
+    finite: torch.Tensor
+    """(pairs,) whether all of a pair's own values are finite; stays on the device."""
+    num_tokens: int
+    """Response tokens."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +44,8 @@ class Objective:
     training: TrainingConfig
     pad_id: int
 
-    def micro_batch(self, engine: Any, slots: list[Slot]) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """Runs one forward over the slots' pairs.
-
-        Returns:
-            The weighted sum of losses (scalar, differentiable); the weighted sums of `SUMMED` (7,), detached; response tokens.
-        """
+    def micro_batch(self, engine: Any, slots: list[Slot]) -> MicroBatch:
+        """Runs one forward over the slots' pairs."""
         chosen = [self.pairs[slot.pair] for slot in slots]
         answers = [pair.chosen for pair in chosen] + [pair.rejected for pair in chosen]
         batch = Batch([pair.prompt for pair in chosen] * 2, answers, self.pad_id, engine.device)
@@ -59,11 +68,8 @@ class Objective:
         rows = torch.stack(
             [losses.detach(), chosen_rewards, rejected_rewards, margins, accuracies, policy_chosen.detach(), policy_rejected.detach()]
         )
-        return (losses * weights).sum(), rows @ weights, int(batch.target_mask.sum())
-
-
-class NonFiniteLoss(RuntimeError):
-    """The loss of a step is NaN or infinite; the optimizer step was not made."""
+        finite = torch.isfinite(rows).all(dim=0)
+        return MicroBatch((losses * weights).sum(), rows @ weights, finite, int(batch.target_mask.sum()))
 
 
 def train(
@@ -89,12 +95,13 @@ def train(
         The metrics lines of all steps (JSON, one a step), and the step that the run resumed from (0: none).
 
     Raises:
-        NonFiniteLoss: A step's loss is not finite.
+        NonFiniteLoss: A step's loss, or another of its means, is not finite.
+        NonFiniteGradient: A step's gradient is not finite.
     """
     resumed, metrics = checkpoints.resume(directory, engine)
     engine.train()
     for step, pairs in plan.steps(resumed):
-        record = train_step(engine, objective, layout.micro_batches(pairs), layout, on_first_loss if step == 0 else None)
+        record = train_step(engine, objective, pairs, layout, name=f"step {step + 1}", on_loss=on_first_loss if step == 0 else None)
         record |= {"step": step + 1, "epoch": (step + 1) / plan.steps_per_epoch}
         record["pairs_per_second"] = len(pairs) / record.pop("seconds")
         metrics.append(json.dumps(record, sort_keys=True))
@@ -105,26 +112,28 @@ def train(
 
 
 def train_step(
-    engine: Any, objective: Objective, micro_batches: list[list[Slot]], layout: Layout, on_first_loss: Callable[[float], None] | None
+    engine: Any, objective: Objective, pairs: list[int], layout: Layout, *, name: str, on_loss: Callable[[float], None] | None
 ) -> dict[str, Any]:
-    """Makes one optimizer step and returns its metrics."""
+    """Makes one optimizer step over the pairs with these indices and returns its metrics; a step that is not finite is not made."""
     started = time.monotonic()
     learning_rate = engine.get_lr()[0]
+    micro_batches = layout.micro_batches(pairs)
     last = len(micro_batches) - 1
-    totals, tokens = torch.zeros(len(SUMMED), device=engine.device), 0
+    totals, tokens, finite = torch.zeros(len(SUMMED), device=engine.device), 0, []
     for number, slots in enumerate(micro_batches):
-        loss, sums, num_tokens = objective.micro_batch(engine, slots)
-        engine.backward(loss)
-        totals += sums
-        tokens += num_tokens
+        result = objective.micro_batch(engine, slots)
+        engine.backward(result.loss)
+        totals += result.sums
+        tokens += result.num_tokens
+        finite.append(([slot.pair for slot in slots], result.finite))
         if number < last:
             engine.step()
     means = mean_over_ranks(totals, layout)
-    if not math.isfinite(means["loss"]):
-        raise NonFiniteLoss(f"the loss is {means['loss']}; lower training.learning_rate, or look for broken pairs in train.parquet")
-    if on_first_loss is not None:
-        on_first_loss(means["loss"])
+    refuse_non_finite_loss(means, objective.pairs, finite, name)
+    if on_loss is not None:
+        on_loss(means["loss"])
     norm = optimizer_step(engine)
+    refuse_non_finite_gradient(norm, [objective.pairs[index] for index in pairs], name)
     seconds = time.monotonic() - started
     rates = {"seconds": seconds, "tokens_per_second": tokens * layout.world_size / seconds, "time": time.time()}
     return means | {"learning_rate": learning_rate, "grad_norm": norm} | rates
@@ -150,7 +159,11 @@ def evaluate_pairs(engine: Any, objective: Objective, layout: Layout) -> dict[st
         rank=layout.rank,
         world_size=layout.world_size,
     )
-    totals = torch.zeros(len(SUMMED), device=engine.device)
+    totals, finite = torch.zeros(len(SUMMED), device=engine.device), []
     for slots in everything.micro_batches(list(range(len(objective.pairs)))):
-        totals += objective.micro_batch(engine, slots)[1]
-    return mean_over_ranks(totals, everything) | {"num_pairs": len(objective.pairs)}
+        result = objective.micro_batch(engine, slots)
+        totals += result.sums
+        finite.append(([slot.pair for slot in slots], result.finite))
+    means = mean_over_ranks(totals, everything)
+    refuse_non_finite_loss(means, objective.pairs, finite, "the evaluation pairs after training")
+    return means | {"num_pairs": len(objective.pairs)}

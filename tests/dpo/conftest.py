@@ -9,6 +9,7 @@ from components.artifacts import file_digest, write_table
 from components.builtin.world import corpus, support_reply
 from components.config import LoraConfig, PolicyConfig, TrainingConfig
 from components.models import start_ref
+from components.prompts import prompt_id
 from components.records import Artifact, TrainRequest
 from components.tokens import format_messages
 
@@ -25,7 +26,9 @@ def pair_tables(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Art
         margin = support_reply(messages, first) - support_reply(messages, second)
         chosen, rejected = (first, second) if margin > 0 else (second, first)
         if margin and len(rows) < NUM_PAIRS + 6:
-            rows.append({"prompt": format_messages(messages), "chosen": chosen, "rejected": rejected, "p": 1.0})
+            rows.append(
+                {"prompt": format_messages(messages), "chosen": chosen, "rejected": rejected, "p": 1.0, "prompt_id": prompt_id(messages)}
+            )
     for name, part in (("train", rows[:NUM_PAIRS]), ("eval", rows[NUM_PAIRS:])):
         write_table(directory / f"{name}.parquet", pd.DataFrame(part))
     train, held_out = (Artifact(path=path, digest=file_digest(path)) for path in (directory / "train.parquet", directory / "eval.parquet"))

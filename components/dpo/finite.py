@@ -1,0 +1,81 @@
+"""What is not finite stops the training before the optimizer step, on every rank at once, and is told by the pairs it comes from."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from components.dpo.batches import Pair
+
+MOST_NAMED = 10
+
+
+class NonFiniteLoss(RuntimeError):
+    """A loss or log-probability is NaN or infinite; the optimizer step was not made."""
+
+
+class NonFiniteGradient(RuntimeError):
+    """The gradient of a step with a finite loss is NaN or infinite; the optimizer step was not made."""
+
+
+def refuse_non_finite_loss(means: dict[str, float], pairs: Sequence[Pair], finite: list[tuple[list[int], torch.Tensor]], what: str) -> None:
+    """Looks at a step's means, which are the same on every rank, so that all ranks stop together or none does.
+
+    Args:
+        means: Means over the step's pairs and over all ranks; a value that is not finite makes its mean so.
+        pairs: All pairs of the data.
+        finite: For each micro-batch of this rank, the indices of its pairs and whether each one's values are finite. Looked at only
+            where a mean is not finite, so that a step waits for no other transfer from the device.
+        what: What was being done, for the message.
+
+    Raises:
+        NonFiniteLoss: A mean is not finite; names the pairs whose own values are not.
+    """
+    broken = {name: value for name, value in means.items() if not math.isfinite(value)}
+    if not broken:
+        return
+    counts = torch.zeros(len(pairs), device=finite[0][1].device)
+    for indices, values in finite:
+        counts[torch.tensor(indices, device=counts.device)[~values]] = 1.0
+    if torch.distributed.get_world_size() > 1:
+        torch.distributed.all_reduce(counts)
+    name, value = next(iter(broken.items()))
+    found = [pairs[index] for index in counts.nonzero().flatten().tolist()]
+    raise NonFiniteLoss(
+        f"the {name} of {what} is {value}; not finite by themselves are {named(found)}. Look at these pairs in the data, and lower "
+        "training.learning_rate if they are sound: then the weights have grown out of bounds"
+    )
+
+
+def refuse_non_finite_gradient(norm: float, pairs: Sequence[Pair], what: str) -> None:
+    """Looks at a step's gradient norm, which is the same on every rank.
+
+    Raises:
+        NonFiniteGradient: The norm is NaN or infinite; names the pairs of the step, none of which can be told to be the cause.
+    """
+    if not math.isfinite(norm):
+        raise NonFiniteGradient(
+            f"the gradient of {what} is not finite although its loss is; its pairs are {named(pairs)}. "
+            "Lower training.learning_rate, or train in float32 (policy.dtype) if this is bfloat16"
+        )
+
+
+def refuse_non_finite_reference(chosen: torch.Tensor, rejected: torch.Tensor, pairs: Sequence[Pair]) -> None:
+    """Looks at the reference's log-probabilities, (pairs,) each, before anything is trained on them.
+
+    Raises:
+        NonFiniteLoss: Some are not finite; names their pairs.
+    """
+    finite = torch.isfinite(chosen) & torch.isfinite(rejected)
+    if not bool(finite.all()):
+        found = [pairs[index] for index in (~finite).nonzero().flatten().tolist()]
+        raise NonFiniteLoss(
+            f"the reference's log-probabilities are not finite for {named(found)}: look at these pairs, and at the reference model"
+        )
+
+
+def named(pairs: Sequence[Pair]) -> str:
+    """Names pairs by table, row and prompt: the first `MOST_NAMED` of them, and the number of the others."""
+    names = [pair.name for pair in pairs[:MOST_NAMED]]
+    rest = len(pairs) - len(names)
+    return "; ".join([*names, f"and {rest} more"] if rest else names) or "no pair"
