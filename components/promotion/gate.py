@@ -48,7 +48,7 @@ def _win_rate(evaluation: Mapping[str, Any]) -> Finding:
     found = f"win rate {value:.3f} [{low:.3f}, {high:.3f}] against the champion"
     if low > 0.5:
         return Finding(True, f"{found} is above 0.5")
-    return Finding(False, f"{found} is not surely above 0.5: its lower bound {low:.4f} must be")
+    return Finding(False, f"{found} is not surely above 0.5, as its lower bound of {low:.4f} must be")
 
 
 def _length(evaluation: Mapping[str, Any], limit: float) -> Finding:

@@ -44,7 +44,7 @@ def round_markdown(campaign_dir: Path, round: int) -> str:
 def escape_markdown(text: str) -> str:
     """Makes a text stand for itself, on one line, anywhere in markdown and in a table's cell; its addresses do not become links."""
     flat = re.sub(r"\s*\n\s*", " ↵ ", text.strip())
-    return re.sub(r"[\\`*_\[\]<>#|~&@]|:(?=//)|(?<=www)\.", lambda mark: f"&#{ord(mark[0])};", flat)
+    return re.sub(r"[\\`*_\[\]<>#|~&@]|:(?=//)|(?<=www)\.", lambda mark: f"\\{mark[0]}", flat)
 
 
 def _headline(campaign: CampaignFiles, files: RoundFiles) -> str:

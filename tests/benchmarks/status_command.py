@@ -15,7 +15,7 @@ from pathlib import Path
 from measuring import conditions, interval_of_median, write_result
 
 RATE = {"value": 0.635, "low": 0.4891, "high": 0.7713, "n": 256}
-REASON = "win rate 0.635 [0.489, 0.771] against the champion is not surely above 0.5: its lower bound 0.4891 must be"
+REASON = "win rate 0.635 [0.489, 0.771] against the champion is not surely above 0.5, as its lower bound of 0.4891 must be"
 
 
 def write_campaign(directory: Path, rounds: int) -> None:

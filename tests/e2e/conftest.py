@@ -203,6 +203,7 @@ def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
 
 def shoot(page: Page, name: str) -> None:
     SHOTS.mkdir(parents=True, exist_ok=True)
+    page.wait_for_timeout(700)  # pages fade in
     page.screenshot(path=SHOTS / f"{name}.png", full_page=True)
 
 

@@ -55,7 +55,7 @@ def test_gate_promotes_a_better_challenger_and_says_why_with_numbers() -> None:
         (
             "win_rate_vs_champion.low",
             0.5,
-            "win rate 0.740 [0.500, 0.790] against the champion is not surely above 0.5: its lower bound 0.5000 must be",
+            "win rate 0.740 [0.500, 0.790] against the champion is not surely above 0.5, as its lower bound of 0.5000 must be",
         ),
         ("mean_tokens.challenger", 30.2, "mean length 30.2 tokens is 1.51 times the champion's 20.0, above the limit 1.5"),
         ("kl_to_start", 50.5, "KL to the start is 50.50 nats a response, above the limit 50"),
