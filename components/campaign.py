@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, ValidationError
 
 from components.artifacts import read_json, write_json
 from components.config import CampaignConfig, differences
@@ -193,7 +193,15 @@ def _changes(directory: Path, config: CampaignConfig) -> list[str]:
     if not (directory / CONFIG).exists():
         return []
     new = config.model_dump(mode="json")
-    return differences(read_json(directory / CONFIG) | {key: new[key] for key in FREE_TO_CHANGE}, new)
+    return differences(_resolved(read_json(directory / CONFIG)) | {key: new[key] for key in FREE_TO_CHANGE}, new)
+
+
+def _resolved(written: dict[str, Any]) -> dict[str, Any]:
+    """A configuration that an earlier version wrote, with the knobs that are new since then at their defaults."""
+    try:
+        return CampaignConfig.model_validate(written).model_dump(mode="json")
+    except ValidationError:  # a knob that is no more: comparing names it
+        return written
 
 
 def open_target(state: State, num_rounds: int) -> int:
@@ -247,8 +255,22 @@ def model_of_round(directory: Path, round: int) -> ModelRef:
     if not weights.is_dir():
         raise ValueError(_why_gone(directory, round, weights))
     if weights.name == "adapter":
-        return start.model_copy(update={"round": round, "adapter": weights, "digest": digest})
-    return ModelRef(round=round, base=str(weights), base_digest=digest, digest=digest)
+        base = model_of_round(directory, _round_of_base(directory, round, trained))
+        return base.model_copy(update={"round": round, "adapter": weights, "digest": digest})
+    return ModelRef(round=round, base=str(weights), base_round=round, base_digest=digest, digest=digest)
+
+
+def _round_of_base(directory: Path, round: int, trained: dict[str, Any]) -> int:
+    """The round whose full weights a round's adapter stands on."""
+    if "base_round" in trained:
+        return int(trained["base_round"])
+    # Earlier versions wrote only the digest of the policy that the round started from: the base is that policy, or the policy's base.
+    for earlier in range(round - 1, 0, -1):
+        path = round_directory(directory, earlier) / "dpo_train" / "train.json"
+        before = read_json(path) if path.is_file() else {}
+        if before and before["policy_digest"] == trained.get("start_digest"):
+            return _round_of_base(directory, earlier, before) if before["directory"] == "adapter" else earlier
+    return 0
 
 
 def _published(directory: Path, round: int, path: Path) -> dict[str, Any]:

@@ -33,6 +33,8 @@ class PolicyConfig(Section):
     """Hub revision (branch, tag or commit) of `model`; local directories ignore it."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of weights and compute; `auto` takes bfloat16 where the accelerator or processor has it natively, else float32."""
+    quantization: Literal["none", "4bit"] = "none"
+    """`4bit` holds the frozen weights as NF4 in every stage and trains an adapter on them (QLoRA, arXiv 2305.14314); needs bitsandbytes."""
     max_prompt_tokens: int = Field(default=512, ge=1, le=131072)
     """Longest prompt in tokens, chat template included; a pair with a longer prompt is quarantined, never cut."""
     max_response_tokens: int = Field(default=512, ge=1, le=131072)
@@ -46,8 +48,26 @@ class LoraConfig(Section):
     """Rank of the adapter; 0 trains all weights."""
     alpha: int = Field(default=32, ge=1, le=4096)
     """Scale of the adapter: its output is multiplied by alpha / rank."""
+    kind: Literal["lora", "dora"] = "lora"
+    """`lora`, or `dora`: a trained magnitude beside the low-rank direction (Liu et al. 2024, arXiv 2402.09353); slower, often better."""
     target_modules: str = "all-linear"
     """Module names to adapt, separated by commas, or `all-linear` for every linear layer but the head."""
+
+    @model_validator(mode="after")
+    def _dora_has_a_rank(self) -> Self:
+        if self.kind == "dora" and not self.rank:
+            raise ValueError("kind dora needs a rank: set `lora: {kind: dora, rank: 16}`, or leave `kind` out")
+        return self
+
+
+class SoftPromptConfig(Section):
+    """Virtual tokens before every prompt, trained in place of the model's weights."""
+
+    kind: Literal["none", "prompt", "prefix"] = "none"
+    """`prompt`: embeddings before the first layer (Lester et al. 2021, arXiv 2104.08691); `prefix`: keys and values in every layer (Li and
+    Liang 2021, arXiv 2101.00190). Both change the model before the first step, so a campaign's first loss is not ln 2."""
+    num_tokens: int = Field(default=16, ge=1, le=1024)
+    """Virtual tokens; they take their places in the model's context."""
 
 
 class PromptsConfig(Section):
@@ -173,10 +193,19 @@ class TrainingConfig(Section):
     """Recomputes activations in the backward pass: less memory, about a third more time."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed ZeRO stage: what is sharded over the ranks (1 optimizer state, 2 and gradients, 3 and weights)."""
+    offload: Literal["none", "optimizer", "optimizer_and_parameters"] = "none"
+    """What DeepSpeed keeps in the host's memory: the optimizer's state (ZeRO 1 and up), or the sharded weights as well (ZeRO 3)."""
     num_processes: int = Field(default=0, ge=0)
     """Training processes on this machine; 0 takes one for each visible GPU, or one on a CPU."""
     checkpoint_every: int = Field(default=50, ge=1)
     """Optimizer steps between checkpoints that a killed run resumes from."""
+
+    @model_validator(mode="after")
+    def _offload_fits_the_stage(self) -> Self:
+        least = {"none": 0, "optimizer": 1, "optimizer_and_parameters": 3}[self.offload]
+        if self.zero_stage < least:
+            raise ValueError(f"offload {self.offload} needs ZeRO stage {least}: set `zero_stage: {least}`, or `offload: none`")
+        return self
 
 
 class EvaluationConfig(Section):
@@ -233,6 +262,7 @@ class CampaignConfig(Section):
     """Policy the loss is measured against: round 0, the previous round's model (promoted or not), or the best promoted so far."""
     policy: PolicyConfig = PolicyConfig()
     lora: LoraConfig = LoraConfig()
+    soft_prompt: SoftPromptConfig = SoftPromptConfig()
     prompts: PromptsConfig = PromptsConfig()
     generation: GenerationConfig = GenerationConfig()
     judge: JudgeConfig = JudgeConfig()
@@ -251,6 +281,19 @@ class CampaignConfig(Section):
         if not CAMPAIGN_NAME.fullmatch(name):
             raise ValueError("is no file name: use 1 to 64 letters, digits, dots, dashes or underscores, beginning with a letter or digit")
         return name
+
+    @model_validator(mode="after")
+    def _adapter_can_be_trained(self) -> Self:
+        soft_prompt = self.soft_prompt.kind
+        if self.lora.rank and soft_prompt != "none":
+            raise ValueError("lora.rank and soft_prompt.kind are both set: set `lora: {rank: 0}` or `soft_prompt: {kind: none}`")
+        if soft_prompt == "prefix" and self.training.gradient_checkpointing:
+            raise ValueError("soft_prompt.kind prefix is lost by gradient checkpointing: set `training: {gradient_checkpointing: false}`")
+        if self.policy.quantization != "none" and not self.lora.rank and soft_prompt == "none":
+            raise ValueError("policy.quantization 4bit cannot train all weights: set `lora: {rank: 16}`, or `policy: {quantization: none}`")
+        if self.policy.quantization != "none" and self.training.zero_stage == 3:
+            raise ValueError("policy.quantization 4bit cannot be sharded: set `training: {zero_stage: 2}` or lower")
+        return self
 
 
 def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> CampaignConfig:

@@ -4,9 +4,10 @@ Weights come from safetensors only and no remote code ever runs. Knows no stage.
 """
 
 import hashlib
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors import safe_open
@@ -63,7 +64,7 @@ def trained_ref(directory: Path, policy: ModelRef, round: int) -> ModelRef:
         combined = hashlib.sha256(f"{policy.base_digest}+{own}".encode()).hexdigest()
         return policy.model_copy(update={"round": round, "adapter": adapter, "digest": combined})
     own = tensors_digest(sorted(model.glob("*.safetensors")))
-    return ModelRef(round=round, base=str(model), base_digest=own, digest=own)
+    return ModelRef(round=round, base=str(model), base_round=round, base_digest=own, digest=own)
 
 
 def load_tokenizer(ref: ModelRef) -> "PreTrainedTokenizerBase":
@@ -75,17 +76,38 @@ def load_tokenizer(ref: ModelRef) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def load_policy(ref: ModelRef, *, dtype: torch.dtype, device: torch.device, trainable_adapter: bool = False) -> "PreTrainedModel":
+def _four_bits(dtype: torch.dtype) -> Any:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError("policy.quantization 4bit needs bitsandbytes: pip install bitsandbytes, or set `policy: {quantization: none}`")
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
+
+
+def load_policy(
+    ref: ModelRef,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantization: Literal["none", "4bit"] = "none",
+    trainable_adapter: bool = False,
+) -> "PreTrainedModel":
     """Loads a policy in evaluation mode, with its adapter if it has one.
 
     Args:
         ref: What to load.
-        dtype: Precision of the weights.
+        dtype: Precision of the weights; with `quantization`, of the compute.
         device: Where they go.
+        quantization: Holds the base's linear layers in 4 bits.
         trainable_adapter: Leaves the adapter's weights open to training.
+
+    Raises:
+        ValueError: The weights are to be quantised and bitsandbytes is not there.
     """
     disable_progress_bar()
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False, "revision": ref.revision}
+    if quantization == "4bit":
+        options |= {"quantization_config": _four_bits(dtype), "device_map": {"": device}}
     model = AutoModelForCausalLM.from_pretrained(ref.base, **options)
     if ref.adapter is not None:
         from peft import PeftModel

@@ -14,6 +14,7 @@ from components.config import (
     PolicyConfig,
     PreferencesConfig,
     PromptsConfig,
+    SoftPromptConfig,
     TrainingConfig,
     ValidationConfig,
 )
@@ -87,6 +88,8 @@ class ModelRef(Record):
     revision: str = "main"
     adapter: Path | None = None
     """Directory of the adapter on `base`, if any."""
+    base_round: int = 0
+    """Round that made the weights in `base`; 0 is the start model."""
     base_digest: str
     """sha256 over names, shapes, types and bytes of the base's tensors."""
     digest: str
@@ -173,6 +176,7 @@ class TrainRequest(Record):
     eval: Artifact
     limits: PolicyConfig
     lora: LoraConfig
+    soft_prompt: SoftPromptConfig
     training: TrainingConfig
     round: int
     seed: int

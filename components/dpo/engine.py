@@ -14,6 +14,12 @@ import torch
 
 from components.config import TrainingConfig
 
+OFFLOAD: dict[str, dict[str, Any]] = {
+    "none": {},
+    "optimizer": {"offload_optimizer": {"device": "cpu"}},
+    "optimizer_and_parameters": {"offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}},
+}
+
 
 @functools.cache
 def deepspeed_module() -> Any:
@@ -89,7 +95,9 @@ def build_engine(
         "train_micro_batch_size_per_gpu": micro_batch_pairs,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": training.max_grad_norm,
-        "zero_optimization": {"stage": training.zero_stage},
+        "zero_optimization": {"stage": training.zero_stage} | OFFLOAD[training.offload],
+        # DeepSpeed would build its own Adam for offloaded state, which takes a compiler and two minutes.
+        "zero_force_ds_cpu_optimizer": False,
         "zero_allow_untested_optimizer": True,
         "bf16": {"enabled": dtype == torch.bfloat16},
         "steps_per_print": 2**31,
@@ -132,15 +140,18 @@ def _plain_grad_norm(engine: Any) -> float:
 
 
 def full_weights(engine: Any) -> dict[str, torch.Tensor] | None:
-    """The trained weights on the CPU, gathered from all ranks: on rank 0; None elsewhere. Every rank must call it.
+    """What was trained, on the CPU, gathered from all ranks: on rank 0; None elsewhere. Every rank must call it.
 
-    Tied weights come once, under their first name: copies under both names would be saved as two tensors.
+    All tensors of a model of which all weights are trained; of a model with an adapter, the adapter's only, since the others lie on
+    disk and would fill the memory of one machine. Tied weights come once, under their first name: copies under both names would be
+    saved as two tensors.
     """
     partitioned, first = engine.zero_optimization_stage() == 3, torch.distributed.get_rank() == 0
+    has_frozen = any(not parameter.requires_grad for parameter in engine.module.parameters())
     gathered: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
     for name, tensor in engine.module.state_dict(keep_vars=True).items():
-        if id(tensor) in seen:
+        if id(tensor) in seen or (has_frozen and not tensor.requires_grad):
             continue
         seen.add(id(tensor))
         whole = (

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
+from components.padding import left_padding_is_exact
+
 
 class Batch:
     """Prompts and responses of equal count, padded so that all responses begin at one position.
@@ -28,6 +30,13 @@ class Batch:
 
 def token_logps(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     """Log-probability of each response token, (batch, response width), zero where a row has no token; log-softmax in fp32."""
+    logits = (_response_logits if left_padding_is_exact(model) else _plain_response_logits)(model, batch).float()
+    chosen = logits.gather(2, batch.targets.unsqueeze(2)).squeeze(2)
+    return (chosen - logits.logsumexp(dim=2)).masked_fill(~batch.target_mask, 0.0)
+
+
+def _response_logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    """Logits that predict the response positions, (batch, response width, vocabulary)."""
     output = model(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
@@ -35,9 +44,21 @@ def token_logps(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         logits_to_keep=batch.response_width + 1,
         use_cache=False,
     )
-    logits = output.logits[:, :-1].float()
-    chosen = logits.gather(2, batch.targets.unsqueeze(2)).squeeze(2)
-    return (chosen - logits.logsumexp(dim=2)).masked_fill(~batch.target_mask, 0.0)
+    return output.logits[:, :-1]
+
+
+def _plain_response_logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    """The same without padding on the left, for models that would read it: rows begin at the first column, and the head runs on all."""
+    width = batch.input_ids.shape[1]
+    padding = batch.prompt_width - batch.attention_mask[:, : batch.prompt_width].sum(dim=1, keepdim=True)
+    places = (torch.arange(width, device=padding.device) + padding) % width
+    logits = model(
+        input_ids=batch.input_ids.gather(1, places), attention_mask=batch.attention_mask.gather(1, places), use_cache=False
+    ).logits
+    # Virtual tokens, where they have logits of their own, come first.
+    first = logits.shape[1] - width + batch.prompt_width - 1 - padding
+    rows = torch.arange(len(logits), device=padding.device).unsqueeze(1)
+    return logits[rows, first + torch.arange(batch.response_width, device=padding.device)]
 
 
 @torch.no_grad()

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
+from components.adapters import describe_wanted, is_wanted, save_adapter, without_adapter
 from components.artifacts import digest, read_table, write_bytes, write_json
-from components.config import LoraConfig
 from components.dpo.batches import Layout, Pair, Plan, encode_pairs
 from components.dpo.engine import build_engine, full_weights, join_process_group
 from components.dpo.finite import refuse_non_finite_reference
+from components.dpo.policy import begins_elsewhere, takes_fresh_adapter, trainable_policy
 from components.dpo.reference import PairLogps, cached, score_pairs
-from components.dpo.scoring import response_logps
+from components.dpo.reload import check_reloaded, probe_trained
 from components.dpo.system import sampled
 from components.dpo.train import Objective, evaluate_pairs, train
 from components.models import load_policy, load_tokenizer, pick_device, resolve_dtype, trained_ref
@@ -21,7 +22,6 @@ from components.records import ModelRef, TrainRequest
 from components.report.plots import training_plot
 
 LN2_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
-RELOAD_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
 CHECKPOINTS = "checkpoints"
 
 
@@ -35,7 +35,7 @@ def run(request: TrainRequest, out: Path) -> None:
         NonFiniteLoss: A loss, or a log-probability of the reference, is not finite; names the pairs.
         NonFiniteGradient: A gradient is not finite; no step was made with it.
         RuntimeError: The first loss is not ln 2 although policy and reference are the same weights, or the saved weights do not score
-            as the trained ones did.
+            or answer as the trained ones did.
     """
     rank, world_size = join_process_group()
     device = pick_device()
@@ -50,7 +50,7 @@ def _run(request: TrainRequest, out: Path, rank: int, world_size: int, device: t
     train_pairs = encode_pairs(read_table(request.train), tokenizer, max_response_tokens=limit, source="train.parquet")
     eval_pairs = encode_pairs(read_table(request.eval), tokenizer, max_response_tokens=limit, source="eval.parquet")
     scratch = out.parent / CHECKPOINTS / digest(request)[:16]
-    model = _trainable_policy(request, dtype, device)
+    model = trainable_policy(request, dtype, device)
     reference = _reference_logps(request, model, [*train_pairs, *eval_pairs], tokenizer.pad_token_id, scratch, (rank, world_size), dtype)
     refuse_non_finite_reference(*reference, [*train_pairs, *eval_pairs])
 
@@ -73,18 +73,21 @@ def _run(request: TrainRequest, out: Path, rank: int, world_size: int, device: t
     check = _FirstLoss(request, dtype)
     metrics, resumed = train(engine, objective, plan, layout, directory=scratch, on_first_loss=check)
     evaluated = evaluate_pairs(engine, held_out, layout)
-    probe = train_pairs[: layout.micro_batch_pairs]
-    scored = score_pairs(engine, probe, tokenizer.pad_token_id, batch_size=len(probe), rank=0, world_size=1)
+    probe = probe_trained(engine, train_pairs[: layout.micro_batch_pairs], tokenizer.pad_token_id, max_tokens=limit)
     state = full_weights(engine)
     if state is None:
         return
     _save(request, engine.module, tokenizer, state, out)
-    trained = _reload(request, out, probe, scored, tokenizer.pad_token_id, dtype, device)
+    trained = trained_ref(out, request.policy, request.round)
+    check_reloaded(trained, probe, tokenizer.pad_token_id, dtype=dtype, device=device, quantization=request.limits.quantization)
+    _refuse_unchanged(trained, request)
     write_bytes(out / "metrics.jsonl", "".join(f"{line}\n" for line in metrics).encode())
     training_plot(out, [json.loads(line) for line in metrics])
     outcome = {
         "policy_digest": trained.digest,
         "directory": "model" if trained.adapter is None else "adapter",
+        "base_round": trained.base_round,
+        "base_digest": trained.base_digest,
         "num_pairs": count,
         "num_steps": plan.num_steps,
         "first_loss": json.loads(metrics[0])["loss"],
@@ -102,6 +105,8 @@ def _provenance(request: TrainRequest, dtype: torch.dtype) -> dict[str, Any]:
         "reference_digest": request.reference.digest,
         "dtype": str(dtype).removeprefix("torch."),
         "zero_stage": request.training.zero_stage,
+        "adapter": describe_wanted(request.lora, request.soft_prompt),
+        "quantization": request.limits.quantization,
     }
 
 
@@ -109,7 +114,7 @@ class _FirstLoss:
     """Checks that the first loss is what it must be when policy and reference are the same weights."""
 
     def __init__(self, request: TrainRequest, dtype: torch.dtype) -> None:
-        self.applies = request.policy.digest == request.reference.digest
+        self.applies = request.policy.digest == request.reference.digest and not begins_elsewhere(request)
         self.expected = math.log(2) if request.training.loss == "sigmoid" else 1 / (2 * request.training.beta) ** 2
         self.tolerance = LN2_TOLERANCE[dtype] * self.expected / math.log(2)
 
@@ -121,26 +126,6 @@ class _FirstLoss:
             )
 
 
-def _trainable_policy(request: TrainRequest, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
-    torch.manual_seed(request.seed)
-    model: Any = load_policy(request.policy, dtype=dtype, device=device, trainable_adapter=True)
-    if request.lora.rank and request.policy.adapter is None:
-        model = _with_fresh_adapter(model, request.lora).to(device)
-    if request.training.gradient_checkpointing:
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    return model
-
-
-def _with_fresh_adapter(model: Any, lora: LoraConfig) -> Any:
-    from peft import LoraConfig as PeftLoraConfig
-    from peft import get_peft_model
-
-    names = lora.target_modules
-    targets = names if names == "all-linear" else [name.strip() for name in names.split(",")]
-    settings = PeftLoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM")
-    return get_peft_model(model, settings, autocast_adapter_dtype=False)
-
-
 def _reference_logps(
     request: TrainRequest,
     model: torch.nn.Module,
@@ -150,35 +135,33 @@ def _reference_logps(
     ranks: tuple[int, int],
     dtype: torch.dtype,
 ) -> PairLogps:
-    def compute() -> PairLogps:
-        # A fresh adapter adds nothing, so the untrained policy serves as reference whenever the digests agree.
-        same = request.reference.digest == request.policy.digest
-        reference = model if same else load_policy(request.reference, dtype=dtype, device=pick_device())
+    def score(reference: Any) -> PairLogps:
         batch_size = 2 * request.training.micro_batch_pairs
         return score_pairs(reference.eval(), pairs, pad_id, batch_size=batch_size, rank=ranks[0], world_size=ranks[1])
+
+    def compute() -> PairLogps:
+        if request.reference.digest != request.policy.digest:
+            other = load_policy(request.reference, dtype=dtype, device=pick_device(), quantization=request.limits.quantization)
+            return score(other)
+        if takes_fresh_adapter(request):
+            with without_adapter(model) as policy:
+                return score(policy)
+        return score(model)
 
     return cached(scratch / "reference.safetensors", rank=ranks[0], compute=compute)
 
 
 def _save(request: TrainRequest, model: Any, tokenizer: Any, state: dict[str, torch.Tensor], out: Path) -> None:
-    directory = out / ("adapter" if request.lora.rank else "model")
-    model.save_pretrained(directory, state_dict=state, safe_serialization=True)
-    tokenizer.save_pretrained(directory)
+    if is_wanted(request.lora, request.soft_prompt):
+        save_adapter(model, state, out / "adapter")
+        tokenizer.save_pretrained(out / "adapter")
+    else:
+        model.save_pretrained(out / "model", state_dict=state, safe_serialization=True)
+        tokenizer.save_pretrained(out / "model")
 
 
-def _reload(
-    request: TrainRequest, out: Path, probe: list[Pair], scored: PairLogps, pad_id: int, dtype: torch.dtype, device: torch.device
-) -> ModelRef:
-    """Loads what was saved as the next stage will, and checks that it scores pairs as the trained weights did."""
-    trained = trained_ref(out, request.policy, request.round)
-    model = load_policy(trained, dtype=dtype, device=device)
-    prompts = [pair.prompt for pair in probe]
-    again = response_logps(model, pad_id, prompts, [pair.chosen for pair in probe], batch_size=len(probe))
-    worst = float((again - scored.chosen).abs().max())
-    if not worst <= RELOAD_TOLERANCE[dtype] * max(1.0, float(scored.chosen.abs().max()) / 100):
-        raise RuntimeError(f"the saved weights score pairs differently from the trained ones (by {worst:.4f} nats): they are incomplete")
+def _refuse_unchanged(trained: ModelRef, request: TrainRequest) -> None:
     if trained.digest == request.policy.digest:
         raise RuntimeError(
             f"training changed no weight: raise training.learning_rate ({request.training.learning_rate:g}), or train in float32"
         )
-    return trained

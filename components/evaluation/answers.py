@@ -13,8 +13,9 @@ import torch
 from components import progress
 from components.artifacts import derive_seed
 from components.dpo.scoring import response_logps
+from components.generation.law import Law
 from components.generation.responses import Response, respond
-from components.generation.sampler import Law, Sampled
+from components.generation.sampler import Sampled
 from components.models import load_policy, load_tokenizer, pick_device, resolve_dtype
 from components.records import EvaluateRequest
 from components.tokens import stop_ids
@@ -55,7 +56,7 @@ def answer(request: EvaluateRequest, prompts: Sequence[list[int]], seeds: Sequen
     logps: dict[str, torch.Tensor] = {}
     for digest, ref in models.items():
         tokenizer = load_tokenizer(ref)
-        model = load_policy(ref, dtype=resolve_dtype(request.limits.dtype), device=pick_device())
+        model = load_policy(ref, dtype=resolve_dtype(request.limits.dtype), device=pick_device(), quantization=request.limits.quantization)
         done = len(responses) * len(prompts), len(models) * len(prompts)
         own_seeds = [derive_seed(seed, digest) for seed in seeds]
         responses[digest] = _sample(request, model, tokenizer, prompts, own_seeds, done=done)

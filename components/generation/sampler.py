@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 import torch
 
+from components.adapters import num_virtual_tokens
 from components.generation.cache import close_ranks, fork, plan_closing
+from components.generation.law import NOT_FINITE, Ending, Law, pick_tokens
+from components.generation.plain import decode_plainly
+from components.padding import left_padding_is_exact
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
-
-Ending = tuple[list[int], Literal["stop", "length"]]
 
 
 class Sampled(NamedTuple):
@@ -26,21 +28,6 @@ class Sampled(NamedTuple):
     sample_index: int
     token_ids: list[int]
     finish_reason: Literal["stop", "length"]
-
-
-class Law(NamedTuple):
-    """What is sampled from: the model's distribution after temperature, then top-k, then top-p, until a stop token or the limit."""
-
-    temperature: float
-    """Divides the logits; above 0."""
-    top_p: float
-    """Smallest share of probability that the admitted tokens reach, in (0, 1]; 1 admits all."""
-    top_k: int
-    """Number of most likely tokens that are admitted; 0 admits all."""
-    max_new_tokens: int
-    """Longest response in tokens, at least 1."""
-    stop_ids: frozenset[int]
-    """Tokens that end a response."""
 
 
 def sample(
@@ -68,10 +55,11 @@ def sample(
         One response for each seed, ordered by prompt, then sample.
 
     Raises:
-        ValueError: A prompt and its response would not fit the model's context, or the model's cache cannot be forked.
+        ValueError: A prompt and its response would not fit the model's context, or its attention layers keep a cache of another kind.
         RuntimeError: The model's logits are not finite.
     """
     _check_context(model, max((len(prompt) for prompt in prompts), default=0) + law.max_new_tokens)
+    decode = _decode if left_padding_is_exact(model) else decode_plainly
     responses: list[Sampled] = []
     longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     for start in range(0, len(prompts), batch_size):
@@ -79,43 +67,11 @@ def sample(
         rows = [(index, number, seed) for index in members for number, seed in enumerate(seeds[index])]
         uniforms = np.stack([_uniforms(seed, law.max_new_tokens) for _, _, seed in rows])
         with torch.inference_mode():
-            endings = _decode(model, [prompts[index] for index in members], uniforms, law, pad_id)
+            endings = decode(model, [prompts[index] for index in members], uniforms, law, pad_id)
         batch = [Sampled(index, number, *ending) for (index, number, _), ending in zip(rows, endings, strict=True)]
         responses += batch
         on_batch(batch)
     return sorted(responses, key=lambda response: response[:2])
-
-
-def pick_tokens(logits: torch.Tensor, uniforms: torch.Tensor, law: Law) -> torch.Tensor:
-    """Draws one token a row by inverting its cumulative distribution at a uniform number.
-
-    Tokens tied with the last one that top-k or top-p admits are admitted too, so the law does not hang on a sort's order. At one
-    uniform number, equal distributions give the same token, and close ones mostly do where few tokens have most of the probability.
-
-    Args:
-        logits: (rows, vocabulary), any precision; the softmax is in float32 and its running sum in float64.
-        uniforms: (rows,) float64 in [0, 1).
-        law: Temperature, top-k and top-p.
-
-    Returns:
-        (rows,) token ids; -1 where a row's logits hold NaN or positive infinity.
-    """
-    scores = logits.float()
-    # Subtracting the maximum first keeps the smallest temperatures finite.
-    scores = (scores - scores.amax(dim=-1, keepdim=True)) / law.temperature
-    if 0 < law.top_k < scores.shape[-1]:
-        scores = scores.masked_fill(scores < scores.topk(law.top_k, dim=-1).values[:, -1:], -torch.inf)
-    probabilities = scores.softmax(dim=-1)
-    if law.top_p < 1.0:
-        ranked = probabilities.sort(dim=-1, descending=True).values
-        mass_before = ranked.cumsum(dim=-1, dtype=torch.float64) - ranked
-        least = ranked.masked_fill(mass_before >= law.top_p, torch.inf).amin(dim=-1, keepdim=True)
-        probabilities = probabilities.masked_fill(probabilities < least, 0.0)
-    cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)
-    total = cumulative[:, -1]
-    # A uniform below 1 times the total stays below the total in float64 too, so the token found has some probability.
-    picked = torch.searchsorted(cumulative, (uniforms * total)[:, None], right=True).squeeze(1)
-    return torch.where(total.isfinite(), picked, -1)
 
 
 def _decode(model: "PreTrainedModel", prompts: list[list[int]], uniforms: np.ndarray, law: Law, pad_id: int) -> list[Ending]:
@@ -133,7 +89,7 @@ def _decode(model: "PreTrainedModel", prompts: list[list[int]], uniforms: np.nda
         live, drawn = torch.stack([rows, picked]).tolist()  # the step's only wait for the device
         for row, token in zip(live, drawn, strict=True):
             if token < 0:
-                raise RuntimeError("the policy's logits are not finite: set policy.dtype to float32, or lower training.learning_rate")
+                raise RuntimeError(NOT_FINITE)
             tokens[row].append(token)
             stopped[row] = token in law.stop_ids
         running = [not stopped[row] for row in live]
@@ -181,7 +137,9 @@ def _uniforms(seed: int, count: int) -> np.ndarray:
 
 def _check_context(model: "PreTrainedModel", needed: int) -> None:
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if context is not None and needed > context:
+    virtual = num_virtual_tokens(model)
+    if context is not None and needed + virtual > context:
+        what = f"the longest prompt, {virtual} virtual tokens and" if virtual else "the longest prompt and"
         raise ValueError(
-            f"the longest prompt and max_response_tokens need {needed} positions and the model has {context}: lower max_response_tokens"
+            f"{what} max_response_tokens need {needed + virtual} positions and the model has {context}: lower max_response_tokens"
         )

@@ -10,8 +10,9 @@ import pandas as pd
 
 from components import progress
 from components.artifacts import derive_seed, read_table, write_json, write_table
+from components.generation.law import Law
 from components.generation.responses import Response, respond
-from components.generation.sampler import Law, Sampled
+from components.generation.sampler import Sampled
 from components.models import load_policy, load_tokenizer, pick_device, resolve_dtype
 from components.prompts import draw
 from components.records import GenerateRequest
@@ -76,7 +77,9 @@ def run(request: GenerateRequest, out: Path) -> None:
 def _respond(
     request: GenerateRequest, tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[list[int]], seeds: Sequence[Sequence[int]]
 ) -> list[list[Response]]:
-    model = load_policy(request.policy, dtype=resolve_dtype(request.limits.dtype), device=pick_device())
+    model = load_policy(
+        request.policy, dtype=resolve_dtype(request.limits.dtype), device=pick_device(), quantization=request.limits.quantization
+    )
     generation = request.generation
     law = Law(
         temperature=generation.temperature,

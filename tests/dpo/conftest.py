@@ -7,7 +7,7 @@ import pytest
 
 from components.artifacts import file_digest, write_table
 from components.builtin.world import corpus, support_reply
-from components.config import LoraConfig, PolicyConfig, TrainingConfig
+from components.config import LoraConfig, PolicyConfig, SoftPromptConfig, TrainingConfig
 from components.models import start_ref
 from components.prompts import prompt_id
 from components.records import Artifact, TrainRequest
@@ -40,7 +40,14 @@ def make_request(starter_directory: Path, pair_tables: tuple[Artifact, Artifact]
     """Builds a training request on the start model; keyword arguments override the training section, or name other models."""
     start = start_ref(starter_directory, revision="main")
 
-    def make(*, policy: Any = start, reference: Any = start, lora: LoraConfig | None = None, **training: Any) -> TrainRequest:
+    def make(
+        *,
+        policy: Any = start,
+        reference: Any = start,
+        lora: LoraConfig | None = None,
+        soft_prompt: SoftPromptConfig | None = None,
+        **training: Any,
+    ) -> TrainRequest:
         settings = {"pairs_per_step": 8, "micro_batch_pairs": 8, "learning_rate": 1e-3, "num_processes": 1, **training}
         return TrainRequest(
             policy=policy,
@@ -49,6 +56,7 @@ def make_request(starter_directory: Path, pair_tables: tuple[Artifact, Artifact]
             eval=pair_tables[1],
             limits=PolicyConfig(dtype="float32", max_prompt_tokens=64, max_response_tokens=64),
             lora=lora or LoraConfig(),
+            soft_prompt=soft_prompt or SoftPromptConfig(),
             training=TrainingConfig(**settings),
             round=1,
             seed=7,

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chi2
-from transformers import GenerationConfig, MambaConfig, MambaForCausalLM
+from transformers import GenerationConfig
 
-from components.generation.sampler import Law, Sampled, pick_tokens, sample
+from components.adapters import with_fresh_adapter
+from components.config import LoraConfig, SoftPromptConfig
+from components.generation.law import Law, pick_tokens
+from components.generation.sampler import Sampled, sample
 
 STOP = 1
 
@@ -148,10 +151,10 @@ def test_sample_beyond_the_context_is_refused(llama: Any) -> None:
         sampled(llama, [[5] * 118], [[1]], law())
 
 
-def test_sample_of_a_recurrent_model_is_refused() -> None:
-    model = MambaForCausalLM(MambaConfig(vocab_size=40, hidden_size=16, state_size=4, num_hidden_layers=1)).eval()
-    with pytest.raises(ValueError, match="cannot fork"):
-        sampled(model, [[5, 6]], [[1]], law())
+def test_sample_with_virtual_tokens_counts_them_in_the_context(llama: Any) -> None:
+    model = with_fresh_adapter(llama, LoraConfig(), SoftPromptConfig(kind="prompt", num_tokens=9))
+    with pytest.raises(ValueError, match="9 virtual tokens and max_response_tokens need 130 positions and the model has 128"):
+        sampled(model, [[5] * 109], [[1]], law())
 
 
 def test_sample_with_broken_weights_fails(llama: Any) -> None:

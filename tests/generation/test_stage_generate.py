@@ -9,8 +9,8 @@ from components import progress
 from components.artifacts import derive_seed, file_digest, read_json, read_table, write_table
 from components.builtin.world import train_prompts
 from components.config import GenerationConfig, PolicyConfig
+from components.generation.law import Law
 from components.generation.responses import Response, respond
-from components.generation.sampler import Law
 from components.generation.stage import run
 from components.models import load_policy, load_tokenizer, start_ref
 from components.prompts import make_prompt

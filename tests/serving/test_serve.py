@@ -19,7 +19,8 @@ import torch
 from typer.testing import CliRunner
 
 from components.campaign import model_of_round
-from components.generation.sampler import Law, sample
+from components.generation.law import Law
+from components.generation.sampler import sample
 from components.models import load_policy, load_tokenizer
 from components.ports import free_port
 from components.serving.engines import pick_engine

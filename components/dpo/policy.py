@@ -1,0 +1,50 @@
+"""The policy as a round's training takes it up: its own adapter, a fresh one, or all weights. Knows no pairs and no loss."""
+
+from typing import Any
+
+import torch
+
+from components.adapters import describe_saved, describe_wanted, is_wanted, with_fresh_adapter
+from components.models import load_policy
+from components.records import TrainRequest
+
+
+def takes_fresh_adapter(request: TrainRequest) -> bool:
+    """Whether this round is the first to train an adapter on its policy."""
+    return request.policy.adapter is None and is_wanted(request.lora, request.soft_prompt)
+
+
+def begins_elsewhere(request: TrainRequest) -> bool:
+    """Whether the model differs from its policy before the first step, because fresh virtual tokens stand before the prompts."""
+    return takes_fresh_adapter(request) and request.soft_prompt.kind != "none"
+
+
+def trainable_policy(request: TrainRequest, dtype: torch.dtype, device: torch.device) -> Any:
+    """Loads the policy with those weights open to training that the configuration names.
+
+    Raises:
+        ValueError: The policy's adapter cannot become what the configuration asks for.
+    """
+    _refuse_another_adapter(request)
+    torch.manual_seed(request.seed)
+    model: Any = load_policy(request.policy, dtype=dtype, device=device, quantization=request.limits.quantization, trainable_adapter=True)
+    if takes_fresh_adapter(request):
+        model = with_fresh_adapter(model, request.lora, request.soft_prompt)
+    elif request.policy.adapter is not None and not is_wanted(request.lora, request.soft_prompt):
+        model = model.merge_and_unload().requires_grad_(True)
+    if request.training.gradient_checkpointing:
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+def _refuse_another_adapter(request: TrainRequest) -> None:
+    if request.policy.adapter is None:
+        return
+    saved, wanted = describe_saved(request.policy.adapter), describe_wanted(request.lora, request.soft_prompt)
+    if wanted == saved or (wanted == "none" and "rank" in saved):
+        return
+    remedy = "set it back, or `lora: {rank: 0}` to train all weights" if "rank" in saved else "set it back"
+    raise ValueError(
+        f"round {request.policy.round} trained an adapter ({saved}) and the configuration asks for another ({wanted}), which it cannot "
+        f"become: {remedy}, or begin another campaign"
+    )

@@ -1,0 +1,73 @@
+"""What was saved is loaded as the next stage will load it, and must score and say what the trained weights do. Knows no loss."""
+
+from typing import Any, NamedTuple
+
+import torch
+
+from components.dpo.batches import Pair
+from components.dpo.reference import PairLogps, score_pairs
+from components.dpo.scoring import response_logps
+from components.generation.law import Law
+from components.generation.sampler import sample
+from components.models import load_policy
+from components.records import ModelRef
+
+LOGPS_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
+LEAD_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
+"""Two tokens whose logits are closer than this may change places between two ways of computing them."""
+MOST_TOKENS = 8
+
+
+class Probe(NamedTuple):
+    """What the trained weights make of a few pairs, before they are saved."""
+
+    pairs: list[Pair]
+    logps: PairLogps
+    tokens: list[int]
+    """Greedy answer to the first pair's prompt."""
+    leads: list[float]
+    """By how much each token's logit leads the next best."""
+
+
+def probe_trained(engine: Any, pairs: list[Pair], pad_id: int, *, max_tokens: int) -> Probe:
+    """Scores pairs and answers a prompt with the weights in the engine; every rank must call it with the same pairs."""
+    engine.eval()
+    logps = score_pairs(engine, pairs, pad_id, batch_size=len(pairs), rank=0, world_size=1)
+    return Probe(pairs, logps, *_greedy(engine, pairs[0].prompt, min(MOST_TOKENS, max_tokens)))
+
+
+@torch.no_grad()
+def _greedy(engine: Any, prompt: list[int], count: int) -> tuple[list[int], list[float]]:
+    """The plainest loop there is, of a fixed number of forwards, so that ranks which share the weights stay in step."""
+    tokens: list[int] = []
+    leads: list[float] = []
+    for _ in range(count):
+        logits = engine(input_ids=torch.tensor([prompt + tokens], device=engine.device), use_cache=False).logits[0, -1].float()
+        best = logits.topk(2)
+        tokens.append(int(best.indices[0]))
+        leads.append(float(best.values[0] - best.values[1]))
+    return tokens, leads
+
+
+def check_reloaded(trained: ModelRef, probe: Probe, pad_id: int, *, dtype: torch.dtype, device: torch.device, quantization: Any) -> None:
+    """Loads what was saved, scores the probe's pairs and answers its prompt with the sampler.
+
+    Raises:
+        RuntimeError: It scores or says something else than the trained weights did.
+    """
+    model = load_policy(trained, dtype=dtype, device=device, quantization=quantization)
+    prompts = [pair.prompt for pair in probe.pairs]
+    again = response_logps(model, pad_id, prompts, [pair.chosen for pair in probe.pairs], batch_size=len(probe.pairs))
+    worst = float((again - probe.logps.chosen).abs().max())
+    if not worst <= LOGPS_TOLERANCE[dtype] * max(1.0, float(probe.logps.chosen.abs().max()) / 100):
+        raise RuntimeError(f"the saved weights score pairs differently from the trained ones (by {worst:.4f} nats): they are incomplete")
+    law = Law(temperature=1.0, top_p=1.0, top_k=1, max_new_tokens=len(probe.tokens), stop_ids=frozenset())
+    (said,) = sample(model, prompts[:1], seeds=[[0]], law=law, pad_id=pad_id, batch_size=1, on_batch=lambda _: None)
+    for place, (token, lead) in enumerate(zip(probe.tokens, probe.leads, strict=True)):
+        if lead <= LEAD_TOLERANCE[dtype]:
+            return
+        if said.token_ids[place] != token:
+            raise RuntimeError(
+                f"the saved weights answer differently from the trained ones (token {place + 1} is {said.token_ids[place]}, not {token}): "
+                "they are incomplete"
+            )
