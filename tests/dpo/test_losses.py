@@ -79,7 +79,7 @@ BY_HAND: list[tuple[str, dict[str, float], float]] = [
     # Shift 0.2: chosen 1 - 0.2 = 0.8, rejected -0.5 - 0.2 = -0.7.
     ("bco_pair", {"p": 1.0, "beta": 0.5, "reward_shift": 0.2}, nls(0.8) + nls(0.7)),
     ("bco_pair", {"p": 0.75, "beta": 0.5, "reward_shift": 0.2}, 0.75 * (nls(0.8) + nls(0.7)) + 0.25 * (nls(-0.8) + nls(-0.7))),
-    # Targets +-0.5 / 0.5 = +-1: (2 - 1)^2 + (-1 + 1)^2; p 0.75 halves them: (2 - 0.5)^2 + (-1 + 0.5)^2; swapped hard: (2 + 1)^2 + (-1 - 1)^2.
+    # Targets +-0.5 / 0.5 = +-1: (2 - 1)^2 + (-1 + 1)^2. p = 0.75 halves them: (2 - 0.5)^2 + (-1 + 0.5)^2. Swapped and hard: 3^2 + (-2)^2.
     ("sppo", {"p": 1.0, "beta": 0.5}, 1.0),
     ("sppo", {"p": 0.75, "beta": 0.5}, 2.25 + 0.25),
     ("sppo_hard", {"p": 1.0, "beta": 0.5}, 1.0),
@@ -191,7 +191,7 @@ def test_aot_unpaired_loss_two_pairs_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("p", "expected"), [(1.0, 3 * sigmoid(-0.7)), (0.0, 2 * sigmoid(0.7)), (0.25, 0.75 * sigmoid(-0.7) + 1.5 * sigmoid(0.7))]
+    ("p", "expected"), [(1.0, 3 * sigmoid(-0.7)), (0.0, 2 * sigmoid(0.7)), (0.25, 0.25 * 3 * sigmoid(-0.7) + 0.75 * 2 * sigmoid(0.7))]
 )
 def test_kto_response_by_hand(p: float, expected: float) -> None:
     # Reward 0.5 * (-1 + 3) = 1, z = 0.5 * 0.6 = 0.3.

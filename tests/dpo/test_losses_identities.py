@@ -190,10 +190,8 @@ def test_loss_huge_log_ratios_keep_value_and_gradient_finite(name: str, p: float
     values |= {"reference_chosen_logps": torch.full((4,), -1e4), "reference_rejected_logps": torch.full((4,), -1e4)}
     values |= {"chosen_lengths": torch.tensor([1, 1, 9, 9]), "rejected_lengths": torch.tensor([1, 1, 9, 9])}
     values |= {"p": torch.full((4,), p), "reward_shift": torch.zeros(()), "kl": torch.zeros(())}
-    # A wrong margin costs exp(margin) in DiscoPOP's formula only where tau exceeds 1.
     losses = LOSSES[name].apply(SETTINGS | values).losses
-    used = [tensor for tensor in policy if tensor.requires_grad]
-    gradients = torch.autograd.grad(losses.sum(), used)
+    gradients = torch.autograd.grad(losses.sum(), policy)
     assert torch.isfinite(losses).all()
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
 
@@ -201,7 +199,7 @@ def test_loss_huge_log_ratios_keep_value_and_gradient_finite(name: str, p: float
 def test_loss_apply_names_what_is_missing() -> None:
     values = available()
     del values["chosen_lengths"], values["simpo_gamma"]
-    with pytest.raises(ValueError, match="reads simpo_gamma, chosen_lengths|reads chosen_lengths, simpo_gamma"):
+    with pytest.raises(ValueError, match="reads chosen_lengths, simpo_gamma"):
         LOSSES["simpo"].apply(values)
 
 
