@@ -96,6 +96,19 @@ def _begin_as_real_tokens(adapted: Any, num_tokens: int) -> None:
         weight.copy_(begun)
 
 
+def load_adapter(model: "PreTrainedModel", adapter: Path, *, trainable: bool) -> Any:
+    """Puts a saved adapter on its base, open to training or not."""
+    from peft import PeftModel
+
+    soft_prompt = "num_virtual_tokens" in read_json(adapter / "adapter_config.json")
+    # peft opens no saved virtual tokens to training, so they are opened here.
+    adapted = PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable and not soft_prompt, autocast_adapter_dtype=False)
+    if soft_prompt and trainable:
+        adapted.peft_config["default"].inference_mode = False
+        adapted.prompt_encoder.requires_grad_(True)
+    return adapted
+
+
 @contextmanager
 def without_adapter(model: Any) -> Iterator[Any]:
     """Gives the model under a fresh adapter as it is without it."""

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
+from components.adapters import load_adapter
 from components.records import ModelRef
 
 if TYPE_CHECKING:
@@ -110,9 +111,7 @@ def load_policy(
         options |= {"quantization_config": _four_bits(dtype), "device_map": {"": device}}
     model = AutoModelForCausalLM.from_pretrained(ref.base, **options)
     if ref.adapter is not None:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, str(ref.adapter), is_trainable=trainable_adapter, autocast_adapter_dtype=False)
+        model = load_adapter(model, ref.adapter, trainable=trainable_adapter)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
