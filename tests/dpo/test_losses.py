@@ -6,9 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from components.dpo.losses import LOSSES, RESPONSE_LOSSES
-from components.dpo.losses.ratios import RunningMean
-from components.dpo.losses.unpaired import balanced_weights
+from components.dpo.losses import LOSSES, RESPONSE_LOSSES, RunningMean, balanced_weights
 
 PAIR = {
     "policy_chosen_logps": -1.0,

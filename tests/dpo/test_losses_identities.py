@@ -51,7 +51,7 @@ def ones() -> torch.Tensor:
     return torch.ones(COUNT, dtype=torch.float64)
 
 
-SOFT = [name for name, loss in LOSSES.items() if loss.takes_soft_labels]
+SOFT = [name for name, loss in LOSSES.items() if loss.soft_labels]
 REFERENCED = [name for name, loss in LOSSES.items() if loss.needs_reference]
 
 
@@ -103,7 +103,7 @@ def test_rpo_and_dpop_without_their_addition_are_dpo() -> None:
 @pytest.mark.parametrize("name", REFERENCED)
 def test_loss_policy_equals_reference_takes_its_expected_value(name: str) -> None:
     values = available()
-    if not LOSSES[name].takes_soft_labels:
+    if not LOSSES[name].soft_labels:
         values["p"] = ones()
     values |= {f"policy_{side}_logps": values[f"reference_{side}_logps"] for side in ("chosen", "rejected")}
     losses, chosen, rejected = LOSSES[name].apply(values)
@@ -183,7 +183,7 @@ def test_loss_couples_batch_says_whether_other_pairs_matter(name: str) -> None:
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("p", [0.0, 0.6, 1.0])
 def test_loss_huge_log_ratios_keep_value_and_gradient_finite(name: str, p: float) -> None:
-    if p < 1 and not LOSSES[name].takes_soft_labels:
+    if p < 1 and not LOSSES[name].soft_labels:
         p = 1.0
     policy = [torch.tensor(values, requires_grad=True) for values in ([-1.0, -2e4, -1e4, 0.0], [-2e4, -1.0, -1e4, 0.0])]
     values: dict[str, Any] = {"policy_chosen_logps": policy[0], "policy_rejected_logps": policy[1]}

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from components.dpo.losses import DIVERGENCES, LOSSES, weighted_sum, with_divergence
-from components.dpo.losses.transforms import length_desensitised_logps, wpo_weights
+from components.dpo.losses import DIVERGENCES, LOSSES, length_desensitised_logps, weighted_sum, with_divergence, wpo_weights
 
 MASK = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]]).bool()
 TOKENS = torch.tensor([[-1.0, -2.0, -4.0, 0.0], [-3.0, -5.0, 0.0, 0.0]], dtype=torch.float64)
@@ -120,7 +119,7 @@ def test_weighted_sum_reads_what_its_parts_read() -> None:
     assert total.inputs[:4] == LOSSES["aot"].inputs[:4]
     assert set(total.inputs[4:]) == {"p", "chosen_lengths", "rejected_lengths", "reward_shift"}
     assert set(total.settings) == {"beta", "label_smoothing", "simpo_gamma"}
-    assert (total.couples_batch, total.takes_soft_labels, total.margin_only) == (True, False, False)
+    assert (total.couples_batch, total.soft_labels, total.margin_only) == (True, False, False)
     assert total.expected_first_loss(torch.ones(1), {}) is None
     assert not weighted_sum({"simpo": 1.0, "sft": 1.0}).needs_reference
 

@@ -11,9 +11,7 @@ import torch
 from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.kto_trainer import KTOTrainer
 
-from components.dpo.losses import LOSSES, RESPONSE_LOSSES, weighted_sum, with_divergence
-from components.dpo.losses.interface import Loss
-from components.dpo.losses.transforms import length_desensitised_logps, wpo_weights
+from components.dpo.losses import LOSSES, RESPONSE_LOSSES, Loss, length_desensitised_logps, weighted_sum, with_divergence, wpo_weights
 
 with warnings.catch_warnings():
     # It warns on import that it is experimental, which is no news to a test that pins its release.

@@ -8,7 +8,10 @@ p = 1 is the published loss for hard labels, and below that a loss is its expect
 
 from components.dpo.losses.interface import Loss, PairLosses, ResponseLosses
 from components.dpo.losses.margins import ipo_loss, sigmoid_loss
+from components.dpo.losses.ratios import RunningMean
 from components.dpo.losses.registry import DIVERGENCES, LOSSES, RESPONSE_LOSSES, weighted_sum, with_divergence
+from components.dpo.losses.transforms import length_desensitised_logps, wpo_weights
+from components.dpo.losses.unpaired import balanced_weights
 
 __all__ = [
     "DIVERGENCES",
@@ -17,8 +20,12 @@ __all__ = [
     "Loss",
     "PairLosses",
     "ResponseLosses",
+    "RunningMean",
+    "balanced_weights",
     "ipo_loss",
+    "length_desensitised_logps",
     "sigmoid_loss",
     "weighted_sum",
     "with_divergence",
+    "wpo_weights",
 ]

@@ -48,6 +48,8 @@ class Loss(Generic[Result]):
     margin_only: bool = False
     """True where policy and reference matter only through the difference of the two log-ratios (over lengths, where it reads them), so
     that `with_divergence` may replace the log-ratios by another divergence's scores."""
+    soft_labels: bool = True
+    """False where p must be 1 for every pair; the loss raises ValueError where it is not."""
     couples_batch: bool = False
     """True where a pair's loss depends on the other pairs of its batch: other micro-batches, or pairs of weight 0 that fill one up,
     then change the result."""
@@ -94,21 +96,20 @@ class Loss(Generic[Result]):
         """Whether it reads `kl`, which takes a forward over mismatched prompts and responses (see `unpaired.kto_loss`)."""
         return "kl" in self.inputs
 
-    @property
-    def takes_soft_labels(self) -> bool:
-        """Whether p may be other than 1; where it may not, the loss raises ValueError on such a p."""
-        return "p" in self.inputs and not self.couples_batch
 
+def describe(function: Callable[..., Result], first_loss: FirstLoss | None = None, **says: bool) -> Loss[Result]:
+    """Makes the `Loss` of a function; what it reads is taken from its signature, so that the two cannot disagree.
 
-def describe(
-    function: Callable[..., Result], first_loss: FirstLoss | None = None, *, margin_only: bool = False, couples_batch: bool = False
-) -> Loss[Result]:
-    """Makes the `Loss` of a function; what it reads is taken from its signature, so that the two cannot disagree."""
+    Args:
+        function: Its parameters are tensors and floats, annotated as such.
+        first_loss: See `Loss`.
+        **says: `margin_only`, `soft_labels` and `couples_batch` of `Loss`.
+    """
     parameters = inspect.signature(function).parameters.values()
     inputs = tuple(parameter.name for parameter in parameters if parameter.annotation is torch.Tensor)
     settings = tuple(parameter.name for parameter in parameters if parameter.annotation is float)
     assert len(inputs) + len(settings) == len(parameters), f"{function.__name__}: annotate tensors as torch.Tensor and settings as float"
-    return Loss(function, inputs, settings, first_loss, margin_only, couples_batch)
+    return Loss(function, inputs, settings, first_loss, **says)
 
 
 def smoothed(p: torch.Tensor, label_smoothing: float) -> torch.Tensor:

@@ -47,9 +47,8 @@ def rpo_loss(
 ) -> PairLosses:
     """RPO: `sigmoid_loss` plus a weight times `sft_loss`, both in expectation over the label.
 
-    Pang et al. 2024 (arXiv 2404.19733), iterative reasoning preference optimization: their alpha multiplies the DPO term, so nll_weight is
-    its inverse. Their likelihood is divided by the tokens of prompt and response; here, as the prompt is not generated, by those of the
-    response. TRL has no such loss any more: there it is the sum of `sigmoid` and `sft`.
+    Pang et al. 2024 (arXiv 2404.19733, version 3; version 1 put the weight on the DPO term), iterative reasoning preference optimization.
+    TRL has no such loss any more: there it is the weighted sum of `sigmoid` and `sft`.
 
     Args:
         policy_chosen_logps: (batch,) log pi(y_w|x) in nats, summed over response tokens.
@@ -59,7 +58,7 @@ def rpo_loss(
         beta: Strength of the pull towards the reference.
         p: (batch,) probability that chosen is really preferred, in [0, 1].
         label_smoothing: eps, the assumed share of flipped labels, in [0, 0.5).
-        nll_weight: Weight of the negative log-likelihood a token, at least 0.
+        nll_weight: The paper's alpha: weight of the negative log-likelihood a token, at least 0.
         chosen_lengths: (batch,) |y_w|, response tokens, at least 1.
         rejected_lengths: (batch,) |y_l|, response tokens, at least 1.
     """

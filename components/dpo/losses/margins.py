@@ -253,9 +253,9 @@ def discopop_loss(
 ) -> PairLosses:
     """DiscoPOP: (1 - m) (-log sigmoid(h)) + m exp(-h) with h = beta delta and m = sigmoid(h / tau), in expectation over the label.
 
-    Equation 5 of Lu et al. 2024 (arXiv 2406.08414), the "log-ratio modulated loss". It is not convex: the hard-label loss has a local
-    minimum on the side of the wrong answer, and a soft label moves but does not remove it. m exp(-h) is computed as one exponential,
-    because for a large negative h it is zero times infinity.
+    Equation 5 of Lu et al. 2024 (arXiv 2406.08414), the "log-ratio modulated loss". It is not convex: with the paper's tau the hard-label
+    loss has a local minimum just on the side of the wrong answer, and no margin says p. m exp(-h) is computed as one exponential,
+    because for a large negative h it is zero times infinity, which in TRL is not a number.
 
     Args:
         policy_chosen_logps: (batch,) log pi(y_w|x) in nats, summed over response tokens.

@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -72,8 +73,8 @@ LOSSES: dict[str, Loss[PairLosses]] = {
     "apo_zero": describe(apo_zero_loss, _always(1.0)),
     "apo_down": describe(apo_down_loss, _always(1.0)),
     "dpop": describe(dpop_loss, _always(LN2)),
-    "aot": describe(aot_loss, _always(LN2), couples_batch=True),
-    "aot_unpaired": describe(aot_unpaired_loss, _always(LN2), couples_batch=True),
+    "aot": describe(aot_loss, _always(LN2), soft_labels=False, couples_batch=True),
+    "aot_unpaired": describe(aot_unpaired_loss, _always(LN2), soft_labels=False, couples_batch=True),
     "kto": describe(kto_of_pairs_loss, _first_kto),
     "sft": describe(sft_loss),
     "rpo": describe(rpo_loss),
@@ -133,6 +134,7 @@ def weighted_sum(weights: Mapping[str, float]) -> Loss[PairLosses]:
         settings=tuple(dict.fromkeys(name for loss, _ in parts for name in loss.settings)),
         first_loss=first_loss if all(loss.first_loss is not None for loss, _ in parts) else None,
         margin_only=all(loss.margin_only for loss, _ in parts),
+        soft_labels=all(loss.soft_labels for loss, _ in parts),
         couples_batch=any(loss.couples_batch for loss, _ in parts),
     )
 
@@ -171,4 +173,4 @@ def with_divergence(loss: Loss[PairLosses], divergence: str) -> Loss[PairLosses]
         none = torch.zeros_like(chosen)
         return loss.function(chosen, rejected, none, none, **keywords)
 
-    return Loss(scored, loss.inputs, (*loss.settings, *added), loss.first_loss, loss.margin_only, loss.couples_batch)
+    return replace(loss, function=scored, settings=(*loss.settings, *added))

@@ -8,7 +8,7 @@ from components.dpo.losses.interface import PairLosses, ResponseLosses, expected
 def balanced_weights(num_desirable: int, num_undesirable: int) -> tuple[float, float]:
     """Weights of desirable and undesirable responses under which both kinds count alike in sum and the mean weight is 1.
 
-    The KTO paper (arXiv 2402.01306, section 4) asks that (desirable weight x count) / (undesirable weight x count) lie between 1 and 3/2;
+    The KTO paper (arXiv 2402.01306) asks that (desirable weight x count) / (undesirable weight x count) lie between 1 and 3/2;
     here it is 1. A mean weight of 1 keeps the loss, and so the learning rate, on one scale whatever the balance of the data.
 
     Args:
@@ -38,7 +38,7 @@ def kto_loss(
 ) -> ResponseLosses:
     """KTO: desirable_weight (1 - sigmoid(r - z)) or undesirable_weight (1 - sigmoid(z - r)), r = beta log-ratio, z = beta KL.
 
-    Ethayarajh et al. 2024 (arXiv 2402.01306), equation 7, without the constants that only shift it, in expectation over the label. The
+    Ethayarajh et al. 2024 (arXiv 2402.01306), equation 7, in expectation over the label. The
     expectation is linear in sigmoid(r - z), so no reward says p: r rises where p desirable_weight > (1 - p) undesirable_weight.
 
     Args:
