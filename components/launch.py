@@ -60,7 +60,7 @@ class Stage:
 
 
 STAGES = {
-    "start": Stage("components.start.stage", StartRequest, 1),
+    "start": Stage("components.start.stage", StartRequest, 1, on_accelerator=True),
     "generate_responses": Stage("components.generation.stage", GenerateRequest, 1, on_accelerator=True),
     "collect_preferences": Stage("components.preferences.stage", CollectRequest, 1, on_accelerator=True),
     "validate_data": Stage("components.validation.stage", ValidateRequest, 1),

@@ -110,6 +110,10 @@ def load_policy(
     if quantization == "4bit":
         options |= {"quantization_config": _four_bits(dtype), "device_map": {"": device}}
     model = AutoModelForCausalLM.from_pretrained(ref.base, **options)
+    for module in model.modules():
+        # On some processors bitsandbytes repacks weights when they are first scored, and then drops their part of the gradient.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     if ref.adapter is not None:
         model = load_adapter(model, ref.adapter, trainable=trainable_adapter)
     for module in model.modules():

@@ -7,17 +7,21 @@ import pandas as pd
 
 from components.artifacts import write_json, write_table
 from components.builtin.starter import starter_model
-from components.config import BUILTIN, JudgeConfig
+from components.config import BUILTIN, JudgeConfig, PolicyConfig
+from components.generation.law import Law
+from components.generation.sampler import sample
 from components.judges import judge_digest
 from components.model_directory import check_model_directory, locate_model
-from components.models import start_ref
+from components.models import load_policy, load_tokenizer, pick_device, resolve_dtype, start_ref
 from components.prompts import Prompt, split_prompts
-from components.records import JudgeRef, StartRequest
-from components.tokens import format_messages
+from components.records import JudgeRef, ModelRef, StartRequest
+from components.tokens import format_messages, prompt_ids
 
 
 def run(request: StartRequest, out: Path) -> None:
     """Writes `start.json`, `train_prompts.parquet`, `held_out_prompts.parquet` and, for the built-in starter, the model itself.
+
+    The model is loaded and says a token first: what cannot is told now, and not when the first round samples.
 
     Raises:
         ValueError: The model or the prompts cannot be used; one line with the remedy.
@@ -32,6 +36,7 @@ def run(request: StartRequest, out: Path) -> None:
         path = locate_model(request.policy.model, request.policy.revision)
         check_model_directory(path)
         model = start_ref(path, revision=request.policy.revision)
+    _check_it_answers(model.model_copy(update={"base": str(out / model.base)}), request.policy, split.train)
     write_table(out / "train_prompts.parquet", _table(split.train))
     write_table(out / "held_out_prompts.parquet", _table(split.held_out))
     content = {
@@ -44,6 +49,20 @@ def run(request: StartRequest, out: Path) -> None:
         "dropped_held_out": split.dropped_held_out,
     }
     write_json(out / "start.json", content)
+
+
+def _check_it_answers(model: ModelRef, policy: PolicyConfig, prompts: tuple[Prompt, ...]) -> None:
+    """Loads the start model as every later stage will, and lets it say one token."""
+    shortest = min(prompts, key=lambda prompt: sum(len(message["content"]) for message in prompt.messages))
+    law = Law(temperature=1.0, top_p=1.0, top_k=1, max_new_tokens=1, stop_ids=frozenset())
+    try:
+        tokenizer = load_tokenizer(model)
+        loaded = load_policy(model, dtype=resolve_dtype(policy.dtype), device=pick_device(), quantization=policy.quantization)
+        prompt = prompt_ids(tokenizer, shortest.messages)
+        sample(loaded, [prompt], seeds=[[0]], law=law, pad_id=tokenizer.pad_token_id, batch_size=1, on_batch=lambda _: None)
+    except Exception as error:
+        cause = " ".join(str(error).split())[:300]
+        raise ValueError(f"the start model {policy.model} cannot be loaded and sampled from: {cause}") from error
 
 
 def _pinned(config: JudgeConfig) -> JudgeRef:

@@ -1,0 +1,51 @@
+"""An adapter on a base that is held in 4 bits, where bitsandbytes is installed, and what is said where it is not."""
+
+import importlib.util
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from components.artifacts import read_json
+from components.config import LoraConfig
+from components.dpo.stage import run
+from components.models import load_policy, trained_ref
+from components.records import ModelRef, TrainRequest
+
+Make = Callable[..., TrainRequest]
+INSTALLED = importlib.util.find_spec("bitsandbytes") is not None
+
+
+def quantized(request: TrainRequest) -> TrainRequest:
+    return request.model_copy(update={"limits": request.limits.model_copy(update={"quantization": "4bit"})})
+
+
+@pytest.mark.skipif(INSTALLED, reason="says what is told where bitsandbytes is missing")
+def test_4bit_without_bitsandbytes_says_what_to_install(make_request: Make, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"policy\.quantization 4bit needs bitsandbytes: pip install bitsandbytes, or set"):
+        run(quantized(make_request(lora=LoraConfig(rank=4))), tmp_path)
+
+
+@pytest.mark.skipif(not INSTALLED, reason="bitsandbytes is no part of the installation: its weights are for machines with a GPU")
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_4bit_base_two_rounds_refer_to_the_adapter_they_start_from(kind: str, make_request: Make, tmp_path: Path) -> None:
+    lora = LoraConfig.model_validate({"rank": 4, "alpha": 8, "kind": kind})
+    policy: ModelRef | None = None
+    for number in (1, 2):
+        out = tmp_path / str(number)
+        out.mkdir()
+        models = {} if policy is None else {"policy": policy, "reference": policy}
+        request = quantized(make_request(lora=lora, learning_rate=1e-2, **models))
+        run(request, out)
+        trained = read_json(out / "train.json")
+        assert trained["ln2_checked"]
+        assert trained["first_loss"] == pytest.approx(math.log(2), abs=1e-4)
+        assert trained["quantization"] == "4bit"
+        assert trained["start_digest"] == request.policy.digest
+        policy = trained_ref(out, request.policy, number)
+        assert trained["policy_digest"] == policy.digest
+    assert policy is not None
+    loaded = load_policy(policy, dtype=torch.float32, device=torch.device("cpu"), quantization="4bit")
+    assert any(parameter.dtype == torch.uint8 for parameter in loaded.parameters())
