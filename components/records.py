@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from components.config import (
+    ConstraintsConfig,
     EvaluationConfig,
     GateConfig,
     GenerationConfig,
@@ -178,6 +179,7 @@ class TrainRequest(Record):
     lora: LoraConfig
     soft_prompt: SoftPromptConfig
     training: TrainingConfig
+    constraints: ConstraintsConfig = ConstraintsConfig()
     round: int
     seed: int
 

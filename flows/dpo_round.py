@@ -126,6 +126,7 @@ def _stages(
         lora=config.lora,
         soft_prompt=config.soft_prompt,
         training=config.training,
+        constraints=config.constraints,
         campaign_seed=config.seed,
     )
     evaluated = evaluate(

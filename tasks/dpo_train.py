@@ -7,7 +7,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from components.artifacts import derive_seed
-from components.config import LoraConfig, PolicyConfig, SoftPromptConfig, TrainingConfig
+from components.config import ConstraintsConfig, LoraConfig, PolicyConfig, SoftPromptConfig, TrainingConfig
 from components.launch import run_stage
 from components.records import Artifact, Manifest, ModelRef, TrainRequest
 from tasks.retries import RETRIES
@@ -26,6 +26,7 @@ def dpo_train(
     lora: LoraConfig,
     soft_prompt: SoftPromptConfig,
     training: TrainingConfig,
+    constraints: ConstraintsConfig,
     campaign_seed: int,
 ) -> Manifest:
     """Publishes the trained model or adapter; its checkpoints are then no longer needed."""
@@ -38,6 +39,7 @@ def dpo_train(
         lora=lora,
         soft_prompt=soft_prompt,
         training=training,
+        constraints=constraints,
         round=round,
         seed=derive_seed(campaign_seed, round, "dpo_train"),
     )

@@ -1,12 +1,12 @@
 """Pairs as token ids, and the plan of which pair is trained on when, on which rank, in which micro-batch. Knows no model."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pandas as pd
-import torch
 
+from components.dpo.mixing import mixed_order
 from components.tokens import parse_messages, prompt_ids, response_ids
 
 if TYPE_CHECKING:
@@ -23,17 +23,19 @@ class Pair:
     p: float
     name: str = "a pair"
     """Where the pair stands, for messages: its table, its row (from 0) and its prompt."""
+    tag: str = ""
+    """Kind of preference."""
 
 
 def encode_pairs(table: pd.DataFrame, tokenizer: "PreTrainedTokenizerBase", *, max_response_tokens: int, source: str) -> list[Pair]:
     """Tokenises a validated table of pairs, in its order; `source` names the table in messages."""
     pairs = []
-    columns = (table[name] for name in ("prompt", "chosen", "rejected", "p", "prompt_id"))
-    for row, (prompt, chosen, rejected, p, prompt_id) in enumerate(zip(*columns, strict=True)):
+    columns = (table[name] for name in ("prompt", "chosen", "rejected", "p", "prompt_id", "tag"))
+    for row, (prompt, chosen, rejected, p, prompt_id, tag) in enumerate(zip(*columns, strict=True)):
         messages = parse_messages(prompt)
         kept, dropped = (response_ids(tokenizer, messages, text, max_tokens=max_response_tokens) for text in (chosen, rejected))
         name = f"{source} row {row} (prompt {prompt_id})"
-        pairs.append(Pair(prompt_ids(tokenizer, messages), kept, dropped, float(p), name))
+        pairs.append(Pair(prompt_ids(tokenizer, messages), kept, dropped, float(p), name, tag))
     return pairs
 
 
@@ -49,10 +51,18 @@ class Slot:
 class Plan:
     """Which pairs each optimizer step takes. The same pairs meet in a step whatever the ranks and micro-batches are."""
 
-    num_pairs: int
+    tags: Sequence[str]
+    """Tag of each pair."""
     pairs_per_step: int
     epochs: int
     seed: int
+    tag_shares: Mapping[str, float] = field(default_factory=dict)
+    """Share of an epoch by tag; empty takes every pair once an epoch."""
+
+    @property
+    def num_pairs(self) -> int:
+        """Pairs of an epoch."""
+        return len(self.tags)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -65,10 +75,12 @@ class Plan:
         return self.epochs * self.steps_per_epoch
 
     def steps(self, first: int) -> Iterator[tuple[int, list[int]]]:
-        """Yields (step, pairs) from step `first` on, counting from 0; each epoch is its own seeded permutation."""
+        """Yields (step, pairs) from step `first` on, counting from 0; each epoch is its own seeded order."""
+        order: list[int] = []
         for step in range(first, self.num_steps):
             epoch, place = divmod(step, self.steps_per_epoch)
-            order = torch.randperm(self.num_pairs, generator=torch.Generator().manual_seed(self.seed + epoch)).tolist()
+            if place == 0 or not order:
+                order = mixed_order(self.tags, self.tag_shares, seed=self.seed + epoch)
             yield step, order[place * self.pairs_per_step : (place + 1) * self.pairs_per_step]
 
 

@@ -1,6 +1,7 @@
 """The trainer's forward: log-probabilities of responses. Reference, policy and KL estimates all come from here."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -28,11 +29,37 @@ class Batch:
         self.target_mask = self.attention_mask[:, self.prompt_width :].bool()
 
 
+class TokenScores(NamedTuple):
+    """What the policy says of response tokens, each (batch, response width) in nats and fp32, zero where a row has no token."""
+
+    logps: torch.Tensor
+    """log pi(token | what stands before)."""
+    end_logps: torch.Tensor | None
+    """log pi(end | what stands before), where an end token was named."""
+    log_collisions: torch.Tensor | None
+    """log sum over the vocabulary of pi squared, where it was asked for."""
+
+
+def token_scores(model: torch.nn.Module, batch: Batch, *, end_id: int | None = None, collisions: bool = False) -> TokenScores:
+    """Scores each response token; log-softmax in fp32.
+
+    Args:
+        model: A causal language model.
+        batch: The prompts and responses.
+        end_id: Token whose log-probability is wanted at every response position; None wants none.
+        collisions: Whether the collision probabilities are wanted.
+    """
+    logits = (_response_logits if left_padding_is_exact(model) else _plain_response_logits)(model, batch).float()
+    total, outside = logits.logsumexp(dim=2), ~batch.target_mask
+    chosen = logits.gather(2, batch.targets.unsqueeze(2)).squeeze(2)
+    end_logps = None if end_id is None else (logits[:, :, end_id] - total).masked_fill(outside, 0.0)
+    log_collisions = ((2 * logits).logsumexp(dim=2) - 2 * total).masked_fill(outside, 0.0) if collisions else None
+    return TokenScores((chosen - total).masked_fill(outside, 0.0), end_logps, log_collisions)
+
+
 def token_logps(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     """Log-probability of each response token, (batch, response width), zero where a row has no token; log-softmax in fp32."""
-    logits = (_response_logits if left_padding_is_exact(model) else _plain_response_logits)(model, batch).float()
-    chosen = logits.gather(2, batch.targets.unsqueeze(2)).squeeze(2)
-    return (chosen - logits.logsumexp(dim=2)).masked_fill(~batch.target_mask, 0.0)
+    return token_scores(model, batch).logps
 
 
 def _response_logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
@@ -61,9 +88,23 @@ def _plain_response_logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor
     return logits[rows, first + torch.arange(batch.response_width, device=padding.device)]
 
 
+Summed = Callable[[torch.Tensor, torch.Tensor, list[int]], torch.Tensor]
+
+
+def plain_sum(logps: torch.Tensor, mask: torch.Tensor, rows: list[int]) -> torch.Tensor:
+    """The sum over all tokens of a response."""
+    return logps.sum(dim=1)
+
+
 @torch.no_grad()
 def response_logps(
-    model: torch.nn.Module, pad_id: int, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], *, batch_size: int
+    model: torch.nn.Module,
+    pad_id: int,
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    *,
+    batch_size: int,
+    summed: Summed = plain_sum,
 ) -> torch.Tensor:
     """Scores responses without gradients.
 
@@ -73,6 +114,7 @@ def response_logps(
         prompts: n prompts as token ids.
         responses: n responses as token ids, none of them empty.
         batch_size: Rows in one forward.
+        summed: Turns token log-probabilities (rows, width), their mask and the rows' places among the n into (rows,) sums.
 
     Returns:
         (n,) log-probabilities summed over response tokens, float32 on the CPU. Rows are scored in order of length, so the batches
@@ -84,5 +126,5 @@ def response_logps(
     for begin in range(0, len(order), batch_size):
         rows = order[begin : begin + batch_size]
         batch = Batch([prompts[row] for row in rows], [responses[row] for row in rows], pad_id, device)
-        logps[rows] = token_logps(model, batch).sum(dim=1).cpu()
+        logps[rows] = summed(token_logps(model, batch), batch.target_mask, rows).cpu()
     return logps

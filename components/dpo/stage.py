@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,16 @@ import torch
 from components.adapters import describe_wanted, is_wanted, save_adapter, without_adapter
 from components.artifacts import digest, read_table, write_bytes, write_json
 from components.dpo.batches import Layout, Pair, Plan, encode_pairs
+from components.dpo.constraints import constraints_of
 from components.dpo.engine import build_engine, full_weights, join_process_group
 from components.dpo.finite import refuse_non_finite_reference
+from components.dpo.mixing import tag_weights
+from components.dpo.objective import PAIR_LOSS, Memory, Objective, configured_loss, mismatched_answers
 from components.dpo.policy import begins_elsewhere, takes_fresh_adapter, trainable_policy
 from components.dpo.reference import PairLogps, cached, score_pairs
 from components.dpo.reload import check_reloaded, probe_trained
 from components.dpo.system import sampled
-from components.dpo.train import Objective, evaluate_pairs, train
+from components.dpo.train import evaluate_pairs, train
 from components.models import load_policy, load_tokenizer, pick_device, resolve_dtype, trained_ref
 from components.records import ModelRef, TrainRequest
 from components.report.plots import training_plot
@@ -51,11 +55,14 @@ def _run(request: TrainRequest, out: Path, rank: int, world_size: int, device: t
     eval_pairs = encode_pairs(read_table(request.eval), tokenizer, max_response_tokens=limit, source="eval.parquet")
     scratch = out.parent / CHECKPOINTS / digest(request)[:16]
     model = trainable_policy(request, dtype, device)
-    reference = _reference_logps(request, model, [*train_pairs, *eval_pairs], tokenizer.pad_token_id, scratch, (rank, world_size), dtype)
-    refuse_non_finite_reference(*reference, [*train_pairs, *eval_pairs])
+    pairs = [*train_pairs, *eval_pairs]
+    needs_kl = configured_loss(request.training).needs_kl
+    mismatched = [*mismatched_answers(train_pairs), *mismatched_answers(eval_pairs)] if needs_kl else None
+    reference = _reference_logps(request, model, pairs, mismatched, tokenizer.pad_token_id, scratch, (rank, world_size), dtype)
+    refuse_non_finite_reference(reference.chosen, reference.rejected, pairs)
 
     training = request.training
-    plan = Plan(len(train_pairs), training.pairs_per_step, training.epochs, request.seed)
+    plan = Plan([pair.tag for pair in train_pairs], training.pairs_per_step, training.epochs, request.seed, training.tag_shares)
     layout = Layout.fit(
         pairs_per_step=training.pairs_per_step, micro_batch_pairs=training.micro_batch_pairs, rank=rank, world_size=world_size
     )
@@ -67,10 +74,8 @@ def _run(request: TrainRequest, out: Path, rank: int, world_size: int, device: t
         accumulation=layout.accumulation,
         dtype=dtype,
     )
-    count = len(train_pairs)
-    objective = Objective(train_pairs, PairLogps(reference.chosen[:count], reference.rejected[:count]), training, tokenizer.pad_token_id)
-    held_out = Objective(eval_pairs, PairLogps(reference.chosen[count:], reference.rejected[count:]), training, tokenizer.pad_token_id)
-    check = _FirstLoss(request, dtype)
+    objective, held_out = _objectives(request, train_pairs, eval_pairs, reference, tokenizer)
+    check = _FirstLoss(request, objective, dtype)
     metrics, resumed = train(engine, objective, plan, layout, directory=scratch, on_first_loss=check)
     evaluated = evaluate_pairs(engine, held_out, layout)
     probe = probe_trained(engine, train_pairs[: layout.micro_batch_pairs], tokenizer.pad_token_id, max_tokens=limit)
@@ -88,10 +93,10 @@ def _run(request: TrainRequest, out: Path, rank: int, world_size: int, device: t
         "directory": "model" if trained.adapter is None else "adapter",
         "base_round": trained.base_round,
         "base_digest": trained.base_digest,
-        "num_pairs": count,
+        "num_pairs": len(train_pairs),
         "num_steps": plan.num_steps,
         "first_loss": json.loads(metrics[0])["loss"],
-        "ln2_checked": check.applies,
+        "ln2_checked": check.applied,
         "eval": evaluated,
         "num_processes": world_size,
         "resumed_from_step": resumed,
@@ -110,34 +115,60 @@ def _provenance(request: TrainRequest, dtype: torch.dtype) -> dict[str, Any]:
     }
 
 
+def _objectives(
+    request: TrainRequest, train_pairs: list[Pair], eval_pairs: list[Pair], reference: PairLogps, tokenizer: Any
+) -> tuple[Objective, Objective]:
+    """What is minimised over the training pairs, and the same to be measured on the evaluation pairs, with one memory."""
+    training = request.training
+    constraints = constraints_of(request.constraints, encode=lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]))
+    memory = Memory(request.constraints, list(constraints), shifts_rewards=configured_loss(training).needs_reward_shift)
+    count, tags = len(train_pairs), [pair.tag for pair in train_pairs]
+
+    def objective(pairs: list[Pair], logps: PairLogps, weights: list[float]) -> Objective:
+        ids = {"pad_id": tokenizer.pad_token_id, "end_id": tokenizer.eos_token_id}
+        return Objective(pairs, logps, training, **ids, pair_weights=weights, constraints=constraints, memory=memory)
+
+    return (
+        objective(train_pairs, reference.part(slice(count)), tag_weights(tags, training.tag_weights)),
+        objective(eval_pairs, reference.part(slice(count, None)), [1.0] * len(eval_pairs)),
+    )
+
+
 class _FirstLoss:
     """Checks that the first loss is what it must be when policy and reference are the same weights."""
 
-    def __init__(self, request: TrainRequest, dtype: torch.dtype) -> None:
-        self.applies = request.policy.digest == request.reference.digest and not begins_elsewhere(request)
-        self.expected = math.log(2) if request.training.loss == "sigmoid" else 1 / (2 * request.training.beta) ** 2
-        self.tolerance = LN2_TOLERANCE[dtype] * self.expected / math.log(2)
+    def __init__(self, request: TrainRequest, objective: Objective, dtype: torch.dtype) -> None:
+        self.same_weights = request.policy.digest == request.reference.digest and not begins_elsewhere(request)
+        self.objective, self.tolerance = objective, LN2_TOLERANCE[dtype]
+        self.applied = False
 
-    def __call__(self, loss: float) -> None:
-        if self.applies and abs(loss - self.expected) > self.tolerance:
+    def __call__(self, means: Mapping[str, float], pairs: list[int]) -> None:
+        expected = self.objective.expected_first_loss(pairs) if self.same_weights else None
+        if expected is None:
+            return
+        loss = means[PAIR_LOSS]
+        if abs(loss - expected) > self.tolerance * max(1.0, abs(expected) / math.log(2)):
             raise RuntimeError(
-                f"the first loss is {loss:.6f} and not {self.expected:.6f}, although policy and reference have the same digest: "
+                f"the first loss is {loss:.6f} and not {expected:.6f}, although policy and reference have the same digest: "
                 "the reference's log-probabilities are not this policy's"
             )
+        self.applied = True
 
 
 def _reference_logps(
     request: TrainRequest,
     model: torch.nn.Module,
     pairs: list[Pair],
+    mismatched: list[list[int]] | None,
     pad_id: int,
     scratch: Path,
     ranks: tuple[int, int],
     dtype: torch.dtype,
 ) -> PairLogps:
     def score(reference: Any) -> PairLogps:
-        batch_size = 2 * request.training.micro_batch_pairs
-        return score_pairs(reference.eval(), pairs, pad_id, batch_size=batch_size, rank=ranks[0], world_size=ranks[1])
+        size, share = 2 * request.training.micro_batch_pairs, {"rank": ranks[0], "world_size": ranks[1]}
+        ld_alpha = request.training.ld_alpha
+        return score_pairs(reference.eval(), pairs, pad_id, batch_size=size, **share, ld_alpha=ld_alpha, mismatched=mismatched)
 
     def compute() -> PairLogps:
         if request.reference.digest != request.policy.digest:

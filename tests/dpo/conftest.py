@@ -7,7 +7,7 @@ import pytest
 
 from components.artifacts import file_digest, write_table
 from components.builtin.world import corpus, support_reply
-from components.config import LoraConfig, PolicyConfig, SoftPromptConfig, TrainingConfig
+from components.config import ConstraintsConfig, LoraConfig, PolicyConfig, SoftPromptConfig, TrainingConfig
 from components.models import start_ref
 from components.prompts import prompt_id
 from components.records import Artifact, TrainRequest
@@ -26,9 +26,9 @@ def pair_tables(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Art
         margin = support_reply(messages, first) - support_reply(messages, second)
         chosen, rejected = (first, second) if margin > 0 else (second, first)
         if margin and len(rows) < NUM_PAIRS + 6:
-            rows.append(
-                {"prompt": format_messages(messages), "chosen": chosen, "rejected": rejected, "p": 1.0, "prompt_id": prompt_id(messages)}
-            )
+            tag = "style" if len(rows) % 4 == 3 else "helpfulness"
+            pair = {"prompt": format_messages(messages), "chosen": chosen, "rejected": rejected, "p": 1.0, "tag": tag}
+            rows.append(pair | {"prompt_id": prompt_id(messages)})
     for name, part in (("train", rows[:NUM_PAIRS]), ("eval", rows[NUM_PAIRS:])):
         write_table(directory / f"{name}.parquet", pd.DataFrame(part))
     train, held_out = (Artifact(path=path, digest=file_digest(path)) for path in (directory / "train.parquet", directory / "eval.parquet"))
@@ -46,6 +46,7 @@ def make_request(starter_directory: Path, pair_tables: tuple[Artifact, Artifact]
         reference: Any = start,
         lora: LoraConfig | None = None,
         soft_prompt: SoftPromptConfig | None = None,
+        constraints: ConstraintsConfig | None = None,
         **training: Any,
     ) -> TrainRequest:
         settings = {"pairs_per_step": 8, "micro_batch_pairs": 8, "learning_rate": 1e-3, "num_processes": 1, **training}
@@ -58,6 +59,7 @@ def make_request(starter_directory: Path, pair_tables: tuple[Artifact, Artifact]
             lora=lora or LoraConfig(),
             soft_prompt=soft_prompt or SoftPromptConfig(),
             training=TrainingConfig(**settings),
+            constraints=constraints or ConstraintsConfig(),
             round=1,
             seed=7,
         )

@@ -9,7 +9,7 @@ from components.dpo.batches import Layout, Plan
 
 @given(num_pairs=st.integers(1, 60), pairs_per_step=st.integers(1, 20), epochs=st.integers(1, 3), seed=st.integers(0, 99))
 def test_plan_any_shape_takes_every_pair_once_an_epoch(num_pairs: int, pairs_per_step: int, epochs: int, seed: int) -> None:
-    plan = Plan(num_pairs, pairs_per_step, epochs, seed)
+    plan = Plan(["t"] * num_pairs, pairs_per_step, epochs, seed)
     steps = list(plan.steps(0))
     assert len(steps) == plan.num_steps
     assert Counter(pair for _, pairs in steps for pair in pairs) == dict.fromkeys(range(num_pairs), epochs)
@@ -17,12 +17,12 @@ def test_plan_any_shape_takes_every_pair_once_an_epoch(num_pairs: int, pairs_per
 
 
 def test_plan_from_the_middle_continues_the_same_order() -> None:
-    plan = Plan(23, 4, 3, seed=5)
+    plan = Plan(["t"] * 23, 4, 3, seed=5)
     assert list(plan.steps(0))[7:] == list(plan.steps(7))
 
 
 def test_plan_epochs_differ_in_order() -> None:
-    plan = Plan(40, 40, 2, seed=1)
+    plan = Plan(["t"] * 40, 40, 2, seed=1)
     (_, first), (_, second) = plan.steps(0)
     assert first != second
 

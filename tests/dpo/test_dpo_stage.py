@@ -132,9 +132,9 @@ def test_training_reference_of_other_weights_is_caught_at_the_first_step(make_re
     request = make_request()
     scored = training_loop.Objective.micro_batch
 
-    def moved(self: Any, engine: Any, slots: Any) -> Any:
+    def moved(self: Any, *arguments: Any) -> Any:
         self.reference.chosen.add_(0.05)
-        return scored(self, engine, slots)
+        return scored(self, *arguments)
 
     monkeypatch.setattr(training_loop.Objective, "micro_batch", moved)
     with pytest.raises(RuntimeError, match=r"the first loss is 0\.69.*same digest"):

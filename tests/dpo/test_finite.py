@@ -60,8 +60,8 @@ def run_to_the_end(request: TrainRequest, tmp_path: Path) -> None:
 def poison(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any, list[int]], Any]) -> None:
     original = training_loop.Objective.micro_batch
 
-    def poisoned(self: Any, engine: Any, slots: Any) -> Any:
-        return change(original(self, engine, slots), [slot.pair for slot in slots])
+    def poisoned(self: Any, engine: Any, slots: Any, kl: Any) -> Any:
+        return change(original(self, engine, slots, kl), [slot.pair for slot in slots])
 
     monkeypatch.setattr(training_loop.Objective, "micro_batch", poisoned)
 

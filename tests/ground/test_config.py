@@ -1,10 +1,11 @@
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import BaseModel
 
-from components.config import CampaignConfig, differences, load_config
+from components.config import HARD_LABEL_LOSSES, MARGIN_LOSSES, CampaignConfig, LossName, TrainingConfig, differences, load_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,7 +27,7 @@ def test_config_every_shipped_file_loads(path: Path) -> None:
         ("campaign: a\ntraining: {bta: 1}", r"unknown key training\.bta; did you mean beta\?"),
         ("campaign: a\nzzz: 1", r"unknown key zzz; known here: campaign, seed"),
         ("campaign: a\ntraining: {beta: -1}", r"training\.beta = -1: Input should be greater than 0"),
-        ("campaign: a\ntraining: {loss: dpo}", r"training\.loss = \"dpo\": Input should be 'sigmoid' or 'ipo'"),
+        ("campaign: a\ntraining: {loss: dpo}", r"training\.loss = \"dpo\": Input should be 'sigmoid', 'sigmoid_norm', 'ipo'"),
         ("campaign: a/b", r"campaign = \"a/b\": is no file name"),
         ("campaign: ..", r"is no file name"),
         ("seed: 3", r"campaign is missing: add it"),
@@ -72,11 +73,29 @@ def sections(model: type[BaseModel], seen: dict[str, type[BaseModel]]) -> dict[s
     return seen
 
 
+def loss_settings() -> set[str]:
+    """Fields that reach a loss by the name of the argument that reads them."""
+    from components.dpo.losses import DIVERGENCES, LOSSES, with_divergence
+
+    entries = [*LOSSES.values(), *(with_divergence(LOSSES["sigmoid"], name) for name in DIVERGENCES)]
+    return {name for entry in entries for name in entry.settings}
+
+
+def test_config_losses_are_those_of_the_registry() -> None:
+    from components.dpo.losses import LOSSES
+
+    assert set(get_args(LossName)) == set(LOSSES)
+    assert {name for name, loss in LOSSES.items() if loss.margin_only} == MARGIN_LOSSES
+    assert {name for name, loss in LOSSES.items() if not loss.takes_soft_labels} == HARD_LABEL_LOSSES
+    assert loss_settings() <= TrainingConfig.model_fields.keys()
+
+
 @pytest.mark.parametrize("section", [CampaignConfig, *sections(CampaignConfig, {}).values()], ids=lambda section: section.__name__)
 def test_config_every_field_is_read_somewhere_and_described(section: type[BaseModel]) -> None:
     sources = [path for folder in ("flows", "tasks", "components") for path in (ROOT / folder).rglob("*.py") if path.name != "config.py"]
     code = "\n".join(path.read_text() for path in sources)
+    by_losses = loss_settings() if section is TrainingConfig else set()
     for name, field in section.model_fields.items():
-        assert re.search(rf"\.{name}\b", code), f"nothing reads {section.__name__}.{name}"
+        assert name in by_losses or re.search(rf"\.{name}\b", code), f"nothing reads {section.__name__}.{name}"
         nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
         assert nested or field.description, f"{section.__name__}.{name} has no docstring"

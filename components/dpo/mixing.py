@@ -1,0 +1,76 @@
+"""How much each kind of preference (its tag) counts, so that one kind cannot drown another. Knows no model and no batch."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import torch
+
+
+def tag_weights(tags: Sequence[str], weights: Mapping[str, float]) -> list[float]:
+    """Weight of each pair's loss; a tag that is not named counts 1. The mean over the pairs is 1, so the learning rate keeps its meaning.
+
+    Args:
+        tags: Tag of each pair.
+        weights: Weight by tag, not negative.
+
+    Raises:
+        ValueError: A named tag has no pair, or every pair has weight 0.
+    """
+    _refuse_unknown(tags, weights, "training.tag_weights")
+    raw = [weights.get(tag, 1.0) for tag in tags]
+    mean = sum(raw) / len(raw)
+    if mean == 0:
+        raise ValueError("training.tag_weights gives every pair the weight 0: leave a tag with a weight above 0")
+    return [weight / mean for weight in raw]
+
+
+def mixed_order(tags: Sequence[str], shares: Mapping[str, float], *, seed: int) -> list[int]:
+    """Pairs of one epoch in their order, with the configured share of each tag; as many as there are pairs.
+
+    Tags that are not named divide what the shares leave in proportion to their pairs. A tag that gets more places than it has pairs
+    repeats them, each as often as the others give or take one; one that gets fewer leaves some for another epoch's draw.
+
+    Args:
+        tags: Tag of each pair.
+        shares: Share of the places by tag, in [0, 1]; together at most 1. Empty takes every pair once.
+        seed: Of this epoch.
+
+    Raises:
+        ValueError: A named tag has no pair, or the shares cannot be met.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if not shares:
+        return torch.randperm(len(tags), generator=generator).tolist()
+    _refuse_unknown(tags, shares, "training.tag_shares")
+    order: list[int] = []
+    for tag, places in _places(tags, shares).items():
+        mine = [index for index, own in enumerate(tags) if own == tag]
+        while places > 0:
+            drawn = torch.randperm(len(mine), generator=generator).tolist()[:places]
+            order += [mine[index] for index in drawn]
+            places -= len(drawn)
+    return [order[index] for index in torch.randperm(len(order), generator=generator).tolist()]
+
+
+def _places(tags: Sequence[str], shares: Mapping[str, float]) -> dict[str, int]:
+    """Places of each tag; they add up to the number of pairs."""
+    counts = Counter(tags)
+    rest = {tag: count for tag, count in counts.items() if tag not in shares}
+    left = 1.0 - sum(shares.values())
+    if left < -1e-9 or (not rest and left > 1e-9):
+        raise ValueError(
+            f"training.tag_shares adds up to {1 - left:g}: it must be 1 where it names every tag, and at most 1 where it does not"
+        )
+    wanted = {tag: shares[tag] if tag in shares else left * count / sum(rest.values()) for tag, count in sorted(counts.items())}
+    exact = {tag: share * len(tags) for tag, share in wanted.items()}
+    places = {tag: int(number) for tag, number in exact.items()}
+    by_remainder = sorted(exact, key=lambda tag: (places[tag] - exact[tag], tag))
+    for tag in by_remainder[: len(tags) - sum(places.values())]:
+        places[tag] += 1
+    return places
+
+
+def _refuse_unknown(tags: Sequence[str], named: Mapping[str, float], key: str) -> None:
+    unknown = sorted(set(named) - set(tags))
+    if unknown:
+        raise ValueError(f"{key} names {', '.join(unknown)}, and no training pair has that tag; there are: {', '.join(sorted(set(tags)))}")
