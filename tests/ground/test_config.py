@@ -86,7 +86,7 @@ def test_config_losses_are_those_of_the_registry() -> None:
 
     assert set(get_args(LossName)) == set(LOSSES)
     assert {name for name, loss in LOSSES.items() if loss.margin_only} == MARGIN_LOSSES
-    assert {name for name, loss in LOSSES.items() if not loss.takes_soft_labels} == HARD_LABEL_LOSSES
+    assert {name for name, loss in LOSSES.items() if not loss.soft_labels} == HARD_LABEL_LOSSES
     assert loss_settings() <= TrainingConfig.model_fields.keys()
 
 
