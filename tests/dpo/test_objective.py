@@ -1,0 +1,165 @@
+"""Every loss with all that may stand beside it, on a real model: known first values, and the same gradient however a step is cut."""
+
+from collections.abc import Callable
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from components.artifacts import read_table
+from components.config import ConstraintsConfig, LossName, TrainingConfig
+from components.dpo.batches import Layout, Pair, encode_pairs
+from components.dpo.constraints import constraints_of
+from components.dpo.losses import LOSSES
+from components.dpo.mixing import tag_weights
+from components.dpo.objective import PAIR_LOSS, Memory, Objective, configured_loss, mismatched_answers
+from components.dpo.reference import score_pairs
+from components.models import load_policy, load_tokenizer
+from components.records import TrainRequest
+
+NAMES = get_args(LossName)
+RULES = ConstraintsConfig(banned_phrases=("sorry", "the"), max_tokens=12, weight=0.5)
+Build = Callable[..., tuple[Any, Objective]]
+
+
+@pytest.fixture(scope="module")
+def loaded(make_request: Callable[..., TrainRequest]) -> tuple[Any, Any, list[Pair]]:
+    """The start model, its tokenizer and eight pairs, some with soft labels."""
+    request = make_request()
+    tokenizer = load_tokenizer(request.policy)
+    model = load_policy(request.policy, dtype=torch.float32, device=torch.device("cpu"))
+    pairs = encode_pairs(read_table(request.train), tokenizer, max_response_tokens=64, source="train.parquet")[:8]
+    return model, tokenizer, pairs
+
+
+@pytest.fixture
+def build(loaded: tuple[Any, Any, list[Pair]]) -> Build:
+    """The model and an objective over the pairs, the reference being the model itself, or the model a little moved."""
+    model, tokenizer, all_pairs = loaded
+
+    def make(*, constraints: ConstraintsConfig | None = None, moved: bool = False, pairs: list[Pair] = all_pairs, **changes: Any) -> Any:
+        smoothing = {"label_smoothing": 0.1} if changes.get("loss") == "exo_pair" else {}
+        training = TrainingConfig(**{"beta": 0.3} | smoothing | changes)
+        loss = configured_loss(training)
+        mismatched = mismatched_answers(pairs) if loss.needs_kl else None
+        logps = score_pairs(
+            model, pairs, tokenizer.pad_token_id, batch_size=4, rank=0, world_size=1, ld_alpha=training.ld_alpha, mismatched=mismatched
+        )
+        if moved:
+            shift = torch.linspace(-3, 3, len(pairs))
+            logps = logps._replace(chosen=logps.chosen + shift, rejected=logps.rejected - shift / 2)
+        rules = constraints or ConstraintsConfig()
+        chosen = constraints_of(rules, encode=lambda text: tokenizer(text, add_special_tokens=False)["input_ids"])
+        memory = Memory(rules, list(chosen), shifts_rewards=loss.needs_reward_shift)
+        weights = tag_weights([pair.tag for pair in pairs], training.tag_weights)
+        ids = {"pad_id": tokenizer.pad_token_id, "end_id": tokenizer.eos_token_id}
+        return model, Objective(pairs, logps, training, **ids, pair_weights=weights, constraints=chosen, memory=memory)
+
+    return make
+
+
+def step(model: Any, objective: Objective, micro_batch_pairs: int) -> tuple[dict[str, float], torch.Tensor]:
+    """Means over the pairs, and the gradient of their mean loss, by one micro-batch size."""
+    layout = Layout.fit(pairs_per_step=len(objective.pairs), micro_batch_pairs=micro_batch_pairs, rank=0, world_size=1)
+    micro_batches = layout.micro_batches(list(range(len(objective.pairs))))
+    kl = objective.kl(model, micro_batches, layout)
+    model.zero_grad()
+    totals = torch.zeros(len(objective.measures))
+    for slots in micro_batches:
+        result = objective.micro_batch(model, slots, kl)
+        (result.loss / layout.accumulation).backward()
+        totals += result.sums / layout.accumulation
+    gradient = torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
+    return dict(zip(objective.measures, totals.tolist(), strict=True)), gradient
+
+
+@pytest.mark.parametrize("loss", NAMES)
+def test_objective_first_loss_is_the_known_one_and_moves_the_weights(loss: str, build: Build) -> None:
+    model, objective = build(loss=loss)
+    means, gradient = step(model, objective, 8)
+    expected = objective.expected_first_loss(list(range(8)))
+    assert (expected is None) == (LOSSES[loss].first_loss is None)
+    if expected is not None:
+        assert means[PAIR_LOSS] == pytest.approx(expected, abs=2e-5)
+    assert means["loss"] == pytest.approx(means[PAIR_LOSS])
+    assert torch.isfinite(gradient).all()
+    assert gradient.norm() > 1e-4
+
+
+@pytest.mark.parametrize("loss", [name for name in NAMES if not LOSSES[name].couples_batch])
+def test_objective_other_micro_batches_same_gradient(loss: str, build: Build) -> None:
+    model, objective = build(loss=loss, moved=True)
+    whole, gradient = step(model, objective, 8)
+    for size in (3, 1):
+        means, other = step(model, objective, size)
+        assert means == pytest.approx(whole, rel=1e-4, abs=1e-5)
+        assert (other - gradient).norm() <= 1e-4 * gradient.norm()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"added_losses": {"sft": 0.3, "hinge": 0.5}},
+        {"divergence": "js"},
+        {"divergence": "alpha", "divergence_alpha": 0.3},
+        {"ld_alpha": 0.4},
+        {"weighting": "wpo"},
+        {"tag_weights": {"style": 3.0}},
+        {"constraints": RULES},
+        {"loss": "kto", "added_losses": {"simpo": 0.2}, "constraints": RULES, "tag_weights": {"style": 2.0}, "ld_alpha": 0.5},
+    ],
+    ids=str,
+)
+def test_objective_what_stands_beside_a_loss_keeps_the_gradient_too(changes: dict[str, Any], build: Build) -> None:
+    model, objective = build(moved=True, **changes)
+    whole, gradient = step(model, objective, 8)
+    means, other = step(model, objective, 3)
+    assert means == pytest.approx(whole, rel=1e-4, abs=1e-5)
+    assert (other - gradient).norm() <= 1e-4 * gradient.norm()
+    plain = step(*build(loss=changes.get("loss", "sigmoid"), moved=True), 8)[1]
+    assert (plain - gradient).norm() > 1e-3 * gradient.norm()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"ld_alpha": 0.3}, {"weighting": "wpo"}, {"tag_weights": {"style": 4.0}}, {"constraints": RULES}], ids=str
+)
+def test_objective_pair_loss_is_ln_2_at_the_start_whatever_stands_beside_it(changes: dict[str, Any], build: Build) -> None:
+    model, objective = build(**changes)
+    assert step(model, objective, 8)[0][PAIR_LOSS] == pytest.approx(0.693147, abs=2e-5)
+
+
+def test_objective_pairs_that_fill_a_micro_batch_stay_out_of_a_coupled_loss(build: Build) -> None:
+    model, objective = build(loss="aot", moved=True)
+    whole, gradient = step(model, objective, 8)
+    layout = Layout(micro_batch_pairs=12, accumulation=1, rank=0, world_size=1)
+    [slots] = layout.micro_batches(list(range(8)))
+    assert [slot.weight for slot in slots[8:]] == [0.0] * 4
+    model.zero_grad()
+    result = objective.micro_batch(model, slots, None)
+    result.loss.backward()
+    filled = torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
+    assert dict(zip(objective.measures, result.sums.tolist(), strict=True)) == pytest.approx(whole, rel=1e-4)
+    assert (filled - gradient).norm() <= 1e-4 * gradient.norm()
+
+
+def test_objective_violations_are_measured_and_weighed_by_the_multiplier(build: Build) -> None:
+    model, objective = build(constraints=RULES)
+    means, _ = step(model, objective, 8)
+    rates = {name: means[f"constraints/{name}/violation"] for name in ("banned_phrases", "max_tokens")}
+    assert all(0 < rate <= 1 for rate in rates.values())
+    assert means["loss"] == pytest.approx(means[PAIR_LOSS] + 0.5 * sum(rates.values()), rel=1e-5)
+    objective.memory.update(means, 8)
+    multipliers = {name: 0.5 + rate - RULES.limit for name, rate in rates.items()}
+    assert objective.memory.multipliers.values == pytest.approx(multipliers)
+
+
+def test_memory_comes_back_exactly_from_what_the_metrics_hold(build: Build) -> None:
+    model, objective = build(loss="bco_pair", moved=True, constraints=RULES)
+    objective.memory.update(step(model, objective, 8)[0], 8)
+    told = objective.memory.record()
+    assert told["reward_shift"] != 0
+    _, fresh = build(loss="bco_pair", moved=True, constraints=RULES)
+    fresh.memory.restore(told)
+    assert fresh.memory.record() == told
+    shifted, plain = step(model, fresh, 8)[0]["loss"], step(*build(loss="bco_pair", moved=True, constraints=RULES), 8)[0]["loss"]
+    assert shifted != pytest.approx(plain)
