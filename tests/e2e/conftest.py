@@ -83,7 +83,7 @@ class Site:
     def wait_for_training(self, campaign: str) -> None:
         """Waits until a campaign's first round has a checkpoint."""
         checkpoints = self.runs / campaign / "round-001" / "checkpoints"
-        wait_until(lambda: any(checkpoints.glob("*")), f"a checkpoint of {campaign}", 120)
+        wait_until(lambda: any(checkpoints.glob("*/step-*")), f"a checkpoint of {campaign}", 120)
 
     def processes(self) -> list[psutil.Process]:
         """Every process that works on this site's runs."""
