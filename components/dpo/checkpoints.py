@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from components.artifacts import file_digest, read_json, sync, write_json
+from components.artifacts import digest, file_digest, read_json, sync, write_json
 from components.dpo.engine import load_state, save_state
 
 KEEP = 2
@@ -32,35 +32,65 @@ def save(directory: Path, engine: Any, step: int, metrics: list[str]) -> None:
     torch.distributed.barrier()
     if torch.distributed.get_rank() == 0:
         (temporary / METRICS).write_text("".join(f"{line}\n" for line in metrics))
-        files = {str(path.relative_to(temporary)): file_digest(path) for path in sorted(temporary.rglob("*")) if path.is_file()}
-        write_json(temporary / HASHES, {"step": step, "files": files})
-        for path in temporary.rglob("*"):
-            sync(path)
-        target = directory / f"step-{step:06d}"
-        shutil.rmtree(target, ignore_errors=True)
-        os.rename(temporary, target)
-        sync(directory)
+        _publish(temporary, directory / f"step-{step:06d}", step)
         for old in sorted(directory.glob("step-*"))[:-KEEP]:
             shutil.rmtree(old)
     torch.distributed.barrier()
 
 
+def _publish(temporary: Path, target: Path, step: int) -> None:
+    files = {str(path.relative_to(temporary)): file_digest(path) for path in sorted(temporary.rglob("*")) if path.is_file()}
+    content = {"step": step, "num_processes": torch.distributed.get_world_size(), "files": files}
+    write_json(temporary / HASHES, content | {"digest": digest(content)})
+    for path in temporary.rglob("*"):
+        sync(path)
+    # Only a damaged checkpoint can stand here: an intact one would have been resumed from.
+    shutil.rmtree(target, ignore_errors=True)
+    os.rename(temporary, target)
+    sync(target.parent)
+
+
 def resume(directory: Path, engine: Any) -> tuple[int, list[str]]:
-    """Restores the newest intact checkpoint; returns its step and the metrics lines so far, or (0, []) where there is none."""
+    """Restores the newest intact checkpoint; every rank must call it.
+
+    Returns:
+        Its step and the metrics lines so far, or (0, []) where there is none.
+    """
+    # One rank decides for all: a disk that gives one of them other bytes must not let them go on from different steps.
+    newest = torch.zeros(1, dtype=torch.long, device=engine.device)
+    if torch.distributed.get_rank() == 0:
+        newest += _newest_intact_step(directory)
+    if torch.distributed.get_world_size() > 1:
+        torch.distributed.broadcast(newest, src=0)
+    step = int(newest)
+    if step == 0:
+        return 0, []
+    checkpoint = directory / f"step-{step:06d}"
+    load_state(engine, checkpoint, step)
+    return step, (checkpoint / METRICS).read_text().splitlines()
+
+
+def _newest_intact_step(directory: Path) -> int:
     for checkpoint in sorted(directory.glob("step-*"), reverse=True):
-        step = _intact_step(checkpoint)
-        if step is None:
-            log.warning("checkpoint %s is damaged; trying the one before", checkpoint)
-            continue
-        load_state(engine, checkpoint, step)
-        return step, (checkpoint / METRICS).read_text().splitlines()
-    return 0, []
+        defect = _defect(checkpoint)
+        if defect is None:
+            return int(checkpoint.name.removeprefix("step-"))
+        log.warning("checkpoint %s is not used: %s; trying the one before", checkpoint, defect)
+    return 0
 
 
-def _intact_step(checkpoint: Path) -> int | None:
+def _defect(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint, or None: its list of hashes, one of its files, or for how many processes it was made."""
     try:
         recorded = read_json(checkpoint / HASHES)
-        intact = all(file_digest(checkpoint / name) == sha256 for name, sha256 in recorded["files"].items())
-    except (OSError, ValueError, KeyError):
-        return None
-    return int(recorded["step"]) if intact else None
+        if recorded.pop("digest") != digest(recorded) or checkpoint.name != f"step-{recorded['step']:06d}":
+            return f"{HASHES} is damaged"
+        damaged = [name for name, sha256 in recorded["files"].items() if file_digest(checkpoint / name) != sha256]
+    except (OSError, ValueError, KeyError, AssertionError) as error:
+        return f"it is damaged or incomplete ({type(error).__name__})"
+    if damaged:
+        return f"{damaged[0]} is damaged"
+    if recorded["num_processes"] != torch.distributed.get_world_size():
+        # DeepSpeed shards the optimizer's state over the ranks, and cannot load the shards of another number of them.
+        return f"it was made by {recorded['num_processes']} processes, and these are {torch.distributed.get_world_size()}"
+    return None

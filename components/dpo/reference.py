@@ -1,18 +1,21 @@
 """Reference log-probabilities: computed once, by the trainer's own forward, before the first step. Knows no loss."""
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
 from components.artifacts import write_bytes
 from components.dpo.batches import Pair
 from components.dpo.losses.transforms import length_desensitised_logps
 from components.dpo.scoring import plain_sum, response_logps
 
+HASH = "sha256"
 log = logging.getLogger(__name__)
 
 
@@ -80,16 +83,38 @@ def cached(path: Path, *, rank: int, compute: Callable[[], PairLogps]) -> PairLo
     """Reads the log-probabilities that an interrupted run of the same request left, or computes and keeps them.
 
     The file lies in a directory named by the digest of the whole request, which covers the reference's weights, the pairs and the
-    limits, so numbers of other weights can never be read. Every rank must call it.
+    limits, so numbers of other weights can never be read; it holds a hash of them, so neither can damaged ones. Every rank must call it.
     """
-    exists = path.exists()
-    if torch.distributed.get_world_size() > 1:
-        torch.distributed.barrier()
-    if exists:
-        stored = load_file(path)
-        return PairLogps(**stored)
+    stored = _read(path)
+    usable: list[Any] = [None] * torch.distributed.get_world_size()
+    # Computing is a joint work of all ranks, so one that cannot read the file must not be left alone with it.
+    torch.distributed.all_gather_object(usable, stored is not None)
+    if stored is not None and all(usable):
+        return stored
     logps = compute()
     if rank == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, save({name: values for name, values in logps._asdict().items() if values is not None}))
+        values = {name: values for name, values in logps._asdict().items() if values is not None}
+        write_bytes(path, save(values, metadata={HASH: _sha256(values)}))
     return logps
+
+
+def _read(path: Path) -> PairLogps | None:
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if file.metadata()[HASH] == _sha256(values):
+                return PairLogps(**values)
+    except (SafetensorError, OSError, KeyError, TypeError):
+        pass
+    log.warning("%s is damaged; scoring the pairs under the reference again", path)
+    return None
+
+
+def _sha256(values: dict[str, torch.Tensor]) -> str:
+    total = hashlib.sha256()
+    for name in sorted(values):
+        total.update(f"{name} {tuple(values[name].shape)}\n".encode() + values[name].contiguous().numpy().tobytes())
+    return total.hexdigest()
