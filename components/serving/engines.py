@@ -92,7 +92,10 @@ def _vllm_command(serving: Serving) -> tuple[list[str], dict[str, str]]:
     options = ["--host", HOST, "--port", str(serving.port), "--dtype", serving.dtype]
     if model.adapter is None:
         return [executable, "serve", model.base, "--served-model-name", serving.model_id, *options], {}
-    rank = _adapter_config(model.adapter)["r"]
+    settings = _adapter_config(model.adapter)
+    if settings.get("use_dora"):
+        raise ValueError("vLLM takes no DoRA adapters: choose --engine transformers")
+    rank = settings["r"]
     assert isinstance(rank, int)
     fitting = next((allowed for allowed in VLLM_RANKS if allowed >= rank), None)
     if fitting is None:

@@ -66,6 +66,11 @@ def _model_on_disk(directory: Path, round: int) -> ModelRef:
         if place is not None and not any(place.glob("*.safetensors")):
             raise ValueError(f"the weights of round {round} are gone ({place} holds none): choose another with --round")
     check_model_directory(Path(model.base))
+    if model.adapter is not None and "num_virtual_tokens" in read_json(model.adapter / "adapter_config.json"):
+        raise ValueError(
+            f"round {round} trained virtual tokens, which no server here takes: load {model.adapter} with peft's AutoPeftModelForCausalLM, "
+            "or choose another with --round"
+        )
     return model
 
 

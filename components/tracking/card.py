@@ -60,9 +60,11 @@ def _summary(facts: RoundFacts) -> str:
 
 
 def _front_matter(facts: RoundFacts, kind: str) -> str:
-    name = facts.config["policy"]["model"]
-    # The hub refuses a base model that is no name on it, such as a directory.
-    base = {"base_model": name, "base_model_relation": "adapter" if kind == "adapter" else "finetune"} if _on_hub(facts, name) else {}
+    name, trained = facts.config["policy"]["model"], facts.stage("dpo_train", "train.json")
+    assert trained is not None, facts.directory
+    # The hub refuses a base model that is no name on it, such as a directory; nor is it the base of an adapter on an earlier round.
+    on_hub = _on_hub(facts, name) and not (kind == "adapter" and trained.get("base_round"))
+    base = {"base_model": name, "base_model_relation": "adapter" if kind == "adapter" else "finetune"} if on_hub else {}
     content = base | {
         "library_name": "peft" if kind == "adapter" else "transformers",
         "pipeline_tag": "text-generation",
@@ -118,8 +120,8 @@ def _gate(facts: RoundFacts) -> str:
 def _made_from(facts: RoundFacts) -> str:
     trained, training = facts.stage("dpo_train", "train.json"), facts.config["training"]
     assert trained is not None, facts.directory
-    rank = facts.config["lora"]["rank"]
-    ways = f"an adapter of rank {rank}" if rank else "all weights"
+    adapter = _adapter(facts)
+    ways = "all weights" if adapter == "none" else f"an adapter ({adapter})"
     return "\n".join(
         [
             f"- start model: {_start_model(facts)}; this round began from {_parent(facts)}",
@@ -170,10 +172,27 @@ def _judge_ref(facts: RoundFacts, role: str) -> JudgeRef:
     return JudgeRef.model_validate(_start(facts)[role])
 
 
+def _adapter(facts: RoundFacts) -> str:
+    trained, rank = facts.stage("dpo_train", "train.json"), facts.config["lora"]["rank"]
+    assert trained is not None, facts.directory
+    # Rounds of earlier versions trained LoRA or all weights, and did not write which.
+    return str(trained.get("adapter") or (f"lora of rank {rank}" if rank else "none"))
+
+
 def _loading(facts: RoundFacts, model_id: str) -> str:
-    adapter = (
-        "\n\nThe files are an adapter: loading it needs `peft`, and the base model where it was." if facts.config["lora"]["rank"] else ""
-    )
+    kind = _adapter(facts)
+    adapter = "" if kind == "none" else "\n\nThe files are an adapter: loading it needs `peft`, and the base model where it was."
+    if kind.endswith("tokens"):  # transformers itself loads no virtual tokens
+        return f"""```python
+import mlflow
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+
+path = mlflow.artifacts.download_artifacts("models:/{model_id}")
+model, tokenizer = AutoPeftModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+```
+
+`models:/{facts.campaign}@champion` is whichever round is the champion now.{adapter}"""
     return f"""```python
 import mlflow
 from transformers import AutoModelForCausalLM, AutoTokenizer

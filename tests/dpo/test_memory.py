@@ -40,10 +40,15 @@ def test_offload_same_losses(
     assert found == pytest.approx(plain[kind], abs=1e-5)
 
 
-def test_offload_on_two_processes_in_bfloat16_is_saved_whole(make_request: Make, tmp_path: Path) -> None:
-    request = make_request(
-        zero_stage=3, offload="optimizer_and_parameters", num_processes=2, micro_batch_pairs=2, gradient_checkpointing=True
-    )
+@pytest.mark.parametrize(
+    "settings", [{"gradient_checkpointing": True}, {"soft_prompt": SoftPromptConfig(kind="prefix", num_tokens=4)}], ids=["full", "prefix"]
+)
+def test_sharded_and_offloaded_on_two_processes_in_bfloat16_is_saved_whole(
+    settings: dict[str, Any], make_request: Make, tmp_path: Path
+) -> None:
+    """The stage itself loads what it saved, and compares scores and answers."""
+    sharding: dict[str, Any] = {"zero_stage": 3, "offload": "optimizer_and_parameters", "learning_rate": 1e-2}
+    request = make_request(num_processes=2, micro_batch_pairs=2, **sharding, **settings)
     request = request.model_copy(update={"limits": request.limits.model_copy(update={"dtype": "bfloat16"})})
     run_stage("dpo_train", request, tmp_path, num_processes=2)
     assert read_json(tmp_path / "dpo_train" / "train.json")["dtype"] == "bfloat16"

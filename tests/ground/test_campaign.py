@@ -23,6 +23,7 @@ from components.campaign import (
     open_target,
     pin_config,
     read_state,
+    refuse_changes,
     write_state,
 )
 from components.config import CampaignConfig
@@ -210,6 +211,17 @@ def test_model_of_round_adapter_stands_on_the_start_model(tmp_path: Path) -> Non
     write_json(stage / "train.json", {"policy_digest": "d", "directory": "model"})
     full = model_of_round(tmp_path, 2)
     assert (full.base, full.adapter, full.digest) == (str(stage / "model"), None, "d")
+
+
+def test_refuse_changes_of_a_config_that_lacks_newer_knobs_sees_none(tmp_path: Path) -> None:
+    """A campaign that an earlier version began goes on, as long as the new knobs are at their defaults."""
+    config = CampaignConfig(campaign="old")
+    written = config.model_dump(mode="json")
+    del written["soft_prompt"], written["training"]["offload"]
+    write_json(tmp_path / "config.json", written)
+    refuse_changes(tmp_path, config)
+    with pytest.raises(ValueError, match=r'soft_prompt\.kind: "none" -> "prefix"'):
+        refuse_changes(tmp_path, CampaignConfig.model_validate({"campaign": "old", "soft_prompt": {"kind": "prefix"}}))
 
 
 def test_model_of_round_without_weights_says_whether_they_were_collected_or_are_gone(tmp_path: Path) -> None:

@@ -18,11 +18,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from components.artifacts import write_json
 from components.campaign import model_of_round
 from components.generation.law import Law
 from components.generation.sampler import sample
 from components.models import load_policy, load_tokenizer
 from components.ports import free_port
+from components.serving import engines
 from components.serving.engines import pick_engine
 from components.serving.plan import model_id, plan_serving
 from components.serving.server import served
@@ -207,6 +209,23 @@ def test_serve_auto_takes_vllm_where_it_is_installed_and_names_the_adapter(
         base, adapter = model_of_round(directory, 0).base, directory / "round-002/dpo_train/adapter"
         lora = ["--enable-lora", "--max-lora-rank", "8", "--lora-modules", f"served={adapter}"]
         assert json.loads(record.read_text()) == ["serve", base, "--served-model-name", "served-start", *lora, *common]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"num_virtual_tokens": 8}, r"round 1 trained virtual tokens, which no server here takes: load .*/adapter with peft's"),
+        ({"r": 8, "use_dora": True}, "vLLM takes no DoRA adapters: choose --engine transformers"),
+    ],
+)
+def test_serve_adapter_that_a_server_does_not_take_says_what_does(
+    settings: dict[str, Any], told: str, runs: Path, make_campaign: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = make_campaign("adapter")
+    monkeypatch.setattr(engines, "_vllm", lambda: "vllm")
+    write_json(directory / "round-001/dpo_train/adapter/adapter_config.json", settings)
+    with pytest.raises(ValueError, match=told), served(plan_serving("served", round=1, port=free_port()), "vllm"):
+        pass
 
 
 @pytest.mark.parametrize(
