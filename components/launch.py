@@ -281,7 +281,8 @@ def _child_main(message: Path, out: Path) -> None:
         with progress.shown_by(_Relay()) if rank == 0 else contextlib.nullcontext():
             importlib.import_module(content["module"]).run(request, out)
     except Exception as error:
-        if rank == 0 or not (out / ".failure.json").exists():
+        # The first to fail is the cause: it tells before its connections break, and the others then fail for having lost it.
+        if not (out / ".failure.json").exists():
             told = {"type": type(error).__name__, "message": str(error), "may_pass": isinstance(error, PASSING)}
             write_json(out / ".failure.json", told)
         raise

@@ -16,6 +16,7 @@ from components.dpo.engine import build_engine, full_weights, join_process_group
 from components.dpo.finite import refuse_non_finite_reference
 from components.dpo.mixing import tag_weights
 from components.dpo.objective import PAIR_LOSS, Memory, Objective, configured_loss, mismatched_answers
+from components.dpo.out_of_memory import attempt_on, memory_told
 from components.dpo.policy import begins_elsewhere, takes_fresh_adapter, trainable_policy
 from components.dpo.reference import PairLogps, cached, score_pairs
 from components.dpo.reload import check_reloaded, probe_trained
@@ -38,6 +39,7 @@ def run(request: TrainRequest, out: Path) -> None:
     Raises:
         NonFiniteLoss: A loss, or a log-probability of the reference, is not finite; names the pairs.
         NonFiniteGradient: A gradient is not finite; no step was made with it.
+        OutOfMemory: Memory ran out; says which micro-batch fits.
         RuntimeError: The first loss is not ln 2 although policy and reference are the same weights, or the saved weights do not score
             or answer as the trained ones did.
     """
@@ -58,14 +60,15 @@ def _run(request: TrainRequest, out: Path, rank: int, world_size: int, device: t
     pairs = [*train_pairs, *eval_pairs]
     needs_kl = configured_loss(request.training).needs_kl
     mismatched = [*mismatched_answers(train_pairs), *mismatched_answers(eval_pairs)] if needs_kl else None
-    reference = _reference_logps(request, model, pairs, mismatched, tokenizer.pad_token_id, scratch, (rank, world_size), dtype)
-    refuse_non_finite_reference(reference.chosen, reference.rejected, pairs)
-
-    training = request.training
-    plan = Plan([pair.tag for pair in train_pairs], training.pairs_per_step, training.epochs, request.seed, training.tag_shares)
+    training, has_adapter = request.training, is_wanted(request.lora, request.soft_prompt)
     layout = Layout.fit(
         pairs_per_step=training.pairs_per_step, micro_batch_pairs=training.micro_batch_pairs, rank=rank, world_size=world_size
     )
+    with memory_told("scoring under the reference", training, micro_batch_pairs=training.micro_batch_pairs, has_adapter=has_adapter):
+        reference = _reference_logps(request, model, pairs, mismatched, tokenizer.pad_token_id, scratch, (rank, world_size), dtype)
+    refuse_non_finite_reference(reference.chosen, reference.rejected, pairs)
+
+    plan = Plan([pair.tag for pair in train_pairs], training.pairs_per_step, training.epochs, request.seed, training.tag_shares)
     engine = build_engine(
         model,
         training,
@@ -76,8 +79,10 @@ def _run(request: TrainRequest, out: Path, rank: int, world_size: int, device: t
     )
     objective, held_out = _objectives(request, train_pairs, eval_pairs, reference, tokenizer)
     check = _FirstLoss(request, objective, dtype)
-    metrics, resumed = train(engine, objective, plan, layout, directory=scratch, on_first_loss=check)
-    evaluated = evaluate_pairs(engine, held_out, layout)
+    attempt = attempt_on(engine, objective)
+    with memory_told("training", training, micro_batch_pairs=layout.micro_batch_pairs, has_adapter=has_adapter, attempt=attempt):
+        metrics, resumed = train(engine, objective, plan, layout, directory=scratch, on_first_loss=check)
+        evaluated = evaluate_pairs(engine, held_out, layout)
     probe = probe_trained(engine, train_pairs[: layout.micro_batch_pairs], tokenizer.pad_token_id, max_tokens=limit)
     state = full_weights(engine)
     if state is None:
