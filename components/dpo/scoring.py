@@ -75,17 +75,19 @@ def _response_logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
 
 
 def _plain_response_logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """The same without padding on the left, for models that would read it: rows begin at the first column, and the head runs on all."""
+    """The same without padding on the left, for models that would read it; the head runs from the end of the shortest prompt on."""
     width = batch.input_ids.shape[1]
-    padding = batch.prompt_width - batch.attention_mask[:, : batch.prompt_width].sum(dim=1, keepdim=True)
-    places = (torch.arange(width, device=padding.device) + padding) % width
+    lengths = batch.attention_mask[:, : batch.prompt_width].sum(dim=1, keepdim=True)
+    columns = torch.arange(width, device=lengths.device)
+    places = (columns + batch.prompt_width - lengths) % width
     logits = model(
-        input_ids=batch.input_ids.gather(1, places), attention_mask=batch.attention_mask.gather(1, places), use_cache=False
+        input_ids=batch.input_ids.gather(1, places),
+        attention_mask=batch.attention_mask.gather(1, places),
+        logits_to_keep=width - int(lengths.min()) + 1,
+        use_cache=False,
     ).logits
-    # Virtual tokens, where they have logits of their own, come first.
-    first = logits.shape[1] - width + batch.prompt_width - 1 - padding
-    rows = torch.arange(len(logits), device=padding.device).unsqueeze(1)
-    return logits[rows, first + torch.arange(batch.response_width, device=padding.device)]
+    first = logits.shape[1] - width + lengths - 1
+    return logits[torch.arange(len(logits), device=lengths.device).unsqueeze(1), first + columns[: batch.response_width]]
 
 
 Summed = Callable[[torch.Tensor, torch.Tensor, list[int]], torch.Tensor]

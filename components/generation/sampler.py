@@ -15,10 +15,11 @@ from components.adapters import num_virtual_tokens
 from components.generation.cache import close_ranks, fork, plan_closing
 from components.generation.law import NOT_FINITE, Ending, Law, pick_tokens
 from components.generation.plain import decode_plainly
-from components.padding import left_padding_is_exact
+from components.generation.prefill import prefill
+from components.padding import decodes_in_batches
 
 if TYPE_CHECKING:
-    from transformers import Cache, PreTrainedModel
+    from transformers import PreTrainedModel
 
 
 class Sampled(NamedTuple):
@@ -59,7 +60,7 @@ def sample(
         RuntimeError: The model's logits are not finite.
     """
     _check_context(model, max((len(prompt) for prompt in prompts), default=0) + law.max_new_tokens)
-    decode = _decode if left_padding_is_exact(model) else decode_plainly
+    decode = _decode if decodes_in_batches(model) else decode_plainly
     responses: list[Sampled] = []
     longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     for start in range(0, len(prompts), batch_size):
@@ -76,9 +77,12 @@ def sample(
 
 def _decode(model: "PreTrainedModel", prompts: list[list[int]], uniforms: np.ndarray, law: Law, pad_id: int) -> list[Ending]:
     """Decodes one batch; `uniforms` is (rows, max_new_tokens), the rows of a prompt next to each other."""
-    logits, cache, mask = _prefill(model, prompts, samples=len(uniforms) // len(prompts), room=law.max_new_tokens, pad_id=pad_id)
-    width = mask.shape[1] - law.max_new_tokens
-    padded = not bool(mask.all())
+    samples, room = len(uniforms) // len(prompts), law.max_new_tokens
+    begun = prefill(model, prompts, pad_id)
+    cache = fork(begun.cache, samples=samples, room=room)
+    logits = begun.logits.repeat_interleave(samples, dim=0)
+    width, padded = begun.mask.shape[1], not bool(begun.mask.all())
+    mask = torch.cat([begun.mask, begun.mask.new_ones(len(prompts), room)], dim=1).repeat_interleave(samples, dim=0)
     positions = mask[:, :width].sum(dim=1, keepdim=True)
     draws = torch.from_numpy(uniforms).to(model.device)
     tokens: list[list[int]] = [[] for _ in uniforms]
@@ -99,7 +103,7 @@ def _decode(model: "PreTrainedModel", prompts: list[list[int]], uniforms: np.nda
             closing = plan_closing(running, model.device)
             close_ranks(cache, closing)
             rows, mask, positions, draws, picked = (closing.apply(tensor) for tensor in (rows, mask, positions, draws, picked))
-        output = model(
+        output = begun.model(
             input_ids=picked[:, None],
             attention_mask=mask[:, : width + step + 1] if padded else None,
             position_ids=positions + step,
@@ -108,26 +112,6 @@ def _decode(model: "PreTrainedModel", prompts: list[list[int]], uniforms: np.nda
         )
         logits = output.logits[:, -1]
     return [(ids, "stop" if ended else "length") for ids, ended in zip(tokens, stopped, strict=True)]
-
-
-def _prefill(
-    model: "PreTrainedModel", prompts: list[list[int]], *, samples: int, room: int, pad_id: int
-) -> tuple[torch.Tensor, "Cache", torch.Tensor]:
-    """Runs each prompt once, then forks it: last logits (rows, vocabulary), cache, and mask (rows, width + room)."""
-    width = max(len(prompt) for prompt in prompts)
-    ids = torch.tensor([[pad_id] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)
-    mask = torch.tensor([[False] * (width - len(prompt)) + [True] * len(prompt) for prompt in prompts], device=model.device)
-    output = model(
-        input_ids=ids,
-        # Without padding no mask is needed, which lets attention take its fast kernels.
-        attention_mask=None if all(len(prompt) == width for prompt in prompts) else mask,
-        position_ids=(mask.long().cumsum(dim=1) - 1).clamp(min=0),
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    cache = fork(getattr(output, "past_key_values", None), samples=samples, room=room)
-    mask = torch.cat([mask, mask.new_ones(len(prompts), room)], dim=1).repeat_interleave(samples, dim=0)
-    return output.logits[:, -1].repeat_interleave(samples, dim=0), cache, mask
 
 
 def _uniforms(seed: int, count: int) -> np.ndarray:

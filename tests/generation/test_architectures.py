@@ -4,14 +4,20 @@ The sampler has the same test in test_sampler.py.
 """
 
 import logging
+import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from components import padding
-from components.adapters import without_adapter
+from components.adapters import with_fresh_adapter, without_adapter
+from components.config import LoraConfig, SoftPromptConfig
 from components.dpo.scoring import Batch, response_logps, token_logps
+from components.generation.law import Law
+from components.generation.plain import decode_plainly
+from components.generation.sampler import sample
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14, 15, 16], [5, 6, 7], [3, 2, 31, 4, 5, 6, 7, 8, 9, 10, 11]]
 RESPONSES = [[20, 21], [22, 23, 24, 25, 26, 27, 28, 29], [27], [21, 20, 3], [33, 34, 35, 36, 37]]
@@ -45,16 +51,40 @@ def test_gradients_are_those_of_a_plain_forward(any_model: Any) -> None:
         assert float((found[name] - gradient).norm()) < 1e-5 * scale, name
 
 
-def test_left_padding_is_refused_by_what_a_model_is_made_of_and_said_once(
+def test_what_a_model_is_made_of_says_how_it_is_padded_and_the_log_says_why_once(
     any_model: Any, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
     name = request.node.callspec.params["any_model"]
     padding._say_once.cache_clear()
     with caplog.at_level(logging.WARNING):
-        exact = {padding.left_padding_is_exact(any_model) for _ in range(2)}
-    plainly = name.startswith(("mamba", "prompt", "prefix"))
-    assert exact == {not plainly}
+        batched = {padding.decodes_in_batches(any_model) for _ in range(2)}
+    plainly = name in ("mamba", "prefix on qwen2", "prefix on gemma3")
+    assert batched == {not plainly}
     assert len(caplog.messages) == plainly
-    if plainly and name != "mamba":
+    assert padding.left_padding_is_exact(any_model) is not name.startswith(("mamba", "prompt", "prefix"))
+    if name.startswith(("prompt", "prefix")):
         with without_adapter(any_model) as bare:
-            assert padding.left_padding_is_exact(bare), "the reference under a fresh adapter is padded as any other model"
+            assert padding.left_padding_is_exact(bare), "the reference under fresh virtual tokens is padded as any other model"
+
+
+def test_plain_decoding_says_what_batches_say(any_model: Any, prompts: list[list[int]]) -> None:
+    law = Law(temperature=1.0, top_p=0.9, top_k=0, max_new_tokens=8, stop_ids=frozenset({1, 4, 9}))
+    seeds = [[10 * index, 10 * index + 1] for index in range(len(prompts))]
+    found = sample(any_model, prompts, seeds=seeds, law=law, pad_id=0, batch_size=4, on_batch=lambda _: None)
+    uniforms = np.stack([np.random.Generator(np.random.Philox(key=seed)).random(8) for several in seeds for seed in several])
+    assert [(answer.token_ids, answer.finish_reason) for answer in found] == decode_plainly(any_model, prompts, uniforms, law, 0)
+
+
+@pytest.mark.parametrize("kind", ["prompt", "prefix"])
+def test_greedy_samples_of_virtual_tokens_are_what_peft_generates(kind: str, llama: Any, prompts: list[list[int]]) -> None:
+    model = with_fresh_adapter(llama, LoraConfig(), SoftPromptConfig.model_validate({"kind": kind, "num_tokens": 5})).eval()
+    law = Law(temperature=1.0, top_p=1.0, top_k=1, max_new_tokens=8, stop_ids=frozenset())
+    found = sample(model, prompts, seeds=[[0]] * len(prompts), law=law, pad_id=0, batch_size=6, on_batch=lambda _: None)
+    for prompt, answer in zip(prompts, found, strict=True):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Position ids are not supported")
+            ids = torch.tensor([prompt])
+            generated = model.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=8, eos_token_id=None, pad_token_id=0
+            )
+        assert answer.token_ids == generated[0, len(prompt) :].tolist()

@@ -1,0 +1,72 @@
+"""What a batch of prompts is before its first sampled token: last logits and a filled cache, with virtual tokens where there are any."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from components.adapters import num_virtual_tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Prefilled(NamedTuple):
+    """The state of decoding after the prompts."""
+
+    model: Any
+    """What decodes further tokens: the model, or what stands under virtual tokens, which the cache then holds."""
+    logits: torch.Tensor
+    """(prompts, vocabulary) after the last token."""
+    cache: Any
+    mask: torch.Tensor
+    """(prompts, positions in the cache), False where it is padding."""
+
+
+def prefill(model: "PreTrainedModel", prompts: list[list[int]], pad_id: int) -> Prefilled:
+    """Runs prompts that are padded on the left; virtual tokens, where the model has them, are at the positions that peft gives them."""
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.tensor([[pad_id] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)
+    mask = torch.tensor([[False] * (width - len(prompt)) + [True] * len(prompt) for prompt in prompts], device=model.device)
+    if not num_virtual_tokens(model):
+        return _run(model, {"input_ids": ids}, mask, first=0)
+    return (_after_prefix if _has_prefix(model) else _after_embeddings)(model, ids, mask)
+
+
+def _has_prefix(model: Any) -> bool:
+    return bool(model.peft_config["default"].peft_type == "PREFIX_TUNING")
+
+
+def _after_prefix(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> Prefilled:
+    """The prefix is the beginning of the cache."""
+    count = num_virtual_tokens(model)
+    inputs = {"input_ids": ids, "past_key_values": model.get_prompt(len(ids), max_cache_len=-1)}
+    return _run(model.get_base_model(), inputs, torch.cat([mask.new_ones(len(mask), count), mask], dim=1), first=count)
+
+
+def _after_embeddings(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> Prefilled:
+    """Virtual tokens stand between the padding and the prompt, so that a row is a longer prompt padded on the left."""
+    virtual = model.get_prompt(batch_size=len(ids))
+    words = model.word_embeddings(ids)
+    count, width = virtual.shape[1], ids.shape[1]
+    padding = (~mask).sum(dim=1, keepdim=True)
+    columns = torch.arange(width + count, device=ids.device).expand(len(ids), -1)
+    behind = columns - padding  # 0 where the first virtual token stands
+    place = torch.where(behind < 0, columns, (columns - count).clamp(min=0))
+    rows = torch.arange(len(ids), device=ids.device).unsqueeze(1)
+    is_virtual = (behind >= 0) & (behind < count)
+    own = virtual.to(words.dtype)[rows, behind.clamp(0, count - 1)]
+    embeddings = torch.where(is_virtual.unsqueeze(2), own, words[rows, place])
+    return _run(model.get_base_model(), {"inputs_embeds": embeddings}, behind >= 0, first=0)
+
+
+def _run(model: Any, inputs: dict[str, Any], mask: torch.Tensor, *, first: int) -> Prefilled:
+    """`mask` covers what is in the cache already, `first` positions, and what is run now."""
+    output = model(
+        **inputs,
+        # Without padding no mask is needed, which lets attention take its fast kernels.
+        attention_mask=None if bool(mask.all()) else mask,
+        position_ids=(mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, first:],
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    return Prefilled(model, output.logits[:, -1], getattr(output, "past_key_values", None), mask)
