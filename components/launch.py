@@ -65,7 +65,7 @@ STAGES = {
     "collect_preferences": Stage("components.preferences.stage", CollectRequest, 1, on_accelerator=True),
     "validate_data": Stage("components.validation.stage", ValidateRequest, 1),
     "dpo_train": Stage("components.dpo.stage", TrainRequest, 3, on_accelerator=True),
-    "evaluate": Stage("components.evaluation.stage", EvaluateRequest, 1, on_accelerator=True),
+    "evaluate": Stage("components.evaluation.stage", EvaluateRequest, 2, on_accelerator=True),
     "promote": Stage("components.promotion.stage", PromoteRequest, 1),
 }
 PASSING = (ConnectionError, TimeoutError)

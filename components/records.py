@@ -198,6 +198,7 @@ class EvaluateRequest(Record):
     batch_size: int
     judge: JudgeRef
     evaluation: EvaluationConfig
+    constraints: ConstraintsConfig = ConstraintsConfig()
     seed: int
 
 

@@ -142,6 +142,7 @@ def _stages(
         batch_size=config.generation.batch_size,
         judge=JudgeRef.model_validate(pins["evaluation_judge"]),
         evaluation=config.evaluation,
+        constraints=config.constraints,
         campaign_seed=config.seed,
     )
     decided = promote(here, evaluation=artifact(here / "evaluate", evaluated, "evaluation.json"), gate=config.gate)

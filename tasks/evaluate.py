@@ -6,7 +6,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from components.artifacts import derive_seed
-from components.config import EvaluationConfig, PolicyConfig
+from components.config import ConstraintsConfig, EvaluationConfig, PolicyConfig
 from components.launch import run_stage
 from components.records import Artifact, EvaluateRequest, JudgeRef, Manifest, ModelRef
 from tasks.retries import RETRIES
@@ -27,6 +27,7 @@ def evaluate(
     batch_size: int,
     judge: JudgeRef,
     evaluation: EvaluationConfig,
+    constraints: ConstraintsConfig,
     campaign_seed: int,
 ) -> Manifest:
     """Publishes win rates with intervals, rewards, KL, lengths, samples and plots."""
@@ -41,6 +42,7 @@ def evaluate(
         batch_size=batch_size,
         judge=judge,
         evaluation=evaluation,
+        constraints=constraints,
         seed=derive_seed(campaign_seed, round, "evaluate"),
     )
     return run_stage("evaluate", request, directory)

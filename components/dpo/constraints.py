@@ -57,7 +57,7 @@ def overlong_probability(responses: Responses, *, max_tokens: int) -> torch.Tens
     """Probability of going on where a response has passed its length ceiling, a mean over the positions past it.
 
     The violation is the mean of 1 - pi(end | x, y_<t) over positions t > max_tokens that the response reaches, in [0, 1]; 0 for a
-    response that keeps the ceiling.
+    response that ends sooner.
 
     Args:
         responses: The responses; (responses, width) tensors.

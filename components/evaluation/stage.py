@@ -11,6 +11,7 @@ import pandas as pd
 from components.artifacts import derive_seed, read_json, read_table, write_json, write_table
 from components.evaluation.answers import Answers, answer
 from components.evaluation.outcomes import Comparison, compare
+from components.evaluation.rules import violation_shares
 from components.evaluation.statistics import mean_interval, win_rate
 from components.judges import load_pinned_judge
 from components.judges.protocol import Judge
@@ -58,6 +59,7 @@ def run(request: EvaluateRequest, out: Path) -> None:
         "mean_tokens": {name: _mean(lengths[name]) for name in MODELS},
         "empty_share": {name: _mean([response.empty for response in answers.responses[name]]) for name in MODELS},
         "unfinished_share": {name: _mean([response.unfinished for response in answers.responses[name]]) for name in MODELS},
+        "violations": violation_shares(answers.responses, request.constraints),
         **_implicit_reward(request),
         "invalid_share": comparison.invalid_share,
     }

@@ -85,6 +85,8 @@ def _measures(campaign: CampaignFiles, files: RoundFiles) -> dict[str, str]:
         measures["reward accuracy on held-out pairs"] = decimal(measured["reward_accuracy"], 3)
         measures["reward margin on held-out pairs"] = decimal(measured["reward_margin"], 3)
         measures["invalid verdicts"] = share(measured["invalid_share"])
+        for rule, shares in measured.get("violations", {}).items():
+            measures[f"answers that break {rule}"] = f"{share(shares['challenger'])} (champion {share(shares['champion'])})"
     if files.trained is not None:
         measures["pairs trained on"] = count(files.trained["num_pairs"])
         measures["optimizer steps"] = count(files.trained["num_steps"])

@@ -94,6 +94,8 @@ def _evaluation(facts: RoundFacts) -> Iterator[tuple[str, float | None]]:
             yield f"{name}/{policy}", None if evaluation[name] is None else evaluation[name][policy]
     for name in ("empty_share", "unfinished_share"):
         yield name, evaluation[name]["challenger"]
+    for rule, shares in evaluation.get("violations", {}).items():  # rounds of earlier versions did not measure it
+        yield f"violations/{rule}", shares["challenger"]
     for name in ("invalid_share", "reward_accuracy", "reward_margin"):
         yield name, evaluation[name]
 
