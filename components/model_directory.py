@@ -3,6 +3,7 @@
 Weights must be safetensors, since pickled ones can run code when they load.
 """
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -47,6 +48,16 @@ def check_model_directory(path: Path, *, needs_chat_template: bool = True) -> No
         raise ValueError(
             f"model {path} has no chat template: name an instruct model, or set tokenizer.chat_template and save the tokenizer beside it"
         )
+
+
+def check_quantization(quantization: str) -> None:
+    """Checks that weights can be held in 4 bits, where they are to be.
+
+    Raises:
+        ValueError: bitsandbytes is not installed.
+    """
+    if quantization == "4bit" and importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError("policy.quantization 4bit needs bitsandbytes: pip install bitsandbytes, or set `policy: {quantization: none}`")
 
 
 def _has_chat_template(path: Path) -> bool:

@@ -4,7 +4,6 @@ Weights come from safetensors only and no remote code ever runs. Knows no stage.
 """
 
 import hashlib
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from components.adapters import load_adapter
+from components.model_directory import check_quantization
 from components.records import ModelRef
 
 if TYPE_CHECKING:
@@ -78,8 +78,6 @@ def load_tokenizer(ref: ModelRef) -> "PreTrainedTokenizerBase":
 
 
 def _four_bits(dtype: torch.dtype) -> Any:
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ValueError("policy.quantization 4bit needs bitsandbytes: pip install bitsandbytes, or set `policy: {quantization: none}`")
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
@@ -107,6 +105,7 @@ def load_policy(
     """
     disable_progress_bar()
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False, "revision": ref.revision}
+    check_quantization(quantization)
     if quantization == "4bit":
         options |= {"quantization_config": _four_bits(dtype), "device_map": {"": device}}
     model = AutoModelForCausalLM.from_pretrained(ref.base, **options)

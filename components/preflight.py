@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from components.config import BUILTIN, CampaignConfig
 from components.judges import check_judge
-from components.model_directory import check_model_directory
+from components.model_directory import check_model_directory, check_quantization
 from components.preferences.pairs_file import pairs_digest
 from components.prompts import split_prompts
 
@@ -23,6 +23,7 @@ def check_inputs(config: CampaignConfig) -> Inputs:
     Raises:
         ValueError: Something cannot be used; one line that names it and the remedy.
     """
+    check_quantization(config.policy.quantization)
     model = Path(config.policy.model).expanduser()
     if config.policy.model != BUILTIN and (model.is_dir() or config.policy.model.startswith((".", "/", "~"))):
         check_model_directory(model)

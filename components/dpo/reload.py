@@ -23,8 +23,10 @@ class Probe(NamedTuple):
 
     pairs: list[Pair]
     logps: PairLogps
+    prompt: list[int]
+    """The shortest of the pairs' prompts."""
     tokens: list[int]
-    """Greedy answer to the first pair's prompt."""
+    """Greedy answer to it."""
     leads: list[float]
     """By how much each token's logit leads the next best."""
 
@@ -33,7 +35,8 @@ def probe_trained(engine: Any, pairs: list[Pair], pad_id: int, *, max_tokens: in
     """Scores pairs and answers a prompt with the weights in the engine; every rank must call it with the same pairs."""
     engine.eval()
     logps = score_pairs(engine, pairs, pad_id, batch_size=len(pairs), rank=0, world_size=1)
-    return Probe(pairs, logps, *_greedy(engine, pairs[0].prompt, min(MOST_TOKENS, max_tokens)))
+    prompt = min((pair.prompt for pair in pairs), key=len)
+    return Probe(pairs, logps, prompt, *_greedy(engine, prompt, min(MOST_TOKENS, max_tokens)))
 
 
 @torch.no_grad()
@@ -62,7 +65,7 @@ def check_reloaded(trained: ModelRef, probe: Probe, pad_id: int, *, dtype: torch
     if not worst <= LOGPS_TOLERANCE[dtype] * max(1.0, float(probe.logps.chosen.abs().max()) / 100):
         raise RuntimeError(f"the saved weights score pairs differently from the trained ones (by {worst:.4f} nats): they are incomplete")
     law = Law(temperature=1.0, top_p=1.0, top_k=1, max_new_tokens=len(probe.tokens), stop_ids=frozenset())
-    (said,) = sample(model, prompts[:1], seeds=[[0]], law=law, pad_id=pad_id, batch_size=1, on_batch=lambda _: None)
+    (said,) = sample(model, [probe.prompt], seeds=[[0]], law=law, pad_id=pad_id, batch_size=1, on_batch=lambda _: None)
     for place, (token, lead) in enumerate(zip(probe.tokens, probe.leads, strict=True)):
         if lead <= LEAD_TOLERANCE[dtype]:
             return

@@ -17,11 +17,11 @@ from components.adapters import describe_saved
 from components.artifacts import read_json, write_json
 from components.campaign import model_of_round, round_directory
 from components.config import LoraConfig, SoftPromptConfig
-from components.dpo import stage
+from components.dpo import reload, stage
 from components.dpo.scoring import response_logps
 from components.dpo.stage import run
 from components.generation.law import Law
-from components.generation.sampler import sample
+from components.generation.sampler import Sampled, sample
 from components.models import load_policy, tensors_digest
 from components.records import ModelRef, TrainRequest
 
@@ -212,4 +212,16 @@ def test_saved_weights_that_are_incomplete_are_not_published(
     monkeypatch.setattr(stage, "_save", broken)
     with pytest.raises(RuntimeError, match="they are incomplete"):
         run(make_request(**KINDS[kind], learning_rate=1e-2), tmp_path)
+    assert not (tmp_path / "train.json").exists()
+
+
+def test_saved_weights_that_answer_otherwise_are_not_published(make_request: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They score as they should: what fails is only the way in which the next stage samples."""
+
+    def other(*rows: Any, **settings: Any) -> list[Sampled]:
+        return [answer._replace(token_ids=[token ^ 1 for token in answer.token_ids]) for answer in sample(*rows, **settings)]
+
+    monkeypatch.setattr(reload, "sample", other)
+    with pytest.raises(RuntimeError, match=r"answer differently from the trained ones \(token 1 is \d+, not \d+\): they are incomplete"):
+        run(make_request(**LORA), tmp_path)
     assert not (tmp_path / "train.json").exists()

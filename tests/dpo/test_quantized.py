@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from components.artifacts import read_json
-from components.config import LoraConfig
+from components.config import CampaignConfig, LoraConfig
 from components.dpo.stage import run
 from components.models import load_policy, trained_ref
+from components.preflight import check_inputs
 from components.records import ModelRef, TrainRequest
 
 Make = Callable[..., TrainRequest]
@@ -24,8 +25,11 @@ def quantized(request: TrainRequest) -> TrainRequest:
 
 @pytest.mark.skipif(INSTALLED, reason="says what is told where bitsandbytes is missing")
 def test_4bit_without_bitsandbytes_says_what_to_install(make_request: Make, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"policy\.quantization 4bit needs bitsandbytes: pip install bitsandbytes, or set"):
+    told = r"policy\.quantization 4bit needs bitsandbytes: pip install bitsandbytes, or set"
+    with pytest.raises(ValueError, match=told):
         run(quantized(make_request(lora=LoraConfig(rank=4))), tmp_path)
+    with pytest.raises(ValueError, match=told):
+        check_inputs(CampaignConfig.model_validate({"campaign": "four", "policy": {"quantization": "4bit"}, "lora": {"rank": 4}}))
 
 
 @pytest.mark.skipif(not INSTALLED, reason="bitsandbytes is no part of the installation: its weights are for machines with a GPU")
