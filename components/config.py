@@ -43,6 +43,10 @@ MARGIN_LOSSES = frozenset({"sigmoid", "sigmoid_norm", "ipo", "ipo_mean", "hinge"
 """Losses whose log-ratios another divergence may replace."""
 HARD_LABEL_LOSSES = frozenset({"aot", "aot_unpaired"})
 """Losses that take no probability of a label."""
+UNSMOOTHED_LOSSES = frozenset(
+    {"apo_down", "apo_zero", "bco_pair", "discopop", "dpop", "kto", "nca_pair", "orpo", "sft", "sppo", "sppo_hard"}
+)
+"""Losses that read no label smoothing."""
 CAMPAIGN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 BUILTIN = "builtin"
 
@@ -268,6 +272,14 @@ class TrainingConfig(Section):
         odd = [name for name in self.losses if name not in MARGIN_LOSSES]
         if self.divergence != "reverse_kl" and odd:
             raise ValueError(f"divergence {self.divergence} needs losses of the margin and {odd[0]} is none: set `divergence: reverse_kl`")
+        if self.label_smoothing and set(self.losses) <= UNSMOOTHED_LOSSES:
+            raise ValueError(
+                f"label_smoothing does nothing to {', '.join(self.losses)}: leave it out, or soften labels by preferences.soft_labels"
+            )
+        if "bco_pair" in self.added_losses:
+            raise ValueError(
+                "added_losses names bco_pair, which shifts by the main loss's rewards: name it as `loss` and add the other one"
+            )
         if "exo_pair" in self.losses and self.label_smoothing == 0:
             raise ValueError("loss exo_pair is infinite with hard labels: set `label_smoothing`, such as 0.001")
         return self

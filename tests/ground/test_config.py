@@ -5,7 +5,16 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel
 
-from components.config import HARD_LABEL_LOSSES, MARGIN_LOSSES, CampaignConfig, LossName, TrainingConfig, differences, load_config
+from components.config import (
+    HARD_LABEL_LOSSES,
+    MARGIN_LOSSES,
+    UNSMOOTHED_LOSSES,
+    CampaignConfig,
+    LossName,
+    TrainingConfig,
+    differences,
+    load_config,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,6 +36,13 @@ def test_config_every_shipped_file_loads(path: Path) -> None:
         ("campaign: a\ntraining: {bta: 1}", r"unknown key training\.bta; did you mean beta\?"),
         ("campaign: a\nzzz: 1", r"unknown key zzz; known here: campaign, seed"),
         ("campaign: a\ntraining: {beta: -1}", r"training\.beta = -1: Input should be greater than 0"),
+        ("campaign: a\ntraining: {loss: kto, label_smoothing: 0.1}", r"label_smoothing does nothing to kto: leave it out"),
+        ("campaign: a\ntraining: {loss: exo_pair}", r"set `label_smoothing`, such as 0.001"),
+        ("campaign: a\ntraining: {loss: kto, divergence: js}", r"divergence js needs losses of the margin and kto is none"),
+        ("campaign: a\ntraining: {added_losses: {bco_pair: 1}}", r"name it as `loss` and add the other one"),
+        ("campaign: a\ntraining: {added_losses: {sigmoid: 1}}", r"added_losses names sigmoid, which `loss` has already"),
+        ("campaign: a\ntraining: {added_losses: {sft: 0}}", r"training\.added_losses\.sft = 0: Input should be greater than 0"),
+        ("campaign: a\ntraining: {loss: aot}\npreferences: {soft_labels: bradley_terry}", r"training.loss aot takes hard labels only"),
         ("campaign: a\ntraining: {loss: dpo}", r"training\.loss = \"dpo\": Input should be 'sigmoid', 'sigmoid_norm', 'ipo'"),
         ("campaign: a/b", r"campaign = \"a/b\": is no file name"),
         ("campaign: ..", r"is no file name"),
@@ -87,6 +103,7 @@ def test_config_losses_are_those_of_the_registry() -> None:
     assert set(get_args(LossName)) == set(LOSSES)
     assert {name for name, loss in LOSSES.items() if loss.margin_only} == MARGIN_LOSSES
     assert {name for name, loss in LOSSES.items() if not loss.soft_labels} == HARD_LABEL_LOSSES
+    assert {name for name, loss in LOSSES.items() if "label_smoothing" not in loss.settings} == UNSMOOTHED_LOSSES
     assert loss_settings() <= TrainingConfig.model_fields.keys()
 
 
