@@ -142,7 +142,7 @@ def chosen_config(form: Form) -> CampaignConfig:
     for line in form.other:
         key, sign, text = line.partition("=")
         if not sign or not key.strip():
-            raise ValueError(f"other value {line!r} is no change: write it as section.key=value, such as form.training.epochs=2")
+            raise ValueError(f"other value {line!r} is no change: write it as section.key=value, such as training.epochs=2")
         _put(changes, key.strip(), _value(line, text))
     return load_config(Path(form.what.config_file).expanduser() if form.what.config_file else preset_path(form.what.preset), changes)
 
