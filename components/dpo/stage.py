@@ -1,6 +1,7 @@
 """The door of DPO training: reads pairs, trains the policy, publishes the model or adapter with its metrics."""
 
 import json
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from components.adapters import describe_wanted, is_wanted, save_adapter, withou
 from components.artifacts import digest, read_table, write_bytes, write_json
 from components.dpo.batches import Layout, Pair, Plan, encode_pairs
 from components.dpo.constraints import constraints_of
+from components.dpo.diagnosis import Setting, diagnose, reference_moved
 from components.dpo.engine import build_engine, full_weights, join_process_group
 from components.dpo.finite import refuse_non_finite_reference
 from components.dpo.mixing import tag_weights
@@ -19,7 +21,7 @@ from components.dpo.objective import PAIR_LOSS, Memory, Objective, configured_lo
 from components.dpo.out_of_memory import attempt_on, memory_told
 from components.dpo.policy import begins_elsewhere, takes_fresh_adapter, trainable_policy
 from components.dpo.reference import PairLogps, cached, score_pairs
-from components.dpo.reload import check_reloaded, probe_trained
+from components.dpo.reload import LOGPS_TOLERANCE, check_reloaded, probe_trained
 from components.dpo.system import sampled
 from components.dpo.train import evaluate_pairs, train
 from components.models import load_policy, load_tokenizer, pick_device, resolve_dtype, trained_ref
@@ -28,6 +30,7 @@ from components.report.plots import training_plot
 
 LN2_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 CHECKPOINTS = "checkpoints"
+log = logging.getLogger(__name__)
 
 
 def run(request: TrainRequest, out: Path) -> None:
@@ -91,6 +94,9 @@ def _run(request: TrainRequest, out: Path, rank: int, world_size: int, device: t
     trained = trained_ref(out, request.policy, request.round)
     check_reloaded(trained, probe, tokenizer.pad_token_id, dtype=dtype, device=device, quantization=request.limits.quantization)
     _refuse_unchanged(trained, request)
+    diagnosis = _diagnosis(
+        request, [json.loads(line) for line in metrics], train_pairs, reference, probe.pairs, tokenizer.pad_token_id, dtype
+    )
     write_bytes(out / "metrics.jsonl", "".join(f"{line}\n" for line in metrics).encode())
     training_plot(out, [json.loads(line) for line in metrics])
     outcome = {
@@ -103,10 +109,40 @@ def _run(request: TrainRequest, out: Path, rank: int, world_size: int, device: t
         "first_loss": json.loads(metrics[0])["loss"],
         "ln2_checked": check.applied,
         "eval": evaluated,
+        "diagnosis": diagnosis,
         "num_processes": world_size,
         "resumed_from_step": resumed,
     }
     write_json(out / "train.json", _provenance(request, dtype) | outcome)
+
+
+def _diagnosis(
+    request: TrainRequest,
+    metrics: list[dict[str, float]],
+    pairs: list[Pair],
+    reference: PairLogps,
+    probe: list[Pair],
+    pad_id: int,
+    dtype: torch.dtype,
+) -> list[str]:
+    """What went wrong in the training, each cause warned of once; the probe is the first of the training pairs."""
+    training, count = request.training, len(pairs)
+    setting = Setting(
+        learning_rate=training.learning_rate,
+        beta=training.beta,
+        dtype=str(dtype).removeprefix("torch."),
+        reference_chosen_logps=float(reference.chosen[:count].mean()),
+        chosen_tokens=sum(len(pair.chosen) for pair in pairs) / count,
+    )
+    found = diagnose(metrics, setting)
+    now = load_policy(request.reference, dtype=dtype, device=pick_device(), quantization=request.limits.quantization)
+    again = score_pairs(now, probe, pad_id, batch_size=len(probe), rank=0, world_size=1, ld_alpha=training.ld_alpha).chosen
+    cached_logps = reference.chosen[: len(probe)]
+    moved = reference_moved(cached_logps, again, tolerance=LOGPS_TOLERANCE[dtype] * max(1.0, float(cached_logps.abs().max()) / 100))
+    found += [] if moved is None else [moved]
+    for cause in found:
+        log.warning("%s", cause)
+    return found
 
 
 def _provenance(request: TrainRequest, dtype: torch.dtype) -> dict[str, Any]:

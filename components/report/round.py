@@ -37,7 +37,8 @@ def round_markdown(campaign_dir: Path, round: int) -> str:
     """
     campaign = read_campaign(campaign_dir)
     files = campaign.round_files(round)
-    sections = [_headline(campaign, files), _numbers(campaign, files), _comparisons(files), _validation(files), _tracking(campaign, files)]
+    told = (_comparisons(files), _validation(files), _tracking(campaign, files))
+    sections = [_headline(campaign, files), _diagnosis(files), _numbers(campaign, files), *told]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
@@ -58,6 +59,12 @@ def _headline(campaign: CampaignFiles, files: RoundFiles) -> str:
         lines.append(f"The challenger {comparison(interval, opponent, campaign.config.evaluation.confidence)}.")
     reasons = [f"- {escape_markdown(reason)}" for reason in files.reasons]
     return "\n\n".join([*lines, "\n".join(["**Decision**", "", *reasons])] if reasons else lines)
+
+
+def _diagnosis(files: RoundFiles) -> str:
+    """What went wrong in the training; rounds from before there was a diagnosis have none."""
+    causes = (files.trained or {}).get("diagnosis") or []
+    return "\n".join(["**Training went wrong**", "", *(f"- {escape_markdown(cause)}" for cause in causes)]) if causes else ""
 
 
 def _numbers(campaign: CampaignFiles, files: RoundFiles) -> str:

@@ -89,6 +89,22 @@ def test_step_non_finite_gradient_changes_no_weight_and_names_the_step(
     assert len(steps) == 3, "the step of three micro-batches was the last one"
 
 
+@pytest.mark.parametrize(("zero_stage", "offload"), [(1, "optimizer"), (2, "optimizer"), (3, "optimizer_and_parameters")])
+def test_step_non_finite_gradient_offloaded_changes_no_weight(
+    zero_stage: int, offload: str, make_request: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(result: Any, pairs: list[int]) -> Any:
+        result.loss.register_hook(lambda gradient: gradient * math.nan)
+        return result
+
+    poison(monkeypatch, broken)
+    watched = Watched(monkeypatch)
+    request = make_request(zero_stage=zero_stage, offload=offload)
+    with pytest.raises(NonFiniteGradient):
+        run_to_the_end(request, tmp_path)
+    assert watched.moved(request, torch.float32) == []
+
+
 @pytest.mark.parametrize(("zero_stage", "dtype"), [(0, "float32"), (2, "bfloat16")])
 def test_step_gradient_too_large_for_its_norm_is_not_made(
     zero_stage: int, dtype: str, make_request: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -10,6 +10,7 @@ import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from components.artifacts import read_json, write_json
 from components.records import Interval
 from components.report import read
 from components.report.curves import running_mean
@@ -237,3 +238,11 @@ def test_report_import_loads_no_heavy_library() -> None:
     code = f"import sys, {', '.join(modules)}\nprint(sorted({{'torch', 'prefect', 'mlflow', 'matplotlib.pyplot'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder.parent.parent)
     assert done.stdout.strip() == "[]"
+
+
+def test_round_markdown_names_what_went_wrong_in_the_training(three_rounds: Any) -> None:
+    path = three_rounds.directory / "round-003" / "dpo_train" / "train.json"
+    cause = "exploding margins: <b>20</b>"
+    write_json(path, read_json(path) | {"diagnosis": [cause]})
+    assert f"**Training went wrong**\n\n- {escape_markdown(cause)}\n" in round_markdown(three_rounds.directory, 3)
+    assert "went wrong" not in round_markdown(three_rounds.directory, 2)
