@@ -27,7 +27,7 @@ def config_reference() -> str:
 
 
 def _table(title: str, about: str, fields: dict[str, FieldInfo]) -> str:
-    rows = [f"| `{name}` | {_type(field)} | {_default(field)} | {field.description} |" for name, field in fields.items()]
+    rows = [f"| `{name}` | {_type(field)} | {_default(field)} | {_meaning(field)} |" for name, field in fields.items()]
     return "\n".join([f"### {title}\n", f"{about}\n", "| key | type | default | meaning |", "|---|---|---|---|", *rows]) + "\n"
 
 
@@ -41,6 +41,11 @@ def _type(field: FieldInfo) -> str:
     symbols = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
     bounds = [f"{symbol} {getattr(rule, name):g}" for rule in field.metadata for name, symbol in symbols if hasattr(rule, name)]
     return " ".join([getattr(field.annotation, "__name__", str(field.annotation)), ", ".join(bounds)]).strip()
+
+
+def _meaning(field: FieldInfo) -> str:
+    # A row of a table is one line.
+    return " ".join((field.description or "").split())
 
 
 def _default(field: FieldInfo) -> str:
