@@ -17,6 +17,8 @@ FEWEST_STEPS = 8
 LEAST_MARGIN = 0.02
 """Growth of the mean reward margin below which nothing was learned: at this margin a pair's loss is ln 2 less 1 %, and an untrained
 policy's steps differ by less."""
+STILL = 0.95
+"""Share of its first value at which a loss has not moved; one that likelihood is part of can fall while no margin grows."""
 LEAST_MOVE = 0.1
 """Change of a mean reward from which on the policy has plainly moved: five times what `LEAST_MARGIN` asks for."""
 LEAST_GRADIENT = 1e-6
@@ -54,7 +56,8 @@ def diagnose(metrics: Metrics, setting: Setting) -> list[str]:
 def not_learning(metrics: Metrics, setting: Setting) -> str | None:
     """The margins have not grown: for the sigmoid loss, it is stuck at ln 2 where policy and reference begin as the same weights."""
     growth = _growth(metrics, "rewards/margins")
-    if abs(growth) >= LEAST_MARGIN:
+    fell = _at_end(metrics, "loss") < STILL * metrics[0]["loss"]
+    if abs(growth) >= LEAST_MARGIN or fell:
         return None
     stuck = f"nothing was learned: the loss ended at {_at_end(metrics, 'loss'):.4f} and the margins grew by {growth:.4f}"
     if _at_end(metrics, "grad_norm") < LEAST_GRADIENT:

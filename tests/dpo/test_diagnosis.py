@@ -41,8 +41,9 @@ def curves(
         curves(chosen=2.0, rejected=-4.0),
         curves(chosen=0.2, rejected=-0.3, start=1.5),
         curves(chosen=0.4, rejected=-0.6, steps=FEWEST_STEPS),
+        [line | {"loss": 3.0 - 0.01 * step} for step, line in enumerate(curves(chosen=0.5, rejected=0.5))],
     ],
-    ids=["learns", "chosen falls a little", "learns slowly", "learns much", "reference is not the start", "short"],
+    ids=["learns", "chosen falls a little", "learns slowly", "learns much", "reference is not the start", "short", "likelihood only"],
 )
 def test_diagnose_healthy_training_finds_nothing(metrics: list[dict[str, float]]) -> None:
     assert diagnose(metrics, SETTING) == []
