@@ -63,7 +63,11 @@ class Site:
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """Prefect's API: GET, or POST with a body."""
         url = f"{self.prefect}/api{path}"
-        answer = httpx.get(url, timeout=30) if body is None else httpx.post(url, json=body, timeout=30)
+        for _ in range(10):
+            answer = httpx.get(url, timeout=30) if body is None else httpx.post(url, json=body, timeout=30)
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(1)  # the server's SQLite is being written to; Prefect's own client asks again as well
         assert answer.is_success, f"{path}: {answer.text}"
         return answer.json() if answer.content else None
 
