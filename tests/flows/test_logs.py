@@ -31,7 +31,8 @@ STAGES["promote"] = Stage("a_printing_stage", PromoteRequest, 1)
 @flow
 def printing():
     with logs_on_page():
-        run_stage("promote", PromoteRequest(evaluation=Artifact(path=Path("x"), digest="1"), gate=GateConfig()), Path("round"), num_processes=2)
+        request = PromoteRequest(evaluation=Artifact(path=Path("x"), digest="1"), gate=GateConfig())
+        run_stage("promote", request, Path("round"), num_processes=2)
     return str(flow_run.id)
 
 with prefect_server():
