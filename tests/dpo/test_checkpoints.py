@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -156,6 +157,15 @@ def _status_of_copy(work: Callable[[], None], at: int, monkeypatch: pytest.Monke
     return os.waitpid(child, 0)[1]
 
 
+def test_saves_killed_at_every_operation_in_a_process_of_their_own() -> None:
+    """Copying the process of a whole test run fails where memory is short and hangs where another thread holds a lock."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "alone", str(Path(__file__).resolve())]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "4 passed" in done.stdout
+
+
+@pytest.mark.alone
 def test_save_killed_at_every_operation_leaves_an_intact_checkpoint(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,6 +199,7 @@ def test_save_killed_at_every_operation_leaves_an_intact_checkpoint(
     assert resumed_from.count(4) > 3
 
 
+@pytest.mark.alone
 def test_save_over_a_damaged_checkpoint_killed_at_every_operation_keeps_the_one_before(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
