@@ -10,7 +10,7 @@ import pytest
 
 from components import progress
 from components.artifacts import digest, read_json
-from components.config import LoraConfig
+from components.config import ConstraintsConfig, LoraConfig
 from components.dpo import train as training_loop
 from components.dpo.stage import run
 from components.launch import run_stage
@@ -77,6 +77,37 @@ def test_training_two_processes_same_losses_as_one(zero_stage: int, plain: Path,
     assert summary["eval"]["loss"] == pytest.approx(read_json(plain / "train.json")["eval"]["loss"], abs=1e-4)
     samples = (tmp_path / "dpo_train" / "system.jsonl").read_text().splitlines()
     assert {json.loads(line)["rank"] for line in samples} == {0, 1}, "every rank samples, the first only too"
+
+
+# What a run shares between its ranks or keeps between its steps: KTO's KL, BCO's reward shift, the multipliers, the tags' shares.
+SHARED = {
+    "loss": "bco_pair",
+    "added_losses": {"kto": 0.5},
+    "constraints": ConstraintsConfig(banned_phrases=("sorry",), max_tokens=20, step=3.0),
+    "tag_weights": {"style": 2.0},
+    "tag_shares": {"style": 0.5},
+}
+
+
+def test_training_what_ranks_share_is_the_same_in_two_processes(make_request: Make, tmp_path: Path) -> None:
+    trained(make_request(epochs=2, **SHARED), tmp_path / "one")
+    request = make_request(epochs=2, num_processes=2, micro_batch_pairs=2, **SHARED)
+    run_stage("dpo_train", request, tmp_path / "two", num_processes=2)
+    alone, together = metrics(tmp_path / "one"), metrics(tmp_path / "two" / "dpo_train")
+    for name in ("loss", "kl/mismatched", "reward_shift", "constraints/max_tokens/multiplier", "constraints/banned_phrases/violation"):
+        assert [step[name] for step in together] == pytest.approx([step[name] for step in alone], rel=1e-4, abs=2e-5), name
+    assert alone[-1]["constraints/max_tokens/multiplier"] > alone[0]["constraints/max_tokens/multiplier"] > 1.0
+    assert alone[-1]["reward_count"] == 2 * sum([8, 8, 6] * 2)
+
+
+def test_training_resumed_finds_what_it_kept_between_steps(make_request: Make, tmp_path: Path) -> None:
+    request = make_request(epochs=2, checkpoint_every=2, **SHARED)
+    whole = trained(request, tmp_path / "whole" / "run")
+    interrupted(request, tmp_path, after=5)
+    resumed = trained(request, tmp_path / "resumed")
+    assert resumed["resumed_from_step"] == 4
+    assert resumed["policy_digest"] == whole["policy_digest"]
+    assert losses(tmp_path / "resumed") == losses(tmp_path / "whole" / "run")
 
 
 class Stop(BaseException):
