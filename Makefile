@@ -25,9 +25,10 @@ coverage: .venv/dev.ready  ## The tests with line and branch coverage.
 test-faults: .venv/dev.ready  ## kill -9 at twenty random moments; takes a quarter of an hour.
 	RATCHET_KILLS=20 $(BIN)/python -m pytest -q -s --timeout 7200 tests/faults
 
-bench: .venv/dev.ready  ## What the machinery costs: seconds a round over 100 rounds, and of `ratchet status`; into runs/bench, in minutes.
+bench: .venv/dev.ready  ## What the machinery costs over 100 rounds, `ratchet status`, and what a constraint costs; into runs/bench, in half an hour.
 	$(BIN)/python tests/benchmarks/status_command.py
 	$(BIN)/python tests/benchmarks/orchestration.py
+	$(BIN)/python tests/benchmarks/constraints.py
 
 reference: .venv/dev.ready  ## Write the configuration reference into the README.
 	$(BIN)/python -m flows.reference README.md

@@ -17,8 +17,8 @@ import yaml
 
 from components.artifacts import read_json, write_json
 
-PHRASE, LIMIT, ROUNDS = "Please write again", 0.01, 2
-CONSTRAINTS = {"banned_phrases": [PHRASE], "limit": LIMIT, "weight": 1.0, "step": 2.0}
+PHRASE, LIMIT, ROUNDS = "Please write again", 0.02, 2
+CONSTRAINTS = {"banned_phrases": [PHRASE], "limit": LIMIT, "weight": 0.5, "step": 1.0}
 # So small a weight changes nothing, but the rule is measured.
 MEASURED_ONLY = {"banned_phrases": [PHRASE], "mode": "penalty", "weight": 0.0}
 
