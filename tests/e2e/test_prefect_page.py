@@ -146,10 +146,10 @@ def test_suspend_on_the_page_exits_at_once_and_resume_goes_on(
 
 def test_second_start_is_skipped_and_another_campaign_runs_beside(site: Any, configs: dict[str, str]) -> None:
     site.deploy(lambda content: content["definitions"].update(concurrency_limit=2))
-    what = {"config_file": configs["slow"], "campaign": "holder"}
-    holder = site.start("campaign", what=what)
+    long = {"what": {"config_file": configs["slow"], "campaign": "holder"}, "other": ["training.epochs=1000"]}
+    holder = site.start("campaign", **long)
     site.wait_for_training("holder")
-    second = site.wait_for(site.start("campaign", what=what), "Skipped", "Completed", "Failed")
+    second = site.wait_for(site.start("campaign", **long), "Skipped", "Completed", "Failed")
     assert second["name"] == "Skipped"
     assert holder in second["message"]
     other = site.start("campaign", what={"config_file": configs["quick"], "campaign": "beside", "num_rounds": 1})
