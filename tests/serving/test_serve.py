@@ -40,10 +40,9 @@ MAX_TOKENS = 24
 def serving(runs: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
     """Runs `ratchet serve` as a user would; yields it and what it printed until it was ready, or until its end."""
     environment = {**os.environ, "RATCHET_RUNS": str(runs), "COLUMNS": "80"}
-    command = [sys.executable, "-m", "flows.cli", "serve", *arguments]
-    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": Path(__file__).parents[2]}
     # A shell that runs the tests in its background has them, and so their children, ignore Ctrl-C.
-    options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "flows.cli", "serve", *arguments]
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": Path(__file__).parents[2]}
     with subprocess.Popen(command, env=environment, **options) as child:
         assert child.stdout is not None
         lines: list[str] = []
