@@ -66,7 +66,8 @@ def test_training_out_of_memory_names_the_micro_batch_that_fits(
 
 def test_training_the_micro_batch_that_was_named_goes_through(make_request: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fits_up_to(2, monkeypatch, RuntimeError(CPU_ALLOCATOR))
-    run_stage("dpo_train", make_request(micro_batch_pairs=2), tmp_path)
+    manifest = run_stage("dpo_train", make_request(micro_batch_pairs=2), tmp_path)
+    assert "train.json" in manifest.files
 
 
 def test_training_that_fits_no_pair_says_so(make_request: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ def test_limits_without_budget_or_file_let_work_go_on(tmp_path: Path) -> None:
     limits.began("round-001", "evaluate")
     limits.advanced(1, 2, "")
     limits.ended("round-001", "evaluate", 1.0, already_done=False)
+    assert 0 <= read_json(tmp_path / "round-001" / "spent.json")["seconds"] < 60
 
 
 def test_limits_stop_file_ends_the_work_within_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
