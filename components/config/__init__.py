@@ -1,0 +1,42 @@
+"""The campaign's configuration: the only place where a knob and its default exist.
+
+Frozen pydantic sections; unknown keys are refused with the nearest known name. Functions elsewhere take their own section, never
+the whole configuration. Importing this package loads no machine-learning library.
+"""
+
+from components.config.campaign import CAMPAIGN_NAME, BudgetConfig, CampaignConfig
+from components.config.data import GenerationConfig, PromptsConfig, ValidationConfig
+from components.config.evaluation import EvaluationConfig, GateConfig
+from components.config.judge import JudgeConfig
+from components.config.loading import describe, differences, load_config
+from components.config.policy import BUILTIN, LoraConfig, PolicyConfig, SoftPromptConfig
+from components.config.preferences import PreferencesConfig
+from components.config.section import Section
+from components.config.training import HARD_LABEL_LOSSES, MARGIN_LOSSES, UNSMOOTHED_LOSSES, ConstraintsConfig, LossName, TrainingConfig
+
+__all__ = [
+    "BUILTIN",
+    "CAMPAIGN_NAME",
+    "HARD_LABEL_LOSSES",
+    "MARGIN_LOSSES",
+    "UNSMOOTHED_LOSSES",
+    "BudgetConfig",
+    "CampaignConfig",
+    "ConstraintsConfig",
+    "EvaluationConfig",
+    "GateConfig",
+    "GenerationConfig",
+    "JudgeConfig",
+    "LoraConfig",
+    "LossName",
+    "PolicyConfig",
+    "PreferencesConfig",
+    "PromptsConfig",
+    "Section",
+    "SoftPromptConfig",
+    "TrainingConfig",
+    "ValidationConfig",
+    "describe",
+    "differences",
+    "load_config",
+]

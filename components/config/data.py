@@ -1,0 +1,53 @@
+"""Prompts, what is sampled for them, and what a pair must satisfy."""
+
+from pydantic import Field
+
+from components.config.policy import BUILTIN
+from components.config.section import Section
+
+
+class PromptsConfig(Section):
+    """Where prompts come from."""
+
+    train: str = BUILTIN
+    """Training prompts: a JSONL or Parquet file, a saved or hub `datasets` name, or `builtin`."""
+    held_out: str = BUILTIN
+    """Held-out prompts, same forms as `train`; empty holds `num_held_out` of the training prompts out, chosen by content."""
+    column: str = "prompt"
+    """Column that holds the prompt: plain text, or a list of chat messages with `role` and `content`."""
+    train_split: str = "train"
+    """Split that is read when `train` is a `datasets` name."""
+    held_out_split: str = "test"
+    """Split that is read when `held_out` is a `datasets` name."""
+    per_round: int = Field(default=512, ge=1)
+    """Prompts drawn for a round, without replacement until the pool is used up."""
+    num_held_out: int = Field(default=256, ge=1)
+    """Held-out prompts that an evaluation uses (all of them where there are fewer)."""
+
+
+class GenerationConfig(Section):
+    """How responses are sampled from the current policy."""
+
+    samples_per_prompt: int = Field(default=4, ge=2, le=256)
+    """Responses sampled for each prompt."""
+    temperature: float = Field(default=1.0, gt=0.0, le=5.0)
+    """Divides the logits before sampling; below 1 sharpens, above 1 flattens."""
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Samples from the smallest set of tokens whose probability reaches this share; 1 keeps all tokens."""
+    top_k: int = Field(default=0, ge=0)
+    """Samples from the k most likely tokens; 0 keeps all tokens."""
+    batch_size: int = Field(default=64, ge=1)
+    """Prompts that are prefilled and decoded together (times `samples_per_prompt` rows); changes memory and speed, not the samples' law."""
+
+
+class ValidationConfig(Section):
+    """What a pair must satisfy before it may be trained on."""
+
+    max_quarantine_share: float = Field(default=0.2, ge=0.0, le=1.0)
+    """Share of quarantined pairs above which the round stops."""
+    min_pairs: int = Field(default=8, ge=1)
+    """Fewest training pairs a round may have."""
+    eval_share: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Share of a round's prompts whose pairs measure reward accuracy instead of being trained on."""
+    replay: int = Field(default=0, ge=0)
+    """How many earlier rounds' validated training pairs are trained on again."""

@@ -1,0 +1,55 @@
+"""The model that is aligned, and what of it is trained."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from components.config.section import Section
+
+BUILTIN = "builtin"
+
+
+class PolicyConfig(Section):
+    """The model that is being aligned."""
+
+    model: str = BUILTIN
+    """Start model: a local directory, a hub name, or `builtin` (a starter of about a million parameters, trained on first use)."""
+    revision: str = "main"
+    """Hub revision (branch, tag or commit) of `model`; local directories ignore it."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of weights and compute; `auto` takes bfloat16 where the accelerator or processor has it natively, else float32."""
+    quantization: Literal["none", "4bit"] = "none"
+    """`4bit` holds the frozen weights as NF4 in every stage and trains an adapter on them (QLoRA, arXiv 2305.14314); needs bitsandbytes."""
+    max_prompt_tokens: int = Field(default=512, ge=1, le=131072)
+    """Longest prompt in tokens, chat template included; a pair with a longer prompt is quarantined, never cut."""
+    max_response_tokens: int = Field(default=512, ge=1, le=131072)
+    """Longest response in tokens: the sampling limit, and where training and validation cut a response."""
+
+
+class LoraConfig(Section):
+    """Low-rank adapters in place of training all weights (Hu et al. 2021, arXiv 2106.09685)."""
+
+    rank: int = Field(default=0, ge=0, le=1024)
+    """Rank of the adapter; 0 trains all weights."""
+    alpha: int = Field(default=32, ge=1, le=4096)
+    """Scale of the adapter: its output is multiplied by alpha / rank."""
+    kind: Literal["lora", "dora"] = "lora"
+    """`lora`, or `dora`: a trained magnitude beside the low-rank direction (Liu et al. 2024, arXiv 2402.09353); slower, often better."""
+    target_modules: str = "all-linear"
+    """Module names to adapt, separated by commas, or `all-linear` for every linear layer but the head."""
+
+    @model_validator(mode="after")
+    def _dora_has_a_rank(self) -> Self:
+        if self.kind == "dora" and not self.rank:
+            raise ValueError("kind dora needs a rank: set `lora: {kind: dora, rank: 16}`, or leave `kind` out")
+        return self
+
+
+class SoftPromptConfig(Section):
+    """Virtual tokens before every prompt, trained in place of the model's weights."""
+
+    kind: Literal["none", "prompt", "prefix"] = "none"
+    """`prompt`: embeddings before the first layer (Lester et al. 2021, arXiv 2104.08691); `prefix`: keys and values in every layer (Li and
+    Liang 2021, arXiv 2101.00190). Both change the model before the first step, so a campaign's first loss is not ln 2."""
+    num_tokens: int = Field(default=16, ge=1, le=1024)
+    """Virtual tokens; they take their places in the model's context."""

@@ -1,0 +1,156 @@
+"""How the policy is trained on pairs."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+
+from components.config.section import Section
+
+LossName = Literal[
+    "sigmoid",
+    "sigmoid_norm",
+    "ipo",
+    "ipo_mean",
+    "hinge",
+    "robust",
+    "exo_pair",
+    "discopop",
+    "nca_pair",
+    "bco_pair",
+    "sppo",
+    "sppo_hard",
+    "apo_zero",
+    "apo_down",
+    "dpop",
+    "aot",
+    "aot_unpaired",
+    "kto",
+    "sft",
+    "rpo",
+    "simpo",
+    "orpo",
+    "cpo",
+]
+
+MARGIN_LOSSES = frozenset({"sigmoid", "sigmoid_norm", "ipo", "ipo_mean", "hinge", "robust", "exo_pair", "discopop"})
+"""Losses whose log-ratios another divergence may replace."""
+
+HARD_LABEL_LOSSES = frozenset({"aot", "aot_unpaired"})
+"""Losses that take no probability of a label."""
+
+UNSMOOTHED_LOSSES = frozenset(
+    {"apo_down", "apo_zero", "bco_pair", "discopop", "dpop", "kto", "nca_pair", "orpo", "sft", "sppo", "sppo_hard"}
+)
+"""Losses that read no label smoothing."""
+
+
+class TrainingConfig(Section):
+    """Direct Preference Optimization (Rafailov et al. 2023, arXiv 2305.18290) on the DeepSpeed engine."""
+
+    loss: LossName = "sigmoid"
+    """Preference loss; `sigmoid` is DPO, `ipo` takes sums of log-probabilities and `ipo_mean` their means, `simpo`, `orpo`, `cpo` and
+    `sft` need no reference."""
+    added_losses: dict[LossName, PositiveFloat] = {}
+    """Further losses with their weights, such as {sft: 0.2}; they are added to `loss`, whose weight is 1."""
+    beta: float = Field(default=0.1, gt=0.0)
+    """Strength of the pull towards the reference: larger stays closer."""
+    label_smoothing: float = Field(default=0.0, ge=0.0, lt=0.5)
+    """Assumed share of flipped labels (conservative DPO); `exo_pair` needs it above 0."""
+    divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "reverse_kl"
+    """What holds the policy near the reference (f-DPO, arXiv 2309.16240); other than `reverse_kl` for losses of the margin only."""
+    divergence_alpha: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Alpha of the divergence `alpha`: 0 is the reverse KL, 1 the forward KL."""
+    ld_alpha: float = Field(default=1.0, ge=0.0, le=1.0)
+    """Weight of the longer answer's tail (LD-DPO, arXiv 2409.06411); 1 counts it in full, lower curbs growing length."""
+    weighting: Literal["none", "wpo"] = "none"
+    """`wpo` weighs a pair by how likely the policy itself would answer so (arXiv 2406.11827): for pairs that are not its own."""
+    nll_weight: float = Field(default=1.0, ge=0.0)
+    """Weight of the chosen answer's likelihood in `rpo` and `cpo`."""
+    simpo_gamma: float = Field(default=0.5, ge=0.0)
+    """Margin that `simpo` asks for, in units of beta times log-probability a token."""
+    dpop_lambda: float = Field(default=5.0, ge=0.0)
+    """Penalty of `dpop` on a chosen answer that becomes less likely than under the reference."""
+    discopop_tau: float = Field(default=0.05, gt=0.0)
+    """Temperature of `discopop`'s switch between its two parts."""
+    desirable_weight: float = Field(default=1.0, gt=0.0)
+    """Weight of desirable answers in `kto`, beside the balance of their numbers."""
+    undesirable_weight: float = Field(default=1.0, gt=0.0)
+    """Weight of undesirable answers in `kto`, beside the balance of their numbers."""
+    tag_weights: dict[str, NonNegativeFloat] = {}
+    """Weight of a pair's loss by its tag, such as {safety: 2}; others count 1, and the mean over the pairs is kept at 1."""
+    tag_shares: dict[str, Annotated[float, Field(ge=0.0, le=1.0)]] = {}
+    """Share of an epoch's pairs by tag, such as {safety: 0.3}, met by repeating or leaving out; others divide the rest."""
+    epochs: int = Field(default=1, ge=1)
+    """Passes over the round's pairs."""
+    pairs_per_step: int = Field(default=64, ge=1)
+    """Pairs in one optimizer step, over all ranks and micro-batches."""
+    micro_batch_pairs: int = Field(default=16, ge=1)
+    """Pairs in one forward and backward pass on one rank; lower it when memory runs out."""
+    learning_rate: float = Field(default=1e-6, gt=0.0, le=1.0)
+    """Peak learning rate of AdamW."""
+    warmup_share: float = Field(default=0.1, ge=0.0, le=1.0)
+    """Share of the steps over which the learning rate rises linearly; it then falls linearly to zero."""
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    """Decoupled weight decay of AdamW."""
+    adam_beta2: float = Field(default=0.999, gt=0.0, lt=1.0)
+    """Decay of AdamW's second-moment average."""
+    max_grad_norm: float = Field(default=1.0, gt=0.0)
+    """Gradients are scaled down to this global L2 norm."""
+    gradient_checkpointing: bool = False
+    """Recomputes activations in the backward pass: less memory, about a third more time."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """DeepSpeed ZeRO stage: what is sharded over the ranks (1 optimizer state, 2 and gradients, 3 and weights)."""
+    offload: Literal["none", "optimizer", "optimizer_and_parameters"] = "none"
+    """What DeepSpeed keeps in the host's memory: the optimizer's state (ZeRO 1 and up), or the sharded weights as well (ZeRO 3)."""
+    num_processes: int = Field(default=0, ge=0)
+    """Training processes on this machine; 0 takes one for each visible GPU, or one on a CPU."""
+    checkpoint_every: int = Field(default=50, ge=1)
+    """Optimizer steps between checkpoints that a killed run resumes from."""
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """Every loss that is minimised, the main one first."""
+        return (self.loss, *self.added_losses)
+
+    @model_validator(mode="after")
+    def _losses_go_together(self) -> Self:
+        if self.loss in self.added_losses:
+            raise ValueError(f"added_losses names {self.loss}, which `loss` has already: leave it out, its weight is 1")
+        odd = [name for name in self.losses if name not in MARGIN_LOSSES]
+        if self.divergence != "reverse_kl" and odd:
+            raise ValueError(f"divergence {self.divergence} needs losses of the margin and {odd[0]} is none: set `divergence: reverse_kl`")
+        if self.label_smoothing and set(self.losses) <= UNSMOOTHED_LOSSES:
+            raise ValueError(
+                f"label_smoothing does nothing to {', '.join(self.losses)}: leave it out, or soften labels by preferences.soft_labels"
+            )
+        if "bco_pair" in self.added_losses:
+            raise ValueError(
+                "added_losses names bco_pair, which shifts by the main loss's rewards: name it as `loss` and add the other one"
+            )
+        if "exo_pair" in self.losses and self.label_smoothing == 0:
+            raise ValueError("loss exo_pair is infinite with hard labels: set `label_smoothing`, such as 0.001")
+        return self
+
+    @model_validator(mode="after")
+    def _offload_fits_the_stage(self) -> Self:
+        least = {"none": 0, "optimizer": 1, "optimizer_and_parameters": 3}[self.offload]
+        if self.zero_stage < least:
+            raise ValueError(f"offload {self.offload} needs ZeRO stage {least}: set `zero_stage: {least}`, or `offload: none`")
+        return self
+
+
+class ConstraintsConfig(Section):
+    """Rules that hold whatever the pairs prefer: a violation is added to the loss, weighed so that its mean stays under a limit."""
+
+    banned_phrases: tuple[str, ...] = ()
+    """Texts that no answer may contain; the violation is the policy's probability of the phrase where a pair's answer has it."""
+    max_tokens: int = Field(default=0, ge=0)
+    """Length ceiling of an answer in tokens; the violation is the probability of going on past it. 0 sets none."""
+    mode: Literal["limit", "penalty"] = "limit"
+    """`limit`: the weight is a Lagrange multiplier that keeps the mean violation under `limit`; `penalty`: the weight stays as it is."""
+    limit: float = Field(default=0.05, ge=0.0)
+    """Mean violation that is allowed, when `mode` is `limit`."""
+    weight: float = Field(default=1.0, ge=0.0)
+    """Weight of a violation in the loss: where the multiplier begins, or the fixed penalty."""
+    step: float = Field(default=1.0, gt=0.0)
+    """How fast the multiplier follows: its change a step for each unit of violation above the limit."""
