@@ -148,6 +148,11 @@ class CollectRequest(Record):
     seed_pairs_digest: str | None
     """Content digest of the data set that seeds the round, if one does."""
     judge: JudgeRef
+    policy: ModelRef
+    """The model that the responses were sampled from; some judges read it."""
+    start: ModelRef
+    """Round 0; some judges read it."""
+    limits: PolicyConfig
     preferences: PreferencesConfig
     seed: int
 

@@ -101,6 +101,9 @@ def _stages(
         prompts=_published(here, "generate_responses", generated, "prompts.parquet"),
         seed_pairs_digest=seed_pairs_digest if seeded else None,
         judge=JudgeRef.model_validate(pins["judge"]),
+        policy=champion,
+        start=model_of_round(directory, 0),
+        limits=config.policy,
         preferences=config.preferences,
         campaign_seed=config.seed,
     )

@@ -6,9 +6,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from components.artifacts import derive_seed
-from components.config import PreferencesConfig
+from components.config import PolicyConfig, PreferencesConfig
 from components.launch import run_stage
-from components.records import Artifact, CollectRequest, JudgeRef, Manifest
+from components.records import Artifact, CollectRequest, JudgeRef, Manifest, ModelRef
 from tasks.retries import RETRIES
 
 
@@ -21,6 +21,9 @@ def collect_preferences(
     prompts: Artifact | None,
     seed_pairs_digest: str | None,
     judge: JudgeRef,
+    policy: ModelRef,
+    start: ModelRef,
+    limits: PolicyConfig,
     preferences: PreferencesConfig,
     campaign_seed: int,
 ) -> Manifest:
@@ -30,6 +33,9 @@ def collect_preferences(
         prompts=prompts,
         seed_pairs_digest=seed_pairs_digest,
         judge=judge,
+        policy=policy,
+        start=start,
+        limits=limits,
         preferences=preferences,
         seed=derive_seed(campaign_seed, round, "collect_preferences"),
     )

@@ -7,7 +7,7 @@ the whole configuration. Importing this package loads no machine-learning librar
 from components.config.campaign import CAMPAIGN_NAME, BudgetConfig, CampaignConfig
 from components.config.data import GenerationConfig, PromptsConfig, ValidationConfig
 from components.config.evaluation import EvaluationConfig, GateConfig
-from components.config.judge import JudgeConfig
+from components.config.judge import EndpointConfig, JudgeConfig, JudgeSettings, JurorConfig
 from components.config.loading import describe, differences, load_config
 from components.config.policy import BUILTIN, LoraConfig, PolicyConfig, SoftPromptConfig
 from components.config.preferences import PreferencesConfig
@@ -23,10 +23,13 @@ __all__ = [
     "BudgetConfig",
     "CampaignConfig",
     "ConstraintsConfig",
+    "EndpointConfig",
     "EvaluationConfig",
     "GateConfig",
     "GenerationConfig",
     "JudgeConfig",
+    "JudgeSettings",
+    "JurorConfig",
     "LoraConfig",
     "LossName",
     "PolicyConfig",

@@ -7,11 +7,48 @@ from pydantic import Field, model_validator
 from components.config.section import Section
 
 
-class JudgeConfig(Section):
-    """Who decides which response is better."""
+class EndpointConfig(Section):
+    """An OpenAI-compatible chat endpoint, and what may be asked of it."""
 
-    kind: Literal["rule", "reward_model"] = "rule"
-    """`rule`: an allow-listed Python function; `reward_model`: a sequence-classification model with one output."""
+    url: str = ""
+    """Base address, such as http://127.0.0.1:8000/v1."""
+    model: str = ""
+    """Name of the model there."""
+    api_key_from: str = ""
+    """Where the key is: `env:NAME` or `prefect:SECRET_BLOCK`; empty sends none. The key itself stands nowhere."""
+    output: Literal["json_schema", "json_object", "text"] = "json_schema"
+    """How the endpoint is held to the verdict's form; use what it understands. The answer is checked in any case."""
+    max_tokens: int = Field(default=512, ge=1)
+    """Longest answer of the judge, in tokens."""
+    timeout_seconds: float = Field(default=120.0, gt=0.0)
+    """Longest wait for one answer."""
+    concurrency: int = Field(default=8, ge=1, le=256)
+    """Requests at a time."""
+    requests_per_minute: int = Field(default=0, ge=0)
+    """Rate limit; 0 sets none."""
+    tokens_per_minute: int = Field(default=0, ge=0)
+    """Rate limit over prompt and answer tokens; 0 sets none."""
+    max_attempts: int = Field(default=6, ge=1, le=50)
+    """Attempts at one request that fails in a way that may pass: a lost connection, a time-out, 429, 5xx."""
+    price_per_million_input: float = Field(default=0.0, ge=0.0)
+    """Price of a million prompt tokens, in any currency; 0 says that it is not known."""
+    price_per_million_output: float = Field(default=0.0, ge=0.0)
+    """Price of a million answer tokens, in the same currency; 0 says that it is not known."""
+    max_calls: int = Field(default=0, ge=0)
+    """Calls of a stage after which the round stops, to be gone on with later; 0 sets no limit."""
+    max_cost: float = Field(default=0.0, ge=0.0)
+    """Cost of a stage's calls after which the round stops, to be gone on with later; 0 sets no limit."""
+
+    @model_validator(mode="after")
+    def _cost_is_known(self) -> Self:
+        if self.max_cost and not (self.price_per_million_input or self.price_per_million_output):
+            raise ValueError("max_cost needs prices: set `price_per_million_input` and `price_per_million_output`")
+        return self
+
+
+class JudgeSettings(Section):
+    """What the kinds of judges read; a kind reads what names it."""
+
     rule: str = "support_reply"
     """Name of the rule, when `kind` is `rule`."""
     model: str = ""
@@ -21,12 +58,64 @@ class JudgeConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the reward model; `auto` as for the policy."""
     batch_size: int = Field(default=16, ge=1)
-    """Texts the reward model reads together."""
+    """Texts that a reward model, or the policy as implicit reward, reads together."""
     max_tokens: int = Field(default=2048, ge=1)
     """Longest prompt plus response the reward model reads, in tokens; a longer one gets an invalid verdict, never a score of its start."""
+    endpoint: EndpointConfig = EndpointConfig()
+    prompt: str = "plain"
+    """Template of the pairwise question, for `llm` and `self`: `plain`, `concise` (length counts against an answer), or a file of yours."""
+    principles: str = "helpful"
+    """File of principles, when `kind` is `constitution`; `helpful` is ours."""
+    comparisons: int = Field(default=0, ge=0)
+    """Pairs of a prompt's responses that a comparing judge is asked about, chosen by content; 0 asks about all of them."""
+    repeat_share: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of the comparisons that are asked a second time, past the cache, to measure how stable the verdicts are."""
+
+
+SingleKind = Literal["rule", "reward_model", "implicit_reward", "llm", "self", "constitution", "debate"]
+
+
+class JurorConfig(JudgeSettings):
+    """One judge of a jury."""
+
+    kind: SingleKind = "rule"
+    """As for a judge; a jury holds no jury."""
+    weight: float = Field(default=1.0, gt=0.0)
+    """Votes that this juror has."""
 
     @model_validator(mode="after")
-    def _reward_model_is_named(self) -> Self:
-        if self.kind == "reward_model" and not self.model:
-            raise ValueError("kind reward_model needs a model: name a local directory or a hub model in `model`")
+    def _kind_is_complete(self) -> Self:
+        _check_kind(self, self.kind)
         return self
+
+
+class JudgeConfig(JudgeSettings):
+    """Who decides which response is better."""
+
+    kind: Literal["rule", "reward_model", "implicit_reward", "llm", "self", "constitution", "debate", "jury"] = "rule"
+    """`rule`: an allow-listed Python function; `reward_model`: a sequence-classification model with one output; `implicit_reward`: the
+    policy's log-ratio against the start; `llm`: a chat model at `endpoint`; `self`: the round's own policy, served here; `constitution`:
+    a chat model asked principle by principle;
+    `debate`: an argument for each answer, then the verdict; `jury`: several of the others."""
+    votes: Literal["majority", "bradley_terry", "dawid_skene"] = "majority"
+    """How a jury's votes become one probability: their weighted share, or jurors whose reliability is estimated from their agreement."""
+    jurors: tuple[JurorConfig, ...] = ()
+    """The judges of a jury, each with its `kind`, `weight` and what that kind reads."""
+
+    @model_validator(mode="after")
+    def _kind_is_complete(self) -> Self:
+        _check_kind(self, self.kind)
+        if self.kind == "jury" and len(self.jurors) < 2:
+            raise ValueError("kind jury needs two jurors or more: list them in `jurors`")
+        if self.kind != "jury" and self.jurors:
+            raise ValueError(f"jurors are listed but kind is {self.kind}: set `kind: jury`, or leave `jurors` out")
+        return self
+
+
+def _check_kind(judge: JudgeSettings, kind: str) -> None:
+    if kind == "reward_model" and not judge.model:
+        raise ValueError("kind reward_model needs a model: name a local directory or a hub model in `model`")
+    if kind in ("llm", "constitution", "debate"):
+        missing = [name for name in ("url", "model") if not getattr(judge.endpoint, name)]
+        if missing:
+            raise ValueError(f"kind {kind} needs a chat endpoint: set `endpoint: {{url: ..., model: ...}}`")

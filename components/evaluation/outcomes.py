@@ -19,7 +19,7 @@ class Comparison:
     """What the judge said of the challenger's responses against each opponent's; None stands where a verdict is missing or invalid."""
 
     outcomes: dict[str, list[float | None]]
-    """By opponent, one a prompt: 1 win of the challenger, 0.5 tie, 0 loss, 0.25 and 0.75 where the orders disagree."""
+    """By opponent, one a prompt: 1 win of the challenger, 0.5 tie, 0 loss."""
     rewards: dict[str, list[float | None]] | None
     """By model, the score of its response to each prompt; None for a judge that compares and gives no scores."""
     invalid_share: float
@@ -29,8 +29,8 @@ class Comparison:
 def compare(judge: Judge, prompts: Sequence[tuple[str, Messages]], texts: Mapping[str, Sequence[str]]) -> Comparison:
     """Has the challenger's response to each prompt judged against each opponent's.
 
-    A judge that scores decides by the higher score. A judge that compares must answer in both orders, and the two are averaged, so a
-    preference for a position cancels.
+    A judge that scores decides by the higher score, one that compares by its conclusion; a chat model's is a win only where it said the
+    same in both orders.
 
     Args:
         judge: Who decides.
@@ -46,7 +46,7 @@ def compare(judge: Judge, prompts: Sequence[tuple[str, Messages]], texts: Mappin
         for opponent in opponents
         for row, (prompt_id, messages) in enumerate(prompts)
     ]
-    verdicts = judge.judge(groups)
+    verdicts = [verdict for verdict in judge.judge(groups) if not verdict.part]
     scores = _scores(verdicts)
     names = [prompt_id for prompt_id, _ in prompts]
     outcomes = {opponent: [_outcome(scores, name, SAMPLE_IDS[opponent]) for name in names] for opponent in opponents}
@@ -71,9 +71,9 @@ def _outcome(scores: Mapping[tuple[str, int, int | None], float], prompt_id: str
     if own is not None and other is not None:
         return _sign(own - other)
     first, second = scores.get((prompt_id, challenger, opponent)), scores.get((prompt_id, opponent, challenger))
-    if first is not None and second is not None:
-        return (_sign(first - 0.5) + _sign(0.5 - second)) / 2
-    return None
+    if first is not None:
+        return _sign(first - 0.5)
+    return None if second is None else _sign(0.5 - second)
 
 
 def _sign(advantage: float) -> float:
@@ -90,4 +90,4 @@ def _check_unjudged(judge: str, verdicts: Sequence[Verdict], outcomes: Sequence[
         detail, count = invalid.most_common(1)[0]
         cause += f", {count} times: {detail}"
     limit = f"more than {MAX_UNJUDGED_SHARE:.0%}"
-    raise JudgeUnavailable(f"judge {judge}: {unjudged} of {len(outcomes)} comparisons have no verdict in both orders, {limit}; {cause}")
+    raise JudgeUnavailable(f"judge {judge}: {unjudged} of {len(outcomes)} comparisons have no verdict, {limit}; {cause}")

@@ -14,7 +14,7 @@ from components.evaluation.outcomes import Comparison, compare
 from components.evaluation.rules import violation_shares
 from components.evaluation.statistics import mean_interval, win_rate
 from components.judges import load_pinned_judge
-from components.judges.protocol import Judge
+from components.judges.protocol import JUDGING, Judge, JudgeContext
 from components.models import load_tokenizer
 from components.records import EvaluateRequest, Interval
 from components.report.plots import evaluation_plots
@@ -45,7 +45,8 @@ def run(request: EvaluateRequest, out: Path) -> None:
     held_out = _held_out(request)
     seeds = [derive_seed(request.seed, prompt_id) for prompt_id, _ in held_out.prompts]
     answers = answer(request, held_out.token_ids, seeds)
-    judge = load_pinned_judge(request.judge)
+    context = JudgeContext(out.parent / JUDGING, policy=request.champion, start=request.start, limits=request.limits)
+    judge = load_pinned_judge(request.judge, context)
     comparison = _compare(request, held_out, answers, judge)
     rewards = comparison.rewards
     lengths = {name: [len(response.token_ids) for response in answers.responses[name]] for name in MODELS}

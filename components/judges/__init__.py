@@ -6,52 +6,63 @@ Importing this package loads no machine-learning library; a reward model's file 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from components.config import JudgeConfig
-from components.judges.protocol import Judge
+from components.config import JudgeConfig, JurorConfig
+from components.judges.protocol import Judge, JudgeContext
 from components.judges.reward_model_directory import reward_model_directory
 from components.judges.rule import RuleJudge, check_rule, rule_digest
 from components.records import JudgeRef
 from components.tokens import Messages
 
-
-class _Kind(NamedTuple):
-    load: Callable[[JudgeConfig], Judge]
-    digest: Callable[[JudgeConfig], str]
-    check: Callable[[JudgeConfig, Sequence[Messages]], None]
+AnyJudge = JudgeConfig | JurorConfig
+"""A judge that stands alone, or one of a jury: they read the same settings."""
 
 
-def _load_reward_model(config: JudgeConfig) -> Judge:
+class Kind(NamedTuple):
+    """What a kind of judge is made, pinned and checked by."""
+
+    load: Callable[[AnyJudge, JudgeContext], Judge]
+    digest: Callable[[AnyJudge], str]
+    """Identity by content: changes whenever the judge might say anything differently for other reasons than the context."""
+    check: Callable[[AnyJudge, Sequence[Messages]], None]
+    """Raises ValueError, before a campaign starts, when the judge cannot be loaded or cannot judge such prompts; cheap, no network."""
+
+
+def _load_rule(config: AnyJudge, context: JudgeContext) -> Judge:
+    return RuleJudge(config)
+
+
+def _load_reward_model(config: AnyJudge, context: JudgeContext) -> Judge:
     from components.judges.reward_model import RewardModelJudge
 
     return RewardModelJudge(config)
 
 
-def _reward_model_digest(config: JudgeConfig) -> str:
+def _reward_model_digest(config: AnyJudge) -> str:
     from components.judges.reward_model import reward_model_digest
 
     return reward_model_digest(config)
 
 
-def _check_reward_model(config: JudgeConfig, prompts: Sequence[Messages]) -> None:
+def _check_reward_model(config: AnyJudge, prompts: Sequence[Messages]) -> None:
     reward_model_directory(config)
 
 
-KINDS: dict[str, _Kind] = {
-    "rule": _Kind(RuleJudge, rule_digest, check_rule),
-    "reward_model": _Kind(_load_reward_model, _reward_model_digest, _check_reward_model),
+KINDS: dict[str, Kind] = {
+    "rule": Kind(_load_rule, rule_digest, check_rule),
+    "reward_model": Kind(_load_reward_model, _reward_model_digest, _check_reward_model),
 }
 
 
-def load_judge(config: JudgeConfig) -> Judge:
+def load_judge(config: AnyJudge, context: JudgeContext) -> Judge:
     """Makes the configured judge.
 
     Raises:
         ValueError: The rule or model does not exist or cannot be used.
     """
-    return KINDS[config.kind].load(config)
+    return KINDS[config.kind].load(config, context)
 
 
-def judge_digest(config: JudgeConfig) -> str:
+def judge_digest(config: AnyJudge) -> str:
     """Identity of a judge, by content: of a rule its name and source, of a reward model its tensors, tokenizer and template.
 
     Raises:
@@ -60,7 +71,7 @@ def judge_digest(config: JudgeConfig) -> str:
     return KINDS[config.kind].digest(config)
 
 
-def check_judge(config: JudgeConfig, prompts: Sequence[Messages] = ()) -> None:
+def check_judge(config: AnyJudge, prompts: Sequence[Messages] = ()) -> None:
     """Checks cheaply, before a campaign starts, that a judge can be loaded and that it judges prompts such as these.
 
     Raises:
@@ -69,13 +80,20 @@ def check_judge(config: JudgeConfig, prompts: Sequence[Messages] = ()) -> None:
     KINDS[config.kind].check(config, prompts)
 
 
-def load_pinned_judge(pinned: JudgeRef) -> Judge:
+def described(config: AnyJudge) -> str:
+    """The judge in a few words, for messages and model cards."""
+    named = {"rule": config.rule, "reward_model": config.model}.get(config.kind, config.endpoint.model)
+    return f"{config.kind}:{named}" if named else config.kind
+
+
+def load_pinned_judge(pinned: JudgeRef, context: JudgeContext) -> Judge:
     """Makes a judge that must still be what it was when it was pinned.
 
     Raises:
         ValueError: It has changed, or as `load_judge`.
     """
     if judge_digest(pinned.config) != pinned.digest:
-        name = pinned.config.rule if pinned.config.kind == "rule" else pinned.config.model
-        raise ValueError(f"judge {name} is not what it was when the campaign began: restore it, or begin a new campaign with it")
-    return load_judge(pinned.config)
+        raise ValueError(
+            f"judge {described(pinned.config)} is not what it was when the campaign began: restore it, or begin a new campaign"
+        )
+    return load_judge(pinned.config, context)

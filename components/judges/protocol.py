@@ -1,7 +1,8 @@
 """What a judge is asked and what it answers. Knows no judge.
 
-A judge that scores gives one verdict for each response; one that compares gives one verdict for each ordered pair of a prompt's
-responses. Both are read by `scores`.
+A judge that scores concludes once for each response; one that compares concludes once for each pair of a prompt's responses that it
+looked at, in one order. `scores` reads conclusions. What they were made from (each order of a pair, each juror, each principle) stands
+beside them as verdicts with a `part`, so that every raw verdict is kept and none is counted twice.
 """
 
 import json
@@ -10,10 +11,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
+from components.config import PolicyConfig
+from components.records import ModelRef
 from components.tokens import Messages, format_messages
 
+JUDGING = "judging"
+"""Directory beside a stage's own where judges keep what must outlive a killed run."""
 Key = tuple[str, int]
 """A response: its prompt_id and its sample_id."""
 
@@ -39,11 +45,28 @@ class Verdict:
     opponent_id: int | None
     """Sample that `sample_id` was compared with; None when it was judged alone."""
     score: float | None
-    """Alone: any finite number, higher is better. Compared: the first one's share of the win, in [0, 1]. None when invalid."""
+    """Alone: any finite number, higher is better. Compared: the probability that the first is better, in [0, 1]; 0.5 is a tie. None when
+    invalid."""
     status: Literal["ok", "invalid"]
     judge: str
     detail: str
     """Why the verdict is invalid, or what else the judge said."""
+    part: str = ""
+    """Which part of the judge said so, such as an order, a juror or a principle; empty for the judge's conclusion."""
+
+
+@dataclass(frozen=True)
+class JudgeContext:
+    """What a judge may need beside its configuration. A judge that reads no model needs only `scratch`."""
+
+    scratch: Path
+    """Directory beside the stage's own that outlives a killed run: caches lie here."""
+    policy: ModelRef | None = None
+    """The round's policy: the champion that its responses were sampled from."""
+    start: ModelRef | None = None
+    """Round 0."""
+    limits: PolicyConfig | None = None
+    """Precision and length limits of the policy."""
 
 
 class Judge(Protocol):
@@ -52,7 +75,11 @@ class Judge(Protocol):
     name: str
 
     def judge(self, groups: Sequence[Group]) -> list[Verdict]:
-        """Judges every response of every group; what cannot be judged gets an invalid verdict, never a default score."""
+        """Judges every response of every group, or every pair; what cannot be judged gets an invalid verdict, never a default score.
+
+        Raises:
+            JudgeUnavailable: The judge cannot be reached, or its budget is used up; what it said so far is kept for a later call.
+        """
         ...
 
 
@@ -63,7 +90,7 @@ class Opinion(NamedTuple):
     detail: str = ""
 
 
-def make_verdict(judge: str, group: Group, sample_id: int, opinion: Opinion, *, opponent_id: int | None = None) -> Verdict:
+def make_verdict(judge: str, group: Group, sample_id: int, opinion: Opinion, *, opponent_id: int | None = None, part: str = "") -> Verdict:
     """Writes an opinion down; a score that is not finite, or is no share where two are compared, makes the verdict invalid."""
     texts = dict(group.responses)
     score, detail = opinion
@@ -73,9 +100,42 @@ def make_verdict(judge: str, group: Group, sample_id: int, opinion: Opinion, *, 
         score, detail = None, f"the score of a comparison is outside [0, 1]: {score}"
     status: Literal["ok", "invalid"] = "invalid" if score is None else "ok"
     judged = [texts[sample_id], None if opponent_id is None else texts[opponent_id]]
-    content = [judge, group.prompt_id, format_messages(group.messages), sample_id, opponent_id, judged, score, detail]
+    content = [judge, group.prompt_id, format_messages(group.messages), sample_id, opponent_id, judged, score, detail, part]
     identity = sha256(json.dumps(content).encode()).hexdigest()[:16]
-    return Verdict(identity, group.prompt_id, sample_id, opponent_id, score, status, judge, detail)
+    return Verdict(identity, group.prompt_id, sample_id, opponent_id, score, status, judge, detail, part)
+
+
+FORWARD, BACKWARD = "forward", "backward"
+"""Parts of a comparison: as asked, and with the two responses in each other's place."""
+
+
+def conclude_pair(judge: str, group: Group, first: int, second: int, *, forward: Opinion, backward: Opinion) -> list[Verdict]:
+    """The two orders of a comparison, and what follows from them: a win only where both orders agree, so no place is preferred.
+
+    Args:
+        judge: The judge's name.
+        group: The prompt and its responses.
+        first: Sample that was shown first in `forward`.
+        second: Sample that was shown second in `forward`.
+        forward: Probability that the response shown first is better, as asked.
+        backward: The same where `second` was shown first.
+
+    Returns:
+        The verdicts of the orders, then the conclusion: the mean for `first` where both orders are on one side of one half, 0.5 where they
+        are not, invalid where one of them is.
+    """
+    orders = [
+        make_verdict(judge, group, first, forward, opponent_id=second, part=FORWARD),
+        make_verdict(judge, group, second, backward, opponent_id=first, part=BACKWARD),
+    ]
+    asked, swapped = orders[0].score, orders[1].score
+    if asked is None or swapped is None:
+        opinion = Opinion(None, next(verdict.detail for verdict in orders if verdict.score is None))
+    elif (asked - 0.5) * (0.5 - swapped) > 0:
+        opinion = Opinion((asked + 1 - swapped) / 2)
+    else:
+        opinion = Opinion(0.5, "" if asked == swapped == 0.5 else "the orders disagree")
+    return [*orders, make_verdict(judge, group, first, opinion, opponent_id=second)]
 
 
 def judge_alone(
@@ -102,13 +162,13 @@ def judge_alone(
 
 
 def scores(verdicts: Iterable[Verdict]) -> dict[Key, float]:
-    """Mean score of each response over its valid verdicts; a response with none is absent.
+    """Mean score of each response over its judge's valid conclusions; a response with none is absent.
 
     A comparison counts its score for the first response and one minus it for the opponent.
     """
     found: defaultdict[Key, list[float]] = defaultdict(list)
     for verdict in verdicts:
-        if verdict.score is None:
+        if verdict.score is None or verdict.part:
             continue
         found[verdict.prompt_id, verdict.sample_id].append(verdict.score)
         if verdict.opponent_id is not None:

@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from components import progress
 from components.artifacts import digest, file_digest
-from components.config import JudgeConfig
+from components.config import JudgeSettings
 from components.judges.protocol import Group, Opinion, Verdict, judge_alone
 from components.judges.reward_model_directory import reward_model_directory
 from components.models import pick_device, resolve_dtype, tensors_digest
@@ -28,7 +28,7 @@ TEXT_FILES = ("config.json", "tokenizer*", "chat_template*", "special_tokens_map
 class RewardModelJudge:
     """Scores responses with the model's one logit, in batches of similar length."""
 
-    def __init__(self, config: JudgeConfig) -> None:
+    def __init__(self, config: JudgeSettings) -> None:
         """Loads the model and its tokenizer.
 
         Raises:
@@ -103,14 +103,14 @@ class RewardModelJudge:
         return [float(logit) for logit in logits[:, 0].float().cpu()]
 
 
-def reward_model_digest(config: JudgeConfig) -> str:
+def reward_model_digest(config: JudgeSettings) -> str:
     """Identity of a reward model: its tensors, configuration, tokenizer and chat template, wherever they lie."""
     path = reward_model_directory(config)
     texts = {file.name: file_digest(file) for pattern in TEXT_FILES for file in path.glob(pattern)}
     return digest({"tensors": tensors_digest(sorted(path.glob("*.safetensors"))), "files": texts})
 
 
-def _load(path: Path, config: JudgeConfig) -> "PreTrainedModel":
+def _load(path: Path, config: JudgeSettings) -> "PreTrainedModel":
     model, report = AutoModelForSequenceClassification.from_pretrained(
         path, dtype=resolve_dtype(config.dtype), use_safetensors=True, trust_remote_code=False, output_loading_info=True
     )

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from components.config import JudgeConfig
+from components.config import JudgeSettings
 from components.model_directory import check_model_directory, locate_model
 
 
-def reward_model_directory(config: JudgeConfig) -> Path:
+def reward_model_directory(config: JudgeSettings) -> Path:
     """Returns the checked directory of the configured reward model; a hub model is downloaded once.
 
     Raises:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from components.artifacts import digest
 from components.builtin.world import support_reply, world_digest
-from components.config import JudgeConfig
+from components.config import JudgeSettings
 from components.judges.protocol import Group, Opinion, Verdict, judge_alone
 from components.tokens import Messages
 
@@ -25,7 +25,7 @@ RULES = {"support_reply": Rule(support_reply, world_digest)}
 class RuleJudge:
     """Scores responses one by one with a rule."""
 
-    def __init__(self, config: JudgeConfig) -> None:
+    def __init__(self, config: JudgeSettings) -> None:
         """Looks the rule up.
 
         Raises:
@@ -43,12 +43,12 @@ class RuleJudge:
         return judge_alone(self.name, groups, lambda distinct: [Opinion(self._score(messages, text)) for messages, text in distinct])
 
 
-def rule_digest(config: JudgeConfig) -> str:
+def rule_digest(config: JudgeSettings) -> str:
     """Identity of a rule: its name and what pins its function."""
     return digest({"rule": config.rule, "source": _rule(config).digest()})
 
 
-def check_rule(config: JudgeConfig, prompts: Sequence[Messages]) -> None:
+def check_rule(config: JudgeSettings, prompts: Sequence[Messages]) -> None:
     """Checks that the rule exists and can judge responses to these prompts.
 
     Raises:
@@ -59,7 +59,7 @@ def check_rule(config: JudgeConfig, prompts: Sequence[Messages]) -> None:
         rule.score(messages, "")
 
 
-def _rule(config: JudgeConfig) -> Rule:
+def _rule(config: JudgeSettings) -> Rule:
     if config.rule not in RULES:
         raise ValueError(f"judge.rule {config.rule} is no rule: use {', '.join(sorted(RULES))}, or kind: reward_model")
     return RULES[config.rule]

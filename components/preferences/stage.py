@@ -16,7 +16,7 @@ import pandas as pd
 from components.artifacts import derive_seed, digest, read_table, write_json, write_table
 from components.config import PreferencesConfig
 from components.judges import load_pinned_judge
-from components.judges.protocol import Group, Key, Verdict, scores
+from components.judges.protocol import JUDGING, Group, JudgeContext, Key, Verdict, scores
 from components.preferences.builders import BUILDERS, Pair, ScoredSample, soft_label
 from components.preferences.pairs_file import SeedPair, load_seed_pairs
 from components.prompts import prompt_id
@@ -32,6 +32,7 @@ VERDICT_TYPES = {
     "status": "str",
     "judge": "str",
     "detail": "str",
+    "part": "str",
 }
 PAIR_TYPES = {
     "pair_id": "str",
@@ -65,18 +66,20 @@ def run(request: CollectRequest, out: Path) -> None:
 
 def _collect_judged(request: CollectRequest, responses: Artifact, prompts: Artifact, out: Path) -> None:
     groups = _groups(read_table(prompts), read_table(responses))
-    judge = load_pinned_judge(request.judge)
+    context = JudgeContext(out.parent / JUDGING, policy=request.policy, start=request.start, limits=request.limits)
+    judge = load_pinned_judge(request.judge, context)
     verdicts = judge.judge(groups)
     _write(out / "verdicts.parquet", [asdict(verdict) for verdict in verdicts], VERDICT_TYPES)
     _check_invalid_share(judge.name, verdicts, request.preferences.max_invalid_share)
     scored = scores(verdicts)
     rows, outcomes = _build_pairs(groups, verdicts, scored, judge.name, request.preferences, request.seed)
     _write(out / "preferences.parquet", rows, PAIR_TYPES)
+    concluded = [verdict for verdict in verdicts if not verdict.part]
     counts = {
         "prompts": len(groups),
         "responses": sum(len(group.responses) for group in groups),
-        "verdicts": len(verdicts),
-        "invalid_verdicts": sum(verdict.status == "invalid" for verdict in verdicts),
+        "verdicts": len(concluded),
+        "invalid_verdicts": sum(verdict.status == "invalid" for verdict in concluded),
         "mean_score": math.fsum(scored.values()) / len(scored) if scored else None,
     }
     _write_counts(out, counts, outcomes)
@@ -117,7 +120,8 @@ def _groups(prompts: pd.DataFrame, responses: pd.DataFrame) -> list[Group]:
     return groups
 
 
-def _check_invalid_share(judge: str, verdicts: Sequence[Verdict], limit: float) -> None:
+def _check_invalid_share(judge: str, raw: Sequence[Verdict], limit: float) -> None:
+    verdicts = [verdict for verdict in raw if not verdict.part]
     invalid = [verdict for verdict in verdicts if verdict.status == "invalid"]
     if not verdicts:
         raise JudgeUnavailable(f"judge {judge} gave no verdicts: there were no responses to judge")
@@ -159,10 +163,10 @@ def _build_pairs(
 
 
 def _verdict_ids(verdicts: Iterable[Verdict]) -> defaultdict[Key, list[str]]:
-    """The valid verdicts on each response."""
+    """The valid conclusions on each response."""
     found: defaultdict[Key, list[str]] = defaultdict(list)
     for verdict in verdicts:
-        if verdict.status == "ok":
+        if verdict.status == "ok" and not verdict.part:
             found[verdict.prompt_id, verdict.sample_id].append(verdict.verdict_id)
             if verdict.opponent_id is not None:
                 found[verdict.prompt_id, verdict.opponent_id].append(verdict.verdict_id)

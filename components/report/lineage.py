@@ -1,7 +1,10 @@
 """What each round was made from, as a chain of digests: start model, prompts, responses, pairs, reference, policy."""
 
 from dataclasses import dataclass
+from typing import Any
 
+from components.config import JudgeConfig
+from components.judges import described
 from components.report.read import CampaignFiles, RoundFiles
 from components.report.wording import model_name
 
@@ -41,9 +44,10 @@ def lineage(campaign: CampaignFiles) -> list[Chain]:
     return chains + [Chain(f"Round {round_.round}", tuple(_links(round_, names))) for round_ in campaign.rounds]
 
 
-def judge_name(config: dict[str, str]) -> str:
+def judge_name(config: dict[str, Any]) -> str:
     """A judge by its kind and the rule or model behind it."""
-    return f"rule {config['rule']}" if config["kind"] == "rule" else f"reward model {config['model']}"
+    kind, _, name = described(JudgeConfig.model_validate(config)).partition(":")
+    return f"{kind.replace('_', ' ')} {name}".strip()
 
 
 def _links(round_: RoundFiles, names: dict[str, str]) -> list[Link]:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from components.artifacts import read_json
+from components.judges import described
 from components.records import Interval, JudgeRef
 from components.report.wording import count, decimal, model_name, share
 from components.tracking.facts import RoundFacts, lineage, round_directory
@@ -165,7 +166,8 @@ def _revision(facts: RoundFacts) -> str:
 
 def _judge(facts: RoundFacts, role: str) -> str:
     judge = _judge_ref(facts, role).config
-    return f"the rule `{judge.rule}`" if judge.kind == "rule" else f"`{judge.model}` ({judge.kind.replace('_', ' ')})"
+    kind, _, name = described(judge).partition(":")
+    return f"the rule `{name}`" if kind == "rule" else f"`{name}` ({kind.replace('_', ' ')})" if name else f"a {kind.replace('_', ' ')}"
 
 
 def _judge_ref(facts: RoundFacts, role: str) -> JudgeRef:
@@ -213,11 +215,10 @@ def _limits(facts: RoundFacts) -> str:
         )
     else:
         judged = f"{_judge(facts, 'evaluation_judge')} judged the comparison; it did not judge the training pairs"
-    machine = {judge.config.kind, evaluator.config.kind} <= {"rule", "reward_model"}
     settings = facts.config["evaluation"]
     return "\n".join(
         [
-            f"- Who judged: {judged}.{' No person read the answers.' if machine else ''}",
+            f"- Who judged: {judged}. No person read the answers.",
             f"- The comparison is on {facts.record.win_rate_vs_champion.n} held-out prompts like those trained on, sampled at temperature "
             f"{settings['temperature']:g}. It says nothing of other kinds of prompts, of facts, or of safety.",
             "- The intervals cover the choice of prompts, not the chance in training: this is one run with one seed.",

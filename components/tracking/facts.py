@@ -8,6 +8,7 @@ from typing import Any
 
 from components.artifacts import MANIFEST, read_json
 from components.campaign import State, read_state, with_round
+from components.judges import described
 from components.records import JudgeRef, Manifest, RoundRecord
 
 STAGES = ("generate_responses", "collect_preferences", "validate_data", "dpo_train", "evaluate", "promote")
@@ -153,7 +154,7 @@ def lineage(facts: RoundFacts) -> dict[str, str]:
 def _judge(facts: RoundFacts) -> str:
     start = read_json(round_directory(facts.campaign_dir, 0) / "start" / "start.json")
     judge = JudgeRef.model_validate(start["judge"])
-    return f"{judge.config.kind}:{judge.config.rule if judge.config.kind == 'rule' else judge.config.model}@{judge.digest[:12]}"
+    return f"{described(judge.config)}@{judge.digest[:12]}"
 
 
 def description(facts: RoundFacts) -> str:

@@ -3,7 +3,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from components.evaluation.outcomes import compare
-from components.judges.protocol import Group, Opinion, Verdict, judge_alone, make_verdict
+from components.judges.protocol import Group, Opinion, Verdict, conclude_pair, judge_alone
 from components.records import JudgeUnavailable
 from components.tokens import Messages
 
@@ -23,21 +23,19 @@ class Alone:
 
 
 class Pairwise:
-    """Compares in the given orders; `share(first, second)` is the first one's share of the win."""
+    """Compares in both orders; `share(first, second)` is the first one's share of the win."""
 
     name = "pairwise"
 
-    def __init__(self, share: Callable[[str, str], float | None], orders: Sequence[tuple[int, int]] = ((0, 1), (1, 0))) -> None:
-        self.share, self.orders = share, orders
-        self.asked = 0
+    def __init__(self, share: Callable[[str, str], float | None]) -> None:
+        self.share = share
 
     def judge(self, groups: Sequence[Group]) -> list[Verdict]:
         verdicts = []
         for group in groups:
-            for first, second in self.orders:
-                (one, text), (other, opposed) = group.responses[first], group.responses[second]
-                self.asked += 1
-                verdicts.append(make_verdict(self.name, group, one, Opinion(self.share(text, opposed), "mumbled"), opponent_id=other))
+            (one, text), (other, opposed) = group.responses
+            orders = {"forward": Opinion(self.share(text, opposed), "mumbled"), "backward": Opinion(self.share(opposed, text), "mumbled")}
+            verdicts += conclude_pair(self.name, group, one, other, **orders)
         return verdicts
 
 
@@ -62,10 +60,8 @@ def test_compare_by_a_judge_that_scores_gives_rewards() -> None:
     assert found.rewards == {"start": [0.0] * 40, "champion": [1.0] * 40, "challenger": [4.0] * 40}
 
 
-def test_compare_by_a_judge_that_compares_gives_no_rewards_and_asks_each_order_once() -> None:
-    judge = Pairwise(longer)
-    assert compare(judge, PROMPTS, texts("long", "s")).rewards is None
-    assert judge.asked == 2 * 2 * 40
+def test_compare_by_a_judge_that_compares_gives_no_rewards() -> None:
+    assert compare(Pairwise(longer), PROMPTS, texts("long", "s")).rewards is None
 
 
 def test_compare_cancels_a_preference_for_the_first_place() -> None:
@@ -73,12 +69,10 @@ def test_compare_cancels_a_preference_for_the_first_place() -> None:
     assert found.outcomes["champion"] == [0.5] * 40
 
 
-def test_compare_where_only_one_order_is_decided_is_three_quarters() -> None:
+def test_compare_where_only_one_order_is_decided_is_a_tie() -> None:
     """Prefers the challenger's text when it comes first, and is undecided when it comes second."""
     found = compare(Pairwise(lambda first, second: 1.0 if first == "good" else 0.5), PROMPTS, texts("good", "bad"))
-    assert found.outcomes["champion"] == [0.75] * 40
-    swapped = compare(Pairwise(lambda first, second: 1.0 if first == "good" else 0.5), PROMPTS, texts("bad", "good"))
-    assert swapped.outcomes["champion"] == [0.25] * 40
+    assert found.outcomes["champion"] == [0.5] * 40
 
 
 def test_compare_leaves_out_a_comparison_that_was_judged_in_one_order_only() -> None:
@@ -90,7 +84,7 @@ def test_compare_leaves_out_a_comparison_that_was_judged_in_one_order_only() -> 
 
     found = compare(Pairwise(share), PROMPTS, replies)
     assert [row for row, outcome in enumerate(found.outcomes["champion"]) if outcome is None] == [7]
-    assert found.invalid_share == pytest.approx(2 / 160)
+    assert found.invalid_share == pytest.approx(2 / 80)
 
 
 def test_compare_leaves_out_a_response_without_a_score() -> None:
@@ -112,7 +106,10 @@ def test_compare_with_too_many_invalid_verdicts_is_refused_with_their_cause() ->
         compare(judge, PROMPTS, replies)
 
 
-@pytest.mark.parametrize("orders", [((0, 1),), ()])
-def test_compare_by_a_judge_that_leaves_an_order_out_is_refused(orders: Sequence[tuple[int, int]]) -> None:
-    with pytest.raises(JudgeUnavailable, match="80 of 80 comparisons have no verdict in both orders"):
-        compare(Pairwise(longer, orders), PROMPTS, texts("long", "s"))
+def test_compare_by_a_judge_that_concludes_nothing_is_refused() -> None:
+    class Silent(Pairwise):
+        def judge(self, groups: Sequence[Group]) -> list[Verdict]:
+            return [verdict for verdict in super().judge(groups) if verdict.part]
+
+    with pytest.raises(JudgeUnavailable, match="80 of 80 comparisons have no verdict"):
+        compare(Silent(longer), PROMPTS, texts("long", "s"))

@@ -9,7 +9,7 @@ from components.artifacts import read_json, read_table
 from components.builtin.world import held_out_prompts, support_reply
 from components.config import EvaluationConfig, GateConfig
 from components.evaluation import stage
-from components.judges.protocol import Group, Opinion, Verdict, judge_alone, make_verdict
+from components.judges.protocol import Group, Opinion, Verdict, conclude_pair, judge_alone
 from components.models import load_tokenizer
 from components.promotion.gate import Decision, decide
 from components.records import Artifact, EvaluateRequest, Interval, JudgeUnavailable, ModelRef
@@ -43,9 +43,9 @@ class ShorterOfTwo:
     def judge(self, groups: Sequence[Group]) -> list[Verdict]:
         verdicts = []
         for group in groups:
-            for first, second in (group.responses, group.responses[::-1]):
-                share = 0.5 + 0.5 * ((len(first[1]) < len(second[1])) - (len(first[1]) > len(second[1])))
-                verdicts.append(make_verdict(self.name, group, first[0], Opinion(share), opponent_id=second[0]))
+            first, second = group.responses
+            share = 0.5 + 0.5 * ((len(first[1]) < len(second[1])) - (len(first[1]) > len(second[1])))
+            verdicts += conclude_pair(self.name, group, first[0], second[0], forward=Opinion(share), backward=Opinion(1 - share))
         return verdicts
 
 
@@ -61,7 +61,7 @@ def evaluate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, plotted: list[dict
 
     def run(request: EvaluateRequest, judge: Any, name: str = "evaluate") -> tuple[dict[str, Any], Path]:
         if judge is not None:
-            monkeypatch.setattr(stage, "load_pinned_judge", lambda pinned: judge)
+            monkeypatch.setattr(stage, "load_pinned_judge", lambda pinned, context: judge)
             monkeypatch.setattr(stage, "evaluation_plots", lambda directory, **numbers: plotted.append(numbers))
         out = tmp_path / name
         out.mkdir()

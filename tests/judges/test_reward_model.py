@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 
 from components.config import JudgeConfig
 from components.judges import check_judge, judge_digest, load_judge
-from components.judges.protocol import Group, Verdict
+from components.judges.protocol import Group, JudgeContext, Verdict
 
+UNUSED = JudgeContext(Path("unused"))
 WORDS = ["<unk>", "<user>", "<assistant>", "<end>", "<pad>", *(f"w{number}" for number in range(40))]
 TEMPLATE = (
     "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
@@ -85,7 +87,7 @@ def plain_score(path: Path, group: Group, text: str) -> float:
 def test_reward_model_in_batches_scores_as_one_text_alone(pad_id: int | None, tmp_path: Path) -> None:
     path = save_model(tmp_path / "rm", pad_id=pad_id)
     asked = groups()
-    verdicts = load_judge(config(path, batch_size=5)).judge(asked)
+    verdicts = load_judge(config(path, batch_size=5), UNUSED).judge(asked)
     expected = {(group.prompt_id, number): plain_score(path, group, text) for group in asked for number, text in group.responses}
     assert by_response(verdicts) == pytest.approx(expected, abs=1e-5)
     assert len({round(score, 3) for score in expected.values()}) > len(expected) // 2
@@ -93,15 +95,15 @@ def test_reward_model_in_batches_scores_as_one_text_alone(pad_id: int | None, tm
 
 def test_reward_model_scores_do_not_depend_on_order_or_batch_size(reward_model: Path) -> None:
     asked = groups()
-    one = by_response(load_judge(config(reward_model, batch_size=1)).judge(asked))
-    assert one == pytest.approx(by_response(load_judge(config(reward_model, batch_size=64)).judge(asked)), abs=1e-5)
-    judge = load_judge(config(reward_model, batch_size=4))
+    one = by_response(load_judge(config(reward_model, batch_size=1), UNUSED).judge(asked))
+    assert one == pytest.approx(by_response(load_judge(config(reward_model, batch_size=64), UNUSED).judge(asked)), abs=1e-5)
+    judge = load_judge(config(reward_model, batch_size=4), UNUSED)
     assert by_response(judge.judge(asked)) == by_response(judge.judge(asked[::-1]))
 
 
 def test_reward_model_pads_a_batch_that_uses_every_token(reward_model: Path) -> None:
     everything = Group("p", [{"role": "user", "content": "w1"}], ((0, " ".join(WORDS)), (1, "w2")))
-    verdicts = load_judge(config(reward_model)).judge([everything])
+    verdicts = load_judge(config(reward_model), UNUSED).judge([everything])
     assert [verdict.score for verdict in verdicts] == pytest.approx(
         [plain_score(reward_model, everything, t) for _, t in everything.responses]
     )
@@ -111,7 +113,7 @@ def test_reward_model_pads_a_batch_that_uses_every_token(reward_model: Path) -> 
 def test_reward_model_never_scores_the_start_of_a_text_that_is_too_long(limit: int, positions: int, tmp_path: Path) -> None:
     path = save_model(tmp_path / "rm", pad_id=PAD, positions=positions)
     group = Group("p", [{"role": "user", "content": "w1"}], ((0, "w2 w2 w2 w2 w2"), (1, "w2 w2 w2 w2 w2 w2")))
-    fits, too_long = load_judge(config(path, max_tokens=limit)).judge([group])
+    fits, too_long = load_judge(config(path, max_tokens=limit), UNUSED).judge([group])
     assert fits.status == "ok"
     assert (too_long.status, too_long.score) == ("invalid", None)
     assert too_long.detail == "prompt and response have 11 tokens, and the reward model reads 10"
@@ -119,7 +121,7 @@ def test_reward_model_never_scores_the_start_of_a_text_that_is_too_long(limit: i
 
 def test_reward_model_whose_template_refuses_a_conversation_gives_an_invalid_verdict(reward_model: Path) -> None:
     refused = Group("p", [{"role": "system", "content": "w1"}, {"role": "user", "content": "w2"}], ((0, "w3"),))
-    bad, good = load_judge(config(reward_model)).judge([refused, groups(1)[0]])[:2]
+    bad, good = load_judge(config(reward_model), UNUSED).judge([refused, groups(1)[0]])[:2]
     assert (bad.status, good.status) == ("invalid", "ok")
     assert bad.detail == "the reward model's chat template refuses the conversation: no system role"
 
@@ -128,7 +130,7 @@ def test_reward_model_that_answers_nan_gives_invalid_verdicts(reward_model: Path
     weights = load_file(reward_model / "model.safetensors")
     weights["score.weight"][:] = math.nan
     save_file(weights, reward_model / "model.safetensors", metadata={"format": "pt"})
-    verdicts = load_judge(config(reward_model)).judge(groups(2))
+    verdicts = load_judge(config(reward_model), UNUSED).judge(groups(2))
     assert {verdict.status for verdict in verdicts} == {"invalid"}
 
 
@@ -180,7 +182,7 @@ def refuse_language_model(path: Path) -> None:
 def test_reward_model_that_cannot_judge_is_refused_before_the_campaign(spoil: object, says: str, reward_model: Path) -> None:
     check_judge(config(reward_model))
     spoil(reward_model)  # type: ignore[operator]
-    for use in (check_judge, load_judge):
+    for use in (check_judge, partial(load_judge, context=UNUSED)):
         with pytest.raises(ValueError, match=says):
             use(config(reward_model))
 
@@ -196,4 +198,4 @@ def test_reward_model_without_a_trained_head_is_refused(reward_model: Path) -> N
     save_file(weights, reward_model / "model.safetensors", metadata={"format": "pt"})
     assert json.loads((reward_model / "config.json").read_text())["architectures"] == ["LlamaForSequenceClassification"]
     with pytest.raises(ValueError, match=r"lacks weights \(score.weight\), which would be random"):
-        load_judge(config(reward_model))
+        load_judge(config(reward_model), UNUSED)

@@ -12,13 +12,13 @@ import pytest
 
 from components.artifacts import file_digest, read_json, read_table, write_table
 from components.builtin.world import train_prompts
-from components.config import JudgeConfig, PreferencesConfig
+from components.config import JudgeConfig, PolicyConfig, PreferencesConfig
 from components.judges import judge_digest
 from components.judges import rule as rule_module
 from components.preferences.pairs_file import pairs_digest
 from components.preferences.stage import run
 from components.prompts import make_prompt
-from components.records import Artifact, CollectRequest, JudgeRef, JudgeUnavailable
+from components.records import Artifact, CollectRequest, JudgeRef, JudgeUnavailable, ModelRef
 from components.tokens import format_messages
 
 PROMPTS = [make_prompt([{"role": "user", "content": f"question {number}"}]) for number in range(5)]
@@ -29,6 +29,10 @@ TEXTS = [
     ["invalid", "invalid x", "good"],
     [],
 ]
+
+
+NOBODY = ModelRef(round=0, base="nowhere", base_digest="0" * 64, digest="0" * 64)
+MODELS: dict[str, Any] = {"policy": NOBODY, "start": NOBODY, "limits": PolicyConfig()}
 
 
 def write_artifact(path: Path, table: pd.DataFrame) -> Artifact:
@@ -57,7 +61,9 @@ def collect(tmp_path: Path, judge: JudgeRef) -> Callable[..., Path]:
         table = table if shuffled is None else table.sample(frac=1, random_state=shuffled)
         responses = write_artifact(tmp_path / "responses.parquet", table)
         preferences = PreferencesConfig(**{"max_invalid_share": 0.5, **knobs})
-        request = CollectRequest(responses=responses, prompts=prompts, seed_pairs_digest=None, judge=judge, preferences=preferences, seed=5)
+        request = CollectRequest(
+            responses=responses, prompts=prompts, seed_pairs_digest=None, judge=judge, preferences=preferences, seed=5, **MODELS
+        )
         out = tmp_path / folder
         out.mkdir()
         run(request, out)
@@ -169,6 +175,7 @@ def collect_seeds(tmp_path: Path, rows: list[dict[str, Any]], digest: str | None
         judge=JudgeRef(config=config, digest=judge_digest(config)),
         preferences=PreferencesConfig(seed_pairs=str(path), **knobs),
         seed=5,
+        **MODELS,
     )
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
@@ -237,7 +244,7 @@ def test_collect_judges_the_builtin_world(tmp_path: Path) -> None:
     config = JudgeConfig()
     judge = JudgeRef(config=config, digest=judge_digest(config))
     request = CollectRequest(
-        responses=responses, prompts=prompts, seed_pairs_digest=None, judge=judge, preferences=PreferencesConfig(), seed=1
+        responses=responses, prompts=prompts, seed_pairs_digest=None, judge=judge, preferences=PreferencesConfig(), seed=1, **MODELS
     )
     run(request, tmp_path)
     (pair,) = read_table(tmp_path / "preferences.parquet").to_dict("records")
