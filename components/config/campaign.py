@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from components.config.data import GenerationConfig, PromptsConfig, ValidationConfig
 from components.config.evaluation import EvaluationConfig, GateConfig
-from components.config.judge import JudgeConfig
+from components.config.judge import OWN_MODELS, JudgeConfig
 from components.config.policy import LoraConfig, PolicyConfig, SoftPromptConfig
 from components.config.preferences import PreferencesConfig
 from components.config.section import Section
@@ -66,6 +66,23 @@ class CampaignConfig(Section):
         if not CAMPAIGN_NAME.fullmatch(name):
             raise ValueError("is no file name: use 1 to 64 letters, digits, dots, dashes or underscores, beginning with a letter or digit")
         return name
+
+    @model_validator(mode="after")
+    def _judges_can_judge(self) -> Self:
+        graders = OWN_MODELS & set(self.evaluation_judge.kinds)
+        if graders:
+            raise ValueError(
+                f"evaluation_judge would be {min(graders)}, and a policy must not grade its own promotion: name another kind in "
+                "`evaluation_judge`, which is `judge` where it is left out"
+            )
+        if self.judge.kind == "implicit_reward" and not self.preferences.seed_pairs:
+            raise ValueError(
+                "judge.kind implicit_reward says nothing while the policy is the start model: give round 1 its pairs with "
+                "`preferences: {seed_pairs: ...}`, or make it one of a jury"
+            )
+        if "self" in self.judge.kinds and self.soft_prompt.kind != "none":
+            raise ValueError("judge.kind self serves the policy, and no server takes virtual tokens: set `soft_prompt: {kind: none}`")
+        return self
 
     @model_validator(mode="after")
     def _labels_fit_the_loss(self) -> Self:

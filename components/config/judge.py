@@ -73,6 +73,8 @@ class JudgeSettings(Section):
 
 
 SingleKind = Literal["rule", "reward_model", "implicit_reward", "llm", "self", "constitution", "debate"]
+OWN_MODELS = {"implicit_reward", "self"}
+"""Kinds that judge with the campaign's own policy."""
 
 
 class JurorConfig(JudgeSettings):
@@ -101,6 +103,11 @@ class JudgeConfig(JudgeSettings):
     """How a jury's votes become one probability: their weighted share, or jurors whose reliability is estimated from their agreement."""
     jurors: tuple[JurorConfig, ...] = ()
     """The judges of a jury, each with its `kind`, `weight` and what that kind reads."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Its own kind, and those of its jurors."""
+        return (self.kind, *(juror.kind for juror in self.jurors))
 
     @model_validator(mode="after")
     def _kind_is_complete(self) -> Self:

@@ -3,7 +3,6 @@
 Holds one model in memory at a time. Knows no judge and no file but the models'.
 """
 
-import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from components.dpo.scoring import response_logps
 from components.generation.law import Law
 from components.generation.responses import Response, respond
 from components.generation.sampler import Sampled
-from components.models import load_policy, load_tokenizer, pick_device, resolve_dtype
+from components.models import give_memory_back, load_policy, load_tokenizer, pick_device, resolve_dtype
 from components.records import EvaluateRequest
 from components.tokens import stop_ids
 
@@ -64,7 +63,7 @@ def answer(request: EvaluateRequest, prompts: Sequence[list[int]], seeds: Sequen
             own = [response.token_ids for response in responses[request.challenger.digest]]
             logps[digest] = response_logps(model, tokenizer.pad_token_id, prompts, own, batch_size=SCORED_TOGETHER).double()
         del model
-        _give_memory_back()
+        give_memory_back()
     log_ratios = (logps[request.challenger.digest] - logps[request.start.digest]).tolist()
     return Answers({name: responses[ref.digest] for name, ref in named.items()}, log_ratios)
 
@@ -96,10 +95,3 @@ def _sample(
     one_each = [[seed] for seed in seeds]
     several = respond(model, tokenizer, prompts, seeds=one_each, law=law, batch_size=request.batch_size, on_batch=report)
     return [responses[0] for responses in several]
-
-
-def _give_memory_back() -> None:
-    """A deleted model's memory is free at once on a CPU; an accelerator's allocator keeps it from the next model's larger blocks."""
-    if torch.cuda.is_available():
-        gc.collect()
-        torch.cuda.empty_cache()

@@ -6,6 +6,7 @@ Importing this package loads no machine-learning library; a reward model's file 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from components.artifacts import digest
 from components.config import JudgeConfig, JurorConfig
 from components.judges.protocol import Judge, JudgeContext
 from components.judges.reward_model_directory import reward_model_directory
@@ -47,9 +48,25 @@ def _check_reward_model(config: AnyJudge, prompts: Sequence[Messages]) -> None:
     reward_model_directory(config)
 
 
+def _load_implicit_reward(config: AnyJudge, context: JudgeContext) -> Judge:
+    from components.judges.implicit_reward import ImplicitRewardJudge
+
+    return ImplicitRewardJudge(config, context)
+
+
+def _implicit_reward_digest(config: AnyJudge) -> str:
+    """Its models come with the context, and nothing else changes what it says."""
+    return digest({"kind": config.kind})
+
+
+def _nothing_to_check(config: AnyJudge, prompts: Sequence[Messages]) -> None:
+    """The campaign checks its own models."""
+
+
 KINDS: dict[str, Kind] = {
     "rule": Kind(_load_rule, rule_digest, check_rule),
     "reward_model": Kind(_load_reward_model, _reward_model_digest, _check_reward_model),
+    "implicit_reward": Kind(_load_implicit_reward, _implicit_reward_digest, _nothing_to_check),
 }
 
 

@@ -17,6 +17,7 @@ from components.config import (
 )
 
 ROOT = Path(__file__).parents[2]
+SELF_TAUGHT = "campaign: a\nevaluation_judge: {kind: rule}\n"
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -48,6 +49,14 @@ def test_config_every_shipped_file_loads(path: Path) -> None:
         ("campaign: ..", r"is no file name"),
         ("seed: 3", r"campaign is missing: add it"),
         ("campaign: a\njudge: {kind: reward_model}", r"judge: kind reward_model needs a model"),
+        (
+            "campaign: a\njudge: {kind: self}",
+            r"evaluation_judge would be self, and a policy must not grade its own promotion: name another",
+        ),
+        ("campaign: a\nevaluation_judge: {kind: implicit_reward}", r"evaluation_judge would be implicit_reward, and a policy must not"),
+        ("campaign: a\njudge: {kind: jury, jurors: [{kind: rule}, {kind: self}]}", r"evaluation_judge would be self"),
+        (f"{SELF_TAUGHT}judge: {{kind: implicit_reward}}", r"judge.kind implicit_reward says nothing while the policy is the start model"),
+        (f"{SELF_TAUGHT}judge: {{kind: self}}\nsoft_prompt: {{kind: prefix}}", r"judge.kind self serves the policy, and no server takes"),
         ("[1, 2]", r"holds no mapping"),
         ("campaign: [", r"is no YAML"),
     ],

@@ -1,0 +1,96 @@
+"""The implicit reward judge: what the policy has come to prefer since the start, read from its own probabilities.
+
+DPO's implicit reward (Rafailov et al. 2023, arXiv 2305.18290, section 5.1) without its factor beta, which changes no order:
+
+    r(x, y) = log pi_policy(y|x) - log pi_start(y|x), in nats, summed over the response's tokens.
+
+While the policy is the start model, until a round is promoted, every such reward is 0 and says nothing. The judge then gives invalid
+verdicts that say so: standing alone it is unavailable, and as one of a jury it abstains.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from components import progress
+from components.config import JudgeSettings, PolicyConfig
+from components.dpo.scoring import response_logps
+from components.judges.protocol import Group, JudgeContext, Opinion, Verdict, judge_alone
+from components.models import give_memory_back, load_policy, load_tokenizer, pick_device, resolve_dtype
+from components.records import ModelRef
+from components.tokens import Messages, prompt_ids, response_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+NAME = "implicit_reward"
+
+
+class Tokens(NamedTuple):
+    """A prompt and a response as the policy reads them."""
+
+    prompt: list[int]
+    response: list[int]
+
+
+class ImplicitRewardJudge:
+    """Scores responses by the policy's log-ratio against the start; holds one model in memory at a time, and none between calls."""
+
+    def __init__(self, config: JudgeSettings, context: JudgeContext) -> None:
+        """Takes the models from the context; loads none yet.
+
+        Raises:
+            ValueError: The context names no models, as outside of a campaign.
+        """
+        if context.policy is None or context.start is None or context.limits is None:
+            raise ValueError("kind implicit_reward compares a campaign's policy with its start: outside of a campaign use another judge")
+        self.name = NAME
+        self._batch_size = config.batch_size
+        self._policy, self._start, self._limits = context.policy, context.start, context.limits
+
+    def judge(self, groups: Sequence[Group]) -> list[Verdict]:
+        """Scores every response."""
+        return judge_alone(self.name, groups, self._score)
+
+    def _score(self, distinct: Sequence[tuple[Messages, str]]) -> list[Opinion]:
+        if self._policy.digest == self._start.digest:
+            return [Opinion(None, "the policy is still the start model, so every implicit reward is 0")] * len(distinct)
+        tokenizer = load_tokenizer(self._policy)
+        read = [_read(tokenizer, messages, text, self._limits) for messages, text in distinct]
+        opinions = {index: given for index, given in enumerate(read) if isinstance(given, Opinion)}
+        readable = {index: given for index, given in enumerate(read) if isinstance(given, Tokens)}
+        if readable:
+            logps = [self._logps(ref, list(readable.values()), done) for done, ref in enumerate((self._policy, self._start))]
+            ratios = (logps[0] - logps[1]).tolist()
+            opinions |= {index: Opinion(ratio) for index, ratio in zip(readable, ratios, strict=True)}
+        return [opinions[index] for index in range(len(distinct))]
+
+    def _logps(self, ref: ModelRef, rows: Sequence[Tokens], models_done: int) -> torch.Tensor:
+        """The log-probability of each row's response under one model, (rows,), float64 on the CPU."""
+        limits = self._limits
+        model = load_policy(ref, dtype=resolve_dtype(limits.dtype), device=pick_device(), quantization=limits.quantization)
+        pad_id = load_tokenizer(ref).pad_token_id
+        # Ids break ties of length, so that batches, and with them the last bits of a score, do not depend on the order of the input.
+        order = sorted(range(len(rows)), key=lambda row: (len(rows[row].prompt) + len(rows[row].response), rows[row]))
+        logps = torch.empty(len(rows), dtype=torch.float64)
+        for begin in range(0, len(order), self._batch_size):
+            batch = order[begin : begin + self._batch_size]
+            prompts, responses = [rows[row].prompt for row in batch], [rows[row].response for row in batch]
+            logps[batch] = response_logps(model, pad_id, prompts, responses, batch_size=len(batch)).double()
+            progress.report(models_done * len(rows) + begin + len(batch), 2 * len(rows), "log-probabilities of responses")
+        del model
+        give_memory_back()
+        return logps
+
+
+def _read(tokenizer: "PreTrainedTokenizerBase", messages: Messages, text: str, limits: PolicyConfig) -> Tokens | Opinion:
+    """The response's tokens as training would read them, cut at the policy's limit; or why there are none."""
+    prompt = prompt_ids(tokenizer, messages)
+    if len(prompt) > limits.max_prompt_tokens:
+        return Opinion(None, f"the prompt has {len(prompt)} tokens, more than policy.max_prompt_tokens = {limits.max_prompt_tokens}")
+    try:
+        response = response_ids(tokenizer, messages, text, max_tokens=limits.max_response_tokens)
+    except ValueError as error:
+        return Opinion(None, str(error))
+    return Tokens(prompt, response) if response else Opinion(None, "the response has no tokens")
