@@ -1,0 +1,60 @@
+"""`preferences.parquet`: a row a preference pair, named by its content."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from components.artifacts import digest, write_table
+from components.prompts import prompt_id
+from components.tokens import Messages, format_messages
+
+PAIRS = "preferences.parquet"
+PAIR_TYPES = {
+    "pair_id": "str",
+    "prompt_id": "str",
+    "prompt": "str",
+    "chosen": "str",
+    "rejected": "str",
+    "p": "float64",
+    "margin": "float64",
+    "tag": "str",
+    "judge": "str",
+    "verdict_ids": "object",
+}
+
+
+def pair_row(
+    messages: Messages, chosen: str, rejected: str, *, p: float, margin: float | None, tag: str, judge: str, verdict_ids: list[str]
+) -> dict[str, Any]:
+    """One row.
+
+    Args:
+        messages: The prompt.
+        chosen: Text of the preferred answer.
+        rejected: Text of the other one.
+        p: Probability that chosen is really preferred, in [0, 1].
+        margin: Difference of the judge's scores; None where a data set does not say.
+        tag: Kind of preference.
+        judge: Who decided.
+        verdict_ids: The conclusions that it was decided by.
+    """
+    prompt = format_messages(messages)
+    return {
+        "pair_id": digest([prompt, chosen, rejected])[:16],
+        "prompt_id": prompt_id(messages),
+        "prompt": prompt,
+        "chosen": chosen,
+        "rejected": rejected,
+        "p": p,
+        "margin": margin,
+        "tag": tag,
+        "judge": judge,
+        "verdict_ids": verdict_ids,
+    }
+
+
+def write_pairs(out: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Writes `preferences.parquet` in a directory."""
+    write_table(out / PAIRS, pd.DataFrame(list(rows), columns=list(PAIR_TYPES)).astype(PAIR_TYPES))
