@@ -1,0 +1,134 @@
+"""One request to a chat endpoint, and what may become of it: an answer, or one of three kinds of failure. Tries nothing twice."""
+
+import asyncio
+import json
+import time
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx
+
+from components.config import EndpointConfig
+from components.judges.chat.ledger import Answer, Tokens
+from components.records import JudgeUnavailable
+
+MAX_ANSWER_BYTES = 2 * 2**20
+MAX_TOLD_CHARACTERS = 300
+MAY_PASS = frozenset({408, 425, 429})
+REFUSES_THE_QUESTION = frozenset({400, 413, 422})
+REMEDIES = {
+    401: "put a valid key where endpoint.api_key_from says",
+    402: "see to the account of this key",
+    403: "put a key that may use this model where endpoint.api_key_from says",
+    404: "endpoint.url must be the base address, often ending in /v1, and endpoint.model a model there",
+}
+
+
+class AttemptFailed(Exception):
+    """An attempt failed in a way that may pass; the message says how."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None, may_be_charged: bool = False) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        """Seconds that the endpoint asks to wait."""
+        self.may_be_charged = may_be_charged
+        """Whether the endpoint may have done the work."""
+
+
+class QuestionRefused(Exception):
+    """The endpoint takes no such question; asking again gives the same. The message says why."""
+
+
+class ChatEndpoint:
+    """Sends requests over one client that keeps its connections."""
+
+    def __init__(self, endpoint: EndpointConfig, client: httpx.AsyncClient, key: str | None) -> None:
+        self._endpoint, self._client, self._key = endpoint, client, key
+        self._url = f"{endpoint.url.rstrip('/')}/chat/completions"
+        self._headers = {"Accept-Encoding": "identity"} | ({} if key is None else {"Authorization": f"Bearer {key}"})
+
+    async def request(self, body: dict[str, Any]) -> Answer:
+        """Sends a request and reads its answer, within the endpoint's time-out however slowly it comes.
+
+        Raises:
+            AttemptFailed: It may go well another time.
+            QuestionRefused: It will not, but other questions may.
+            JudgeUnavailable: No question will be answered.
+        """
+        seconds = self._endpoint.timeout_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                status, headers, content = await self._exchange(body)
+        except TimeoutError:
+            raise AttemptFailed(f"no whole answer within {seconds:g} s", may_be_charged=True) from None
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise AttemptFailed(f"cannot be reached ({_told(error)})") from None
+        except httpx.TransportError as error:
+            raise AttemptFailed(f"lost the connection ({_told(error)})") from None
+        text = self._without_key(content.decode("utf-8", errors="replace"))
+        if status == httpx.codes.OK:
+            return _read(text)
+        raise self._failure(status, headers, text)
+
+    async def _exchange(self, body: dict[str, Any]) -> tuple[int, httpx.Headers, bytes]:
+        async with self._client.stream("POST", self._url, json=body, headers=self._headers) as response:
+            content = bytearray()
+            async for chunk in response.aiter_raw():
+                content += chunk
+                if len(content) > MAX_ANSWER_BYTES:
+                    raise AttemptFailed(f"answered with more than {MAX_ANSWER_BYTES} bytes", may_be_charged=True)
+            return response.status_code, response.headers, bytes(content)
+
+    def _failure(self, status: int, headers: httpx.Headers, text: str) -> Exception:
+        told = f"answered {status}{_quoted(text)}"
+        if status >= 500 or status in MAY_PASS:
+            return AttemptFailed(told, retry_after=_retry_after(headers, time.time()))
+        if status in REFUSES_THE_QUESTION:
+            return QuestionRefused(told)
+        remedy = REMEDIES.get(status, "endpoint.url must be the base address of an OpenAI-compatible endpoint")
+        return JudgeUnavailable(f"{self._url} (model {self._endpoint.model}) {told}: {remedy}")
+
+    def _without_key(self, text: str) -> str:
+        """The text without the key, should the endpoint have said it back."""
+        return text.replace(self._key, "***") if self._key is not None and len(self._key) >= 8 else text
+
+
+def _read(text: str) -> Answer:
+    try:
+        content = json.loads(text)
+        choice = content["choices"][0]
+        said = choice["message"].get("content") or ""
+        finish = choice.get("finish_reason") or ""
+        usage = content.get("usage") or {}
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        raise AttemptFailed(f"answered with no chat completion{_quoted(text)}", may_be_charged=True) from None
+    if not isinstance(said, str):
+        raise AttemptFailed(f"answered with no text{_quoted(text)}", may_be_charged=True)
+    return Answer(said, str(finish), _tokens(usage))
+
+
+def _tokens(usage: Any) -> Tokens | None:
+    into, out = (usage.get("prompt_tokens"), usage.get("completion_tokens")) if isinstance(usage, dict) else (None, None)
+    return Tokens(into, out) if type(into) is int and type(out) is int and into >= 0 and out >= 0 else None
+
+
+def _retry_after(headers: httpx.Headers, now: float) -> float | None:
+    """Seconds to wait by the header, which holds seconds or a date; None when it holds neither."""
+    value = headers.get("retry-after", "").strip()
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        date = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now)
+
+
+def _quoted(text: str) -> str:
+    said = " ".join(text.split())[:MAX_TOLD_CHARACTERS]
+    return f" ({said})" if said else " (nothing)"
+
+
+def _told(error: Exception) -> str:
+    return " ".join(str(error).split())[:MAX_TOLD_CHARACTERS] or type(error).__name__

@@ -1,0 +1,167 @@
+"""A chat endpoint on loopback that answers by a script, with the faults of real ones. Tests take it by the fixture `chat_server`.
+
+    server = chat_server(lambda request: '{"verdict": "A", "reason": "short"}', faults=[status(500), hang, None, reset])
+    config = JudgeConfig(kind="llm", endpoint=server.endpoint(concurrency=1))
+
+The first requests meet the faults in their order (None is none), all later ones are answered.
+"""
+
+import contextlib
+import gzip
+import json
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Script = Callable[[dict[str, Any]], str]
+"""From a request's JSON to the answer's text."""
+Fault = Callable[["Handler"], None]
+
+
+class ChatServer:
+    """The running endpoint, and what it was asked."""
+
+    def __init__(self, script: Script, faults: Sequence[Fault | None]) -> None:
+        self.script, self.faults = script, list(faults)
+        self.requests: list[dict[str, Any]] = []
+        """The JSON of every request, faulty ones too, in order."""
+        self.headers: list[dict[str, str]] = []
+        self.times: list[float] = []
+        self.connections = 0
+        self.most_at_a_time = self.at_a_time = 0
+        self.lock, self.closing = threading.Lock(), threading.Event()
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"chat": self}))
+        self.http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
+        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    def endpoint(self, **settings: Any) -> dict[str, Any]:
+        """The section `endpoint` of a judge that asks this server."""
+        return {"url": self.url, "model": "scripted", "timeout_seconds": 20.0, **settings}
+
+    def close(self) -> None:
+        self.closing.set()
+        self.http.shutdown()
+        self.http.server_close()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Speaks /v1/chat/completions."""
+
+    protocol_version = "HTTP/1.1"
+    chat: ChatServer
+
+    def setup(self) -> None:
+        super().setup()
+        with self.chat.lock:
+            self.chat.connections += 1
+
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):
+            super().handle()
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        chat = self.chat
+        with chat.lock:
+            chat.requests.append(request)
+            chat.headers.append({name.lower(): value for name, value in self.headers.items()})
+            chat.times.append(time.monotonic())
+            fault = chat.faults.pop(0) if chat.faults else None
+            chat.at_a_time += 1
+            chat.most_at_a_time = max(chat.most_at_a_time, chat.at_a_time)
+        try:
+            if self.path != "/v1/chat/completions":
+                self.send(404, b'{"error": {"message": "no such page"}}')
+            elif fault is not None:
+                fault(self)
+            else:
+                self.send(200, completion(request, chat.script(request)))
+        finally:
+            with chat.lock:
+                chat.at_a_time -= 1
+
+    def send(self, code: int, body: bytes, **headers: str) -> None:
+        self.send_response(code)
+        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Tests look at what was asked, not at a log."""
+
+
+def completion(request: dict[str, Any], text: str, finish: str = "stop") -> bytes:
+    """The answer's body; every four characters are a token."""
+    asked = sum(len(message["content"]) for message in request["messages"])
+    usage = {"prompt_tokens": asked // 4, "completion_tokens": len(text) // 4}
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
+    return json.dumps({"object": "chat.completion", "model": request["model"], "choices": [choice], "usage": usage}).encode()
+
+
+def status(code: int, message: str = "scripted", **headers: str) -> Fault:
+    """Answers with an HTTP status, such as `status(429, Retry_After="2")`."""
+    return lambda handler: handler.send(code, json.dumps({"error": {"message": message}}).encode(), **headers)
+
+
+def body(content: bytes) -> Fault:
+    """Answers 200 with these bytes, whatever they are."""
+    return lambda handler: handler.send(200, content)
+
+
+def says(text: str, finish: str = "stop") -> Fault:
+    """Answers in due form with another text than the script's."""
+
+    def fault(handler: Handler) -> None:
+        handler.send(200, completion(handler.chat.requests[-1], text, finish))
+
+    return fault
+
+
+def hang(handler: Handler) -> None:
+    """Says nothing for as long as the server runs."""
+    handler.chat.closing.wait()
+    handler.close_connection = True
+
+
+def reset(handler: Handler) -> None:
+    """Breaks the connection off with a TCP reset."""
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    handler.close_connection = True
+    handler.connection.close()
+
+
+def drip(handler: Handler) -> None:
+    """Sends a proper answer, one byte every tenth of a second."""
+    content = completion(handler.chat.requests[-1], handler.chat.script(handler.chat.requests[-1]))
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(content)))
+    handler.end_headers()
+    handler.close_connection = True
+    with contextlib.suppress(OSError):
+        for byte in content:
+            handler.wfile.write(bytes([byte]))
+            if handler.chat.closing.wait(0.1):
+                return
+
+
+def huge(handler: Handler) -> None:
+    """Answers in due form with 10 MB."""
+    handler.close_connection = True
+    with contextlib.suppress(OSError):
+        handler.send(200, completion(handler.chat.requests[-1], "x" * 10_000_000))
+
+
+def bomb(handler: Handler) -> None:
+    """Answers with 10 MB that are a few KB on the way."""
+    content = gzip.compress(completion(handler.chat.requests[-1], "x" * 10_000_000))
+    handler.send(200, content, Content_Encoding="gzip")
+
+
+empty: Fault = body(b"")
+no_json: Fault = body(b"<html>Bad gateway</html>")
