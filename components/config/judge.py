@@ -100,7 +100,8 @@ class JudgeConfig(JudgeSettings):
     a chat model asked principle by principle;
     `debate`: an argument for each answer, then the verdict; `jury`: several of the others."""
     votes: Literal["majority", "bradley_terry", "dawid_skene"] = "majority"
-    """How a jury's votes become one probability: their weighted share, or jurors whose reliability is estimated from their agreement."""
+    """How a jury's votes become one probability: `majority`, their weighted share; `bradley_terry`, strengths of a prompt's responses that
+    explain them best; `dawid_skene`, where each juror's reliability is estimated from how the jurors agree over all pairs."""
     jurors: tuple[JurorConfig, ...] = ()
     """The judges of a jury, each with its `kind`, `weight` and what that kind reads."""
 
@@ -116,6 +117,8 @@ class JudgeConfig(JudgeSettings):
             raise ValueError("kind jury needs two jurors or more: list them in `jurors`")
         if self.kind != "jury" and self.jurors:
             raise ValueError(f"jurors are listed but kind is {self.kind}: set `kind: jury`, or leave `jurors` out")
+        if self.votes == "dawid_skene" and len({juror.weight for juror in self.jurors}) > 1:
+            raise ValueError("dawid_skene estimates what each juror is worth: leave `weight` out, or use votes majority or bradley_terry")
         return self
 
 

@@ -4,6 +4,7 @@ Importing this package loads no machine-learning library; a reward model's file 
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from components.artifacts import digest
@@ -59,6 +60,26 @@ def _implicit_reward_digest(config: AnyJudge) -> str:
     return digest({"kind": config.kind})
 
 
+def _load_jury(config: AnyJudge, context: JudgeContext) -> Judge:
+    from components.judges.jury import Juror, JuryJudge
+
+    assert isinstance(config, JudgeConfig)
+    return JuryJudge([Juror(partial(load_judge, juror, context), juror.weight) for juror in config.jurors], votes=config.votes)
+
+
+def _jury_digest(config: AnyJudge) -> str:
+    from components.judges.jury import jury_digest
+
+    assert isinstance(config, JudgeConfig)
+    return jury_digest([(judge_digest(juror), juror.weight) for juror in config.jurors], votes=config.votes)
+
+
+def _check_jury(config: AnyJudge, prompts: Sequence[Messages]) -> None:
+    assert isinstance(config, JudgeConfig)
+    for juror in config.jurors:
+        check_judge(juror, prompts)
+
+
 def _nothing_to_check(config: AnyJudge, prompts: Sequence[Messages]) -> None:
     """The campaign checks its own models."""
 
@@ -67,6 +88,7 @@ KINDS: dict[str, Kind] = {
     "rule": Kind(_load_rule, rule_digest, check_rule),
     "reward_model": Kind(_load_reward_model, _reward_model_digest, _check_reward_model),
     "implicit_reward": Kind(_load_implicit_reward, _implicit_reward_digest, _nothing_to_check),
+    "jury": Kind(_load_jury, _jury_digest, _check_jury),
 }
 
 
@@ -99,6 +121,8 @@ def check_judge(config: AnyJudge, prompts: Sequence[Messages] = ()) -> None:
 
 def described(config: AnyJudge) -> str:
     """The judge in a few words, for messages and model cards."""
+    if isinstance(config, JudgeConfig) and config.kind == "jury":
+        return f"jury of {', '.join(described(juror) for juror in config.jurors)}"
     named = {"rule": config.rule, "reward_model": config.model}.get(config.kind, config.endpoint.model)
     return f"{config.kind}:{named}" if named else config.kind
 

@@ -1,0 +1,173 @@
+"""How a jury's votes on pairs of responses become one probability a pair. Pure; knows no judge.
+
+A vote is the share of a vote that the pair's first response gets, in [0, 1]: 1 for the first, 0 for the second, 0.5 a tie. A juror who
+abstains has no vote. No method is ever certain: each counts a little evidence of its own (`PRIOR_VOTES`, `PRIOR_RIGHT`, `PRIOR_WRONG`).
+"""
+
+import contextlib
+import math
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+PRIOR_VOTES = 1.0
+"""Votes that both responses of a pair have before the jury's: Laplace's rule of succession, so 3:0 is 4/5 and not certainty."""
+PRIOR_RIGHT, PRIOR_WRONG = 4.0, 1.0
+"""What every juror is counted to have judged before (right, and wrong in each way) where its reliability is estimated: it says which end of
+the scale is which, and keeps a juror who was never seen to err from being infallible."""
+COUNTED = 100
+"""crowd-kit counts whole wins: votes are counted in hundredths."""
+STRENGTH_STEPS, RELIABILITY_STEPS = 200, 200
+FIRST, SECOND, TIE = "first", "second", "tie"
+SWAPPED = {FIRST: SECOND, SECOND: FIRST, TIE: TIE}
+
+
+class PairKey(NamedTuple):
+    """Two responses to one prompt, by their sample ids."""
+
+    prompt_id: str
+    first: int
+    second: int
+
+
+Votes = Mapping[PairKey, Mapping[str, float]]
+"""By pair and juror: the vote. A pair has one vote at least; jurors who abstain are absent."""
+Probabilities = dict[PairKey, float]
+"""By pair: the probability that its first response is better."""
+
+
+def majority(votes: Votes, weights: Mapping[str, float]) -> Probabilities:
+    """Weighted share of the votes, after `PRIOR_VOTES` for each side: p = (votes for the first + 1) / (all votes + 2)."""
+    return {pair: _share(cast, weights) for pair, cast in votes.items()}
+
+
+def bradley_terry(votes: Votes, weights: Mapping[str, float]) -> Probabilities:
+    """Strengths of a prompt's responses that explain its votes best (Bradley and Terry 1952): p = sigmoid(difference of log-strengths).
+
+    A vote for a over b and one for b over c also speak for a over c. Each pair that was voted on counts `PRIOR_VOTES` for each side, so
+    that no strength is infinite; with two responses p is the majority's.
+    """
+    by_prompt: defaultdict[str, dict[PairKey, Mapping[str, float]]] = defaultdict(dict)
+    for pair, cast in votes.items():
+        by_prompt[pair.prompt_id][pair] = cast
+    found: Probabilities = {}
+    for several in by_prompt.values():
+        strengths = _strengths(several, weights)
+        found |= {pair: strengths[pair.first] / (strengths[pair.first] + strengths[pair.second]) for pair in several}
+    return {pair: found[pair] for pair in votes}
+
+
+def dawid_skene(votes: Votes, weights: Mapping[str, float]) -> Probabilities:
+    """Posterior of the pairs' true answers where each juror's reliability is estimated over all pairs (Dawid and Skene 1979).
+
+    Answers are `first`, `second` and, where a juror ever says so, `tie`; p = P(first) + P(tie) / 2. Every pair is also entered the other
+    way round, so that no juror and no prior leans to one side. The estimate needs jurors who are right more often than not: most of
+    them being wrong in the same way looks just like most of them being right.
+
+    Args:
+        votes: The votes of all pairs of a round, the more the better.
+        weights: Not used: how much a juror counts is what is estimated.
+    """
+    if not votes:
+        return {}
+    import pandas as pd
+    from crowdkit.aggregation import DawidSkene
+
+    answers = sorted({answer for cast in votes.values() for answer in map(_answer, cast.values())} | {FIRST, SECOND})
+    rows: list[tuple[object, str, str]] = []
+    for pair, cast in sorted(votes.items()):
+        for juror, vote in sorted(cast.items()):
+            said = _answer(vote)
+            rows += [((pair, "as asked"), juror, said), ((pair, "swapped"), juror, SWAPPED[said])]
+    before, truths = _judged_before({juror for _, juror, _ in rows}, answers)
+    table = pd.DataFrame([*rows, *before], columns=["task", "worker", "label"])
+    tasks, names = pd.factorize(table["task"])
+    known = pd.Series({number: truths[name] for number, name in enumerate(names) if name in truths})
+    with _quiet():
+        posterior = DawidSkene(n_iter=RELIABILITY_STEPS, tol=1e-7).fit_predict_proba(table.assign(task=tasks), known)
+    numbers = {name: number for number, name in enumerate(names)}
+    probabilities = posterior.to_dict("index")
+    return {pair: _probability(probabilities[numbers[pair, "as asked"]]) for pair in votes}
+
+
+VOTES: dict[str, Callable[[Votes, Mapping[str, float]], Probabilities]] = {
+    "majority": majority,
+    "bradley_terry": bradley_terry,
+    "dawid_skene": dawid_skene,
+}
+"""How a configured kind of vote becomes probabilities; the weights are those of the jurors."""
+
+
+def vote_of(first: float, second: float) -> float:
+    """The vote that follows from two scores: for the higher one, a tie where they are equal."""
+    return 1.0 if first > second else 0.0 if first < second else 0.5
+
+
+def accuracies(votes: Votes, concluded: Mapping[PairKey, float]) -> dict[str, float | None]:
+    """How often each juror is likely to be right, if the conclusions are: the mean of the probability of what it said, over its votes.
+
+    With the conclusions of `dawid_skene` these are the model's own estimates of reliability, but for the prior.
+
+    Returns:
+        By juror, sorted: in [0, 1]; None for a juror who voted for neither side of any pair.
+    """
+    found: defaultdict[str, list[float]] = defaultdict(list)
+    for pair, cast in votes.items():
+        for juror, vote in cast.items():
+            found[juror] += [concluded[pair] if vote > 0.5 else 1 - concluded[pair]] if vote != 0.5 else []
+    return {juror: math.fsum(right) / len(right) if right else None for juror, right in sorted(found.items())}
+
+
+def _share(cast: Mapping[str, float], weights: Mapping[str, float]) -> float:
+    for_first = math.fsum(weights[juror] * vote for juror, vote in cast.items())
+    return (for_first + PRIOR_VOTES) / (math.fsum(weights[juror] for juror in cast) + 2 * PRIOR_VOTES)
+
+
+def _strengths(votes: Mapping[PairKey, Mapping[str, float]], weights: Mapping[str, float]) -> Mapping[int, float]:
+    """Strength of each response to one prompt; positive, their sum is 1."""
+    import numpy as np
+    import pandas as pd
+    from crowdkit.aggregation import BradleyTerry
+
+    rows: list[tuple[int, int, int]] = []
+    counts: list[int] = []
+    for pair, cast in sorted(votes.items()):
+        for winner in (pair.first, pair.second):
+            shares = [weights[juror] * (vote if winner == pair.first else 1 - vote) for juror, vote in cast.items()]
+            rows.append((pair.first, pair.second, winner))
+            counts.append(round(COUNTED * (PRIOR_VOTES + math.fsum(shares))))
+    table = pd.DataFrame(np.repeat(np.array(rows), counts, axis=0), columns=["left", "right", "label"])
+    # With a tolerance above 0 crowd-kit 1.4 compares an array with itself and stops after two steps.
+    strengths = BradleyTerry(n_iter=STRENGTH_STEPS, tol=0.0).fit_predict(table)
+    return {int(response): float(strength) for response, strength in zip(strengths.index, strengths, strict=True)}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps crowd-kit's use of what pandas will remove from the user, who can do nothing about it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="crowdkit|pandas")
+        yield
+
+
+def _answer(vote: float) -> str:
+    return FIRST if vote > 0.5 else SECOND if vote < 0.5 else TIE
+
+
+def _probability(posterior: Mapping[Any, float]) -> float:
+    return float(posterior[FIRST] + posterior.get(TIE, 0.0) / 2)
+
+
+def _judged_before(jurors: set[str], answers: Sequence[str]) -> tuple[list[tuple[object, str, str]], dict[object, str]]:
+    """The prior as crowd-kit takes one: rows of pairs whose answers are known, and these answers."""
+    rows: list[tuple[object, str, str]] = []
+    truths: dict[object, str] = {}
+    for juror in sorted(jurors):
+        for truth in answers:
+            for said in answers:
+                for number in range(round(PRIOR_RIGHT if said == truth else PRIOR_WRONG)):
+                    task = (juror, truth, said, number)
+                    truths[task] = truth
+                    rows.append((task, juror, said))
+    return rows, truths

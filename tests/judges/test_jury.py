@@ -1,0 +1,153 @@
+"""The jury: jurors that score and jurors that compare, their abstentions, and what is kept of them."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.config import JudgeConfig
+from components.judges import check_judge, described, judge_digest, load_judge
+from components.judges import rule as rule_module
+from components.judges.jury import Juror, JuryJudge
+from components.judges.protocol import BACKWARD, FORWARD, Group, JudgeContext, Opinion, Verdict, conclude_pair, make_verdict, scores
+
+UNUSED = JudgeContext(Path("unused"))
+GROUPS = [
+    Group("p", [{"role": "user", "content": "Hi"}], ((0, "a"), (1, "bbb"), (2, "cc"))),
+    Group("q", [{"role": "user", "content": "Bye"}], ((4, "dd"), (7, "d"))),
+]
+
+
+class Scoring:
+    def __init__(self, name: str, score: Callable[[str], float | None]) -> None:
+        self.name, self._score = name, score
+
+    def judge(self, groups: Sequence[Group]) -> list[Verdict]:
+        return [make_verdict(self.name, group, number, Opinion(self._score(text))) for group in groups for number, text in group.responses]
+
+
+class Comparing:
+    """Looks at the first and the last response of a group, the last one first."""
+
+    def __init__(self, name: str, p_last: float | None) -> None:
+        self.name, self._p = name, p_last
+
+    def judge(self, groups: Sequence[Group]) -> list[Verdict]:
+        found = []
+        for group in groups:
+            last, first = group.responses[-1][0], group.responses[0][0]
+            backward = Opinion(None if self._p is None else 1 - self._p)
+            found += conclude_pair(self.name, group, last, first, forward=Opinion(self._p), backward=backward)
+        return found
+
+
+def jury(*jurors: Any, votes: str = "majority", weights: Sequence[float] = ()) -> JuryJudge:
+    each = weights or [1.0] * len(jurors)
+    return JuryJudge([Juror(lambda judge=judge: judge, weight) for judge, weight in zip(jurors, each, strict=True)], votes=votes)  # type: ignore[misc]
+
+
+def conclusions(verdicts: Sequence[Verdict]) -> dict[tuple[str, int, int | None], float | None]:
+    return {(verdict.prompt_id, verdict.sample_id, verdict.opponent_id): verdict.score for verdict in verdicts if not verdict.part}
+
+
+LONG, SHORT = Scoring("long", lambda text: float(len(text))), Scoring("short", lambda text: -float(len(text)))
+
+
+def test_jury_of_judges_that_score_votes_by_the_sign_of_the_difference() -> None:
+    same = Scoring("same", lambda text: 0.0)
+    found = jury(LONG, LONG, SHORT, same).judge(GROUPS)
+    first, second = (2 + 0.5 + 1) / 6, (1 + 0.5 + 1) / 6
+    expected = {("p", 0, 1): second, ("p", 0, 2): second, ("p", 1, 2): first, ("q", 4, 7): first}
+    assert conclusions(found) == pytest.approx(expected)
+    assert scores(found)["p", 1] == pytest.approx(first)
+
+
+def test_jury_takes_a_comparison_in_either_order_as_the_vote_it_is() -> None:
+    found = conclusions(jury(LONG, Comparing("pairs", 0.9), weights=[1, 2]).judge(GROUPS))
+    assert found["p", 0, 2] == pytest.approx((0 + 2 * 0.1 + 1) / 5)
+    assert found["p", 0, 1] == pytest.approx(1 / 3)
+    assert found["q", 4, 7] == pytest.approx((1 + 2 * 0.1 + 1) / 5)
+
+
+def test_jury_of_judges_that_compare_concludes_on_what_they_looked_at() -> None:
+    found = jury(Comparing("one", 0.9), Comparing("two", 0.8)).judge(GROUPS)
+    assert conclusions(found).keys() == {("p", 0, 2), ("q", 4, 7)}
+
+
+def test_juror_without_a_valid_verdict_abstains_and_a_pair_without_votes_is_invalid() -> None:
+    picky = Scoring("picky", lambda text: None if text == "a" else float(len(text)))
+    found = conclusions(jury(picky, Comparing("pairs", None)).judge(GROUPS))
+    assert found == {("p", 0, 1): None, ("p", 0, 2): None, ("p", 1, 2): pytest.approx(2 / 3), ("q", 4, 7): pytest.approx(2 / 3)}
+    invalid = [verdict for verdict in jury(picky, Comparing("pairs", None)).judge(GROUPS) if not verdict.part and verdict.score is None]
+    assert [verdict.detail for verdict in invalid] == [
+        "no juror could judge the pair (1 abstained)",
+        "no juror could judge the pair (2 abstained)",
+    ]
+
+
+def test_jury_keeps_every_jurors_verdict_under_its_name() -> None:
+    found = jury(LONG, LONG, Comparing("pairs", 0.7)).judge(GROUPS)
+    parts = {verdict.part for verdict in found}
+    assert parts == {"", "long", "long#2", "pairs", f"pairs/{FORWARD}", f"pairs/{BACKWARD}"}
+    assert len({verdict.verdict_id for verdict in found}) == len(found) == 5 + 5 + 6 + 4
+    assert {verdict.judge for verdict in found if verdict.part == ""} == {"jury:majority"}
+    raw = LONG.judge(GROUPS)
+    assert [verdict.score for verdict in found if verdict.part == "long#2"] == [verdict.score for verdict in raw]
+
+
+@pytest.mark.parametrize("votes", ["majority", "bradley_terry", "dawid_skene"])
+def test_jury_says_the_same_in_any_order_of_its_jurors(votes: str) -> None:
+    jurors = [LONG, SHORT, Scoring("vowels", lambda text: float("a" in text))]
+    forward, backward = (conclusions(jury(*several, votes=votes).judge(GROUPS)) for several in (jurors, jurors[::-1]))
+    assert forward == pytest.approx(backward, abs=1e-9)
+
+
+def test_jury_judges_two_comparisons_of_one_prompt_apart() -> None:
+    against = [Group("p", GROUPS[0].messages, ((2, "cc"), (0, "a"))), Group("p", GROUPS[0].messages, ((2, "cc"), (1, "bbb")))]
+    assert conclusions(jury(LONG, LONG).judge(against)) == {("p", 2, 0): pytest.approx(3 / 4), ("p", 2, 1): pytest.approx(1 / 4)}
+
+
+@pytest.fixture
+def rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, score in {"long": len, "short": lambda text: -len(text), "broken": lambda text: math.nan}.items():
+        monkeypatch.setitem(rule_module.RULES, name, rule_module.Rule(lambda messages, text, score=score: float(score(text)), lambda: "1"))
+
+
+def config(*rules: str, votes: str = "majority", **weights: float) -> JudgeConfig:
+    jurors = tuple({"kind": "rule", "rule": rule, "weight": weights.get(rule, 1.0)} for rule in rules)
+    return JudgeConfig.model_validate({"kind": "jury", "votes": votes, "jurors": jurors})
+
+
+@pytest.mark.usefixtures("rules")
+def test_jury_of_configured_jurors_judges_with_their_weights() -> None:
+    judged = load_judge(config("long", "short", "broken", long=3.0), UNUSED).judge(GROUPS)
+    assert conclusions(judged)["q", 4, 7] == pytest.approx(4 / 6)
+    assert {verdict.status for verdict in judged if verdict.part == "rule:broken"} == {"invalid"}
+
+
+@pytest.mark.usefixtures("rules")
+def test_jury_digest_follows_jurors_weights_and_votes() -> None:
+    several = [
+        config("long", "short"),
+        config("long", "broken"),
+        config("long", "short", long=2.0),
+        config("long", "short", votes="bradley_terry"),
+        config("long", "short", "short"),
+    ]
+    assert len({judge_digest(one) for one in several}) == len(several)
+    assert judge_digest(config("long", "short")) == judge_digest(config("long", "short"))
+
+
+@pytest.mark.usefixtures("rules")
+def test_jury_is_checked_juror_by_juror_before_the_campaign() -> None:
+    check_judge(config("long", "short"), [GROUPS[0].messages])
+    with pytest.raises(ValueError, match=r"judge\.rule nonsense is no rule"):
+        check_judge(config("long", "nonsense"), [])
+    assert described(config("long", "short")) == "jury of rule:long, rule:short"
+
+
+def test_jury_whose_reliabilities_are_estimated_takes_no_weights() -> None:
+    with pytest.raises(ValueError, match="leave `weight` out"):
+        config("long", "short", votes="dawid_skene", long=2.0)
