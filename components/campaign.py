@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from pydantic import ConfigDict, Field, ValidationError
 
 from components.artifacts import read_json, write_json
-from components.config import CampaignConfig, differences
+from components.config import CampaignConfig, EndpointConfig, differences
 from components.records import ModelRef, Record, RoundRecord
 
 RUNS_VARIABLE = "RATCHET_RUNS"
@@ -193,7 +193,19 @@ def _changes(directory: Path, config: CampaignConfig) -> list[str]:
     if not (directory / CONFIG).exists():
         return []
     new = config.model_dump(mode="json")
-    return differences(_resolved(read_json(directory / CONFIG)) | {key: new[key] for key in FREE_TO_CHANGE}, new)
+    return differences(_fixed(_resolved(read_json(directory / CONFIG)) | {key: new[key] for key in FREE_TO_CHANGE}), _fixed(new))
+
+
+def _fixed(written: Any) -> Any:
+    """A configuration without what its endpoints are free to change, wherever in it they stand."""
+    if isinstance(written, list):
+        return [_fixed(item) for item in written]
+    if not isinstance(written, dict):
+        return written
+    kept = {key: _fixed(value) for key, value in written.items()}
+    if isinstance(kept.get("endpoint"), dict):
+        kept["endpoint"] = {name: value for name, value in kept["endpoint"].items() if name not in EndpointConfig.FREE_TO_CHANGE}
+    return kept
 
 
 def _resolved(written: dict[str, Any]) -> dict[str, Any]:

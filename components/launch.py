@@ -70,7 +70,7 @@ STAGES = {
 }
 PASSING = (ConnectionError, TimeoutError)
 """Errors that may be gone a moment later."""
-DOMAIN_ERRORS = {error.__name__: error for error in (DataRejected, JudgeUnavailable)}
+DOMAIN_ERRORS = {error.__name__: error for error in (DataRejected, JudgeUnavailable, RoundStopped)}
 
 
 def run_stage(name: str, request: Record, directory: Path, *, num_processes: int = 1) -> Manifest:

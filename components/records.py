@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from components.config import (
     ConstraintsConfig,
+    EndpointConfig,
     EvaluationConfig,
     GateConfig,
     GenerationConfig,
@@ -233,11 +234,12 @@ class RoundRecord(Record):
 
 
 def identity(value: Any) -> Any:
-    """Reduces a record to what its result may depend on: artifacts and models become their digests, paths vanish."""
+    """Reduces a record to what its result may depend on: artifacts and models become their digests, paths and endpoints' limits vanish."""
     if isinstance(value, Artifact | ModelRef):
         return value.digest
     if isinstance(value, BaseModel):
-        return {name: identity(getattr(value, name)) for name in type(value).model_fields}
+        free = value.FREE_TO_CHANGE if isinstance(value, EndpointConfig) else ()
+        return {name: identity(getattr(value, name)) for name in type(value).model_fields if name not in free}
     if isinstance(value, tuple | list):
         return [identity(item) for item in value]
     if isinstance(value, dict):

@@ -3,8 +3,9 @@
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, cast, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -22,8 +23,17 @@ def config_reference() -> str:
             if name == "evaluation_judge":
                 parts.append(f"### `{name}`\n\n{field.description} Same keys.\n")
             else:
-                parts.append(_table(f"`{name}`", (section.__doc__ or "").split("\n")[0], section.model_fields))
+                parts += _tables(name, section)
     return "\n".join(parts)
+
+
+def _tables(name: str, section: type[BaseModel]) -> Iterator[str]:
+    """A section's own table, and those of the sections in it."""
+    own = {key: field for key, field in section.model_fields.items() if not _is_section(field)}
+    yield _table(f"`{name}`", (section.__doc__ or "").split("\n")[0], own)
+    for key, field in section.model_fields.items():
+        if _is_section(field):
+            yield from _tables(f"{name}.{key}", cast(type[BaseModel], field.annotation))
 
 
 def _table(title: str, about: str, fields: dict[str, FieldInfo]) -> str:

@@ -9,6 +9,7 @@ from components.artifacts import derive_seed
 from components.config import PolicyConfig, PreferencesConfig
 from components.launch import run_stage
 from components.records import Artifact, CollectRequest, JudgeRef, Manifest, ModelRef
+from tasks.judge_keys import provide_keys
 from tasks.retries import RETRIES
 
 
@@ -39,4 +40,5 @@ def collect_preferences(
         preferences=preferences,
         seed=derive_seed(campaign_seed, round, "collect_preferences"),
     )
+    provide_keys(judge.config)
     return run_stage("collect_preferences", request, directory)

@@ -9,6 +9,7 @@ from components.artifacts import derive_seed
 from components.config import ConstraintsConfig, EvaluationConfig, PolicyConfig
 from components.launch import run_stage
 from components.records import Artifact, EvaluateRequest, JudgeRef, Manifest, ModelRef
+from tasks.judge_keys import provide_keys
 from tasks.retries import RETRIES
 
 
@@ -45,4 +46,5 @@ def evaluate(
         constraints=constraints,
         seed=derive_seed(campaign_seed, round, "evaluate"),
     )
+    provide_keys(judge.config)
     return run_stage("evaluate", request, directory)

@@ -1,6 +1,6 @@
 """Who decides which response is better."""
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -8,8 +8,24 @@ from components.config.section import Section
 
 
 class EndpointConfig(Section):
-    """An OpenAI-compatible chat endpoint, and what may be asked of it."""
+    """An OpenAI-compatible chat endpoint, and what may be asked of it. Changing more than `model`, `output`, `max_tokens` is free."""
 
+    FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset(
+        {
+            "url",
+            "api_key_from",
+            "timeout_seconds",
+            "concurrency",
+            "requests_per_minute",
+            "tokens_per_minute",
+            "max_attempts",
+            "price_per_million_input",
+            "price_per_million_output",
+            "max_calls",
+            "max_cost",
+        }
+    )
+    """What no verdict depends on: a start may change it without --accept-changes, and nothing is asked or made again."""
     url: str = ""
     """Base address, such as http://127.0.0.1:8000/v1."""
     model: str = ""
@@ -41,7 +57,7 @@ class EndpointConfig(Section):
 
     @model_validator(mode="after")
     def _cost_is_known(self) -> Self:
-        if self.max_cost and not (self.price_per_million_input or self.price_per_million_output):
+        if self.max_cost and not (self.price_per_million_input and self.price_per_million_output):
             raise ValueError("max_cost needs prices: set `price_per_million_input` and `price_per_million_output`")
         return self
 

@@ -45,7 +45,7 @@ def run(request: EvaluateRequest, out: Path) -> None:
     held_out = _held_out(request)
     seeds = [derive_seed(request.seed, prompt_id) for prompt_id, _ in held_out.prompts]
     answers = answer(request, held_out.token_ids, seeds)
-    context = JudgeContext(out.parent / JUDGING, policy=request.champion, start=request.start, limits=request.limits)
+    context = JudgeContext(out.parent / JUDGING / "evaluate", policy=request.champion, start=request.start, limits=request.limits)
     judge = load_pinned_judge(request.judge, context)
     comparison = _compare(request, held_out, answers, judge)
     rewards = comparison.rewards

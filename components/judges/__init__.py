@@ -80,6 +80,24 @@ def _check_jury(config: AnyJudge, prompts: Sequence[Messages]) -> None:
         check_judge(juror, prompts)
 
 
+def _load_llm(config: AnyJudge, context: JudgeContext) -> Judge:
+    from components.judges.llm import LlmJudge
+
+    return LlmJudge(config, context)
+
+
+def _llm_digest(config: AnyJudge) -> str:
+    from components.judges.llm import llm_digest
+
+    return llm_digest(config)
+
+
+def _check_llm(config: AnyJudge, prompts: Sequence[Messages]) -> None:
+    from components.judges.llm import check_llm
+
+    check_llm(config, prompts)
+
+
 def _nothing_to_check(config: AnyJudge, prompts: Sequence[Messages]) -> None:
     """The campaign checks its own models."""
 
@@ -89,6 +107,7 @@ KINDS: dict[str, Kind] = {
     "reward_model": Kind(_load_reward_model, _reward_model_digest, _check_reward_model),
     "implicit_reward": Kind(_load_implicit_reward, _implicit_reward_digest, _nothing_to_check),
     "jury": Kind(_load_jury, _jury_digest, _check_jury),
+    "llm": Kind(_load_llm, _llm_digest, _check_llm),
 }
 
 

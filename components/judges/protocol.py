@@ -19,7 +19,7 @@ from components.records import ModelRef
 from components.tokens import Messages, format_messages
 
 JUDGING = "judging"
-"""Directory beside a stage's own where judges keep what must outlive a killed run."""
+"""Directory beside the stages' own where judges keep what must outlive a killed run, each stage's in a folder of its own."""
 Key = tuple[str, int]
 """A response: its prompt_id and its sample_id."""
 

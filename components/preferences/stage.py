@@ -27,7 +27,7 @@ def run(request: CollectRequest, out: Path) -> None:
         take_seeds(request.preferences, pinned_digest=request.seed_pairs_digest, out=out)
         return
     groups = read_groups(read_table(request.prompts), read_table(request.responses))
-    context = JudgeContext(out.parent / JUDGING, policy=request.policy, start=request.start, limits=request.limits)
+    context = JudgeContext(out.parent / JUDGING / "collect_preferences", policy=request.policy, start=request.start, limits=request.limits)
     judge = load_pinned_judge(request.judge, context)
     collect(groups, judge, preferences=request.preferences, seed=request.seed, out=out)
 

@@ -95,6 +95,7 @@ def sections(model: type[BaseModel], seen: dict[str, type[BaseModel]]) -> dict[s
     for field in model.model_fields.values():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             seen[field.annotation.__name__] = field.annotation
+            sections(field.annotation, seen)
     return seen
 
 
