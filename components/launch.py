@@ -62,7 +62,7 @@ class Stage:
 STAGES = {
     "start": Stage("components.start.stage", StartRequest, 1, on_accelerator=True),
     "generate_responses": Stage("components.generation.stage", GenerateRequest, 1, on_accelerator=True),
-    "collect_preferences": Stage("components.preferences.stage", CollectRequest, 1, on_accelerator=True),
+    "collect_preferences": Stage("components.preferences.stage", CollectRequest, 2, on_accelerator=True),
     "validate_data": Stage("components.validation.stage", ValidateRequest, 1),
     "dpo_train": Stage("components.dpo.stage", TrainRequest, 3, on_accelerator=True),
     "evaluate": Stage("components.evaluation.stage", EvaluateRequest, 2, on_accelerator=True),

@@ -87,8 +87,11 @@ class CampaignConfig(Section):
     @model_validator(mode="after")
     def _labels_fit_the_loss(self) -> Self:
         hard = [name for name in self.training.losses if name in HARD_LABEL_LOSSES]
-        if hard and self.preferences.soft_labels != "none":
-            raise ValueError(f"training.loss {hard[0]} takes hard labels only: set `preferences: {{soft_labels: none}}`, or another loss")
+        if hard and self.preferences.gives_soft_labels:
+            raise ValueError(
+                f"training.loss {hard[0]} takes hard labels only: set `preferences: {{soft_labels: none, ties: drop}}` with other `pairs` "
+                "than nash, or another loss"
+            )
         return self
 
     @model_validator(mode="after")

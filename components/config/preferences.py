@@ -1,8 +1,8 @@
 """How judged responses become preference pairs."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from components.config.section import Section
 
@@ -10,12 +10,20 @@ from components.config.section import Section
 class PreferencesConfig(Section):
     """How judged responses become preference pairs."""
 
-    pairs: Literal["best_worst", "best_random"] = "best_worst"
-    """Which response is rejected: the worst of a prompt's samples, or one drawn at random among those worse than the best."""
+    pairs: Literal["best_worst", "best_random", "all_pairs", "top_k", "length_balanced", "nash"] = "best_worst"
+    """Which responses become pairs. `best_worst`: the best and the worst; `best_random`: the best and one drawn among the worse;
+    `all_pairs`: every two; `top_k`: each of the best and the worst of the rest; `length_balanced`: one pair a prompt such that over the
+    round chosen is as long as rejected; `nash`: best and worst by their win rate against the policy's other answers, p from it."""
+    top_k: int = Field(default=2, ge=1)
+    """How many of a prompt's best responses are chosen, when `pairs` is `top_k`."""
     min_margin: float = Field(default=0.0, ge=0.0)
-    """Least difference of judge scores between chosen and rejected; pairs at or below it are dropped, and so are ties."""
-    soft_labels: Literal["none", "bradley_terry"] = "none"
-    """`none`: every pair is certain (p = 1); `bradley_terry`: p = sigmoid(margin / soft_label_scale)."""
+    """Least difference of judge scores between chosen and rejected (of win shares, for a judge that compares and for `nash`); pairs at or
+    below it are dropped."""
+    ties: Literal["drop", "half"] = "drop"
+    """What becomes of two responses that the judge finds equal, or whose two orders disagree: no pair, or a pair with p = 0.5."""
+    soft_labels: Literal["none", "bradley_terry", "verdict"] = "none"
+    """`none`: every pair is certain (p = 1); `bradley_terry`: p = sigmoid(margin / soft_label_scale); `verdict`: p is what the judge
+    concluded about exactly these two, and two that it did not compare give no pair."""
     soft_label_scale: float = Field(default=1.0, gt=0.0)
     """Margin, in judge score units, at which `bradley_terry` gives p = 0.73."""
     tag: str = "helpfulness"
@@ -27,3 +35,14 @@ class PreferencesConfig(Section):
     samples round 1 like the others."""
     seed_pairs_split: str = "train"
     """Split that is read when `seed_pairs` is a `datasets` name."""
+
+    @property
+    def gives_soft_labels(self) -> bool:
+        """Whether a pair's p may be other than 1."""
+        return self.soft_labels != "none" or self.ties == "half" or self.pairs == "nash"
+
+    @model_validator(mode="after")
+    def _nash_has_its_own_labels(self) -> Self:
+        if self.pairs == "nash" and self.soft_labels != "none":
+            raise ValueError("pairs nash takes p from the win rates: leave `soft_labels` out")
+        return self

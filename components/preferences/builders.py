@@ -1,100 +1,109 @@
-"""Pair rules: which of a prompt's scored responses are chosen and rejected. Pure; knows no judge, file or stage.
+"""Builders: which of the pairs that prompts offer are trained on. Pure; knows no judge, file or stage.
 
-A pair's scores differ by more than `min_margin`, and its texts differ. Equal scores and equal texts never become a pair.
+What may be a pair at all, and its label, is settled in `candidates`: equal texts never, equal scores only where ties are kept. No
+builder's choice depends on the order of the prompts.
 """
 
-import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
+from components.artifacts import derive_seed
 from components.config import PreferencesConfig
+from components.preferences.candidates import Answer, Candidates, JudgedPrompt, Pair
+from components.preferences.win_rates import win_rates
 
-SCORE_NOISE = 1e-9
-"""Scores this close (relative to their size) are equal: the order of a sum must not turn a tie into a preference."""
-
-
-@dataclass(frozen=True)
-class ScoredSample:
-    """A response with the judge's score of it."""
-
-    sample_id: int
-    text: str
-    score: float
+Choose = Callable[[Sequence[Candidates], PreferencesConfig, int], list[list[Pair]]]
+"""(what each prompt offers, configuration, the stage's seed) -> at least one pair of each prompt, in the prompts' order."""
 
 
-class Pair(NamedTuple):
-    """Two responses to one prompt, the first preferred."""
+class Builder(NamedTuple):
+    """A way to choose pairs."""
 
-    chosen: ScoredSample
-    rejected: ScoredSample
-
-    @property
-    def margin(self) -> float:
-        """Difference of the scores, in the judge's units; positive."""
-        return self.chosen.score - self.rejected.score
+    choose: Choose
+    rescored: Callable[[JudgedPrompt], JudgedPrompt] = lambda prompt: prompt
+    """Gives answers the worth whose differences are the margins; the judge's scores as they are, unless a builder has its own."""
 
 
-Outcome = Pair | Literal["ties", "below_margin", "no_verdict"]
-"""A pair, or why a prompt gives none: no two different scores, none far enough apart, or fewer than two scores at all."""
-Builder = Callable[[Sequence[ScoredSample], float, int], Outcome]
-"""(samples of one prompt, min_margin, seed) -> outcome."""
+def best_worst(offered: Candidates) -> list[Pair]:
+    """The best answer and the worst; among equals the first sampled."""
+    return [_against_worst(_of_best(offered.clearest))]
 
 
-def best_worst(samples: Sequence[ScoredSample], min_margin: float, seed: int) -> Outcome:
-    """Takes the best response and the worst; among equals the first sampled."""
-    found = _best_and_worse(samples, min_margin)
-    if not isinstance(found, tuple):
-        return found
-    best, worse = found
-    return Pair(best, min(worse, key=lambda sample: (sample.score, sample.sample_id)))
+def best_random(offered: Candidates, seed: int) -> list[Pair]:
+    """The best answer, and one drawn at random among those that may be rejected for it."""
+    against = sorted(_of_best(offered.clearest), key=lambda pair: pair.rejected.sample_id)
+    return [random.Random(derive_seed(seed, offered.prompt.prompt_id)).choice(against)]
 
 
-def best_random(samples: Sequence[ScoredSample], min_margin: float, seed: int) -> Outcome:
-    """Takes the best response, and one drawn at random among those worse by more than `min_margin`."""
-    found = _best_and_worse(samples, min_margin)
-    if not isinstance(found, tuple):
-        return found
-    best, worse = found
-    return Pair(best, random.Random(seed).choice(sorted(worse, key=lambda sample: sample.sample_id)))
+def all_pairs(offered: Candidates) -> list[Pair]:
+    """Every pair."""
+    return sorted([*offered.decided, *offered.tied], key=_place)
 
 
-BUILDERS: dict[str, Builder] = {"best_worst": best_worst, "best_random": best_random}
+def top_k(offered: Candidates, k: int) -> list[Pair]:
+    """Each of the `k` best answers, and the worst of the others; of two answers the better against the worse."""
+    ranked = sorted(offered.prompt.answers, key=_rank)
+    best = ranked[: min(k, len(ranked) - 1)]
+    rest = {answer.sample_id for answer in ranked[len(best) :]}
+    found = []
+    for answer in best:
+        for pairs in (offered.decided, offered.tied):
+            against = [pair for pair in pairs if pair.chosen == answer and pair.rejected.sample_id in rest]
+            if against:
+                found.append(_against_worst(against))
+                break
+    return found or best_worst(offered)
 
 
-def soft_label(margin: float, preferences: PreferencesConfig) -> float:
-    """Probability p that chosen is really preferred, from the margin of the scores.
+def length_balanced(offers: Sequence[Candidates], preferences: PreferencesConfig, seed: int) -> list[list[Pair]]:
+    """One pair a prompt, such that over the round chosen answers are as long as rejected ones.
 
-    `bradley_terry`: p = sigmoid(margin / scale) (Bradley and Terry 1952); `none`: 1.
+    Prompts are gone through in the order of their ids, which are hashes. Each gives the pair whose difference in length, in
+    characters, best offsets that of the pairs so far; among equals the one with the largest margin.
     """
-    return LABELS[preferences.soft_labels](margin / preferences.soft_label_scale)
+    surplus = 0
+    chosen: dict[str, list[Pair]] = {}
+    for offered in sorted(offers, key=lambda offered: offered.prompt.prompt_id):
+        pair = min(offered.clearest, key=lambda pair: (abs(surplus + _growth(pair)), -pair.margin, _place(pair)))
+        surplus += _growth(pair)
+        chosen[offered.prompt.prompt_id] = [pair]
+    return [chosen[offered.prompt.prompt_id] for offered in offers]
 
 
-def _certain(margin: float) -> float:
-    return 1.0
+def by_win_rate(prompt: JudgedPrompt) -> JudgedPrompt:
+    """A prompt whose answers' worth is their win rate against the champion's other answers."""
+    rates = win_rates(prompt)
+    return replace(prompt, answers=tuple(replace(answer, score=rates[answer.sample_id]) for answer in prompt.answers))
 
 
-def _sigmoid(margin: float) -> float:
-    return 1 / (1 + math.exp(-margin)) if margin >= 0 else math.exp(margin) / (1 + math.exp(margin))
+BUILDERS: dict[str, Builder] = {
+    "best_worst": Builder(lambda offers, preferences, seed: [best_worst(offered) for offered in offers]),
+    "best_random": Builder(lambda offers, preferences, seed: [best_random(offered, seed) for offered in offers]),
+    "all_pairs": Builder(lambda offers, preferences, seed: [all_pairs(offered) for offered in offers]),
+    "top_k": Builder(lambda offers, preferences, seed: [top_k(offered, preferences.top_k) for offered in offers]),
+    "length_balanced": Builder(length_balanced),
+    "nash": Builder(lambda offers, preferences, seed: [best_worst(offered) for offered in offers], rescored=by_win_rate),
+}
 
 
-LABELS: dict[str, Callable[[float], float]] = {"none": _certain, "bradley_terry": _sigmoid}
+def _rank(answer: Answer) -> tuple[float, int]:
+    return -answer.score, answer.sample_id
 
 
-def _best_and_worse(
-    samples: Sequence[ScoredSample], min_margin: float
-) -> tuple[ScoredSample, list[ScoredSample]] | Literal["ties", "below_margin", "no_verdict"]:
-    """The best response and the others that may be rejected for it, of which there is at least one."""
-    if len(samples) < 2:
-        return "no_verdict"
-    best = min(samples, key=lambda sample: (-sample.score, sample.sample_id))
-    worse = [
-        sample
-        for sample in samples
-        if sample.text.strip() != best.text.strip() and not math.isclose(sample.score, best.score, rel_tol=SCORE_NOISE, abs_tol=SCORE_NOISE)
-    ]
-    if not worse:
-        return "ties"
-    eligible = [sample for sample in worse if best.score - sample.score > min_margin]
-    return (best, eligible) if eligible else "below_margin"
+def _of_best(pairs: Sequence[Pair]) -> list[Pair]:
+    best = min((pair.chosen for pair in pairs), key=_rank)
+    return [pair for pair in pairs if pair.chosen == best]
+
+
+def _against_worst(pairs: Sequence[Pair]) -> Pair:
+    return min(pairs, key=lambda pair: (pair.rejected.score, pair.rejected.sample_id))
+
+
+def _growth(pair: Pair) -> int:
+    return len(pair.chosen.text) - len(pair.rejected.text)
+
+
+def _place(pair: Pair) -> tuple[int, int]:
+    return pair.chosen.sample_id, pair.rejected.sample_id

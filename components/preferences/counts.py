@@ -2,17 +2,22 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from components.judges.protocol import Group, Verdict, scores
+from components.preferences.labels import TIED
 from components.preferences.verdict_table import conclusions
 
 COUNTS = "collect.json"
-OUTCOMES = ("pairs", "ties", "below_margin", "no_verdict")
+PAIRED = "paired"
+OUTCOMES = (PAIRED, "ties", "below_margin", "no_verdict", "not_compared")
+"""How a prompt may end: with pairs, or without any for one of the reasons in `candidates`."""
 
 
-def judged_counts(groups: Sequence[Group], verdicts: Sequence[Verdict], outcomes: Counter[str]) -> dict[str, Any]:
+def judged_counts(
+    groups: Sequence[Group], verdicts: Sequence[Verdict], outcomes: Iterable[str], pairs: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
     """Counts of a judged round; conclusions count as verdicts, and a response's score once."""
     concluded, scored = conclusions(verdicts), scores(verdicts)
     counts = {
@@ -22,18 +27,20 @@ def judged_counts(groups: Sequence[Group], verdicts: Sequence[Verdict], outcomes
         "invalid_verdicts": sum(verdict.status == "invalid" for verdict in concluded),
         "mean_score": math.fsum(scored.values()) / len(scored) if scored else None,
     }
-    return counts | _ended(outcomes, prompts=len(groups))
+    return counts | _ended(Counter(outcomes), pairs, prompts=len(groups))
 
 
-def seeded_counts(outcomes: Counter[str]) -> dict[str, Any]:
+def seeded_counts(outcomes: Sequence[str], pairs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Counts of a round that a data set seeds: a prompt for each of its rows."""
-    rows = outcomes.total()
-    counts = {"prompts": rows, "responses": 0, "verdicts": 0, "invalid_verdicts": 0, "mean_score": None}
-    return counts | _ended(outcomes, prompts=rows)
+    counts = {"prompts": len(outcomes), "responses": 0, "verdicts": 0, "invalid_verdicts": 0, "mean_score": None}
+    return counts | _ended(Counter(outcomes), pairs, prompts=len(outcomes))
 
 
-def _ended(outcomes: Counter[str], *, prompts: int) -> dict[str, int]:
+def _ended(outcomes: Counter[str], pairs: Sequence[dict[str, Any]], *, prompts: int) -> dict[str, int]:
+    """Prompts by their end, which add up, and the pairs, of which a prompt may give several."""
     ended = {outcome: outcomes[outcome] for outcome in OUTCOMES}
     if sum(ended.values()) != prompts or outcomes.keys() - set(OUTCOMES):
         raise AssertionError(f"the outcomes {dict(outcomes)} do not add up to {prompts} prompts")
-    return ended
+    if len(pairs) < outcomes[PAIRED]:
+        raise AssertionError(f"{outcomes[PAIRED]} prompts are to have pairs, and there are {len(pairs)}")
+    return ended | {"pairs": len(pairs), "tied_pairs": sum(pair["p"] == TIED for pair in pairs)}

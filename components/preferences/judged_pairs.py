@@ -1,13 +1,15 @@
 """Pairs from what a judge said of a round's responses. Knows the builders, and no judge."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from components.artifacts import derive_seed
 from components.config import PreferencesConfig
-from components.judges.protocol import Group, Key, Verdict, scores
-from components.preferences.builders import BUILDERS, Pair, ScoredSample, soft_label
+from components.judges.protocol import Group, Key, Verdict
+from components.preferences.builders import BUILDERS
+from components.preferences.candidates import Candidates, Pair, candidates
+from components.preferences.counts import PAIRED
+from components.preferences.judged_prompts import judged_prompts
 from components.preferences.pair_table import pair_row
 from components.preferences.verdict_table import conclusions
 
@@ -17,8 +19,8 @@ class Built(NamedTuple):
 
     rows: list[dict[str, Any]]
     """As `pair_row` makes them."""
-    outcomes: Counter[str]
-    """How many prompts ended how; keys of `counts.OUTCOMES`."""
+    outcomes: dict[str, str]
+    """How each prompt ended, by prompt_id in the order of the prompts: one of `counts.OUTCOMES`."""
 
 
 def build_pairs(groups: Sequence[Group], verdicts: Sequence[Verdict], *, judge: str, preferences: PreferencesConfig, seed: int) -> Built:
@@ -30,32 +32,44 @@ def build_pairs(groups: Sequence[Group], verdicts: Sequence[Verdict], *, judge: 
         judge: Its name.
         preferences: Names builder, margin and labels.
         seed: Of the stage.
+
+    Raises:
+        ValueError: The labels are to be the judge's word on two answers, and it compared none.
     """
-    scored, cited = scores(verdicts), _verdict_ids(verdicts)
-    build = BUILDERS[preferences.pairs]
+    _check_compared(verdicts, judge, preferences)
+    builder = BUILDERS[preferences.pairs]
+    offers = [candidates(builder.rescored(prompt), preferences) for prompt in judged_prompts(groups, verdicts)]
+    pairs = iter(builder.choose([offered for offered in offers if isinstance(offered, Candidates)], preferences, seed))
+    cited = _verdict_ids(verdicts)
     rows: list[dict[str, Any]] = []
-    outcomes: Counter[str] = Counter()
-    for group in groups:
-        name = group.prompt_id
-        samples = [ScoredSample(number, text, scored[name, number]) for number, text in group.responses if (name, number) in scored]
-        outcome = build(samples, preferences.min_margin, derive_seed(seed, name))
-        if not isinstance(outcome, Pair):
-            outcomes[outcome] += 1
-            continue
-        outcomes["pairs"] += 1
-        evidence = dict.fromkeys(cited[name, outcome.chosen.sample_id] + cited[name, outcome.rejected.sample_id])
-        row = pair_row(
-            group.messages,
-            outcome.chosen.text,
-            outcome.rejected.text,
-            p=soft_label(outcome.margin, preferences),
-            margin=outcome.margin,
-            tag=preferences.tag,
-            judge=judge,
-            verdict_ids=list(evidence),
-        )
-        rows.append(row)
+    outcomes: dict[str, str] = {}
+    for group, offered in zip(groups, offers, strict=True):
+        outcomes[group.prompt_id] = PAIRED if isinstance(offered, Candidates) else offered
+        if isinstance(offered, Candidates):
+            rows += [_row(group, pair, judge, cited, preferences) for pair in next(pairs)]
     return Built(rows, outcomes)
+
+
+def _check_compared(verdicts: Iterable[Verdict], judge: str, preferences: PreferencesConfig) -> None:
+    if preferences.soft_labels == "verdict" and all(verdict.opponent_id is None for verdict in conclusions(verdicts)):
+        raise ValueError(
+            f"preferences.soft_labels = verdict needs a judge that compares, and {judge} scores one response at a time: use bradley_terry"
+        )
+
+
+def _row(group: Group, pair: Pair, judge: str, cited: defaultdict[Key, list[str]], preferences: PreferencesConfig) -> dict[str, Any]:
+    sample_ids = pair.chosen.sample_ids + pair.rejected.sample_ids
+    evidence = dict.fromkeys(name for sample_id in sample_ids for name in cited[group.prompt_id, sample_id])
+    return pair_row(
+        group.messages,
+        pair.chosen.text,
+        pair.rejected.text,
+        p=pair.p,
+        margin=pair.margin,
+        tag=preferences.tag,
+        judge=judge,
+        verdict_ids=list(evidence),
+    )
 
 
 def _verdict_ids(verdicts: Iterable[Verdict]) -> defaultdict[Key, list[str]]:

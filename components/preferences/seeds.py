@@ -1,20 +1,28 @@
 """Pairs of a preference data set that is round 1's data. Knows no judge."""
 
 import logging
-from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from components.config import PreferencesConfig
-from components.preferences.builders import soft_label
-from components.preferences.judged_pairs import Built
+from components.preferences.counts import PAIRED
+from components.preferences.labels import TIED, soft_label
 from components.preferences.pair_table import pair_row
 from components.preferences.pairs_file import SeedPair, load_seed_pairs
 
 log = logging.getLogger(__name__)
 
 
-def seeded_pairs(preferences: PreferencesConfig, *, pinned_digest: str | None) -> Built:
+class Seeded(NamedTuple):
+    """The pairs of a data set."""
+
+    rows: list[dict[str, Any]]
+    """As `pair_row` makes them."""
+    outcomes: list[str]
+    """How each row of the data set ended: one of `counts.OUTCOMES`."""
+
+
+def seeded_pairs(preferences: PreferencesConfig, *, pinned_digest: str | None) -> Seeded:
     """Reads the configured data set; every row of it ends as one outcome.
 
     Args:
@@ -30,41 +38,42 @@ def seeded_pairs(preferences: PreferencesConfig, *, pinned_digest: str | None) -
     if seeds.split_earlier:
         places = len(seeds.split_earlier), seeds.split_earlier[0]
         log.warning("%s: %d rows part before the last answer and give no pair; the first is %s", preferences.seed_pairs, *places)
-    outcomes = Counter({"no_verdict": len(seeds.split_earlier)})
-    rows = []
-    for pair in seeds.pairs:
-        outcome = _outcome(pair, preferences)
-        outcomes[outcome] += 1
-        if outcome == "pairs":
-            rows.append(_row(pair, preferences))
-    return Built(rows, outcomes)
+    outcomes = [_outcome(pair, preferences) for pair in seeds.pairs]
+    rows = [_row(pair, preferences) for pair, outcome in zip(seeds.pairs, outcomes, strict=True) if outcome == PAIRED]
+    return Seeded(rows, outcomes + ["no_verdict"] * len(seeds.split_earlier))
 
 
 def _outcome(pair: SeedPair, preferences: PreferencesConfig) -> str:
     """What a row counts as; one without a margin, or whose margin is negative, is left to validation."""
     if pair.margin is None or pair.margin < 0:
-        return "pairs"
+        return PAIRED
     if pair.margin == 0:
-        return "ties"
-    return "pairs" if pair.margin > preferences.min_margin else "below_margin"
+        return PAIRED if preferences.ties == "half" else "ties"
+    return PAIRED if pair.margin > preferences.min_margin else "below_margin"
 
 
 def _row(pair: SeedPair, preferences: PreferencesConfig) -> dict[str, Any]:
-    p = pair.p
-    if p is None and pair.margin is None and preferences.soft_labels != "none":
-        raise ValueError(
-            f"preferences.soft_labels = {preferences.soft_labels} needs p or margin in every row of {preferences.seed_pairs}: "
-            "add it, or use none"
-        )
-    if p is None:
-        p = 1.0 if pair.margin is None else soft_label(pair.margin, preferences)
     return pair_row(
         pair.messages,
         pair.chosen,
         pair.rejected,
-        p=p,
+        p=_label(pair, preferences),
         margin=pair.margin,
         tag=preferences.tag if pair.tag is None else pair.tag,
         judge=f"dataset:{Path(preferences.seed_pairs).name}",
         verdict_ids=[],
     )
+
+
+def _label(pair: SeedPair, preferences: PreferencesConfig) -> float:
+    if pair.p is not None:
+        return pair.p
+    needed = {"verdict": "p", "bradley_terry": "p or margin"}.get(preferences.soft_labels)
+    if needed == "p" or (needed and pair.margin is None):
+        raise ValueError(
+            f"preferences.soft_labels = {preferences.soft_labels} needs {needed} in every row of {preferences.seed_pairs}: "
+            "add it, or use none"
+        )
+    if pair.margin is None:
+        return 1.0
+    return TIED if pair.margin == 0 else soft_label(pair.margin, preferences)

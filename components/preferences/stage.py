@@ -39,7 +39,7 @@ def collect(groups: Sequence[Group], judge: Judge, *, preferences: PreferencesCo
     check_invalid_share(judge.name, verdicts, preferences.max_invalid_share)
     built = build_pairs(groups, verdicts, judge=judge.name, preferences=preferences, seed=seed)
     write_pairs(out, built.rows)
-    write_json(out / COUNTS, judged_counts(groups, verdicts, built.outcomes))
+    write_json(out / COUNTS, judged_counts(groups, verdicts, built.outcomes.values(), built.rows))
 
 
 def take_seeds(preferences: PreferencesConfig, *, pinned_digest: str | None, out: Path) -> None:
@@ -47,4 +47,4 @@ def take_seeds(preferences: PreferencesConfig, *, pinned_digest: str | None, out
     built = seeded_pairs(preferences, pinned_digest=pinned_digest)
     write_verdicts(out, [])
     write_pairs(out, built.rows)
-    write_json(out / COUNTS, seeded_counts(built.outcomes))
+    write_json(out / COUNTS, seeded_counts(built.outcomes, built.rows))

@@ -1,77 +1,276 @@
-"""Pair rules: which responses become a pair, and which never do."""
+"""Builders: which pairs are chosen, which never are, and that nothing depends on the order of anything."""
 
 import math
+import random
 from collections import Counter
+from itertools import combinations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from components.config import PreferencesConfig
-from components.preferences.builders import BUILDERS, Pair, ScoredSample, best_random, best_worst, soft_label
+from components.judges.protocol import Group, Opinion, Verdict, make_verdict
+from components.preferences.builders import BUILDERS
+from components.preferences.judged_pairs import build_pairs
+from components.preferences.labels import soft_label
+
+ASK = [{"role": "user", "content": "?"}]
 
 
-def samples(*pairs: tuple[str, float]) -> list[ScoredSample]:
-    return [ScoredSample(number, text, score) for number, (text, score) in enumerate(pairs)]
+def group(*texts: str, name: str = "p") -> Group:
+    return Group(name, ASK, tuple(enumerate(texts)))
 
 
-def names(outcome: object) -> tuple[str, str]:
-    assert isinstance(outcome, Pair)
-    return outcome.chosen.text, outcome.rejected.text
+def scored(of: Group, *given: float | None) -> list[Verdict]:
+    return [make_verdict("judge", of, number, Opinion(score)) for (number, _), score in zip(of.responses, given, strict=True)]
+
+
+def compared(of: Group, said: dict[tuple[int, int], float]) -> list[Verdict]:
+    return [make_verdict("judge", of, first, Opinion(score), opponent_id=second) for (first, second), score in said.items()]
+
+
+def pairs_of(of: Group, verdicts: list[Verdict], seed: int = 0, **knobs: object) -> list[tuple[str, str, float]] | str:
+    """(chosen, rejected, p) of each pair of one prompt, or why there is none."""
+    built = build_pairs([of], verdicts, judge="judge", preferences=PreferencesConfig.model_validate(knobs), seed=seed)
+    (outcome,) = built.outcomes.values()
+    return [(row["chosen"], row["rejected"], row["p"]) for row in built.rows] if outcome == "paired" else outcome
+
+
+def texts_of(*arguments: object, **knobs: object) -> list[str]:
+    found = pairs_of(*arguments, **knobs)  # type: ignore[arg-type]
+    assert isinstance(found, list), found
+    return [chosen + rejected for chosen, rejected, _ in found]
+
+
+FOUR = group("a", "b", "c", "d")
 
 
 def test_best_worst_takes_the_extremes_and_the_first_of_equals() -> None:
-    outcome = best_worst(samples(("a", 1.0), ("b", 3.0), ("c", 0.5), ("d", 3.0), ("e", 0.5)), 0.0, 0)
-    assert names(outcome) == ("b", "c")
-    assert isinstance(outcome, Pair)
-    assert outcome.margin == 2.5
+    five = group("a", "b", "c", "d", "e")
+    assert texts_of(five, scored(five, 1.0, 3.0, 0.5, 3.0, 0.5)) == ["bc"]
 
 
 def test_best_random_takes_every_worse_response_but_no_equal_one() -> None:
-    group = samples(("a", 3.0), ("b", 3.0), ("c", 2.0), ("d", 1.0), ("e", 0.0))
-    drawn = Counter(names(best_random(group, 0.0, seed)) for seed in range(300))
-    assert {chosen for chosen, _ in drawn} == {"a"}
-    assert {rejected for _, rejected in drawn} == {"c", "d", "e"}
+    five = group("a", "b", "c", "d", "e")
+    verdicts = scored(five, 3.0, 3.0, 2.0, 1.0, 0.0)
+    drawn = Counter(texts_of(five, verdicts, seed, pairs="best_random")[0] for seed in range(300))
+    assert drawn.keys() == {"ac", "ad", "ae"}
     assert min(drawn.values()) > 60
 
 
 def test_best_random_draws_among_those_beyond_the_margin() -> None:
-    group = samples(("a", 3.0), ("b", 2.5), ("c", 1.0))
-    assert {names(best_random(group, 0.5, seed)) for seed in range(40)} == {("a", "c")}
+    three = group("a", "b", "c")
+    verdicts = scored(three, 3.0, 2.5, 1.0)
+    drawn = {texts_of(three, verdicts, seed, pairs="best_random", min_margin=0.5)[0] for seed in range(40)}
+    assert drawn == {"ac"}
+
+
+def test_all_pairs_takes_every_pair_beyond_the_margin_once() -> None:
+    verdicts = scored(FOUR, 3.0, 2.5, 1.0, 1.0)
+    assert texts_of(FOUR, verdicts, pairs="all_pairs") == ["ab", "ac", "ad", "bc", "bd"]
+    assert texts_of(FOUR, verdicts, pairs="all_pairs", min_margin=0.5) == ["ac", "ad", "bc", "bd"]
+
+
+def test_top_k_pairs_each_of_the_best_with_the_worst_of_the_rest() -> None:
+    verdicts = scored(FOUR, 2.0, 0.5, 3.0, 1.0)
+    assert texts_of(FOUR, verdicts, pairs="top_k", top_k=2) == ["cb", "ab"]
+    assert texts_of(FOUR, verdicts, pairs="top_k", top_k=1) == ["cb"]
+    # With fewer answers than k, the last one is still there to be rejected.
+    assert texts_of(FOUR, verdicts, pairs="top_k", top_k=9) == ["cb", "ab", "db"]
+    assert texts_of(FOUR, verdicts, pairs="top_k", top_k=3, min_margin=1.0) == ["cb", "ab"]
+
+
+def test_length_balanced_offsets_the_length_that_the_pairs_before_have_gained() -> None:
+    long_is_good = [group("x" * 9, "y" * 5, "z" * 2, name=str(number)) for number in range(2)]
+    verdicts = [verdict for of in long_is_good for verdict in scored(of, 3.0, 2.0, 1.0)]
+    short_is_good = group("u" * 9, "v" * 2, name="9")
+    groups = [*long_is_good, short_is_good]
+    built = build_pairs(
+        groups, [*verdicts, *scored(short_is_good, 0.0, 1.0)], judge="j", preferences=PreferencesConfig(pairs="length_balanced"), seed=0
+    )
+    growths = [len(row["chosen"]) - len(row["rejected"]) for row in built.rows]
+    # By hand: +3 is nearest to none, then again +3 (sum 6), then the only pair of the third prompt, -7.
+    assert growths == [3, 3, -7]
+
+
+def test_length_balanced_lowers_the_mean_difference_in_length() -> None:
+    chance = random.Random(5)
+    groups, verdicts = [], []
+    for number in range(200):
+        lengths = [chance.randint(1, 60) for _ in range(4)]
+        of = group(*(f"{letter}" * length for letter, length in zip("abcd", lengths, strict=True)), name=f"{number:03d}")
+        groups.append(of)
+        verdicts += scored(of, *(length / 20 + chance.gauss(0, 1) for length in lengths))
+
+    def mean_growth(**knobs: object) -> float:
+        rows = build_pairs(groups, verdicts, judge="j", preferences=PreferencesConfig.model_validate(knobs), seed=1).rows
+        assert len(rows) == 200
+        return sum(len(row["chosen"]) - len(row["rejected"]) for row in rows) / len(rows)
+
+    assert mean_growth(pairs="best_worst") > 15
+    assert abs(mean_growth(pairs="length_balanced")) < 1
+
+
+def test_nash_ranks_by_wins_against_the_other_answers() -> None:
+    three = group("a", "b", "c")
+    said = {(0, 1): 0.6, (0, 2): 0.6, (1, 2): 1.0}
+    # Win rates: a (0.6 + 0.6) / 2 = 0.6, b (0.4 + 1) / 2 = 0.7, c (0.4 + 0) / 2 = 0.2; a beats b, so those two are no pair.
+    assert pairs_of(three, compared(three, said), pairs="nash") == [("b", "c", pytest.approx((1 + 0.7 - 0.2) / 2))]
+    assert texts_of(three, compared(three, said), pairs="nash", min_margin=0.3) == ["bc"]
+    assert pairs_of(three, compared(three, said), pairs="nash", min_margin=0.5) == "below_margin"
+
+
+def test_nash_of_a_judge_that_scores_counts_who_is_above_whom() -> None:
+    verdicts = scored(FOUR, 100.0, 1.0, 1.0, 0.5)
+    # Of three others: a beats 3, b and c beat 1 and tie 1, d beats none; the size of a score does not matter.
+    ((chosen, rejected, p),) = pairs_of(FOUR, verdicts, pairs="nash")
+    assert (chosen, rejected, p) == ("a", "d", 1.0)
+    same = group("a", "a", "b")
+    # An answer given twice ties with itself: 'a' wins (0.5 + 1) / 2, 'b' none of 2.
+    assert pairs_of(same, scored(same, 2.0, 2.0, 1.0), pairs="nash") == [("a", "b", (1 + 0.75) / 2)]
 
 
 @pytest.mark.parametrize("rule", sorted(BUILDERS))
 @pytest.mark.parametrize(
-    ("group", "min_margin", "outcome"),
+    ("texts", "scores", "min_margin", "outcome"),
     [
-        (samples(), 0.0, "no_verdict"),
-        (samples(("a", 1.0)), 0.0, "no_verdict"),
-        (samples(("a", 1.0), ("b", 1.0)), 0.0, "ties"),
-        (samples(("a", 0.1 + 0.2), ("b", 0.3)), 0.0, "ties"),
-        (samples(("a", 2.0), (" a\n", 1.0)), 0.0, "ties"),
-        (samples(("a", 2.0), ("b", 1.5)), 0.5, "below_margin"),
-        (samples(("a", 2.0), ("b", 2.0)), 0.5, "ties"),
+        ((), (), 0.0, "no_verdict"),
+        (("a",), (1.0,), 0.0, "no_verdict"),
+        (("a", "b"), (1.0, math.nan), 0.0, "no_verdict"),
+        (("a", "b"), (1.0, 1.0), 0.0, "ties"),
+        (("a", "b"), (0.1 + 0.2, 0.3), 0.0, "ties"),
+        (("a", " a\n"), (2.0, 1.0), 0.0, "ties"),
+        (("a", "b"), (2.0, 2.0), 0.5, "ties"),
+        (("a", "b"), (2.0, 1.0), 1.0, "below_margin"),
     ],
 )
-def test_group_that_gives_no_pair_says_why(rule: str, group: list[ScoredSample], min_margin: float, outcome: str) -> None:
-    assert BUILDERS[rule](group, min_margin, 7) == outcome
+def test_prompt_that_gives_no_pair_says_why(
+    rule: str, texts: tuple[str, ...], scores: tuple[float, ...], min_margin: float, outcome: str
+) -> None:
+    of = group(*texts)
+    assert pairs_of(of, scored(of, *scores), 7, pairs=rule, min_margin=min_margin) == outcome
+
+
+@pytest.mark.parametrize("rule", sorted(BUILDERS))
+def test_ties_are_kept_as_halves_where_nothing_is_decided(rule: str) -> None:
+    three = group("a", "b", " a")
+    assert pairs_of(three, scored(three, 1.0, 1.0, 1.0), pairs=rule, ties="half") == [("a", "b", 0.5)]
+
+
+def test_ties_beside_decided_pairs_are_halves_of_all_pairs_only() -> None:
+    three = group("a", "b", "c")
+    verdicts = scored(three, 1.0, 1.0, 0.0)
+    assert pairs_of(three, verdicts, pairs="all_pairs", ties="half") == [("a", "b", 0.5), ("a", "c", 1.0), ("b", "c", 1.0)]
+    assert pairs_of(three, verdicts, pairs="best_worst", ties="half") == [("a", "c", 1.0)]
+
+
+def test_two_that_the_judge_called_equal_are_a_tie_whatever_their_other_comparisons_say() -> None:
+    three = group("a", "b", "c")
+    verdicts = compared(three, {(0, 1): 0.5, (0, 2): 1.0, (1, 2): 0.75})
+    assert texts_of(three, verdicts, pairs="all_pairs") == ["ac", "bc"]
+    assert pairs_of(three, verdicts, pairs="all_pairs", ties="half", soft_labels="verdict") == [
+        ("a", "b", 0.5),
+        ("a", "c", 1.0),
+        ("b", "c", 0.75),
+    ]
+
+
+def test_margin_of_a_judge_that_compares_is_the_difference_of_mean_win_shares() -> None:
+    three = group("a", "b", "c")
+    verdicts = compared(three, {(0, 1): 0.9, (0, 2): 0.7, (1, 2): 0.6})
+    built = build_pairs([three], verdicts, judge="j", preferences=PreferencesConfig(), seed=0)
+    # Shares: a (0.9 + 0.7) / 2, c (0.3 + 0.4) / 2.
+    assert built.rows[0]["margin"] == pytest.approx(0.8 - 0.35)
+
+
+def test_label_of_the_verdict_is_what_was_said_of_exactly_these_two() -> None:
+    three = group("a", "b", "c")
+    verdicts = compared(three, {(1, 0): 0.2, (1, 2): 0.9})
+    # Shares: a 0.8, b (0.2 + 0.9) / 2, c 0.1; a and c were not compared.
+    assert pairs_of(three, verdicts, pairs="all_pairs", soft_labels="verdict") == [("a", "b", pytest.approx(0.8)), ("b", "c", 0.9)]
+    assert pairs_of(three, verdicts, pairs="best_worst", soft_labels="verdict") == [("a", "b", pytest.approx(0.8))]
+    assert texts_of(three, verdicts, pairs="best_worst") == ["ac"]
+
+
+def test_prompt_of_which_no_two_were_compared_is_counted_as_such() -> None:
+    two, other = group("a", "b"), group("c", "d", name="q")
+    invalid = make_verdict("judge", other, 0, Opinion(None, "nonsense"), opponent_id=1)
+    verdicts = [*compared(two, {(0, 1): 0.8}), *scored(other, 1.0, 2.0), invalid]
+    preferences = PreferencesConfig(soft_labels="verdict")
+    assert build_pairs([two, other], verdicts, judge="j", preferences=preferences, seed=0).outcomes == {"p": "paired", "q": "not_compared"}
+    with pytest.raises(ValueError, match="needs a judge that compares, and j scores one response at a time: use bradley_terry"):
+        build_pairs([other], scored(other, 1.0, 2.0), judge="j", preferences=preferences, seed=0)
+
+
+def test_responses_of_one_text_are_one_answer_so_that_no_pair_contradicts_another() -> None:
+    four = group("a", "b", "a ", "c")
+    verdicts = compared(four, {(0, 1): 1.0, (2, 1): 0.0, (0, 3): 1.0, (2, 3): 1.0, (1, 3): 1.0})
+    # The judge preferred one copy of 'a' to 'b' and 'b' to the other copy, which is no preference between them.
+    assert texts_of(four, verdicts, pairs="all_pairs") == ["ac", "bc"]
+
+
+LETTERS = st.sampled_from(["a", "b b", "c" * 9, " a"])
+PROMPTS = st.lists(st.lists(st.tuples(LETTERS, st.integers(-3, 3).map(lambda n: n / 2)), max_size=5), min_size=1, max_size=4)
 
 
 @given(
     rule=st.sampled_from(sorted(BUILDERS)),
-    group=st.lists(st.tuples(st.sampled_from(["a", "b", "c", " b"]), st.floats(-5, 5)), max_size=6),
-    min_margin=st.floats(0, 2),
-    seed=st.integers(0, 99),
+    prompts=PROMPTS,
+    compares=st.booleans(),
+    min_margin=st.sampled_from([0.0, 0.3, 1.0]),
+    ties=st.sampled_from(["drop", "half"]),
+    seed=st.integers(0, 9),
+    order=st.randoms(use_true_random=False),
 )
-def test_pair_has_different_texts_and_more_than_the_margin(rule: str, group: list, min_margin: float, seed: int) -> None:
-    scored = samples(*group)
-    outcome = BUILDERS[rule](scored, min_margin, seed)
-    assert outcome == BUILDERS[rule](scored, min_margin, seed)
-    if isinstance(outcome, Pair):
-        assert outcome.chosen.text.strip() != outcome.rejected.text.strip()
-        assert outcome.margin > max(min_margin, 0)
-        assert outcome.chosen.score == max(sample.score for sample in scored)
-        assert {outcome.chosen, outcome.rejected} <= set(scored)
+def test_pairs_are_of_different_answers_in_one_order_and_any_order_of_the_tables(
+    rule: str, prompts: list, compares: bool, min_margin: float, ties: str, seed: int, order: random.Random
+) -> None:
+    groups, verdicts = [], []
+    for number, responses in enumerate(prompts):
+        of = group(*(text for text, _ in responses), name=str(number))
+        groups.append(of)
+        worth = [score for _, score in responses]
+        said = {(i, j): 0.5 + (worth[i] - worth[j]) / 6 for i, j in combinations(range(len(worth)), 2)}
+        verdicts += compared(of, said) if compares else scored(of, *worth)
+    preferences = PreferencesConfig.model_validate({"pairs": rule, "min_margin": min_margin, "ties": ties})
+    built = build_pairs(groups, verdicts, judge="j", preferences=preferences, seed=seed)
+
+    assert list(built.outcomes) == [of.prompt_id for of in groups]
+    for row in built.rows:
+        assert row["chosen"].strip() != row["rejected"].strip()
+        assert (row["margin"] > min_margin and row["p"] > 0.5) or (ties == "half" and row["p"] == 0.5)
+    for of in groups:
+        found = {(row["chosen"].strip(), row["rejected"].strip()) for row in rows_of(built.rows, verdicts, of)}
+        assert bool(found) == (built.outcomes[of.prompt_id] == "paired")
+        assert is_acyclic(found)
+    shuffled_groups, shuffled = groups[:], verdicts[:]
+    order.shuffle(shuffled_groups)
+    order.shuffle(shuffled)
+    again = build_pairs(shuffled_groups, shuffled, judge="j", preferences=preferences, seed=seed)
+    assert again.outcomes == built.outcomes
+    assert sorted(map(content, again.rows)) == sorted(map(content, built.rows))
+
+
+def rows_of(rows: list, verdicts: list[Verdict], of: Group) -> list:
+    own = {verdict.verdict_id for verdict in verdicts if verdict.prompt_id == of.prompt_id}
+    return [row for row in rows if own & set(row["verdict_ids"])]
+
+
+def content(row: dict) -> tuple:
+    return row["chosen"], row["rejected"], row["p"], round(row["margin"], 9), sorted(row["verdict_ids"])
+
+
+def is_acyclic(edges: set[tuple[str, str]]) -> bool:
+    """Whether no answer is preferred to itself over others."""
+    left = set(edges)
+    while left:
+        rejected = {worse for _, worse in left}
+        top = {(better, worse) for better, worse in left if better not in rejected}
+        if not top:
+            return False
+        left -= top
+    return True
 
 
 def test_soft_label_is_the_bradley_terry_probability() -> None:
@@ -79,3 +278,14 @@ def test_soft_label_is_the_bradley_terry_probability() -> None:
     assert soft_label(2 * math.log(3), config) == pytest.approx(0.75)
     assert soft_label(1e6, config) == 1.0
     assert soft_label(2 * math.log(3), PreferencesConfig(soft_label_scale=2.0)) == 1.0
+
+
+def test_label_of_a_pair_whose_margin_hardly_counts_is_not_a_tie() -> None:
+    two = group("a", "b")
+    preferences = {"soft_labels": "bradley_terry", "soft_label_scale": 1e18}
+    assert pairs_of(two, scored(two, 2.0, 1.0), **preferences) == [("a", "b", 0.5)]
+
+
+def test_nash_refuses_labels_of_another_kind() -> None:
+    with pytest.raises(ValueError, match="pairs nash takes p from the win rates: leave `soft_labels` out"):
+        PreferencesConfig(pairs="nash", soft_labels="bradley_terry")

@@ -15,6 +15,7 @@ from components.builtin.world import train_prompts
 from components.config import JudgeConfig, PolicyConfig, PreferencesConfig
 from components.judges import judge_digest
 from components.judges import rule as rule_module
+from components.preferences.builders import BUILDERS
 from components.preferences.pairs_file import pairs_digest
 from components.preferences.stage import run
 from components.prompts import make_prompt
@@ -80,10 +81,13 @@ def test_collect_counts_every_prompt_once_and_pairs_the_extremes(collect: Callab
         "verdicts": 15,
         "invalid_verdicts": 2,
         "mean_score": pytest.approx((-0.5 + 2 + 1 - 1 + 0 * 4 + 1 + 1.25 + 1 + 1 + 1) / 13),
-        "pairs": 1,
+        "paired": 1,
         "ties": 1,
         "below_margin": 1,
         "no_verdict": 2,
+        "not_compared": 0,
+        "pairs": 1,
+        "tied_pairs": 0,
     }
     (pair,) = read_table(out / "preferences.parquet").to_dict("records")
     verdicts = read_table(out / "verdicts.parquet").set_index("verdict_id")
@@ -121,7 +125,17 @@ def test_collect_writes_the_soft_label_and_the_tag(collect: Callable[..., Path])
     assert set(pairs["tag"]) == {"safety"}
 
 
-@pytest.mark.parametrize("rule", ["best_worst", "best_random"])
+def test_collect_counts_prompts_and_pairs_apart_where_a_prompt_gives_several(collect: Callable[..., Path]) -> None:
+    out = collect(pairs="all_pairs", ties="half")
+    counts = read_json(out / "collect.json")
+    # 4 different answers in the first prompt give 6 pairs, the second has one text, the third 4 with three equal scores, the fourth one.
+    assert [counts[name] for name in ("prompts", "paired", "ties", "no_verdict", "pairs", "tied_pairs")] == [5, 2, 1, 2, 12, 3]
+    pairs = read_table(out / "preferences.parquet")
+    assert len(pairs) == pairs["pair_id"].nunique() == 12
+    assert pairs["p"].value_counts().to_dict() == {1.0: 9, 0.5: 3}
+
+
+@pytest.mark.parametrize("rule", sorted(BUILDERS))
 def test_collect_twice_gives_the_same_bytes_whatever_the_order_of_the_responses(collect: Callable[..., Path], rule: str) -> None:
     one, other = collect(pairs=rule), collect(pairs=rule, folder="again", shuffled=3)
     for name in ("verdicts.parquet", "preferences.parquet", "collect.json"):
@@ -193,10 +207,13 @@ def test_collect_from_a_data_set_counts_every_row(tmp_path: Path, caplog: pytest
         "verdicts": 0,
         "invalid_verdicts": 0,
         "mean_score": None,
-        "pairs": 2,
+        "paired": 2,
         "ties": 1,
         "below_margin": 1,
         "no_verdict": 1,
+        "not_compared": 0,
+        "pairs": 2,
+        "tied_pairs": 0,
     }
     pairs = read_table(out / "preferences.parquet")
     assert list(pairs["tag"]) == ["style", "helpfulness"]
@@ -220,6 +237,18 @@ def test_collect_from_a_data_set_turns_margins_into_soft_labels(tmp_path: Path) 
 def test_collect_from_a_data_set_without_margins_refuses_soft_labels(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="soft_labels = bradley_terry needs p or margin in every row"):
         collect_seeds(tmp_path, [{"prompt": "a", "chosen": "yes", "rejected": "no"}], soft_labels="bradley_terry")
+
+
+def test_collect_from_a_data_set_keeps_ties_as_halves_where_they_are_kept(tmp_path: Path) -> None:
+    out = collect_seeds(tmp_path, SEEDS, ties="half")
+    assert list(read_table(out / "preferences.parquet")["p"]) == [1.0, 0.5, 1.0, 0.7]
+    counts = read_json(out / "collect.json")
+    assert (counts["ties"], counts["tied_pairs"], counts["pairs"]) == (0, 1, 4)
+
+
+def test_collect_from_a_data_set_without_verdicts_refuses_their_labels(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="soft_labels = verdict needs p in every row"):
+        collect_seeds(tmp_path, SEEDS[:1], soft_labels="verdict")
 
 
 def test_collect_from_a_data_set_leaves_a_negative_margin_to_validation(tmp_path: Path) -> None:

@@ -93,6 +93,8 @@ class CampaignMaker:
         """Publishes counts of verdicts and pairs that add up."""
         counts: dict[str, float] = {"prompts": 384, "responses": responses, "verdicts": responses, "invalid_verdicts": 2 * bool(responses)}
         counts |= {"pairs": 350 + round_, "ties": 21, "below_margin": 13 - round_, "no_verdict": 0, "mean_score": 0.9 + 0.4 * round_}
+        if round_ > 1:  # the first round is one of an earlier version, which did not count these
+            counts |= {"pairs": 700, "paired": 348 + round_, "not_compared": 2, "tied_pairs": 0}
         pairs = pd.DataFrame({"pair_id": [f"{round_}-0"]})
         self.stage(round_, "collect_preferences", {"preferences.parquet": pairs, "collect.json": counts})
 
