@@ -5,7 +5,8 @@ Importing this package loads no machine-learning library; a reward model's file 
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from importlib import import_module
+from typing import Any, NamedTuple
 
 from components.artifacts import digest
 from components.config import JudgeConfig, JurorConfig
@@ -80,34 +81,28 @@ def _check_jury(config: AnyJudge, prompts: Sequence[Messages]) -> None:
         check_judge(juror, prompts)
 
 
-def _load_llm(config: AnyJudge, context: JudgeContext) -> Judge:
-    from components.judges.llm import LlmJudge
-
-    return LlmJudge(config, context)
-
-
-def _llm_digest(config: AnyJudge) -> str:
-    from components.judges.llm import llm_digest
-
-    return llm_digest(config)
-
-
-def _check_llm(config: AnyJudge, prompts: Sequence[Messages]) -> None:
-    from components.judges.llm import check_llm
-
-    check_llm(config, prompts)
-
-
 def _nothing_to_check(config: AnyJudge, prompts: Sequence[Messages]) -> None:
     """The campaign checks its own models."""
+
+
+def _of_module(module: str, load: str, digest: str, check: str) -> Kind:
+    """A kind whose module, which may load a lot, is imported when one of its functions is called."""
+
+    def deferred(name: str) -> Callable[..., Any]:
+        return lambda *arguments: getattr(import_module(module), name)(*arguments)
+
+    return Kind(deferred(load), deferred(digest), deferred(check))
 
 
 KINDS: dict[str, Kind] = {
     "rule": Kind(_load_rule, rule_digest, check_rule),
     "reward_model": Kind(_load_reward_model, _reward_model_digest, _check_reward_model),
     "implicit_reward": Kind(_load_implicit_reward, _implicit_reward_digest, _nothing_to_check),
+    "self": _of_module("components.judges.self_judge", "SelfJudge", "self_digest", "check_self"),
+    "constitution": _of_module("components.judges.constitution", "ConstitutionJudge", "constitution_digest", "check_constitution"),
+    "debate": _of_module("components.judges.debate", "DebateJudge", "debate_digest", "check_debate"),
     "jury": Kind(_load_jury, _jury_digest, _check_jury),
-    "llm": Kind(_load_llm, _llm_digest, _check_llm),
+    "llm": _of_module("components.judges.llm", "LlmJudge", "llm_digest", "check_llm"),
 }
 
 

@@ -9,10 +9,10 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from components.artifacts import digest
-from components.judges.protocol import Group, Judge, Opinion, Verdict, make_verdict
+from components.judges.protocol import Group, Judge, Opinion, Verdict, as_part, make_verdict
 from components.judges.votes import VOTES, PairKey, accuracies, vote_of
 
 Ballots = dict[PairKey, dict[str, float | None]]
@@ -130,8 +130,7 @@ def _without_abstentions(votes: Mapping[str, float | None]) -> dict[str, float]:
 def _under_their_names(said: Mapping[str, Sequence[Verdict]]) -> Iterable[Verdict]:
     for juror, verdicts in said.items():
         for verdict in verdicts:
-            part = f"{juror}/{verdict.part}" if verdict.part else juror
-            yield replace(verdict, verdict_id=digest([verdict.verdict_id, part])[:16], part=part)
+            yield as_part(verdict, juror)
 
 
 def _distinct(name: str, taken: Iterable[str]) -> str:

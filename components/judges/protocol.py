@@ -9,7 +9,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
@@ -136,6 +136,13 @@ def conclude_pair(judge: str, group: Group, first: int, second: int, *, forward:
     else:
         opinion = Opinion(0.5, "" if asked == swapped == 0.5 else "the orders disagree")
     return [*orders, make_verdict(judge, group, first, opinion, opponent_id=second)]
+
+
+def as_part(verdict: Verdict, part: str) -> Verdict:
+    """The verdict as what one part of a larger judge said, such as a juror or a principle; its own parts stand below it."""
+    path = f"{part}/{verdict.part}" if verdict.part else part
+    identity = sha256(json.dumps([verdict.verdict_id, path]).encode()).hexdigest()[:16]
+    return replace(verdict, verdict_id=identity, part=path)
 
 
 def judge_alone(

@@ -4,12 +4,13 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
 from components.artifacts import read_json, write_json
 from components.model_directory import SNAPSHOT_FILES
+from components.records import ModelRef
 from components.serving.plan import HOST, Serving
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -31,6 +32,20 @@ def pick_engine(name: str) -> Engine:
     if missing:
         raise ValueError(f"transformers serves only where {', '.join(missing)} is installed: `pip install 'transformers[serving]'`")
     return "transformers"
+
+
+def engine_for(model: ModelRef) -> Engine:
+    """The engine that `auto` means for a model: transformers also where vLLM is installed and does not take the model's adapter.
+
+    Raises:
+        ValueError: Neither is installed; names the command that installs it.
+    """
+    engine = pick_engine("auto")
+    if engine == "vllm" and model.adapter is not None:
+        settings = _adapter_config(model.adapter)
+        if settings.get("use_dora") or _lora_rank(settings) > VLLM_RANKS[-1]:
+            return pick_engine("transformers")
+    return engine
 
 
 def _vllm() -> str | None:
@@ -85,6 +100,12 @@ def _adapter_config(adapter: Path) -> dict[str, object]:
     return read_json(adapter / "adapter_config.json")
 
 
+def _lora_rank(settings: Mapping[str, object]) -> int:
+    rank = settings["r"]
+    assert isinstance(rank, int), rank
+    return rank
+
+
 def _vllm_command(serving: Serving) -> tuple[list[str], dict[str, str]]:
     """The command, and its environment; an adapter takes the campaign's name, and its base that name with `-start`."""
     model, executable = serving.model, _vllm()
@@ -95,8 +116,7 @@ def _vllm_command(serving: Serving) -> tuple[list[str], dict[str, str]]:
     settings = _adapter_config(model.adapter)
     if settings.get("use_dora"):
         raise ValueError("vLLM takes no DoRA adapters: choose --engine transformers")
-    rank = settings["r"]
-    assert isinstance(rank, int)
+    rank = _lora_rank(settings)
     fitting = next((allowed for allowed in VLLM_RANKS if allowed >= rank), None)
     if fitting is None:
         raise ValueError(f"vLLM takes adapters up to rank {VLLM_RANKS[-1]}, not {rank}: choose --engine transformers")

@@ -1,0 +1,96 @@
+"""The self judge: the round's own policy, served on this machine while it judges, and asked as any chat model is.
+
+The server listens on 127.0.0.1 only and ends with the judging, however that ends. It computes in full precision also where the other
+stages hold the policy's weights in 4 bits.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from components.artifacts import digest
+from components.config import EndpointConfig, JudgeSettings, PolicyConfig
+from components.judges.chat.quoting import NOTICE
+from components.judges.llm import LlmJudge
+from components.judges.orders import SCHEMA
+from components.judges.protocol import Group, JudgeContext, Verdict
+from components.judges.templates import check_template, read_template
+from components.ports import free_port
+from components.records import JudgeUnavailable, ModelRef, ServiceFailed
+from components.serving.engines import Engine, engine_for, pick_engine
+from components.serving.plan import Serving
+from components.serving.server import served
+from components.tokens import Messages
+
+NAME = "self"
+OUTPUTS: dict[Engine, Literal["json_schema", "text"]] = {"vllm": "json_schema", "transformers": "text"}
+"""How each server can be held to a verdict's form: transformers' own writes free text only."""
+
+
+class SelfJudge:
+    """Compares responses by asking the policy that wrote them."""
+
+    def __init__(self, config: JudgeSettings, context: JudgeContext) -> None:
+        """Takes the policy from the context; serves nothing yet.
+
+        Raises:
+            ValueError: The context names no policy, as outside of a campaign.
+        """
+        if context.policy is None or context.limits is None:
+            raise ValueError("kind self asks a campaign's policy: outside of a campaign use kind: llm with an endpoint of yours")
+        self.name = NAME
+        self._config, self._context = config, context
+        self._policy, self._limits = context.policy, context.limits
+
+    def judge(self, groups: Sequence[Group]) -> list[Verdict]:
+        """Serves the policy, and compares the responses as the `llm` judge does.
+
+        Raises:
+            JudgeUnavailable: The server does not start, or as the `llm` judge.
+        """
+        with serving_policy(self._policy, self._limits, self._config.endpoint, scratch=self._context.scratch) as endpoint:
+            judge = LlmJudge(self._config.model_copy(update={"endpoint": endpoint}), self._context)
+            judge.name = self.name
+            return judge.judge(groups)
+
+
+@contextlib.contextmanager
+def serving_policy(policy: ModelRef, limits: PolicyConfig, endpoint: EndpointConfig, *, scratch: Path) -> Iterator[EndpointConfig]:
+    """Serves a policy on a free port of 127.0.0.1 until the block is left or this process dies; yields the endpoint to ask.
+
+    Args:
+        policy: What to serve.
+        limits: Its precision.
+        endpoint: Limits of the asking; address, model and output are the server's.
+        scratch: Where the server's log and what it is laid out in go.
+
+    Raises:
+        JudgeUnavailable: The server ended at its start.
+    """
+    # The name stands in every cached question, so that no round takes the answers of another's policy for its own.
+    serving = Serving(scratch, policy, f"policy-{policy.digest[:16]}", limits.dtype, free_port())
+    engine = engine_for(policy)
+    scratch.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(served(serving, engine))
+        except ServiceFailed as error:
+            raise JudgeUnavailable(f"judge {NAME}: {error}") from None
+        yield endpoint.model_copy(update={"url": serving.address, "model": serving.model_id, "output": OUTPUTS[engine]})
+
+
+def self_digest(config: JudgeSettings) -> str:
+    """Identity of the judge: the wording and form of what is asked; the policy that answers comes with the context."""
+    asked = {"max_tokens": config.endpoint.max_tokens, "schema": SCHEMA}
+    return digest({"self": asked, "template": read_template(config.prompt), "notice": NOTICE})
+
+
+def check_self(config: JudgeSettings, prompts: Sequence[Messages]) -> None:
+    """Looks whether a server is installed, and at the template.
+
+    Raises:
+        ValueError: Something is not there; one line with the remedy.
+    """
+    pick_engine("auto")
+    check_template(config.prompt)
