@@ -64,7 +64,7 @@ STAGES = {
     "generate_responses": Stage("components.generation.stage", GenerateRequest, 1, on_accelerator=True),
     "collect_preferences": Stage("components.preferences.stage", CollectRequest, 2, on_accelerator=True),
     "validate_data": Stage("components.validation.stage", ValidateRequest, 1),
-    "dpo_train": Stage("components.dpo.stage", TrainRequest, 3, on_accelerator=True),
+    "dpo_train": Stage("components.dpo.stage", TrainRequest, 4, on_accelerator=True),
     "evaluate": Stage("components.evaluation.stage", EvaluateRequest, 2, on_accelerator=True),
     "promote": Stage("components.promotion.stage", PromoteRequest, 1),
 }

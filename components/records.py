@@ -185,7 +185,7 @@ class TrainRequest(Record):
     lora: LoraConfig
     soft_prompt: SoftPromptConfig
     training: TrainingConfig
-    constraints: ConstraintsConfig = ConstraintsConfig()
+    constraints: ConstraintsConfig
     round: int
     seed: int
 
@@ -204,7 +204,7 @@ class EvaluateRequest(Record):
     batch_size: int
     judge: JudgeRef
     evaluation: EvaluationConfig
-    constraints: ConstraintsConfig = ConstraintsConfig()
+    constraints: ConstraintsConfig
     seed: int
 
 

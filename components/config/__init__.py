@@ -12,13 +12,22 @@ from components.config.loading import describe, differences, load_config
 from components.config.policy import BUILTIN, LoraConfig, PolicyConfig, SoftPromptConfig
 from components.config.preferences import PreferencesConfig
 from components.config.section import Section
-from components.config.training import HARD_LABEL_LOSSES, MARGIN_LOSSES, UNSMOOTHED_LOSSES, ConstraintsConfig, LossName, TrainingConfig
+from components.config.training import (
+    HARD_LABEL_LOSSES,
+    MARGIN_LOSSES,
+    RESPONSE_LOSSES,
+    UNSMOOTHED_LOSSES,
+    ConstraintsConfig,
+    LossName,
+    TrainingConfig,
+)
 
 __all__ = [
     "BUILTIN",
     "CAMPAIGN_NAME",
     "HARD_LABEL_LOSSES",
     "MARGIN_LOSSES",
+    "RESPONSE_LOSSES",
     "UNSMOOTHED_LOSSES",
     "BudgetConfig",
     "CampaignConfig",

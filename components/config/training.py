@@ -25,6 +25,7 @@ LossName = Literal[
     "aot",
     "aot_unpaired",
     "kto",
+    "apo_zero_unpaired",
     "sft",
     "rpo",
     "simpo",
@@ -38,8 +39,10 @@ MARGIN_LOSSES = frozenset({"sigmoid", "sigmoid_norm", "ipo", "ipo_mean", "hinge"
 HARD_LABEL_LOSSES = frozenset({"aot", "aot_unpaired"})
 """Losses that take no probability of a label."""
 
+RESPONSE_LOSSES = frozenset({"kto", "apo_zero_unpaired"})
+"""Losses that take single responses, desirable or not, and pairs by taking them apart."""
 UNSMOOTHED_LOSSES = frozenset(
-    {"apo_down", "apo_zero", "bco_pair", "discopop", "dpop", "kto", "nca_pair", "orpo", "sft", "sppo", "sppo_hard"}
+    {"apo_down", "apo_zero", "apo_zero_unpaired", "bco_pair", "discopop", "dpop", "kto", "nca_pair", "orpo", "sft", "sppo", "sppo_hard"}
 )
 """Losses that read no label smoothing."""
 

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pair:
-    """One preference pair as token ids, and the probability that chosen is really preferred."""
+    """One preference pair as token ids, and the probability that chosen is really preferred.
+
+    An unpaired response has one answer and an empty other one: it is `chosen` where it is desirable, else `rejected`, each with
+    probability p.
+    """
 
     prompt: list[int]
     chosen: list[int]
@@ -26,6 +30,16 @@ class Pair:
     tag: str = ""
     """Kind of preference."""
 
+    @property
+    def is_unpaired(self) -> bool:
+        """Whether it is a single response."""
+        return not (self.chosen and self.rejected)
+
+    @property
+    def answer(self) -> list[int]:
+        """The chosen answer, or the only one."""
+        return self.chosen or self.rejected
+
 
 def encode_pairs(table: pd.DataFrame, tokenizer: "PreTrainedTokenizerBase", *, max_response_tokens: int, source: str) -> list[Pair]:
     """Tokenises a validated table of pairs, in its order; `source` names the table in messages."""
@@ -33,7 +47,10 @@ def encode_pairs(table: pd.DataFrame, tokenizer: "PreTrainedTokenizerBase", *, m
     columns = (table[name] for name in ("prompt", "chosen", "rejected", "p", "prompt_id", "tag"))
     for row, (prompt, chosen, rejected, p, prompt_id, tag) in enumerate(zip(*columns, strict=True)):
         messages = parse_messages(prompt)
-        kept, dropped = (response_ids(tokenizer, messages, text, max_tokens=max_response_tokens) for text in (chosen, rejected))
+        kept, dropped = (
+            response_ids(tokenizer, messages, text, max_tokens=max_response_tokens) if isinstance(text, str) else []
+            for text in (chosen, rejected)
+        )
         name = f"{source} row {row} (prompt {prompt_id})"
         pairs.append(Pair(prompt_ids(tokenizer, messages), kept, dropped, float(p), name, tag))
     return pairs

@@ -39,14 +39,16 @@ class Setting(NamedTuple):
     beta: float
     dtype: str
     """Precision of the weights: `float32` or `bfloat16`."""
-    reference_chosen_logps: float
-    """Mean over the training pairs of log pi_ref(y_w|x), in nats an answer."""
+    reference_chosen_logps: float | None
+    """Mean over the training pairs of log pi_ref(y_w|x), in nats an answer; None where the loss reads no reference."""
     chosen_tokens: float
     """Mean length of the chosen answers, in tokens."""
 
 
 def diagnose(metrics: Metrics, setting: Setting) -> list[str]:
     """Names what went wrong, each in one line with what to change; empty where nothing did, or where the steps are too few to tell."""
+    # Of unpaired responses, a step may hold none that is desirable.
+    metrics = [line for line in metrics if "rewards/chosen" in line and "rewards/rejected" in line]
     if len(metrics) < FEWEST_STEPS:
         return []
     found = [not_learning(metrics, setting), displaced(metrics, setting), exploding(metrics, setting), diverging(metrics)]
@@ -77,6 +79,8 @@ def displaced(metrics: Metrics, setting: Setting) -> str | None:
 
     What was likely before goes to answers that are in neither set, so the reward accuracy looks well while the answers get worse.
     """
+    if setting.reference_chosen_logps is None:
+        return None
     lost = (setting.reference_chosen_logps - _at_end(metrics, "logps/chosen")) / setting.chosen_tokens
     if lost <= MOST_LOST or _growth(metrics, "rewards/margins") <= 0:
         return None

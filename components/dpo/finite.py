@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from components.dpo.batches import Pair
+from components.dpo.reference import PairLogps
 
 MOST_NAMED = 10
 
@@ -60,13 +61,13 @@ def refuse_non_finite_gradient(norm: float, pairs: Sequence[Pair], what: str) ->
         )
 
 
-def refuse_non_finite_reference(chosen: torch.Tensor, rejected: torch.Tensor, pairs: Sequence[Pair]) -> None:
-    """Looks at the reference's log-probabilities, (pairs,) each, before anything is trained on them.
+def refuse_non_finite_reference(logps: PairLogps, pairs: Sequence[Pair]) -> None:
+    """Looks at the reference's log-probabilities before anything is trained on them.
 
     Raises:
         NonFiniteLoss: Some are not finite; names their pairs.
     """
-    finite = torch.isfinite(chosen) & torch.isfinite(rejected)
+    finite = torch.stack([torch.isfinite(values) for values in logps if values is not None]).all(dim=0)
     if not bool(finite.all()):
         found = [pairs[index] for index in (~finite).nonzero().flatten().tolist()]
         raise NonFiniteLoss(

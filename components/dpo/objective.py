@@ -1,27 +1,31 @@
-"""What a step minimises: the configured loss over pairs, the constraints beside it, and what both must remember between steps.
+"""What a step minimises: the configured loss over pairs, and the constraints beside it.
 
 Knows no optimizer and no files. The loss says what it reads (`losses.Loss`); this module has it at hand and never looks at its name.
 """
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
 
-from components.config import ConstraintsConfig, TrainingConfig
+from components.config import TrainingConfig
 from components.dpo.batches import Layout, Pair, Slot
-from components.dpo.constraints import Constraint, Multipliers, Responses
+from components.dpo.constraints import Constraint, Responses
 from components.dpo.losses import LOSSES, Loss, PairLosses, weighted_sum, with_divergence
-from components.dpo.losses.ratios import RunningMean
 from components.dpo.losses.transforms import length_desensitised_logps, wpo_weights
-from components.dpo.losses.unpaired import balanced_weights
+from components.dpo.losses.unpaired import losses_of_both
+from components.dpo.memory import Memory
 from components.dpo.reference import PairLogps
+from components.dpo.responses import desirability, mismatched_answers, responses_loss
 from components.dpo.scoring import Batch, TokenScores, response_logps, token_scores
+from components.dpo.sides import Sides
 
 MEASURED = ("loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected")
 PAIR_LOSS = "loss/pairs"
 """The loss of the pairs alone: without tag weights, WPO's weights and constraints."""
-REWARD_SHIFT, REWARD_COUNT = "reward_shift", "reward_count"
+SHARES = {"share/chosen": ("rewards/chosen", "logps/chosen"), "share/rejected": ("rewards/rejected", "logps/rejected")}
+"""Share of the pairs that have an answer on a side, and the measures that are means over those pairs only."""
 
 
 def configured_loss(training: TrainingConfig) -> Loss[PairLosses]:
@@ -48,68 +52,64 @@ class MicroBatch(NamedTuple):
     """Response tokens."""
 
 
-class Memory:
-    """What the objective must find again when a run is resumed: the reward shift of the losses that have one, and the multipliers."""
-
-    def __init__(self, constraints: ConstraintsConfig, names: Sequence[str], *, shifts_rewards: bool) -> None:
-        self.shifts_rewards = shifts_rewards
-        self.reward_shift = RunningMean(torch.zeros(()), torch.zeros(()))
-        self.multipliers = Multipliers(constraints, names)
-
-    def update(self, means: Mapping[str, float], num_pairs: int) -> None:
-        """Takes in the means of a finished step, which are the same on every rank."""
-        if self.shifts_rewards:
-            count = torch.tensor(2.0 * num_pairs)
-            total = torch.tensor((means["rewards/chosen"] + means["rewards/rejected"]) * num_pairs)
-            self.reward_shift = self.reward_shift.updated(total, count)
-        self.multipliers.update({name: means[f"constraints/{name}/violation"] for name in self.multipliers.values})
-
-    def record(self) -> dict[str, float]:
-        """What stands in the step's metrics, from which `restore` takes it up again."""
-        told = {f"constraints/{name}/multiplier": value for name, value in self.multipliers.values.items()}
-        if self.shifts_rewards:
-            told |= {REWARD_SHIFT: float(self.reward_shift.mean), REWARD_COUNT: float(self.reward_shift.count)}
-        return told
-
-    def restore(self, record: Mapping[str, float]) -> None:
-        """Takes up the memory that the metrics of the last finished step hold."""
-        self.multipliers.restore({name: record[f"constraints/{name}/multiplier"] for name in self.multipliers.values})
-        if self.shifts_rewards:
-            self.reward_shift = RunningMean(torch.tensor(record[REWARD_SHIFT]), torch.tensor(record[REWARD_COUNT]))
-
-
 class Objective:
     """What is minimised over some pairs."""
 
     def __init__(
         self,
         pairs: Sequence[Pair],
-        reference: PairLogps,
+        reference: PairLogps | None,
         training: TrainingConfig,
         *,
         pad_id: int,
         end_id: int,
         pair_weights: Sequence[float],
+        balance: tuple[float, float],
         constraints: Mapping[str, Constraint],
         memory: Memory,
     ) -> None:
+        """Takes what every step needs.
+
+        Args:
+            pairs: Pairs, or unpaired responses.
+            reference: What the reference makes of them; None for a loss that needs none.
+            training: The loss and what stands beside it.
+            pad_id: Token that fills the padding.
+            end_id: Token that ends an answer.
+            pair_weights: Weight of each pair's loss.
+            balance: Factors of the weights of desirable and undesirable responses, from the training pairs (`response_balance`).
+            constraints: By name.
+            memory: Shared with other objectives of the run.
+
+        Raises:
+            ValueError: There are unpaired responses and the loss takes pairs only.
+        """
         self.pairs, self.reference, self.training, self.pad_id, self.end_id = pairs, reference, training, pad_id, end_id
         self.loss = configured_loss(training)
-        self.settings = _settings(self.loss, training)
+        self.responses_loss = responses_loss(pairs, training)
+        self.settings = _settings(self.loss, training, balance)
         self.constraints, self.memory = constraints, memory
         self.mismatched = mismatched_answers(pairs)
-        self.measures = (*MEASURED, PAIR_LOSS, *(f"constraints/{name}/violation" for name in constraints))
+        self.measures = (*MEASURED, PAIR_LOSS, *SHARES, *(f"constraints/{name}/violation" for name in constraints))
         self.pair_weights = torch.tensor(pair_weights)
 
     def expected_first_loss(self, pairs: Sequence[int]) -> float | None:
         """`PAIR_LOSS` of a step over these pairs where policy and reference are the same weights; None if the loss has none."""
-        p = torch.tensor([self.pairs[index].p for index in pairs])
-        return self.loss.expected_first_loss(p, self.settings)
+        if self.responses_loss is None:
+            return self.loss.expected_first_loss(torch.tensor([self.pairs[index].p for index in pairs]), self.settings)
+        each = [[p for p in desirability(self.pairs[index]) if p is not None] for index in pairs]
+        expected = [self.responses_loss.expected_first_loss(torch.tensor(several), self.settings) for several in each]
+        return None if None in expected else fmean(value for value in expected if value is not None)
 
     def told(self, means: Mapping[str, float], kl: torch.Tensor | None) -> dict[str, float]:
         """The metrics of a step or an evaluation; what only repeats another one is left out."""
         weighed = self.constraints or self.training.tag_weights or self.training.weighting != "none"
-        shown = {name: value for name, value in means.items() if weighed or name != PAIR_LOSS}
+        shown = {name: value for name, value in means.items() if name not in SHARES and (weighed or name != PAIR_LOSS)}
+        for share, of_one_side in SHARES.items():
+            for name in of_one_side:
+                value = shown.pop(name)
+                # A step of responses that are all undesirable says nothing of desirable ones.
+                shown |= {name: value / means[share]} if means[share] else {}
         return shown | self.memory.record() | ({} if kl is None else {"kl/mismatched": float(kl)})
 
     @torch.no_grad()
@@ -120,6 +120,7 @@ class Objective:
         """
         if not self.loss.needs_kl:
             return None
+        assert self.reference is not None
         assert self.reference.mismatched is not None
         total = torch.zeros((), device=engine.device)
         for slots in micro_batches:
@@ -135,82 +136,73 @@ class Objective:
     def micro_batch(self, engine: Any, slots: list[Slot], kl: torch.Tensor | None) -> MicroBatch:
         """Runs one forward over the slots' pairs."""
         mine, device = [self.pairs[slot.pair] for slot in slots], engine.device
-        answers = [pair.chosen for pair in mine] + [pair.rejected for pair in mine]
-        batch = Batch([pair.prompt for pair in mine] * 2, answers, self.pad_id, device)
+        sides = Sides(mine)
+        batch = Batch(sides.prompts, sides.answers, self.pad_id, device)
         scores = token_scores(engine, batch, end_id=self.end_id if self.constraints else None, collisions=self.training.weighting == "wpo")
         index, weights = [slot.pair for slot in slots], torch.tensor([slot.weight for slot in slots], device=device)
-        logps = self._summed(scores, batch)
-        result = self._losses(logps, batch, index, weights, kl)
-        total = result.losses * self.pair_weights[index].to(device) * self._alignment(scores, batch)
-        violations = self._violations(scores, batch)
+        present = sides.present(device)
+        result = self._losses(sides.spread(self._summed(scores, batch, sides)), present, sides, index, weights, kl)
+        total = result.losses * self.pair_weights[index].to(device) * self._alignment(scores, batch, sides)
+        violations = self._violations(scores, batch, sides)
         for name, violation in violations.items():
             total = total + self.memory.multipliers.values[name] * violation
         margins = result.chosen_rewards - result.rejected_rewards
         # A tie is half right, so that an untrained policy scores 0.5 and not 0.
         accuracies = (margins > 0).float() + 0.5 * (margins == 0).float()
-        chosen, rejected = scores.logps.detach().sum(dim=1).view(2, len(slots))
+        chosen, rejected = sides.spread(scores.logps.detach().sum(dim=1))
         rewards = (result.chosen_rewards, result.rejected_rewards, margins, accuracies)
-        rows = torch.stack([total, *rewards, chosen, rejected, result.losses, *violations.values()]).detach()
+        rows = torch.stack([total, *rewards, chosen, rejected, result.losses, *present, *violations.values()]).detach()
         return MicroBatch((total * weights).sum(), rows @ weights, torch.isfinite(rows).all(dim=0), int(batch.target_mask.sum()))
 
-    def _summed(self, scores: TokenScores, batch: Batch) -> torch.Tensor:
+    def _summed(self, scores: TokenScores, batch: Batch, sides: Sides) -> torch.Tensor:
         if self.training.ld_alpha == 1:
             return scores.logps.sum(dim=1)
-        return length_desensitised_logps(scores.logps, batch.target_mask, shared_lengths(batch), ld_alpha=self.training.ld_alpha)
+        shared = sides.shared_lengths().to(scores.logps.device)
+        return length_desensitised_logps(scores.logps, batch.target_mask, shared, ld_alpha=self.training.ld_alpha)
 
-    def _losses(self, logps: torch.Tensor, batch: Batch, index: list[int], weights: torch.Tensor, kl: torch.Tensor | None) -> PairLosses:
-        chosen, rejected = logps.view(2, len(index))
-        chosen_lengths, rejected_lengths = batch.target_mask.sum(dim=1).float().view(2, len(index))
-        available = {
-            "policy_chosen_logps": chosen,
-            "policy_rejected_logps": rejected,
-            "reference_chosen_logps": self.reference.chosen[index].to(logps.device),
-            "reference_rejected_logps": self.reference.rejected[index].to(logps.device),
-            "chosen_lengths": chosen_lengths,
-            "rejected_lengths": rejected_lengths,
-            "p": torch.tensor([self.pairs[place].p for place in index], device=logps.device),
-        }
+    def _losses(
+        self, logps: torch.Tensor, present: torch.Tensor, sides: Sides, index: list[int], weights: torch.Tensor, kl: torch.Tensor | None
+    ) -> PairLosses:
+        """Losses of the pairs whose log-probabilities are `logps`, (2, pairs)."""
         shared = self.settings | {"reward_shift": self.memory.reward_shift.mean.to(logps.device)} | ({} if kl is None else {"kl": kl})
+        lengths = sides.spread(torch.tensor([float(len(answer)) for answer in sides.answers], device=logps.device))
+        p = torch.tensor([self.pairs[place].p for place in index], device=logps.device)
+        available = {"policy_chosen_logps": logps[0], "policy_rejected_logps": logps[1], "p": p}
+        available |= {"chosen_lengths": lengths[0], "rejected_lengths": lengths[1]}
+        if self.reference is not None:
+            of_reference = self.reference.chosen[index].to(logps.device), self.reference.rejected[index].to(logps.device)
+            if self.responses_loss is not None:
+                return losses_of_both(self.responses_loss, logps, torch.stack(of_reference), p, present, shared)
+            available |= {"reference_chosen_logps": of_reference[0], "reference_rejected_logps": of_reference[1]}
         counted = weights > 0
         if not self.loss.couples_batch or bool(counted.all()):
             return self.loss.apply(available | shared)
         # Pairs that only fill a micro-batch up must not take part in a loss that looks at its pairs together.
         result = self.loss.apply({name: values[counted] for name, values in available.items()} | shared) if bool(counted.any()) else None
-        filled = [torch.zeros_like(chosen) for _ in PairLosses._fields]
+        filled = [torch.zeros_like(logps[0]) for _ in PairLosses._fields]
         if result is not None:
             filled = [zeros.masked_scatter(counted, values) for zeros, values in zip(filled, result, strict=True)]
         return PairLosses(filled[0] + 0.0 * logps.sum(), *filled[1:])
 
-    def _alignment(self, scores: TokenScores, batch: Batch) -> torch.Tensor | float:
+    def _alignment(self, scores: TokenScores, batch: Batch, sides: Sides) -> torch.Tensor | float:
         if scores.log_collisions is None:
             return 1.0
-        both = wpo_weights(scores.logps, scores.log_collisions, batch.target_mask).view(2, -1)
-        return both[0] * both[1]
+        return sides.spread(wpo_weights(scores.logps, scores.log_collisions, batch.target_mask), gap=1.0).prod(dim=0)
 
-    def _violations(self, scores: TokenScores, batch: Batch) -> dict[str, torch.Tensor]:
-        """Mean violation of a pair's two answers, (pairs,), by constraint."""
+    def _violations(self, scores: TokenScores, batch: Batch, sides: Sides) -> dict[str, torch.Tensor]:
+        """Mean violation of a pair's answers, (pairs,), by constraint."""
         if not self.constraints:
             return {}
         assert scores.end_logps is not None
         responses = Responses(batch.targets, batch.target_mask, scores.logps, scores.end_logps)
-        return {name: constraint(responses).view(2, -1).mean(dim=0) for name, constraint in self.constraints.items()}
+        answers = sides.present(scores.logps.device).sum(dim=0)
+        return {name: sides.spread(constraint(responses)).sum(dim=0) / answers for name, constraint in self.constraints.items()}
 
 
-def shared_lengths(batch: Batch) -> torch.Tensor:
-    """Tokens that both answers of a row's pair have, (rows,); the rows are all chosen answers, then all rejected ones."""
-    return batch.target_mask.sum(dim=1).view(2, -1).min(dim=0).values.repeat(2)
-
-
-def mismatched_answers(pairs: Sequence[Pair]) -> list[list[int]]:
-    """For each pair an answer to another prompt: the next pair's chosen one, so that the reference can score it beforehand."""
-    return [pair.chosen for pair in (*pairs[1:], *pairs[:1])]
-
-
-def _settings(loss: Loss[PairLosses], training: TrainingConfig) -> dict[str, float]:
-    """Values of the settings that the loss reads. Pairs hold as many desirable as undesirable answers, which KTO's balance counts."""
+def _settings(loss: Loss[PairLosses], training: TrainingConfig, balance: tuple[float, float]) -> dict[str, float]:
+    """Values of the settings that the loss reads."""
     values = {name: float(getattr(training, name)) for name in loss.settings}
-    desirable, undesirable = balanced_weights(1, 1)
-    for name, balance in (("desirable_weight", desirable), ("undesirable_weight", undesirable)):
+    for name, factor in zip(("desirable_weight", "undesirable_weight"), balance, strict=True):
         if name in values:
-            values[name] *= balance
+            values[name] *= factor
     return values

@@ -14,13 +14,14 @@ from components.artifacts import write_bytes
 from components.dpo.batches import Pair
 from components.dpo.losses.transforms import length_desensitised_logps
 from components.dpo.scoring import plain_sum, response_logps
+from components.dpo.sides import Sides
 
 HASH = "sha256"
 log = logging.getLogger(__name__)
 
 
 class PairLogps(NamedTuple):
-    """log-probabilities of chosen and rejected, each (pairs,), summed over response tokens, float32 on the CPU."""
+    """log-probabilities of chosen and rejected, each (pairs,), summed over response tokens, float32 on the CPU; 0 where there is none."""
 
     chosen: torch.Tensor
     rejected: torch.Tensor
@@ -59,19 +60,17 @@ def score_pairs(
     kinds = 2 if mismatched is None else 3
     logps = torch.zeros(kinds, len(pairs), device=next(model.parameters()).device)
     if mine:
-        prompts = [pairs[index].prompt for index in mine]
-        answers = [pairs[index].chosen for index in mine] + [pairs[index].rejected for index in mine]
-        shared = torch.tensor([min(len(pairs[index].chosen), len(pairs[index].rejected)) for index in mine] * 2)
+        sides = Sides([pairs[index] for index in mine])
+        shared = sides.shared_lengths()
 
         def summed(logps: torch.Tensor, mask: torch.Tensor, rows: list[int]) -> torch.Tensor:
             return length_desensitised_logps(logps, mask, shared[rows].to(logps.device), ld_alpha=ld_alpha)
 
         sums = plain_sum if ld_alpha == 1 else summed
-        logps[:2, mine] = (
-            response_logps(model, pad_id, prompts * 2, answers, batch_size=batch_size, summed=sums).view(2, len(mine)).to(logps.device)
-        )
+        scored = response_logps(model, pad_id, sides.prompts, sides.answers, batch_size=batch_size, summed=sums)
+        logps[:2, mine] = sides.spread(scored).to(logps.device)
         if mismatched is not None:
-            others = [mismatched[index] for index in mine]
+            prompts, others = [pairs[index].prompt for index in mine], [mismatched[index] for index in mine]
             logps[2, mine] = response_logps(model, pad_id, prompts, others, batch_size=batch_size).to(logps.device)
     if world_size > 1:
         torch.distributed.all_reduce(logps)

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 import torch
 
 from components.dpo.batches import Pair
-from components.dpo.reference import PairLogps, score_pairs
 from components.dpo.scoring import response_logps
 from components.generation.law import Law
 from components.generation.sampler import sample
@@ -22,7 +21,8 @@ class Probe(NamedTuple):
     """What the trained weights make of a few pairs, before they are saved."""
 
     pairs: list[Pair]
-    logps: PairLogps
+    logps: torch.Tensor
+    """Of each pair's answer (its chosen one, or the only one), (pairs,)."""
     prompt: list[int]
     """The shortest of the pairs' prompts."""
     tokens: list[int]
@@ -34,7 +34,7 @@ class Probe(NamedTuple):
 def probe_trained(engine: Any, pairs: list[Pair], pad_id: int, *, max_tokens: int) -> Probe:
     """Scores pairs and answers a prompt with the weights in the engine; every rank must call it with the same pairs."""
     engine.eval()
-    logps = score_pairs(engine, pairs, pad_id, batch_size=len(pairs), rank=0, world_size=1)
+    logps = response_logps(engine, pad_id, [pair.prompt for pair in pairs], [pair.answer for pair in pairs], batch_size=len(pairs))
     prompt = min((pair.prompt for pair in pairs), key=len)
     return Probe(pairs, logps, prompt, *_greedy(engine, prompt, min(MOST_TOKENS, max_tokens)))
 
@@ -60,9 +60,9 @@ def check_reloaded(trained: ModelRef, probe: Probe, pad_id: int, *, dtype: torch
     """
     model = load_policy(trained, dtype=dtype, device=device, quantization=quantization)
     prompts = [pair.prompt for pair in probe.pairs]
-    again = response_logps(model, pad_id, prompts, [pair.chosen for pair in probe.pairs], batch_size=len(probe.pairs))
-    worst = float((again - probe.logps.chosen).abs().max())
-    if not worst <= LOGPS_TOLERANCE[dtype] * max(1.0, float(probe.logps.chosen.abs().max()) / 100):
+    again = response_logps(model, pad_id, prompts, [pair.answer for pair in probe.pairs], batch_size=len(probe.pairs))
+    worst = float((again - probe.logps).abs().max())
+    if not worst <= LOGPS_TOLERANCE[dtype] * max(1.0, float(probe.logps.abs().max()) / 100):
         raise RuntimeError(f"the saved weights score pairs differently from the trained ones (by {worst:.4f} nats): they are incomplete")
     law = Law(temperature=1.0, top_p=1.0, top_k=1, max_new_tokens=len(probe.tokens), stop_ids=frozenset())
     (said,) = sample(model, [probe.prompt], seeds=[[0]], law=law, pad_id=pad_id, batch_size=1, on_batch=lambda _: None)

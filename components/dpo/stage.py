@@ -2,10 +2,9 @@
 
 import json
 import logging
-import math
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -16,21 +15,56 @@ from components.dpo.constraints import constraints_of
 from components.dpo.diagnosis import Setting, diagnose, reference_moved
 from components.dpo.engine import build_engine, full_weights, join_process_group
 from components.dpo.finite import refuse_non_finite_reference
+from components.dpo.first_loss import FirstLoss
+from components.dpo.memory import Memory
 from components.dpo.mixing import tag_weights
-from components.dpo.objective import PAIR_LOSS, Memory, Objective, configured_loss, mismatched_answers
+from components.dpo.objective import Objective, configured_loss
 from components.dpo.out_of_memory import attempt_on, memory_told
-from components.dpo.policy import begins_elsewhere, takes_fresh_adapter, trainable_policy
+from components.dpo.policy import takes_fresh_adapter, trainable_policy
 from components.dpo.reference import PairLogps, cached, score_pairs
-from components.dpo.reload import LOGPS_TOLERANCE, check_reloaded, probe_trained
+from components.dpo.reload import LOGPS_TOLERANCE, Probe, check_reloaded, probe_trained
+from components.dpo.responses import mismatched_answers, response_balance
 from components.dpo.system import sampled
 from components.dpo.train import evaluate_pairs, train
 from components.models import load_policy, load_tokenizer, pick_device, resolve_dtype, trained_ref
 from components.records import ModelRef, TrainRequest
 from components.report.plots import training_plot
 
-LN2_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 CHECKPOINTS = "checkpoints"
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What every part of a training reads."""
+
+    request: TrainRequest
+    out: Path
+    rank: int
+    world_size: int
+    device: torch.device
+    dtype: torch.dtype
+    tokenizer: Any
+    train_pairs: list[Pair]
+    eval_pairs: list[Pair]
+
+    @property
+    def scratch(self) -> Path:
+        """Where checkpoints and the reference's log-probabilities of exactly this request lie."""
+        return self.out.parent / CHECKPOINTS / digest(self.request)[:16]
+
+    @property
+    def has_adapter(self) -> bool:
+        return is_wanted(self.request.lora, self.request.soft_prompt)
+
+
+class _Trained(NamedTuple):
+    metrics: list[str]
+    resumed_from_step: int
+    num_steps: int
+    ln2_checked: bool
+    evaluated: dict[str, float] | None
+    probe: Probe
 
 
 def run(request: TrainRequest, out: Path) -> None:
@@ -43,184 +77,171 @@ def run(request: TrainRequest, out: Path) -> None:
         NonFiniteLoss: A loss, or a log-probability of the reference, is not finite; names the pairs.
         NonFiniteGradient: A gradient is not finite; no step was made with it.
         OutOfMemory: Memory ran out; says which micro-batch fits.
+        ValueError: There are unpaired responses and the loss takes pairs only, or all of them are of one kind.
         RuntimeError: The first loss is not ln 2 although policy and reference are the same weights, or the saved weights do not score
             or answer as the trained ones did.
     """
     rank, world_size = join_process_group()
     device = pick_device()
-    with sampled(out, rank=rank, device=device):
-        _run(request, out, rank, world_size, device)
-
-
-def _run(request: TrainRequest, out: Path, rank: int, world_size: int, device: torch.device) -> None:
-    dtype = resolve_dtype(request.limits.dtype)
-    tokenizer = load_tokenizer(request.policy)
-    limit = request.limits.max_response_tokens
+    tokenizer, limit = load_tokenizer(request.policy), request.limits.max_response_tokens
     train_pairs = encode_pairs(read_table(request.train), tokenizer, max_response_tokens=limit, source="train.parquet")
     eval_pairs = encode_pairs(read_table(request.eval), tokenizer, max_response_tokens=limit, source="eval.parquet")
-    scratch = out.parent / CHECKPOINTS / digest(request)[:16]
-    model = trainable_policy(request, dtype, device)
-    pairs = [*train_pairs, *eval_pairs]
-    needs_kl = configured_loss(request.training).needs_kl
-    mismatched = [*mismatched_answers(train_pairs), *mismatched_answers(eval_pairs)] if needs_kl else None
-    training, has_adapter = request.training, is_wanted(request.lora, request.soft_prompt)
-    layout = Layout.fit(
-        pairs_per_step=training.pairs_per_step, micro_batch_pairs=training.micro_batch_pairs, rank=rank, world_size=world_size
-    )
-    with memory_told("scoring under the reference", training, micro_batch_pairs=training.micro_batch_pairs, has_adapter=has_adapter):
-        reference = _reference_logps(request, model, pairs, mismatched, tokenizer.pad_token_id, scratch, (rank, world_size), dtype)
-    refuse_non_finite_reference(reference.chosen, reference.rejected, pairs)
+    work = _Work(request, out, rank, world_size, device, resolve_dtype(request.limits.dtype), tokenizer, train_pairs, eval_pairs)
+    with sampled(out, rank=rank, device=device):
+        model = trainable_policy(request, work.dtype, device)
+        reference = _reference_logps(work, model)
+        trained, module, state = _train(work, model, reference)
+        if state is not None:
+            _publish(work, trained, module, state, reference)
 
-    plan = Plan([pair.tag for pair in train_pairs], training.pairs_per_step, training.epochs, request.seed, training.tag_shares)
+
+def _train(work: _Work, model: torch.nn.Module, reference: PairLogps | None) -> tuple[_Trained, Any, dict[str, torch.Tensor] | None]:
+    """Trains; returns what it came to, the trained module and, on rank 0, its weights."""
+    training, pairs = work.request.training, work.train_pairs
+    layout = Layout.fit(
+        pairs_per_step=training.pairs_per_step,
+        micro_batch_pairs=training.micro_batch_pairs,
+        rank=work.rank,
+        world_size=work.world_size,
+    )
+    plan = Plan([pair.tag for pair in pairs], training.pairs_per_step, training.epochs, work.request.seed, training.tag_shares)
+    objective, held_out = _objectives(work, reference)
     engine = build_engine(
         model,
         training,
         num_steps=plan.num_steps,
         micro_batch_pairs=layout.micro_batch_pairs,
         accumulation=layout.accumulation,
-        dtype=dtype,
+        dtype=work.dtype,
     )
-    objective, held_out = _objectives(request, train_pairs, eval_pairs, reference, tokenizer)
-    check = _FirstLoss(request, objective, dtype)
-    attempt = attempt_on(engine, objective)
-    with memory_told("training", training, micro_batch_pairs=layout.micro_batch_pairs, has_adapter=has_adapter, attempt=attempt):
-        metrics, resumed = train(engine, objective, plan, layout, directory=scratch, on_first_loss=check)
+    check, attempt = FirstLoss(work.request, objective, work.dtype), attempt_on(engine, objective)
+    size = layout.micro_batch_pairs
+    with memory_told("training", training, micro_batch_pairs=size, has_adapter=work.has_adapter, attempt=attempt):
+        metrics, resumed = train(engine, objective, plan, layout, directory=work.scratch, on_first_loss=check)
         evaluated = evaluate_pairs(engine, held_out, layout)
-    probe = probe_trained(engine, train_pairs[: layout.micro_batch_pairs], tokenizer.pad_token_id, max_tokens=limit)
-    state = full_weights(engine)
-    if state is None:
-        return
-    _save(request, engine.module, tokenizer, state, out)
-    trained = trained_ref(out, request.policy, request.round)
-    check_reloaded(trained, probe, tokenizer.pad_token_id, dtype=dtype, device=device, quantization=request.limits.quantization)
-    _refuse_unchanged(trained, request)
-    diagnosis = _diagnosis(
-        request, [json.loads(line) for line in metrics], train_pairs, reference, probe.pairs, tokenizer.pad_token_id, dtype
-    )
-    write_bytes(out / "metrics.jsonl", "".join(f"{line}\n" for line in metrics).encode())
-    training_plot(out, [json.loads(line) for line in metrics])
+    limit = work.request.limits.max_response_tokens
+    probe = probe_trained(engine, pairs[: layout.micro_batch_pairs], work.tokenizer.pad_token_id, max_tokens=limit)
+    return _Trained(metrics, resumed, plan.num_steps, check.applied, evaluated, probe), engine.module, full_weights(engine)
+
+
+def _publish(work: _Work, trained: _Trained, module: Any, state: dict[str, torch.Tensor], reference: PairLogps | None) -> None:
+    """Writes the weights, holds what was written against what was trained, and writes the rest."""
+    request, out = work.request, work.out
+    _save(request, module, work.tokenizer, state, out)
+    saved = trained_ref(out, request.policy, request.round)
+    quantization = request.limits.quantization
+    check_reloaded(saved, trained.probe, work.tokenizer.pad_token_id, dtype=work.dtype, device=work.device, quantization=quantization)
+    _refuse_unchanged(saved, request)
+    metrics = [json.loads(line) for line in trained.metrics]
+    write_bytes(out / "metrics.jsonl", "".join(f"{line}\n" for line in trained.metrics).encode())
+    training_plot(out, metrics)
     outcome = {
-        "policy_digest": trained.digest,
-        "directory": "model" if trained.adapter is None else "adapter",
-        "base_round": trained.base_round,
-        "base_digest": trained.base_digest,
-        "num_pairs": len(train_pairs),
-        "num_steps": plan.num_steps,
-        "first_loss": json.loads(metrics[0])["loss"],
-        "ln2_checked": check.applied,
-        "eval": evaluated,
-        "diagnosis": diagnosis,
-        "num_processes": world_size,
-        "resumed_from_step": resumed,
+        "start_digest": request.policy.digest,
+        "reference_digest": request.reference.digest,
+        "reference_read": reference is not None,
+        "dtype": str(work.dtype).removeprefix("torch."),
+        "zero_stage": request.training.zero_stage,
+        "adapter": describe_wanted(request.lora, request.soft_prompt),
+        "quantization": request.limits.quantization,
+        "policy_digest": saved.digest,
+        "directory": "model" if saved.adapter is None else "adapter",
+        "base_round": saved.base_round,
+        "base_digest": saved.base_digest,
+        "num_pairs": len(work.train_pairs),
+        "num_steps": trained.num_steps,
+        "first_loss": metrics[0]["loss"],
+        "ln2_checked": trained.ln2_checked,
+        "eval": trained.evaluated,
+        "diagnosis": _diagnosis(work, metrics, trained.probe.pairs, reference),
+        "num_processes": work.world_size,
+        "resumed_from_step": trained.resumed_from_step,
     }
-    write_json(out / "train.json", _provenance(request, dtype) | outcome)
+    write_json(out / "train.json", outcome)
 
 
-def _diagnosis(
-    request: TrainRequest,
-    metrics: list[dict[str, float]],
-    pairs: list[Pair],
-    reference: PairLogps,
-    probe: list[Pair],
-    pad_id: int,
-    dtype: torch.dtype,
-) -> list[str]:
+def _diagnosis(work: _Work, metrics: list[dict[str, float]], probe: list[Pair], reference: PairLogps | None) -> list[str]:
     """What went wrong in the training, each cause warned of once; the probe is the first of the training pairs."""
-    training, count = request.training, len(pairs)
+    training, chosen = work.request.training, [index for index, pair in enumerate(work.train_pairs) if pair.chosen]
     setting = Setting(
         learning_rate=training.learning_rate,
         beta=training.beta,
-        dtype=str(dtype).removeprefix("torch."),
-        reference_chosen_logps=float(reference.chosen[:count].mean()),
-        chosen_tokens=sum(len(pair.chosen) for pair in pairs) / count,
+        dtype=str(work.dtype).removeprefix("torch."),
+        reference_chosen_logps=None if reference is None else float(reference.chosen[chosen].mean()),
+        chosen_tokens=sum(len(work.train_pairs[index].chosen) for index in chosen) / len(chosen),
     )
     found = diagnose(metrics, setting)
-    now = load_policy(request.reference, dtype=dtype, device=pick_device(), quantization=request.limits.quantization)
-    again = score_pairs(now, probe, pad_id, batch_size=len(probe), rank=0, world_size=1, ld_alpha=training.ld_alpha).chosen
-    cached_logps = reference.chosen[: len(probe)]
-    moved = reference_moved(cached_logps, again, tolerance=LOGPS_TOLERANCE[dtype] * max(1.0, float(cached_logps.abs().max()) / 100))
-    found += [] if moved is None else [moved]
+    if reference is not None:
+        cached = torch.stack([reference.chosen, reference.rejected])[:, : len(probe)]
+        again = _score(work, _load_reference(work), probe, None, rank=0, world_size=1)
+        tolerance = LOGPS_TOLERANCE[work.dtype] * max(1.0, float(cached.abs().max()) / 100)
+        moved = reference_moved(cached, torch.stack([again.chosen, again.rejected]), tolerance=tolerance)
+        found += [] if moved is None else [moved]
     for cause in found:
         log.warning("%s", cause)
     return found
 
 
-def _provenance(request: TrainRequest, dtype: torch.dtype) -> dict[str, Any]:
-    return {
-        "start_digest": request.policy.digest,
-        "reference_digest": request.reference.digest,
-        "dtype": str(dtype).removeprefix("torch."),
-        "zero_stage": request.training.zero_stage,
-        "adapter": describe_wanted(request.lora, request.soft_prompt),
-        "quantization": request.limits.quantization,
-    }
-
-
-def _objectives(
-    request: TrainRequest, train_pairs: list[Pair], eval_pairs: list[Pair], reference: PairLogps, tokenizer: Any
-) -> tuple[Objective, Objective]:
+def _objectives(work: _Work, reference: PairLogps | None) -> tuple[Objective, Objective]:
     """What is minimised over the training pairs, and the same to be measured on the evaluation pairs, with one memory."""
-    training = request.training
+    request, tokenizer, training = work.request, work.tokenizer, work.request.training
     constraints = constraints_of(request.constraints, encode=lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]))
     memory = Memory(request.constraints, list(constraints), shifts_rewards=configured_loss(training).needs_reward_shift)
-    count, tags = len(train_pairs), [pair.tag for pair in train_pairs]
+    balance = response_balance(work.train_pairs)
+    count, tags = len(work.train_pairs), [pair.tag for pair in work.train_pairs]
 
-    def objective(pairs: list[Pair], logps: PairLogps, weights: list[float]) -> Objective:
+    def objective(pairs: list[Pair], places: slice, weights: list[float]) -> Objective:
         ids = {"pad_id": tokenizer.pad_token_id, "end_id": tokenizer.eos_token_id}
-        return Objective(pairs, logps, training, **ids, pair_weights=weights, constraints=constraints, memory=memory)
+        shared: dict[str, Any] = {"balance": balance, "constraints": constraints, "memory": memory, **ids}
+        return Objective(pairs, None if reference is None else reference.part(places), training, pair_weights=weights, **shared)
 
     return (
-        objective(train_pairs, reference.part(slice(count)), tag_weights(tags, training.tag_weights)),
-        objective(eval_pairs, reference.part(slice(count, None)), [1.0] * len(eval_pairs)),
+        objective(work.train_pairs, slice(count), tag_weights(tags, training.tag_weights)),
+        objective(work.eval_pairs, slice(count, None), [1.0] * len(work.eval_pairs)),
     )
 
 
-class _FirstLoss:
-    """Checks that the first loss is what it must be when policy and reference are the same weights."""
+def _reference_logps(work: _Work, model: torch.nn.Module) -> PairLogps | None:
+    """What the reference makes of all pairs, the training pairs first; None for a loss that does not read it."""
+    request, loss, pairs = work.request, configured_loss(work.request.training), [*work.train_pairs, *work.eval_pairs]
+    if not loss.needs_reference:
+        return None
+    mismatched = [*mismatched_answers(work.train_pairs), *mismatched_answers(work.eval_pairs)] if loss.needs_kl else None
 
-    def __init__(self, request: TrainRequest, objective: Objective, dtype: torch.dtype) -> None:
-        self.same_weights = request.policy.digest == request.reference.digest and not begins_elsewhere(request)
-        self.objective, self.tolerance = objective, LN2_TOLERANCE[dtype]
-        self.applied = False
-
-    def __call__(self, means: Mapping[str, float], pairs: list[int]) -> None:
-        expected = self.objective.expected_first_loss(pairs) if self.same_weights else None
-        if expected is None:
-            return
-        loss = means[PAIR_LOSS]
-        if abs(loss - expected) > self.tolerance * max(1.0, abs(expected) / math.log(2)):
-            raise RuntimeError(
-                f"the first loss is {loss:.6f} and not {expected:.6f}, although policy and reference have the same digest: "
-                "the reference's log-probabilities are not this policy's"
-            )
-        self.applied = True
-
-
-def _reference_logps(
-    request: TrainRequest,
-    model: torch.nn.Module,
-    pairs: list[Pair],
-    mismatched: list[list[int]] | None,
-    pad_id: int,
-    scratch: Path,
-    ranks: tuple[int, int],
-    dtype: torch.dtype,
-) -> PairLogps:
     def score(reference: Any) -> PairLogps:
-        size, share = 2 * request.training.micro_batch_pairs, {"rank": ranks[0], "world_size": ranks[1]}
-        ld_alpha = request.training.ld_alpha
-        return score_pairs(reference.eval(), pairs, pad_id, batch_size=size, **share, ld_alpha=ld_alpha, mismatched=mismatched)
+        return _score(work, reference, pairs, mismatched, rank=work.rank, world_size=work.world_size)
 
     def compute() -> PairLogps:
         if request.reference.digest != request.policy.digest:
-            other = load_policy(request.reference, dtype=dtype, device=pick_device(), quantization=request.limits.quantization)
-            return score(other)
+            return score(_load_reference(work))
         if takes_fresh_adapter(request):
             with without_adapter(model) as policy:
                 return score(policy)
         return score(model)
 
-    return cached(scratch / "reference.safetensors", rank=ranks[0], compute=compute)
+    size = request.training.micro_batch_pairs
+    with memory_told("scoring under the reference", request.training, micro_batch_pairs=size, has_adapter=work.has_adapter):
+        logps = cached(work.scratch / "reference.safetensors", rank=work.rank, compute=compute)
+    refuse_non_finite_reference(logps, pairs)
+    return logps
+
+
+def _load_reference(work: _Work) -> Any:
+    request = work.request
+    return load_policy(request.reference, dtype=work.dtype, device=work.device, quantization=request.limits.quantization)
+
+
+def _score(work: _Work, model: Any, pairs: list[Pair], mismatched: list[list[int]] | None, *, rank: int, world_size: int) -> PairLogps:
+    training = work.request.training
+    return score_pairs(
+        model.eval(),
+        pairs,
+        work.tokenizer.pad_token_id,
+        batch_size=2 * training.micro_batch_pairs,
+        rank=rank,
+        world_size=world_size,
+        ld_alpha=training.ld_alpha,
+        mismatched=mismatched,
+    )
 
 
 def _save(request: TrainRequest, model: Any, tokenizer: Any, state: dict[str, torch.Tensor], out: Path) -> None:

@@ -5,9 +5,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from components import progress
 from components.artifacts import file_digest, write_table
 from components.builtin.world import corpus, support_reply
 from components.config import ConstraintsConfig, LoraConfig, PolicyConfig, SoftPromptConfig, TrainingConfig
+from components.dpo.stage import run
 from components.models import start_ref
 from components.prompts import prompt_id
 from components.records import Artifact, TrainRequest
@@ -65,3 +67,32 @@ def make_request(starter_directory: Path, pair_tables: tuple[Artifact, Artifact]
         )
 
     return make
+
+
+class Stop(BaseException):
+    """Stands for a killed process: nothing in the code catches it."""
+
+
+class StopAfter:
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def began(self, round: str, stage: str) -> None: ...
+
+    def ended(self, round: str, stage: str, seconds: float, *, already_done: bool) -> None: ...
+
+    def advanced(self, done: int, total: int, text: str) -> None:
+        if done == self.step:
+            raise Stop
+
+
+@pytest.fixture(scope="session")
+def run_until() -> Callable[[TrainRequest, Path, int], None]:
+    """Trains into a directory and is killed after a step."""
+
+    def run_and_stop(request: TrainRequest, out: Path, step: int) -> None:
+        out.mkdir(parents=True)
+        with progress.shown_by(StopAfter(step)), pytest.raises(Stop):
+            run(request, out)
+
+    return run_and_stop

@@ -18,7 +18,6 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from components import progress
 from components.artifacts import digest, read_json
 from components.config import TrainingConfig
 from components.dpo import checkpoints
@@ -28,6 +27,7 @@ from components.dpo.stage import run
 from components.records import TrainRequest
 
 Make = Callable[..., TrainRequest]
+RunUntil = Callable[[TrainRequest, Path, int], None]
 LINES = {step: [json.dumps({"step": done}) for done in range(1, step + 1)] for step in range(1, 6)}
 
 
@@ -273,32 +273,13 @@ def test_resume_checkpoint_of_another_number_of_processes_is_refused(
     assert "it was made by 1 processes, and these are 4" in caplog.text
 
 
-class Stop(BaseException):
-    """Stands for a killed process: nothing in the code catches it."""
-
-
-class StopAfter:
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def began(self, round: str, stage: str) -> None: ...
-
-    def ended(self, round: str, stage: str, seconds: float, *, already_done: bool) -> None: ...
-
-    def advanced(self, done: int, total: int, text: str) -> None:
-        if done == self.step:
-            raise Stop
-
-
 class Interrupted:
     """A training of six steps that ended after the fifth, with checkpoints of steps 2 and 4, and the same one uninterrupted."""
 
-    def __init__(self, request: TrainRequest, place: Path) -> None:
+    def __init__(self, request: TrainRequest, place: Path, run_until: RunUntil) -> None:
         self.request, self.place = request, place
         self.whole = self.finish(place / "whole" / "run")
-        (place / "cut" / "run").mkdir(parents=True)
-        with progress.shown_by(StopAfter(5)), pytest.raises(Stop):
-            run(request, place / "cut" / "run")
+        run_until(request, place / "cut" / "run", 5)
 
     def finish(self, out: Path) -> dict[str, Any]:
         out.mkdir(parents=True, exist_ok=True)
@@ -314,8 +295,8 @@ class Interrupted:
 
 
 @pytest.fixture(scope="module")
-def interrupted(make_request: Make, tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
-    return Interrupted(make_request(epochs=2, checkpoint_every=2, zero_stage=2), tmp_path_factory.mktemp("interrupted"))
+def interrupted(make_request: Make, tmp_path_factory: pytest.TempPathFactory, run_until: RunUntil) -> Interrupted:
+    return Interrupted(make_request(epochs=2, checkpoint_every=2, zero_stage=2), tmp_path_factory.mktemp("interrupted"), run_until)
 
 
 FILES = {

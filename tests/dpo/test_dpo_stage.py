@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from components import progress
-from components.artifacts import digest, read_json
+from components.artifacts import digest, file_digest, read_json, read_table, write_table
 from components.config import ConstraintsConfig, LoraConfig
 from components.dpo import train as training_loop
 from components.dpo.stage import run
 from components.launch import run_stage
 from components.models import trained_ref
-from components.records import StageFailed, TrainRequest
+from components.records import Artifact, StageFailed, TrainRequest
 
 Make = Callable[..., TrainRequest]
+Interrupted = Callable[[TrainRequest], Path]
 
 
 def trained(request: TrainRequest, out: Path) -> dict[str, Any]:
@@ -100,53 +100,43 @@ def test_training_what_ranks_share_is_the_same_in_two_processes(make_request: Ma
     assert alone[-1]["reward_count"] == 2 * sum([8, 8, 6] * 2)
 
 
-def test_training_resumed_finds_what_it_kept_between_steps(make_request: Make, tmp_path: Path) -> None:
+def test_training_resumed_finds_what_it_kept_between_steps(make_request: Make, tmp_path: Path, interrupted: Interrupted) -> None:
     request = make_request(epochs=2, checkpoint_every=2, **SHARED)
     whole = trained(request, tmp_path / "whole" / "run")
-    interrupted(request, tmp_path, after=5)
+    interrupted(request)
     resumed = trained(request, tmp_path / "resumed")
     assert resumed["resumed_from_step"] == 4
     assert resumed["policy_digest"] == whole["policy_digest"]
     assert losses(tmp_path / "resumed") == losses(tmp_path / "whole" / "run")
 
 
-class Stop(BaseException):
-    """Stands for a killed process: nothing in the code catches it."""
+@pytest.fixture
+def interrupted(tmp_path: Path, run_until: Callable[[TrainRequest, Path, int], None]) -> Callable[[TrainRequest], Path]:
+    """Trains five steps in this test's directory and is killed; gives the directory of the checkpoints."""
 
+    def kill(request: TrainRequest) -> Path:
+        run_until(request, tmp_path / "killed", 5)
+        return tmp_path / "checkpoints" / digest(request)[:16]
 
-class StopAfter:
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def began(self, round: str, stage: str) -> None: ...
-
-    def ended(self, round: str, stage: str, seconds: float, *, already_done: bool) -> None: ...
-
-    def advanced(self, done: int, total: int, text: str) -> None:
-        if done == self.step:
-            raise Stop
-
-
-def interrupted(request: TrainRequest, directory: Path, *, after: int) -> Path:
-    with progress.shown_by(StopAfter(after)), pytest.raises(Stop):
-        trained(request, directory / "killed")
-    return directory / "checkpoints" / digest(request)[:16]
+    return kill
 
 
 @pytest.mark.parametrize("zero_stage", [0, 2])
-def test_training_resumed_is_bitwise_the_uninterrupted_run(zero_stage: int, make_request: Make, tmp_path: Path) -> None:
+def test_training_resumed_is_bitwise_the_uninterrupted_run(
+    zero_stage: int, make_request: Make, tmp_path: Path, interrupted: Interrupted
+) -> None:
     request = make_request(epochs=2, checkpoint_every=2, zero_stage=zero_stage)
     whole = trained(request, tmp_path / "whole" / "run")
-    interrupted(request, tmp_path, after=5)
+    interrupted(request)
     resumed = trained(request, tmp_path / "resumed")
     assert resumed["resumed_from_step"] == 4
     assert resumed["policy_digest"] == whole["policy_digest"]
     assert losses(tmp_path / "resumed") == losses(tmp_path / "whole" / "run")
 
 
-def test_training_damaged_checkpoint_resumes_from_the_one_before(make_request: Make, tmp_path: Path) -> None:
+def test_training_damaged_checkpoint_resumes_from_the_one_before(make_request: Make, tmp_path: Path, interrupted: Interrupted) -> None:
     request = make_request(epochs=2, checkpoint_every=2)
-    checkpoints = interrupted(request, tmp_path, after=5)
+    checkpoints = interrupted(request)
     newest = max(path for path in (checkpoints / "step-000004").rglob("*.pt"))
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
@@ -154,8 +144,8 @@ def test_training_damaged_checkpoint_resumes_from_the_one_before(make_request: M
     assert trained(request, tmp_path / "resumed")["resumed_from_step"] == 2
 
 
-def test_training_checkpoint_of_another_request_is_not_resumed(make_request: Make, tmp_path: Path) -> None:
-    interrupted(make_request(epochs=2, checkpoint_every=2), tmp_path, after=5)
+def test_training_checkpoint_of_another_request_is_not_resumed(make_request: Make, tmp_path: Path, interrupted: Interrupted) -> None:
+    interrupted(make_request(epochs=2, checkpoint_every=2))
     assert trained(make_request(epochs=2, checkpoint_every=2, beta=0.2), tmp_path / "other")["resumed_from_step"] == 0
 
 
@@ -214,3 +204,51 @@ def test_training_in_child_processes_error_is_named(make_request: Make, tmp_path
     with pytest.raises(StageFailed, match=r"dpo_train failed: FileNotFoundError.*nowhere\.parquet"):
         run_stage("dpo_train", missing, tmp_path, num_processes=2)
     assert not list(tmp_path.glob("dpo_train"))
+
+
+@pytest.fixture(scope="module")
+def unpaired(make_request: Make, tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Requests on responses that are desirable or not: of each four pairs one chosen answer and three rejected ones."""
+    directory = tmp_path_factory.mktemp("unpaired")
+
+    def taken(artifact: Artifact) -> Artifact:
+        table = read_table(artifact)
+        desirable = table.index % 4 == 0
+        table["chosen"], table["rejected"] = table["chosen"].where(desirable), table["rejected"].where(~desirable)
+        path = directory / artifact.path.name
+        write_table(path, table)
+        return Artifact(path=path, digest=file_digest(path))
+
+    def make(**changes: Any) -> TrainRequest:
+        request = make_request(loss="kto", **changes)
+        return request.model_copy(update={"train": taken(request.train), "eval": taken(request.eval)})
+
+    return make
+
+
+def test_training_unpaired_responses_learns_and_resumes(unpaired: Make, tmp_path: Path, interrupted: Interrupted) -> None:
+    request = unpaired(epochs=2, checkpoint_every=2)
+    whole = trained(request, tmp_path / "whole" / "run")
+    steps = metrics(tmp_path / "whole" / "run")
+    assert whole["ln2_checked"]
+    assert whole["num_pairs"] == 22
+    assert steps[-1]["rewards/chosen"] - steps[-1]["rewards/rejected"] > 0.05
+    assert whole["eval"]["num_pairs"] == 6
+    interrupted(request)
+    assert trained(request, tmp_path / "resumed")["policy_digest"] == whole["policy_digest"]
+
+
+def test_training_unpaired_responses_two_processes_same_losses_as_one(unpaired: Make, tmp_path: Path) -> None:
+    request = unpaired(micro_batch_pairs=3)
+    trained(request, tmp_path / "one")
+    run_stage("dpo_train", request, tmp_path / "two", num_processes=2)
+    alone, together = metrics(tmp_path / "one"), metrics(tmp_path / "two" / "dpo_train")
+    for name in ("loss", "kl/mismatched", "rewards/chosen", "logps/rejected"):
+        assert [step[name] for step in together] == pytest.approx([step[name] for step in alone], rel=1e-4, abs=2e-5), name
+
+
+def test_training_without_need_of_a_reference_scores_none(make_request: Make, tmp_path: Path) -> None:
+    summary = trained(make_request(loss="simpo", beta=2.0, checkpoint_every=2), tmp_path / "run")
+    assert summary["reference_read"] is False
+    assert not list(tmp_path.glob("checkpoints/*/reference.safetensors"))
+    assert list(tmp_path.glob("checkpoints/*/step-*"))

@@ -15,6 +15,7 @@ from components.dpo import train as training_loop
 from components.dpo.batches import Pair
 from components.dpo.engine import full_weights
 from components.dpo.finite import NonFiniteGradient, NonFiniteLoss, named, refuse_non_finite_reference
+from components.dpo.reference import PairLogps
 from components.launch import run_stage
 from components.models import load_policy, start_ref
 from components.prompts import prompt_id
@@ -203,4 +204,6 @@ def test_named_more_than_ten_pairs_counts_the_rest() -> None:
 def test_reference_infinite_on_one_side_names_its_pair() -> None:
     pairs = [Pair([1], [2], [3], 1.0, f"row {row}") for row in range(3)]
     with pytest.raises(NonFiniteLoss, match="for row 1: look"):
-        refuse_non_finite_reference(torch.zeros(3), torch.tensor([0.0, -math.inf, 0.0]), pairs)
+        refuse_non_finite_reference(PairLogps(torch.zeros(3), torch.tensor([0.0, -math.inf, 0.0])), pairs)
+    with pytest.raises(NonFiniteLoss, match="for row 2: look"):
+        refuse_non_finite_reference(PairLogps(torch.zeros(3), torch.zeros(3), torch.tensor([0.0, 0.0, math.nan])), pairs)

@@ -105,6 +105,17 @@ BY_HAND: list[tuple[str, dict[str, float], float]] = [
         {"p": 0.75, "beta": 0.5, "kl": 0.6, "desirable_weight": 3.0, "undesirable_weight": 2.0},
         (0.75 * (3 * sigmoid(-0.7) + 2 * sigmoid(-0.8)) + 0.25 * (2 * sigmoid(0.7) + 3 * sigmoid(0.8))) / 2,
     ),
+    # The same with z = 0: desirable 3 * sigmoid(-1), undesirable 2 * sigmoid(-0.5).
+    (
+        "apo_zero_unpaired",
+        {"p": 1.0, "beta": 0.5, "desirable_weight": 3.0, "undesirable_weight": 2.0},
+        (3 * sigmoid(-1) + 2 * sigmoid(-0.5)) / 2,
+    ),
+    (
+        "apo_zero_unpaired",
+        {"p": 0.75, "beta": 0.5, "desirable_weight": 3.0, "undesirable_weight": 2.0},
+        (0.75 * (3 * sigmoid(-1) + 2 * sigmoid(-0.5)) + 0.25 * (2 * sigmoid(1) + 3 * sigmoid(0.5))) / 2,
+    ),
     # Mean log-probabilities: -1 / 2 = -0.5 and -5 / 4 = -1.25.
     ("sft", {"p": 1.0}, 0.5),
     ("sft", {"p": 0.75}, 0.75 * 0.5 + 0.25 * 1.25),

@@ -1,6 +1,7 @@
 """Every loss with all that may stand beside it, on a real model: known first values, and the same gradient however a step is cut."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
@@ -11,9 +12,11 @@ from components.config import ConstraintsConfig, LossName, TrainingConfig
 from components.dpo.batches import Layout, Pair, encode_pairs
 from components.dpo.constraints import constraints_of
 from components.dpo.losses import LOSSES
+from components.dpo.memory import Memory
 from components.dpo.mixing import tag_weights
-from components.dpo.objective import PAIR_LOSS, Memory, Objective, configured_loss, mismatched_answers
-from components.dpo.reference import score_pairs
+from components.dpo.objective import PAIR_LOSS, Objective, configured_loss
+from components.dpo.reference import PairLogps, score_pairs
+from components.dpo.responses import mismatched_answers, response_balance
 from components.models import load_policy, load_tokenizer
 from components.records import TrainRequest
 
@@ -53,7 +56,8 @@ def build(loaded: tuple[Any, Any, list[Pair]]) -> Build:
         memory = Memory(rules, list(chosen), shifts_rewards=loss.needs_reward_shift)
         weights = tag_weights([pair.tag for pair in pairs], training.tag_weights)
         ids = {"pad_id": tokenizer.pad_token_id, "end_id": tokenizer.eos_token_id}
-        return model, Objective(pairs, logps, training, **ids, pair_weights=weights, constraints=chosen, memory=memory)
+        balance = response_balance(pairs)
+        return model, Objective(pairs, logps, training, **ids, pair_weights=weights, balance=balance, constraints=chosen, memory=memory)
 
     return make
 
@@ -163,3 +167,75 @@ def test_memory_comes_back_exactly_from_what_the_metrics_hold(build: Build) -> N
     assert fresh.memory.record() == told
     shifted, plain = step(model, fresh, 8)[0]["loss"], step(*build(loss="bco_pair", moved=True, constraints=RULES), 8)[0]["loss"]
     assert shifted != pytest.approx(plain)
+
+
+def taken_apart(pairs: list[Pair]) -> list[Pair]:
+    """Every pair's two answers as unpaired responses, the desirable ones first."""
+    return [replace(pair, rejected=[]) for pair in pairs] + [replace(pair, chosen=[]) for pair in pairs]
+
+
+@pytest.mark.parametrize("loss", ["kto", "apo_zero_unpaired"])
+def test_objective_unpaired_responses_are_the_pairs_they_were_taken_from(loss: str, build: Build, loaded: Any, monkeypatch: Any) -> None:
+    pairs = loaded[2]
+    # The estimate of the KL depends on which row follows which, so both get the same one.
+    monkeypatch.setattr(Objective, "kl", lambda self, *_: torch.tensor(0.7))
+    of_pairs, gradient = step(*build(loss=loss, moved=True), 8)
+    model, objective = build(loss=loss, pairs=taken_apart(pairs))
+    _, moved = build(loss=loss, moved=True)
+    halves = moved.reference
+    none = torch.zeros(len(pairs))
+    objective.reference = PairLogps(torch.cat([halves.chosen, none]), torch.cat([none, halves.rejected]))
+    of_responses, same = step(model, objective, 16)
+    assert of_responses["loss"] == pytest.approx(of_pairs["loss"], rel=1e-5)
+    assert (same - gradient).norm() <= 1e-4 * gradient.norm()
+    told, wanted = objective.told(of_responses, None), moved.told(of_pairs, None)
+    for name in ("rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected"):
+        assert told[name] == pytest.approx(wanted[name], rel=1e-4, abs=1e-6), name
+    assert not any(name.startswith("share/") for name in told)
+
+
+@pytest.mark.parametrize("changes", [{}, {"ld_alpha": 0.5}, {"weighting": "wpo"}, {"constraints": RULES}], ids=str)
+def test_objective_unpaired_responses_same_gradient_however_a_step_is_cut(changes: dict[str, Any], build: Build, loaded: Any) -> None:
+    model, objective = build(loss="kto", moved=True, pairs=taken_apart(loaded[2])[3:12], **changes)
+    whole, gradient = step(model, objective, 9)
+    for size in (1, 4):
+        means, same = step(model, objective, size)
+        assert means == pytest.approx(whole, rel=1e-4, abs=1e-5)
+        assert (same - gradient).norm() <= 2e-4 * gradient.norm()
+
+
+def test_objective_few_desirable_responses_pull_as_hard_as_many_undesirable_ones(build: Build, loaded: Any) -> None:
+    pairs = loaded[2]
+    rows = [replace(pair, rejected=[], p=1.0) for pair in pairs[:2]] + [replace(pair, chosen=[], p=1.0) for pair in pairs[2:]]
+    model, objective = build(loss="apo_zero_unpaired", pairs=rows)
+    assert objective.settings["desirable_weight"] * 2 == pytest.approx(objective.settings["undesirable_weight"] * 6)
+    means, _ = step(model, objective, 8)
+    assert means["loss"] == pytest.approx(0.5, abs=1e-5)
+    assert objective.expected_first_loss(range(8)) == pytest.approx(0.5)
+
+
+def test_objective_step_without_a_desirable_response_tells_no_reward_of_one(build: Build, loaded: Any) -> None:
+    model, objective = build(loss="kto", pairs=taken_apart(loaded[2]))
+    [slots] = Layout(8, 1, 0, 1).micro_batches(list(range(8, 16)))
+    sums = objective.micro_batch(model, slots, torch.tensor(0.0)).sums
+    told = objective.told(dict(zip(objective.measures, sums.tolist(), strict=True)), None)
+    assert "rewards/chosen" not in told
+    assert "logps/chosen" not in told
+    assert told["logps/rejected"] < 0
+
+
+@pytest.mark.parametrize("changes", [{"loss": "sigmoid"}, {"loss": "kto", "added_losses": {"sft": 0.1}}], ids=str)
+def test_objective_unpaired_response_for_a_loss_of_pairs_is_refused(changes: dict[str, Any], build: Build, loaded: Any) -> None:
+    with pytest.raises(ValueError, match=r"row 0 .* is an unpaired response, and training.loss (sigmoid|sft) takes pairs: set kto"):
+        build(pairs=taken_apart(loaded[2]), **changes)
+
+
+def test_mismatched_answers_are_of_other_prompts() -> None:
+    rows = [
+        Pair([1], [10], [], 1.0),
+        Pair([1], [], [11], 1.0),
+        Pair([2], [12], [13], 1.0),
+        Pair([3], [14], [], 1.0),
+        Pair([3], [15], [], 1.0),
+    ]
+    assert mismatched_answers(rows) == [[12], [12], [14], [10], [10]]

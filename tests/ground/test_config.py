@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from components.config import (
     HARD_LABEL_LOSSES,
     MARGIN_LOSSES,
+    RESPONSE_LOSSES,
     UNSMOOTHED_LOSSES,
     CampaignConfig,
     LossName,
@@ -110,9 +111,11 @@ def loss_settings() -> set[str]:
 
 def test_config_losses_are_those_of_the_registry() -> None:
     from components.dpo.losses import LOSSES
+    from components.dpo.losses import RESPONSE_LOSSES as OF_RESPONSES
 
     assert set(get_args(LossName)) == set(LOSSES)
     assert {name for name, loss in LOSSES.items() if loss.margin_only} == MARGIN_LOSSES
+    assert set(OF_RESPONSES) == RESPONSE_LOSSES
     assert {name for name, loss in LOSSES.items() if not loss.soft_labels} == HARD_LABEL_LOSSES
     assert {name for name, loss in LOSSES.items() if "label_smoothing" not in loss.settings} == UNSMOOTHED_LOSSES
     assert loss_settings() <= TrainingConfig.model_fields.keys()

@@ -23,7 +23,7 @@ from components.dpo.losses.margins import (
 from components.dpo.losses.ratios import apo_down_loss, apo_zero_loss, bco_pair_loss, dpop_loss, nca_pair_loss, sppo_hard_loss, sppo_loss
 from components.dpo.losses.transforms import alpha_scores, forward_kl_scores, js_scores, reverse_kl_scores
 from components.dpo.losses.transport import aot_loss, aot_unpaired_loss
-from components.dpo.losses.unpaired import apo_zero_unpaired_loss, kto_loss, kto_of_pairs_loss
+from components.dpo.losses.unpaired import apo_zero_unpaired_loss, kto_loss, taken_apart
 
 
 def _always(value: float) -> FirstLoss:
@@ -48,15 +48,17 @@ def _first_sppo_hard(p: torch.Tensor, settings: Mapping[str, float]) -> float:
     return 1 / (2 * settings["beta"] ** 2)
 
 
-def _first_kto(p: torch.Tensor, settings: Mapping[str, float]) -> float:
-    return (settings["desirable_weight"] + settings["undesirable_weight"]) / 4
-
-
 def _first_responses(p: torch.Tensor, settings: Mapping[str, float]) -> float:
     return float((p * settings["desirable_weight"] + (1 - p) * settings["undesirable_weight"]).mean()) / 2
 
 
 LN2 = math.log(2)
+RESPONSE_LOSSES: dict[str, Loss[ResponseLosses]] = {
+    "kto": describe(kto_loss, _first_responses),
+    "apo_zero_unpaired": describe(apo_zero_unpaired_loss, _first_responses),
+}
+"""Losses over unpaired responses, each of which is desirable or not; they take `policy_logps` and `reference_logps`."""
+
 LOSSES: dict[str, Loss[PairLosses]] = {
     "sigmoid": describe(sigmoid_loss, _always(LN2), margin_only=True),
     "sigmoid_norm": describe(sigmoid_norm_loss, _always(LN2), margin_only=True),
@@ -75,20 +77,14 @@ LOSSES: dict[str, Loss[PairLosses]] = {
     "dpop": describe(dpop_loss, _always(LN2)),
     "aot": describe(aot_loss, _always(LN2), soft_labels=False, couples_batch=True),
     "aot_unpaired": describe(aot_unpaired_loss, _always(LN2), soft_labels=False, couples_batch=True),
-    "kto": describe(kto_of_pairs_loss, _first_kto),
+    **{name: taken_apart(loss) for name, loss in RESPONSE_LOSSES.items()},
     "sft": describe(sft_loss),
     "rpo": describe(rpo_loss),
     "simpo": describe(simpo_loss),
     "orpo": describe(orpo_loss),
     "cpo": describe(cpo_loss),
 }
-"""Losses over preference pairs."""
-
-RESPONSE_LOSSES: dict[str, Loss[ResponseLosses]] = {
-    "kto": describe(kto_loss, _first_responses),
-    "apo_zero_unpaired": describe(apo_zero_unpaired_loss, _first_responses),
-}
-"""Losses over unpaired responses, each of which is desirable or not; they take `policy_logps` and `reference_logps`."""
+"""Losses over preference pairs; those of responses take the pairs apart."""
 
 DIVERGENCES: dict[str, Callable[..., torch.Tensor]] = {
     "reverse_kl": reverse_kl_scores,

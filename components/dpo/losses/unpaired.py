@@ -1,27 +1,28 @@
 """Losses of single responses that are desirable or not, and their use on pairs."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
-from components.dpo.losses.interface import PairLosses, ResponseLosses, expected_over_label
+from components.dpo.losses.interface import PAIR_LOGPS, Loss, PairLosses, ResponseLosses, expected_over_label
 
 
-def balanced_weights(num_desirable: int, num_undesirable: int) -> tuple[float, float]:
+def balanced_weights(num_desirable: float, num_undesirable: float) -> tuple[float, float]:
     """Weights of desirable and undesirable responses under which both kinds count alike in sum and the mean weight is 1.
 
     The KTO paper (arXiv 2402.01306) asks that (desirable weight x count) / (undesirable weight x count) lie between 1 and 3/2;
     here it is 1. A mean weight of 1 keeps the loss, and so the learning rate, on one scale whatever the balance of the data.
 
     Args:
-        num_desirable: Desirable responses in the training data, at least 1.
-        num_undesirable: Undesirable responses, at least 1.
+        num_desirable: Desirable responses in the training data, in expectation over their labels; above 0.
+        num_undesirable: Undesirable responses, the same.
 
     Raises:
         ValueError: A kind is missing.
     """
-    if min(num_desirable, num_undesirable) < 1:
-        raise ValueError(
-            f"there are {num_desirable} desirable and {num_undesirable} undesirable responses: KTO needs both kinds, so add the missing one"
-        )
+    if min(num_desirable, num_undesirable) <= 0:
+        raise ValueError(f"there are {num_desirable:g} desirable and {num_undesirable:g} undesirable responses: both kinds are needed")
     half = (num_desirable + num_undesirable) / 2
     return half / num_desirable, half / num_undesirable
 
@@ -57,43 +58,6 @@ def kto_loss(
     return ResponseLosses(losses, rewards.detach())
 
 
-def kto_of_pairs_loss(
-    policy_chosen_logps: torch.Tensor,
-    policy_rejected_logps: torch.Tensor,
-    reference_chosen_logps: torch.Tensor,
-    reference_rejected_logps: torch.Tensor,
-    *,
-    beta: float,
-    p: torch.Tensor,
-    kl: torch.Tensor,
-    desirable_weight: float,
-    undesirable_weight: float,
-) -> PairLosses:
-    """KTO on pairs taken apart: the mean of `kto_loss` of chosen, desirable with probability p, and of rejected, with 1 - p.
-
-    The mean over pairs is thus the mean of `kto_loss` over twice as many responses.
-
-    Args:
-        policy_chosen_logps: (batch,) log pi(y_w|x) in nats, summed over response tokens.
-        policy_rejected_logps: (batch,) log pi(y_l|x).
-        reference_chosen_logps: (batch,) log pi_ref(y_w|x).
-        reference_rejected_logps: (batch,) log pi_ref(y_l|x).
-        beta: Strength of the pull towards the reference.
-        p: (batch,) probability that chosen is really preferred, so that it is the desirable one of the two, in [0, 1].
-        kl: Scalar in nats, see `kto_loss`.
-        desirable_weight: Weight of desirable responses, above 0. Pairs hold as many of both kinds.
-        undesirable_weight: Weight of undesirable responses, above 0.
-    """
-
-    def responses(policy: torch.Tensor, reference: torch.Tensor, p: torch.Tensor) -> ResponseLosses:
-        weights = {"desirable_weight": desirable_weight, "undesirable_weight": undesirable_weight}
-        return kto_loss(policy, reference, beta=beta, p=p, kl=kl, **weights)
-
-    chosen = responses(policy_chosen_logps, reference_chosen_logps, p)
-    rejected = responses(policy_rejected_logps, reference_rejected_logps, 1 - p)
-    return PairLosses((chosen.losses + rejected.losses) / 2, chosen.rewards, rejected.rewards)
-
-
 def apo_zero_unpaired_loss(
     policy_logps: torch.Tensor,
     reference_logps: torch.Tensor,
@@ -118,3 +82,52 @@ def apo_zero_unpaired_loss(
     none = policy_logps.new_zeros(())
     weights = {"desirable_weight": desirable_weight, "undesirable_weight": undesirable_weight}
     return kto_loss(policy_logps, reference_logps, beta=beta, p=p, kl=none, **weights)
+
+
+def losses_of_both(
+    loss: Loss[ResponseLosses],
+    policy: torch.Tensor,
+    reference: torch.Tensor,
+    p: torch.Tensor,
+    present: torch.Tensor,
+    shared: Mapping[str, Any],
+) -> PairLosses:
+    """A pair's loss as the mean over its answers: chosen, desirable with probability p, and rejected, with 1 - p.
+
+    So the mean over pairs is the mean over twice as many responses; of an unpaired response, which has one answer, the mean is its own.
+
+    Args:
+        loss: The loss of single responses.
+        policy: (2, batch) log pi(y|x) in nats, summed over response tokens: of chosen, then of rejected.
+        reference: (2, batch) log pi_ref(y|x).
+        p: (batch,) probability that the label is right, in [0, 1].
+        present: (2, batch) 1 where there is an answer, 0 where there is none.
+        shared: What else the loss reads.
+    """
+    available = {"policy_logps": policy.flatten(), "reference_logps": reference.flatten(), "p": torch.cat([p, 1 - p])}
+    losses, rewards = (values.view_as(policy) * present for values in loss.apply(available | dict(shared)))
+    return PairLosses(losses.sum(dim=0) / present.sum(dim=0), rewards[0], rewards[1])
+
+
+def taken_apart(loss: Loss[ResponseLosses]) -> Loss[PairLosses]:
+    """Makes the loss over pairs that takes each of them apart; pairs hold as many desirable as undesirable answers."""
+
+    def function(
+        policy_chosen_logps: torch.Tensor,
+        policy_rejected_logps: torch.Tensor,
+        reference_chosen_logps: torch.Tensor,
+        reference_rejected_logps: torch.Tensor,
+        *,
+        p: torch.Tensor,
+        **shared: Any,
+    ) -> PairLosses:
+        policy = torch.stack([policy_chosen_logps, policy_rejected_logps])
+        reference = torch.stack([reference_chosen_logps, reference_rejected_logps])
+        return losses_of_both(loss, policy, reference, p, torch.ones_like(policy), shared)
+
+    def first_loss(p: torch.Tensor, settings: Mapping[str, float]) -> float:
+        assert loss.first_loss is not None
+        return loss.first_loss(torch.cat([p, 1 - p]), settings)
+
+    others = tuple(name for name in loss.inputs if name not in ("policy_logps", "reference_logps"))
+    return Loss(function, (*PAIR_LOGPS, *others), loss.settings, first_loss)
