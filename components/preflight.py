@@ -6,7 +6,7 @@ from typing import NamedTuple
 from components.config import BUILTIN, CampaignConfig
 from components.judges import check_judge
 from components.model_directory import check_model_directory, check_quantization
-from components.preferences.pairs_file import pairs_digest
+from components.preferences.pairs_file import load_seed_pairs
 from components.prompts import split_prompts
 
 
@@ -30,8 +30,15 @@ def check_inputs(config: CampaignConfig) -> Inputs:
     prompts = split_prompts(config.prompts)
     check_judge(config.judge, [prompt.messages for prompt in prompts.train])
     check_judge(config.evaluation_judge, [prompt.messages for prompt in prompts.held_out])
-    seeds = config.preferences.seed_pairs
-    return Inputs(
-        prompts_digest=prompts.digest,
-        seed_pairs_digest=pairs_digest(seeds, split=config.preferences.seed_pairs_split) if seeds else None,
-    )
+    return Inputs(prompts_digest=prompts.digest, seed_pairs_digest=_check_seeds(config) if config.preferences.seed_pairs else None)
+
+
+def _check_seeds(config: CampaignConfig) -> str:
+    """Reads the preference data set that seeds round 1, and gives its digest."""
+    seeds = load_seed_pairs(config.preferences.seed_pairs, split=config.preferences.seed_pairs_split)
+    if config.training.takes == "pairs" and (single := sum(pair.is_single for pair in seeds.pairs)):
+        raise ValueError(
+            f"preferences.seed_pairs {config.preferences.seed_pairs} holds {single} single responses, and training.loss "
+            f"{config.training.loss} takes pairs: set `training: {{loss: kto}}`"
+        )
+    return seeds.digest

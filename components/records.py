@@ -17,6 +17,7 @@ from components.config import (
     PreferencesConfig,
     PromptsConfig,
     SoftPromptConfig,
+    Takes,
     TrainingConfig,
     ValidationConfig,
 )
@@ -171,6 +172,8 @@ class ValidateRequest(Record):
     """The model whose tokenizer and chat template the pairs are checked with."""
     limits: PolicyConfig
     validation: ValidationConfig
+    takes: Takes
+    """What the training takes."""
     seed: int
 
 

@@ -116,6 +116,7 @@ def _stages(
         policy=champion,
         limits=config.policy,
         validation=config.validation,
+        takes=config.training.takes,
         campaign_seed=config.seed,
     )
     trained = dpo_train(

@@ -6,7 +6,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from components.artifacts import derive_seed
-from components.config import PolicyConfig, ValidationConfig
+from components.config import PolicyConfig, Takes, ValidationConfig
 from components.launch import run_stage
 from components.records import Artifact, Manifest, ModelRef, ValidateRequest
 
@@ -22,6 +22,7 @@ def validate_data(
     policy: ModelRef,
     limits: PolicyConfig,
     validation: ValidationConfig,
+    takes: Takes,
     campaign_seed: int,
 ) -> Manifest:
     """Publishes training pairs, evaluation pairs and the quarantine."""
@@ -33,6 +34,7 @@ def validate_data(
         policy=policy,
         limits=limits,
         validation=validation,
+        takes=takes,
         seed=derive_seed(campaign_seed, round, "validate_data"),
     )
     return run_stage("validate_data", request, directory)

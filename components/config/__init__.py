@@ -19,6 +19,7 @@ from components.config.training import (
     UNSMOOTHED_LOSSES,
     ConstraintsConfig,
     LossName,
+    Takes,
     TrainingConfig,
 )
 
@@ -46,6 +47,7 @@ __all__ = [
     "PromptsConfig",
     "Section",
     "SoftPromptConfig",
+    "Takes",
     "TrainingConfig",
     "ValidationConfig",
     "describe",

@@ -33,6 +33,8 @@ LossName = Literal[
     "cpo",
 ]
 
+Takes = Literal["pairs", "responses"]
+"""What may be trained on: pairs only, or single responses (desirable or not) as well."""
 MARGIN_LOSSES = frozenset({"sigmoid", "sigmoid_norm", "ipo", "ipo_mean", "hinge", "robust", "exo_pair", "discopop"})
 """Losses whose log-ratios another divergence may replace."""
 
@@ -114,6 +116,11 @@ class TrainingConfig(Section):
     def losses(self) -> tuple[str, ...]:
         """Every loss that is minimised, the main one first."""
         return (self.loss, *self.added_losses)
+
+    @property
+    def takes(self) -> Takes:
+        """Whether single responses may be trained on."""
+        return "responses" if self.loss in RESPONSE_LOSSES and not self.added_losses else "pairs"
 
     @model_validator(mode="after")
     def _losses_go_together(self) -> Self:

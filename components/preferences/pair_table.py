@@ -26,15 +26,23 @@ PAIR_TYPES = {
 
 
 def pair_row(
-    messages: Messages, chosen: str, rejected: str, *, p: float, margin: float | None, tag: str, judge: str, verdict_ids: list[str]
+    messages: Messages,
+    chosen: str | None,
+    rejected: str | None,
+    *,
+    p: float,
+    margin: float | None,
+    tag: str,
+    judge: str,
+    verdict_ids: list[str],
 ) -> dict[str, Any]:
     """One row.
 
     Args:
         messages: The prompt.
-        chosen: Text of the preferred answer.
-        rejected: Text of the other one.
-        p: Probability that chosen is really preferred, in [0, 1].
+        chosen: Text of the preferred answer, or of a single desirable one; None of an undesirable one.
+        rejected: Text of the other one; None of a single desirable one.
+        p: Probability that chosen is really preferred, or that a single response is what its side says, in [0, 1].
         margin: Difference of the judge's scores; None where a data set does not say.
         tag: Kind of preference.
         judge: Who decided.

@@ -1,7 +1,8 @@
 """Reads a preference data set in the forms that TRL, UltraFeedback and HH users have. Knows no judge and no stage.
 
 A row is `chosen` and `rejected` with an optional `prompt`: plain text, chat messages that include the prompt or leave it out, or HH
-transcripts. Optional columns: `p`, `margin` (or the two scores), `tag`.
+transcripts. Optional columns: `p`, `margin` (or the two scores), `tag`. Or it is a single response, as KTO takes it: `completion` and
+`label` (true where it is desirable).
 """
 
 import hashlib
@@ -22,19 +23,24 @@ SCORES = (
     ("chosen_rating", "rejected_rating"),
 )
 """Columns of the two scores whose difference is the margin, as the published data sets call them."""
-COLUMNS = ("prompt", "chosen", "rejected", "p", "margin", "tag", *(name for names in SCORES for name in names))
+COLUMNS = ("prompt", "chosen", "rejected", "completion", "label", "p", "margin", "tag", *(name for names in SCORES for name in names))
 
 
 @dataclass(frozen=True)
 class SeedPair:
-    """A preference pair of a data set; what its row does not say is None."""
+    """A preference pair of a data set; what its row does not say is None, and so is the other answer of a single response."""
 
     messages: Messages
-    chosen: str
-    rejected: str
+    chosen: str | None
+    rejected: str | None
     p: float | None
     margin: float | None
     tag: str | None
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it is a single response."""
+        return self.chosen is None or self.rejected is None
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,8 @@ def load_seed_pairs(source: str, *, split: str) -> SeedPairs:
 
 
 def _pair(row: Row, read: Rows) -> SeedPair | None:
+    if row.values.get("completion") is not None:
+        return _response(row)
     for column in ("chosen", "rejected"):
         if row.values.get(column) is None:
             there = ", ".join(read.columns)
@@ -89,10 +97,23 @@ def _pair(row: Row, read: Rows) -> SeedPair | None:
     before_rejected, rejected = _answer(row.values["rejected"], prompt, f"{row.place} rejected")
     if before_chosen != before_rejected:
         return None
+    return SeedPair(before_chosen, chosen, rejected, _number(row, "p"), _margin(row), _tag(row))
+
+
+def _response(row: Row) -> SeedPair:
+    """A single response, which is `chosen` where its label says that it is desirable and `rejected` where it is not."""
+    label = row.values.get("label")
+    if not isinstance(label, bool):
+        raise ValueError(f"{row.place}: label is {label!r}: write true where the completion is desirable, and false where it is not")
+    before, answer = _answer(row.values["completion"], row.values.get("prompt"), f"{row.place} completion")
+    return SeedPair(before, answer if label else None, None if label else answer, _number(row, "p"), _number(row, "margin"), _tag(row))
+
+
+def _tag(row: Row) -> str | None:
     tag = row.values.get("tag")
     if tag is not None and not isinstance(tag, str):
         raise ValueError(f"{row.place}: tag is {tag!r}: write text")
-    return SeedPair(before_chosen, chosen, rejected, _number(row, "p"), _margin(row), tag)
+    return tag
 
 
 def _answer(value: Any, prompt: Any, place: str) -> tuple[Messages, str]:

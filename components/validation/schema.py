@@ -1,5 +1,7 @@
 """Checks of a pair's form, by a pandera schema over a flat view of the table. Needs no tokenizer.
 
+Where single responses are taken, a row may lack one of its answers: the response is desirable where it is `chosen`, else not.
+
 The only importer of pandera. A failure is reported as (row, reason); the library's own message holds raw rows and is never shown.
 """
 
@@ -11,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
+from components.config import Takes
 from components.prompts import ROLES, content_key, prompt_id
 from components.tokens import Messages
 
@@ -34,26 +37,27 @@ def _rule(test: Any, reason: str) -> pa.Check:
     return pa.Check(test, error=reason)
 
 
-FLAT_PAIR = pa.DataFrameSchema(
-    {
-        "last_role": pa.Column(str, _rule(lambda roles: roles == "user", "prompt does not end with a user message")),
-        "last_text": pa.Column(str, _rule(_filled, "prompt is empty"), nullable=True),
-        "chosen": pa.Column(str, _rule(_filled, "chosen is empty")),
-        "rejected": pa.Column(str, _rule(_filled, "rejected is empty")),
-        "p": pa.Column(float, _rule(lambda p: p.between(0, 1), "p is outside [0, 1]")),
-        # A data set may come without margins, so none is no defect.
-        "margin": pa.Column(
-            float, _rule(lambda margin: np.isfinite(margin) & (margin >= 0), "margin is negative or infinite"), nullable=True
-        ),
-        "tag": pa.Column(str, _rule(_filled, "tag is empty")),
-        "pair": pa.Column(str, _rule(lambda pairs: ~pairs.duplicated(), "duplicate of another pair"), nullable=True),
-    },
-    checks=[
-        _rule(lambda flat: flat["prompt_id"].eq(flat["content_id"]) | flat["content_id"].isna(), "prompt_id is not the prompt's"),
-        _rule(lambda flat: flat["chosen"].str.strip().ne(flat["rejected"].str.strip()), "chosen equals rejected"),
-        _rule(lambda flat: ~flat["swapped"].isin(flat["pair"].dropna()), "contradicts another pair"),
-    ],
-)
+VALUES = {
+    "last_role": pa.Column(str, _rule(lambda roles: roles == "user", "prompt does not end with a user message")),
+    "last_text": pa.Column(str, _rule(_filled, "prompt is empty"), nullable=True),
+    "p": pa.Column(float, _rule(lambda p: p.between(0, 1), "p is outside [0, 1]")),
+    # A data set may come without margins, so none is no defect.
+    "margin": pa.Column(float, _rule(lambda margin: np.isfinite(margin) & (margin >= 0), "margin is negative or infinite"), nullable=True),
+    "tag": pa.Column(str, _rule(_filled, "tag is empty")),
+    "pair": pa.Column(str, _rule(lambda pairs: ~pairs.duplicated(), "duplicate of another pair"), nullable=True),
+}
+RULES = [
+    _rule(lambda flat: flat["prompt_id"].eq(flat["content_id"]) | flat["content_id"].isna(), "prompt_id is not the prompt's"),
+    _rule(lambda flat: flat["chosen"].str.strip().ne(flat["rejected"].str.strip()), "chosen equals rejected"),
+    _rule(lambda flat: ~flat["swapped"].isin(flat["pair"].dropna()), "contradicts another pair"),
+]
+BOTH = {side: pa.Column(str, _rule(_filled, f"{side} is empty")) for side in ("chosen", "rejected")}
+EITHER = {side: pa.Column(str, _rule(_filled, f"{side} is empty"), nullable=True) for side in ("chosen", "rejected")}
+ONE_AT_LEAST = _rule(lambda flat: flat["chosen"].notna() | flat["rejected"].notna(), "neither chosen nor rejected is text")
+SCHEMAS = {
+    "pairs": pa.DataFrameSchema(VALUES | BOTH, checks=RULES),
+    "responses": pa.DataFrameSchema(VALUES | EITHER, checks=[*RULES, ONE_AT_LEAST]),
+}
 
 
 def messages_of(prompt: Any) -> Messages | None:
@@ -68,15 +72,19 @@ def messages_of(prompt: Any) -> Messages | None:
     return messages if whole else None
 
 
-def schema_reasons(pairs: pd.DataFrame) -> dict[int, set[str]]:
+def schema_reasons(pairs: pd.DataFrame, *, takes: Takes) -> dict[int, set[str]]:
     """Why rows fail, by position in the table; a row that passes is absent.
 
     Of several equal pairs the first passes; of two pairs that say the opposite, neither does.
+
+    Args:
+        pairs: The table.
+        takes: Whether single responses pass.
     """
     flat = _flat_view(pairs)
     found: defaultdict[int, set[str]] = defaultdict(set)
     try:
-        FLAT_PAIR.validate(flat, lazy=True)
+        SCHEMAS[takes].validate(flat, lazy=True)
     except pa.errors.SchemaErrors as errors:
         cases = errors.failure_cases
         for column, check, row in zip(cases["column"], cases["check"], cases["index"], strict=True):
@@ -108,7 +116,8 @@ def _flat_view(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _keys(content: str | None, chosen: str | None, rejected: str | None) -> tuple[str | None, str | None]:
-    """Names of the pair and of its opposite; None where a part is missing or the two answers are one."""
-    if content is None or chosen is None or rejected is None or chosen.strip() == rejected.strip():
+    """Names of the pair, or single response, and of its opposite; None where it says nothing or the two answers are one."""
+    if content is None or chosen is rejected is None:
         return None, None
-    return json.dumps([content, chosen.strip(), rejected.strip()]), json.dumps([content, rejected.strip(), chosen.strip()])
+    kept, dropped = (None if text is None else text.strip() for text in (chosen, rejected))
+    return (None, None) if kept == dropped else (json.dumps([content, kept, dropped]), json.dumps([content, dropped, kept]))

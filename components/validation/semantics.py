@@ -1,6 +1,6 @@
 """Checks of a pair's meaning to the model: as token ids with this round's limits, and against the held-out prompts."""
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -32,7 +32,8 @@ def semantic_reasons(
     rows = zip(pairs.index, pairs["prompt"], pairs["chosen"], pairs["rejected"], strict=True)
     for number, (row, prompt, chosen, rejected) in enumerate(rows, 1):
         messages = parse_messages(prompt)
-        reasons = _token_reasons(tokenizer, messages, (chosen, rejected), limits)
+        answers = [text for text in (chosen, rejected) if isinstance(text, str)]
+        reasons = _token_reasons(tokenizer, messages, answers, limits)
         if content_key(messages) in held_out:
             reasons.add("prompt is held out")
         if reasons:
@@ -42,10 +43,11 @@ def semantic_reasons(
     return found
 
 
-def _token_reasons(tokenizer: "PreTrainedTokenizerBase", messages: Messages, answers: tuple[str, str], limits: PolicyConfig) -> set[str]:
+def _token_reasons(tokenizer: "PreTrainedTokenizerBase", messages: Messages, answers: Sequence[str], limits: PolicyConfig) -> set[str]:
+    """Of a pair, or of a single response."""
     try:
         prompt = prompt_ids(tokenizer, messages)
-        chosen, rejected = (response_ids(tokenizer, messages, text, max_tokens=limits.max_response_tokens) for text in answers)
+        tokens = [response_ids(tokenizer, messages, text, max_tokens=limits.max_response_tokens) for text in answers]
     except TemplateError:
         return {"the chat template refuses the conversation"}
     except ValueError:
@@ -53,8 +55,8 @@ def _token_reasons(tokenizer: "PreTrainedTokenizerBase", messages: Messages, ans
     reasons = set()
     if len(prompt) > limits.max_prompt_tokens:
         reasons.add("prompt is longer than max_prompt_tokens")
-    if not chosen or not rejected:
+    if not all(tokens):
         reasons.add("an answer has no tokens")
-    elif chosen == rejected:
+    elif len(tokens) == 2 and tokens[0] == tokens[1]:
         reasons.add("chosen equals rejected as tokens within max_response_tokens")
     return reasons

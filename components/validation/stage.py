@@ -96,7 +96,7 @@ def _read_pairs(artifact: Artifact) -> pd.DataFrame:
 
 def _reasons(pairs: pd.DataFrame, request: ValidateRequest) -> dict[int, set[str]]:
     """Why pairs are quarantined, by position; pairs that fail the schema are not looked at further."""
-    failed = schema_reasons(pairs)
+    failed = schema_reasons(pairs, takes=request.takes)
     held_out = {content_key(parse_messages(messages)) for messages in read_table(request.held_out)["messages"]}
     formed = pairs.drop(index=list(failed))
     return failed | semantic_reasons(formed, load_tokenizer(request.policy), limits=request.limits, held_out=held_out)

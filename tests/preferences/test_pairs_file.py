@@ -45,6 +45,29 @@ def test_pair_of_every_form_is_the_same(row: dict[str, Any], tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "row",
     [
+        {"prompt": "Hi", "completion": "Hello!"},
+        {"prompt": [ASK], "completion": [GOOD]},
+        {"completion": [ASK, GOOD]},
+        {"completion": "\n\nHuman: Hi\n\nAssistant: Hello!"},
+    ],
+)
+def test_single_response_is_chosen_or_rejected_by_its_label(row: dict[str, Any], tmp_path: Path) -> None:
+    good, bad = load(tmp_path, row | {"label": True, "p": 0.9}, row | {"label": False}).pairs
+    assert good == SeedPair([ASK], "Hello!", None, 0.9, None, None)
+    assert bad == SeedPair([ASK], None, "Hello!", None, None, None)
+    assert good.is_single
+    assert bad.is_single
+
+
+@pytest.mark.parametrize("label", [None, 1, "yes"])
+def test_single_response_without_a_label_is_refused_by_its_row(label: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"pairs.jsonl.*1: label is .*: write true where the completion is desirable"):
+        load(tmp_path, {"prompt": "Hi", "completion": "Hello!", "label": label})
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
         {"prompt": [SYSTEM, ASK], "chosen": [ASK, GOOD], "rejected": [ASK, BAD]},
         {"prompt": "Hi", "chosen": [SYSTEM, ASK, GOOD], "rejected": [SYSTEM, ASK, BAD]},
         {"prompt": [SYSTEM, ASK], "chosen": [GOOD], "rejected": [BAD]},

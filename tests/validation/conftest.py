@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from components.artifacts import digest, file_digest, write_table
-from components.config import PolicyConfig, ValidationConfig
+from components.config import PolicyConfig, Takes, ValidationConfig
 from components.prompts import prompt_id
 from components.records import Artifact, ModelRef, ValidateRequest
 from components.tokens import Messages, format_messages
@@ -64,6 +64,7 @@ def make_request(tmp_path: Path, policy: ModelRef) -> Callable[..., ValidateRequ
         replayed: Sequence[Sequence[dict[str, Any]]] = (),
         round: int = 3,
         seed: int = 1,
+        takes: Takes = "pairs",
         limits: PolicyConfig | None = None,
         **knobs: Any,
     ) -> ValidateRequest:
@@ -83,6 +84,7 @@ def make_request(tmp_path: Path, policy: ModelRef) -> Callable[..., ValidateRequ
             policy=policy,
             limits=limits or PolicyConfig(max_prompt_tokens=12, max_response_tokens=6),
             validation=ValidationConfig(**{"min_pairs": 1, "max_quarantine_share": 1.0, "eval_share": 0.0, **knobs}),
+            takes=takes,
             round=round,
             seed=seed,
         )

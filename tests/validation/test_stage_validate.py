@@ -258,3 +258,33 @@ def test_counts_add_up_for_any_mix(
     )
     assert set(kept) - {pair(f"w{120 + n}")["pair_id"] for n in range(carried)} == expected
     assert kept.is_unique
+
+
+def test_single_responses_pass_where_they_are_taken_and_nowhere_else(pair: Pair, make_request: Request, tmp_path: Path) -> None:
+    rows = [pair("w10", rejected=None), pair("w11", chosen=None), pair("w12")]
+    train, *_ = validate(make_request(rows, takes="responses"), tmp_path, "responses")
+    assert train["chosen"].isna().tolist() == [False, True, False]
+    assert train["rejected"].isna().tolist() == [True, False, False]
+    *_, counts = validate(make_request(rows, takes="pairs"), tmp_path, "pairs")
+    assert counts["reasons"] == {"chosen is no text": 1, "rejected is no text": 1}
+
+
+def test_single_responses_are_checked_like_pairs(pair: Pair, make_request: Request, tmp_path: Path) -> None:
+    rows = [
+        pair("w10", chosen=None, rejected=None),
+        pair("w11", rejected=None),
+        pair("w11", rejected=None),
+        pair("w12", chosen="w1", rejected=None),
+        pair("w12", chosen=None, rejected="w1 "),
+        pair("w13", chosen=" ", rejected=None),
+        pair("w14", chosen="w1", rejected=None),
+        pair("w14", chosen="w1", rejected="w2"),
+    ]
+    train, *_, counts = validate(make_request(rows, takes="responses"), tmp_path)
+    assert counts["reasons"] == {
+        "contradicts another pair": 2,
+        "neither chosen nor rejected is text": 1,
+        "duplicate of another pair": 1,
+        "chosen is empty": 1,
+    }
+    assert len(train) == 3
