@@ -63,8 +63,10 @@ def draw_curves(axes: Axes, trainings: Sequence[Training], curves: Sequence[Curv
         steps = np.array([entry["step"] for entry in training.metrics]) + offset
         last = index == len(trainings) - 1
         for curve in curves:
-            values = np.array([entry[curve.key] for entry in training.metrics], dtype=float)
-            _draw_curve(axes, steps, values, curve, curve.label if last else None)
+            # A step of single responses may hold none that is desirable, and then says nothing of those.
+            told = [curve.key in entry for entry in training.metrics]
+            values = np.array([entry[curve.key] for entry in training.metrics if curve.key in entry], dtype=float)
+            _draw_curve(axes, steps[told], values, curve, curve.label if last else None)
             if training.held_out is not None and curve.key in training.held_out:
                 label = "held-out pairs" if last else None
                 axes.plot(steps[-1:], [training.held_out[curve.key]], "D", color=palette.ink, ms=4.5, label=label, zorder=4)
