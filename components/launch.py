@@ -65,11 +65,13 @@ STAGES = {
     "collect_preferences": Stage("components.preferences.stage", CollectRequest, 2, on_accelerator=True),
     "validate_data": Stage("components.validation.stage", ValidateRequest, 1),
     "dpo_train": Stage("components.dpo.stage", TrainRequest, 4, on_accelerator=True),
-    "evaluate": Stage("components.evaluation.stage", EvaluateRequest, 2, on_accelerator=True),
+    "evaluate": Stage("components.evaluation.stage", EvaluateRequest, 3, on_accelerator=True),
     "promote": Stage("components.promotion.stage", PromoteRequest, 1),
 }
 PASSING = (ConnectionError, TimeoutError)
 """Errors that may be gone a moment later."""
+KEPT = {DataRejected: "rejected rows", JudgeUnavailable: "verdicts"}
+"""Errors after which what the stage wrote is worth reading, and what that is."""
 DOMAIN_ERRORS = {error.__name__: error for error in (DataRejected, JudgeUnavailable, RoundStopped)}
 
 
@@ -84,7 +86,7 @@ def run_stage(name: str, request: Record, directory: Path, *, num_processes: int
 
     Raises:
         DataRejected: The round's data broke a gate; what the stage wrote is kept in `rejected-<name>` beside it.
-        JudgeUnavailable: The judge gave no usable verdicts.
+        JudgeUnavailable: The judge gave no usable verdicts; those that it gave are kept in the same way.
         StageFailed: Anything else went wrong; names the stage and the cause.
     """
     stage = STAGES[name]
@@ -114,15 +116,18 @@ def run_stage(name: str, request: Record, directory: Path, *, num_processes: int
 def _kept_if_rejected(workspace: Workspace, directory: Path, name: str) -> Iterator[None]:
     try:
         yield
-    except DataRejected as error:
+    except (DataRejected, JudgeUnavailable) as error:
+        written = [file for file in workspace.path.iterdir() if not file.name.startswith(".")]
+        if not written:
+            raise
         kept = directory / f"rejected-{name}"
         with contextlib.suppress(FileNotFoundError):
             for file in kept.iterdir():
                 file.unlink()
         kept.mkdir(exist_ok=True)
-        for file in workspace.path.iterdir():
+        for file in written:
             os.replace(file, kept / file.name)
-        raise DataRejected(f"{error}; the rejected rows are in {kept}") from None
+        raise type(error)(f"{error}; the {KEPT[type(error)]} are in {kept}") from None
 
 
 def _run_here(name: str, request: Record, workspace: Workspace) -> None:

@@ -30,6 +30,15 @@ class PreferencesConfig(Section):
     """Kind of preference that this judge's pairs express."""
     max_invalid_share: float = Field(default=0.05, ge=0.0, le=1.0)
     """Share of invalid verdicts above which the round stops."""
+    min_position_consistency: float = Field(default=0.2, ge=0.0, le=1.0)
+    """Share of comparisons whose two orders agree; with its whole interval below this the round stops. A coin has 0.5; 0 sets no limit."""
+    min_repetition_stability: float = Field(default=0.6, ge=0.0, le=1.0)
+    """Share of repeated questions answered alike; with its whole interval below this the round stops. A coin has 0.5; 0 sets no limit."""
+    max_tie_share: float = Field(default=1.0, ge=0.0, le=1.0)
+    """Share of ties; with its whole interval above this the round stops. 1 sets no limit."""
+    max_length_preference: float = Field(default=1.0, ge=0.0, le=1.0)
+    """Share of comparisons won by the longer answer; with its whole interval above this the round stops. 1 sets no limit: longer may be
+    better."""
     seed_pairs: str = ""
     """A preference data set that is round 1's data (JSONL, Parquet or `datasets` name; prompt/chosen/rejected or HH transcripts); empty
     samples round 1 like the others."""

@@ -24,6 +24,10 @@ class Comparison:
     """By model, the score of its response to each prompt; None for a judge that compares and gives no scores."""
     invalid_share: float
     """Invalid verdicts among all verdicts."""
+    groups: Sequence[Group]
+    """What was judged."""
+    verdicts: Sequence[Verdict]
+    """All that the judge said, the parts of its conclusions included."""
 
 
 def compare(judge: Judge, prompts: Sequence[tuple[str, Messages]], texts: Mapping[str, Sequence[str]]) -> Comparison:
@@ -46,14 +50,16 @@ def compare(judge: Judge, prompts: Sequence[tuple[str, Messages]], texts: Mappin
         for opponent in opponents
         for row, (prompt_id, messages) in enumerate(prompts)
     ]
-    verdicts = [verdict for verdict in judge.judge(groups) if not verdict.part]
+    said = judge.judge(groups)
+    verdicts = [verdict for verdict in said if not verdict.part]
     scores = _scores(verdicts)
     names = [prompt_id for prompt_id, _ in prompts]
     outcomes = {opponent: [_outcome(scores, name, SAMPLE_IDS[opponent]) for name in names] for opponent in opponents}
     _check_unjudged(judge.name, verdicts, [outcome for several in outcomes.values() for outcome in several])
     alone = any(verdict.opponent_id is None for verdict in verdicts)
     rewards = {name: [scores.get((prompt, SAMPLE_IDS[name], None)) for prompt in names] for name in texts} if alone else None
-    return Comparison(outcomes, rewards, sum(verdict.status == "invalid" for verdict in verdicts) / len(verdicts))
+    invalid_share = sum(verdict.status == "invalid" for verdict in verdicts) / len(verdicts)
+    return Comparison(outcomes, rewards, invalid_share, groups, said)
 
 
 def _scores(verdicts: Sequence[Verdict]) -> dict[tuple[str, int, int | None], float]:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from components.evaluation.outcomes import Comparison, compare
 from components.evaluation.rules import violation_shares
 from components.evaluation.statistics import mean_interval, win_rate
 from components.judges import load_pinned_judge
+from components.judges.health import measure_health
 from components.judges.protocol import JUDGING, Judge, JudgeContext
 from components.models import load_tokenizer
 from components.records import EvaluateRequest, Interval
@@ -63,6 +65,7 @@ def run(request: EvaluateRequest, out: Path) -> None:
         "violations": violation_shares(answers.responses, request.constraints),
         **_implicit_reward(request),
         "invalid_share": comparison.invalid_share,
+        "judge_health": measure_health(comparison.verdicts, comparison.groups, seed=request.seed).model_dump(mode="json"),
     }
     write_json(out / "evaluation.json", content)
     write_table(out / "samples.parquet", _samples(held_out, answers, comparison).head(request.evaluation.num_samples))
@@ -98,7 +101,7 @@ def _compare(request: EvaluateRequest, held_out: HeldOut, answers: Answers, judg
     if not same:
         return found
     rewards = None if found.rewards is None else found.rewards | {"start": found.rewards["champion"]}
-    return Comparison(found.outcomes | {"start": found.outcomes["champion"]}, rewards, found.invalid_share)
+    return replace(found, outcomes=found.outcomes | {"start": found.outcomes["champion"]}, rewards=rewards)
 
 
 def _win_rates(request: EvaluateRequest, comparison: Comparison) -> dict[str, Any]:

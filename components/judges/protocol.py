@@ -20,6 +20,8 @@ from components.tokens import Messages, format_messages
 
 JUDGING = "judging"
 """Directory beside the stages' own where judges keep what must outlive a killed run, each stage's in a folder of its own."""
+SCORE_NOISE = 1e-9
+"""Scores this close (relative to their size) are equal: the order of a sum must not turn a tie into a preference."""
 Key = tuple[str, int]
 """A response: its prompt_id and its sample_id."""
 

@@ -11,10 +11,9 @@ from itertools import combinations
 from typing import Literal, NamedTuple
 
 from components.config import PreferencesConfig
+from components.judges.protocol import SCORE_NOISE
 from components.preferences.labels import TIED, label
 
-SCORE_NOISE = 1e-9
-"""Scores this close (relative to their size) are equal: the order of a sum must not turn a tie into a preference."""
 Reason = Literal["ties", "below_margin", "no_verdict", "not_compared"]
 """Why a prompt gives no pair: no two different scores, none far enough apart, fewer than two scores at all, or none that the judge
 compared where its word on exactly the two is needed."""

@@ -6,6 +6,8 @@ from pathlib import Path
 from components.artifacts import read_table, write_json
 from components.config import PreferencesConfig
 from components.judges import load_pinned_judge
+from components.judges.health import measure_health
+from components.judges.limits import check_limits
 from components.judges.protocol import JUDGING, Group, Judge, JudgeContext
 from components.preferences.counts import COUNTS, judged_counts, seeded_counts
 from components.preferences.groups import read_groups
@@ -20,7 +22,7 @@ def run(request: CollectRequest, out: Path) -> None:
     """Writes `verdicts.parquet`, `preferences.parquet` and `collect.json`.
 
     Raises:
-        JudgeUnavailable: The judge gave no verdicts, or more than `max_invalid_share` of them are invalid.
+        JudgeUnavailable: The judge gave no verdicts, too many of them are invalid, or they show that it is beyond one of its limits.
         ValueError: The judge or the data set is unusable, or is not what it was when the campaign pinned it.
     """
     if request.responses is None or request.prompts is None:
@@ -33,13 +35,16 @@ def run(request: CollectRequest, out: Path) -> None:
 
 
 def collect(groups: Sequence[Group], judge: Judge, *, preferences: PreferencesConfig, seed: int, out: Path) -> None:
-    """Judges the responses to each prompt, builds pairs, and writes both with the counts."""
+    """Judges the responses to each prompt, builds pairs, and writes both with the counts; a judge beyond its limits is told after that."""
     verdicts = judge.judge(groups)
     write_verdicts(out, verdicts)
     check_invalid_share(judge.name, verdicts, preferences.max_invalid_share)
     built = build_pairs(groups, verdicts, judge=judge.name, preferences=preferences, seed=seed)
     write_pairs(out, built.rows)
-    write_json(out / COUNTS, judged_counts(groups, verdicts, built.outcomes.values(), built.rows))
+    health = measure_health(verdicts, groups, seed=seed)
+    counts = judged_counts(groups, verdicts, built.outcomes.values(), built.rows)
+    write_json(out / COUNTS, {**counts, "judge_health": health.model_dump(mode="json")})
+    check_limits(judge.name, health, preferences)
 
 
 def take_seeds(preferences: PreferencesConfig, *, pinned_digest: str | None, out: Path) -> None:
@@ -47,4 +52,4 @@ def take_seeds(preferences: PreferencesConfig, *, pinned_digest: str | None, out
     built = seeded_pairs(preferences, pinned_digest=pinned_digest)
     write_verdicts(out, [])
     write_pairs(out, built.rows)
-    write_json(out / COUNTS, seeded_counts(built.outcomes, built.rows))
+    write_json(out / COUNTS, {**seeded_counts(built.outcomes, built.rows), "judge_health": None})

@@ -2,7 +2,8 @@
 
 import math
 
-from components.preferences.candidates import SCORE_NOISE, Answer, JudgedPrompt
+from components.judges.protocol import SCORE_NOISE
+from components.preferences.candidates import Answer, JudgedPrompt
 
 
 def win_rates(prompt: JudgedPrompt) -> dict[int, float]:

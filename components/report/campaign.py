@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from components.artifacts import write_bytes
 from components.config import CampaignConfig, differences
 from components.records import Interval
-from components.report import wording
+from components.report import judging, wording
 from components.report.charts import round_charts, training_charts
 from components.report.lineage import lineage
 from components.report.read import STAGES, CampaignFiles, RoundFiles, read_campaign
@@ -67,6 +67,9 @@ def _view(campaign: CampaignFiles) -> dict[str, Any]:
         "rollbacks": [wording.rollback_line(rollback) for rollback in campaign.state.rollbacks],
         "facts": _facts(campaign),
         "rounds": [_round_row(campaign, round_) for round_ in campaign.rounds],
+        "judge_headings": judging.HEADINGS,
+        "judge_rows": [(round_.round, row) for round_ in campaign.rounds for row in judging.judge_rows(round_)],
+        "judge_note": judging.NOTE,
         "stages": STAGES,
         "charts": round_charts(campaign),
         "training_charts": training_charts(campaign),

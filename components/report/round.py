@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.records import Interval
+from components.report.judging import HEADINGS, NOTE, judge_rows
 from components.report.read import CampaignFiles, RoundFiles, read_campaign
 from components.report.samples import MODELS, Sample, mixed_outcomes, read_samples
 from components.report.wording import (
@@ -37,7 +38,7 @@ def round_markdown(campaign_dir: Path, round: int) -> str:
     """
     campaign = read_campaign(campaign_dir)
     files = campaign.round_files(round)
-    told = (_comparisons(files), _validation(files), _tracking(campaign, files))
+    told = (_comparisons(files), _judge(files), _validation(files), _tracking(campaign, files))
     sections = [_headline(campaign, files), _diagnosis(files), _numbers(campaign, files), *told]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -123,6 +124,11 @@ def _outcomes(sample: Sample) -> str:
 
 def _cut(text: str) -> str:
     return escape_markdown(text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}… ({len(text):,} characters)")
+
+
+def _judge(files: RoundFiles) -> str:
+    rows = [[escape_markdown(cell) for cell in row] for row in judge_rows(files)]
+    return "\n\n".join(["## The judge", _table(list(HEADINGS), rows), NOTE]) if rows else ""
 
 
 def _validation(files: RoundFiles) -> str:

@@ -1,8 +1,10 @@
 """The metrics of a round and of a campaign, as points that are the same however often they are computed."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from mlflow.entities import Metric
 
@@ -49,7 +51,7 @@ def campaign_points(facts: RoundFacts) -> list[Metric]:
 
 def round_points(facts: RoundFacts) -> list[Metric]:
     """What was measured once in the round. A plain name is the challenger's; `/low`, `/high`, `/start` and `/champion` stand beside it."""
-    details = dict(_evaluation(facts)) | dict(_data(facts))
+    details = dict(_evaluation(facts)) | dict(_data(facts)) | dict(_judge(facts))
     details |= {f"seconds/{stage}": seconds for stage, seconds in facts.record.seconds.items()}
     details |= {f"peak_memory_mb/{stage}": manifest.peak_memory_bytes / 2**20 for stage, manifest in facts.manifests.items()}
     # MLflow's pages draw a metric as bars, one a run, when it is nowhere logged past step 0. What the campaign draws as a curve by
@@ -112,3 +114,29 @@ def _data(facts: RoundFacts) -> Iterator[tuple[str, float | None]]:
     if collected is not None:
         yield "ties", collected["ties"]
         yield "invalid_verdicts", collected["invalid_verdicts"]
+
+
+def _judge(facts: RoundFacts) -> Iterator[tuple[str, float | None]]:
+    """What the verdicts say about the judge of the pairs, and of the held-out comparison; older rounds did not measure it."""
+    for prefix, stage, file in (("judge", "collect_preferences", "collect.json"), ("evaluation_judge", "evaluate", "evaluation.json")):
+        health = (facts.stage(stage, file) or {}).get("judge_health")
+        if health is not None:
+            yield from _health_points(prefix, health)
+
+
+def _health_points(prefix: str, health: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
+    for name, measured in health.items():
+        if name == "parts":
+            for part, values in measured.items():
+                yield from _health_points(f"{prefix}/{_key(part)}", values)
+        elif isinstance(measured, dict):
+            yield f"{prefix}/{name}", measured["value"]
+            yield f"{prefix}/{name}/low", measured["low"]
+            yield f"{prefix}/{name}/high", measured["high"]
+        else:
+            yield f"{prefix}/{name}", measured
+
+
+def _key(name: str) -> str:
+    """A juror's or principle's name as part of a metric's key, where MLflow allows no other characters."""
+    return re.sub(r"[^\w.:-]", "_", name, flags=re.ASCII)

@@ -12,12 +12,12 @@ import pytest
 
 from components.config import GateConfig
 from components.launch import STAGES, Stage, run_stage, visible_gpus
-from components.records import Artifact, DataRejected, PromoteRequest, StageFailed
+from components.records import Artifact, DataRejected, JudgeUnavailable, PromoteRequest, StageFailed
 
 MODULE = """
 import os, time
 from pathlib import Path
-from components.records import DataRejected
+from components.records import DataRejected, JudgeUnavailable
 def run(request, out):
     (out / "seen.txt").write_text(request.evaluation.digest)
     with open({log!r}, "a") as file: file.write(f"{{os.getpid()}}\\n")
@@ -69,6 +69,21 @@ def test_run_stage_error_is_a_stage_failure_and_leaves_nothing(stage: Path, tmp_
     write(tmp_path, "raise ValueError('bad luck')")
     with pytest.raises(StageFailed, match="promote failed: ValueError: bad luck"):
         run_stage("promote", request(), tmp_path / "round")
+    assert os.listdir(tmp_path / "round") == []
+
+
+def test_run_stage_judge_beyond_a_limit_keeps_what_it_said_beside(stage: Path, tmp_path: Path) -> None:
+    write(tmp_path, "raise JudgeUnavailable('it goes by length')")
+    with pytest.raises(JudgeUnavailable, match=r"it goes by length; the verdicts are in .*rejected-promote"):
+        run_stage("promote", request(), tmp_path / "round")
+    assert (tmp_path / "round" / "rejected-promote" / "seen.txt").read_text() == "1"
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_run_stage_judge_that_said_nothing_leaves_nothing(ranks: int, stage: Path, tmp_path: Path) -> None:
+    write(tmp_path, "(out / 'seen.txt').unlink(); raise JudgeUnavailable('no answer')")
+    with pytest.raises(JudgeUnavailable, match=r"^no answer$"):
+        run_stage("promote", request(), tmp_path / "round", num_processes=ranks)
     assert os.listdir(tmp_path / "round") == []
 
 

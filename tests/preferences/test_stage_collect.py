@@ -75,7 +75,10 @@ def collect(tmp_path: Path, judge: JudgeRef) -> Callable[..., Path]:
 
 def test_collect_counts_every_prompt_once_and_pairs_the_extremes(collect: Callable[..., Path]) -> None:
     out = collect(min_margin=0.3)
-    assert read_json(out / "collect.json") == {
+    counts = read_json(out / "collect.json")
+    health = counts.pop("judge_health")
+    assert (health["position_consistency"], health["invalid_share"]) == (None, pytest.approx(2 / 15))
+    assert counts == {
         "prompts": 5,
         "responses": 15,
         "verdicts": 15,
@@ -155,6 +158,16 @@ def test_collect_with_too_many_invalid_verdicts_stops(collect: Callable[..., Pat
         collect(max_invalid_share=0.1)
 
 
+def test_collect_with_a_judge_beyond_a_limit_stops_after_the_evidence_is_written(collect: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(
+        JudgeUnavailable, match=r"rule:goodness: its tie share is .* above preferences.max_tie_share = 0\.1; .* or move the limit"
+    ):
+        collect([["bad", "good", "good one", "good two"]] * 5, max_tie_share=0.1)
+    health = read_json(tmp_path / "out" / "collect.json")["judge_health"]
+    assert health["tie_share"]["value"] == 0.5
+    assert len(read_table(tmp_path / "out" / "verdicts.parquet")) == 20
+
+
 def test_collect_without_responses_stops(collect: Callable[..., Path]) -> None:
     with pytest.raises(JudgeUnavailable, match="gave no verdicts"):
         collect([[], [], [], [], []])
@@ -201,6 +214,7 @@ def test_collect_from_a_data_set_counts_every_row(tmp_path: Path, caplog: pytest
     with caplog.at_level(logging.WARNING):
         out = collect_seeds(tmp_path, SEEDS, min_margin=0.5)
     counts = read_json(out / "collect.json")
+    assert counts.pop("judge_health") is None
     assert counts == {
         "prompts": 5,
         "responses": 0,

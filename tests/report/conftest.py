@@ -31,6 +31,20 @@ def interval(value: float, half_width: float = 0.04, n: int = HELD_OUT) -> Inter
     return Interval(value=value, low=round(value - half_width, 6), high=round(value + half_width, 6), n=n)
 
 
+def judge_health() -> dict[str, Any]:
+    """A jury that likes long answers, and a juror whose name is markup."""
+    part = {"agreement": interval(0.875).model_dump(), "position_consistency": None, "repetition_stability": None}
+    return {
+        "position_consistency": interval(0.75).model_dump(),
+        "repetition_stability": None,
+        "tie_share": interval(0.25).model_dump(),
+        "invalid_share": 0.005,
+        "length_preference": interval(0.625).model_dump(),
+        "mean_length_difference": -3.5,
+        "parts": {f"rule:{HOSTILE}": part},
+    }
+
+
 class CampaignMaker:
     """Writes a campaign's files stage by stage; promoted rounds move the champion, as in a real campaign."""
 
@@ -95,8 +109,9 @@ class CampaignMaker:
         counts |= {"pairs": 350 + round_, "ties": 21, "below_margin": 13 - round_, "no_verdict": 0, "mean_score": 0.9 + 0.4 * round_}
         if round_ > 1:  # the first round is one of an earlier version, which did not count these
             counts |= {"pairs": 700, "paired": 348 + round_, "not_compared": 2, "tied_pairs": 0}
+        measured = None if not responses or round_ == 2 else judge_health()
         pairs = pd.DataFrame({"pair_id": [f"{round_}-0"]})
-        self.stage(round_, "collect_preferences", {"preferences.parquet": pairs, "collect.json": counts})
+        self.stage(round_, "collect_preferences", {"preferences.parquet": pairs, "collect.json": counts | {"judge_health": measured}})
 
     def validate(self, round_: int) -> None:
         """Publishes counts of checked pairs that add up."""

@@ -227,7 +227,7 @@ def test_report_of_a_judge_without_scores_shows_no_reward(make_campaign: Any) ->
 
 
 def test_report_data_section_counts_add_up_and_name_quarantine_reasons(page: Page) -> None:
-    collected, validated = page.tables["data"]
+    collected, _, validated = page.tables["data"]
     for number in (1, 2, 3):
         prompts, _, _, invalid, *ended, pairs, _ = (cell.replace(",", "").replace("\u2013", "0") for cell in collected[str(number)])
         assert int(prompts) == sum(map(int, ended))
@@ -295,3 +295,11 @@ def test_report_written_twice_has_the_same_bytes_and_leaves_nothing_else(three_r
 def test_report_of_no_campaign_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no campaign: name one that `ratchet run` has started"):
         write_report(tmp_path)
+
+
+def test_report_tells_what_the_verdicts_say_about_the_judge(page: Page) -> None:
+    judges = next(table for table in page.tables["data"] if "Round" in table and "orders agree" in table["Round"])
+    assert set(judges) == {"Round", "1", "3"}, "what was not measured has no row"
+    assert "75.0 % (71 to 79)" in page.sections["data"]
+    assert "62.5 % (58 to 66), prefers longer" in page.sections["data"]
+    assert judges["3"] == ["of the pairs: rule:<script>alert('x')</script>", "–", "–", "–", "–", "–", "–", "87.5 % (84 to 92)"]

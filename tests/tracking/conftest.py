@@ -257,12 +257,29 @@ def _write_start(directory: Path) -> None:
         write_json(work.path / "start.json", {"model": model, "judge": judge, "evaluation_judge": judge})
 
 
+JUDGE_HEALTH: dict[str, Any] = {
+    "position_consistency": {"value": 0.75, "low": 0.6875, "high": 0.8125, "n": 100},
+    "repetition_stability": None,
+    "tie_share": {"value": 0.25, "low": 0.1875, "high": 0.3125, "n": 100},
+    "invalid_share": 0.005,
+    "length_preference": {"value": 0.625, "low": 0.5625, "high": 0.6875, "n": 90},
+    "mean_length_difference": -3.5,
+    "parts": {
+        "llm:org/small#2": {
+            "agreement": {"value": 0.875, "low": 0.8125, "high": 0.9375, "n": 80},
+            "position_consistency": None,
+            "repetition_stability": None,
+        }
+    },
+}
+
+
 def _write_data(directory: Path, number: int) -> None:
     with publishing(directory / "generate_responses", stage="generate_responses", version=1, key="k") as work:
         write_table(work.path / "responses.parquet", pd.DataFrame({"prompt_id": ["a"], "sample_id": [0], "text": ["sorry"]}))
     counts = {"prompts": 100, "responses": 400, "verdicts": 400, "invalid_verdicts": 2, "pairs": 90, "ties": 6, "below_margin": 3}
     with publishing(directory / "collect_preferences", stage="collect_preferences", version=1, key="k") as work:
-        write_json(work.path / "collect.json", {**counts, "no_verdict": 1, "mean_score": 1.125})
+        write_json(work.path / "collect.json", {**counts, "no_verdict": 1, "mean_score": 1.125, "judge_health": JUDGE_HEALTH})
     texts = {"chosen": [f"good {number}", "fine"], "rejected": ["bad", "worse"]}
     prompts = [json.dumps([{"role": "user", "content": f"hello {name}"}]) for name in ("there", "again")]
     pairs = pd.DataFrame({"pair_id": ["p1", "p2"], "prompt": prompts, **texts, "p": [1.0, 0.9]})

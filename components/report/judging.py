@@ -1,0 +1,73 @@
+"""What the rounds' verdicts say about their judges, as rows of text. Reads no files."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from components.judges.health import Health, PartHealth
+from components.records import Interval
+from components.report.read import RoundFiles
+from components.report.wording import NOTHING, decimal, share
+
+HEADINGS = (
+    "judge",
+    "orders agree",
+    "repeats agree",
+    "ties",
+    "invalid",
+    "the longer answer wins",
+    "winner minus loser",
+    "agrees with the whole",
+)
+NOTE = (
+    "How far a judge can be trusted, by its own verdicts. Orders agree: it names the same winner when the two answers change places; a "
+    "coin does in 50 %. Repeats agree: a question that was asked twice got the same verdict. The longer answer wins: among decided "
+    "comparisons of unequal length; 50 % is no taste for length, and more may also mean that the longer answers were better. Intervals "
+    "are at 95 % over prompts; a dash is what this judge's verdicts cannot show."
+)
+
+
+def judge_rows(files: RoundFiles) -> list[tuple[str, ...]]:
+    """A row for the judge of the pairs and one for the judge of the held-out comparison, each followed by its jurors or principles.
+
+    The columns are `HEADINGS`; a judge that was not measured, as in rounds of earlier versions, has no row.
+    """
+    stages: dict[str, Mapping[str, Any] | None] = {"of the pairs": files.collected, "of the comparison": files.evaluated}
+    rows: list[tuple[str, ...]] = []
+    for role, counts in stages.items():
+        if counts is not None and counts.get("judge_health") is not None:
+            rows += _rows(role, Health.model_validate(counts["judge_health"]))
+    return rows
+
+
+def _rows(role: str, health: Health) -> Iterator[tuple[str, ...]]:
+    yield (
+        role,
+        _estimate(health.position_consistency),
+        _estimate(health.repetition_stability),
+        _estimate(health.tie_share),
+        share(health.invalid_share),
+        _estimate(health.length_preference) + _taste(health.length_preference),
+        _characters(health.mean_length_difference),
+        NOTHING,
+    )
+    for name, part in health.parts.items():
+        yield _part_row(f"{role}: {name}", part)
+
+
+def _part_row(name: str, part: PartHealth) -> tuple[str, ...]:
+    consistency = (_estimate(part.position_consistency), _estimate(part.repetition_stability))
+    return (name, *consistency, *[NOTHING] * 4, _estimate(part.agreement))
+
+
+def _estimate(interval: Interval | None) -> str:
+    return NOTHING if interval is None else f"{share(interval.value)} ({100 * interval.low:.0f} to {100 * interval.high:.0f})"
+
+
+def _taste(preference: Interval | None) -> str:
+    if preference is None or preference.low <= 0.5 <= preference.high:
+        return ""
+    return ", prefers longer" if preference.value > 0.5 else ", prefers shorter"
+
+
+def _characters(difference: float | None) -> str:
+    return NOTHING if difference is None else f"{decimal(difference, 1)} characters"
