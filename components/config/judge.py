@@ -145,3 +145,5 @@ def _check_kind(judge: JudgeSettings, kind: str) -> None:
         missing = [name for name in ("url", "model") if not getattr(judge.endpoint, name)]
         if missing:
             raise ValueError(f"kind {kind} needs a chat endpoint: set `endpoint: {{url: ..., model: ...}}`")
+    if kind == "self" and (judge.endpoint.url or judge.endpoint.model):
+        raise ValueError("kind self asks the policy, which is served here: leave `endpoint.url` and `endpoint.model` out, or use kind llm")

@@ -59,6 +59,7 @@ def test_config_every_shipped_file_loads(path: Path) -> None:
         ("campaign: a\njudge: {kind: jury, jurors: [{kind: rule}, {kind: self}]}", r"evaluation_judge would be self"),
         (f"{SELF_TAUGHT}judge: {{kind: implicit_reward}}", r"judge.kind implicit_reward says nothing while the policy is the start model"),
         (f"{SELF_TAUGHT}judge: {{kind: self}}\nsoft_prompt: {{kind: prefix}}", r"judge.kind self serves the policy, and no server takes"),
+        (f"{SELF_TAUGHT}judge: {{kind: self, endpoint: {{model: m}}}}", r"kind self asks the policy, which is served here: leave"),
         ("[1, 2]", r"holds no mapping"),
         ("campaign: [", r"is no YAML"),
     ],
