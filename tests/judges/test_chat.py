@@ -1,15 +1,21 @@
 """The chat client over real HTTP: answers, faults, retries."""
 
+import threading
+import time
 from collections.abc import Callable
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from components import progress
 from components.config import EndpointConfig
+from components.judges.chat import client as client_module
 from components.judges.chat import endpoint as endpoint_module
-from components.judges.chat.client import Chat, Question
-from components.records import JudgeUnavailable
+from components.judges.chat.client import FAILURES_IN_A_ROW, Chat, Question
+from components.ports import free_port
+from components.records import JudgeUnavailable, RoundStopped
 from tests.judges.chat_server import ChatServer, Fault, bomb, drip, empty, hang, huge, no_json, reset, says, status
 
 Start = Callable[..., ChatServer]
@@ -25,13 +31,18 @@ def chat(server: ChatServer, tmp_path: Path, **settings: Any) -> Chat:
     return Chat(EndpointConfig(**server.endpoint(**settings)), cache=tmp_path / "cache")
 
 
-def test_ask_answers_in_order_at_most_so_many_at_a_time_over_kept_connections(chat_server: Start, tmp_path: Path) -> None:
-    server = chat_server(lambda request: request["messages"][-1]["content"].upper())
-    questions = [Question([{"role": "user", "content": f"text {number}"}], {}) for number in range(40)]
+def test_ask_answers_in_order_so_many_at_a_time_over_kept_connections(chat_server: Start, tmp_path: Path) -> None:
+    together = threading.Barrier(4, timeout=20)
+
+    def script(request: dict[str, Any]) -> str:
+        together.wait()
+        return request["messages"][-1]["content"].upper()
+
+    server = chat_server(script)
+    questions = [Question([{"role": "user", "content": f"text {number}"}], {}) for number in range(20)]
     replies = chat(server, tmp_path, concurrency=4).ask(questions, "texts")
-    assert [reply.value for reply in replies] == [{"text": f"TEXT {number}"} for number in range(40)]
-    assert 2 <= server.most_at_a_time <= 4
-    assert server.connections <= 4
+    assert [reply.value for reply in replies] == [{"text": f"TEXT {number}"} for number in range(20)]
+    assert server.most_at_a_time == server.connections == 4
 
 
 @pytest.mark.parametrize(
@@ -81,3 +92,144 @@ def test_ask_again_pays_nothing_but_for_a_repeat(chat_server: Start, tmp_path: P
     assert len(server.requests) == 2
     chat(server, tmp_path).ask([question(), question(repeat=1)], "verdicts")
     assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("code", [400, 413, 422])
+def test_ask_question_that_is_refused_has_no_verdict_and_the_others_have(code: int, chat_server: Start, tmp_path: Path) -> None:
+    server = chat_server(lambda request: GOOD, [status(code, "the context is too long")])
+    refused, answered = chat(server, tmp_path, concurrency=1).ask([question("long"), question("short")], "verdicts")
+    assert refused.value is None
+    assert refused.detail == f'the endpoint answered {code} ({{"error": {{"message": "the context is too long"}}}})'
+    assert answered.value == {"verdict": "A"}
+    assert len(server.requests) == 2
+
+
+def test_ask_failures_in_a_row_end_it_and_what_was_answered_is_kept(chat_server: Start, tmp_path: Path) -> None:
+    questions = [question(str(number)) for number in range(10)]
+    server = chat_server(lambda request: GOOD, [None, *[status(503, "overloaded")] * 2 * FAILURES_IN_A_ROW])
+    with pytest.raises(JudgeUnavailable, match=r"failed 3 questions in a row; the last time it answered 503 \(.*overloaded"):
+        chat(server, tmp_path, concurrency=1, max_attempts=2).ask(questions, "verdicts")
+    assert len(server.requests) == 1 + 2 * FAILURES_IN_A_ROW
+    assert all(reply.value for reply in chat(server, tmp_path, concurrency=1).ask(questions, "verdicts"))
+    assert len(server.requests) == 1 + 2 * FAILURES_IN_A_ROW + 9
+
+
+def test_ask_failures_with_answers_between_them_end_nothing(chat_server: Start, tmp_path: Path) -> None:
+    faults = [status(500), None] * 2 * FAILURES_IN_A_ROW
+    replies = chat(chat_server(lambda request: GOOD, faults), tmp_path, concurrency=1, max_attempts=1).ask(
+        [question(str(number)) for number in range(len(faults))], "verdicts"
+    )
+    assert [reply.value is None for reply in replies] == [True, False] * 2 * FAILURES_IN_A_ROW
+
+
+def test_ask_endpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
+    nowhere = EndpointConfig(url=f"http://127.0.0.1:{free_port()}/v1", model="m", max_attempts=1)
+    with pytest.raises(
+        JudgeUnavailable, match=rf"judge m at {nowhere.url} failed 3 questions in a row; the last time it cannot be reached"
+    ):
+        Chat(nowhere, cache=tmp_path).ask([question(str(number)) for number in range(5)], "verdicts")
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("7", 7.0),
+        ("0", 0.0),
+        (formatdate(1_000_000_030, usegmt=True), 30.0),
+        (formatdate(999_999_000, usegmt=True), 0.0),
+        ("99999", client_module.LONGEST_WAIT_SECONDS),
+        ("soon", None),
+        ("-5", None),
+    ],
+)
+def test_ask_waits_as_long_as_retry_after_says(
+    header: str, seconds: float | None, chat_server: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+
+    async def sleep(wait: float) -> None:
+        waited.append(wait)
+
+    monkeypatch.setattr(client_module, "sleep", sleep)
+    monkeypatch.setattr(client_module.RateLimits, "silence", lambda self, wait: waited.append(wait))
+    monkeypatch.setattr(endpoint_module.time, "time", lambda: 1_000_000_000.0)
+    server = chat_server(lambda request: GOOD, [status(429, Retry_After=header)])
+    assert chat(server, tmp_path).ask([question()], "verdicts")[0].value
+    if seconds is None:
+        assert len(waited) == 1
+        assert 0 < waited[0] < 0.1
+    else:
+        assert waited == [seconds, seconds]
+
+
+def test_ask_attempts_wait_longer_each_time(chat_server: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+
+    async def sleep(wait: float) -> None:
+        waited.append(wait)
+
+    monkeypatch.setattr(client_module, "sleep", sleep)
+    monkeypatch.setattr(client_module, "FIRST_WAIT_SECONDS", 1.0)
+    chat(chat_server(lambda request: GOOD, [status(500)] * 9), tmp_path, max_attempts=10).ask([question()], "verdicts")
+    bounds = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0]
+    assert all(bound <= wait <= bound + 1 for bound, wait in zip(bounds, waited, strict=True)), waited
+    assert len({round(wait % 1, 6) for wait in waited}) > 1
+
+
+class Stopper:
+    """A listener that stops the round at its first look, and notes the threads it is called on."""
+
+    def __init__(self) -> None:
+        self.threads: set[int] = set()
+
+    def advanced(self, done: int, total: int, text: str) -> None:
+        self.threads.add(threading.get_ident())
+        raise RoundStopped("enough")
+
+    def began(self, round: str, stage: str) -> None: ...
+
+    def ended(self, round: str, stage: str, seconds: float, *, already_done: bool) -> None: ...
+
+
+def test_ask_is_stopped_by_a_listener_while_the_endpoint_hangs(chat_server: Start, tmp_path: Path) -> None:
+    server, stopper = chat_server(lambda request: GOOD, [hang] * 9), Stopper()
+    began = time.monotonic()
+    with progress.shown_by(stopper), pytest.raises(RoundStopped, match="enough"):
+        chat(server, tmp_path, timeout_seconds=60).ask([question(str(number)) for number in range(9)], "verdicts")
+    assert time.monotonic() - began < 5
+    assert stopper.threads == {threading.get_ident()}
+    assert not [thread for thread in threading.enumerate() if thread.name == "chat"]
+
+
+def test_ask_of_nothing_asks_nobody(chat_server: Start, tmp_path: Path) -> None:
+    assert chat(server := chat_server(), tmp_path).ask([], "verdicts") == []
+    assert not server.requests
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        ("text", None),
+        ("json_object", {"type": "json_object"}),
+        (
+            "json_schema",
+            {
+                "type": "json_schema",
+                "json_schema": {"name": "answer", "strict": True, "schema": SCHEMA | {"additionalProperties": False}},
+            },
+        ),
+    ],
+)
+def test_ask_holds_the_endpoint_to_the_form_as_configured(output: str, expected: Any, chat_server: Start, tmp_path: Path) -> None:
+    server = chat_server(lambda request: GOOD)
+    chat(server, tmp_path, output=output, max_tokens=77).ask([question()], "verdicts")
+    (request,) = server.requests
+    assert request.get("response_format") == expected
+    assert (request["model"], request["temperature"], request["max_tokens"]) == ("scripted", 0, 77)
+    assert '"enum": ["A", "B", "tie"]' in request["messages"][-1]["content"]
+
+
+def test_ask_answer_that_was_cut_says_which_limit_cut_it(chat_server: Start, tmp_path: Path) -> None:
+    server = chat_server(lambda request: GOOD, [says('{"verdict": ', finish="length")] * 2)
+    (reply,) = chat(server, tmp_path, max_tokens=9).ask([question()], "verdicts")
+    assert reply.detail == "it holds no JSON object, and was cut at endpoint.max_tokens = 9"

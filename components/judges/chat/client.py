@@ -1,6 +1,7 @@
 """The one way to a chat endpoint: questions in, checked replies out. Knows neither judges nor stages."""
 
 import logging
+from asyncio import sleep
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,7 @@ class _Asking:
             stop=stop_after_attempt(self.endpoint.max_attempts),
             retry=retry_if_exception_type(AttemptFailed),
             wait=_wait,
+            sleep=sleep,
             reraise=True,
         )
         answer: Answer = await retrying(self._attempt, key, body)
