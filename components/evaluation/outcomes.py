@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from components.judges.protocol import Group, Judge, Verdict
+from components.judges.violations import PRINCIPLE, count_violations
 from components.records import JudgeUnavailable
 from components.tokens import Messages
 
@@ -60,6 +61,18 @@ def compare(judge: Judge, prompts: Sequence[tuple[str, Messages]], texts: Mappin
     rewards = {name: [scores.get((prompt, SAMPLE_IDS[name], None)) for prompt in names] for name in texts} if alone else None
     invalid_share = sum(verdict.status == "invalid" for verdict in verdicts) / len(verdicts)
     return Comparison(outcomes, rewards, invalid_share, groups, said)
+
+
+def principle_violations(verdicts: Sequence[Verdict], *, models: Sequence[str]) -> dict[str, dict[str, float | None]]:
+    """Share of each model's responses that violate each of a constitution's principles, in [0, 1]; None where none was checked.
+
+    Args:
+        verdicts: All that the judge said in `compare`.
+        models: Those that were compared. Empty is returned where no constitution judged.
+    """
+    counted = {name: count_violations(verdict for verdict in verdicts if verdict.sample_id == SAMPLE_IDS[name]) for name in models}
+    principles = dict.fromkeys(principle for found in counted.values() for principle in found)
+    return {f"{PRINCIPLE}{principle}": {name: counted[name][principle].rate for name in models} for principle in principles}
 
 
 def _scores(verdicts: Sequence[Verdict]) -> dict[tuple[str, int, int | None], float]:

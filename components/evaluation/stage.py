@@ -11,7 +11,7 @@ import pandas as pd
 
 from components.artifacts import derive_seed, read_json, read_table, write_json, write_table
 from components.evaluation.answers import Answers, answer
-from components.evaluation.outcomes import Comparison, compare
+from components.evaluation.outcomes import Comparison, compare, principle_violations
 from components.evaluation.rules import violation_shares
 from components.evaluation.statistics import mean_interval, win_rate
 from components.judges import load_pinned_judge
@@ -62,7 +62,7 @@ def run(request: EvaluateRequest, out: Path) -> None:
         "mean_tokens": {name: _mean(lengths[name]) for name in MODELS},
         "empty_share": {name: _mean([response.empty for response in answers.responses[name]]) for name in MODELS},
         "unfinished_share": {name: _mean([response.unfinished for response in answers.responses[name]]) for name in MODELS},
-        "violations": violation_shares(answers.responses, request.constraints),
+        "violations": violation_shares(answers.responses, request.constraints) | _principle_violations(request, comparison),
         **_implicit_reward(request),
         "invalid_share": comparison.invalid_share,
         "judge_health": measure_health(comparison.verdicts, comparison.groups, seed=request.seed).model_dump(mode="json"),
@@ -102,6 +102,13 @@ def _compare(request: EvaluateRequest, held_out: HeldOut, answers: Answers, judg
         return found
     rewards = None if found.rewards is None else found.rewards | {"start": found.rewards["champion"]}
     return replace(found, outcomes=found.outcomes | {"start": found.outcomes["champion"]}, rewards=rewards)
+
+
+def _principle_violations(request: EvaluateRequest, comparison: Comparison) -> dict[str, dict[str, float | None]]:
+    """By principle and model; where champion and start are the same model, it was judged once."""
+    same = request.champion.digest == request.start.digest
+    found = principle_violations(comparison.verdicts, models=[name for name in MODELS if not (same and name == "start")])
+    return {principle: {"start": shares["champion"]} | shares for principle, shares in found.items()} if same else found
 
 
 def _win_rates(request: EvaluateRequest, comparison: Comparison) -> dict[str, Any]:

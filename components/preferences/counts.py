@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from components.judges.protocol import Group, Verdict, scores
+from components.judges.violations import count_violations
 from components.preferences.labels import TIED
 from components.preferences.verdict_table import conclusions
 
@@ -26,13 +27,21 @@ def judged_counts(
         "verdicts": len(concluded),
         "invalid_verdicts": sum(verdict.status == "invalid" for verdict in concluded),
         "mean_score": math.fsum(scored.values()) / len(scored) if scored else None,
+        "violations": {principle: found.model_dump() for principle, found in count_violations(verdicts).items()},
     }
     return counts | _ended(Counter(outcomes), pairs, prompts=len(groups))
 
 
 def seeded_counts(outcomes: Sequence[str], pairs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Counts of a round that a data set seeds: a prompt for each of its rows."""
-    counts = {"prompts": len(outcomes), "responses": 0, "verdicts": 0, "invalid_verdicts": 0, "mean_score": None}
+    counts: dict[str, Any] = {
+        "prompts": len(outcomes),
+        "responses": 0,
+        "verdicts": 0,
+        "invalid_verdicts": 0,
+        "mean_score": None,
+        "violations": {},
+    }
     return counts | _ended(Counter(outcomes), pairs, prompts=len(outcomes))
 
 

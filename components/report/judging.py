@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from components.judges.health import Health, PartHealth
+from components.judges.violations import Violations
 from components.records import Interval
 from components.report.read import RoundFiles
-from components.report.wording import NOTHING, decimal, share
+from components.report.wording import NOTHING, count, decimal, share
 
 HEADINGS = (
     "judge",
@@ -18,6 +19,7 @@ HEADINGS = (
     "winner minus loser",
     "agrees with the whole",
 )
+VIOLATION_HEADINGS = ("principle", "responses checked", "violate it", "share", "no verdict")
 NOTE = (
     "How far a judge can be trusted, by its own verdicts. Orders agree: it names the same winner when the two answers change places; a "
     "coin does in 50 %. Repeats agree: a question that was asked twice got the same verdict. The longer answer wins: among decided "
@@ -37,6 +39,13 @@ def judge_rows(files: RoundFiles) -> list[tuple[str, ...]]:
         if counts is not None and counts.get("judge_health") is not None:
             rows += _rows(role, Health.model_validate(counts["judge_health"]))
     return rows
+
+
+def violation_rows(files: RoundFiles) -> list[tuple[str, ...]]:
+    """A row for each principle that a constitution held the round's responses to; the columns are `VIOLATION_HEADINGS`."""
+    collected = (files.collected or {}).get("violations", {})  # rounds of earlier versions had no constitution
+    found = {principle: Violations.model_validate(counted) for principle, counted in collected.items()}
+    return [(name, count(one.checked), count(one.violated), share(one.rate), count(one.invalid)) for name, one in found.items()]
 
 
 def _rows(role: str, health: Health) -> Iterator[tuple[str, ...]]:

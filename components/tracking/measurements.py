@@ -8,6 +8,7 @@ from typing import Any
 
 from mlflow.entities import Metric
 
+from components.judges.violations import Violations
 from components.records import Interval
 from components.tracking.facts import RoundFacts
 
@@ -97,7 +98,7 @@ def _evaluation(facts: RoundFacts) -> Iterator[tuple[str, float | None]]:
     for name in ("empty_share", "unfinished_share"):
         yield name, evaluation[name]["challenger"]
     for rule, shares in evaluation.get("violations", {}).items():  # rounds of earlier versions did not measure it
-        yield f"violations/{rule}", shares["challenger"]
+        yield f"violations/{_key(rule)}", shares["challenger"]
     for name in ("invalid_share", "reward_accuracy", "reward_margin"):
         yield name, evaluation[name]
 
@@ -114,6 +115,8 @@ def _data(facts: RoundFacts) -> Iterator[tuple[str, float | None]]:
     if collected is not None:
         yield "ties", collected["ties"]
         yield "invalid_verdicts", collected["invalid_verdicts"]
+        for principle, counted in collected.get("violations", {}).items():  # rounds of earlier versions had no constitution
+            yield f"response_violations/{_key(principle)}", Violations.model_validate(counted).rate
 
 
 def _judge(facts: RoundFacts) -> Iterator[tuple[str, float | None]]:

@@ -2,8 +2,9 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from components.evaluation.outcomes import compare
-from components.judges.protocol import Group, Opinion, Verdict, conclude_pair, judge_alone
+from components.evaluation.outcomes import compare, principle_violations
+from components.judges.protocol import Group, Opinion, Verdict, as_part, conclude_pair, judge_alone, make_verdict
+from components.judges.violations import KEPT
 from components.records import JudgeUnavailable
 from components.tokens import Messages
 
@@ -113,3 +114,25 @@ def test_compare_by_a_judge_that_concludes_nothing_is_refused() -> None:
 
     with pytest.raises(JudgeUnavailable, match="80 of 80 comparisons have no verdict"):
         compare(Silent(longer), PROMPTS, texts("long", "s"))
+
+
+def test_principle_violations_are_shares_of_each_models_responses() -> None:
+    """The challenger stands in the groups of both opponents, and is checked there twice."""
+
+    def checked(group: Group, number: int, score: float | None) -> Verdict:
+        verdict = make_verdict("judge", group, number, Opinion(score), part=KEPT)
+        return as_part(as_part(verdict, "principle: kind"), "a juror")
+
+    both = [Group(name, [], ((2, "challenger"), (opponent, "opponent"))) for name in ("p", "q") for opponent in (0, 1)]
+    kept: dict[tuple[str, int], float | None] = {
+        ("p", 2): 0.0,
+        ("q", 2): 1.0,
+        ("p", 1): 1.0,
+        ("q", 1): None,
+        ("p", 0): None,
+        ("q", 0): None,
+    }
+    verdicts = [checked(group, number, kept[group.prompt_id, number]) for group in both for number, _ in group.responses]
+    found = principle_violations(verdicts, models=["start", "champion", "challenger"])
+    assert found == {"principle: kind": {"start": None, "champion": 0.0, "challenger": 0.5}}
+    assert principle_violations(Pairwise(longer).judge(both), models=["champion"]) == {}

@@ -110,8 +110,12 @@ class CampaignMaker:
         if round_ > 1:  # the first round is one of an earlier version, which did not count these
             counts |= {"pairs": 700, "paired": 348 + round_, "not_compared": 2, "tied_pairs": 0}
         measured = None if not responses or round_ == 2 else judge_health()
-        pairs = pd.DataFrame({"pair_id": [f"{round_}-0"]})
-        self.stage(round_, "collect_preferences", {"preferences.parquet": pairs, "collect.json": counts | {"judge_health": measured}})
+        content = {**counts, "judge_health": measured}
+        if round_ == 3:
+            content["violations"] = {HOSTILE: {"violated": 3, "checked": 12, "invalid": 1}}
+        self.stage(
+            round_, "collect_preferences", {"preferences.parquet": pd.DataFrame({"pair_id": [f"{round_}-0"]}), "collect.json": content}
+        )
 
     def validate(self, round_: int) -> None:
         """Publishes counts of checked pairs that add up."""

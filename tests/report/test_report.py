@@ -227,7 +227,7 @@ def test_report_of_a_judge_without_scores_shows_no_reward(make_campaign: Any) ->
 
 
 def test_report_data_section_counts_add_up_and_name_quarantine_reasons(page: Page) -> None:
-    collected, _, validated = page.tables["data"]
+    collected, *_, validated = page.tables["data"]
     for number in (1, 2, 3):
         prompts, _, _, invalid, *ended, pairs, _ = (cell.replace(",", "").replace("\u2013", "0") for cell in collected[str(number)])
         assert int(prompts) == sum(map(int, ended))
@@ -303,3 +303,9 @@ def test_report_tells_what_the_verdicts_say_about_the_judge(page: Page) -> None:
     assert "75.0 % (71 to 79)" in page.sections["data"]
     assert "62.5 % (58 to 66), prefers longer" in page.sections["data"]
     assert judges["3"] == ["of the pairs: rule:<script>alert('x')</script>", "–", "–", "–", "–", "–", "–", "87.5 % (84 to 92)"]
+
+
+def test_report_tells_how_often_responses_violate_each_principle(page: Page) -> None:
+    principles = next(table for table in page.tables["data"] if "violate it" in table.get("Round", []))
+    assert principles["3"] == ["<script>alert('x')</script>", "12", "3", "25.0 %", "1"]
+    assert set(principles) == {"Round", "3"}, "a round without a constitution has no row"

@@ -273,13 +273,16 @@ JUDGE_HEALTH: dict[str, Any] = {
     },
 }
 
+VIOLATIONS = {"be brief": {"violated": 3, "checked": 12, "invalid": 1}, "be kind": {"violated": 0, "checked": 0, "invalid": 13}}
+
 
 def _write_data(directory: Path, number: int) -> None:
     with publishing(directory / "generate_responses", stage="generate_responses", version=1, key="k") as work:
         write_table(work.path / "responses.parquet", pd.DataFrame({"prompt_id": ["a"], "sample_id": [0], "text": ["sorry"]}))
     counts = {"prompts": 100, "responses": 400, "verdicts": 400, "invalid_verdicts": 2, "pairs": 90, "ties": 6, "below_margin": 3}
     with publishing(directory / "collect_preferences", stage="collect_preferences", version=1, key="k") as work:
-        write_json(work.path / "collect.json", {**counts, "no_verdict": 1, "mean_score": 1.125, "judge_health": JUDGE_HEALTH})
+        counts |= {"no_verdict": 1, "mean_score": 1.125, "judge_health": JUDGE_HEALTH, "violations": VIOLATIONS}
+        write_json(work.path / "collect.json", counts)
     texts = {"chosen": [f"good {number}", "fine"], "rejected": ["bad", "worse"]}
     prompts = [json.dumps([{"role": "user", "content": f"hello {name}"}]) for name in ("there", "again")]
     pairs = pd.DataFrame({"pair_id": ["p1", "p2"], "prompt": prompts, **texts, "p": [1.0, 0.9]})
