@@ -33,9 +33,9 @@ def starter_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def chat_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ChatServer]]:
     """Starts chat endpoints that answer by a script; see tests/judges/chat_server.py. Whoever asks them retries without delay."""
-    from components.judges.chat import client
+    from components.judges.chat import retries
 
-    monkeypatch.setattr(client, "FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 0.01)
     servers: list[ChatServer] = []
 
     def start(script: Script = lambda request: "yes", faults: Sequence[Fault | None] = ()) -> ChatServer:

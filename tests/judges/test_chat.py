@@ -11,9 +11,11 @@ import pytest
 
 from components import progress
 from components.config import EndpointConfig
-from components.judges.chat import client as client_module
 from components.judges.chat import endpoint as endpoint_module
-from components.judges.chat.client import FAILURES_IN_A_ROW, Chat, Question
+from components.judges.chat import retries
+from components.judges.chat.asking import FAILURES_IN_A_ROW
+from components.judges.chat.client import Chat, Question
+from components.judges.chat.limits import RateLimits
 from components.ports import free_port
 from components.records import JudgeUnavailable, RoundStopped
 from tests.judges.chat_server import ChatServer, Fault, bomb, drip, empty, hang, huge, no_json, reset, says, status
@@ -137,7 +139,7 @@ def test_ask_endpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
         ("0", 0.0),
         (formatdate(1_000_000_030, usegmt=True), 30.0),
         (formatdate(999_999_000, usegmt=True), 0.0),
-        ("99999", client_module.LONGEST_WAIT_SECONDS),
+        ("99999", retries.LONGEST_WAIT_SECONDS),
         ("soon", None),
         ("-5", None),
     ],
@@ -150,16 +152,14 @@ def test_ask_waits_as_long_as_retry_after_says(
     async def sleep(wait: float) -> None:
         waited.append(wait)
 
-    monkeypatch.setattr(client_module, "sleep", sleep)
-    monkeypatch.setattr(client_module.RateLimits, "silence", lambda self, wait: waited.append(wait))
+    monkeypatch.setattr(retries, "sleep", sleep)
+    monkeypatch.setattr(RateLimits, "silence", lambda self, wait: waited.append(wait))
     monkeypatch.setattr(endpoint_module.time, "time", lambda: 1_000_000_000.0)
     server = chat_server(lambda request: GOOD, [status(429, Retry_After=header)])
     assert chat(server, tmp_path).ask([question()], "verdicts")[0].value
-    if seconds is None:
-        assert len(waited) == 1
-        assert 0 < waited[0] < 0.1
-    else:
-        assert waited == [seconds, seconds]
+    silence, wait = waited
+    assert silence == (seconds or 0)
+    assert wait == silence if seconds is not None else 0 < wait < 0.1
 
 
 def test_ask_attempts_wait_longer_each_time(chat_server: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,8 +168,8 @@ def test_ask_attempts_wait_longer_each_time(chat_server: Start, tmp_path: Path, 
     async def sleep(wait: float) -> None:
         waited.append(wait)
 
-    monkeypatch.setattr(client_module, "sleep", sleep)
-    monkeypatch.setattr(client_module, "FIRST_WAIT_SECONDS", 1.0)
+    monkeypatch.setattr(retries, "sleep", sleep)
+    monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 1.0)
     chat(chat_server(lambda request: GOOD, [status(500)] * 9), tmp_path, max_attempts=10).ask([question()], "verdicts")
     bounds = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0]
     assert all(bound <= wait <= bound + 1 for bound, wait in zip(bounds, waited, strict=True)), waited
@@ -233,3 +233,17 @@ def test_ask_answer_that_was_cut_says_which_limit_cut_it(chat_server: Start, tmp
     server = chat_server(lambda request: GOOD, [says('{"verdict": ', finish="length")] * 2)
     (reply,) = chat(server, tmp_path, max_tokens=9).ask([question()], "verdicts")
     assert reply.detail == "it holds no JSON object, and was cut at endpoint.max_tokens = 9"
+
+
+def test_ask_reasoning_model_is_asked_in_its_own_terms(chat_server: Start, tmp_path: Path) -> None:
+    refusals = [
+        status(400, "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."),
+        status(400, "Unsupported value: 'temperature' does not support 0 with this model."),
+    ]
+    server = chat_server(lambda request: GOOD, refusals)
+    replies = chat(server, tmp_path, concurrency=1).ask([question("a"), question("b")], "verdicts")
+    assert [reply.value for reply in replies] == [{"verdict": "A"}] * 2
+    assert [sorted(request) for request in server.requests[2:]] == [["max_completion_tokens", "messages", "model", "response_format"]] * 2
+    assert len(server.requests) == 4
+    assert len(chat(server, tmp_path).ask([question("a")], "verdicts")) == 1
+    assert len(server.requests) == 4

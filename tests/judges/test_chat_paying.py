@@ -14,7 +14,8 @@ import pytest
 
 from components.config import EndpointConfig
 from components.judges.chat.client import Chat, Question
-from components.judges.chat.question import Usage
+from components.judges.chat.ledger import read_usage
+from components.judges.chat.usage import Usage
 from components.records import RoundStopped
 from tests.judges.chat_server import ChatServer, body, hang, no_json, reset, status
 
@@ -55,12 +56,12 @@ def test_max_calls_count_repairs_and_charged_failures_but_not_refusals(chat_serv
 def test_max_cost_is_never_exceeded_and_goes_on_where_it_stopped(chat_server: Start, tmp_path: Path) -> None:
     server = chat_server(lambda request: "y" * 40)
     limits = {**PRICES, "max_tokens": 10, "concurrency": 4}
-    # 100 prompt tokens at 0.01 and 10 answer tokens at 0.02: a call costs 1.2.
-    client = chat(server, tmp_path, max_cost=5.0, **limits)
-    with pytest.raises(RoundStopped, match=r"has used 4.8 of endpoint.max_cost = 5: raise it"):
+    # 100 prompt tokens at 0.01 and 10 answer tokens at 0.02: a call costs 1.2, and at a byte's guess it may cost 1.53.
+    client = chat(server, tmp_path, max_cost=5.2, **limits)
+    with pytest.raises(RoundStopped, match=r"has used 4.8 of endpoint.max_cost = 5.2: raise it"):
         client.ask(questions(9, length=400), "texts")
     assert client.usage == Usage(4, 0, 400, 40, pytest.approx(4.8))
-    assert len(chat(server, tmp_path, max_cost=11.0, **limits).ask(questions(9, length=400), "texts")) == 9
+    assert len(chat(server, tmp_path, max_cost=11.2, **limits).ask(questions(9, length=400), "texts")) == 9
     assert len(server.requests) == 9
 
 
@@ -69,11 +70,11 @@ def test_max_cost_holds_where_the_endpoint_measures_nothing(chat_server: Start, 
     client = chat(server, tmp_path, max_cost=5.0, max_tokens=10, concurrency=1, **PRICES)
     with pytest.raises(RoundStopped, match=r"of endpoint.max_cost = 5"):
         client.ask(questions(9, length=400), "texts")
-    assert len(server.requests) == 4
-    assert client.usage == Usage(4, 4, 0, 0, None)
+    assert len(server.requests) == 3
+    assert client.usage == Usage(3, 3, 0, 0, None)
     with pytest.raises(RoundStopped):
         chat(server, tmp_path, max_cost=5.0, max_tokens=10, **PRICES).ask(questions(9, length=400), "texts")
-    assert len(server.requests) == 4
+    assert len(server.requests) == 3
 
 
 @pytest.mark.parametrize("prices", [{}, {"price_per_million_input": 1.0}, {"price_per_million_output": 1.0}])
@@ -89,6 +90,10 @@ def test_usage_counts_what_earlier_starts_paid(chat_server: Start, tmp_path: Pat
     client = chat(server, tmp_path, **PRICES)
     client.ask(questions(3, length=400), "texts")
     assert client.usage == Usage(3, 0, 300, 30, pytest.approx(3.6))
+    assert read_usage(tmp_path / "cache") == client.usage
+    chat(server, tmp_path, model="free").ask(questions(1, length=400), "texts")
+    assert read_usage(tmp_path / "cache") == Usage(4, 0, 400, 40, None)
+    assert read_usage(tmp_path / "nowhere") is None
 
 
 def test_cache_serves_only_what_was_asked_in_the_same_way(chat_server: Start, tmp_path: Path) -> None:

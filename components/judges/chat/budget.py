@@ -3,7 +3,10 @@
 import asyncio
 
 from components.config import EndpointConfig
-from components.judges.chat.ledger import Ledger, cost_of
+from components.judges.chat.ledger import Ledger
+from components.judges.chat.usage import Tokens, cost_of
+
+ROUNDING = 1e-9
 
 
 class BudgetUsedUp(Exception):
@@ -30,7 +33,7 @@ class Budget:
         Raises:
             BudgetUsedUp: There is no room for it.
         """
-        cost = cost_of(self._endpoint, input_tokens, self._endpoint.max_tokens) or 0.0
+        cost = cost_of(self._endpoint, Tokens(input_tokens, self._endpoint.max_tokens)) or 0.0
         async with self._returned:
             while (exceeded := self._exceeded(cost)) is not None:
                 if not self._calls:
@@ -52,6 +55,6 @@ class Budget:
         if limits.max_calls and used.calls + self._calls + 1 > limits.max_calls:
             return f"{used.calls} calls of endpoint.max_calls = {limits.max_calls}"
         spent = self._ledger.cost_at_most
-        if limits.max_cost and spent + self._cost + cost > limits.max_cost:
+        if limits.max_cost and spent + self._cost + cost > limits.max_cost * (1 + ROUNDING):
             return f"{spent:.4g} of endpoint.max_cost = {limits.max_cost:g}"
         return None

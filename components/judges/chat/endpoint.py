@@ -5,14 +5,18 @@ import json
 import time
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import httpx
 
 from components.config import EndpointConfig
-from components.judges.chat.ledger import Answer, Tokens
+from components.judges.chat.dialect import Dialect
+from components.judges.chat.ledger import Answer
+from components.judges.chat.usage import Tokens
 from components.records import JudgeUnavailable
 
+CONNECT_SECONDS = 10.0
 MAX_ANSWER_BYTES = 2 * 2**20
 MAX_TOLD_CHARACTERS = 300
 MAY_PASS = frozenset({408, 425, 429})
@@ -41,12 +45,24 @@ class QuestionRefused(Exception):
 
 
 class ChatEndpoint:
-    """Sends requests over one client that keeps its connections."""
+    """Sends requests over one client that keeps its connections; open within an `async with` block."""
 
-    def __init__(self, endpoint: EndpointConfig, client: httpx.AsyncClient, key: str | None) -> None:
-        self._endpoint, self._client, self._key = endpoint, client, key
+    def __init__(self, endpoint: EndpointConfig, key: str | None) -> None:
+        self._endpoint, self._key = endpoint, key
         self._url = f"{endpoint.url.rstrip('/')}/chat/completions"
-        self._headers = {"Accept-Encoding": "identity"} | ({} if key is None else {"Authorization": f"Bearer {key}"})
+        self._dialect = Dialect()
+        # Compressed, a short answer may be a long one.
+        headers = {"Accept-Encoding": "identity"} | ({} if key is None else {"Authorization": f"Bearer {key}"})
+        limits = httpx.Limits(max_connections=endpoint.concurrency, max_keepalive_connections=endpoint.concurrency)
+        # How long a request may take in all is not httpx's to say: its time-outs begin anew with every byte.
+        self._client = httpx.AsyncClient(headers=headers, limits=limits, timeout=httpx.Timeout(None, connect=CONNECT_SECONDS))
+
+    async def __aenter__(self) -> Self:
+        await self._client.__aenter__()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self._client.__aexit__(kind, error, trace)
 
     async def request(self, body: dict[str, Any]) -> Answer:
         """Sends a request and reads its answer, within the endpoint's time-out however slowly it comes.
@@ -56,6 +72,16 @@ class ChatEndpoint:
             QuestionRefused: It will not, but other questions may.
             JudgeUnavailable: No question will be answered.
         """
+        spoken = self._dialect.spoken(body)
+        try:
+            return await self._request(spoken)
+        except QuestionRefused as refusal:
+            self._dialect.learn(str(refusal))
+            if self._dialect.spoken(body) == spoken:
+                raise
+        return await self.request(body)
+
+    async def _request(self, body: dict[str, Any]) -> Answer:
         seconds = self._endpoint.timeout_seconds
         try:
             async with asyncio.timeout(seconds):
@@ -72,7 +98,7 @@ class ChatEndpoint:
         raise self._failure(status, headers, text)
 
     async def _exchange(self, body: dict[str, Any]) -> tuple[int, httpx.Headers, bytes]:
-        async with self._client.stream("POST", self._url, json=body, headers=self._headers) as response:
+        async with self._client.stream("POST", self._url, json=body) as response:
             content = bytearray()
             async for chunk in response.aiter_raw():
                 content += chunk

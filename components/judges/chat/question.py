@@ -25,18 +25,3 @@ class Reply(NamedTuple):
     """Why there is none, else empty."""
     raw: str
     """What the endpoint said last."""
-
-
-class Usage(NamedTuple):
-    """What the calls of a stage came to, over all its starts."""
-
-    calls: int
-    """Calls that were answered, or that may have been charged though no answer came."""
-    unmeasured: int
-    """Those among them of which the endpoint did not say how many tokens they took."""
-    input_tokens: int
-    """Prompt tokens of the measured calls."""
-    output_tokens: int
-    """Answer tokens of the measured calls."""
-    cost: float | None
-    """Cost of the measured calls; None when a price is not known, or when no call was measured."""

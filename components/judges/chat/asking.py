@@ -1,0 +1,133 @@
+"""Asking several questions at once: cached answers, limits, budget, retries, repairs, and when to give up. Knows no thread and no judge."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from components import progress
+from components.artifacts import digest
+from components.config import EndpointConfig
+from components.judges.chat.beside import all_or_none
+from components.judges.chat.budget import Budget, BudgetUsedUp
+from components.judges.chat.endpoint import AttemptFailed, ChatEndpoint, QuestionRefused
+from components.judges.chat.form import messages_with_form, read_answer, repair_messages, response_format
+from components.judges.chat.ledger import NOTHING, Answer, Entry, Ledger
+from components.judges.chat.limits import RateLimits
+from components.judges.chat.question import Question, Reply
+from components.judges.chat.retries import retrying, wait_asked_for
+from components.judges.chat.usage import cost_of
+from components.records import JudgeUnavailable
+from components.tokens import Messages
+
+FAILURES_IN_A_ROW = 3
+"""Questions that failed for good, with no answer in between, after which no more are asked."""
+BYTES_PER_TOKEN = 3
+"""Fewer than most texts have, so that what a request may take is rather guessed too high."""
+
+log = logging.getLogger(__name__)
+
+
+class Asking:
+    """Asks each of several questions until it has a reply, several at a time."""
+
+    def __init__(
+        self, endpoint: EndpointConfig, key: str | None, ledger: Ledger, limits: RateLimits, questions: Sequence[Question]
+    ) -> None:
+        self._endpoint, self._ledger, self._limits = endpoint, ledger, limits
+        self._chat, self._budget = ChatEndpoint(endpoint, key), Budget(endpoint, ledger)
+        self._distinct = {self._identity(question): question for question in questions}
+        self._replies: dict[str, Reply] = {}
+        self._failures, self._trouble = 0, ""
+        self.used_up: str | None = None
+        """The limit of the budget that kept some questions from being asked, and what was used of it."""
+
+    async def run(self) -> None:
+        """Asks until every question has its reply, or the budget is used up.
+
+        Raises:
+            JudgeUnavailable: The endpoint does not answer, or refuses this user.
+        """
+        waiting = iter(self._distinct.items())
+        async with self._chat:
+            await all_or_none(self._work(waiting) for _ in range(min(self._endpoint.concurrency, len(self._distinct))))
+
+    def report(self, what: str) -> None:
+        """Reports how far the asking is and, while there is some, what trouble the endpoint makes."""
+        text = f"{what}; {self._trouble}" if self._trouble else what
+        progress.report(len(self._replies), len(self._distinct), text)
+
+    def reply_to(self, question: Question) -> Reply:
+        """The reply to one of the questions, after a run that used up no budget."""
+        return self._replies[self._identity(question)]
+
+    async def _work(self, waiting: Iterator[tuple[str, Question]]) -> None:
+        for key, question in waiting:
+            try:
+                self._replies[key] = await self._reply(question)
+            except BudgetUsedUp as used_up:
+                self.used_up = str(used_up)
+                return
+
+    async def _reply(self, question: Question) -> Reply:
+        """Asks a question and, where the answer is not valid, once more."""
+        messages = messages_with_form(question)
+        try:
+            reply = await self._answer(messages, question)
+            if reply.value is None:
+                reply = await self._answer(repair_messages(messages, reply), question)
+        except (AttemptFailed, QuestionRefused) as failure:
+            self._count_failure(failure)
+            return Reply(None, f"the endpoint {failure}", "")
+        return reply
+
+    async def _answer(self, messages: Messages, question: Question) -> Reply:
+        body = self._body(messages, question.schema)
+        key = _request_key(body, question.repeat)
+        answer = self._ledger.find(key) or await self._pay(key, body)
+        reply = read_answer(answer.text or "", question.schema)
+        if reply.value is None and answer.finish == "length":
+            return reply._replace(detail=f"{reply.detail}, and was cut at endpoint.max_tokens = {self._endpoint.max_tokens}")
+        return reply
+
+    async def _pay(self, key: str, body: dict[str, Any]) -> Answer:
+        answer: Answer = await retrying(self._endpoint.max_attempts)(self._attempt, key, body)
+        return answer
+
+    async def _attempt(self, key: str, body: dict[str, Any]) -> Answer:
+        input_tokens = sum(len(message["content"].encode()) for message in body["messages"]) // BYTES_PER_TOKEN
+        reserved = await self._budget.admit(input_tokens)
+        try:
+            sent = await self._limits.admit(input_tokens + self._endpoint.max_tokens)
+            answer = await self._chat.request(body)
+            cost = None if answer.tokens is None else cost_of(self._endpoint, answer.tokens)
+            self._ledger.add(Entry(key, answer, cost, reserved))
+        except AttemptFailed as failure:
+            self._trouble = f"the endpoint {failure}"
+            self._limits.silence(wait_asked_for(failure) or 0.0)
+            if failure.may_be_charged:
+                self._ledger.add(Entry(key, NOTHING, None, reserved))
+            raise
+        finally:
+            await self._budget.settle(reserved)
+        self._failures, self._trouble = 0, ""
+        if answer.tokens is not None:
+            sent.amount = sum(answer.tokens)
+        return answer
+
+    def _count_failure(self, failure: Exception) -> None:
+        model, url = self._endpoint.model, self._endpoint.url
+        log.warning("a question to %s was given up: the endpoint %s", model, failure)
+        self._failures += 1
+        if self._failures >= FAILURES_IN_A_ROW:
+            raise JudgeUnavailable(f"judge {model} at {url} failed {self._failures} questions in a row; the last time it {failure}")
+
+    def _body(self, messages: Messages, schema: dict[str, Any]) -> dict[str, Any]:
+        fixed = {"model": self._endpoint.model, "messages": messages, "temperature": 0, "max_tokens": self._endpoint.max_tokens}
+        return fixed | response_format(schema, self._endpoint.output)
+
+    def _identity(self, question: Question) -> str:
+        return _request_key(self._body(question.messages, question.schema), question.repeat)
+
+
+def _request_key(body: dict[str, Any], repeat: int) -> str:
+    return digest([body, repeat])
