@@ -86,6 +86,11 @@ class CampaignConfig(Section):
 
     @model_validator(mode="after")
     def _labels_fit_the_loss(self) -> Self:
+        if self.preferences.pairs == "unpaired" and self.training.takes == "pairs":
+            raise ValueError(
+                f"preferences.pairs unpaired needs a loss of single responses and training.loss is {self.training.loss}"
+                f"{' with added_losses' if self.training.added_losses else ''}: set `training: {{loss: kto}}` alone"
+            )
         hard = [name for name in self.training.losses if name in HARD_LABEL_LOSSES]
         if hard and self.preferences.gives_soft_labels:
             raise ValueError(

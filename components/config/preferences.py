@@ -10,15 +10,20 @@ from components.config.section import Section
 class PreferencesConfig(Section):
     """How judged responses become preference pairs."""
 
-    pairs: Literal["best_worst", "best_random", "all_pairs", "top_k", "length_balanced", "nash"] = "best_worst"
+    pairs: Literal["best_worst", "best_random", "all_pairs", "top_k", "length_balanced", "nash", "unpaired"] = "best_worst"
     """Which responses become pairs. `best_worst`: the best and the worst; `best_random`: the best and one drawn among the worse;
     `all_pairs`: every two; `top_k`: each of the best and the worst of the rest; `length_balanced`: one pair a prompt such that over the
-    round chosen is as long as rejected; `nash`: best and worst by their win rate against the policy's other answers, p from it."""
+    round chosen is as long as rejected; `nash`: best and worst by their win rate against the policy's other answers, p from it;
+    `unpaired`: each response alone, desirable or not, for the losses `kto` and `apo_zero_unpaired`."""
     top_k: int = Field(default=2, ge=1)
     """How many of a prompt's best responses are chosen, when `pairs` is `top_k`."""
+    threshold: Literal["median", "mean", "value"] = "median"
+    """Score above which a response is desirable, when `pairs` is `unpaired`: of all the round's responses, or `threshold_value`."""
+    threshold_value: float = 0.0
+    """The score itself, when `threshold` is `value`."""
     min_margin: float = Field(default=0.0, ge=0.0)
     """Least difference of judge scores between chosen and rejected (of win shares, for a judge that compares and for `nash`); pairs at or
-    below it are dropped."""
+    below it are dropped. In `unpaired`, the least distance from the threshold."""
     ties: Literal["drop", "half"] = "drop"
     """What becomes of two responses that the judge finds equal, or whose two orders disagree: no pair, or a pair with p = 0.5."""
     soft_labels: Literal["none", "bradley_terry", "verdict"] = "none"
@@ -51,7 +56,9 @@ class PreferencesConfig(Section):
         return self.soft_labels != "none" or self.ties == "half" or self.pairs == "nash"
 
     @model_validator(mode="after")
-    def _nash_has_its_own_labels(self) -> Self:
+    def _labels_fit_the_pairs(self) -> Self:
         if self.pairs == "nash" and self.soft_labels != "none":
             raise ValueError("pairs nash takes p from the win rates: leave `soft_labels` out")
+        if self.pairs == "unpaired" and (self.soft_labels == "verdict" or self.ties == "half"):
+            raise ValueError("pairs unpaired compares no two responses: set `soft_labels` to none or bradley_terry, and `ties: drop`")
         return self

@@ -40,7 +40,7 @@ def build_pairs(groups: Sequence[Group], verdicts: Sequence[Verdict], *, judge: 
     builder = BUILDERS[preferences.pairs]
     offers = [candidates(builder.rescored(prompt), preferences) for prompt in judged_prompts(groups, verdicts)]
     pairs = iter(builder.choose([offered for offered in offers if isinstance(offered, Candidates)], preferences, seed))
-    cited = _verdict_ids(verdicts)
+    cited = verdict_ids(verdicts)
     rows: list[dict[str, Any]] = []
     outcomes: dict[str, str] = {}
     for group, offered in zip(groups, offers, strict=True):
@@ -72,7 +72,7 @@ def _row(group: Group, pair: Pair, judge: str, cited: defaultdict[Key, list[str]
     )
 
 
-def _verdict_ids(verdicts: Iterable[Verdict]) -> defaultdict[Key, list[str]]:
+def verdict_ids(verdicts: Iterable[Verdict]) -> defaultdict[Key, list[str]]:
     """The valid conclusions on each response."""
     found: defaultdict[Key, list[str]] = defaultdict(list)
     for verdict in conclusions(verdicts):

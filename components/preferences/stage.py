@@ -14,6 +14,7 @@ from components.preferences.groups import read_groups
 from components.preferences.judged_pairs import build_pairs
 from components.preferences.pair_table import write_pairs
 from components.preferences.seeds import seeded_pairs
+from components.preferences.singles import build_singles
 from components.preferences.verdict_table import check_invalid_share, write_verdicts
 from components.records import CollectRequest
 
@@ -39,7 +40,8 @@ def collect(groups: Sequence[Group], judge: Judge, *, preferences: PreferencesCo
     verdicts = judge.judge(groups)
     write_verdicts(out, verdicts)
     check_invalid_share(judge.name, verdicts, preferences.max_invalid_share)
-    built = build_pairs(groups, verdicts, judge=judge.name, preferences=preferences, seed=seed)
+    build = build_singles if preferences.pairs == "unpaired" else build_pairs
+    built = build(groups, verdicts, judge=judge.name, preferences=preferences, seed=seed)
     write_pairs(out, built.rows)
     health = measure_health(verdicts, groups, seed=seed)
     counts = judged_counts(groups, verdicts, built.outcomes.values(), built.rows)

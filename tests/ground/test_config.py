@@ -46,6 +46,8 @@ def test_config_every_shipped_file_loads(path: Path) -> None:
         ("campaign: a\ntraining: {added_losses: {sft: 0}}", r"training\.added_losses\.sft = 0: Input should be greater than 0"),
         ("campaign: a\ntraining: {loss: aot}\npreferences: {soft_labels: bradley_terry}", r"training.loss aot takes hard labels only"),
         ("campaign: a\ntraining: {loss: aot}\npreferences: {ties: half}", r"training.loss aot takes hard labels only"),
+        ("campaign: a\npreferences: {pairs: unpaired}", r"needs a loss of single responses and training.loss is sigmoid: set"),
+        ("campaign: a\npreferences: {pairs: unpaired, ties: half}\ntraining: {loss: kto}", r"pairs unpaired compares no two responses"),
         ("campaign: a\ntraining: {loss: dpo}", r"training\.loss = \"dpo\": Input should be 'sigmoid', 'sigmoid_norm', 'ipo'"),
         ("campaign: a/b", r"campaign = \"a/b\": is no file name"),
         ("campaign: ..", r"is no file name"),
