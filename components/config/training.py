@@ -85,6 +85,8 @@ class TrainingConfig(Section):
     """Weight of a pair's loss by its tag, such as {safety: 2}; others count 1, and the mean over the pairs is kept at 1."""
     tag_shares: dict[str, Annotated[float, Field(ge=0.0, le=1.0)]] = {}
     """Share of an epoch's pairs by tag, such as {safety: 0.3}, met by repeating or leaving out; others divide the rest."""
+    reference_sync_steps: int = Field(default=0, ge=0)
+    """After every so many optimizer steps the policy becomes the reference (TR-DPO's hard update, arXiv 2404.09656); 0 leaves it still."""
     epochs: int = Field(default=1, ge=1)
     """Passes over the round's pairs."""
     pairs_per_step: int = Field(default=64, ge=1)
@@ -139,6 +141,13 @@ class TrainingConfig(Section):
             )
         if "exo_pair" in self.losses and self.label_smoothing == 0:
             raise ValueError("loss exo_pair is infinite with hard labels: set `label_smoothing`, such as 0.001")
+        return self
+
+    @model_validator(mode="after")
+    def _something_follows_the_policy(self) -> Self:
+        without = {"sft", "simpo", "orpo", "cpo"}
+        if self.reference_sync_steps and set(self.losses) <= without:
+            raise ValueError(f"reference_sync_steps does nothing to {', '.join(self.losses)}, which reads no reference: leave it out")
         return self
 
     @model_validator(mode="after")

@@ -10,15 +10,17 @@ import torch
 
 from components.artifacts import digest, file_digest, read_json, sync, write_json
 from components.dpo.engine import load_state, save_state
+from components.dpo.reference import PairLogps, read_logps, write_logps
 
 KEEP = 2
 HASHES = "HASHES.json"
 METRICS = "metrics.jsonl"
+REFERENCE = "reference.safetensors"
 log = logging.getLogger(__name__)
 
 
-def save(directory: Path, engine: Any, step: int, metrics: list[str]) -> None:
-    """Publishes a checkpoint after `step` optimizer steps; every rank must call it.
+def save(directory: Path, engine: Any, step: int, metrics: list[str], *, reference: PairLogps | None) -> None:
+    """Publishes a checkpoint after `step` optimizer steps; every rank must call it. `reference` is kept where it follows the policy.
 
     The files are written under a temporary name and hashed; the rename that makes the checkpoint visible comes last, so a crash at
     any moment leaves the one before. The newest `KEEP` checkpoints are kept.
@@ -32,6 +34,8 @@ def save(directory: Path, engine: Any, step: int, metrics: list[str]) -> None:
     torch.distributed.barrier()
     if torch.distributed.get_rank() == 0:
         (temporary / METRICS).write_text("".join(f"{line}\n" for line in metrics))
+        if reference is not None:
+            write_logps(temporary / REFERENCE, reference)
         _publish(temporary, directory / f"step-{step:06d}", step)
         for old in sorted(directory.glob("step-*"))[:-KEEP]:
             shutil.rmtree(old)
@@ -50,11 +54,11 @@ def _publish(temporary: Path, target: Path, step: int) -> None:
     sync(target.parent)
 
 
-def resume(directory: Path, engine: Any) -> tuple[int, list[str]]:
+def resume(directory: Path, engine: Any) -> tuple[int, list[str], PairLogps | None]:
     """Restores the newest intact checkpoint; every rank must call it.
 
     Returns:
-        Its step and the metrics lines so far, or (0, []) where there is none.
+        Its step, the metrics lines so far and the reference that it was given, or (0, [], None) where there is none.
     """
     # One rank decides for all: a disk that gives one of them other bytes must not let them go on from different steps.
     newest = torch.zeros(1, dtype=torch.long, device=engine.device)
@@ -64,10 +68,10 @@ def resume(directory: Path, engine: Any) -> tuple[int, list[str]]:
         torch.distributed.broadcast(newest, src=0)
     step = int(newest)
     if step == 0:
-        return 0, []
+        return 0, [], None
     checkpoint = directory / f"step-{step:06d}"
     load_state(engine, checkpoint, step)
-    return step, (checkpoint / METRICS).read_text().splitlines()
+    return step, (checkpoint / METRICS).read_text().splitlines(), read_logps(checkpoint / REFERENCE)
 
 
 def _newest_intact_step(directory: Path) -> int:

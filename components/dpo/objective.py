@@ -16,7 +16,7 @@ from components.dpo.losses import LOSSES, Loss, PairLosses, weighted_sum, with_d
 from components.dpo.losses.transforms import length_desensitised_logps, wpo_weights
 from components.dpo.losses.unpaired import losses_of_both
 from components.dpo.memory import Memory
-from components.dpo.reference import PairLogps
+from components.dpo.reference import PairLogps, score_pairs
 from components.dpo.responses import desirability, mismatched_answers, responses_loss
 from components.dpo.scoring import Batch, TokenScores, response_logps, token_scores
 from components.dpo.sides import Sides
@@ -111,6 +111,21 @@ class Objective:
                 # A step of responses that are all undesirable says nothing of desirable ones.
                 shown |= {name: value / means[share]} if means[share] else {}
         return shown | self.memory.record() | ({} if kl is None else {"kl/mismatched": float(kl)})
+
+    def follow(self, engine: Any, layout: Layout) -> None:
+        """Makes the policy as it is now the reference (TR-DPO's hard update, arXiv 2404.09656). Every rank must call it."""
+        engine.eval()
+        self.reference = score_pairs(
+            engine,
+            self.pairs,
+            self.pad_id,
+            batch_size=2 * layout.micro_batch_pairs,
+            rank=layout.rank,
+            world_size=layout.world_size,
+            ld_alpha=self.training.ld_alpha,
+            mismatched=self.mismatched if self.loss.needs_kl else None,
+        )
+        engine.train()
 
     @torch.no_grad()
     def kl(self, engine: Any, micro_batches: list[list[Slot]], layout: Layout) -> torch.Tensor | None:

@@ -84,7 +84,7 @@ def cached(path: Path, *, rank: int, compute: Callable[[], PairLogps]) -> PairLo
     The file lies in a directory named by the digest of the whole request, which covers the reference's weights, the pairs and the
     limits, so numbers of other weights can never be read; it holds a hash of them, so neither can damaged ones. Every rank must call it.
     """
-    stored = _read(path)
+    stored = read_logps(path)
     usable: list[Any] = [None] * torch.distributed.get_world_size()
     # Computing is a joint work of all ranks, so one that cannot read the file must not be left alone with it.
     torch.distributed.all_gather_object(usable, stored is not None)
@@ -93,12 +93,18 @@ def cached(path: Path, *, rank: int, compute: Callable[[], PairLogps]) -> PairLo
     logps = compute()
     if rank == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
-        values = {name: values for name, values in logps._asdict().items() if values is not None}
-        write_bytes(path, save(values, metadata={HASH: _sha256(values)}))
+        write_logps(path, logps)
     return logps
 
 
-def _read(path: Path) -> PairLogps | None:
+def write_logps(path: Path, logps: PairLogps) -> None:
+    """Writes log-probabilities with a hash of them."""
+    values = {name: values for name, values in logps._asdict().items() if values is not None}
+    write_bytes(path, save(values, metadata={HASH: _sha256(values)}))
+
+
+def read_logps(path: Path) -> PairLogps | None:
+    """Reads what `write_logps` wrote; None where there is no file, or a damaged one."""
     if not path.exists():
         return None
     try:
@@ -108,7 +114,7 @@ def _read(path: Path) -> PairLogps | None:
                 return PairLogps(**values)
     except (SafetensorError, OSError, KeyError, TypeError):
         pass
-    log.warning("%s is damaged; scoring the pairs under the reference again", path)
+    log.warning("%s is damaged and not used", path)
     return None
 
 

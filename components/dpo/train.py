@@ -44,7 +44,9 @@ def train(
         NonFiniteLoss: A step's loss, or another of its means, is not finite.
         NonFiniteGradient: A step's gradient is not finite.
     """
-    resumed, metrics = checkpoints.resume(directory, engine)
+    resumed, metrics, followed = checkpoints.resume(directory, engine)
+    training = objective.training
+    objective.reference = followed or objective.reference
     if metrics:
         objective.memory.restore(json.loads(metrics[-1]))
     engine.train()
@@ -54,8 +56,11 @@ def train(
         record["pairs_per_second"] = len(pairs) / record.pop("seconds")
         metrics.append(json.dumps(record, sort_keys=True))
         progress.report(step + 1, plan.num_steps, f"loss {record['loss']:.4f}")
-        if (step + 1) % objective.training.checkpoint_every == 0 and step + 1 < plan.num_steps:
-            checkpoints.save(directory, engine, step + 1, metrics)
+        if training.reference_sync_steps and (step + 1) % training.reference_sync_steps == 0:
+            objective.follow(engine, layout)
+            followed = objective.reference
+        if (step + 1) % training.checkpoint_every == 0 and step + 1 < plan.num_steps:
+            checkpoints.save(directory, engine, step + 1, metrics, reference=followed)
     return metrics, resumed
 
 

@@ -29,6 +29,7 @@ from components.records import TrainRequest
 Make = Callable[..., TrainRequest]
 RunUntil = Callable[[TrainRequest, Path, int], None]
 LINES = {step: [json.dumps({"step": done}) for done in range(1, step + 1)] for step in range(1, 6)}
+LOGPS = PairLogps(torch.tensor([-1.5, -2.0]), torch.tensor([-3.25, -4.0]))
 
 
 class Trained:
@@ -48,7 +49,7 @@ class Trained:
         for step in (1, 2, 3, 4):
             self.advance()
             self.weights[step] = self.now()
-            checkpoints.save(self.after if step == 4 else self.before, self.engine, step, LINES[step])
+            checkpoints.save(self.after if step == 4 else self.before, self.engine, step, LINES[step], reference=None)
         self.advance()
         self.weights[5] = self.now()
 
@@ -178,15 +179,20 @@ def test_save_killed_at_every_operation_leaves_an_intact_checkpoint(
             shutil.copytree(trained.before, directory)  # noqa: B023
             load_state(trained.engine, trained.after / "step-000004", 4)
 
-        killed = ended_by_kill(prepare, lambda: checkpoints.save(directory, trained.engine, 4, LINES[4]), at, monkeypatch)  # noqa: B023
-        step, metrics = checkpoints.resume(directory, trained.engine)
+        def save() -> None:
+            checkpoints.save(directory, trained.engine, 4, LINES[4], reference=LOGPS)  # noqa: B023
+
+        killed = ended_by_kill(prepare, save, at, monkeypatch)
+        step, metrics, reference = checkpoints.resume(directory, trained.engine)
         assert trained.stands_at(step), at
         assert metrics == LINES[step], at
+        assert (reference is not None) == (step == 4), at
+        assert reference is None or torch.equal(torch.stack(reference[:2]), torch.stack(LOGPS[:2])), at
         resumed_from.append(step)
         for done in range(step + 1, 6):
             trained.advance()
             if done == 4:
-                checkpoints.save(directory, trained.engine, 4, LINES[4])
+                checkpoints.save(directory, trained.engine, 4, LINES[4], reference=LOGPS)
         assert trained.stands_at(5), at
         assert checkpoints.resume(directory, trained.engine)[0] == 4, at
         assert len(list(directory.iterdir())) <= checkpoints.KEEP + 1, at
@@ -213,8 +219,11 @@ def test_save_over_a_damaged_checkpoint_killed_at_every_operation_keeps_the_one_
             flip(directory / "step-000004" / checkpoints.METRICS)  # noqa: B023
             load_state(trained.engine, trained.after / "step-000004", 4)
 
-        killed = ended_by_kill(prepare, lambda: checkpoints.save(directory, trained.engine, 4, LINES[4]), at, monkeypatch)  # noqa: B023
-        step, _ = checkpoints.resume(directory, trained.engine)
+        def save() -> None:
+            checkpoints.save(directory, trained.engine, 4, LINES[4], reference=LOGPS)  # noqa: B023
+
+        killed = ended_by_kill(prepare, save, at, monkeypatch)
+        step, _, _ = checkpoints.resume(directory, trained.engine)
         assert step in (3, 4), at
         assert trained.stands_at(step), at
         shutil.rmtree(directory)
@@ -260,7 +269,7 @@ def test_resume_every_truncation_of_the_hashes_is_refused(trained: Trained, tmp_
 
 def test_resume_checkpoint_under_another_steps_name_is_refused(trained: Trained, tmp_path: Path) -> None:
     shutil.copytree(trained.before / "step-000003", tmp_path / "step-000009")
-    assert checkpoints.resume(tmp_path, trained.engine) == (0, [])
+    assert checkpoints.resume(tmp_path, trained.engine) == (0, [], None)
 
 
 def test_resume_checkpoint_of_another_number_of_processes_is_refused(
@@ -340,7 +349,7 @@ def test_training_damaged_reference_scores_are_computed_again(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         resumed = interrupted.damaged(tmp_path, lambda directory: damage(directory / "reference.safetensors"))
-    assert "reference.safetensors is damaged; scoring the pairs" in caplog.text
+    assert "reference.safetensors is damaged and not used" in caplog.text
     assert resumed["resumed_from_step"] == 4
     assert resumed["policy_digest"] == interrupted.whole["policy_digest"]
 

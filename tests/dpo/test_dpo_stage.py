@@ -253,3 +253,18 @@ def test_training_without_need_of_a_reference_scores_none(make_request: Make, tm
     assert summary["reference_read"] is False
     assert not list(tmp_path.glob("checkpoints/*/reference.safetensors"))
     assert list(tmp_path.glob("checkpoints/*/step-*"))
+
+
+def test_training_reference_that_follows_is_the_policy_again_and_is_resumed(
+    make_request: Make, tmp_path: Path, interrupted: Interrupted
+) -> None:
+    request = make_request(epochs=2, checkpoint_every=2, reference_sync_steps=3)
+    whole = trained(request, tmp_path / "whole" / "run")
+    steps = metrics(tmp_path / "whole" / "run")
+    assert [step["rewards/margins"] for step in steps if step["step"] in (1, 4)] == pytest.approx([0.0, 0.0], abs=1e-5)
+    assert steps[3]["loss"] == pytest.approx(math.log(2), abs=1e-4)
+    assert abs(steps[2]["rewards/margins"]) > 1e-3
+    interrupted(request)  # in step 6, after the checkpoint of step 4, whose reference is the policy of step 3
+    assert trained(request, tmp_path / "resumed")["resumed_from_step"] == 4
+    assert losses(tmp_path / "resumed") == losses(tmp_path / "whole" / "run")
+    assert read_json(tmp_path / "resumed" / "train.json")["policy_digest"] == whole["policy_digest"]
