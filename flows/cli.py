@@ -1,10 +1,11 @@
 """The command `ratchet`. Exit code 0: done; 2: the user's input is wrong; 1: anything else. Errors are one line, never a traceback."""
 
 import logging
+from collections.abc import Callable
 
 import typer
 
-from flows.commands import history, look, run, serve, services
+from flows.commands import history, look, preferences, run, serve, services
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -14,8 +15,9 @@ app = typer.Typer(
     help="Turn a language model towards what people prefer, round after round, and never backwards. "
     "Campaigns lie under [bold]runs/[/bold]; the environment's RATCHET_RUNS names another place.",
 )
-PANELS = {
+PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Rounds": (run.run, look.status, look.report),
+    "Preferences": (preferences.collect, preferences.pairs, preferences.calibrate),
     "History": (history.compare, history.lineage, history.rollback, history.gc),
     "Servers": (services.up, services.down, services.deploy, services.ui, serve.serve),
     "Help": (look.reference, look.doctor),

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from components.config.data import GenerationConfig, PromptsConfig, ValidationConfig
 from components.config.evaluation import EvaluationConfig, GateConfig
-from components.config.judge import OWN_MODELS, JudgeConfig
+from components.config.judge import OWN_MODELS, SCORES_ALONE, JudgeConfig
 from components.config.policy import LoraConfig, PolicyConfig, SoftPromptConfig
 from components.config.preferences import PreferencesConfig
 from components.config.section import Section
@@ -96,6 +96,15 @@ class CampaignConfig(Section):
             raise ValueError(
                 f"training.loss {hard[0]} takes hard labels only: set `preferences: {{soft_labels: none, ties: drop}}` with other `pairs` "
                 "than nash, or another loss"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _verdicts_are_of_two(self) -> Self:
+        if self.preferences.soft_labels == "verdict" and self.judge.kind in SCORES_ALONE:
+            raise ValueError(
+                f"preferences.soft_labels verdict is the word on two responses, and judge.kind {self.judge.kind} scores one at a time: "
+                "set `soft_labels: bradley_terry`, or a judge that compares"
             )
         return self
 

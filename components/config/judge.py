@@ -91,6 +91,8 @@ class JudgeSettings(Section):
 SingleKind = Literal["rule", "reward_model", "implicit_reward", "llm", "self", "constitution", "debate"]
 OWN_MODELS = {"implicit_reward", "self"}
 """Kinds that judge with the campaign's own policy."""
+SCORES_ALONE = {"rule", "reward_model", "implicit_reward"}
+"""Kinds that score one response at a time; the others compare two."""
 
 
 class JurorConfig(JudgeSettings):
@@ -125,6 +127,11 @@ class JudgeConfig(JudgeSettings):
     def kinds(self) -> tuple[str, ...]:
         """Its own kind, and those of its jurors."""
         return (self.kind, *(juror.kind for juror in self.jurors))
+
+    @property
+    def reads_own_models(self) -> bool:
+        """Whether it judges, or one of its jurors does, with the campaign's own policy."""
+        return bool(OWN_MODELS & set(self.kinds))
 
     @model_validator(mode="after")
     def _kind_is_complete(self) -> Self:

@@ -1,16 +1,18 @@
 """`preferences.parquet`: a row a preference pair, named by its content."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from components.artifacts import digest, write_table
+from components.artifacts import digest, read_table, write_bytes, write_table
 from components.prompts import prompt_id
-from components.tokens import Messages, format_messages
+from components.tokens import Messages, format_messages, parse_messages
 
 PAIRS = "preferences.parquet"
+PORTABLE = "preferences.jsonl"
 PAIR_TYPES = {
     "pair_id": "str",
     "prompt_id": "str",
@@ -66,3 +68,13 @@ def pair_row(
 def write_pairs(out: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Writes `preferences.parquet` in a directory."""
     write_table(out / PAIRS, pd.DataFrame(list(rows), columns=list(PAIR_TYPES)).astype(PAIR_TYPES))
+
+
+def write_portable(out: Path) -> None:
+    """Writes `preferences.jsonl` beside `preferences.parquet`: the pairs as chat messages, in the form of TRL and `seed_pairs`."""
+    lines = []
+    for row in read_table(out / PAIRS).to_dict("records"):
+        answers = {side: [{"role": "assistant", "content": row[side]}] for side in ("chosen", "rejected")}
+        line = {"prompt": parse_messages(row["prompt"]), **answers} | {name: row[name] for name in ("p", "margin", "tag")}
+        lines.append(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+    write_bytes(out / PORTABLE, "".join(lines).encode())

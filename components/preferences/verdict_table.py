@@ -31,6 +31,12 @@ def write_verdicts(out: Path, verdicts: Iterable[Verdict]) -> None:
     write_table(out / VERDICTS, pd.DataFrame(rows, columns=list(VERDICT_TYPES)).astype(VERDICT_TYPES))
 
 
+def read_verdicts(table: pd.DataFrame) -> list[Verdict]:
+    """The verdicts of a table as they were written."""
+    plain = table[list(VERDICT_TYPES)].astype(object)
+    return [Verdict(*row) for row in plain.where(plain.notna(), None).itertuples(index=False)]
+
+
 def conclusions(verdicts: Iterable[Verdict]) -> list[Verdict]:
     """The verdicts that are no part of another."""
     return [verdict for verdict in verdicts if not verdict.part]

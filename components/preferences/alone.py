@@ -1,0 +1,118 @@
+"""The steps of preference collection alone, on a user's own files: judge and pair, pair again, calibrate. Each publishes a directory.
+
+What a judge said before it was interrupted lies beside that directory and is not asked for again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from components.artifacts import derive_seed, digest, write_json
+from components.config import CampaignConfig, PreferencesConfig
+from components.judges import check_judge, judge_digest, load_judge
+from components.judges.health import measure_health
+from components.judges.protocol import Group, JudgeContext
+from components.preferences import calibration
+from components.preferences.counts import COUNTS, judged_counts
+from components.preferences.judged_pairs import build_pairs
+from components.preferences.kept import Judged, write_groups
+from components.preferences.known_pairs import known, questions
+from components.preferences.pair_table import write_pairs, write_portable
+from components.preferences.pairs_file import SeedPairs
+from components.preferences.published import published
+from components.preferences.stage import collect
+from components.preferences.verdict_table import check_invalid_share, write_verdicts
+from components.records import ModelRef
+
+CALIBRATION = "calibration.json"
+
+
+def judge_and_pair(groups: Sequence[Group], config: CampaignConfig, models: tuple[ModelRef, ModelRef] | None, out: Path) -> None:
+    """Has responses judged and builds pairs: what a round's collect_preferences does, and the prompts and responses beside it.
+
+    Args:
+        groups: Prompts and responses.
+        config: Its sections `judge` and `preferences` are used, and its seed.
+        models: Policy and start model, for judges that read them; None where there is no campaign.
+        out: Directory that is written; one that an earlier call wrote is replaced.
+
+    Raises:
+        ValueError: The judge cannot be used on such prompts, or `out` holds something else.
+        JudgeUnavailable: As for a round.
+    """
+    _check_judge(groups, config, models)
+    inputs = {"groups": _content(groups), "judge": judge_digest(config.judge), "preferences": config.preferences, "models": models}
+    with published("collect", inputs | {"seed": config.seed}, out) as work:
+        if work is not None:
+            write_groups(work, groups)
+            judge = load_judge(config.judge, _context(config, models, out))
+            seed = derive_seed(config.seed, "collect")
+            collect(groups, judge, preferences=config.preferences, seed=seed, out=work)
+            write_portable(work)
+
+
+def pair_again(judged: Judged, preferences: PreferencesConfig, *, seed: int, out: Path) -> None:
+    """Builds pairs from kept verdicts, without a judge; `out` and errors as for `judge_and_pair`."""
+    groups, verdicts = judged
+    inputs = {"verdicts": [verdict.verdict_id for verdict in verdicts], "groups": _content(groups), "preferences": preferences}
+    with published("pairs", inputs | {"seed": seed}, out) as work:
+        if work is not None:
+            built = build_pairs(groups, verdicts, judge=judged.judge, preferences=preferences, seed=derive_seed(seed, "collect"))
+            write_groups(work, groups)
+            write_verdicts(work, verdicts)
+            write_pairs(work, built.rows)
+            write_portable(work)
+            write_json(work / COUNTS, judged_counts(groups, verdicts, built.outcomes.values(), built.rows))
+
+
+def calibrate(pairs: SeedPairs, config: CampaignConfig, models: tuple[ModelRef, ModelRef] | None, out: Path) -> None:
+    """Has pairs with known labels judged, and writes `calibration.json` and the verdicts; the rest is as for `judge_and_pair`."""
+    asked = questions(pairs.pairs, default_tag=config.preferences.tag)
+    if not asked:
+        raise ValueError("no pair has a known label: each is tied, of two equal texts, or a single response")
+    groups = [question.group for question in asked]
+    _check_judge(groups, config, models)
+    inputs = {"pairs": pairs.digest, "judge": judge_digest(config.judge), "preferences": config.preferences, "models": models}
+    with published("calibrate", inputs | {"seed": config.seed}, out) as work:
+        if work is not None:
+            judge = load_judge(config.judge, _context(config, models, out))
+            verdicts = judge.judge(groups)
+            write_verdicts(work, verdicts)
+            check_invalid_share(judge.name, verdicts, config.preferences.max_invalid_share)
+            seed = derive_seed(config.seed, "calibrate")
+            counts = {"judge": judge.name, "rows": len(pairs.pairs) + len(pairs.split_earlier), "labelled": len(asked)}
+            measured = _calibration(known(asked, verdicts), scale=config.preferences.soft_label_scale, seed=seed)
+            health = measure_health(verdicts, groups, seed=seed).model_dump(mode="json")
+            write_json(work / CALIBRATION, counts | measured | {"judge_health": health})
+
+
+def _calibration(found: Sequence[calibration.Known], *, scale: float, seed: int) -> dict[str, Any]:
+    fitted = calibration.fit_scale(found)
+    total = calibration.agreement(found, seed=seed)
+    return {
+        "judged": len(found),
+        "compares": any(pair.said is not None for pair in found),
+        "agreement": None if total is None else total.model_dump(mode="json"),
+        "by_tag": {tag: interval.model_dump(mode="json") for tag, interval in calibration.agreement_by_tag(found, seed=seed).items()},
+        "soft_label_scale": scale,
+        "reliability": [part.model_dump(mode="json") for part in calibration.reliability(found, scale=scale, seed=seed)],
+        "log_loss": calibration.log_loss(found, scale=scale),
+        "fitted_soft_label_scale": fitted,
+        "fitted_log_loss": None if fitted is None else calibration.log_loss([replace(pair, said=None) for pair in found], scale=fitted),
+    }
+
+
+def _check_judge(groups: Sequence[Group], config: CampaignConfig, models: tuple[ModelRef, ModelRef] | None) -> None:
+    check_judge(config.judge, [group.messages for group in groups])
+    if models is None and config.judge.reads_own_models:
+        raise ValueError(f"judge.kind {config.judge.kind} reads the campaign's own policy: name the campaign with --campaign")
+
+
+def _context(config: CampaignConfig, models: tuple[ModelRef, ModelRef] | None, out: Path) -> JudgeContext:
+    policy, start = models or (None, None)
+    return JudgeContext(out.parent / f".{out.name}.judging", policy=policy, start=start, limits=config.policy)
+
+
+def _content(groups: Sequence[Group]) -> str:
+    return digest([[group.prompt_id, [list(response) for response in group.responses]] for group in groups])

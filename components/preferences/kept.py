@@ -1,0 +1,70 @@
+"""What a judged round, or `ratchet collect`, keeps: prompts, responses and verdicts, from which pairs can be built again."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import pyarrow as pa
+
+from components.artifacts import read_table, write_table
+from components.judges.protocol import Group, Verdict
+from components.preferences.groups import read_groups
+from components.preferences.verdict_table import VERDICTS, conclusions, read_verdicts
+from components.tokens import format_messages
+
+PROMPTS, RESPONSES = "prompts.parquet", "responses.parquet"
+OF_A_ROUND = {PROMPTS: "generate_responses", RESPONSES: "generate_responses", VERDICTS: "collect_preferences"}
+"""Stage of a campaign's round that publishes each file."""
+
+
+class Judged(NamedTuple):
+    """Prompts with their responses, and what a judge said of them."""
+
+    groups: list[Group]
+    verdicts: list[Verdict]
+
+    @property
+    def judge(self) -> str:
+        """Name of the judge that concluded."""
+        return " and ".join(sorted({verdict.judge for verdict in conclusions(self.verdicts)}))
+
+
+def write_groups(out: Path, groups: Sequence[Group]) -> None:
+    """Writes `prompts.parquet` and `responses.parquet` in a directory."""
+    prompts = [(group.prompt_id, format_messages(group.messages)) for group in groups]
+    responses = [(group.prompt_id, sample_id, text) for group in groups for sample_id, text in group.responses]
+    write_table(out / PROMPTS, pd.DataFrame(prompts, columns=["prompt_id", "messages"]).astype("str"))
+    types = {"prompt_id": "str", "sample_id": "int64", "text": "str"}
+    write_table(out / RESPONSES, pd.DataFrame(responses, columns=list(types)).astype(types))
+
+
+def read_judged(directory: Path) -> Judged:
+    """Reads what `ratchet collect` wrote, or a round of a campaign.
+
+    Raises:
+        ValueError: The directory is neither, or a file of it cannot be read.
+    """
+    found = {name: _file(directory, name) for name in OF_A_ROUND}
+    missing = [name for name, path in found.items() if path is None]
+    if missing:
+        raise ValueError(
+            f"{directory} holds no verdicts ({', '.join(missing)} missing): name a directory that `ratchet collect` wrote, or a round's"
+        )
+    tables = {name: _read(path) for name, path in found.items() if path is not None}
+    judged = Judged(read_groups(tables[PROMPTS], tables[RESPONSES]), read_verdicts(tables[VERDICTS]))
+    if not judged.verdicts:
+        raise ValueError(f"{directory} holds no verdicts: its pairs came from a data set")
+    return judged
+
+
+def _file(directory: Path, name: str) -> Path | None:
+    places = (directory / name, directory / OF_A_ROUND[name] / name)
+    return next((path for path in places if path.is_file()), None)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        return read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{path} cannot be read as Parquet ({str(error).splitlines()[0]}): make it again") from None

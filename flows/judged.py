@@ -1,0 +1,87 @@
+"""What a person sees of judged responses, pairs and a calibration on the terminal."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from components.artifacts import read_json
+
+ENDED = {
+    "paired": "with pairs",
+    "ties": "tied",
+    "below_margin": "below min_margin",
+    "no_verdict": "without two verdicts",
+    "not_compared": "not compared",
+}
+HEALTH = {
+    "position_consistency": "says the same in both orders",
+    "repetition_stability": "says the same when asked again",
+    "tie_share": "ties",
+    "length_preference": "prefers the longer answer",
+}
+
+
+def print_collected(console: Console, out: Path) -> None:
+    """Prints what became of the prompts, and where the pairs are."""
+    counts = read_json(out / "collect.json")
+    ended = ", ".join(f"{counts[key]} {name}" for key, name in ENDED.items() if counts[key])
+    _line(console, "prompts", f"{counts['prompts']}: {ended}")
+    _line(console, "verdicts", f"{counts['verdicts']} on {counts['responses']} responses, {counts['invalid_verdicts']} invalid")
+    _line(console, "pairs", f"{counts['pairs']}, {counts['tied_pairs']} of them with p = 0.5")
+    _print_health(console, counts.get("judge_health"))
+    _line(console, "written", f"{out}; as round 1's data: preferences: {{seed_pairs: {out / 'preferences.jsonl'}}}")
+
+
+def print_calibration(console: Console, out: Path) -> None:
+    """Prints how the judge stands to the labels, and the scale that fits."""
+    found = read_json(out / "calibration.json")
+    _line(console, "judge", f"{found['judge']}; {found['judged']} of {found['rows']} rows have a label and a verdict")
+    _line(console, "agreement", f"{_interval(found['agreement'])} with the labels, ties half")
+    if len(found["by_tag"]) > 1:
+        for tag, interval in found["by_tag"].items():
+            _line(console, "", f"{_interval(interval)} {tag}")
+    _print_health(console, found["judge_health"])
+    if found["reliability"]:
+        _print_reliability(console, found["reliability"])
+    _line(console, "log loss", f"{_number(found['log_loss'])} nats a pair; a coin has 0.693")
+    _print_scale(console, found)
+    _line(console, "written", str(out))
+
+
+def _print_reliability(console: Console, bins: list[dict[str, Any]]) -> None:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for name in ("p of its choice", "pairs", "mean p", "is right"):
+        table.add_column(name, no_wrap=True)
+    for part in bins:
+        span = f"{part['low']:.1f} to {part['high']:.1f}"
+        table.add_row(span, str(part["pairs"]), f"{part['mean_p']:.3f}", _interval(part["agreement"]))
+    console.print(table)
+
+
+def _print_scale(console: Console, found: dict[str, Any]) -> None:
+    scale = found["fitted_soft_label_scale"]
+    if scale is None:
+        _line(console, "scale", "none fits: the margins say nothing about the labels, or contradict none of them")
+        return
+    setting = f"preferences: {{soft_labels: bradley_terry, soft_label_scale: {scale:.4g}}}"
+    _line(console, "scale", f"{setting} has a log loss of {_number(found['fitted_log_loss'])}")
+
+
+def _print_health(console: Console, health: dict[str, Any] | None) -> None:
+    for key, name in HEALTH.items():
+        if health is not None and health[key] is not None:
+            _line(console, "judge", f"{name}: {_interval(health[key])}")
+
+
+def _interval(interval: dict[str, Any] | None) -> str:
+    return "–" if interval is None else f"{interval['value']:.3f} ({interval['low']:.3f}–{interval['high']:.3f})"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _line(console: Console, name: str, text: str) -> None:
+    console.print(f"{name:<10} {text}", highlight=False, soft_wrap=True, markup=False)

@@ -1,0 +1,190 @@
+"""`ratchet collect`, `pairs` and `calibrate` as a user runs them: what they publish, and what they refuse in one line."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import Result
+from typer.testing import CliRunner
+
+from components.artifacts import file_digest, read_json, read_table
+from components.builtin.world import corpus
+from components.preferences.pairs_file import load_seed_pairs
+from components.preferences.verdict_table import read_verdicts
+from flows.cli import app
+from tests.judges.chat_server import ChatServer, Fault, status
+
+ASK = "Where is my order #4711?"
+TEXTS = ["I am sorry. Your order is #4711.", "Go away.", "We sell many things."]
+Ratchet = Callable[..., Result]
+
+
+@pytest.fixture
+def ratchet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ratchet:
+    """Runs a command in an empty directory; `config` is the YAML's content beside the campaign's name."""
+    monkeypatch.setenv("RATCHET_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, config: dict[str, Any] | None = None) -> Result:
+        Path("c.yaml").write_text(yaml.safe_dump({"campaign": "c", **(config or {})}))
+        return CliRunner().invoke(app, [*arguments, "--config", "c.yaml", "--out", "out"])
+
+    return run
+
+
+def write_lines(name: str, *rows: dict[str, Any]) -> str:
+    Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return name
+
+
+def world_responses(count: int = 12) -> str:
+    """Replies of the built-in world, three to a prompt."""
+    replies = corpus()[: 3 * count]
+    rows = [{"prompt": replies[3 * n][0], "responses": [text for _, text in replies[3 * n : 3 * n + 3]]} for n in range(count)]
+    return write_lines("r.jsonl", *rows)
+
+
+def test_collect_publishes_verdicts_and_pairs_that_a_campaign_reads_back(ratchet: Ratchet) -> None:
+    told = ratchet("collect", world_responses(), config={"preferences": {"pairs": "all_pairs", "tag": "style"}})
+    assert told.exit_code == 0, told.output
+    counts = read_json(Path("out/collect.json"))
+    assert (counts["prompts"], counts["responses"], counts["verdicts"]) == (12, 36, 36)
+    pairs, verdicts = read_table(Path("out/preferences.parquet")), read_verdicts(read_table(Path("out/verdicts.parquet")))
+    assert len(verdicts) == 36
+    assert counts["pairs"] == len(pairs) > counts["paired"]
+    read_back = load_seed_pairs("out/preferences.jsonl", split="train").pairs
+    assert [(json.dumps(pair.messages), pair.chosen, pair.rejected, pair.margin, pair.tag) for pair in read_back] == [
+        (json.dumps(json.loads(row["prompt"])), row["chosen"], row["rejected"], row["margin"], "style") for row in pairs.to_dict("records")
+    ]
+    assert f"pairs      {len(pairs)}" in told.stdout
+
+
+def test_collect_again_says_that_it_is_done_and_replaces_what_other_inputs_made(ratchet: Ratchet) -> None:
+    responses = world_responses()
+    ratchet("collect", responses)
+    before = file_digest(Path("out/MANIFEST.json"))
+    assert "already done" in ratchet("collect", responses).stdout
+    assert file_digest(Path("out/MANIFEST.json")) == before
+    assert "already done" not in ratchet("collect", responses, config={"preferences": {"tag": "other"}}).stdout
+    assert set(read_table(Path("out/preferences.parquet"))["tag"]) == {"other"}
+    assert not list(Path().glob(".out.tmp*")) + list(Path().glob(".out.old*"))
+
+
+def longer(request: dict[str, Any]) -> str:
+    """Prefers the longer answer."""
+    texts = re.findall(r"<<data ([0-9a-f]{24})>>\n(.*?)\n<<end of data \1>>", request["messages"][0]["content"], re.DOTALL)
+    (_, first), (_, second) = texts[1:]
+    return json.dumps({"reason": "longer", "verdict": "A" if len(first) > len(second) else "B"})
+
+
+def by_chat(server: ChatServer) -> dict[str, Any]:
+    return {"kind": "llm", "endpoint": server.endpoint(concurrency=1, max_attempts=1)}
+
+
+def test_collect_that_was_cut_off_goes_on_and_asks_nothing_twice(ratchet: Ratchet, chat_server: Callable[..., ChatServer]) -> None:
+    responses = write_lines("r.jsonl", {"prompt": ASK, "responses": TEXTS})
+    faults: list[Fault | None] = [None, None, None, None, status(500)]
+    server = chat_server(longer, faults=faults)
+    cut_off = ratchet("collect", responses, config={"judge": by_chat(server)})
+    assert cut_off.exit_code == 1
+    assert len(cut_off.stderr.strip().splitlines()) == 1
+    assert not Path("out").exists()
+    assert len(server.requests) == 6, "three pairs in two orders"
+    assert ratchet("collect", responses, config={"judge": by_chat(server)}).exit_code == 0
+    assert len(server.requests) == 6 + 1, "the one that was not answered"
+    again = ratchet("pairs", "out", config={"judge": by_chat(server), "preferences": {"soft_labels": "verdict"}})
+    assert again.exit_code == 0, again.output
+    (pair,) = read_table(Path("out/preferences.parquet")).to_dict("records")
+    assert (pair["chosen"], pair["rejected"], pair["p"]) == (TEXTS[0], TEXTS[1], 1.0)
+    assert len(server.requests) == 6 + 1, "no judge is asked to pair again"
+
+
+def test_pairs_of_kept_verdicts_take_the_builder_and_the_margin_of_the_command(ratchet: Ratchet) -> None:
+    ratchet("collect", world_responses())
+    Path("out").rename("judged")
+    assert ratchet("pairs", "judged", "--pairs", "all_pairs", "--min-margin", "1").exit_code == 0
+    built, first = read_table(Path("out/preferences.parquet")), read_table(Path("judged/preferences.parquet"))
+    assert len(built) > len(first)
+    assert built["margin"].min() > 1
+    assert set(first.loc[first["margin"] > 1, "pair_id"]) <= set(built["pair_id"])
+    assert file_digest(Path("out/verdicts.parquet")) == file_digest(Path("judged/verdicts.parquet"))
+
+
+def test_calibrate_measures_the_judge_against_the_labels(ratchet: Ratchet, chat_server: Callable[..., ChatServer]) -> None:
+    rows = [{"prompt": f"{ASK} {n}", "chosen": "a" * (8 + n), "rejected": "b", "tag": "style"} for n in range(6)]
+    rows += [{"prompt": f"{ASK} {n}", "chosen": "a", "rejected": "b" * 9, "tag": "safety"} for n in range(2)]
+    server = chat_server(longer)
+    told = ratchet("calibrate", write_lines("labels.jsonl", *rows), config={"judge": by_chat(server)})
+    assert told.exit_code == 0, told.output
+    found = read_json(Path("out/calibration.json"))
+    # Prompts 0 and 1 have a right and a wrong pair each, the other four a right one.
+    assert found["agreement"]["value"] == pytest.approx((0.5 + 0.5 + 4) / 6)
+    assert (found["by_tag"]["style"]["value"], found["by_tag"]["safety"]["value"]) == (1.0, 0.0)
+    assert (found["rows"], found["judged"], len(server.requests)) == (8, 8, 16)
+    assert found["judge_health"]["position_consistency"]["value"] == found["judge_health"]["length_preference"]["value"] == 1.0
+    assert "soft_label_scale: " in told.stdout
+    assert read_verdicts(read_table(Path("out/verdicts.parquet")))
+
+
+def test_calibrate_fits_the_scale_of_a_judge_that_scores(ratchet: Ratchet) -> None:
+    ratchet("collect", world_responses(30), config={"preferences": {"pairs": "all_pairs"}})
+    lines = Path("out/preferences.jsonl").read_text().splitlines()
+    flipped = [line.replace('"chosen"', '"x"').replace('"rejected"', '"chosen"').replace('"x"', '"rejected"') for line in lines[::4]]
+    Path("labels.jsonl").write_text("\n".join([*(line for number, line in enumerate(lines) if number % 4), *flipped]))
+    Path("out").rename("judged")
+    told = ratchet("calibrate", "labels.jsonl")
+    assert told.exit_code == 0, told.output
+    found = read_json(Path("out/calibration.json"))
+    assert found["agreement"]["value"] == pytest.approx(0.75, abs=0.02)
+    assert found["fitted_log_loss"] < min(found["log_loss"], 0.6931)
+    assert f"soft_label_scale: {found['fitted_soft_label_scale']:.4g}" in told.stdout
+
+
+OWN_POLICY = {"kind": "jury", "jurors": [{"kind": "rule"}, {"kind": "implicit_reward"}]}
+MISTAKES: dict[str, tuple[list[str], dict[str, Any], str]] = {
+    "no file": (["collect", "nowhere.jsonl"], {}, "file nowhere.jsonl does not exist"),
+    "no responses": (["collect", "prompts.jsonl"], {}, "line 1 has no responses: write responses"),
+    "one response each": (["collect", "single.jsonl"], {}, "has no prompt with two responses"),
+    "unknown key": (["collect", "r.jsonl"], {"preferences": {"pair": "all"}}, "unknown key preferences.pair; did you mean pairs?"),
+    "prompts of another world": (["collect", "foreign.jsonl"], {}, "rule support_reply"),
+    "no reward model": (["collect", "r.jsonl"], {"judge": {"kind": "reward_model", "model": "./nowhere"}}, "nowhere"),
+    "own policy": (["collect", "r.jsonl"], {"judge": OWN_POLICY, "evaluation_judge": {"kind": "rule"}}, "with --campaign"),
+    "unknown campaign": (["collect", "r.jsonl", "--campaign", "gone"], {}, "no campaign gone"),
+    "labels of no verdicts": (["collect", "r.jsonl"], {"preferences": {"soft_labels": "verdict"}}, "judge.kind rule scores one at a time"),
+    "no verdicts": (["pairs", "."], {}, "holds no verdicts"),
+    "unknown builder": (["pairs", ".", "--pairs", "best"], {}, 'preferences.pairs = "best": Input should be'),
+    "negative margin": (["pairs", ".", "--min-margin", "-1"], {}, "preferences.min_margin = -1.0"),
+    "no pairs": (["calibrate", "prompts.jsonl"], {}, "line 1 has no chosen"),
+    "no labels": (["calibrate", "tied.jsonl"], {}, "no pair has a known label"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_wrong_input_is_one_line_exit_code_2_and_nothing_written(ratchet: Ratchet, mistake: str) -> None:
+    prompt = corpus()[0][0]
+    write_lines("r.jsonl", {"prompt": prompt, "responses": TEXTS})
+    write_lines("foreign.jsonl", {"prompt": "Why is the sky blue?", "responses": TEXTS})
+    write_lines("prompts.jsonl", {"prompt": prompt})
+    write_lines("single.jsonl", {"prompt": prompt, "response": TEXTS[0]})
+    write_lines("tied.jsonl", {"prompt": prompt, "chosen": "a", "rejected": "b", "margin": 0})
+    arguments, config, says = MISTAKES[mistake]
+    before = {path.name for path in Path().iterdir()} | {"c.yaml"}
+    told = ratchet(*arguments, config=config)
+    assert told.exit_code == 2, told.output
+    assert says in told.stderr
+    assert len(told.stderr.strip().splitlines()) == 1, told.stderr
+    assert {path.name for path in Path().iterdir()} == before
+
+
+def test_directory_of_somebody_else_is_not_replaced(ratchet: Ratchet) -> None:
+    Path("out").mkdir()
+    Path("out/thesis.tex").write_text("years of work")
+    told = ratchet("collect", world_responses())
+    assert told.exit_code == 2
+    assert "out exists and is not what this command writes: choose another directory with --out" in told.stderr
+    assert [path.name for path in Path("out").iterdir()] == ["thesis.tex"]
