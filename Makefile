@@ -25,10 +25,12 @@ coverage: .venv/dev.ready  ## The tests with line and branch coverage.
 test-faults: .venv/dev.ready  ## kill -9 at twenty random moments; takes a quarter of an hour.
 	RATCHET_KILLS=20 $(BIN)/python -m pytest -q -s --timeout 7200 tests/faults
 
-bench: .venv/dev.ready  ## What the machinery costs over 100 rounds, `ratchet status`, and what a constraint costs; into runs/bench, in half an hour.
+bench: .venv/dev.ready  ## What the machinery and a constraint cost, and what active choice and soft labels are worth; into runs/bench, in an hour.
 	$(BIN)/python tests/benchmarks/status_command.py
 	$(BIN)/python tests/benchmarks/orchestration.py
 	$(BIN)/python tests/benchmarks/constraints.py
+	$(BIN)/python tests/benchmarks/active_choice.py
+	$(BIN)/python tests/benchmarks/soft_labels.py
 
 reference: .venv/dev.ready  ## Write the configuration reference into the README.
 	$(BIN)/python -m flows.reference README.md

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from components.config import (
+    ActiveConfig,
     ConstraintsConfig,
     EndpointConfig,
     EvaluationConfig,
@@ -121,6 +122,7 @@ class StartRequest(Record):
     policy: PolicyConfig
     judge: JudgeConfig
     evaluation_judge: JudgeConfig
+    active_judge: JudgeConfig
     prompts: PromptsConfig
     prompts_digest: str
 
@@ -156,6 +158,9 @@ class CollectRequest(Record):
     """Round 0; some judges read it."""
     limits: PolicyConfig
     preferences: PreferencesConfig
+    active: ActiveConfig = ActiveConfig()
+    active_judge: JudgeRef | None = None
+    """The judge of `active`, pinned; None where it is not asked."""
     seed: int
 
 

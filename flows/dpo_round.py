@@ -105,6 +105,8 @@ def _stages(
         start=model_of_round(directory, 0),
         limits=config.policy,
         preferences=config.preferences,
+        active=config.active,
+        active_judge=JudgeRef(config=config.active.judge, digest=pins["active_judge"]["digest"]) if config.active.budget else None,
         campaign_seed=config.seed,
     )
     validated = validate_data(

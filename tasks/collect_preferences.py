@@ -6,7 +6,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from components.artifacts import derive_seed
-from components.config import PolicyConfig, PreferencesConfig
+from components.config import ActiveConfig, PolicyConfig, PreferencesConfig
 from components.launch import run_stage
 from components.records import Artifact, CollectRequest, JudgeRef, Manifest, ModelRef
 from tasks.judge_keys import provide_keys
@@ -26,6 +26,8 @@ def collect_preferences(
     start: ModelRef,
     limits: PolicyConfig,
     preferences: PreferencesConfig,
+    active: ActiveConfig,
+    active_judge: JudgeRef | None,
     campaign_seed: int,
 ) -> Manifest:
     """Publishes every raw verdict and the pairs made from them."""
@@ -38,6 +40,8 @@ def collect_preferences(
         start=start,
         limits=limits,
         preferences=preferences,
+        active=active,
+        active_judge=active_judge,
         seed=derive_seed(campaign_seed, round, "collect_preferences"),
     )
     provide_keys(judge.config)

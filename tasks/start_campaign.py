@@ -18,6 +18,7 @@ def start_campaign(config: CampaignConfig, prompts_digest: str, directory: Path)
         policy=config.policy,
         judge=config.judge,
         evaluation_judge=config.evaluation_judge,
+        active_judge=config.active.judge,
         prompts=config.prompts,
         prompts_digest=prompts_digest,
     )

@@ -4,6 +4,7 @@ Frozen pydantic sections; unknown keys are refused with the nearest known name. 
 the whole configuration. Importing this package loads no machine-learning library.
 """
 
+from components.config.active import ActiveConfig
 from components.config.campaign import CAMPAIGN_NAME, BudgetConfig, CampaignConfig
 from components.config.data import GenerationConfig, PromptsConfig, ValidationConfig
 from components.config.evaluation import EvaluationConfig, GateConfig
@@ -30,6 +31,7 @@ __all__ = [
     "MARGIN_LOSSES",
     "RESPONSE_LOSSES",
     "UNSMOOTHED_LOSSES",
+    "ActiveConfig",
     "BudgetConfig",
     "CampaignConfig",
     "ConstraintsConfig",

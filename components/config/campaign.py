@@ -5,6 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from components.config.active import ActiveConfig
 from components.config.data import GenerationConfig, PromptsConfig, ValidationConfig
 from components.config.evaluation import EvaluationConfig, GateConfig
 from components.config.judge import OWN_MODELS, SCORES_ALONE, JudgeConfig
@@ -53,6 +54,7 @@ class CampaignConfig(Section):
     evaluation_judge: JudgeConfig = Field(default_factory=lambda data: data["judge"])
     """Judge of the held-out comparison; left out, it is the same as `judge`."""
     preferences: PreferencesConfig = PreferencesConfig()
+    active: ActiveConfig = ActiveConfig()
     validation: ValidationConfig = ValidationConfig()
     training: TrainingConfig = TrainingConfig()
     constraints: ConstraintsConfig = ConstraintsConfig()

@@ -52,4 +52,9 @@ def _ended(outcomes: Counter[str], pairs: Sequence[dict[str, Any]], *, prompts: 
         raise AssertionError(f"the outcomes {dict(outcomes)} do not add up to {prompts} prompts")
     if len(pairs) < outcomes[PAIRED]:
         raise AssertionError(f"{outcomes[PAIRED]} prompts are to have pairs, and there are {len(pairs)}")
-    return ended | {"pairs": len(pairs), "tied_pairs": sum(pair["p"] == TIED for pair in pairs)}
+    return ended | pair_counts(pairs)
+
+
+def pair_counts(pairs: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """How many pairs there are, and in how many of them neither answer is better."""
+    return {"pairs": len(pairs), "tied_pairs": sum(pair["p"] == TIED for pair in pairs)}

@@ -4,19 +4,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.artifacts import read_table, write_json
-from components.config import PreferencesConfig
-from components.judges import load_pinned_judge
+from components.config import ActiveConfig, JudgeConfig, PreferencesConfig
+from components.judges import load_judge, load_pinned_judge
 from components.judges.health import measure_health
 from components.judges.limits import check_limits
 from components.judges.protocol import JUDGING, Group, Judge, JudgeContext
-from components.preferences.counts import COUNTS, judged_counts, seeded_counts
+from components.preferences.counts import COUNTS, judged_counts, pair_counts, seeded_counts
 from components.preferences.groups import read_groups
 from components.preferences.judged_pairs import build_pairs
 from components.preferences.pair_table import write_pairs
+from components.preferences.refine import Costly, refine
 from components.preferences.seeds import seeded_pairs
 from components.preferences.singles import build_singles
 from components.preferences.verdict_table import check_invalid_share, write_verdicts
-from components.records import CollectRequest
+from components.records import CollectRequest, JudgeRef
 
 
 def run(request: CollectRequest, out: Path) -> None:
@@ -32,11 +33,15 @@ def run(request: CollectRequest, out: Path) -> None:
     groups = read_groups(read_table(request.prompts), read_table(request.responses))
     context = JudgeContext(out.parent / JUDGING / "collect_preferences", policy=request.policy, start=request.start, limits=request.limits)
     judge = load_pinned_judge(request.judge, context)
-    collect(groups, judge, preferences=request.preferences, seed=request.seed, out=out)
+    costly = _costly(request.active_judge, request.active, context)
+    collect(groups, judge, preferences=request.preferences, seed=request.seed, out=out, costly=costly)
 
 
-def collect(groups: Sequence[Group], judge: Judge, *, preferences: PreferencesConfig, seed: int, out: Path) -> None:
-    """Judges the responses to each prompt, builds pairs, and writes both with the counts; a judge beyond its limits is told after that."""
+def collect(groups: Sequence[Group], judge: Judge, *, preferences: PreferencesConfig, seed: int, out: Path, costly: Costly | None) -> None:
+    """Judges the responses to each prompt, builds pairs, has some of them judged again, and writes everything with the counts.
+
+    What a judge is stopped for is written before, and a costly judge hears nothing of a judge that is beyond its limits.
+    """
     verdicts = judge.judge(groups)
     write_verdicts(out, verdicts)
     check_invalid_share(judge.name, verdicts, preferences.max_invalid_share)
@@ -44,9 +49,22 @@ def collect(groups: Sequence[Group], judge: Judge, *, preferences: PreferencesCo
     built = build(groups, verdicts, judge=judge.name, preferences=preferences, seed=seed)
     write_pairs(out, built.rows)
     health = measure_health(verdicts, groups, seed=seed)
-    counts = judged_counts(groups, verdicts, built.outcomes.values(), built.rows)
-    write_json(out / COUNTS, {**counts, "judge_health": health.model_dump(mode="json")})
+    counts = judged_counts(groups, verdicts, built.outcomes.values(), built.rows) | {"judge_health": health.model_dump(mode="json")}
+    write_json(out / COUNTS, {**counts, "active": None})
     check_limits(judge.name, health, preferences)
+    if costly is not None:
+        refined = refine(built.rows, groups, verdicts, costly=costly, preferences=preferences, seed=seed)
+        write_verdicts(out, [*verdicts, *refined.verdicts])
+        write_pairs(out, refined.rows)
+        write_json(out / COUNTS, {**counts, **pair_counts(refined.rows), "active": refined.counts})
+
+
+def _costly(pinned: JudgeRef | None, active: ActiveConfig, context: JudgeContext) -> Costly | None:
+    if pinned is None:
+        return None
+    by_closeness = active.choose_by in ("closeness", "both")
+    implicit_reward = load_judge(JudgeConfig(kind="implicit_reward"), context) if by_closeness else None
+    return Costly(load_pinned_judge(pinned, context), active, implicit_reward)
 
 
 def take_seeds(preferences: PreferencesConfig, *, pinned_digest: str | None, out: Path) -> None:
@@ -54,4 +72,4 @@ def take_seeds(preferences: PreferencesConfig, *, pinned_digest: str | None, out
     built = seeded_pairs(preferences, pinned_digest=pinned_digest)
     write_verdicts(out, [])
     write_pairs(out, built.rows)
-    write_json(out / COUNTS, {**seeded_counts(built.outcomes, built.rows), "judge_health": None})
+    write_json(out / COUNTS, {**seeded_counts(built.outcomes, built.rows), "judge_health": None, "active": None})

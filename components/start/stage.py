@@ -43,6 +43,7 @@ def run(request: StartRequest, out: Path) -> None:
         "model": model.model_dump(mode="json"),
         "judge": _pinned(request.judge).model_dump(mode="json"),
         "evaluation_judge": _pinned(request.evaluation_judge).model_dump(mode="json"),
+        "active_judge": _pinned(request.active_judge).model_dump(mode="json"),
         "num_train_prompts": len(split.train),
         "num_held_out_prompts": len(split.held_out),
         "dropped_duplicates": split.dropped_duplicates,

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+from scipy import stats
 
 
 def interval_of_median(values: Sequence[float]) -> dict[str, float]:
@@ -20,6 +21,13 @@ def interval_of_median(values: Sequence[float]) -> dict[str, float]:
     drawn = np.median(chance.choice(np.asarray(values), size=(2000, len(values))), axis=1)
     low, high = np.percentile(drawn, [2.5, 97.5])
     return {"median": float(np.median(values)), "low": float(low), "high": float(high), "n": len(values)}
+
+
+def interval_of_mean(values: Sequence[float]) -> dict[str, float]:
+    """The mean, and Student's 95 % interval of it: for a few samples that are about normal, such as one a seed."""
+    mean, error = float(np.mean(values)), float(stats.sem(values))
+    reach = float(stats.t.ppf(0.975, len(values) - 1)) * error
+    return {"mean": mean, "low": mean - reach, "high": mean + reach, "n": len(values)}
 
 
 def conditions() -> dict[str, Any]:

@@ -76,7 +76,8 @@ def collect(tmp_path: Path, judge: JudgeRef) -> Callable[..., Path]:
 def test_collect_counts_every_prompt_once_and_pairs_the_extremes(collect: Callable[..., Path]) -> None:
     out = collect(min_margin=0.3)
     counts = read_json(out / "collect.json")
-    health = counts.pop("judge_health")
+    health, active = counts.pop("judge_health"), counts.pop("active")
+    assert active is None
     assert (health["position_consistency"], health["invalid_share"]) == (None, pytest.approx(2 / 15))
     assert counts == {
         "prompts": 5,
@@ -215,7 +216,7 @@ def test_collect_from_a_data_set_counts_every_row(tmp_path: Path, caplog: pytest
     with caplog.at_level(logging.WARNING):
         out = collect_seeds(tmp_path, SEEDS, min_margin=0.5)
     counts = read_json(out / "collect.json")
-    assert counts.pop("judge_health") is None
+    assert (counts.pop("judge_health"), counts.pop("active")) == (None, None)
     assert counts == {
         "prompts": 5,
         "responses": 0,

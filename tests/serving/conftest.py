@@ -37,6 +37,7 @@ def make_campaign(runs: Path, starter_directory: Path) -> Callable[..., Path]:
             policy=config.policy,
             judge=config.judge,
             evaluation_judge=config.evaluation_judge,
+            active_judge=config.active.judge,
             prompts=config.prompts,
             prompts_digest=check_inputs(config).prompts_digest,
         )

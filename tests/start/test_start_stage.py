@@ -28,6 +28,7 @@ def start(model: Path, directory: Path) -> Any:
         policy=config.policy,
         judge=config.judge,
         evaluation_judge=config.evaluation_judge,
+        active_judge=config.active.judge,
         prompts=config.prompts,
         prompts_digest=check_inputs(config).prompts_digest,
     )

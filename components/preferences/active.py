@@ -1,0 +1,89 @@
+"""Active choice: which pairs are worth a costly verdict, under a budget. Pure; knows no judge.
+
+This is uncertainty sampling (Lewis and Gale 1994), and with a jury query by committee (Seung, Opper and Sompolinsky 1992).
+"""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+from components.config import ActiveConfig
+from components.preferences.diversity import farthest
+
+
+class Candidate(NamedTuple):
+    """A pair that a costly judge may be asked about."""
+
+    text: str
+    """Prompt and answers: what makes it like another pair."""
+    p: float
+    """Probability that chosen is really better, as the judge sees it, in [0, 1]."""
+    closeness: float | None
+    """Difference of the answers' implicit rewards, without its sign, in nats; None where it is not known."""
+
+
+def choose(candidates: Sequence[Candidate], active: ActiveConfig, *, seed: int) -> list[int]:
+    """Which candidates to ask about: the first-ranked, or of a shortlist of them those that are least alike.
+
+    Args:
+        candidates: All pairs of a round.
+        active: Budget, ranking and shortlist.
+        seed: Draws the order of those that are equally good.
+
+    Returns:
+        Indices in ascending order, `budget` of them or all.
+    """
+    order = _ranked(candidates, active.choose_by, seed)
+    listed = order[: math.ceil(active.budget * active.shortlist)]
+    if len(listed) > active.budget:
+        listed = [listed[place] for place in farthest([candidates[index].text for index in listed], active.budget)]
+    return sorted(listed)
+
+
+def entropy(p: float) -> float:
+    """Entropy of the votes in bits: 1 where they are split evenly, 0 where they are certain."""
+    return -math.fsum(share * math.log2(share) for share in (p, 1 - p) if share > 0)
+
+
+Key = Callable[[Candidate], float]
+
+
+def _disagreement(candidate: Candidate) -> float:
+    # Rounded, so that p and 1 - p say the same to the last digit.
+    return -round(entropy(candidate.p), 9)
+
+
+def _closeness(candidate: Candidate) -> float:
+    return math.inf if candidate.closeness is None else candidate.closeness
+
+
+KEYS: dict[str, tuple[Key, ...]] = {
+    "random": (),
+    "disagreement": (_disagreement,),
+    "closeness": (_closeness,),
+    "both": (_disagreement, _closeness),
+}
+"""What each ranking sums the ranks of, best first."""
+
+
+def _ranked(candidates: Sequence[Candidate], choose_by: Literal["random", "disagreement", "closeness", "both"], seed: int) -> list[int]:
+    drawn = list(range(len(candidates)))
+    random.Random(seed).shuffle(drawn)
+    ranks = [_ranks([key(candidate) for candidate in candidates]) for key in KEYS[choose_by]]
+    return sorted(drawn, key=lambda index: math.fsum(rank[index] for rank in ranks))
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    """Rank of each value among all, the lowest first; equal values share the mean of their ranks, so they cannot outvote another key."""
+    order = sorted(range(len(values)), key=values.__getitem__)
+    ranks = [0.0] * len(values)
+    begin = 0
+    while begin < len(order):
+        end = begin
+        while end < len(order) and values[order[end]] == values[order[begin]]:
+            end += 1
+        for place in range(begin, end):
+            ranks[order[place]] = (begin + end - 1) / 2
+        begin = end
+    return ranks
