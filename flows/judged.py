@@ -30,6 +30,13 @@ def print_collected(console: Console, out: Path) -> None:
     _line(console, "prompts", f"{counts['prompts']}: {ended}")
     _line(console, "verdicts", f"{counts['verdicts']} on {counts['responses']} responses, {counts['invalid_verdicts']} invalid")
     _line(console, "pairs", f"{counts['pairs']}, {counts['tied_pairs']} of them with p = 0.5")
+    active = counts.get("active")
+    if active is not None:
+        _line(
+            console,
+            "costly",
+            f"asked about {active['asked']} pairs: agreed on {active['agreed']}, turned {active['flipped']}, {active['ties']} tied",
+        )
     _print_health(console, counts.get("judge_health"))
     _line(console, "written", f"{out}; as round 1's data: preferences: {{seed_pairs: {out / 'preferences.jsonl'}}}")
 

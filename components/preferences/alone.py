@@ -21,6 +21,7 @@ from components.preferences.known_pairs import known, questions
 from components.preferences.pair_table import write_pairs, write_portable
 from components.preferences.pairs_file import SeedPairs
 from components.preferences.published import published
+from components.preferences.refine import costly_judge
 from components.preferences.stage import collect
 from components.preferences.verdict_table import check_invalid_share, write_verdicts
 from components.records import ModelRef
@@ -33,7 +34,7 @@ def judge_and_pair(groups: Sequence[Group], config: CampaignConfig, models: tupl
 
     Args:
         groups: Prompts and responses.
-        config: Its sections `judge` and `preferences` are used, and its seed.
+        config: Its sections `judge`, `preferences` and `active` are used, and its seed.
         models: Policy and start model, for judges that read them; None where there is no campaign.
         out: Directory that is written; one that an earlier call wrote is replaced.
 
@@ -43,12 +44,16 @@ def judge_and_pair(groups: Sequence[Group], config: CampaignConfig, models: tupl
     """
     _check_judge(groups, config, models)
     inputs = {"groups": _content(groups), "judge": judge_digest(config.judge), "preferences": config.preferences, "models": models}
+    if config.active.budget:
+        check_judge(config.active.judge, [group.messages for group in groups])
+        inputs |= {"active": config.active, "active_judge": judge_digest(config.active.judge)}
     with published("collect", inputs | {"seed": config.seed}, out) as work:
         if work is not None:
             write_groups(work, groups)
-            judge = load_judge(config.judge, _context(config, models, out))
+            context, active = _context(config, models, out), config.active
+            costly = costly_judge(load_judge(active.judge, context), active, context) if active.budget else None
             seed = derive_seed(config.seed, "collect")
-            collect(groups, judge, preferences=config.preferences, seed=seed, out=work)
+            collect(groups, load_judge(config.judge, context), preferences=config.preferences, seed=seed, out=work, costly=costly)
             write_portable(work)
 
 

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from components.config import ActiveConfig, PreferencesConfig
-from components.judges.protocol import Group, Judge, Verdict, as_part
+from components.config import ActiveConfig, JudgeConfig, PreferencesConfig
+from components.judges import load_judge
+from components.judges.protocol import Group, Judge, JudgeContext, Verdict, as_part
 from components.preferences.active import choose
 from components.preferences.doubts import Doubted, candidates, doubts
 from components.preferences.labels import TIED, soft_label
@@ -40,6 +41,16 @@ class Refined(NamedTuple):
     """What the costly judge said."""
     counts: dict[str, Any]
     """For `collect.json`: `budget`, `choose_by`, `candidates`, `asked` and what came of them (`OUTCOMES`, which add up), `dropped`."""
+
+
+def costly_judge(judge: Judge, active: ActiveConfig, context: JudgeContext) -> Costly:
+    """A costly judge with what its choice of pairs needs.
+
+    Raises:
+        ValueError: The choice is by closeness, and the context names no policy.
+    """
+    by_closeness = active.choose_by in ("closeness", "both")
+    return Costly(judge, active, load_judge(JudgeConfig(kind="implicit_reward"), context) if by_closeness else None)
 
 
 def refine(

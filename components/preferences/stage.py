@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.artifacts import read_table, write_json
-from components.config import ActiveConfig, JudgeConfig, PreferencesConfig
-from components.judges import load_judge, load_pinned_judge
+from components.config import PreferencesConfig
+from components.judges import load_pinned_judge
 from components.judges.health import measure_health
 from components.judges.limits import check_limits
 from components.judges.protocol import JUDGING, Group, Judge, JudgeContext
@@ -13,11 +13,11 @@ from components.preferences.counts import COUNTS, judged_counts, pair_counts, se
 from components.preferences.groups import read_groups
 from components.preferences.judged_pairs import build_pairs
 from components.preferences.pair_table import write_pairs
-from components.preferences.refine import Costly, refine
+from components.preferences.refine import Costly, costly_judge, refine
 from components.preferences.seeds import seeded_pairs
 from components.preferences.singles import build_singles
 from components.preferences.verdict_table import check_invalid_share, write_verdicts
-from components.records import CollectRequest, JudgeRef
+from components.records import CollectRequest
 
 
 def run(request: CollectRequest, out: Path) -> None:
@@ -33,7 +33,8 @@ def run(request: CollectRequest, out: Path) -> None:
     groups = read_groups(read_table(request.prompts), read_table(request.responses))
     context = JudgeContext(out.parent / JUDGING / "collect_preferences", policy=request.policy, start=request.start, limits=request.limits)
     judge = load_pinned_judge(request.judge, context)
-    costly = _costly(request.active_judge, request.active, context)
+    pinned = request.active_judge
+    costly = None if pinned is None else costly_judge(load_pinned_judge(pinned, context), request.active, context)
     collect(groups, judge, preferences=request.preferences, seed=request.seed, out=out, costly=costly)
 
 
@@ -57,14 +58,6 @@ def collect(groups: Sequence[Group], judge: Judge, *, preferences: PreferencesCo
         write_verdicts(out, [*verdicts, *refined.verdicts])
         write_pairs(out, refined.rows)
         write_json(out / COUNTS, {**counts, **pair_counts(refined.rows), "active": refined.counts})
-
-
-def _costly(pinned: JudgeRef | None, active: ActiveConfig, context: JudgeContext) -> Costly | None:
-    if pinned is None:
-        return None
-    by_closeness = active.choose_by in ("closeness", "both")
-    implicit_reward = load_judge(JudgeConfig(kind="implicit_reward"), context) if by_closeness else None
-    return Costly(load_pinned_judge(pinned, context), active, implicit_reward)
 
 
 def take_seeds(preferences: PreferencesConfig, *, pinned_digest: str | None, out: Path) -> None:

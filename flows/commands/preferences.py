@@ -14,7 +14,9 @@ from flows.commands.terminal import console, told_in_one_line
 if TYPE_CHECKING:
     from components.records import ModelRef
 
-ConfigOption = Annotated[Path, typer.Option(help="YAML file of a campaign; its sections judge and preferences are used.")]
+ConfigOption = Annotated[
+    Path, typer.Option(help="YAML file of a campaign; its sections judge, preferences and (to collect) active are used.")
+]
 OutOption = Annotated[Path, typer.Option(help="Directory that is written; what an earlier call wrote there is replaced.")]
 CampaignOption = Annotated[
     str | None, typer.Option(help="Campaign whose champion and start model are read, for the judges implicit_reward and self.")
