@@ -14,6 +14,7 @@ ENDED = {
     "below_margin": "below min_margin",
     "no_verdict": "without two verdicts",
     "not_compared": "not compared",
+    "not_revised": "not revised",
 }
 HEALTH = {
     "position_consistency": "says the same in both orders",

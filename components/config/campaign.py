@@ -82,6 +82,12 @@ class CampaignConfig(Section):
                 "judge.kind implicit_reward says nothing while the policy is the start model: give round 1 its pairs with "
                 "`preferences: {seed_pairs: ...}`, or make it one of a jury"
             )
+        if self.preferences.pairs == "revised" and self.judge.kind != "constitution":
+            raise ValueError(
+                "preferences.pairs revised is written by a constitution's model: set `judge: {kind: constitution, ...}`, or other pairs"
+            )
+        if self.preferences.pairs == "revised" and self.active.budget:
+            raise ValueError("active.judge compares the policy's own responses, and preferences.pairs is revised: leave `active` out")
         if "self" in self.judge.kinds and self.soft_prompt.kind != "none":
             raise ValueError("judge.kind self serves the policy, and no server takes virtual tokens: set `soft_prompt: {kind: none}`")
         return self

@@ -10,11 +10,12 @@ from components.config.section import Section
 class PreferencesConfig(Section):
     """How judged responses become preference pairs."""
 
-    pairs: Literal["best_worst", "best_random", "all_pairs", "top_k", "length_balanced", "nash", "unpaired"] = "best_worst"
+    pairs: Literal["best_worst", "best_random", "all_pairs", "top_k", "length_balanced", "nash", "unpaired", "revised"] = "best_worst"
     """Which responses become pairs. `best_worst`: the best and the worst; `best_random`: the best and one drawn among the worse;
     `all_pairs`: every two; `top_k`: each of the best and the worst of the rest; `length_balanced`: one pair a prompt such that over the
     round chosen is as long as rejected; `nash`: best and worst by their win rate against the policy's other answers, p from it;
-    `unpaired`: each response alone, desirable or not, for the losses `kto` and `apo_zero_unpaired`."""
+    `unpaired`: each response alone, desirable or not, for the losses `kto` and `apo_zero_unpaired`; `revised`: what the constitution's
+    model makes of the worst (Bai et al. 2022, arXiv 2212.08073), and the worst."""
     top_k: int = Field(default=2, ge=1)
     """How many of a prompt's best responses are chosen, when `pairs` is `top_k`."""
     threshold: Literal["median", "mean", "value"] = "median"
@@ -61,4 +62,6 @@ class PreferencesConfig(Section):
             raise ValueError("pairs nash takes p from the win rates: leave `soft_labels` out")
         if self.pairs == "unpaired" and (self.soft_labels == "verdict" or self.ties == "half"):
             raise ValueError("pairs unpaired compares no two responses: set `soft_labels` to none or bradley_terry, and `ties: drop`")
+        if self.pairs == "revised" and (self.soft_labels != "none" or self.ties == "half"):
+            raise ValueError("pairs revised has no margins and no ties: leave `soft_labels` and `ties` out")
         return self

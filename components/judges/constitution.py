@@ -22,11 +22,13 @@ from components.judges.orders import SCHEMA, conclude_equals, conclude_orders, o
 from components.judges.pairing import Comparison, chosen_comparisons
 from components.judges.principles import Principle, load_principles
 from components.judges.protocol import Group, JudgeContext, Opinion, Verdict, as_part, make_verdict
+from components.judges.revision import CRITIQUE, REVISION
 from components.judges.violations import KEPT, PRINCIPLE
 from components.judges.wording import as_text, ask_about, pair_data, wording
 from components.tokens import Messages
 
 PAIR, RESPONSE = "principle_pair", "principle_response"
+WORDINGS = (PAIR, RESPONSE, CRITIQUE, REVISION)
 VIOLATION: dict[str, Any] = {
     "type": "object",
     "properties": {"reason": {"type": "string"}, "violates": {"type": "boolean"}},
@@ -122,11 +124,11 @@ def _kept(reply: Reply) -> Opinion:
 
 
 def constitution_digest(config: JudgeSettings) -> str:
-    """Identity of the judge: the model's name, the principles and the wording and form of what it is asked."""
+    """Identity of the judge: the model's name, the principles and the wording and form of what it is asked, for revisions too."""
     endpoint = config.endpoint
     asked = {"model": endpoint.model, "output": endpoint.output, "max_tokens": endpoint.max_tokens, "schemas": [SCHEMA, VIOLATION]}
     principles = [principle.model_dump() for principle in load_principles(config.principles)]
-    return digest({"constitution": asked, "principles": principles, "wording": [wording(PAIR), wording(RESPONSE), NOTICE]})
+    return digest({"constitution": asked, "principles": principles, "wording": [NOTICE, *map(wording, WORDINGS)]})
 
 
 def check_constitution(config: JudgeSettings, prompts: Sequence[Messages]) -> None:

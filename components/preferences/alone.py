@@ -22,7 +22,7 @@ from components.preferences.pair_table import write_pairs, write_portable
 from components.preferences.pairs_file import SeedPairs
 from components.preferences.published import published
 from components.preferences.refine import costly_judge
-from components.preferences.stage import collect
+from components.preferences.stage import building, collect
 from components.preferences.verdict_table import check_invalid_share, write_verdicts
 from components.records import ModelRef
 
@@ -52,13 +52,18 @@ def judge_and_pair(groups: Sequence[Group], config: CampaignConfig, models: tupl
             write_groups(work, groups)
             context, active = _context(config, models, out), config.active
             costly = costly_judge(load_judge(active.judge, context), active, context) if active.budget else None
+            judge, build = load_judge(config.judge, context), building(config.preferences, config.judge, context)
             seed = derive_seed(config.seed, "collect")
-            collect(groups, load_judge(config.judge, context), preferences=config.preferences, seed=seed, out=work, costly=costly)
+            collect(groups, judge, build=build, preferences=config.preferences, seed=seed, out=work, costly=costly)
             write_portable(work)
 
 
 def pair_again(judged: Judged, preferences: PreferencesConfig, *, seed: int, out: Path) -> None:
     """Builds pairs from kept verdicts, without a judge; `out` and errors as for `judge_and_pair`."""
+    if preferences.pairs == "revised":
+        raise ValueError(
+            "preferences.pairs revised asks a chat model, and kept verdicts are paired without one: choose another with --pairs"
+        )
     groups, verdicts = judged
     inputs = {"verdicts": [verdict.verdict_id for verdict in verdicts], "groups": _content(groups), "preferences": preferences}
     with published("pairs", inputs | {"seed": seed}, out) as work:

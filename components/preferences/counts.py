@@ -11,9 +11,9 @@ from components.preferences.labels import TIED
 from components.preferences.verdict_table import conclusions
 
 COUNTS = "collect.json"
-PAIRED = "paired"
-OUTCOMES = (PAIRED, "ties", "below_margin", "no_verdict", "not_compared")
-"""How a prompt may end: with pairs, or without any for one of the reasons in `candidates`."""
+PAIRED, NOT_REVISED = "paired", "not_revised"
+OUTCOMES = (PAIRED, "ties", "below_margin", "no_verdict", "not_compared", NOT_REVISED)
+"""How a prompt may end: with pairs, or without any for one of the reasons in `candidates`, or because its revision was of no use."""
 
 
 def judged_counts(

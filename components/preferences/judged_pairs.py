@@ -21,6 +21,8 @@ class Built(NamedTuple):
     """As `pair_row` makes them."""
     outcomes: dict[str, str]
     """How each prompt ended, by prompt_id in the order of the prompts: one of `counts.OUTCOMES`."""
+    revisions: dict[str, int] | None = None
+    """Responses that were revised, by the outcome of their revision; None where none was to be."""
 
 
 def build_pairs(groups: Sequence[Group], verdicts: Sequence[Verdict], *, judge: str, preferences: PreferencesConfig, seed: int) -> Built:

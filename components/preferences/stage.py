@@ -1,23 +1,29 @@
 """The door of preference collection: judges a round's responses and builds pairs, or takes the pairs of a data set."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from components.artifacts import read_table, write_json
-from components.config import PreferencesConfig
+from components.config import JudgeConfig, PreferencesConfig
 from components.judges import load_pinned_judge
 from components.judges.health import measure_health
 from components.judges.limits import check_limits
 from components.judges.protocol import JUDGING, Group, Judge, JudgeContext
+from components.judges.revision import Reviser
 from components.preferences.counts import COUNTS, judged_counts, pair_counts, seeded_counts
 from components.preferences.groups import read_groups
-from components.preferences.judged_pairs import build_pairs
+from components.preferences.judged_pairs import Built, build_pairs
 from components.preferences.pair_table import write_pairs
 from components.preferences.refine import Costly, costly_judge, refine
+from components.preferences.revised_pairs import revised_pairs
 from components.preferences.seeds import seeded_pairs
 from components.preferences.singles import build_singles
 from components.preferences.verdict_table import check_invalid_share, write_verdicts
 from components.records import CollectRequest
+
+Build = Callable[..., Built]
+"""(groups, verdicts, *, judge, preferences, seed) -> what is trained on."""
 
 
 def run(request: CollectRequest, out: Path) -> None:
@@ -35,10 +41,20 @@ def run(request: CollectRequest, out: Path) -> None:
     judge = load_pinned_judge(request.judge, context)
     pinned = request.active_judge
     costly = None if pinned is None else costly_judge(load_pinned_judge(pinned, context), request.active, context)
-    collect(groups, judge, preferences=request.preferences, seed=request.seed, out=out, costly=costly)
+    build = building(request.preferences, request.judge.config, context)
+    collect(groups, judge, build=build, preferences=request.preferences, seed=request.seed, out=out, costly=costly)
 
 
-def collect(groups: Sequence[Group], judge: Judge, *, preferences: PreferencesConfig, seed: int, out: Path, costly: Costly | None) -> None:
+def building(preferences: PreferencesConfig, judge: JudgeConfig, context: JudgeContext) -> Build:
+    """What makes pairs, or single responses, of verdicts."""
+    if preferences.pairs == "revised":
+        return partial(revised_pairs, reviser=Reviser(judge, context))
+    return build_singles if preferences.pairs == "unpaired" else build_pairs
+
+
+def collect(
+    groups: Sequence[Group], judge: Judge, *, build: Build, preferences: PreferencesConfig, seed: int, out: Path, costly: Costly | None
+) -> None:
     """Judges the responses to each prompt, builds pairs, has some of them judged again, and writes everything with the counts.
 
     What a judge is stopped for is written before, and a costly judge hears nothing of a judge that is beyond its limits.
@@ -46,11 +62,11 @@ def collect(groups: Sequence[Group], judge: Judge, *, preferences: PreferencesCo
     verdicts = judge.judge(groups)
     write_verdicts(out, verdicts)
     check_invalid_share(judge.name, verdicts, preferences.max_invalid_share)
-    build = build_singles if preferences.pairs == "unpaired" else build_pairs
     built = build(groups, verdicts, judge=judge.name, preferences=preferences, seed=seed)
     write_pairs(out, built.rows)
     health = measure_health(verdicts, groups, seed=seed)
-    counts = judged_counts(groups, verdicts, built.outcomes.values(), built.rows) | {"judge_health": health.model_dump(mode="json")}
+    measured = {"judge_health": health.model_dump(mode="json"), "revisions": built.revisions}
+    counts = judged_counts(groups, verdicts, built.outcomes.values(), built.rows) | measured
     write_json(out / COUNTS, {**counts, "active": None})
     check_limits(judge.name, health, preferences)
     if costly is not None:
@@ -65,4 +81,4 @@ def take_seeds(preferences: PreferencesConfig, *, pinned_digest: str | None, out
     built = seeded_pairs(preferences, pinned_digest=pinned_digest)
     write_verdicts(out, [])
     write_pairs(out, built.rows)
-    write_json(out / COUNTS, {**seeded_counts(built.outcomes, built.rows), "judge_health": None, "active": None})
+    write_json(out / COUNTS, {**seeded_counts(built.outcomes, built.rows), "judge_health": None, "revisions": None, "active": None})

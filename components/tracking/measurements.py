@@ -117,6 +117,8 @@ def _data(facts: RoundFacts) -> Iterator[tuple[str, float | None]]:
         yield "invalid_verdicts", collected["invalid_verdicts"]
         for principle, counted in collected.get("violations", {}).items():  # rounds of earlier versions had no constitution
             yield f"response_violations/{_key(principle)}", Violations.model_validate(counted).rate
+        for outcome, responses in (collected.get("revisions") or {}).items():  # likewise
+            yield f"revisions/{outcome}", responses
 
 
 def _judge(facts: RoundFacts) -> Iterator[tuple[str, float | None]]:

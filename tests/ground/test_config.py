@@ -18,6 +18,7 @@ from components.config import (
 )
 
 ROOT = Path(__file__).parents[2]
+CONSTITUTION = "{kind: constitution, endpoint: {url: http://127.0.0.1:8000/v1, model: m}}"
 SELF_TAUGHT = "campaign: a\nevaluation_judge: {kind: rule}\n"
 
 
@@ -62,6 +63,12 @@ def test_config_every_shipped_file_loads(path: Path) -> None:
         (f"{SELF_TAUGHT}judge: {{kind: implicit_reward}}", r"judge.kind implicit_reward says nothing while the policy is the start model"),
         (f"{SELF_TAUGHT}judge: {{kind: self}}\nsoft_prompt: {{kind: prefix}}", r"judge.kind self serves the policy, and no server takes"),
         (f"{SELF_TAUGHT}judge: {{kind: self, endpoint: {{model: m}}}}", r"kind self asks the policy, which is served here: leave"),
+        ("campaign: a\npreferences: {pairs: revised}", r"pairs revised is written by a constitution's model: set `judge: "),
+        (
+            f"campaign: a\njudge: {CONSTITUTION}\npreferences: {{pairs: revised}}\nactive: {{budget: 9}}",
+            r"active.judge compares the policy's own responses, and preferences.pairs is revised: leave `active` out",
+        ),
+        ("campaign: a\npreferences: {pairs: revised, ties: half}", r"pairs revised has no margins and no ties: leave"),
         ("[1, 2]", r"holds no mapping"),
         ("campaign: [", r"is no YAML"),
     ],

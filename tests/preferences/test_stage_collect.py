@@ -91,6 +91,8 @@ def test_collect_counts_every_prompt_once_and_pairs_the_extremes(collect: Callab
         "below_margin": 1,
         "no_verdict": 2,
         "not_compared": 0,
+        "not_revised": 0,
+        "revisions": None,
         "pairs": 1,
         "tied_pairs": 0,
     }
@@ -229,6 +231,8 @@ def test_collect_from_a_data_set_counts_every_row(tmp_path: Path, caplog: pytest
         "below_margin": 1,
         "no_verdict": 1,
         "not_compared": 0,
+        "not_revised": 0,
+        "revisions": None,
         "pairs": 2,
         "tied_pairs": 0,
     }

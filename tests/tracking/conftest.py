@@ -281,7 +281,13 @@ def _write_data(directory: Path, number: int) -> None:
         write_table(work.path / "responses.parquet", pd.DataFrame({"prompt_id": ["a"], "sample_id": [0], "text": ["sorry"]}))
     counts = {"prompts": 100, "responses": 400, "verdicts": 400, "invalid_verdicts": 2, "pairs": 90, "ties": 6, "below_margin": 3}
     with publishing(directory / "collect_preferences", stage="collect_preferences", version=1, key="k") as work:
-        counts |= {"no_verdict": 1, "mean_score": 1.125, "judge_health": JUDGE_HEALTH, "violations": VIOLATIONS}
+        counts |= {
+            "no_verdict": 1,
+            "mean_score": 1.125,
+            "judge_health": JUDGE_HEALTH,
+            "violations": VIOLATIONS,
+            "revisions": {"revised": 70, "empty": 2},
+        }
         write_json(work.path / "collect.json", counts)
     texts = {"chosen": [f"good {number}", "fine"], "rejected": ["bad", "worse"]}
     prompts = [json.dumps([{"role": "user", "content": f"hello {name}"}]) for name in ("there", "again")]
