@@ -17,6 +17,7 @@ from components.evaluation.statistics import mean_interval, win_rate
 from components.judges import load_pinned_judge
 from components.judges.health import measure_health
 from components.judges.protocol import JUDGING, Judge, JudgeContext
+from components.judges.usage_file import write_usage
 from components.models import load_tokenizer
 from components.records import EvaluateRequest, Interval
 from components.report.plots import evaluation_plots
@@ -37,7 +38,7 @@ class HeldOut(NamedTuple):
 
 
 def run(request: EvaluateRequest, out: Path) -> None:
-    """Writes `evaluation.json`, `samples.parquet` and `plots/`.
+    """Writes `evaluation.json`, `samples.parquet`, `plots/` and, where a chat endpoint was asked, `judge_usage.json`.
 
     Raises:
         JudgeUnavailable: Too many comparisons have no verdict.
@@ -50,6 +51,7 @@ def run(request: EvaluateRequest, out: Path) -> None:
     context = JudgeContext(out.parent / JUDGING / "evaluate", policy=request.champion, start=request.start, limits=request.limits)
     judge = load_pinned_judge(request.judge, context)
     comparison = _compare(request, held_out, answers, judge)
+    write_usage(out, context.scratch)
     rewards = comparison.rewards
     lengths = {name: [len(response.token_ids) for response in answers.responses[name]] for name in MODELS}
     content = {

@@ -11,6 +11,7 @@ from components.judges.health import measure_health
 from components.judges.limits import check_limits
 from components.judges.protocol import JUDGING, Group, Judge, JudgeContext
 from components.judges.revision import Reviser
+from components.judges.usage_file import write_usage
 from components.preferences.counts import COUNTS, judged_counts, pair_counts, seeded_counts
 from components.preferences.groups import read_groups
 from components.preferences.judged_pairs import Built, build_pairs
@@ -27,7 +28,7 @@ Build = Callable[..., Built]
 
 
 def run(request: CollectRequest, out: Path) -> None:
-    """Writes `verdicts.parquet`, `preferences.parquet` and `collect.json`.
+    """Writes `verdicts.parquet`, `preferences.parquet`, `collect.json` and, where a chat endpoint was asked, `judge_usage.json`.
 
     Raises:
         JudgeUnavailable: The judge gave no verdicts, too many of them are invalid, or they show that it is beyond one of its limits.
@@ -43,6 +44,7 @@ def run(request: CollectRequest, out: Path) -> None:
     costly = None if pinned is None else costly_judge(load_pinned_judge(pinned, context), request.active, context)
     build = building(request.preferences, request.judge.config, context)
     collect(groups, judge, build=build, preferences=request.preferences, seed=request.seed, out=out, costly=costly)
+    write_usage(out, context.scratch)
 
 
 def building(preferences: PreferencesConfig, judge: JudgeConfig, context: JudgeContext) -> Build:

@@ -18,13 +18,16 @@ HEADINGS = (
     "the longer answer wins",
     "winner minus loser",
     "agrees with the whole",
+    "calls",
+    "cost",
 )
 VIOLATION_HEADINGS = ("principle", "responses checked", "violate it", "share", "no verdict")
 NOTE = (
     "How far a judge can be trusted, by its own verdicts. Orders agree: it names the same winner when the two answers change places; a "
     "coin does in 50 %. Repeats agree: a question that was asked twice got the same verdict. The longer answer wins: among decided "
     "comparisons of unequal length; 50 % is no taste for length, and more may also mean that the longer answers were better. Intervals "
-    "are at 95 % over prompts; a dash is what this judge's verdicts cannot show."
+    "are at 95 % over prompts; a dash is what this judge's verdicts cannot show. Calls and cost: of the chat endpoints that were asked, "
+    "over all starts of the stage; a cost that is not wholly known is a dash."
 )
 
 
@@ -33,11 +36,14 @@ def judge_rows(files: RoundFiles) -> list[tuple[str, ...]]:
 
     The columns are `HEADINGS`; a judge that was not measured, as in rounds of earlier versions, has no row.
     """
-    stages: dict[str, Mapping[str, Any] | None] = {"of the pairs": files.collected, "of the comparison": files.evaluated}
+    stages: dict[str, tuple[str, Mapping[str, Any] | None]] = {
+        "of the pairs": ("collect_preferences", files.collected),
+        "of the comparison": ("evaluate", files.evaluated),
+    }
     rows: list[tuple[str, ...]] = []
-    for role, counts in stages.items():
+    for role, (stage, counts) in stages.items():
         if counts is not None and counts.get("judge_health") is not None:
-            rows += _rows(role, Health.model_validate(counts["judge_health"]))
+            rows += _rows(role, Health.model_validate(counts["judge_health"]), files.judge_usage(stage))
     return rows
 
 
@@ -48,7 +54,7 @@ def violation_rows(files: RoundFiles) -> list[tuple[str, ...]]:
     return [(name, count(one.checked), count(one.violated), share(one.rate), count(one.invalid)) for name, one in found.items()]
 
 
-def _rows(role: str, health: Health) -> Iterator[tuple[str, ...]]:
+def _rows(role: str, health: Health, usage: Mapping[str, Any] | None) -> Iterator[tuple[str, ...]]:
     yield (
         role,
         _estimate(health.position_consistency),
@@ -58,6 +64,8 @@ def _rows(role: str, health: Health) -> Iterator[tuple[str, ...]]:
         _estimate(health.length_preference) + _taste(health.length_preference),
         _characters(health.mean_length_difference),
         NOTHING,
+        NOTHING if usage is None else count(usage["calls"]),
+        NOTHING if usage is None or usage["unmeasured"] else decimal(usage["cost"], 2),
     )
     for name, part in health.parts.items():
         yield _part_row(f"{role}: {name}", part)
@@ -65,7 +73,7 @@ def _rows(role: str, health: Health) -> Iterator[tuple[str, ...]]:
 
 def _part_row(name: str, part: PartHealth) -> tuple[str, ...]:
     consistency = (_estimate(part.position_consistency), _estimate(part.repetition_stability))
-    return (name, *consistency, *[NOTHING] * 4, _estimate(part.agreement))
+    return (name, *consistency, *[NOTHING] * 4, _estimate(part.agreement), NOTHING, NOTHING)
 
 
 def _estimate(interval: Interval | None) -> str:

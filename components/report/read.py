@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from components.artifacts import MANIFEST, read_json
 from components.campaign import State, read_state, round_directory
 from components.config import CampaignConfig, describe
+from components.judges.usage_file import USAGE
 from components.records import Manifest, RoundRecord
 
 STAGES = ("generate_responses", "collect_preferences", "validate_data", "dpo_train", "evaluate", "promote")
@@ -63,6 +64,11 @@ class RoundFiles:
     def evaluated(self) -> dict[str, Any] | None:
         """The comparison on held-out prompts; None before evaluate."""
         return self._json("evaluate", "evaluation.json")
+
+    def judge_usage(self, stage: str) -> dict[str, Any] | None:
+        """What a stage's calls to chat endpoints came to; None where none was asked."""
+        asked = stage in self.manifests and USAGE in self.manifests[stage].files
+        return self._json(stage, USAGE) if asked else None
 
     @cached_property
     def decision(self) -> dict[str, Any] | None:

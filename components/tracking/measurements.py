@@ -8,6 +8,7 @@ from typing import Any
 
 from mlflow.entities import Metric
 
+from components.judges.usage_file import USAGE
 from components.judges.violations import Violations
 from components.records import Interval
 from components.tracking.facts import RoundFacts
@@ -127,6 +128,9 @@ def _judge(facts: RoundFacts) -> Iterator[tuple[str, float | None]]:
         health = (facts.stage(stage, file) or {}).get("judge_health")
         if health is not None:
             yield from _health_points(prefix, health)
+        if stage in facts.manifests and USAGE in facts.manifests[stage].files:
+            for name, number in (facts.stage(stage, USAGE) or {}).items():
+                yield f"{prefix}/{name}", number
 
 
 def _health_points(prefix: str, health: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:

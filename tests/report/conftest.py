@@ -111,11 +111,11 @@ class CampaignMaker:
             counts |= {"pairs": 700, "paired": 348 + round_, "not_compared": 2, "tied_pairs": 0}
         measured = None if not responses or round_ == 2 else judge_health()
         content = {**counts, "judge_health": measured}
+        files = {"preferences.parquet": pd.DataFrame({"pair_id": [f"{round_}-0"]}), "collect.json": content}
         if round_ == 3:
             content["violations"] = {HOSTILE: {"violated": 3, "checked": 12, "invalid": 1}}
-        self.stage(
-            round_, "collect_preferences", {"preferences.parquet": pd.DataFrame({"pair_id": [f"{round_}-0"]}), "collect.json": content}
-        )
+            files["judge_usage.json"] = {"calls": 1200, "unmeasured": 0, "input_tokens": 9, "output_tokens": 9, "cost": 3.456}
+        self.stage(round_, "collect_preferences", files)
 
     def validate(self, round_: int) -> None:
         """Publishes counts of checked pairs that add up."""
