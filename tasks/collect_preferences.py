@@ -44,5 +44,7 @@ def collect_preferences(
         active_judge=active_judge,
         seed=derive_seed(campaign_seed, round, "collect_preferences"),
     )
-    provide_keys(judge.config)
+    for asked in (judge, active_judge):
+        if asked is not None:
+            provide_keys(asked.config)
     return run_stage("collect_preferences", request, directory)
