@@ -66,10 +66,17 @@ class Data(Group):
 class Judge(Group):
     """Who decides which response is better."""
 
-    kind: Literal["preset", "rule", "reward_model"] = "preset"
-    """`rule`: an allow-listed Python function; `reward_model`: a sequence-classification model; `preset`: as in the preset."""
+    kind: Literal["preset", "rule", "reward_model", "llm", "constitution", "debate"] = "preset"
+    """`rule`: an allow-listed Python function; `reward_model`: a sequence-classification model; `llm`, `constitution`, `debate`: a chat
+    model at an endpoint; `preset`: as in the preset. For a jury, name a file of yours above."""
     model: str = ""
     """Local directory or hub name of the reward model; empty takes the preset's."""
+    endpoint_url: str = ""
+    """Base address of the chat model, such as http://127.0.0.1:8000/v1; empty takes the preset's."""
+    endpoint_model: str = ""
+    """Name of the chat model there; empty takes the preset's."""
+    api_key_from: str = Field(default="", pattern=r"^(env:.+|prefect:.+)?$")
+    """Where the endpoint's key is, never the key itself: `prefect:` and a Secret block, or `env:` and a variable of the worker."""
 
 
 class Training(Group):
@@ -130,6 +137,9 @@ def chosen_config(form: Form) -> CampaignConfig:
         ("preferences.seed_pairs", form.data.seed_pairs, ""),
         ("judge.kind", form.judge.kind, "preset"),
         ("judge.model", form.judge.model, ""),
+        ("judge.endpoint.url", form.judge.endpoint_url, ""),
+        ("judge.endpoint.model", form.judge.endpoint_model, ""),
+        ("judge.endpoint.api_key_from", form.judge.api_key_from, ""),
         ("training.learning_rate", form.training.learning_rate, 0.0),
         ("training.beta", form.training.beta, 0.0),
         ("training.epochs", form.training.epochs, 0),

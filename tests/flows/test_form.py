@@ -28,7 +28,13 @@ def test_form_every_field_changes_the_value_that_it_names() -> None:
         "what": {"campaign": "mine", "num_rounds": 7},
         "model": {"model": "some/model", "lora_rank": 0},
         "data": {"train_prompts": "a.jsonl", "held_out_prompts": "b.jsonl", "prompts_per_round": 11, "seed_pairs": "c.jsonl"},
-        "judge": {"kind": "reward_model", "model": "some/judge"},
+        "judge": {
+            "kind": "reward_model",
+            "model": "some/judge",
+            "endpoint_url": "http://127.0.0.1:1/v1",
+            "endpoint_model": "chat",
+            "api_key_from": "prefect:judge-key",
+        },
         "training": {"learning_rate": 0.5, "beta": 0.7, "epochs": 3, "micro_batch_pairs": 2},
         "budget": {"max_round_minutes": 5, "max_round_cost": 2},
         "other": ["budget.cost_per_hour=1.5", "training.gradient_checkpointing=true", "prompts.column=question"],
@@ -58,7 +64,8 @@ def test_form_every_field_changes_the_value_that_it_names() -> None:
     expected = before.model_dump()
     for (*sections, key), value in changed.items():
         (expected[sections[0]] if sections else expected)[key] = value
-    expected["evaluation_judge"]["model"] = "some/judge"
+    expected["judge"]["endpoint"] |= {"url": "http://127.0.0.1:1/v1", "model": "chat", "api_key_from": "prefect:judge-key"}
+    expected["evaluation_judge"] = expected["judge"]
     assert config == CampaignConfig.model_validate(expected)
 
 
@@ -72,6 +79,7 @@ def test_form_every_field_changes_the_value_that_it_names() -> None:
         ({"other": ["seed=1", "seed.x=2"]}, "seed.x goes below a value that is no section"),
         ({"what": {"config_file": "/no/such.yaml"}}, "config file /no/such.yaml does not exist"),
         ({"judge": {"kind": "reward_model"}}, "kind reward_model needs a model"),
+        ({"judge": {"kind": "llm", "endpoint_model": "chat"}}, "kind llm needs a chat endpoint"),
         ({"budget": {"max_round_cost": 3}}, "set `cost_per_hour`"),
     ],
 )
