@@ -70,26 +70,34 @@ class CampaignConfig(Section):
         return name
 
     @model_validator(mode="after")
-    def _judges_can_judge(self) -> Self:
+    def _no_policy_grades_itself(self) -> Self:
         graders = OWN_MODELS & set(self.evaluation_judge.kinds)
         if graders:
             raise ValueError(
                 f"evaluation_judge would be {min(graders)}, and a policy must not grade its own promotion: name another kind in "
                 "`evaluation_judge`, which is `judge` where it is left out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _own_models_can_judge(self) -> Self:
         if self.judge.kind == "implicit_reward" and not self.preferences.seed_pairs:
             raise ValueError(
                 "judge.kind implicit_reward says nothing while the policy is the start model: give round 1 its pairs with "
                 "`preferences: {seed_pairs: ...}`, or make it one of a jury"
             )
+        if "self" in (*self.judge.kinds, *self.active.judge.kinds) and self.soft_prompt.kind != "none":
+            raise ValueError("judge.kind self serves the policy, and no server takes virtual tokens: set `soft_prompt: {kind: none}`")
+        return self
+
+    @model_validator(mode="after")
+    def _somebody_revises(self) -> Self:
         if self.preferences.pairs == "revised" and self.judge.kind != "constitution":
             raise ValueError(
                 "preferences.pairs revised is written by a constitution's model: set `judge: {kind: constitution, ...}`, or other pairs"
             )
         if self.preferences.pairs == "revised" and self.active.budget:
             raise ValueError("active.judge compares the policy's own responses, and preferences.pairs is revised: leave `active` out")
-        if "self" in self.judge.kinds and self.soft_prompt.kind != "none":
-            raise ValueError("judge.kind self serves the policy, and no server takes virtual tokens: set `soft_prompt: {kind: none}`")
         return self
 
     @model_validator(mode="after")

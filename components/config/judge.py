@@ -81,7 +81,7 @@ class JudgeSettings(Section):
     prompt: str = "plain"
     """Template of the pairwise question, for `llm` and `self`: `plain`, `concise` (length counts against an answer), or a file of yours."""
     principles: str = "helpful"
-    """File of principles, when `kind` is `constitution`; `helpful` is ours."""
+    """Principles, when `kind` is `constitution`: `helpful` (ours), or a YAML file with a list of `{name, text, weight}`."""
     comparisons: int = Field(default=0, ge=0)
     """Pairs of a prompt's responses that a comparing judge is asked about, chosen by content; 0 asks about all of them."""
     repeat_share: float = Field(default=0.0, ge=0.0, le=1.0)
@@ -115,8 +115,8 @@ class JudgeConfig(JudgeSettings):
     kind: Literal["rule", "reward_model", "implicit_reward", "llm", "self", "constitution", "debate", "jury"] = "rule"
     """`rule`: an allow-listed Python function; `reward_model`: a sequence-classification model with one output; `implicit_reward`: the
     policy's log-ratio against the start; `llm`: a chat model at `endpoint`; `self`: the round's own policy, served here; `constitution`:
-    a chat model asked principle by principle;
-    `debate`: an argument for each answer, then the verdict; `jury`: several of the others."""
+    a chat model at `endpoint`, asked principle by principle; `debate`: such a model after a case for each answer; `jury`: several of
+    the others."""
     votes: Literal["majority", "bradley_terry", "dawid_skene"] = "majority"
     """How a jury's votes become one probability: `majority`, their weighted share; `bradley_terry`, strengths of a prompt's responses that
     explain them best; `dawid_skene`, where each juror's reliability is estimated from how the jurors agree over all pairs."""

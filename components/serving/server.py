@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import httpx
 
+from components import progress
 from components.launch import server_process
 from components.records import ServiceFailed
 from components.serving.engines import COMMANDS, Engine, layout
@@ -46,6 +47,7 @@ def _wait_until_healthy(serving: Serving, child: subprocess.Popen[str]) -> None:
         with contextlib.suppress(httpx.TransportError):
             if httpx.get(f"http://{HOST}:{serving.port}/health", timeout=5).is_success:
                 return
+        progress.report(0, 1, "the server starts")
         time.sleep(0.2)
     raise _failure(serving)
 

@@ -114,3 +114,16 @@ def test_implicit_reward_never_holds_two_models(models: dict[str, ModelRef], mon
 def test_implicit_reward_outside_of_a_campaign_is_refused() -> None:
     with pytest.raises(ValueError, match="compares a campaign's policy with its start: outside of a campaign use another judge"):
         load_judge(JudgeConfig(kind="implicit_reward"), JudgeContext(Path("unused")))
+
+
+JURY = JudgeConfig(kind="jury", jurors=[{"kind": "rule"}, {"kind": "implicit_reward", "batch_size": 64, "weight": 0.5}])
+
+
+def test_implicit_reward_in_a_jury_abstains_until_the_policy_has_moved_and_votes_then(models: dict[str, ModelRef]) -> None:
+    asked = [Group("p", train_prompts()[0], tuple(enumerate(TEXTS[:2])))]
+    for policy, status, votes in ((models["start"], "invalid", 1), (models["policy"], "ok", 2)):
+        context = JudgeContext(Path("unused"), policy=policy, start=models["start"], limits=LIMITS)
+        verdicts = load_judge(JURY, context).judge(asked)
+        assert {verdict.status for verdict in verdicts if verdict.part == "implicit_reward"} == {status}
+        assert f"of {votes} jurors" in verdicts[-1].detail
+        assert verdicts[-1].status == "ok"

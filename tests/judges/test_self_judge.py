@@ -12,12 +12,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from components import progress
 from components.config import EndpointConfig, JudgeConfig, PolicyConfig
 from components.judges import check_judge, judge_digest, load_judge, self_judge
 from components.judges.protocol import Group, JudgeContext
 from components.judges.self_judge import serving_policy
 from components.models import start_ref
-from components.records import JudgeUnavailable, ModelRef
+from components.records import JudgeUnavailable, ModelRef, RoundStopped
 from components.serving import server
 from components.serving.plan import Serving
 
@@ -78,6 +79,7 @@ def test_self_judge_asks_the_policy_itself_and_leaves_no_server(policy: ModelRef
 KILLED = """
 import sys, time
 from pathlib import Path
+from components import progress
 from components.config import EndpointConfig, PolicyConfig
 from components.judges.self_judge import serving_policy
 from components.models import start_ref
@@ -109,6 +111,30 @@ def test_self_judge_whose_server_does_not_start_is_unavailable(policy: ModelRef,
         serving_policy(policy, LIMITS, EndpointConfig(), scratch=tmp_path),
     ):
         pass
+
+
+def test_self_judge_that_is_stopped_while_its_server_starts_leaves_none(
+    policy: ModelRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stop:
+        def began(self, round: str, stage: str) -> None: ...
+
+        def advanced(self, done: int, total: int, text: str) -> None:
+            raise RoundStopped("somebody said so")
+
+        def ended(self, round: str, stage: str, seconds: float, *, already_done: bool) -> None: ...
+
+    mark = str(tmp_path)
+    monkeypatch.setenv(MARK, mark)
+    starts_for_ever = [sys.executable, "-c", "import time; time.sleep(600)"]
+    monkeypatch.setitem(server.COMMANDS, "transformers", lambda serving: (starts_for_ever, {}))
+    with (
+        progress.shown_by(Stop()),
+        pytest.raises(RoundStopped),
+        serving_policy(policy, LIMITS, EndpointConfig(), scratch=tmp_path),
+    ):
+        pass
+    await_none(mark)
 
 
 @pytest.mark.parametrize(("engine", "output"), [("vllm", "json_schema"), ("transformers", "text")])
