@@ -8,7 +8,7 @@ import torch
 
 from components.artifacts import file_digest, write_json, write_table
 from components.builtin.world import held_out_prompts
-from components.config import EvaluationConfig, JudgeConfig, PolicyConfig
+from components.config import ConstraintsConfig, EvaluationConfig, JudgeConfig, PolicyConfig
 from components.judges import judge_digest
 from components.models import load_policy, load_tokenizer, start_ref
 from components.prompts import make_prompt
@@ -87,6 +87,7 @@ def make_request(models: dict[str, ModelRef], held_out: Artifact, tmp_path: Path
             "num_held_out": NUM_PROMPTS,
             "batch_size": 16,
             "judge": JudgeRef(config=judge, digest=judge_digest(judge)),
+            "constraints": ConstraintsConfig(),
             "evaluation": EvaluationConfig(bootstrap_resamples=500, num_samples=10),
             "seed": 41,
         }

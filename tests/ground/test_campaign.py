@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from components.artifacts import write_json
+from components.artifacts import digest, write_json
 from components.campaign import (
     COLLECTED,
     CampaignBusy,
@@ -157,6 +157,24 @@ def test_pin_config_changed_config_is_refused_with_the_way_on(tmp_path: Path) ->
     assert (tmp_path / "config.json").read_text() == before
     pin_config(tmp_path, CampaignConfig(campaign="camp", seed=18), accept_changes=True)
     assert json.loads((tmp_path / "config.json").read_text())["seed"] == 18
+
+
+def asked_at(jury: bool, **endpoint: Any) -> CampaignConfig:
+    llm = {"kind": "llm", "endpoint": {"url": "http://one/v1", "model": "m", **endpoint}}
+    judge = {"kind": "jury", "jurors": [{"kind": "rule"}, llm]} if jury else llm
+    return CampaignConfig.model_validate({"campaign": "camp", "judge": judge})
+
+
+@pytest.mark.parametrize("jury", [False, True])
+def test_pin_config_where_and_how_fast_a_judge_is_asked_may_change_and_which_one_may_not(jury: bool, tmp_path: Path) -> None:
+    first, moved = asked_at(jury), asked_at(jury, url="http://two/v1", max_calls=9, concurrency=1, api_key_from="env:KEY")
+    pin_config(tmp_path, first, accept_changes=False)
+    pin_config(tmp_path, moved, accept_changes=False)
+    assert digest(first.judge) == digest(moved.judge)
+    for other in (asked_at(jury, model="n"), asked_at(jury, max_tokens=9), asked_at(jury, output="text")):
+        assert digest(first.judge) != digest(other.judge)
+        with pytest.raises(ValueError, match="--accept-changes"):
+            pin_config(tmp_path, other, accept_changes=False)
 
 
 def test_config_of_round_is_the_one_it_ran_under_after_changes_were_accepted(directory: Path) -> None:

@@ -12,12 +12,12 @@ import pytest
 
 from components.config import GateConfig
 from components.launch import STAGES, Stage, run_stage, visible_gpus
-from components.records import Artifact, DataRejected, JudgeUnavailable, PromoteRequest, StageFailed
+from components.records import Artifact, DataRejected, JudgeUnavailable, PromoteRequest, RoundStopped, StageFailed
 
 MODULE = """
 import os, time
 from pathlib import Path
-from components.records import DataRejected, JudgeUnavailable
+from components.records import DataRejected, JudgeUnavailable, RoundStopped
 def run(request, out):
     (out / "seen.txt").write_text(request.evaluation.digest)
     with open({log!r}, "a") as file: file.write(f"{{os.getpid()}}\\n")
@@ -83,6 +83,14 @@ def test_run_stage_judge_beyond_a_limit_keeps_what_it_said_beside(stage: Path, t
 def test_run_stage_judge_that_said_nothing_leaves_nothing(ranks: int, stage: Path, tmp_path: Path) -> None:
     write(tmp_path, "(out / 'seen.txt').unlink(); raise JudgeUnavailable('no answer')")
     with pytest.raises(JudgeUnavailable, match=r"^no answer$"):
+        run_stage("promote", request(), tmp_path / "round", num_processes=ranks)
+    assert os.listdir(tmp_path / "round") == []
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_run_stage_that_stops_at_a_judges_budget_is_no_failure(ranks: int, stage: Path, tmp_path: Path) -> None:
+    write(tmp_path, "raise RoundStopped('enough paid')")
+    with pytest.raises(RoundStopped, match=r"^enough paid$"):
         run_stage("promote", request(), tmp_path / "round", num_processes=ranks)
     assert os.listdir(tmp_path / "round") == []
 
