@@ -29,8 +29,9 @@ class Group(BaseModel):
 class What(Group):
     """Which campaign, and how far."""
 
-    preset: Literal["demo", "qwen-ultrafeedback"] = "demo"
-    """Configuration to begin with: `demo` is the built-in campaign, `qwen-ultrafeedback` a half-billion model on hub data."""
+    preset: Literal["demo", "qwen-ultrafeedback", "jury", "constitution"] = "demo"
+    """Configuration to begin with: `demo` is the built-in campaign, `qwen-ultrafeedback` a half-billion model on hub data; `jury` and
+    `constitution` are the same with judges that need a chat endpoint."""
     config_file: str = ""
     """YAML file on the worker's machine, in place of the preset; empty takes the preset."""
     campaign: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$")
