@@ -32,6 +32,7 @@ from components.records import (
     Manifest,
     PromoteRequest,
     Record,
+    RewardModelRequest,
     RoundStopped,
     StageFailed,
     StartRequest,
@@ -67,6 +68,7 @@ STAGES = {
     "dpo_train": Stage("components.dpo.stage", TrainRequest, 4, on_accelerator=True),
     "evaluate": Stage("components.evaluation.stage", EvaluateRequest, 3, on_accelerator=True),
     "promote": Stage("components.promotion.stage", PromoteRequest, 1),
+    "reward_model": Stage("components.reward_model.stage", RewardModelRequest, 1, on_accelerator=True),
 }
 PASSING = (ConnectionError, TimeoutError)
 """Errors that may be gone a moment later."""

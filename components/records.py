@@ -17,6 +17,7 @@ from components.config import (
     PolicyConfig,
     PreferencesConfig,
     PromptsConfig,
+    RewardModelConfig,
     SoftPromptConfig,
     Takes,
     TrainingConfig,
@@ -221,6 +222,18 @@ class PromoteRequest(Record):
 
     evaluation: Artifact
     gate: GateConfig
+
+
+class RewardModelRequest(Record):
+    """Trains a reward model on preference pairs."""
+
+    base: ModelRef
+    """The language model, or reward model, that it starts from."""
+    pairs: Artifact
+    """The preference data set; its digest is that of the content."""
+    split: str
+    """Split of a data set with splits."""
+    settings: RewardModelConfig
 
 
 class RoundRecord(Record):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import typer
 
-from flows.commands import history, look, preferences, run, serve, services
+from flows.commands import history, look, preferences, reward_model, run, serve, services
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,7 +17,7 @@ app = typer.Typer(
 )
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Rounds": (run.run, look.status, look.report),
-    "Preferences": (preferences.collect, preferences.pairs, preferences.calibrate),
+    "Preferences": (preferences.collect, preferences.pairs, preferences.calibrate, reward_model.reward_model),
     "History": (history.compare, history.lineage, history.rollback, history.gc),
     "Servers": (services.up, services.down, services.deploy, services.ui, serve.serve),
     "Help": (look.reference, look.doctor),

@@ -72,9 +72,9 @@ def print_rounds(console: Console, state: dict[str, Any], *, last: int | None = 
     left_out = len(state["rounds"]) - len(shown["rounds"])
     if left_out:
         console.print(f"{left_out} earlier rounds are left out; `ratchet status {state['campaign']} --all` shows them", highlight=False)
-    _print_table(console, round_rows(shown))
+    print_table(console, round_rows(shown))
     console.print("the challengers' means, and seconds a stage", highlight=False)
-    _print_table(console, measure_rows(shown))
+    print_table(console, measure_rows(shown))
     for line in [*decisions(shown), *rollback_lines(state)]:
         console.print(line, highlight=False)
     console.print()
@@ -86,7 +86,8 @@ def _with_latest_rounds(state: dict[str, Any], last: int) -> dict[str, Any]:
     return state | {"rounds": [*earlier, *rounds[-last:]]}
 
 
-def _print_table(console: Console, rows: list[dict[str, str]]) -> None:
+def print_table(console: Console, rows: list[dict[str, str]]) -> None:
+    """Prints rows whose keys are the column headings."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for name in rows[0]:
         table.add_column(name, no_wrap=True)

@@ -12,6 +12,7 @@ from components.config.judge import EndpointConfig, JudgeConfig, JudgeSettings, 
 from components.config.loading import describe, differences, load_config
 from components.config.policy import BUILTIN, LoraConfig, PolicyConfig, SoftPromptConfig
 from components.config.preferences import PreferencesConfig
+from components.config.reward_model import RewardModelConfig
 from components.config.section import Section
 from components.config.training import (
     HARD_LABEL_LOSSES,
@@ -47,6 +48,7 @@ __all__ = [
     "PolicyConfig",
     "PreferencesConfig",
     "PromptsConfig",
+    "RewardModelConfig",
     "Section",
     "SoftPromptConfig",
     "Takes",

@@ -4,18 +4,50 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from components import progress
 from components.dpo import checkpoints
-from components.dpo.batches import Layout, Plan
+from components.dpo.batches import Layout, Pair, Plan, Slot
 from components.dpo.engine import optimizer_step
 from components.dpo.finite import refuse_non_finite_gradient, refuse_non_finite_loss
-from components.dpo.objective import Objective
+from components.dpo.objective import MicroBatch, Objective
 
 OnLoss = Callable[[Mapping[str, float], list[int]], None]
+
+
+class Remembers(Protocol):
+    """What an objective takes in after a step."""
+
+    def update(self, means: Mapping[str, float], num_pairs: int) -> None:
+        """Takes in the means of a finished step, which are the same on every rank."""
+
+
+class Minimised(Protocol):
+    """What a step minimises: the objective of DPO, or that of a reward model."""
+
+    @property
+    def pairs(self) -> Sequence[Pair]:
+        """What it is minimised over."""
+
+    @property
+    def memory(self) -> Remembers:
+        """What it must remember between steps."""
+
+    @property
+    def measures(self) -> Sequence[str]:
+        """Names of the sums that a micro-batch gives; `loss` is one of them."""
+
+    def kl(self, engine: Any, micro_batches: list[list[Slot]], layout: Layout) -> torch.Tensor | None:
+        """The step's KL estimate, for losses that read one."""
+
+    def micro_batch(self, engine: Any, slots: list[Slot], kl: torch.Tensor | None) -> MicroBatch:
+        """Runs one forward over the slots' pairs."""
+
+    def told(self, means: Mapping[str, float], kl: torch.Tensor | None) -> dict[str, float]:
+        """The metrics of a step."""
 
 
 def train(
@@ -64,7 +96,7 @@ def train(
     return metrics, resumed
 
 
-def train_step(engine: Any, objective: Objective, pairs: list[int], layout: Layout, *, name: str, on_loss: OnLoss | None) -> dict[str, Any]:
+def train_step(engine: Any, objective: Minimised, pairs: list[int], layout: Layout, *, name: str, on_loss: OnLoss | None) -> dict[str, Any]:
     """Makes one optimizer step over the pairs with these indices and returns its metrics; a step that is not finite is not made."""
     started = time.monotonic()
     learning_rate = engine.get_lr()[0]

@@ -15,6 +15,7 @@ from components import progress
 from components.artifacts import digest, file_digest
 from components.config import JudgeSettings
 from components.judges.protocol import Group, Opinion, Verdict, judge_alone
+from components.judges.reading import conversation_ids, longest_read
 from components.judges.reward_model_directory import reward_model_directory
 from components.models import pick_device, resolve_dtype, tensors_digest
 from components.tokens import Messages
@@ -39,8 +40,7 @@ class RewardModelJudge:
         self._batch_size = config.batch_size
         self._tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         self._model = _load(path, config)
-        window = getattr(self._model.config.get_text_config(), "max_position_embeddings", None) or config.max_tokens
-        self._max_tokens = min(config.max_tokens, window)
+        self._max_tokens = longest_read(self._model.config, config.max_tokens)
 
     def judge(self, groups: Sequence[Group]) -> list[Verdict]:
         """Scores every response."""
@@ -53,7 +53,7 @@ class RewardModelJudge:
         readable = sorted((len(given), given, index) for index, given in enumerate(read) if not isinstance(given, Opinion))
         for start in range(0, len(readable), self._batch_size):
             batch = readable[start : start + self._batch_size]
-            logits = self._logits([ids for _, ids, _ in batch])
+            logits = self.logits([ids for _, ids, _ in batch])
             opinions |= {index: Opinion(logit) for (_, _, index), logit in zip(batch, logits, strict=True)}
             progress.report(start + len(batch), len(readable), "responses judged")
         return [opinions[index] for index in range(len(distinct))]
@@ -61,15 +61,15 @@ class RewardModelJudge:
     def _read(self, messages: Messages, text: str) -> list[int] | Opinion:
         """Token ids of the conversation with the response, or why there are none."""
         try:
-            whole = self._tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": text}], tokenize=False)
+            ids = conversation_ids(self._tokenizer, messages, text)
         except TemplateError as error:
             return Opinion(None, f"the reward model's chat template refuses the conversation: {error}")
-        ids: list[int] = self._tokenizer(whole, add_special_tokens=False)["input_ids"]
         if len(ids) > self._max_tokens:
             return Opinion(None, f"prompt and response have {len(ids)} tokens, and the reward model reads {self._max_tokens}")
         return ids if ids else Opinion(None, "prompt and response have no tokens")
 
-    def _logits(self, batch: list[list[int]]) -> list[float]:
+    def logits(self, batch: list[list[int]]) -> list[float]:
+        """The model's one logit for each conversation's token ids, in one batch."""
         pad_id = self._pad_id(batch)
         if pad_id is None:
             return [logit for ids in batch for logit in self._forward([ids], 0)]

@@ -7,7 +7,6 @@ to one side, and a prompt that is replayed into training is never evaluated on.
 import logging
 from collections import Counter
 from collections.abc import Iterable
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from components.models import load_tokenizer
 from components.prompts import content_key
 from components.records import Artifact, DataRejected, ValidateRequest
 from components.tokens import parse_messages
+from components.validation.held_out import evaluation_prompts
 from components.validation.schema import COLUMNS, schema_reasons
 from components.validation.semantics import semantic_reasons
 
@@ -59,18 +59,6 @@ def run(request: ValidateRequest, out: Path) -> None:
     own_reasons = Counter(reason for row in reasons if row < received for reason in sorted(reasons[row]))
     own_train = int((sides[:received] == TRAIN).sum())
     _check_gates(request.validation, received, own_quarantined, own_train, own_reasons)
-
-
-def evaluation_prompts(contents: Iterable[str], *, share: float, seed: int) -> set[str]:
-    """The share of prompts that are evaluated on, chosen by content and seed alone.
-
-    Args:
-        contents: Content keys of the prompts; repeats count once.
-        share: In [0, 1); the number is rounded.
-        seed: The stage's seed.
-    """
-    ranked = sorted(set(contents), key=lambda content: sha256(f"{seed}/{content}".encode()).digest())
-    return set(ranked[: round(share * len(ranked))])
 
 
 def _all_pairs(request: ValidateRequest) -> tuple[pd.DataFrame, int]:

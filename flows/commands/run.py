@@ -9,7 +9,7 @@ import typer
 from components.campaign import campaign_directory, refuse_changes, runs_directory
 from components.config import load_config
 from components.records import RoundStopped
-from flows.commands.terminal import console, errors, told_in_one_line
+from flows.commands.terminal import console, errors, quiet_libraries, told_in_one_line
 
 
 def run(
@@ -29,7 +29,7 @@ def run(
         directory = campaign_directory(settings.campaign)
         if not accept_changes:
             refuse_changes(directory, settings)
-        _quiet_libraries()
+        quiet_libraries()
         from components.preflight import check_inputs
         from flows.server import prefect_server
         from flows.services import running
@@ -58,12 +58,3 @@ def _run_flow(settings: Any, *, accept_changes: bool) -> None:
     result = state.result()
     print_rounds(console, result)
     print_places(console, campaign_directory(settings.campaign))
-
-
-def _quiet_libraries() -> None:
-    """Leaves the terminal to the progress display; logs go to Prefect, where the run's page shows them."""
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    os.environ.setdefault("DO_NOT_TRACK", "true")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -1,6 +1,7 @@
 """What all commands share: the two consoles, the campaign's argument, and errors told in one line."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -38,3 +39,12 @@ def told_in_one_line() -> Iterator[None]:
     except KeyboardInterrupt:
         errors.print("ratchet: interrupted; the same command goes on from there")
         raise typer.Exit(1) from None
+
+
+def quiet_libraries() -> None:
+    """Leaves the terminal to the progress display; logs go to Prefect, where the run's page shows them."""
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from components.artifacts import read_json, read_table
 from components.config import PolicyConfig
 from components.records import DataRejected, ValidateRequest
-from components.validation.stage import evaluation_prompts, run
+from components.validation.held_out import evaluation_prompts
+from components.validation.stage import run
 
 Pair = Callable[..., dict[str, Any]]
 Request = Callable[..., ValidateRequest]

@@ -1,0 +1,120 @@
+"""How often a reward model is right, and whether it is as sure as it may be. Pure functions of numbers."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import betaincinv, expit
+
+from components.artifacts import derive_seed
+from components.evaluation.statistics import win_rate
+from components.records import Interval, Record
+
+BINS = 10
+"""Bins of equal width between a confidence of 0.5 and 1."""
+TAIL = 0.025
+"""Probability beyond either end of a bin's interval."""
+
+
+class Prediction(NamedTuple):
+    """What a reward model makes of one held-out pair."""
+
+    prompt: str
+    """Identity of the pair's prompt; pairs of one prompt are not independent."""
+    margin: float
+    """Reward of chosen minus reward of rejected."""
+    p: float
+    """Probability that chosen is really preferred."""
+    tag: str
+
+
+class Bin(Record):
+    """Pairs of which the model is about equally sure."""
+
+    low: float
+    high: float
+    num_pairs: int
+    predicted: float
+    """Mean probability that the model gives to the answer that it favours, in [0.5, 1]."""
+    observed: float
+    """Share of the pairs in which that answer is the preferred one."""
+    observed_low: float
+    """Lower end of its 95 % interval (Clopper and Pearson 1934)."""
+    observed_high: float
+    """Upper end."""
+
+
+class Quality(Record):
+    """What a reward model is worth on some held-out pairs."""
+
+    num_pairs: int
+    accuracy: Interval
+    """Share of the pairs whose chosen answer has the higher reward, ties half: a mean over prompts."""
+    calibration_error: float
+    """Expected calibration error: mean distance of predicted and observed over the bins, weighed by their pairs; in [0, 1]."""
+    brier: float
+    """Mean squared distance of the predicted probability from what came of the pair, in expectation over its label; a coin has 0.25."""
+    reliability: tuple[Bin, ...]
+    """The bins that hold pairs, from unsure to sure."""
+
+
+def quality(predictions: Sequence[Prediction], *, confidence: float, resamples: int, seed: int) -> Quality:
+    """Measures a reward model.
+
+    Args:
+        predictions: One a pair; at least one.
+        confidence: Level of the accuracy's interval, in (0, 1).
+        resamples: Resamples of its bootstrap.
+        seed: Seed of the resamples.
+    """
+    by_prompt: defaultdict[str, list[float]] = defaultdict(list)
+    for prediction in predictions:
+        by_prompt[prediction.prompt].append(float(np.sign(prediction.margin) + 1) / 2)
+    means = [float(np.mean(right)) for right in by_prompt.values()]
+    bins = reliability([prediction.margin for prediction in predictions], [prediction.p for prediction in predictions])
+    return Quality(
+        num_pairs=len(predictions),
+        accuracy=win_rate(means, confidence=confidence, resamples=resamples, seed=derive_seed(seed, "accuracy")),
+        calibration_error=sum(each.num_pairs * abs(each.predicted - each.observed) for each in bins) / len(predictions),
+        brier=brier([prediction.margin for prediction in predictions], [prediction.p for prediction in predictions]),
+        reliability=bins,
+    )
+
+
+def reliability(margins: Sequence[float], p: Sequence[float]) -> tuple[Bin, ...]:
+    """Predicted against observed, by how sure the model is (Guo et al. 2017, arXiv 1706.04599).
+
+    A pair counts by the answer that the model favours: predicted is sigmoid(|margin|), observed the probability that this answer is
+    the preferred one, which is p or 1 - p, and 0.5 where the model favours none. Which of the two stands as chosen does not matter.
+
+    Args:
+        margins: Reward of chosen minus reward of rejected, one a pair.
+        p: Probability that chosen is really preferred.
+    """
+    difference, label = np.asarray(margins, dtype=np.float64), np.asarray(p, dtype=np.float64)
+    predicted = expit(np.abs(difference))
+    observed = np.where(difference > 0, label, np.where(difference < 0, 1 - label, 0.5))
+    edges = np.linspace(0.5, 1.0, BINS + 1)
+    place = np.clip(np.digitize(predicted, edges) - 1, 0, BINS - 1)
+    members = [(number, place == number) for number in range(BINS)]
+    return tuple(_bin(edges[number], edges[number + 1], predicted[inside], observed[inside]) for number, inside in members if inside.any())
+
+
+def _bin(low: float, high: float, predicted: np.ndarray, observed: np.ndarray) -> Bin:
+    count, right = len(observed), float(observed.sum())
+    return Bin(
+        low=float(low),
+        high=float(high),
+        num_pairs=count,
+        predicted=float(predicted.mean()),
+        observed=right / count,
+        observed_low=float(betaincinv(right, count - right + 1, TAIL)) if right else 0.0,
+        observed_high=float(betaincinv(right + 1, count - right, 1 - TAIL)) if right < count else 1.0,
+    )
+
+
+def brier(margins: Sequence[float], p: Sequence[float]) -> float:
+    """Brier score (1950) of sigmoid(margin) as the probability that chosen is preferred: the mean of p (1 - s)^2 + (1 - p) s^2."""
+    predicted, label = expit(np.asarray(margins, dtype=np.float64)), np.asarray(p, dtype=np.float64)
+    return float(np.mean(label * (1 - predicted) ** 2 + (1 - label) * predicted**2))

@@ -1,0 +1,46 @@
+"""What a step of a reward model's training minimises. Knows no optimizer and no files."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from components.dpo.batches import Layout, Pair, Slot
+from components.dpo.objective import MicroBatch
+from components.reward_model.loss import bradley_terry
+from components.reward_model.model import rewards
+
+
+class Forgetful:
+    """The memory of an objective that remembers nothing between steps."""
+
+    def update(self, means: Mapping[str, float], num_pairs: int) -> None:
+        """Keeps nothing."""
+
+
+class RewardObjective:
+    """The Bradley-Terry loss over some pairs of whole conversations, which stand as `chosen` and `rejected` after an empty prompt."""
+
+    measures = ("loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
+
+    def __init__(self, pairs: Sequence[Pair], *, pad_id: int) -> None:
+        self.pairs, self.pad_id = pairs, pad_id
+        self.memory = Forgetful()
+
+    def kl(self, engine: Any, micro_batches: list[list[Slot]], layout: Layout) -> None:
+        """This loss reads no KL."""
+
+    def micro_batch(self, engine: Any, slots: list[Slot], kl: torch.Tensor | None) -> MicroBatch:
+        """Runs one forward over both conversations of the slots' pairs."""
+        mine, device = [self.pairs[slot.pair] for slot in slots], engine.device
+        texts = [*(pair.chosen for pair in mine), *(pair.rejected for pair in mine)]
+        chosen, rejected = rewards(engine, texts, pad_id=self.pad_id).chunk(2)
+        losses, margins = bradley_terry(chosen, rejected, torch.tensor([pair.p for pair in mine], device=device))
+        accuracies = (margins > 0).float() + 0.5 * (margins == 0).float()
+        weights = torch.tensor([slot.weight for slot in slots], device=device)
+        rows = torch.stack([losses, chosen, rejected, margins, accuracies]).detach()
+        return MicroBatch((losses * weights).sum(), rows @ weights, torch.isfinite(rows).all(dim=0), sum(map(len, texts)))
+
+    def told(self, means: Mapping[str, float], kl: torch.Tensor | None) -> dict[str, float]:
+        """The metrics of a step: all of its measures."""
+        return dict(means)

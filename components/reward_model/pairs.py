@@ -1,0 +1,138 @@
+"""The pairs that a reward model is trained and measured on: read, checked as validation checks pairs, split by content."""
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import pyarrow.parquet as pq
+from jinja2 import TemplateError
+
+from components import progress
+from components.artifacts import file_digest
+from components.config import RewardModelConfig
+from components.dpo.batches import Pair
+from components.judges.reading import conversation_ids
+from components.preferences.pair_table import PAIR_TYPES, pair_row
+from components.preferences.pairs_file import load_seed_pairs
+from components.prompts import content_key
+from components.tokens import parse_messages
+from components.validation.held_out import evaluation_prompts
+from components.validation.schema import schema_reasons
+
+UNTAGGED = "untagged"
+"""Tag of a pair whose data set gives none."""
+REPORT_EVERY = 200
+
+
+class PairTable(NamedTuple):
+    """A preference data set as rows of `pair_table`."""
+
+    table: pd.DataFrame
+    digest: str
+    """Of the content."""
+    split_earlier: int
+    """Rows whose two conversations part before the last answer: they hold no pair."""
+
+
+class PreparedPairs(NamedTuple):
+    """Pairs as token ids, and the rows they come from, in the same order."""
+
+    train: list[Pair]
+    held_out: list[Pair]
+    held_out_rows: pd.DataFrame
+    excluded: dict[str, int]
+    """Number of rows by the reason why they are left out; a row with several reasons counts for each."""
+
+
+def read_pair_table(source: str, *, split: str) -> PairTable:
+    """Reads a preference data set in any form that `pairs_file` reads, or a round's train.parquet or preferences.parquet.
+
+    Raises:
+        ValueError: It cannot be read; one line with the remedy.
+    """
+    path = Path(source).expanduser()
+    if path.suffix == ".parquet" and path.is_file() and PAIR_TYPES.keys() <= set(pq.read_schema(path).names):
+        return PairTable(pd.read_parquet(path).reset_index(drop=True), file_digest(path), 0)
+    seeds = load_seed_pairs(source, split=split)
+    rows = [
+        pair_row(
+            pair.messages,
+            pair.chosen,
+            pair.rejected,
+            p=1.0 if pair.p is None else pair.p,
+            margin=pair.margin,
+            tag=UNTAGGED if pair.tag is None else pair.tag,
+            judge=f"dataset:{path.name}",
+            verdict_ids=[],
+        )
+        for pair in seeds.pairs
+    ]
+    return PairTable(pd.DataFrame(rows, columns=list(PAIR_TYPES)), seeds.digest, len(seeds.split_earlier))
+
+
+def prepare_pairs(read: PairTable, tokenizer: Any, settings: RewardModelConfig, *, max_tokens: int) -> PreparedPairs:
+    """Checks the pairs, tokenises them as the judge will, and keeps some prompts' pairs for measuring.
+
+    All pairs of a prompt go to one side, chosen by content and seed. Nothing is cut: a pair that the model cannot read whole is left
+    out and counted.
+
+    Args:
+        read: The data set.
+        tokenizer: The reward model's.
+        settings: The share that is held out, and the seed.
+        max_tokens: Longest prompt plus answer that the model reads.
+
+    Raises:
+        ValueError: There is no pair left to train on, or none to measure on.
+    """
+    reasons = schema_reasons(read.table, takes="pairs")
+    excluded = Counter(reason for several in reasons.values() for reason in several)
+    excluded |= {"conversations part before the last answer": read.split_earlier} if read.split_earlier else {}
+    formed = read.table.drop(index=list(reasons))
+    pairs: dict[int, Pair] = {}
+    for number, (row, values) in enumerate(formed.iterrows(), 1):
+        pair = _encoded(int(str(row)), values, tokenizer, max_tokens)
+        if isinstance(pair, str):
+            excluded[pair] += 1
+        else:
+            pairs[int(str(row))] = pair
+        if number % REPORT_EVERY == 0 or number == len(formed):
+            progress.report(number, len(formed), "pairs read")
+    contents = {row: content_key(parse_messages(read.table["prompt"][row])) for row in pairs}
+    kept = evaluation_prompts(contents.values(), share=settings.eval_share, seed=settings.seed)
+    held_out = [row for row in pairs if contents[row] in kept]
+    train = [row for row in pairs if contents[row] not in kept]
+    _refuse_too_few(len(train), len(held_out), len(set(contents.values())), excluded)
+    told = dict(sorted(excluded.items(), key=lambda item: (-item[1], item[0])))
+    return PreparedPairs(_picked(pairs, train), _picked(pairs, held_out), read.table.loc[held_out], told)
+
+
+def _encoded(row: int, values: pd.Series, tokenizer: Any, max_tokens: int) -> Pair | str:
+    """A pair of whole conversations, or why there is none."""
+    messages = parse_messages(values["prompt"])
+    try:
+        chosen, rejected = (conversation_ids(tokenizer, messages, values[side]) for side in ("chosen", "rejected"))
+    except TemplateError:
+        return "the chat template refuses the conversation"
+    if max(len(chosen), len(rejected)) > max_tokens:
+        return f"longer than {max_tokens} tokens"
+    if chosen == rejected:
+        return "chosen equals rejected as tokens"
+    return Pair([], chosen, rejected, float(values["p"]), f"row {row} (prompt {values['prompt_id']})", values["tag"])
+
+
+def _refuse_too_few(train: int, held_out: int, prompts: int, excluded: Counter[str]) -> None:
+    listed = "".join(f"; {count} x {reason}" for reason, count in excluded.most_common())
+    if not prompts:
+        raise ValueError(f"there is no usable pair{listed}: name other pairs")
+    if not train or not held_out:
+        which = "train on" if held_out else "measure on"
+        raise ValueError(
+            f"no pair is left to {which}: {prompts} prompts have usable pairs{listed}; name more pairs, or change --eval-share"
+        )
+
+
+def _picked(pairs: dict[int, Pair], rows: Iterable[int]) -> list[Pair]:
+    return [pairs[row] for row in rows]

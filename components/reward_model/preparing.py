@@ -1,0 +1,46 @@
+"""Everything that can be wrong with what a reward model is to be made from, looked at before the first file is written."""
+
+from pathlib import Path
+
+from transformers import AutoConfig
+
+from components.artifacts import MANIFEST
+from components.config import RewardModelConfig
+from components.judges.reading import longest_read
+from components.models import load_tokenizer
+from components.records import Artifact, RewardModelRequest
+from components.reward_model.model import base_ref
+from components.reward_model.pairs import prepare_pairs, read_pair_table
+
+
+def check_place(directory: Path) -> None:
+    """Checks that a reward model may be written into a folder.
+
+    Raises:
+        ValueError: It is a file, or holds a `reward_model` that was not made here and would be replaced.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"{directory} is a file: name a folder, in which reward_model/ appears")
+    target = directory / "reward_model"
+    if target.exists() and not (target / MANIFEST).is_file():
+        raise ValueError(f"{target} was not made by this command and would be replaced: name another folder")
+
+
+def prepare_request(pairs: str, *, split: str, base: str, revision: str, settings: RewardModelConfig) -> RewardModelRequest:
+    """Pins pairs and base model by their content, after the checks that the training makes.
+
+    Args:
+        pairs: What `read_pair_table` reads.
+        split: Split of a data set with splits.
+        base: Directory, hub name or `builtin`.
+        revision: Hub revision of the base.
+        settings: How it is trained.
+
+    Raises:
+        ValueError: Something cannot be used; one line that names it and the remedy.
+    """
+    read = read_pair_table(pairs, split=split)
+    model = base_ref(base, revision=revision)
+    longest = longest_read(AutoConfig.from_pretrained(model.base, trust_remote_code=False), settings.max_tokens)
+    prepare_pairs(read, load_tokenizer(model), settings, max_tokens=longest)
+    return RewardModelRequest(base=model, pairs=Artifact(path=Path(pairs), digest=read.digest), split=split, settings=settings)

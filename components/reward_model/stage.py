@@ -1,0 +1,175 @@
+"""The door of a reward model's training: reads pairs, trains a Bradley-Terry head, measures the saved model as the judge that it will be.
+
+What is published is the directory that the judge `reward_model` loads, with its measures beside the weights.
+"""
+
+import json
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from components.artifacts import derive_seed, digest, write_bytes, write_json
+from components.config import JudgeSettings
+from components.dpo.batches import Layout, Pair, Plan
+from components.dpo.engine import build_engine, full_weights, join_process_group
+from components.dpo.out_of_memory import memory_told
+from components.judges.protocol import Group, scores
+from components.judges.reading import longest_read
+from components.judges.reward_model import RewardModelJudge
+from components.models import load_tokenizer, pick_device, resolve_dtype
+from components.records import RewardModelRequest
+from components.reward_model.calibration import Prediction, Quality, quality
+from components.reward_model.model import Headed, load_with_head, rewards
+from components.reward_model.objective import RewardObjective
+from components.reward_model.pairs import PreparedPairs, prepare_pairs, read_pair_table
+from components.reward_model.plot import reliability_plot
+from components.reward_model.train import Steps, train
+from components.tokens import parse_messages
+
+CHECKPOINTS = "checkpoints"
+RESULT = "reward_model.json"
+CHOSEN, REJECTED = 0, 1
+REWARD_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
+"""How far a reward of the reloaded model may be from that of the trained one."""
+
+log = logging.getLogger(__name__)
+
+
+class _Trained(NamedTuple):
+    steps: Steps
+    probe: list[Pair]
+    rewards: torch.Tensor
+    """Of the probe's chosen conversations, (pairs,)."""
+
+
+def run(request: RewardModelRequest, out: Path) -> None:
+    """Trains and writes the model with its tokenizer, `metrics.jsonl`, `reward_model.json` and `plots/reliability.png`.
+
+    Runs on one process or on every rank of torchrun; rank 0 writes. Checkpoints lie beside `out` under the digest of the request, so
+    an interrupted run of the same request resumes from its last one.
+
+    Raises:
+        ValueError: The pairs or the base model cannot be used.
+        NonFiniteLoss: A step is not finite; no step was made with it.
+        OutOfMemory: Memory ran out.
+        RuntimeError: The first loss is not ln 2 under a fresh head, or the saved model does not score as the trained one did.
+    """
+    _, world_size = join_process_group()
+    settings, tokenizer = request.settings, load_tokenizer(request.base)
+    dtype, device = resolve_dtype(settings.dtype), pick_device()
+    headed = load_with_head(request.base, pad_id=tokenizer.pad_token_id, dtype=dtype, device=device)
+    read = read_pair_table(str(request.pairs.path), split=request.split)
+    if read.digest != request.pairs.digest:
+        raise ValueError(f"{request.pairs.path} changed while the reward model was being prepared: start it again")
+    pairs = prepare_pairs(read, tokenizer, settings, max_tokens=longest_read(headed.model.config, settings.max_tokens))
+    trained, module, state = _train(request, headed, pairs, out)
+    if state is None:
+        return
+    module.save_pretrained(out, state_dict=state, safe_serialization=True)
+    tokenizer.save_pretrained(out)
+    judge = _reloaded(request, pairs, trained, tokenizer, out)
+    predictions = _predictions(judge, pairs)
+    _write(request, pairs, trained, predictions, out, world_size)
+
+
+def _train(
+    request: RewardModelRequest, headed: Headed, pairs: PreparedPairs, out: Path
+) -> tuple[_Trained, Any, dict[str, torch.Tensor] | None]:
+    """Trains; returns what it came to, the trained module and, on rank 0, its weights."""
+    training, seed = request.settings.training, derive_seed(request.settings.seed, "reward_model")
+    rank, world_size = join_process_group()
+    layout = Layout.fit(
+        pairs_per_step=training.pairs_per_step, micro_batch_pairs=training.micro_batch_pairs, rank=rank, world_size=world_size
+    )
+    plan = Plan([pair.tag for pair in pairs.train], training.pairs_per_step, training.epochs, seed)
+    model, is_fresh = headed
+    pad_id = model.config.get_text_config().pad_token_id
+    objective = RewardObjective(pairs.train, pad_id=pad_id)
+    engine = build_engine(
+        model,
+        training,
+        num_steps=plan.num_steps,
+        micro_batch_pairs=layout.micro_batch_pairs,
+        accumulation=layout.accumulation,
+        dtype=next(model.parameters()).dtype,
+    )
+
+    def check_first_loss(means: Any, _: list[int]) -> None:
+        if is_fresh and not math.isclose(means["loss"], math.log(2), abs_tol=1e-3):
+            raise RuntimeError(
+                f"the first loss is {means['loss']:.4f} and not ln 2 although the head is fresh: the model cannot be trusted"
+            )
+
+    scratch = out.parent / CHECKPOINTS / digest(request)[:16]
+    with memory_told("training", training, micro_batch_pairs=layout.micro_batch_pairs, has_adapter=False):
+        steps = train(engine, objective, training, plan, layout, directory=scratch, on_first_loss=check_first_loss)
+    probe = pairs.train[: layout.micro_batch_pairs]
+    engine.eval()
+    with torch.no_grad():
+        found = rewards(engine, [pair.chosen for pair in probe], pad_id=pad_id).cpu()
+    return _Trained(steps, probe, found), engine.module, full_weights(engine)
+
+
+def _reloaded(request: RewardModelRequest, pairs: PreparedPairs, trained: _Trained, tokenizer: Any, out: Path) -> RewardModelJudge:
+    """The judge that stands on what was written, held against what was trained."""
+    settings = request.settings
+    judge = RewardModelJudge(
+        JudgeSettings(model=str(out), dtype=settings.dtype, batch_size=2 * settings.micro_batch_pairs, max_tokens=settings.max_tokens)
+    )
+    dtype = resolve_dtype(settings.dtype)
+    again = torch.tensor(judge.logits([pair.chosen for pair in trained.probe]))
+    distance = float((again - trained.rewards).abs().max())
+    if not distance <= REWARD_TOLERANCE[dtype] * max(1.0, float(trained.rewards.abs().max())):
+        raise RuntimeError(
+            f"the saved reward model gives other rewards than the trained one (by up to {distance:.4f}): nothing is published"
+        )
+    return judge
+
+
+def _predictions(judge: RewardModelJudge, pairs: PreparedPairs) -> list[Prediction]:
+    """What the judge says of the held-out pairs."""
+    columns = (pairs.held_out_rows[name] for name in ("prompt_id", "prompt", "chosen", "rejected"))
+    rows = list(zip(*columns, strict=True))
+    groups = [
+        Group(str(number), parse_messages(prompt), ((CHOSEN, chosen), (REJECTED, rejected)))
+        for number, (_, prompt, chosen, rejected) in enumerate(rows)
+    ]
+    scored = scores(judge.judge(groups))
+    return [
+        Prediction(name, scored[str(number), CHOSEN] - scored[str(number), REJECTED], pair.p, pair.tag)
+        for number, ((name, *_), pair) in enumerate(zip(rows, pairs.held_out, strict=True))
+    ]
+
+
+def _write(
+    request: RewardModelRequest, pairs: PreparedPairs, trained: _Trained, predictions: Sequence[Prediction], out: Path, world_size: int
+) -> None:
+    settings = request.settings
+
+    def measured(some: Sequence[Prediction]) -> Quality:
+        return quality(some, confidence=settings.confidence, resamples=settings.bootstrap_resamples, seed=settings.seed)
+
+    overall = measured(predictions)
+    tags = sorted({prediction.tag for prediction in predictions})
+    by_tag = {tag: measured([each for each in predictions if each.tag == tag]) for tag in tags}
+    reliability_plot(out / "plots" / "reliability.png", overall.reliability)
+    write_bytes(out / "metrics.jsonl", "".join(f"{line}\n" for line in trained.steps.metrics).encode())
+    content = {
+        "base": request.base.model_dump(mode="json"),
+        "pairs_digest": request.pairs.digest,
+        "settings": settings.model_dump(mode="json"),
+        "num_train_pairs": len(pairs.train),
+        "num_held_out_pairs": len(pairs.held_out),
+        "excluded": pairs.excluded,
+        "num_steps": len(trained.steps.metrics),
+        "last_loss": json.loads(trained.steps.metrics[-1])["loss"],
+        "held_out": overall.model_dump(mode="json"),
+        "held_out_by_tag": {tag: each.model_dump(mode="json") for tag, each in by_tag.items()},
+        "num_processes": world_size,
+        "resumed_from_step": trained.steps.resumed_from,
+    }
+    write_json(out / RESULT, content)

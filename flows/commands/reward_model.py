@@ -1,0 +1,75 @@
+"""`ratchet reward-model`: a reward model from preference pairs, to judge with."""
+
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from components.config import RewardModelConfig
+from flows.commands.terminal import console, quiet_libraries, told_in_one_line
+
+
+def _default(name: str) -> str:
+    return f"[default: {RewardModelConfig.model_fields[name].default}]"
+
+
+def reward_model(
+    pairs: Annotated[str, typer.Argument(help="Preference pairs (JSONL, Parquet, `datasets` name), or a round's train.parquet.")],
+    base: Annotated[str, typer.Option(help="Model that it starts from: a directory, a hub name, or `builtin`.")],
+    out: Annotated[Path, typer.Option(help="Folder in which `reward_model/` appears.")],
+    revision: Annotated[str, typer.Option(help="Hub revision of the base.")] = "main",
+    split: Annotated[str, typer.Option(help="Split of a `datasets` name.")] = "train",
+    epochs: Annotated[int | None, typer.Option(help=f"Passes over the pairs. {_default('epochs')}")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help=f"Peak learning rate of AdamW. {_default('learning_rate')}")] = None,
+    pairs_per_step: Annotated[int | None, typer.Option(help=f"Pairs in an optimizer step. {_default('pairs_per_step')}")] = None,
+    micro_batch_pairs: Annotated[int | None, typer.Option(help=f"Pairs in a forward pass. {_default('micro_batch_pairs')}")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help=f"Longest prompt plus answer. {_default('max_tokens')}")] = None,
+    eval_share: Annotated[float | None, typer.Option(help=f"Share of the prompts that measure it. {_default('eval_share')}")] = None,
+    dtype: Annotated[str | None, typer.Option(help=f"auto, float32 or bfloat16. {_default('dtype')}")] = None,
+    zero_stage: Annotated[int | None, typer.Option(help=f"DeepSpeed ZeRO stage. {_default('zero_stage')}")] = None,
+    num_processes: Annotated[int | None, typer.Option(help="Training processes; one for each visible GPU when left out.")] = None,
+    seed: Annotated[int | None, typer.Option(help=f"Draws held-out prompts and order. {_default('seed')}")] = None,
+) -> None:
+    """Train a reward model on preference pairs, measure it on held-out prompts, and say how to judge with it.
+
+    Example: [bold]ratchet reward-model pairs.jsonl --base ./my-instruct-model --out rewards[/bold]
+    """
+    given: dict[str, Any] = {
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "pairs_per_step": pairs_per_step,
+        "micro_batch_pairs": micro_batch_pairs,
+        "max_tokens": max_tokens,
+        "eval_share": eval_share,
+        "dtype": dtype,
+        "zero_stage": zero_stage,
+        "num_processes": num_processes,
+        "seed": seed,
+    }
+    with told_in_one_line():
+        settings = _settings({name: value for name, value in given.items() if value is not None})
+        quiet_libraries()
+        from components import progress
+        from components.launch import run_stage
+        from components.reward_model.preparing import check_place, prepare_request
+        from flows.display import StageProgress
+        from flows.reward_model_table import print_reward_model
+
+        check_place(out)
+        request = prepare_request(pairs, split=split, base=base, revision=revision, settings=settings)
+        with StageProgress(console) as shown, progress.shown_by(shown):
+            run_stage("reward_model", request, out, num_processes=settings.num_processes)
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        print_reward_model(console, out / "reward_model")
+
+
+def _settings(given: dict[str, Any]) -> RewardModelConfig:
+    from pydantic import ValidationError
+
+    from components.config import describe
+
+    try:
+        return RewardModelConfig(**given)
+    except ValidationError as error:
+        raise ValueError(describe(error)) from None
