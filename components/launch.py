@@ -62,9 +62,9 @@ class Stage:
 
 STAGES = {
     "start": Stage("components.start.stage", StartRequest, 1, on_accelerator=True),
-    "generate_responses": Stage("components.generation.stage", GenerateRequest, 1, on_accelerator=True),
-    "collect_preferences": Stage("components.preferences.stage", CollectRequest, 2, on_accelerator=True),
-    "validate_data": Stage("components.validation.stage", ValidateRequest, 1),
+    "generate_responses": Stage("components.generation.stage", GenerateRequest, 2, on_accelerator=True),
+    "collect_preferences": Stage("components.preferences.stage", CollectRequest, 3, on_accelerator=True),
+    "validate_data": Stage("components.validation.stage", ValidateRequest, 2),
     "dpo_train": Stage("components.dpo.stage", TrainRequest, 4, on_accelerator=True),
     "evaluate": Stage("components.evaluation.stage", EvaluateRequest, 3, on_accelerator=True),
     "promote": Stage("components.promotion.stage", PromoteRequest, 1),

@@ -9,6 +9,7 @@ import json
 import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from components.builtin.world import held_out_prompts, train_prompts
@@ -151,6 +152,11 @@ def split_prompts(config: PromptsConfig) -> PromptSplit:
     return PromptSplit(tuple(kept), tuple(held_out.values()), duplicates, len(train) - len(kept))
 
 
+def place_in_pass(name: str, *, seed: int, passes: int) -> str:
+    """What a pool's prompts are ordered by after `passes` whole passes over it."""
+    return _sha256(f"{seed}/{passes}/{name}")
+
+
 def draw(pool_ids: Iterable[str], *, round: int, per_round: int, seed: int) -> list[str]:
     """Draws a round's prompts without replacement until the pool is used up, then begins again in another order.
 
@@ -172,7 +178,7 @@ def draw(pool_ids: Iterable[str], *, round: int, per_round: int, seed: int) -> l
         drawn, waiting = waiting[:size], waiting[size:]
         if len(drawn) < size:
             taken = set(drawn)
-            fresh = sorted(pool, key=lambda name: _sha256(f"{seed}/{passes}/{name}"))
+            fresh = sorted(pool, key=partial(place_in_pass, seed=seed, passes=passes))
             passes += 1
             drawn += [name for name in fresh if name not in taken][: size - len(drawn)]
             taken = set(drawn[len(taken) :])

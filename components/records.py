@@ -128,6 +128,14 @@ class StartRequest(Record):
     prompts_digest: str
 
 
+class JudgedRound(Record):
+    """What became of an earlier round's prompts."""
+
+    round: int
+    outcomes: Artifact
+    """prompt_outcomes.parquet of the round."""
+
+
 class GenerateRequest(Record):
     """Samples responses to this round's prompts."""
 
@@ -136,6 +144,11 @@ class GenerateRequest(Record):
     prompts: Artifact
     """train_prompts.parquet of round 0."""
     per_round: int
+    solved_rounds: int
+    """Rounds that a solved prompt is left out for; 0 leaves none out."""
+    solved_score: float | None
+    earlier: tuple[JudgedRound, ...]
+    """Rounds that say which prompts are solved, oldest first; empty where none are left out."""
     round: int
     campaign_seed: int
     """Orders the pool of prompts, so that rounds draw from it without replacement."""

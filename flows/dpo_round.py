@@ -14,7 +14,7 @@ from components import progress
 from components.artifacts import artifact, read_json
 from components.campaign import finish_round, model_of_round, round_directory
 from components.config import CampaignConfig
-from components.records import Artifact, JudgeRef, Manifest, RoundRecord, RoundStopped
+from components.records import Artifact, JudgedRound, JudgeRef, Manifest, RoundRecord, RoundStopped
 from components.stopping import RoundLimits
 from flows.automations import tell_outcome
 from flows.earlier_starts import show_as_suspended
@@ -29,6 +29,7 @@ from tasks.record_round import record_round
 from tasks.validate_data import validate_data
 
 STOPPED = "Stopped"
+OUTCOMES_TABLE = "prompt_outcomes.parquet"
 
 
 @flow(name="dpo-round", flow_run_name="{directory.name}-round-{round:03d}")
@@ -91,6 +92,9 @@ def _stages(
             limits=config.policy,
             prompts=artifact(pinned, start, "train_prompts.parquet"),
             per_round=config.prompts.per_round,
+            solved_rounds=config.prompts.solved_rounds,
+            solved_score=config.prompts.solved_score,
+            earlier=judged_rounds(directory, round) if config.prompts.solved_rounds else (),
             generation=config.generation,
             campaign_seed=config.seed,
         )
@@ -166,6 +170,17 @@ def _stages(
 
 def _published(here: Path, stage: str, manifest: Manifest | None, name: str) -> Artifact | None:
     return None if manifest is None else artifact(here / stage, manifest, name)
+
+
+def judged_rounds(directory: Path, round: int) -> tuple[JudgedRound, ...]:
+    """What became of the prompts of the rounds before this one, oldest first; rounds that a data set seeded judged none."""
+    stages = {earlier: round_directory(directory, earlier) / "collect_preferences" for earlier in range(1, round)}
+    manifests = {earlier: Manifest.model_validate(read_json(stage / "MANIFEST.json")) for earlier, stage in stages.items()}
+    return tuple(
+        JudgedRound(round=earlier, outcomes=artifact(stages[earlier], manifest, OUTCOMES_TABLE))
+        for earlier, manifest in manifests.items()
+        if OUTCOMES_TABLE in manifest.files
+    )
 
 
 def replayed_pairs(directory: Path, round: int, count: int) -> tuple[Artifact, ...]:

@@ -8,7 +8,7 @@ from prefect.cache_policies import NO_CACHE
 from components.artifacts import derive_seed
 from components.config import GenerationConfig, PolicyConfig
 from components.launch import run_stage
-from components.records import Artifact, GenerateRequest, Manifest, ModelRef
+from components.records import Artifact, GenerateRequest, JudgedRound, Manifest, ModelRef
 from tasks.retries import RETRIES
 
 
@@ -21,6 +21,9 @@ def generate_responses(
     limits: PolicyConfig,
     prompts: Artifact,
     per_round: int,
+    solved_rounds: int,
+    solved_score: float | None,
+    earlier: tuple[JudgedRound, ...],
     generation: GenerationConfig,
     campaign_seed: int,
 ) -> Manifest:
@@ -30,6 +33,9 @@ def generate_responses(
         limits=limits,
         prompts=prompts,
         per_round=per_round,
+        solved_rounds=solved_rounds,
+        solved_score=solved_score,
+        earlier=earlier,
         round=round,
         campaign_seed=campaign_seed,
         generation=generation,

@@ -1,6 +1,8 @@
 """Prompts, what is sampled for them, and what a pair must satisfy."""
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from components.config.policy import BUILTIN
 from components.config.section import Section
@@ -21,8 +23,19 @@ class PromptsConfig(Section):
     """Split that is read when `held_out` is a `datasets` name."""
     per_round: int = Field(default=512, ge=1)
     """Prompts drawn for a round, without replacement until the pool is used up."""
+    solved_rounds: int = Field(default=0, ge=0)
+    """Rounds for which a prompt is left out of the draw after its responses gave no preference (ties, or none better by
+    `preferences.min_margin`) or reached `solved_score`; 0 leaves none out."""
+    solved_score: float | None = None
+    """Mean score of its responses from which a prompt is solved too, when `solved_rounds` is above 0; left out, there is no such bar."""
     num_held_out: int = Field(default=256, ge=1)
     """Held-out prompts that an evaluation uses (all of them where there are fewer)."""
+
+    @model_validator(mode="after")
+    def _solved_prompts_rest(self) -> Self:
+        if self.solved_score is not None and not self.solved_rounds:
+            raise ValueError("solved_score does nothing while no prompt rests: set `solved_rounds`, such as 3")
+        return self
 
 
 class GenerationConfig(Section):

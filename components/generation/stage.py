@@ -10,11 +10,11 @@ import pandas as pd
 
 from components import progress
 from components.artifacts import derive_seed, read_table, write_json, write_table
+from components.generation.curriculum import draw_round
 from components.generation.law import Law
 from components.generation.responses import Response, respond
 from components.generation.sampler import Sampled
 from components.models import load_policy, load_tokenizer, pick_device, resolve_dtype
-from components.prompts import draw
 from components.records import GenerateRequest
 from components.tokens import parse_messages, prompt_ids, stop_ids
 
@@ -44,7 +44,9 @@ def run(request: GenerateRequest, out: Path) -> None:
         RuntimeError: The policy's logits are not finite.
     """
     pool = read_table(request.prompts).set_index("prompt_id")["messages"]
-    drawn = draw(pool.index, round=request.round, per_round=request.per_round, seed=request.campaign_seed)
+    drawn, left_out, filled_up = draw_round(pool.index, request)
+    if left_out or filled_up:
+        log.info("%d solved prompts rest; %d are drawn all the same", left_out, filled_up)
     tokenizer = load_tokenizer(request.policy)
     encoded = {name: prompt_ids(tokenizer, parse_messages(pool[name])) for name in drawn}
     limit = request.limits.max_prompt_tokens
@@ -65,6 +67,8 @@ def run(request: GenerateRequest, out: Path) -> None:
         "prompts": len(drawn),
         "responses": len(everything),
         "skipped_long_prompts": skipped,
+        "solved_left_out": left_out,
+        "solved_drawn": filled_up,
         "tokens": sum(len(response.token_ids) for response in everything),
         "unfinished": sum(response.unfinished for response in everything),
         "empty": sum(response.empty for response in everything),

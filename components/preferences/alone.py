@@ -15,7 +15,7 @@ from components.judges.health import measure_health
 from components.judges.protocol import Group, JudgeContext
 from components.preferences import calibration
 from components.preferences.counts import COUNTS, judged_counts
-from components.preferences.judged_pairs import build_pairs
+from components.preferences.from_verdicts import build_from_verdicts
 from components.preferences.kept import Judged, write_groups
 from components.preferences.known_pairs import known, questions
 from components.preferences.pair_table import write_pairs, write_portable
@@ -68,7 +68,7 @@ def pair_again(judged: Judged, preferences: PreferencesConfig, *, seed: int, out
     inputs = {"verdicts": [verdict.verdict_id for verdict in verdicts], "groups": _content(groups), "preferences": preferences}
     with published("pairs", inputs | {"seed": seed}, out) as work:
         if work is not None:
-            built = build_pairs(groups, verdicts, judge=judged.judge, preferences=preferences, seed=derive_seed(seed, "collect"))
+            built = build_from_verdicts(groups, verdicts, judge=judged.judge, preferences=preferences, seed=derive_seed(seed, "collect"))
             write_groups(work, groups)
             write_verdicts(work, verdicts)
             write_pairs(work, built.rows)

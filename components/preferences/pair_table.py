@@ -13,6 +13,7 @@ from components.tokens import Messages, format_messages, parse_messages
 
 PAIRS = "preferences.parquet"
 PORTABLE = "preferences.jsonl"
+SIDES = ("chosen", "rejected")
 PAIR_TYPES = {
     "pair_id": "str",
     "prompt_id": "str",
@@ -71,10 +72,18 @@ def write_pairs(out: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def write_portable(out: Path) -> None:
-    """Writes `preferences.jsonl` beside `preferences.parquet`: the pairs as chat messages, in the form of TRL and `seed_pairs`."""
+    """Writes `preferences.jsonl` beside `preferences.parquet`: chat messages in the form of TRL and `seed_pairs`.
+
+    Pairs have the columns prompt, chosen and rejected; single responses prompt, completion and label.
+    """
     lines = []
+    answers: dict[str, Any]
     for row in read_table(out / PAIRS).to_dict("records"):
-        answers = {side: [{"role": "assistant", "content": row[side]}] for side in ("chosen", "rejected")}
-        line = {"prompt": parse_messages(row["prompt"]), **answers} | {name: row[name] for name in ("p", "margin", "tag")}
+        answers = {side: [{"role": "assistant", "content": row[side]}] for side in SIDES if isinstance(row[side], str)}
+        if len(answers) < len(SIDES):
+            ((side, completion),) = answers.items()
+            answers = {"completion": completion, "label": side == "chosen"}
+        given = {name: None if pd.isna(row[name]) else row[name] for name in ("p", "margin", "tag")}
+        line = {"prompt": parse_messages(row["prompt"]), **answers, **given}
         lines.append(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
     write_bytes(out / PORTABLE, "".join(lines).encode())

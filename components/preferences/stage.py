@@ -13,13 +13,14 @@ from components.judges.protocol import JUDGING, Group, Judge, JudgeContext
 from components.judges.revision import Reviser
 from components.judges.usage_file import write_usage
 from components.preferences.counts import COUNTS, judged_counts, pair_counts, seeded_counts
+from components.preferences.from_verdicts import build_from_verdicts
 from components.preferences.groups import read_groups
-from components.preferences.judged_pairs import Built, build_pairs
+from components.preferences.judged_pairs import Built
+from components.preferences.outcome_table import write_outcomes
 from components.preferences.pair_table import write_pairs
 from components.preferences.refine import Costly, costly_judge, refine
 from components.preferences.revised_pairs import revised_pairs
 from components.preferences.seeds import seeded_pairs
-from components.preferences.singles import build_singles
 from components.preferences.verdict_table import check_invalid_share, write_verdicts
 from components.records import CollectRequest
 
@@ -28,7 +29,9 @@ Build = Callable[..., Built]
 
 
 def run(request: CollectRequest, out: Path) -> None:
-    """Writes `verdicts.parquet`, `preferences.parquet`, `collect.json` and, where a chat endpoint was asked, `judge_usage.json`.
+    """Writes `verdicts.parquet`, `preferences.parquet` and `collect.json`.
+
+    Where prompts were judged, `prompt_outcomes.parquet` stands beside them; where a chat endpoint was asked, `judge_usage.json`.
 
     Raises:
         JudgeUnavailable: The judge gave no verdicts, too many of them are invalid, or they show that it is beyond one of its limits.
@@ -51,7 +54,7 @@ def building(preferences: PreferencesConfig, judge: JudgeConfig, context: JudgeC
     """What makes pairs, or single responses, of verdicts."""
     if preferences.pairs == "revised":
         return partial(revised_pairs, reviser=Reviser(judge, context))
-    return build_singles if preferences.pairs == "unpaired" else build_pairs
+    return build_from_verdicts
 
 
 def collect(
@@ -66,6 +69,7 @@ def collect(
     check_invalid_share(judge.name, verdicts, preferences.max_invalid_share)
     built = build(groups, verdicts, judge=judge.name, preferences=preferences, seed=seed)
     write_pairs(out, built.rows)
+    write_outcomes(out, built, verdicts)
     health = measure_health(verdicts, groups, seed=seed)
     measured = {"judge_health": health.model_dump(mode="json"), "revisions": built.revisions}
     counts = judged_counts(groups, verdicts, built.outcomes.values(), built.rows) | measured

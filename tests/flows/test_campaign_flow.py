@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from components.artifacts import read_json, read_table, write_table
-from components.builtin.world import corpus, support_reply
+from components.builtin.world import corpus, support_reply, train_prompts
 from components.campaign import known_state, locked
 from components.config import CampaignConfig
 from components.records import DataRejected, StageFailed
@@ -140,6 +140,24 @@ def test_campaign_seeded_first_round_trains_on_the_data_set(runs: Path, make_con
     assert list(second["seconds"]) == STAGES
     counts = read_json(runs / "small/round-001/validate_data/validation.json")
     assert counts["received"] == counts["train"] + counts["eval"] + counts["quarantined"] > 60
+
+
+def test_campaign_solved_prompts_rest_in_the_next_round(runs: Path, make_config: Make, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": messages}) + "\n" for messages in train_prompts()[:38]))
+    prompts = {"train": str(path), "held_out": "", "num_held_out": 8, "per_round": 24, "solved_rounds": 1}
+    start(make_config(prompts=prompts))
+    first, second = (runs / "small" / f"round-{round:03d}" for round in (1, 2))
+    outcomes = read_table(first / "collect_preferences" / "prompt_outcomes.parquet").set_index("prompt_id")
+    bar = float(outcomes["mean_score"].median())
+    start(make_config(prompts=prompts | {"solved_score": bar}), accept_changes=True)
+    solved = outcomes.index[(outcomes["outcome"] != "paired") | (outcomes["mean_score"] >= bar)]
+    drawn = set(read_table(second / "generate_responses" / "prompts.parquet")["prompt_id"])
+    counts = read_json(second / "generate_responses" / "generate.json")
+    assert 0 < len(solved) < 24
+    assert len(drawn) == 24
+    assert counts["solved_drawn"] == len(drawn & set(solved)) == max(0, len(solved) - 6)
+    assert counts["solved_left_out"] == min(6, len(solved))
 
 
 def test_campaign_rejected_data_stops_the_round_and_keeps_the_rows(runs: Path, make_config: Make) -> None:

@@ -114,6 +114,16 @@ def test_collect_counts_every_prompt_once_and_pairs_the_extremes(collect: Callab
     }
 
 
+def test_collect_writes_what_became_of_every_prompt(collect: Callable[..., Path]) -> None:
+    outcomes = read_table(collect(pairs="all_pairs", ties="half") / "prompt_outcomes.parquet")
+    assert list(outcomes["prompt_id"]) == [prompt.prompt_id for prompt in PROMPTS]
+    assert list(outcomes["outcome"]) == ["paired", "ties", "paired", "no_verdict", "no_verdict"]
+    assert list(outcomes["pairs"]) == [6, 0, 6, 0, 0]
+    assert list(outcomes["tied_pairs"]) == [0, 0, 3, 0, 0]
+    assert list(outcomes["mean_score"])[:4] == [pytest.approx((-0.5 + 2 + 1 - 1) / 4), 0.0, pytest.approx(4.25 / 4), 1.0]
+    assert math.isnan(outcomes["mean_score"].iloc[4])
+
+
 def test_collect_keeps_every_raw_verdict_and_no_default_score(collect: Callable[..., Path]) -> None:
     verdicts = read_table(collect() / "verdicts.parquet")
     assert len(verdicts) == verdicts["verdict_id"].nunique() == 15
@@ -145,7 +155,7 @@ def test_collect_counts_prompts_and_pairs_apart_where_a_prompt_gives_several(col
 @pytest.mark.parametrize("rule", sorted(BUILDERS))
 def test_collect_twice_gives_the_same_bytes_whatever_the_order_of_the_responses(collect: Callable[..., Path], rule: str) -> None:
     one, other = collect(pairs=rule), collect(pairs=rule, folder="again", shuffled=3)
-    for name in ("verdicts.parquet", "preferences.parquet", "collect.json"):
+    for name in ("verdicts.parquet", "preferences.parquet", "prompt_outcomes.parquet", "collect.json"):
         assert (one / name).read_bytes() == (other / name).read_bytes()
 
 
