@@ -39,6 +39,9 @@ class PartHealth(Record):
     """Share of the judge's decided comparisons that the part decided alike, among those that it decided."""
     position_consistency: Interval | None
     repetition_stability: Interval | None
+    accuracy: float | None = None
+    """Mean probability, as the judge concludes it, of what the part decided: with a jury by `dawid_skene` the estimate of the juror's
+    reliability. None where the judge scores, for a part that decided nothing, and in rounds of earlier versions."""
 
 
 class Health(Record):
@@ -186,8 +189,22 @@ def _parts(verdicts: Sequence[Verdict], seed: int) -> dict[str, PartHealth]:
             agreement=_interval(_same_winners(concluded, own), derive_seed(seed, "agreement", part)),
             position_consistency=_interval(_orders_agree(within), derive_seed(seed, "position", part)),
             repetition_stability=_interval(_repeats_agree(within), derive_seed(seed, "repetition", part)),
+            accuracy=_accuracy(concluded, own),
         )
     return found
+
+
+def _accuracy(concluded: Sequence[Verdict], own: Sequence[Verdict]) -> float | None:
+    """Over the comparisons that a part decided, the mean of the concluded probability that its winner is better."""
+    winners = _winners(own)
+    found: list[float] = []
+    for verdict in concluded:
+        if verdict.score is None or verdict.opponent_id is None:
+            continue
+        name, first, second = verdict.prompt_id, verdict.sample_id, verdict.opponent_id
+        winner = winners.get((name, first, second)) or -winners.get((name, second, first), 0)
+        found += [verdict.score if winner > 0 else 1 - verdict.score] if winner else []
+    return math.fsum(found) / len(found) if found else None
 
 
 def _same_winners(concluded: Sequence[Verdict], own: Sequence[Verdict]) -> Shares:

@@ -5,7 +5,6 @@ invalid abstains. What the jurors said stands beside the jury's conclusions, und
 """
 
 import itertools
-import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,12 +12,10 @@ from dataclasses import dataclass
 
 from components.artifacts import digest
 from components.judges.protocol import Group, Judge, Opinion, Verdict, as_part, make_verdict
-from components.judges.votes import VOTES, PairKey, accuracies, vote_of
+from components.judges.votes import VOTES, PairKey, vote_of
 
 Ballots = dict[PairKey, dict[str, float | None]]
 """By pair and juror who looked at it: the vote, None for an abstention."""
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,14 +45,12 @@ class JuryJudge:
         said: dict[str, list[Verdict]] = {}
         weights: dict[str, float] = {}
         for juror in self._jurors:
-            judge = juror.load()
-            name = _distinct(judge.name, said)
-            said[name], weights[name] = judge.judge(groups), juror.weight
+            name, verdicts = _heard(juror, groups)
+            name = _distinct(name, said)
+            said[name], weights[name] = verdicts, juror.weight
         cast = ballots(groups, said)
         voted = {pair: votes for pair, several in cast.items() if (votes := _without_abstentions(several))}
         concluded = self._aggregate(voted, weights)
-        for name, accuracy in accuracies(voted, concluded).items():
-            log.info("juror %s agrees with the jury with probability %s", name, "unknown" if accuracy is None else f"{accuracy:.3f}")
         return [*_under_their_names(said), *self._conclusions(groups, cast, concluded)]
 
     def _conclusions(self, groups: Sequence[Group], cast: Ballots, concluded: Mapping[PairKey, float]) -> list[Verdict]:
@@ -70,6 +65,12 @@ class JuryJudge:
                 opinion = Opinion(None, f"no juror could judge the pair ({len(cast[pair])} abstained)")
             found.append(make_verdict(self.name, group, pair.first, opinion, opponent_id=pair.second))
         return found
+
+
+def _heard(juror: Juror, groups: Sequence[Group]) -> tuple[str, list[Verdict]]:
+    """A juror's name and verdicts; the judge ends with the call, and its memory with it."""
+    judge = juror.load()
+    return judge.name, judge.judge(groups)
 
 
 def jury_digest(jurors: Iterable[tuple[str, float]], *, votes: str) -> str:

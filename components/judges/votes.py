@@ -104,21 +104,6 @@ def vote_of(first: float, second: float) -> float:
     return 1.0 if first > second else 0.0 if first < second else 0.5
 
 
-def accuracies(votes: Votes, concluded: Mapping[PairKey, float]) -> dict[str, float | None]:
-    """How often each juror is likely to be right, if the conclusions are: the mean of the probability of what it said, over its votes.
-
-    With the conclusions of `dawid_skene` these are the model's own estimates of reliability, but for the prior.
-
-    Returns:
-        By juror, sorted: in [0, 1]; None for a juror who voted for neither side of any pair.
-    """
-    found: defaultdict[str, list[float]] = defaultdict(list)
-    for pair, cast in votes.items():
-        for juror, vote in cast.items():
-            found[juror] += [concluded[pair] if vote > 0.5 else 1 - concluded[pair]] if vote != 0.5 else []
-    return {juror: math.fsum(right) / len(right) if right else None for juror, right in sorted(found.items())}
-
-
 def _share(cast: Mapping[str, float], weights: Mapping[str, float]) -> float:
     for_first = math.fsum(weights[juror] * vote for juror, vote in cast.items())
     return (for_first + PRIOR_VOTES) / (math.fsum(weights[juror] for juror in cast) + 2 * PRIOR_VOTES)

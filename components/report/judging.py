@@ -18,6 +18,7 @@ HEADINGS = (
     "the longer answer wins",
     "winner minus loser",
     "agrees with the whole",
+    "is right, by the whole",
     "calls",
     "cost",
 )
@@ -25,8 +26,9 @@ VIOLATION_HEADINGS = ("principle", "responses checked", "violate it", "share", "
 NOTE = (
     "How far a judge can be trusted, by its own verdicts. Orders agree: it names the same winner when the two answers change places; a "
     "coin does in 50 %. Repeats agree: a question that was asked twice got the same verdict. The longer answer wins: among decided "
-    "comparisons of unequal length; 50 % is no taste for length, and more may also mean that the longer answers were better. Intervals "
-    "are at 95 % over prompts; a dash is what this judge's verdicts cannot show. Calls and cost: of the chat endpoints that were asked, "
+    "comparisons of unequal length; 50 % is no taste for length, and more may also mean that the longer answers were better. Is right: "
+    "how probable what a juror says is after all of them were heard. Intervals are at 95 % over prompts; a dash is what this judge's "
+    "verdicts cannot show. Calls and cost: of the chat endpoints that were asked, "
     "over all starts of the stage; a cost that is not wholly known is a dash."
 )
 
@@ -64,6 +66,7 @@ def _rows(role: str, health: Health, usage: Mapping[str, Any] | None) -> Iterato
         _estimate(health.length_preference) + _taste(health.length_preference),
         _characters(health.mean_length_difference),
         NOTHING,
+        NOTHING,
         NOTHING if usage is None else count(usage["calls"]),
         NOTHING if usage is None or usage["unmeasured"] else decimal(usage["cost"], 2),
     )
@@ -73,7 +76,7 @@ def _rows(role: str, health: Health, usage: Mapping[str, Any] | None) -> Iterato
 
 def _part_row(name: str, part: PartHealth) -> tuple[str, ...]:
     consistency = (_estimate(part.position_consistency), _estimate(part.repetition_stability))
-    return (name, *consistency, *[NOTHING] * 4, _estimate(part.agreement), NOTHING, NOTHING)
+    return (name, *consistency, *[NOTHING] * 4, _estimate(part.agreement), share(part.accuracy), NOTHING, NOTHING)
 
 
 def _estimate(interval: Interval | None) -> str:

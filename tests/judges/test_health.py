@@ -131,6 +131,12 @@ def test_parts_of_a_jury_tell_who_agrees_with_it() -> None:
     assert list(health.parts) == ["contrary", "llm:org/model", "rule:x", "silent"]
     agreement = {name: part.agreement and (part.agreement.value, part.agreement.n) for name, part in health.parts.items()}
     assert agreement == {"contrary": (0.0, 8), "llm:org/model": (1.0, 10), "rule:x": (0.5, 10), "silent": None}
+    assert {name: part.accuracy for name, part in health.parts.items()} == {
+        "contrary": pytest.approx(0.0),
+        "llm:org/model": pytest.approx(1.0),
+        "rule:x": pytest.approx(0.5),
+        "silent": None,
+    }
     consistent = {name: part.position_consistency and part.position_consistency.value for name, part in health.parts.items()}
     assert consistent == {"contrary": 0.8, "llm:org/model": 1.0, "rule:x": None, "silent": None}
     assert health.position_consistency is not None

@@ -10,6 +10,7 @@ import pytest
 from components.config import JudgeConfig
 from components.judges import check_judge, described, judge_digest, load_judge
 from components.judges import rule as rule_module
+from components.judges.health import measure_health
 from components.judges.jury import Juror, JuryJudge
 from components.judges.protocol import BACKWARD, FORWARD, Group, JudgeContext, Opinion, Verdict, conclude_pair, make_verdict, scores
 
@@ -95,6 +96,13 @@ def test_jury_keeps_every_jurors_verdict_under_its_name() -> None:
     assert {verdict.judge for verdict in found if verdict.part == ""} == {"jury:majority"}
     raw = LONG.judge(GROUPS)
     assert [verdict.score for verdict in found if verdict.part == "long#2"] == [verdict.score for verdict in raw]
+
+
+def test_health_of_a_jury_holds_the_reliability_of_a_juror_who_is_always_wrong() -> None:
+    groups = [Group(f"p{number}", GROUPS[0].messages, ((0, "a" * (1 + number % 3)), (1, "bb" * (1 + number % 2)))) for number in range(40)]
+    judged = jury(LONG, Scoring("long too", lambda text: 2.0 * len(text)), SHORT, votes="dawid_skene").judge(groups)
+    accuracy = {name: part.accuracy for name, part in measure_health(judged, groups, seed=1).parts.items()}
+    assert accuracy == {"long": pytest.approx(1, abs=0.05), "long too": pytest.approx(1, abs=0.05), "short": pytest.approx(0, abs=0.05)}
 
 
 @pytest.mark.parametrize("votes", ["majority", "bradley_terry", "dawid_skene"])

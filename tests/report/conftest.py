@@ -33,7 +33,7 @@ def interval(value: float, half_width: float = 0.04, n: int = HELD_OUT) -> Inter
 
 def judge_health() -> dict[str, Any]:
     """A jury that likes long answers, and a juror whose name is markup."""
-    part = {"agreement": interval(0.875).model_dump(), "position_consistency": None, "repetition_stability": None}
+    part = {"agreement": interval(0.875).model_dump(), "position_consistency": None, "repetition_stability": None, "accuracy": 0.812}
     return {
         "position_consistency": interval(0.75).model_dump(),
         "repetition_stability": None,

@@ -304,7 +304,7 @@ def test_report_tells_what_the_verdicts_say_about_the_judge(page: Page) -> None:
     assert "62.5 % (58 to 66), prefers longer" in page.sections["data"]
     assert "1,200" in page.sections["data"]
     assert "3.46" in page.sections["data"]
-    assert judges["3"] == ["of the pairs: rule:<script>alert('x')</script>", *["–"] * 6, "87.5 % (84 to 92)", "–", "–"]
+    assert judges["3"] == ["of the pairs: rule:<script>alert('x')</script>", *["–"] * 6, "87.5 % (84 to 92)", "81.2 %", "–", "–"]
 
 
 def test_report_tells_how_often_responses_violate_each_principle(page: Page) -> None:

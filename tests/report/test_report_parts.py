@@ -258,9 +258,10 @@ def test_round_markdown_tells_what_the_verdicts_say_about_the_judge(finished_cam
         "62.5 % (58 to 66), prefers longer",
         "−3.5 characters",
         "–",
+        "–",
         "1,200",
         "3.46",
     ]
     assert rows["of the pairs"] == told
-    assert rows["of the pairs: rule:<script>alert('x')</script>"] == ["–"] * 6 + ["87.5 % (84 to 92)", "–", "–"]
+    assert rows["of the pairs: rule:<script>alert('x')</script>"] == ["–"] * 6 + ["87.5 % (84 to 92)", "81.2 %", "–", "–"]
     assert "The judge" not in round_markdown(finished_campaign.directory, 2)
