@@ -96,8 +96,15 @@ class CampaignConfig(Section):
             raise ValueError(
                 "preferences.pairs revised is written by a constitution's model: set `judge: {kind: constitution, ...}`, or other pairs"
             )
-        if self.preferences.pairs == "revised" and self.active.budget:
-            raise ValueError("active.judge compares the policy's own responses, and preferences.pairs is revised: leave `active` out")
+        return self
+
+    @model_validator(mode="after")
+    def _costly_judge_has_pairs(self) -> Self:
+        if self.preferences.pairs in ("revised", "unpaired") and self.active.budget:
+            raise ValueError(
+                f"active.judge compares two of the policy's own responses, and preferences.pairs is {self.preferences.pairs}: "
+                "leave `active` out, or use other pairs"
+            )
         return self
 
     @model_validator(mode="after")

@@ -63,7 +63,8 @@ def dawid_skene(votes: Votes, weights: Mapping[str, float]) -> Probabilities:
 
     Answers are `first`, `second` and, where a juror ever says so, `tie`; p = P(first) + P(tie) / 2. Every pair is also entered the other
     way round, so that no juror and no prior leans to one side. The estimate needs jurors who are right more often than not: most of
-    them being wrong in the same way looks just like most of them being right.
+    them being wrong in the same way looks just like most of them being right. Jurors count as independent: several that share their
+    errors, such as the same model asked twice, are believed too much.
 
     Args:
         votes: The votes of all pairs of a round, the more the better.

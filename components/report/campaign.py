@@ -70,6 +70,8 @@ def _view(campaign: CampaignFiles) -> dict[str, Any]:
         "judge_headings": judging.HEADINGS,
         "judge_rows": [(round_.round, row) for round_ in campaign.rounds for row in judging.judge_rows(round_)],
         "judge_note": judging.NOTE,
+        "costly_headings": judging.COSTLY_HEADINGS,
+        "costly_rows": [(round_.round, row) for round_ in campaign.rounds for row in judging.costly_rows(round_)],
         "violation_headings": judging.VIOLATION_HEADINGS,
         "violation_rows": [(round_.round, row) for round_ in campaign.rounds for row in judging.violation_rows(round_)],
         "stages": STAGES,

@@ -22,6 +22,7 @@ HEADINGS = (
     "calls",
     "cost",
 )
+COSTLY_HEADINGS = ("pairs chosen by", "pairs", "asked", "agreed", "turned", "tied", "invalid", "dropped")
 VIOLATION_HEADINGS = ("principle", "responses checked", "violate it", "share", "no verdict")
 NOTE = (
     "How far a judge can be trusted, by its own verdicts. Orders agree: it names the same winner when the two answers change places; a "
@@ -47,6 +48,13 @@ def judge_rows(files: RoundFiles) -> list[tuple[str, ...]]:
         if counts is not None and counts.get("judge_health") is not None:
             rows += _rows(role, Health.model_validate(counts["judge_health"]), files.judge_usage(stage))
     return rows
+
+
+def costly_rows(files: RoundFiles) -> list[tuple[str, ...]]:
+    """A row for the costly judge of the round, if it had one; the columns are `COSTLY_HEADINGS`."""
+    active = (files.collected or {}).get("active")  # rounds of earlier versions had none
+    numbers = ("candidates", "asked", "agreed", "flipped", "ties", "invalid", "dropped")
+    return [] if active is None else [(active["choose_by"], *(count(active[name]) for name in numbers))]
 
 
 def violation_rows(files: RoundFiles) -> list[tuple[str, ...]]:

@@ -116,6 +116,8 @@ def _data(facts: RoundFacts) -> Iterator[tuple[str, float | None]]:
     if collected is not None:
         yield "ties", collected["ties"]
         yield "invalid_verdicts", collected["invalid_verdicts"]
+        for name in ("asked", "agreed", "flipped") if collected.get("active") else ():  # rounds of earlier versions had no costly judge
+            yield f"costly/{name}", collected["active"][name]
         for principle, counted in collected.get("violations", {}).items():  # rounds of earlier versions had no constitution
             yield f"response_violations/{_key(principle)}", Violations.model_validate(counted).rate
         for outcome, responses in (collected.get("revisions") or {}).items():  # likewise

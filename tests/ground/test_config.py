@@ -66,7 +66,7 @@ def test_config_every_shipped_file_loads(path: Path) -> None:
         ("campaign: a\npreferences: {pairs: revised}", r"pairs revised is written by a constitution's model: set `judge: "),
         (
             f"campaign: a\njudge: {CONSTITUTION}\npreferences: {{pairs: revised}}\nactive: {{budget: 9}}",
-            r"active.judge compares the policy's own responses, and preferences.pairs is revised: leave `active` out",
+            r"active.judge compares two of the policy's own responses, and preferences.pairs is revised: leave `active` out",
         ),
         ("campaign: a\npreferences: {pairs: revised, ties: half}", r"pairs revised has no margins and no ties: leave"),
         ("[1, 2]", r"holds no mapping"),

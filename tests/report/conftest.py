@@ -113,6 +113,8 @@ class CampaignMaker:
         content = {**counts, "judge_health": measured}
         files = {"preferences.parquet": pd.DataFrame({"pair_id": [f"{round_}-0"]}), "collect.json": content}
         if round_ == 3:
+            content["active"] = {"budget": 40, "choose_by": "disagreement", "candidates": 353, "asked": 40, "agreed": 27}
+            content["active"] |= {"flipped": 9, "ties": 3, "invalid": 1, "dropped": 3}
             content["violations"] = {HOSTILE: {"violated": 3, "checked": 12, "invalid": 1}}
             files["judge_usage.json"] = {"calls": 1200, "unmeasured": 0, "input_tokens": 9, "output_tokens": 9, "cost": 3.456}
         self.stage(round_, "collect_preferences", files)

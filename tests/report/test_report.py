@@ -307,6 +307,12 @@ def test_report_tells_what_the_verdicts_say_about_the_judge(page: Page) -> None:
     assert judges["3"] == ["of the pairs: rule:<script>alert('x')</script>", *["–"] * 6, "87.5 % (84 to 92)", "81.2 %", "–", "–"]
 
 
+def test_report_tells_what_the_costly_judge_said(page: Page) -> None:
+    costly = next(table for table in page.tables["data"] if "turned" in table.get("Round", []))
+    assert set(costly) == {"Round", "3"}, "rounds without a costly judge, and those of earlier versions, have no row"
+    assert costly["3"] == ["disagreement", "353", "40", "27", "9", "3", "1", "3"]
+
+
 def test_report_tells_how_often_responses_violate_each_principle(page: Page) -> None:
     principles = next(table for table in page.tables["data"] if "violate it" in table.get("Round", []))
     assert principles["3"] == ["<script>alert('x')</script>", "12", "3", "25.0 %", "1"]

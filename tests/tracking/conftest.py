@@ -286,6 +286,7 @@ def _write_data(directory: Path, number: int) -> None:
             "mean_score": 1.125,
             "judge_health": JUDGE_HEALTH,
             "violations": VIOLATIONS,
+            "active": {"asked": 40, "agreed": 28, "flipped": 9, "ties": 3},
             "revisions": {"revised": 70, "empty": 2},
         }
         write_json(work.path / "collect.json", counts)
