@@ -90,6 +90,21 @@ def unknown_rule(case: Case) -> str:
     return "campaign: c\njudge: {kind: rule, rule: suport_reply}"
 
 
+LLM = "campaign: c\njudge: {{kind: llm, endpoint: {{url: 'http://127.0.0.1:1/v1', model: m, {}}}}}"
+
+
+def key_that_is_not_set(case: Case) -> str:
+    return LLM.format("api_key_from: 'env:RATCHET_NO_SUCH_KEY'")
+
+
+def key_in_the_config(case: Case) -> str:
+    return LLM.format("api_key_from: sk-0123456789")
+
+
+def cost_limit_without_prices(case: Case) -> str:
+    return LLM.format("max_cost: 1, price_per_million_input: 1")
+
+
 def missing_seed_pairs(case: Case) -> str:
     return f"campaign: c\npreferences: {{seed_pairs: {case.place}/nowhere.jsonl}}"
 
@@ -112,6 +127,9 @@ CASES = {
     model_without_chat_template: "has no chat template",
     pickled_model: "only pickled weights (pytorch_model.bin)",
     unknown_rule: "support_reply",
+    key_that_is_not_set: "RATCHET_NO_SUCH_KEY is not set: put the key there",
+    key_in_the_config: "endpoint.api_key_from names no place of a key: write env:NAME",
+    cost_limit_without_prices: "max_cost needs prices: set `price_per_million_input` and `price_per_million_output`",
     missing_seed_pairs: "nowhere.jsonl",
     seed_pairs_without_rejected: "rejected",
 }

@@ -247,3 +247,29 @@ def test_ask_reasoning_model_is_asked_in_its_own_terms(chat_server: Start, tmp_p
     assert len(server.requests) == 4
     assert len(chat(server, tmp_path).ask([question("a")], "verdicts")) == 1
     assert len(server.requests) == 4
+
+
+def test_ask_key_that_the_endpoint_says_back_reaches_no_message_and_no_file(
+    chat_server: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "sk-0123456789-secret"
+    monkeypatch.setenv("JUDGE_KEY", f" {key}\n")
+    server = chat_server(lambda request: f"your key is {key}", [None, status(401, f"Incorrect API key: {key}")])
+    free = Question([{"role": "user", "content": "a"}], {})
+    client = chat(server, tmp_path, api_key_from="env:JUDGE_KEY")
+    assert client.ask([free], "texts")[0].value == {"text": "your key is ***"}
+    assert server.headers[0]["authorization"] == f"Bearer {key}"
+    with pytest.raises(JudgeUnavailable, match=r"Incorrect API key: \*\*\*") as told:
+        client.ask([free._replace(repeat=1)], "texts")
+    assert key not in str(told.value)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and key.encode() in path.read_bytes()]
+
+
+def test_ask_without_the_key_says_where_it_belongs(chat_server: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JUDGE_KEY", raising=False)
+    with pytest.raises(ValueError, match=r"endpoint.api_key_from = env:JUDGE_KEY, and JUDGE_KEY is not set: put the key there"):
+        chat(chat_server(), tmp_path, api_key_from="env:JUDGE_KEY")
+    monkeypatch.setenv("JUDGE_KEY", "kéy")
+    with pytest.raises(ValueError, match="is no key") as told:
+        chat(chat_server(), tmp_path, api_key_from="env:JUDGE_KEY")
+    assert "kéy" not in str(told.value)
