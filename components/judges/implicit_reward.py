@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NAME = "implicit_reward"
+UNMOVED = "the policy is still the start model, so every implicit reward is 0: until a round is promoted, another judge has to decide"
 
 
 class Tokens(NamedTuple):
@@ -55,7 +56,7 @@ class ImplicitRewardJudge:
 
     def _score(self, distinct: Sequence[tuple[Messages, str]]) -> list[Opinion]:
         if self._policy.digest == self._start.digest:
-            return [Opinion(None, "the policy is still the start model, so every implicit reward is 0")] * len(distinct)
+            return [Opinion(None, UNMOVED)] * len(distinct)
         tokenizer = load_tokenizer(self._policy)
         read = [_read(tokenizer, messages, text, self._limits) for messages, text in distinct]
         opinions = {index: given for index, given in enumerate(read) if isinstance(given, Opinion)}

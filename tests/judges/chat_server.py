@@ -104,6 +104,12 @@ def completion(request: dict[str, Any], text: str, finish: str = "stop") -> byte
     return json.dumps({"object": "chat.completion", "model": request["model"], "choices": [choice], "usage": usage}).encode()
 
 
+def quoted_texts(request: dict[str, Any]) -> list[str]:
+    """The texts that a judge's question gives as data, in their order: the conversation, then answers and whatever else is judged."""
+    # Before the first of them the notice shows what the markers look like.
+    return [part.split("\n<<end of data")[0].split(">>\n", 1)[1] for part in request["messages"][0]["content"].split("<<data ")[2:]]
+
+
 def status(code: int, message: str = "scripted", **headers: str) -> Fault:
     """Answers with an HTTP status, such as `status(429, Retry_After="2")`."""
     return lambda handler: handler.send(code, json.dumps({"error": {"message": message}}).encode(), **headers)

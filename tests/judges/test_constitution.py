@@ -13,7 +13,7 @@ from components.judges.constitution import weighted_vote
 from components.judges.principles import Principle
 from components.judges.protocol import Group, JudgeContext, Verdict, scores
 from components.judges.violations import Violations, count_violations
-from tests.judges.chat_server import ChatServer
+from tests.judges.chat_server import ChatServer, quoted_texts
 
 Start = Callable[..., ChatServer]
 PRINCIPLES = "- {name: kind, text: It is KIND., weight: 2}\n- {name: short, text: It is SHORT.}\n- {name: true, text: It is TRUE.}\n"
@@ -27,14 +27,9 @@ def principles(tmp_path: Path) -> Path:
     return path
 
 
-def blocks(request: dict[str, Any]) -> list[str]:
-    """The texts that stand between the markers: conversation, then answers."""
-    return [part.split("\n<<end of data")[0].split(">>\n", 1)[1] for part in request["messages"][0]["content"].split("<<data ")[2:]]
-
-
 def principled(request: dict[str, Any]) -> str:
     """Kind prefers the kind words, short the shorter answer, and true always the first that it is shown."""
-    asked, (_, *answers) = request["messages"][0]["content"], blocks(request)
+    asked, (_, *answers) = request["messages"][0]["content"], quoted_texts(request)
     if len(answers) == 1:
         return json.dumps({"reason": "as written", "violates": "KIND" in asked and "rude" in answers[0]})
     if "TRUE" in asked:
@@ -83,7 +78,7 @@ def test_constitution_counts_a_check_without_an_answer_as_invalid_and_not_as_kep
     chat_server: Start, principles: Path, tmp_path: Path
 ) -> None:
     def silent(request: dict[str, Any]) -> str:
-        return "hard to say" if len(blocks(request)) == 2 else principled(request)
+        return "hard to say" if len(quoted_texts(request)) == 2 else principled(request)
 
     found = count_violations(judged(chat_server(silent), principles, tmp_path))
     assert found["kind"] == Violations(violated=0, checked=0, invalid=3)

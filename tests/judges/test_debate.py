@@ -10,20 +10,15 @@ import pytest
 from components.config import JudgeConfig
 from components.judges import check_judge, judge_digest, load_judge
 from components.judges.protocol import Group, JudgeContext, Verdict
-from tests.judges.chat_server import ChatServer
+from tests.judges.chat_server import ChatServer, quoted_texts
 
 Start = Callable[..., ChatServer]
 GROUP = Group("p", [{"role": "user", "content": "Help me."}], ((0, "wrong"), (1, "right")))
 
 
-def blocks(request: dict[str, Any]) -> list[str]:
-    """The texts that stand between the markers: conversation, answers, cases."""
-    return [part.split("\n<<end of data")[0].split(">>\n", 1)[1] for part in request["messages"][0]["content"].split("<<data ")[2:]]
-
-
 def debating(request: dict[str, Any]) -> str:
     """A debater quotes its answer; the judge goes by the cases alone."""
-    _, *texts = blocks(request)
+    _, *texts = quoted_texts(request)
     if len(texts) == 2:
         side = request["messages"][0]["content"].split("speak for answer ")[1][0]
         return f"Mine says: {texts['AB'.index(side)]}"
@@ -58,12 +53,12 @@ def test_debate_with_a_case_missing_is_invalid_and_asks_for_no_verdict(chat_serv
     assert {verdict.status for verdict in verdicts} == {"invalid"}
     assert verdicts[0].detail == "no case for answer B: the answer is empty"
     assert verdicts[1].detail == "no case for answer A: the answer is empty"
-    assert all(len(blocks(request)) == 3 for request in server.requests)
+    assert all(len(quoted_texts(request)) == 3 for request in server.requests)
 
 
 def test_debate_that_prefers_a_place_ends_in_a_tie(chat_server: Start, tmp_path: Path) -> None:
     def first(request: dict[str, Any]) -> str:
-        return debating(request) if len(blocks(request)) == 3 else '{"reason": "it comes first", "verdict": "A"}'
+        return debating(request) if len(quoted_texts(request)) == 3 else '{"reason": "it comes first", "verdict": "A"}'
 
     conclusion = judged(chat_server(first), tmp_path)[-1]
     assert (conclusion.score, conclusion.detail) == (0.5, "the orders disagree")

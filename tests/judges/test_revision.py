@@ -11,21 +11,16 @@ from components.judges.protocol import Group, JudgeContext, Opinion, Verdict, as
 from components.judges.revision import Draft, Reviser, Revision
 from components.judges.violations import KEPT
 from components.preferences.revised_pairs import revised_pairs
-from tests.judges.chat_server import ChatServer
+from tests.judges.chat_server import ChatServer, quoted_texts
 
 Start = Callable[..., ChatServer]
 KIND, SHORT = Principle(name="kind", text="It is KIND."), Principle(name="short", text="It is SHORT.")
 PROMPT = [{"role": "user", "content": "Help me."}]
 
 
-def blocks(request: dict[str, Any]) -> list[str]:
-    """The texts that stand between the markers: conversation, answer, critique."""
-    return [part.split("\n<<end of data")[0].split(">>\n", 1)[1] for part in request["messages"][0]["content"].split("<<data ")[2:]]
-
-
 def writing(request: dict[str, Any]) -> str:
     """A critic who repeats the answer, and a writer who does as the answer's first word says."""
-    _, answer, *critique = blocks(request)
+    _, answer, *critique = quoted_texts(request)
     if not critique:
         return "" if answer == "uncriticised" else f"Wanting: {answer}"
     revisions = {"better": " better, kindly ", "same": "same\n", "empty": " "}
@@ -50,7 +45,7 @@ def test_revise_writes_what_the_critique_asks_for_and_counts_what_is_none(chat_s
     assert found[1].detail == "no critique: the answer is empty"
     assert "it holds no JSON object" in found[4].detail
     assert all("It is KIND." in request["messages"][0]["content"] for request in server.requests)
-    assert sorted(len(blocks(request)) for request in server.requests if len(request["messages"]) == 1) == [2] * 5 + [3] * 4
+    assert sorted(len(quoted_texts(request)) for request in server.requests if len(request["messages"]) == 1) == [2] * 5 + [3] * 4
 
 
 class Writer:

@@ -15,7 +15,7 @@ from components.preferences.stage import run
 from components.prompts import make_prompt
 from components.records import Artifact, CollectRequest, JudgeRef, ModelRef, RoundStopped
 from components.tokens import format_messages
-from tests.judges.chat_server import ChatServer
+from tests.judges.chat_server import ChatServer, quoted_texts
 
 PROMPTS = [make_prompt([{"role": "user", "content": f"question {number}"}]) for number in range(3)]
 NOBODY = ModelRef(round=0, base="nowhere", base_digest="0" * 64, digest="0" * 64)
@@ -24,7 +24,7 @@ NOBODY = ModelRef(round=0, base="nowhere", base_digest="0" * 64, digest="0" * 64
 def scripted(request: dict[str, Any]) -> str:
     """Longer answers keep every principle better, `no` violates each, and a revision says more; but question 2's is as it was."""
     text = request["messages"][0]["content"]
-    conversation, *texts = [part.split("\n<<end of data")[0].split(">>\n", 1)[1] for part in text.split("<<data ")[2:]]
+    conversation, *texts = quoted_texts(request)
     if "You write a better version" in text:
         return json.dumps({"revision": texts[0] if "question 2" in conversation else f"{texts[0]}, with pleasure"})
     if "You criticise" in text:

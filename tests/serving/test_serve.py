@@ -24,8 +24,9 @@ from components.generation.law import Law
 from components.generation.sampler import sample
 from components.models import load_policy, load_tokenizer
 from components.ports import free_port
+from components.records import ModelRef
 from components.serving import engines
-from components.serving.engines import pick_engine
+from components.serving.engines import engine_for, pick_engine
 from components.serving.plan import model_id, plan_serving
 from components.serving.server import served
 from components.tokens import prompt_ids, stop_ids
@@ -227,6 +228,20 @@ def test_serve_adapter_that_a_server_does_not_take_says_what_does(
     write_json(directory / "round-001/dpo_train/adapter/adapter_config.json", settings)
     with pytest.raises(ValueError, match=told), served(plan_serving("served", round=1, port=free_port()), "vllm"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("settings", "engine"),
+    [(None, "vllm"), ({"r": 8}, "vllm"), ({"r": 8, "use_dora": True}, "transformers"), ({"r": 1024}, "transformers")],
+)
+def test_engine_for_a_model_is_one_that_takes_its_adapter(
+    settings: dict[str, Any] | None, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "_vllm", lambda: "vllm")
+    if settings is not None:
+        write_json(tmp_path / "adapter_config.json", settings)
+    ref = ModelRef(round=1, base="base", adapter=None if settings is None else tmp_path, base_digest="b", digest="d")
+    assert engine_for(ref) == engine
 
 
 @pytest.mark.parametrize(
