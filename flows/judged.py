@@ -46,14 +46,15 @@ def print_calibration(console: Console, out: Path) -> None:
     """Prints how the judge stands to the labels, and the scale that fits."""
     found = read_json(out / "calibration.json")
     _line(console, "judge", f"{found['judge']}; {found['judged']} of {found['rows']} rows have a label and a verdict")
-    _line(console, "agreement", f"{_interval(found['agreement'])} with the labels, ties half")
+    _line(console, "agreement", f"{_interval(found['quality']['accuracy'])} with the labels, ties half")
     if len(found["by_tag"]) > 1:
-        for tag, interval in found["by_tag"].items():
-            _line(console, "", f"{_interval(interval)} {tag}")
+        for tag, measured in found["by_tag"].items():
+            _line(console, "", f"{_interval(measured['accuracy'])} {tag}")
     _print_health(console, found["judge_health"])
-    if found["reliability"]:
-        _print_reliability(console, found["reliability"])
-    _line(console, "log loss", f"{_number(found['log_loss'])} nats a pair; a coin has 0.693")
+    _print_reliability(console, found["quality"]["reliability"])
+    _line(
+        console, "p", f"calibration error {found['quality']['calibration_error']:.3f}, log loss {found['log_loss']:.3f} (a coin has 0.693)"
+    )
     _print_scale(console, found)
     _line(console, "written", str(out))
 
@@ -63,8 +64,8 @@ def _print_reliability(console: Console, bins: list[dict[str, Any]]) -> None:
     for name in ("p of its choice", "pairs", "mean p", "is right"):
         table.add_column(name, no_wrap=True)
     for part in bins:
-        span = f"{part['low']:.1f} to {part['high']:.1f}"
-        table.add_row(span, str(part["pairs"]), f"{part['mean_p']:.3f}", _interval(part["agreement"]))
+        span, interval = f"{part['low']:.2f} to {part['high']:.2f}", f"({part['observed_low']:.3f}–{part['observed_high']:.3f})"
+        table.add_row(span, str(part["num_pairs"]), f"{part['predicted']:.3f}", f"{part['observed']:.3f} {interval}")
     console.print(table)
 
 
@@ -74,7 +75,7 @@ def _print_scale(console: Console, found: dict[str, Any]) -> None:
         _line(console, "scale", "none fits: the margins say nothing about the labels, or contradict none of them")
         return
     setting = f"preferences: {{soft_labels: bradley_terry, soft_label_scale: {scale:.4g}}}"
-    _line(console, "scale", f"{setting} has a log loss of {_number(found['fitted_log_loss'])}")
+    _line(console, "scale", f"{setting} has a log loss of {found['fitted_log_loss']:.3f}")
 
 
 def _print_health(console: Console, health: dict[str, Any] | None) -> None:
@@ -83,12 +84,8 @@ def _print_health(console: Console, health: dict[str, Any] | None) -> None:
             _line(console, "judge", f"{name}: {_interval(health[key])}")
 
 
-def _interval(interval: dict[str, Any] | None) -> str:
-    return "–" if interval is None else f"{interval['value']:.3f} ({interval['low']:.3f}–{interval['high']:.3f})"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+def _interval(interval: dict[str, Any]) -> str:
+    return f"{interval['value']:.3f} ({interval['low']:.3f}–{interval['high']:.3f})"
 
 
 def _line(console: Console, name: str, text: str) -> None:

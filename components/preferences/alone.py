@@ -5,15 +5,16 @@ What a judge said before it was interrupted lies beside that directory and is no
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from components.artifacts import derive_seed, digest, write_json
 from components.config import CampaignConfig, PreferencesConfig
 from components.judges import check_judge, judge_digest, load_judge
-from components.judges.health import measure_health
+from components.judges.health import CONFIDENCE, RESAMPLES, measure_health
 from components.judges.protocol import Group, JudgeContext
-from components.preferences import calibration
+from components.preferences.calibration import Known, fit_scale, log_loss, predictions
 from components.preferences.counts import COUNTS, judged_counts
 from components.preferences.from_verdicts import build_from_verdicts
 from components.preferences.kept import Judged, write_groups
@@ -24,7 +25,8 @@ from components.preferences.published import published
 from components.preferences.refine import costly_judge
 from components.preferences.stage import building, collect
 from components.preferences.verdict_table import check_invalid_share, write_verdicts
-from components.records import ModelRef
+from components.records import JudgeUnavailable, ModelRef
+from components.reward_model.calibration import quality
 
 CALIBRATION = "calibration.json"
 
@@ -92,24 +94,25 @@ def calibrate(pairs: SeedPairs, config: CampaignConfig, models: tuple[ModelRef, 
             check_invalid_share(judge.name, verdicts, config.preferences.max_invalid_share)
             seed = derive_seed(config.seed, "calibrate")
             counts = {"judge": judge.name, "rows": len(pairs.pairs) + len(pairs.split_earlier), "labelled": len(asked)}
-            measured = _calibration(known(asked, verdicts), scale=config.preferences.soft_label_scale, seed=seed)
+            measured = _calibration(known(asked, verdicts), judge.name, scale=config.preferences.soft_label_scale, seed=seed)
             health = measure_health(verdicts, groups, seed=seed).model_dump(mode="json")
             write_json(work / CALIBRATION, counts | measured | {"judge_health": health})
 
 
-def _calibration(found: Sequence[calibration.Known], *, scale: float, seed: int) -> dict[str, Any]:
-    fitted = calibration.fit_scale(found)
-    total = calibration.agreement(found, seed=seed)
+def _calibration(found: Sequence[Known], judge: str, *, scale: float, seed: int) -> dict[str, Any]:
+    if not found:
+        raise JudgeUnavailable(f"judge {judge} gave no valid verdict on any pair with a known label")
+    predicted, fitted = predictions(found, scale=scale), fit_scale(found)
+    measure = partial(quality, confidence=CONFIDENCE, resamples=RESAMPLES, seed=seed)
+    by_tag = {tag: [each for each in predicted if each.tag == tag] for tag in sorted({each.tag for each in predicted})}
     return {
         "judged": len(found),
-        "compares": any(pair.said is not None for pair in found),
-        "agreement": None if total is None else total.model_dump(mode="json"),
-        "by_tag": {tag: interval.model_dump(mode="json") for tag, interval in calibration.agreement_by_tag(found, seed=seed).items()},
         "soft_label_scale": scale,
-        "reliability": [part.model_dump(mode="json") for part in calibration.reliability(found, scale=scale, seed=seed)],
-        "log_loss": calibration.log_loss(found, scale=scale),
+        "quality": measure(predicted).model_dump(mode="json"),
+        "by_tag": {tag: measure(several).model_dump(mode="json") for tag, several in by_tag.items()},
+        "log_loss": log_loss(found, scale=scale),
         "fitted_soft_label_scale": fitted,
-        "fitted_log_loss": None if fitted is None else calibration.log_loss([replace(pair, said=None) for pair in found], scale=fitted),
+        "fitted_log_loss": None if fitted is None else log_loss([replace(pair, said=None) for pair in found], scale=fitted),
     }
 
 

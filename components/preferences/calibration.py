@@ -1,25 +1,20 @@
-"""A judge against pairs whose better answer is known: agreement, reliability of its probabilities, and the scale that fits them. Pure.
+"""A judge against pairs whose better answer is known: what it predicted, and the scale that turns its margins into probabilities. Pure.
 
 A pair's margin is the difference of the judge's scores of the known better answer and of the other one; of a judge that compares,
 the difference of their shares of the verdict, 2 q - 1.
 """
 
-import itertools
-import math
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import expit
+from scipy.special import expit, logit
 
-from components.evaluation.statistics import win_rate
-from components.records import Interval, Record
+from components.reward_model.calibration import Prediction
 
-EDGES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-"""Bounds of the reliability table's bins."""
-CONFIDENCE, RESAMPLES = 0.95, 2000
+LEAST = 1e-6
+"""Probability that 0 counts as, so that one certain mistake does not make a mean log loss infinite."""
 LARGEST = 1e12
 """Bound on the inverse scale, relative to the margins."""
 
@@ -38,64 +33,28 @@ class Known:
     said: float | None
     """What a judge that compares concluded: the probability that the known better answer is better; None where the judge scores alone."""
 
-    def probability(self, scale: float) -> float:
-        """The judge's probability that the known better answer is better."""
-        return float(expit(self.margin / scale)) if self.said is None else self.said
+    def log_odds(self, scale: float) -> float:
+        """Log-odds of the judge's probability that the known better answer is better; infinite where a judge that compares is certain.
+
+        Args:
+            scale: Margin at which a judge that scores alone gives p = 0.73.
+        """
+        return self.margin / scale if self.said is None else float(logit(self.said))
 
 
-class Bin(Record):
-    """Pairs that the judge is about equally sure of."""
-
-    low: float
-    high: float
-    pairs: int
-    mean_p: float
-    """Mean probability that the judge gives to the answer that it prefers."""
-    agreement: Interval
-    """Share of the pairs in which that answer is the known better one; for a calibrated judge it is `mean_p`."""
+def predictions(pairs: Sequence[Known], *, scale: float) -> list[Prediction]:
+    """The pairs as what is measured of every source of preferences: the known better answer is the chosen one."""
+    return [Prediction(pair.prompt, pair.log_odds(scale), pair.label, pair.tag) for pair in pairs]
 
 
-def agreement(pairs: Sequence[Known], *, seed: int) -> Interval | None:
-    """Share of the pairs whose known better answer the judge prefers, ties half; prompts count alike. None without pairs."""
-    outcomes: defaultdict[str, list[float]] = defaultdict(list)
-    for pair in pairs:
-        outcomes[pair.prompt].append(0.5 + 0.5 * float(np.sign(pair.margin)))
-    means = [math.fsum(several) / len(several) for several in outcomes.values()]
-    return win_rate(means, confidence=CONFIDENCE, resamples=RESAMPLES, seed=seed) if means else None
-
-
-def agreement_by_tag(pairs: Sequence[Known], *, seed: int) -> dict[str, Interval]:
-    """The same for each tag, in the order of their names."""
-    found = {tag: agreement([pair for pair in pairs if pair.tag == tag], seed=seed) for tag in sorted({pair.tag for pair in pairs})}
-    return {tag: interval for tag, interval in found.items() if interval is not None}
-
-
-def reliability(pairs: Sequence[Known], *, scale: float, seed: int) -> list[Bin]:
-    """How often the judge's preferred answer is the known better one, by how sure it is; ties are left out, and so are empty bins.
+def log_loss(pairs: Sequence[Known], *, scale: float) -> float:
+    """Mean negative log-likelihood of the labels under the judge's probabilities, in nats; ln 2 is what a coin has.
 
     Args:
-        pairs: What the judge said.
-        scale: Margin at which a judge that scores gives p = 0.73.
-        seed: Of the intervals.
+        pairs: At least one.
+        scale: As for `Known.log_odds`.
     """
-    found = []
-    decided = [(max(p, 1 - p), pair) for pair in pairs for p in [pair.probability(scale)] if pair.margin != 0]
-    for low, high in itertools.pairwise(EDGES):
-        inside = [(p, pair) for p, pair in decided if low <= p < high or (high == EDGES[-1] and p == high)]
-        right = agreement([pair for _, pair in inside], seed=seed)
-        if right is not None:
-            found.append(Bin(low=low, high=high, pairs=len(inside), mean_p=math.fsum(p for p, _ in inside) / len(inside), agreement=right))
-    return found
-
-
-def log_loss(pairs: Sequence[Known], *, scale: float) -> float | None:
-    """Mean negative log-likelihood of the labels under the judge's probabilities, in nats; ln 2 is what a coin has. None without pairs.
-
-    A probability of 0 or 1 counts as one in a million, so that one certain mistake does not make all of it infinite.
-    """
-    if not pairs:
-        return None
-    told = np.clip([pair.probability(scale) for pair in pairs], 1e-6, 1 - 1e-6)
+    told = np.clip(expit([pair.log_odds(scale) for pair in pairs]), LEAST, 1 - LEAST)
     labels = np.array([pair.label for pair in pairs])
     return float(-(labels * np.log(told) + (1 - labels) * np.log1p(-told)).mean())
 

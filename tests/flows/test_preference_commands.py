@@ -123,8 +123,8 @@ def test_calibrate_measures_the_judge_against_the_labels(ratchet: Ratchet, chat_
     assert told.exit_code == 0, told.output
     found = read_json(Path("out/calibration.json"))
     # Prompts 0 and 1 have a right and a wrong pair each, the other four a right one.
-    assert found["agreement"]["value"] == pytest.approx((0.5 + 0.5 + 4) / 6)
-    assert (found["by_tag"]["style"]["value"], found["by_tag"]["safety"]["value"]) == (1.0, 0.0)
+    assert found["quality"]["accuracy"]["value"] == pytest.approx((0.5 + 0.5 + 4) / 6)
+    assert tuple(found["by_tag"][tag]["accuracy"]["value"] for tag in ("style", "safety")) == (1.0, 0.0)
     assert (found["rows"], found["judged"], len(server.requests)) == (8, 8, 16)
     assert found["judge_health"]["position_consistency"]["value"] == found["judge_health"]["length_preference"]["value"] == 1.0
     assert "soft_label_scale: " in told.stdout
@@ -140,7 +140,7 @@ def test_calibrate_fits_the_scale_of_a_judge_that_scores(ratchet: Ratchet) -> No
     told = ratchet("calibrate", "labels.jsonl")
     assert told.exit_code == 0, told.output
     found = read_json(Path("out/calibration.json"))
-    assert found["agreement"]["value"] == pytest.approx(0.75, abs=0.02)
+    assert found["quality"]["accuracy"]["value"] == pytest.approx(0.75, abs=0.02)
     assert found["fitted_log_loss"] < min(found["log_loss"], 0.6931)
     assert f"soft_label_scale: {found['fitted_soft_label_scale']:.4g}" in told.stdout
 

@@ -7,9 +7,10 @@ import pytest
 
 from components.config import JudgeConfig
 from components.judges.protocol import Group, Opinion, Verdict, make_verdict
-from components.preferences.calibration import Known, agreement, agreement_by_tag, fit_scale, log_loss, reliability
+from components.preferences.calibration import Known, fit_scale, log_loss, predictions
 from components.preferences.known_pairs import Question, known, questions
 from components.preferences.pairs_file import SeedPair
+from components.reward_model.calibration import quality
 
 ASK = [{"role": "user", "content": "?"}]
 
@@ -38,30 +39,13 @@ def test_fit_scale_where_no_scale_is_best_is_none(margins: tuple[float, ...]) ->
     assert fit_scale(pairs(*margins)) is None
 
 
-def test_agreement_counts_ties_half_and_every_prompt_once() -> None:
-    one_prompt = [Known("a", "t", 1.0, margin, None) for margin in (1.0, 1.0, 1.0, -1.0)]
-    found = agreement([*one_prompt, Known("b", "t", 1.0, 0.0, None), Known("c", "u", 1.0, -3.0, None)], seed=1)
-    assert found is not None
-    assert (found.value, found.n) == (pytest.approx((0.75 + 0.5 + 0) / 3), 3)
-    assert found.low < found.value < found.high
-    assert agreement([], seed=1) is None
-    tags = agreement_by_tag([*one_prompt, Known("c", "u", 1.0, -3.0, None)], seed=1)
-    assert {tag: interval.value for tag, interval in tags.items()} == {"t": 0.75, "u": 0.0}
-
-
-def test_reliability_sorts_by_how_sure_the_judge_is_of_its_own_choice() -> None:
-    sure, wrong, unsure = (Known(name, "t", 1.0, 0.0 if p == 0.5 else p - 0.5, p) for name, p in (("a", 0.95), ("b", 0.05), ("c", 0.6)))
-    tie = Known("d", "t", 1.0, 0.0, 0.5)
-    low, high = reliability([sure, wrong, unsure, tie], scale=1.0, seed=1)
-    assert (low.low, low.pairs, low.mean_p, low.agreement.value) == (0.6, 1, 0.6, 1.0)
-    assert (high.low, high.pairs, high.mean_p, high.agreement.value) == (0.9, 2, pytest.approx(0.95), 0.5)
-
-
-def test_reliability_of_a_judge_that_scores_takes_the_margins_probability() -> None:
-    (part,) = reliability(pairs(2 * math.log(3), -2 * math.log(3)), scale=2.0, seed=1)
-    assert (part.low, part.mean_p, part.agreement.value) == (0.7, pytest.approx(0.75), 0.5)
-    (certain,) = reliability(pairs(1.0, said=1.0), scale=1.0, seed=1)
-    assert (certain.high, certain.mean_p) == (1.0, 1.0)
+def test_predictions_are_the_judges_log_odds_of_the_known_better_answer() -> None:
+    found = predictions([*pairs(3.0, label=0.75), *pairs(0.8, said=0.9)], scale=2.0)
+    assert found[0] == ("prompt 0", 1.5, 0.75, "t")
+    assert found[1].margin == pytest.approx(math.log(9))
+    right, wrong = predictions([*pairs(1.0, said=1.0), *pairs(-1.0, said=0.0)], scale=1.0)
+    measured = quality([right, wrong], confidence=0.95, resamples=100, seed=1)
+    assert (measured.reliability[0].predicted, measured.reliability[0].observed, measured.accuracy.value) == (1.0, 0.5, 0.5)
 
 
 def test_log_loss_is_the_labels_cross_entropy() -> None:
@@ -69,7 +53,6 @@ def test_log_loss_is_the_labels_cross_entropy() -> None:
     assert log_loss(pairs(1.0, said=0.8, label=0.75), scale=1.0) == pytest.approx(-0.75 * math.log(0.8) - 0.25 * math.log(0.2))
     assert log_loss(pairs(0.0), scale=1.0) == pytest.approx(math.log(2))
     assert log_loss(pairs(-1.0, said=0.0), scale=1.0) == pytest.approx(math.log(1e6))
-    assert log_loss([], scale=1.0) is None
 
 
 def seed_pair(chosen: str | None, rejected: str | None, **given: float | str) -> SeedPair:
