@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from components.artifacts import digest
 from components.judges.protocol import Group, Judge, Opinion, Verdict, as_part, make_verdict
-from components.judges.votes import VOTES, PairKey, vote_of
+from components.judges.votes import PairKey, aggregated, vote_of
 
 Ballots = dict[PairKey, dict[str, float | None]]
 """By pair and juror who looked at it: the vote, None for an abstention."""
@@ -34,7 +34,7 @@ class JuryJudge:
         """Takes the jurors, and the name of how their votes become a probability."""
         self.name = f"jury:{votes}"
         self._jurors = tuple(jurors)
-        self._aggregate = VOTES[votes]
+        self._votes = votes
 
     def judge(self, groups: Sequence[Group]) -> list[Verdict]:
         """Every juror's verdicts, then the jury's conclusions; a pair on which nobody could vote is invalid.
@@ -50,7 +50,7 @@ class JuryJudge:
             said[name], weights[name] = verdicts, juror.weight
         cast = ballots(groups, said)
         voted = {pair: votes for pair, several in cast.items() if (votes := _without_abstentions(several))}
-        concluded = self._aggregate(voted, weights)
+        concluded = aggregated(self._votes, voted, weights)
         return [*_under_their_names(said), *self._conclusions(groups, cast, concluded)]
 
     def _conclusions(self, groups: Sequence[Group], cast: Ballots, concluded: Mapping[PairKey, float]) -> list[Verdict]:

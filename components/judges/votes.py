@@ -11,6 +11,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from components.judges.protocol import SCORE_NOISE
+
 PRIOR_VOTES = 1.0
 """Votes that both responses of a pair have before the jury's: Laplace's rule of succession, so 3:0 is 4/5 and not certainty."""
 PRIOR_RIGHT, PRIOR_WRONG = 4.0, 1.0
@@ -19,6 +21,8 @@ the scale is which, and keeps a juror who was never seen to err from being infal
 COUNTED = 100
 """crowd-kit counts whole wins: votes are counted in hundredths."""
 STRENGTH_STEPS, RELIABILITY_STEPS = 200, 200
+UNSETTLED = 1e-6
+"""What the iterations may leave of a tie."""
 FIRST, SECOND, TIE = "first", "second", "tie"
 SWAPPED = {FIRST: SECOND, SECOND: FIRST, TIE: TIE}
 
@@ -100,9 +104,16 @@ VOTES: dict[str, Callable[[Votes, Mapping[str, float]], Probabilities]] = {
 """How a configured kind of vote becomes probabilities; the weights are those of the jurors."""
 
 
+def aggregated(method: str, votes: Votes, weights: Mapping[str, float]) -> Probabilities:
+    """The probabilities by one of `VOTES`, where a tie is exactly 0.5."""
+    return {pair: 0.5 if abs(p - 0.5) < UNSETTLED else p for pair, p in VOTES[method](votes, weights).items()}
+
+
 def vote_of(first: float, second: float) -> float:
-    """The vote that follows from two scores: for the higher one, a tie where they are equal."""
-    return 1.0 if first > second else 0.0 if first < second else 0.5
+    """The vote that follows from two scores: for the higher one, a tie where they are equal but for the noise of their computation."""
+    if math.isclose(first, second, rel_tol=SCORE_NOISE, abs_tol=SCORE_NOISE):
+        return 0.5
+    return 1.0 if first > second else 0.0
 
 
 def _share(cast: Mapping[str, float], weights: Mapping[str, float]) -> float:

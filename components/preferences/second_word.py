@@ -4,8 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from components.judges.protocol import Verdict
-from components.preferences.candidates import SCORE_NOISE
+from components.judges.protocol import SCORE_NOISE, Verdict
 from components.preferences.doubts import Doubted
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.judges.votes import PRIOR_RIGHT, PRIOR_WRONG, VOTES, PairKey, bradley_terry, dawid_skene, majority, vote_of
+from components.judges.votes import PRIOR_RIGHT, PRIOR_WRONG, VOTES, PairKey, aggregated, bradley_terry, dawid_skene, majority, vote_of
 
 JURORS = ["ann", "ben", "cat"]
 EQUAL = dict.fromkeys(JURORS, 1.0)
@@ -174,4 +174,12 @@ def test_probability_swaps_with_the_pair_and_ignores_the_jurors_order(
 
 
 def test_vote_of_equal_scores_is_a_tie() -> None:
-    assert [vote_of(2.0, 1.0), vote_of(1.0, 2.0), vote_of(1.0, 1.0)] == [1.0, 0.0, 0.5]
+    assert [vote_of(2.0, 1.0), vote_of(1.0, 2.0), vote_of(1.0, 1.0), vote_of(0.1 + 0.2, 0.3)] == [1.0, 0.0, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_tied_pair_is_exactly_one_half_whatever_the_iterations_leave(method: str) -> None:
+    tied = {PairKey("p", 0, 1): {"ann": 0.5}, PairKey("p", 1, 2): {"ann": 0.5, "ben": 0.5}}
+    others, _ = panel({"ann": 0.8, "ben": 0.8}, 30, seed=7)
+    found = aggregated(method, tied | others, EQUAL)
+    assert [found[pair] for pair in tied] == [0.5, 0.5]
