@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, cast, get_args, get_origin
+from typing import Literal, cast, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -16,24 +16,25 @@ from components.config import CampaignConfig
 def config_reference() -> str:
     """Every section of the configuration as a Markdown table: key, type and range, default, meaning."""
     top = {name: field for name, field in CampaignConfig.model_fields.items() if not _is_section(field)}
-    parts = [_table("Top level", "A campaign: a named, long-lived sequence of rounds on one policy.", top)]
-    for name, field in CampaignConfig.model_fields.items():
-        if _is_section(field):
-            section: Any = field.annotation
-            if name == "evaluation_judge":
-                parts.append(f"### `{name}`\n\n{field.description} Same keys.\n")
-            else:
-                parts += _tables(name, section)
-    return "\n".join(parts)
+    told: dict[type[BaseModel], str] = {}
+    tables = [table for name, field in CampaignConfig.model_fields.items() if _is_section(field) for table in _tables(name, field, told)]
+    return "\n".join([_table("Top level", "A campaign: a named, long-lived sequence of rounds on one policy.", top), *tables])
 
 
-def _tables(name: str, section: type[BaseModel]) -> Iterator[str]:
-    """A section's own table, and those of the sections in it."""
-    own = {key: field for key, field in section.model_fields.items() if not _is_section(field)}
+def _tables(name: str, field: FieldInfo, told: dict[type[BaseModel], str]) -> Iterator[str]:
+    """A section's own table, and those of the sections in it; what `told` knows is named and not told again."""
+    section = cast(type[BaseModel], field.annotation)
+    if section in told:
+        yield f"### `{name}`\n\n{_meaning(field)} Same keys as `{told[section]}`.\n"
+        return
+    told[section] = name
+    # The kind says which of the others are read.
+    keys = sorted(section.model_fields, key=lambda key: key != "kind")
+    own = {key: section.model_fields[key] for key in keys if not _is_section(section.model_fields[key])}
     yield _table(f"`{name}`", (section.__doc__ or "").split("\n")[0], own)
-    for key, field in section.model_fields.items():
-        if _is_section(field):
-            yield from _tables(f"{name}.{key}", cast(type[BaseModel], field.annotation))
+    for key, inner in section.model_fields.items():
+        if _is_section(inner):
+            yield from _tables(f"{name}.{key}", inner, told)
 
 
 def _table(title: str, about: str, fields: dict[str, FieldInfo]) -> str:
