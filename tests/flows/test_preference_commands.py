@@ -64,6 +64,21 @@ def test_collect_publishes_verdicts_and_pairs_that_a_campaign_reads_back(ratchet
     assert f"pairs      {len(pairs)}" in told.stdout
 
 
+def test_collect_asks_the_costly_judge_and_pairs_again_takes_its_verdicts_for_no_conclusions(ratchet: Ratchet) -> None:
+    config = {"judge": {"kind": "jury", "jurors": [{}, {}]}, "active": {"budget": 3}}
+    told = ratchet("collect", world_responses(), config=config)
+    assert told.exit_code == 0, told.output
+    assert read_json(Path("out/collect.json"))["active"]["agreed"] == 3
+    assert "costly     asked about 3 pairs: agreed on 3, turned 0, 0 tied" in told.stdout
+    first = read_table(Path("out/preferences.parquet"))
+    assert sorted(set(first["judge"])) == ["jury:majority", "rule:support_reply"]
+    Path("out").rename("judged")
+    assert ratchet("pairs", "judged", config=config).exit_code == 0
+    again = read_table(Path("out/preferences.parquet"))
+    assert list(again["pair_id"]) == list(first["pair_id"])
+    assert set(again["judge"]) == {"jury:majority"}
+
+
 def test_collect_again_says_that_it_is_done_and_replaces_what_other_inputs_made(ratchet: Ratchet) -> None:
     responses = world_responses()
     ratchet("collect", responses)
