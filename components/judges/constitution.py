@@ -16,7 +16,7 @@ from typing import Any
 from components.artifacts import digest
 from components.config import JudgeSettings
 from components.judges.chat.check import check_endpoint
-from components.judges.chat.client import Chat, Question, Reply, Usage
+from components.judges.chat.client import Chat, Question, Reply
 from components.judges.chat.quoting import NOTICE
 from components.judges.orders import SCHEMA, conclude_equals, conclude_orders, order_questions, read_opinion, shown
 from components.judges.pairing import Comparison, chosen_comparisons
@@ -50,11 +50,6 @@ class ConstitutionJudge:
         self._principles = load_principles(config.principles)
         self._chat = Chat(config.endpoint, cache=context.scratch)
         self._pair, self._response = wording(PAIR), wording(RESPONSE)
-
-    @property
-    def usage(self) -> Usage:
-        """What all calls came to that the context's scratch directory knows of; known after `judge`."""
-        return self._chat.usage
 
     def judge(self, groups: Sequence[Group]) -> list[Verdict]:
         """For each pair what each principle says of it and the conclusion, then whether each response keeps each principle.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from components.artifacts import digest
 from components.config import JudgeSettings
 from components.judges.chat.check import check_endpoint
-from components.judges.chat.client import Chat, Question, Reply, Usage
+from components.judges.chat.client import Chat, Question, Reply
 from components.judges.chat.quoting import NOTICE
 from components.judges.orders import REPEATED, SCHEMA, conclude_equals, conclude_orders, order_questions, read_opinion, shown
 from components.judges.pairing import Comparison, chosen_comparisons
@@ -56,11 +56,6 @@ class DebateJudge:
         self._config = config
         self._chat = Chat(config.endpoint, cache=context.scratch)
         self._argument, self._verdict = wording(ARGUMENT), wording(VERDICT)
-
-    @property
-    def usage(self) -> Usage:
-        """What all calls came to that the context's scratch directory knows of; known after `judge`."""
-        return self._chat.usage
 
     def judge(self, groups: Sequence[Group]) -> list[Verdict]:
         """Compares all pairs of every prompt's responses, or as many as the configuration says, in both orders.

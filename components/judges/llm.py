@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from components.artifacts import digest
 from components.config import JudgeSettings
 from components.judges.chat.check import check_endpoint
-from components.judges.chat.client import Chat, Question, Usage
+from components.judges.chat.client import Chat, Question
 from components.judges.chat.quoting import NOTICE
 from components.judges.orders import SCHEMA, conclude_equals, conclude_orders, order_questions, read_opinion, shown
 from components.judges.pairing import Comparison, chosen_comparisons
@@ -27,11 +27,6 @@ class LlmJudge:
         self._config = config
         self._template = read_template(config.prompt)
         self._chat = Chat(config.endpoint, cache=context.scratch)
-
-    @property
-    def usage(self) -> Usage:
-        """What all calls came to that the context's scratch directory knows of; known after `judge`."""
-        return self._chat.usage
 
     def judge(self, groups: Sequence[Group]) -> list[Verdict]:
         """Compares all pairs of every prompt's responses, or as many as the configuration says, in both orders.

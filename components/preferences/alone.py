@@ -14,6 +14,7 @@ from components.config import CampaignConfig, PreferencesConfig
 from components.judges import check_judge, judge_digest, load_judge
 from components.judges.health import CONFIDENCE, RESAMPLES, measure_health
 from components.judges.protocol import Group, JudgeContext
+from components.judges.usage_file import write_usage
 from components.preferences.calibration import Known, fit_scale, log_loss, predictions
 from components.preferences.counts import COUNTS, judged_counts
 from components.preferences.from_verdicts import build_from_verdicts
@@ -57,6 +58,7 @@ def judge_and_pair(groups: Sequence[Group], config: CampaignConfig, models: tupl
             judge, build = load_judge(config.judge, context), building(config.preferences, config.judge, context)
             seed = derive_seed(config.seed, "collect")
             collect(groups, judge, build=build, preferences=config.preferences, seed=seed, out=work, costly=costly)
+            write_usage(work, context.scratch)
             write_portable(work)
 
 
@@ -88,8 +90,10 @@ def calibrate(pairs: SeedPairs, config: CampaignConfig, models: tuple[ModelRef, 
     inputs = {"pairs": pairs.digest, "judge": judge_digest(config.judge), "preferences": config.preferences, "models": models}
     with published("calibrate", inputs | {"seed": config.seed}, out) as work:
         if work is not None:
-            judge = load_judge(config.judge, _context(config, models, out))
+            context = _context(config, models, out)
+            judge = load_judge(config.judge, context)
             verdicts = judge.judge(groups)
+            write_usage(work, context.scratch)
             write_verdicts(work, verdicts)
             check_invalid_share(judge.name, verdicts, config.preferences.max_invalid_share)
             seed = derive_seed(config.seed, "calibrate")

@@ -87,7 +87,7 @@ class ChatEndpoint:
             async with asyncio.timeout(seconds):
                 status, headers, content = await self._exchange(body)
         except TimeoutError:
-            raise AttemptFailed(f"no whole answer within {seconds:g} s", may_be_charged=True) from None
+            raise AttemptFailed(f"gave no whole answer within {seconds:g} s", may_be_charged=True) from None
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise AttemptFailed(f"cannot be reached ({_told(error)})") from None
         except httpx.TransportError as error:

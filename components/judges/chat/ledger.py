@@ -96,8 +96,8 @@ class Ledger:
 
 
 def read_usage(directory: Path) -> Usage | None:
-    """What all calls came to that a directory of ledgers knows of; None where no endpoint was asked."""
-    paths = sorted(directory.glob("chat-*.jsonl")) if directory.is_dir() else []
+    """What all calls came to that the ledgers in and below a directory know of; None where no endpoint was asked."""
+    paths = sorted(directory.rglob("chat-*.jsonl")) if directory.is_dir() else []
     return (
         reduce(together, (_usage_of(entry) for path in paths for entry in _entries(path.read_bytes(), path)), NO_USAGE) if paths else None
     )
