@@ -67,8 +67,7 @@ def _view(campaign: CampaignFiles) -> dict[str, Any]:
         "rollbacks": [wording.rollback_line(rollback) for rollback in campaign.state.rollbacks],
         "facts": _facts(campaign),
         "rounds": [_round_row(campaign, round_) for round_ in campaign.rounds],
-        "judge_headings": judging.HEADINGS,
-        "judge_rows": [(round_.round, row) for round_ in campaign.rounds for row in judging.judge_rows(round_)],
+        "judge_tables": _judge_tables(campaign),
         "judge_note": judging.NOTE,
         "costly_headings": judging.COSTLY_HEADINGS,
         "costly_rows": [(round_.round, row) for round_ in campaign.rounds for row in judging.costly_rows(round_)],
@@ -84,6 +83,13 @@ def _view(campaign: CampaignFiles) -> dict[str, Any]:
         "config_json": json.dumps(resolved, indent=2, ensure_ascii=False),
         "command": f"ratchet run runs/{campaign.name}/config.json --rounds {max(1, _last_round(campaign))}",
     }
+
+
+def _judge_tables(campaign: CampaignFiles) -> list[tuple[tuple[str, ...], list[tuple[int, tuple[str, ...]]]]]:
+    """Headings and (round, row) of the judges and of their jurors or principles; a table without rows is left out."""
+    tables = {judging.HEADINGS: judging.judge_rows, judging.PART_HEADINGS: judging.part_rows}
+    found = [(headings, [(each.round, row) for each in campaign.rounds for row in rows(each)]) for headings, rows in tables.items()]
+    return [(headings, rows) for headings, rows in found if rows]
 
 
 def _headline(campaign: CampaignFiles) -> str:

@@ -1,6 +1,6 @@
 """What the rounds' verdicts say about their judges, as rows of text. Reads no files."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from components.judges.health import Health, PartHealth
@@ -9,19 +9,8 @@ from components.records import Interval
 from components.report.read import RoundFiles
 from components.report.wording import NOTHING, count, decimal, share
 
-HEADINGS = (
-    "judge",
-    "orders agree",
-    "repeats agree",
-    "ties",
-    "invalid",
-    "the longer answer wins",
-    "winner minus loser",
-    "agrees with the whole",
-    "is right, by the whole",
-    "calls",
-    "cost",
-)
+HEADINGS = ("judge", "orders agree", "repeats agree", "ties", "invalid", "longer answer wins", "winner minus loser", "calls", "cost")
+PART_HEADINGS = ("juror or principle", "agrees with the whole", "is right, by the whole", "orders agree", "repeats agree")
 COSTLY_HEADINGS = ("pairs chosen by", "pairs", "asked", "agreed", "turned", "tied", "invalid", "dropped")
 VIOLATION_HEADINGS = ("principle", "responses checked", "violate it", "share", "no verdict")
 NOTE = (
@@ -35,19 +24,17 @@ NOTE = (
 
 
 def judge_rows(files: RoundFiles) -> list[tuple[str, ...]]:
-    """A row for the judge of the pairs and one for the judge of the held-out comparison, each followed by its jurors or principles.
+    """A row for the judge of the pairs and one for the judge of the held-out comparison.
 
     The columns are `HEADINGS`; a judge that was not measured, as in rounds of earlier versions, has no row.
     """
-    stages: dict[str, tuple[str, Mapping[str, Any] | None]] = {
-        "of the pairs": ("collect_preferences", files.collected),
-        "of the comparison": ("evaluate", files.evaluated),
-    }
-    rows: list[tuple[str, ...]] = []
-    for role, (stage, counts) in stages.items():
-        if counts is not None and counts.get("judge_health") is not None:
-            rows += _rows(role, Health.model_validate(counts["judge_health"]), files.judge_usage(stage))
-    return rows
+    return [_row(role, health, files.judge_usage(stage)) for role, (stage, health) in _measured(files).items()]
+
+
+def part_rows(files: RoundFiles) -> list[tuple[str, ...]]:
+    """A row for each juror or principle of the round's judges; the columns are `PART_HEADINGS`."""
+    measured = _measured(files)
+    return [_part_row(f"{role}: {name}", part) for role, (_, health) in measured.items() for name, part in health.parts.items()]
 
 
 def costly_rows(files: RoundFiles) -> list[tuple[str, ...]]:
@@ -64,8 +51,18 @@ def violation_rows(files: RoundFiles) -> list[tuple[str, ...]]:
     return [(name, count(one.checked), count(one.violated), share(one.rate), count(one.invalid)) for name, one in found.items()]
 
 
-def _rows(role: str, health: Health, usage: Mapping[str, Any] | None) -> Iterator[tuple[str, ...]]:
-    yield (
+def _measured(files: RoundFiles) -> dict[str, tuple[str, Health]]:
+    """By role, the stage in which a judge was measured, and what came of it."""
+    stages: dict[str, tuple[str, Mapping[str, Any] | None]] = {
+        "of the pairs": ("collect_preferences", files.collected),
+        "of the comparison": ("evaluate", files.evaluated),
+    }
+    found = {role: (stage, (counts or {}).get("judge_health")) for role, (stage, counts) in stages.items()}
+    return {role: (stage, Health.model_validate(health)) for role, (stage, health) in found.items() if health is not None}
+
+
+def _row(role: str, health: Health, usage: Mapping[str, Any] | None) -> tuple[str, ...]:
+    return (
         role,
         _estimate(health.position_consistency),
         _estimate(health.repetition_stability),
@@ -73,22 +70,18 @@ def _rows(role: str, health: Health, usage: Mapping[str, Any] | None) -> Iterato
         share(health.invalid_share),
         _estimate(health.length_preference) + _taste(health.length_preference),
         _characters(health.mean_length_difference),
-        NOTHING,
-        NOTHING,
         NOTHING if usage is None else count(usage["calls"]),
         NOTHING if usage is None or usage["unmeasured"] else decimal(usage["cost"], 2),
     )
-    for name, part in health.parts.items():
-        yield _part_row(f"{role}: {name}", part)
 
 
 def _part_row(name: str, part: PartHealth) -> tuple[str, ...]:
     consistency = (_estimate(part.position_consistency), _estimate(part.repetition_stability))
-    return (name, *consistency, *[NOTHING] * 4, _estimate(part.agreement), share(part.accuracy), NOTHING, NOTHING)
+    return (name, _estimate(part.agreement), share(part.accuracy), *consistency)
 
 
 def _estimate(interval: Interval | None) -> str:
-    return NOTHING if interval is None else f"{share(interval.value)} ({100 * interval.low:.0f} to {100 * interval.high:.0f})"
+    return NOTHING if interval is None else f"{100 * interval.value:.0f} % ({100 * interval.low:.0f}\u2013{100 * interval.high:.0f})"
 
 
 def _taste(preference: Interval | None) -> str:
@@ -98,4 +91,4 @@ def _taste(preference: Interval | None) -> str:
 
 
 def _characters(difference: float | None) -> str:
-    return NOTHING if difference is None else f"{decimal(difference, 1)} characters"
+    return NOTHING if difference is None else f"{decimal(difference, 1)} char."

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.records import Interval
-from components.report.judging import HEADINGS, NOTE, judge_rows
+from components.report.judging import HEADINGS, NOTE, PART_HEADINGS, judge_rows, part_rows
 from components.report.read import CampaignFiles, RoundFiles, read_campaign
 from components.report.samples import MODELS, Sample, mixed_outcomes, read_samples
 from components.report.wording import (
@@ -127,8 +127,9 @@ def _cut(text: str) -> str:
 
 
 def _judge(files: RoundFiles) -> str:
-    rows = [[escape_markdown(cell) for cell in row] for row in judge_rows(files)]
-    return "\n\n".join(["## The judge", _table(list(HEADINGS), rows), NOTE]) if rows else ""
+    tables = {HEADINGS: judge_rows(files), PART_HEADINGS: part_rows(files)}
+    told = [_table(names, [[escape_markdown(cell) for cell in row] for row in rows]) for names, rows in tables.items() if rows]
+    return "\n\n".join(["## The judge", *told, NOTE]) if told else ""
 
 
 def _validation(files: RoundFiles) -> str:
