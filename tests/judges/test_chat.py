@@ -116,6 +116,12 @@ def test_ask_failures_in_a_row_end_it_and_what_was_answered_is_kept(chat_server:
     assert len(server.requests) == 1 + 2 * FAILURES_IN_A_ROW + 9
 
 
+def test_ask_endpoint_that_knows_no_such_form_says_which_setting_it_is(chat_server: Start, tmp_path: Path) -> None:
+    server = chat_server(lambda request: GOOD, [status(400, "response_format.type json_schema is not supported")] * 9)
+    with pytest.raises(JudgeUnavailable, match=r"answered 400 .*: set endpoint.output to json_object or text$"):
+        chat(server, tmp_path, concurrency=1).ask([question(str(number)) for number in range(5)], "verdicts")
+
+
 def test_ask_failures_with_answers_between_them_end_nothing(chat_server: Start, tmp_path: Path) -> None:
     faults = [status(500), None] * 2 * FAILURES_IN_A_ROW
     replies = chat(chat_server(lambda request: GOOD, faults), tmp_path, concurrency=1, max_attempts=1).ask(

@@ -21,6 +21,7 @@ from components.tokens import Messages
 
 FAILURES_IN_A_ROW = 3
 """Questions that failed for good, with no answer in between, after which no more are asked."""
+FORM_REMEDY = ": set endpoint.output to json_object or text"
 BYTES_PER_TOKEN = 3
 """Fewer than most texts have, so that what a request may take is rather guessed too high."""
 
@@ -119,7 +120,8 @@ class Asking:
         log.warning("a question to %s was given up: the endpoint %s", model, failure)
         self._failures += 1
         if self._failures >= FAILURES_IN_A_ROW:
-            raise JudgeUnavailable(f"judge {model} at {url} failed {self._failures} questions in a row; the last time it {failure}")
+            remedy = FORM_REMEDY if isinstance(failure, QuestionRefused) and "response_format" in str(failure) else ""
+            raise JudgeUnavailable(f"judge {model} at {url} failed {self._failures} questions in a row; the last time it {failure}{remedy}")
 
     def _body(self, messages: Messages, schema: dict[str, Any]) -> dict[str, Any]:
         fixed = {"model": self._endpoint.model, "messages": messages, "temperature": 0, "max_tokens": self._endpoint.max_tokens}
