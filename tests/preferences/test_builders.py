@@ -82,16 +82,18 @@ def test_top_k_pairs_each_of_the_best_with_the_worst_of_the_rest() -> None:
 
 
 def test_length_balanced_offsets_the_length_that_the_pairs_before_have_gained() -> None:
-    long_is_good = [group("x" * 9, "y" * 5, "z" * 2, name=str(number)) for number in range(2)]
-    verdicts = [verdict for of in long_is_good for verdict in scored(of, 3.0, 2.0, 1.0)]
-    short_is_good = group("u" * 9, "v" * 2, name="9")
-    groups = [*long_is_good, short_is_good]
-    built = build_pairs(
-        groups, [*verdicts, *scored(short_is_good, 0.0, 1.0)], judge="j", preferences=PreferencesConfig(pairs="length_balanced"), seed=0
-    )
-    growths = [len(row["chosen"]) - len(row["rejected"]) for row in built.rows]
-    # By hand: +3 is nearest to none, then again +3 (sum 6), then the only pair of the third prompt, -7.
-    assert growths == [3, 3, -7]
+    longer, three = group("u" * 9, "v" * 2, name="0"), group("x" * 5, "y" * 9, "z" * 2, name="1")
+    verdicts = [*scored(longer, 1.0, 0.0), *scored(three, 3.0, 2.0, 1.0)]
+    preferences = PreferencesConfig(pairs="length_balanced")
+
+    def growths(*groups: Group) -> list[int]:
+        built = build_pairs(groups, verdicts, judge="j", preferences=preferences, seed=0)
+        return [len(row["chosen"]) - len(row["rejected"]) for row in built.rows]
+
+    # The three answers offer -4 (x, y), 3 (x, z) and 7 (y, z): alone 3 is nearest to 0, and after a pair that gained 7 it is -4.
+    assert growths(three) == [3]
+    assert growths(longer, three) == [7, -4]
+    assert growths(three, longer) == [-4, 7]
 
 
 def test_length_balanced_lowers_the_mean_difference_in_length() -> None:
