@@ -64,3 +64,5 @@ class ValidationConfig(Section):
     """Share of a round's prompts whose pairs measure reward accuracy instead of being trained on."""
     replay: int = Field(default=0, ge=0)
     """How many earlier rounds' validated training pairs are trained on again."""
+    replay_decay: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Factor by which a replayed pair's weight in the loss falls with each round of its age; 1 lets old pairs count as new ones."""

@@ -29,6 +29,8 @@ class Pair:
     """Where the pair stands, for messages: its table, its row (from 0) and its prompt."""
     tag: str = ""
     """Kind of preference."""
+    weight: float = 1.0
+    """What the pair counts in the loss beside the others; falls with the age of a replayed one."""
 
     @property
     def is_unpaired(self) -> bool:
@@ -44,15 +46,15 @@ class Pair:
 def encode_pairs(table: pd.DataFrame, tokenizer: "PreTrainedTokenizerBase", *, max_response_tokens: int, source: str) -> list[Pair]:
     """Tokenises a validated table of pairs, in its order; `source` names the table in messages."""
     pairs = []
-    columns = (table[name] for name in ("prompt", "chosen", "rejected", "p", "prompt_id", "tag"))
-    for row, (prompt, chosen, rejected, p, prompt_id, tag) in enumerate(zip(*columns, strict=True)):
+    columns = (table[name] for name in ("prompt", "chosen", "rejected", "p", "prompt_id", "tag", "weight"))
+    for row, (prompt, chosen, rejected, p, prompt_id, tag, weight) in enumerate(zip(*columns, strict=True)):
         messages = parse_messages(prompt)
         kept, dropped = (
             response_ids(tokenizer, messages, text, max_tokens=max_response_tokens) if isinstance(text, str) else []
             for text in (chosen, rejected)
         )
         name = f"{source} row {row} (prompt {prompt_id})"
-        pairs.append(Pair(prompt_ids(tokenizer, messages), kept, dropped, float(p), name, tag))
+        pairs.append(Pair(prompt_ids(tokenizer, messages), kept, dropped, float(p), name, tag, float(weight)))
     return pairs
 
 

@@ -1,5 +1,6 @@
 """How much each kind of preference (its tag) counts, so that one kind cannot drown another. Knows no model and no batch."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -22,6 +23,17 @@ def tag_weights(tags: Sequence[str], weights: Mapping[str, float]) -> list[float
     if mean == 0:
         raise ValueError("training.tag_weights gives every pair the weight 0: leave a tag with a weight above 0")
     return [weight / mean for weight in raw]
+
+
+def combined_weights(*factors: Sequence[float]) -> list[float]:
+    """Product of several weights of each pair, scaled to a mean of 1.
+
+    Args:
+        factors: Weight of each pair for one reason, such as its tag or its age; not all products are 0.
+    """
+    products = [math.prod(several) for several in zip(*factors, strict=True)]
+    mean = math.fsum(products) / len(products)
+    return [product / mean for product in products]
 
 
 def mixed_order(tags: Sequence[str], shares: Mapping[str, float], *, seed: int) -> list[int]:

@@ -17,7 +17,7 @@ from components.dpo.engine import build_engine, full_weights, join_process_group
 from components.dpo.finite import refuse_non_finite_reference
 from components.dpo.first_loss import FirstLoss
 from components.dpo.memory import Memory
-from components.dpo.mixing import tag_weights
+from components.dpo.mixing import combined_weights, tag_weights
 from components.dpo.objective import Objective, configured_loss
 from components.dpo.out_of_memory import attempt_on, memory_told
 from components.dpo.policy import takes_fresh_adapter, trainable_policy
@@ -187,7 +187,8 @@ def _objectives(work: _Work, reference: PairLogps | None) -> tuple[Objective, Ob
     constraints = constraints_of(request.constraints, encode=lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]))
     memory = Memory(request.constraints, list(constraints), shifts_rewards=configured_loss(training).needs_reward_shift)
     balance = response_balance(work.train_pairs)
-    count, tags = len(work.train_pairs), [pair.tag for pair in work.train_pairs]
+    count = len(work.train_pairs)
+    by_tag = tag_weights([pair.tag for pair in work.train_pairs], training.tag_weights)
 
     def objective(pairs: list[Pair], places: slice, weights: list[float]) -> Objective:
         ids = {"pad_id": tokenizer.pad_token_id, "end_id": tokenizer.eos_token_id}
@@ -195,7 +196,7 @@ def _objectives(work: _Work, reference: PairLogps | None) -> tuple[Objective, Ob
         return Objective(pairs, None if reference is None else reference.part(places), training, pair_weights=weights, **shared)
 
     return (
-        objective(work.train_pairs, slice(count), tag_weights(tags, training.tag_weights)),
+        objective(work.train_pairs, slice(count), combined_weights(by_tag, [pair.weight for pair in work.train_pairs])),
         objective(work.eval_pairs, slice(count, None), [1.0] * len(work.eval_pairs)),
     )
 

@@ -71,7 +71,19 @@ def _all_pairs(request: ValidateRequest) -> tuple[pd.DataFrame, int]:
         # What that round had itself replayed is older than the window, or comes with its own round's table.
         tables.append(table[table["origin_round"] == table["origin_round"].max()])
     pairs = pd.concat(tables, ignore_index=True)
+    pairs["weight"] = age_weights(pairs["origin_round"], round=request.round, decay=request.validation.replay_decay)
     return pairs, len(own)
+
+
+def age_weights(origin_rounds: pd.Series, *, round: int, decay: float) -> pd.Series:
+    """Weight of each pair in the loss: decay ** age.
+
+    Args:
+        origin_rounds: Round that made each pair.
+        round: This round; its own pairs have age 0 and weight 1.
+        decay: In (0, 1].
+    """
+    return decay ** (round - origin_rounds).astype("float64")
 
 
 def _read_pairs(artifact: Artifact) -> pd.DataFrame:

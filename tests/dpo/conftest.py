@@ -30,7 +30,7 @@ def pair_tables(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Art
         if margin and len(rows) < NUM_PAIRS + 6:
             tag = "style" if len(rows) % 4 == 3 else "helpfulness"
             pair = {"prompt": format_messages(messages), "chosen": chosen, "rejected": rejected, "p": 1.0, "tag": tag}
-            rows.append(pair | {"prompt_id": prompt_id(messages)})
+            rows.append(pair | {"prompt_id": prompt_id(messages), "weight": 1.0})
     for name, part in (("train", rows[:NUM_PAIRS]), ("eval", rows[NUM_PAIRS:])):
         write_table(directory / f"{name}.parquet", pd.DataFrame(part))
     train, held_out = (Artifact(path=path, digest=file_digest(path)) for path in (directory / "train.parquet", directory / "eval.parquet"))

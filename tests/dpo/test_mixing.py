@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.dpo.mixing import mixed_order, tag_weights
+from components.dpo.mixing import combined_weights, mixed_order, tag_weights
 
 
 def test_tag_weights_keep_a_mean_of_one() -> None:
@@ -23,6 +23,12 @@ def test_tag_weights_left_out_are_all_one() -> None:
 def test_tag_weights_that_cannot_be_used_are_refused(named: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="tag_weights"):
         tag_weights(["a", "b"], named)
+
+
+def test_combined_weights_multiply_and_keep_a_mean_of_one() -> None:
+    # 1.5 * 1, 0.5 * 1, 0.5 * 0.25: their mean is 2.125 / 3.
+    assert combined_weights([1.5, 0.5, 0.5], [1.0, 1.0, 0.25]) == pytest.approx([4.5 / 2.125, 1.5 / 2.125, 0.375 / 2.125])
+    assert combined_weights([1.0, 1.0], [1.0, 1.0]) == [1.0, 1.0]
 
 
 def test_mixed_order_gives_a_small_tag_its_share() -> None:

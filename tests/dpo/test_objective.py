@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -17,6 +18,7 @@ from components.dpo.mixing import tag_weights
 from components.dpo.objective import PAIR_LOSS, Objective, configured_loss
 from components.dpo.reference import PairLogps, score_pairs
 from components.dpo.responses import mismatched_answers, response_balance
+from components.dpo.stage import _objectives, _Work
 from components.models import load_policy, load_tokenizer
 from components.records import TrainRequest
 
@@ -33,6 +35,20 @@ def loaded(make_request: Callable[..., TrainRequest]) -> tuple[Any, Any, list[Pa
     model = load_policy(request.policy, dtype=torch.float32, device=torch.device("cpu"))
     pairs = encode_pairs(read_table(request.train), tokenizer, max_response_tokens=64, source="train.parquet")[:8]
     return model, tokenizer, pairs
+
+
+def test_objective_of_a_replayed_pair_weighs_it_by_tag_and_age(
+    loaded: tuple[Any, Any, list[Pair]], make_request: Callable[..., TrainRequest], tmp_path: Path
+) -> None:
+    _, tokenizer, pairs = loaded
+    three = [replace(pairs[0], tag=tag, weight=weight) for tag, weight in (("a", 1.0), ("b", 1.0), ("b", 0.25))]
+    logps = PairLogps(torch.zeros(4), torch.zeros(4))
+    request = make_request(tag_weights={"a": 3})
+    work = _Work(request, tmp_path, 0, 1, torch.device("cpu"), torch.float32, tokenizer, three, three[:1])
+    objective, held_out = _objectives(work, logps)
+    # 3 * 1, 1 * 1, 1 * 0.25: their mean is 4.25 / 3.
+    assert objective.pair_weights.tolist() == pytest.approx([9 / 4.25, 3 / 4.25, 0.75 / 4.25])
+    assert held_out.pair_weights.tolist() == [1.0]
 
 
 @pytest.fixture

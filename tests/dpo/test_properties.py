@@ -123,7 +123,7 @@ def test_encode_pairs_any_limit_gives_a_prefix_of_the_whole_answer(starter_direc
     texts = ["sorry about the kettle", "ok", "sorry about the lamp and the order", "sorry"]
     messages = format_messages([{"role": "user", "content": "the kettle is broken"}])
     rows = [
-        {"prompt": messages, "chosen": one, "rejected": other, "p": 1.0, "prompt_id": "a", "tag": "t"}
+        {"prompt": messages, "chosen": one, "rejected": other, "p": 1.0, "prompt_id": "a", "tag": "t", "weight": 1.0}
         for one in texts
         for other in texts
         if one != other

@@ -136,6 +136,14 @@ def test_replayed_pairs_join_training_only_and_carry_their_round(pair: Pair, mak
     assert (counts["received"], counts["replayed"], counts["quarantined"]) == (20, 3, 0)
 
 
+def test_replayed_pairs_weigh_less_with_every_round_of_their_age(pair: Pair, make_request: Request, tmp_path: Path) -> None:
+    earlier = [replayed(pair, 1, "w30"), replayed(pair, 2, "w31")]
+    earlier[0][0]["weight"] = 0.9  # what it weighed in an earlier round does not count again
+    train, evaluated, _, _ = validate(make_request([pair("w1")], replayed=earlier, replay_decay=0.5), tmp_path)
+    assert dict(zip(train["origin_round"], train["weight"], strict=True)) == {3: 1.0, 1: 0.25, 2: 0.5}
+    assert set(evaluated["weight"]) <= {1.0}
+
+
 def test_replayed_copy_of_a_new_pair_gives_way_and_costs_no_share(pair: Pair, make_request: Request, tmp_path: Path) -> None:
     request = make_request([pair("w1"), pair("w2")], replayed=[replayed(pair, 2, "w1", "w5")], max_quarantine_share=0.0)
     train, _, quarantine, counts = validate(request, tmp_path)
