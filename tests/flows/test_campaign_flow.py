@@ -160,6 +160,25 @@ def test_campaign_solved_prompts_rest_in_the_next_round(runs: Path, make_config:
     assert counts["solved_left_out"] == min(6, len(solved))
 
 
+def test_campaign_single_responses_are_trained_on_from_a_data_set_and_from_the_judge(runs: Path, make_config: Make, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": messages[0]["content"], "completion": reply, "label": support_reply(messages, reply) > 1.0}
+        for messages, reply in corpus()[:160]
+    ]
+    assert 20 < sum(row["label"] for row in rows) < 140
+    path = tmp_path / "responses.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    training = {"loss": "kto", "learning_rate": 3e-4, "pairs_per_step": 16, "micro_batch_pairs": 16}
+    start(make_config(num_rounds=2, training=training, preferences={"seed_pairs": str(path), "pairs": "unpaired"}))
+    for round in (1, 2):
+        train = read_table(runs / f"small/round-00{round}/validate_data/train.parquet")
+        desirable = train["rejected"].isna()
+        assert (train["chosen"].isna() == ~desirable).all()
+        assert 0 < desirable.sum() < len(train)
+        assert read_json(runs / f"small/round-00{round}/dpo_train/train.json")["ln2_checked"]
+    assert (runs / "small/report.html").exists()
+
+
 def test_campaign_rejected_data_stops_the_round_and_keeps_the_rows(runs: Path, make_config: Make) -> None:
     with pytest.raises(DataRejected, match=r"min_pairs.*rejected rows are in .*rejected-validate_data"):
         start(make_config(validation={"min_pairs": 5000, "max_quarantine_share": 1.0}))

@@ -114,6 +114,11 @@ def seed_pairs_without_rejected(case: Case) -> str:
     return f"campaign: c\npreferences: {{seed_pairs: {path}}}"
 
 
+def single_responses_for_a_loss_of_pairs(case: Case) -> str:
+    path = case.write("s.jsonl", '{"prompt": "a", "completion": "b", "label": true}\n')
+    return f"campaign: c\npreferences: {{seed_pairs: {path}}}"
+
+
 CASES = {
     unknown_key: "unknown key trainng; did you mean training?",
     out_of_range: "training.beta = 0: Input should be greater than 0",
@@ -132,6 +137,7 @@ CASES = {
     cost_limit_without_prices: "max_cost needs prices: set `price_per_million_input` and `price_per_million_output`",
     missing_seed_pairs: "nowhere.jsonl",
     seed_pairs_without_rejected: "rejected",
+    single_responses_for_a_loss_of_pairs: "holds 1 single responses, and training.loss sigmoid takes pairs: set `training: {loss: kto}`",
 }
 
 
