@@ -6,7 +6,7 @@ This is uncertainty sampling (Lewis and Gale 1994), and with a jury query by com
 import math
 import random
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from components.config import ActiveConfig
 from components.preferences.diversity import farthest
@@ -67,7 +67,7 @@ KEYS: dict[str, tuple[Key, ...]] = {
 """What each ranking sums the ranks of, best first."""
 
 
-def _ranked(candidates: Sequence[Candidate], choose_by: Literal["random", "disagreement", "closeness", "both"], seed: int) -> list[int]:
+def _ranked(candidates: Sequence[Candidate], choose_by: str, seed: int) -> list[int]:
     drawn = list(range(len(candidates)))
     random.Random(seed).shuffle(drawn)
     ranks = [_ranks([key(candidate) for candidate in candidates]) for key in KEYS[choose_by]]
