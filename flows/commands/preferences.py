@@ -9,7 +9,7 @@ import typer
 
 from components.campaign import campaign_directory, known_state, model_of_round
 from components.config import load_config
-from flows.commands.terminal import console, told_in_one_line
+from flows.commands.terminal import console, quiet_libraries, told_in_one_line
 
 if TYPE_CHECKING:
     from components.records import ModelRef
@@ -45,6 +45,7 @@ def collect(
     """
     with told_in_one_line():
         settings = load_config(config)
+        quiet_libraries()
         from components.preferences.alone import judge_and_pair
         from components.preferences.responses_file import read_responses
         from flows.judged import print_collected
@@ -94,6 +95,7 @@ def calibrate(
     """
     with told_in_one_line():
         settings = load_config(config)
+        quiet_libraries()
         from components.preferences.alone import calibrate as measure
         from components.preferences.pairs_file import load_seed_pairs
         from flows.judged import print_calibration

@@ -11,10 +11,12 @@ import yaml
 from click.testing import Result
 from typer.testing import CliRunner
 
-from components.artifacts import file_digest, read_json, read_table
+from components.artifacts import file_digest, read_json, read_table, write_json
 from components.builtin.world import corpus
+from components.campaign import Champion, State, write_state
 from components.preferences.pairs_file import load_seed_pairs
 from components.preferences.verdict_table import read_verdicts
+from components.records import ModelRef
 from flows.cli import app
 from tests.judges.chat_server import ChatServer, Fault, status
 
@@ -158,6 +160,19 @@ def test_calibrate_fits_the_scale_of_a_judge_that_scores(ratchet: Ratchet) -> No
     assert found["quality"]["accuracy"]["value"] == pytest.approx(0.75, abs=0.02)
     assert found["fitted_log_loss"] < min(found["log_loss"], 0.6931)
     assert f"soft_label_scale: {found['fitted_soft_label_scale']:.4g}" in told.stdout
+
+
+def test_collect_with_a_campaign_gives_the_judge_its_models(ratchet: Ratchet, tmp_path: Path) -> None:
+    start = ModelRef(round=0, base=str(tmp_path), base_digest="0" * 64, digest="0" * 64)
+    pinned = tmp_path / "runs" / "mine"
+    (pinned / "round-000" / "start").mkdir(parents=True)
+    write_json(pinned / "round-000" / "start" / "start.json", {"model": start.model_dump(mode="json")})
+    write_state(pinned, State(campaign="mine", champion=Champion(round=0, digest=start.digest)))
+    config = {"judge": OWN_POLICY, "evaluation_judge": {"kind": "rule"}}
+    told = ratchet("collect", world_responses(), "--campaign", "mine", config=config)
+    assert told.exit_code == 0, told.output
+    verdicts = read_verdicts(read_table(Path("out/verdicts.parquet")))
+    assert any("the policy is still the start model" in verdict.detail for verdict in verdicts), "its models were compared"
 
 
 OWN_POLICY = {"kind": "jury", "jurors": [{"kind": "rule"}, {"kind": "implicit_reward"}]}
