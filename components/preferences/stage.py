@@ -12,13 +12,13 @@ from components.judges.limits import check_limits
 from components.judges.protocol import JUDGING, Group, Judge, JudgeContext
 from components.judges.revision import Reviser
 from components.judges.usage_file import write_usage
+from components.preferences.active.refine import Costly, costly_judge, refine
 from components.preferences.counts import COUNTS, judged_counts, pair_counts, seeded_counts
 from components.preferences.from_verdicts import build_from_verdicts
 from components.preferences.groups import read_groups
 from components.preferences.judged_pairs import Built
 from components.preferences.outcome_table import write_outcomes
 from components.preferences.pair_table import write_pairs
-from components.preferences.refine import Costly, costly_judge, refine
 from components.preferences.revised_pairs import revised_pairs
 from components.preferences.seeds import seeded_pairs
 from components.preferences.verdict_table import check_invalid_share, write_verdicts

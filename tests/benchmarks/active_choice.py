@@ -31,8 +31,8 @@ from components.config import ActiveConfig, JudgeConfig, PreferencesConfig
 from components.judges.jury import Juror, JuryJudge
 from components.judges.protocol import Group, Opinion, Verdict, make_verdict
 from components.judges.rule import RuleJudge
+from components.preferences.active.refine import Costly, refine
 from components.preferences.judged_pairs import build_pairs
-from components.preferences.refine import Costly, refine
 from components.prompts import prompt_id
 
 KNOWN, UNKNOWN, CLOSE = 0.05, 0.45, 0.5

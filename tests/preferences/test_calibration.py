@@ -7,8 +7,8 @@ import pytest
 
 from components.config import JudgeConfig
 from components.judges.protocol import Group, Opinion, Verdict, make_verdict
-from components.preferences.calibration import Known, fit_scale, log_loss, predictions
-from components.preferences.known_pairs import Question, known, questions
+from components.preferences.alone.calibration import Known, fit_scale, log_loss, predictions
+from components.preferences.alone.known_pairs import Question, known, questions
 from components.preferences.pairs_file import SeedPair
 from components.reward_model.calibration import quality
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from components.judges.protocol import Group, Opinion, conclude_pair, make_verdict
-from components.preferences.kept import read_judged, write_groups
-from components.preferences.responses_file import read_responses
+from components.preferences.alone.kept import read_judged, write_groups
+from components.preferences.alone.responses_file import read_responses
 from components.preferences.verdict_table import write_verdicts
 from components.prompts import prompt_id
 

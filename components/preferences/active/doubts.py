@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from components.config import PreferencesConfig
 from components.judges.protocol import Group, Judge, Verdict, scores
-from components.preferences.active import Candidate
+from components.preferences.active.choice import Candidate
 from components.preferences.judged_prompts import judged_prompts
 from components.preferences.labels import sigmoid
 

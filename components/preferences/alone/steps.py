@@ -15,15 +15,15 @@ from components.judges import check_judge, judge_digest, load_judge
 from components.judges.health import CONFIDENCE, RESAMPLES, measure_health
 from components.judges.protocol import Group, JudgeContext
 from components.judges.usage_file import write_usage
-from components.preferences.calibration import Known, fit_scale, log_loss, predictions
+from components.preferences.active.refine import costly_judge
+from components.preferences.alone.calibration import Known, fit_scale, log_loss, predictions
+from components.preferences.alone.kept import Judged, write_groups
+from components.preferences.alone.known_pairs import known, questions
+from components.preferences.alone.published import published
 from components.preferences.counts import COUNTS, judged_counts
 from components.preferences.from_verdicts import build_from_verdicts
-from components.preferences.kept import Judged, write_groups
-from components.preferences.known_pairs import known, questions
 from components.preferences.pair_table import write_pairs, write_portable
 from components.preferences.pairs_file import SeedPairs
-from components.preferences.published import published
-from components.preferences.refine import costly_judge
 from components.preferences.stage import building, collect
 from components.preferences.verdict_table import check_invalid_share, write_verdicts
 from components.records import JudgeUnavailable, ModelRef

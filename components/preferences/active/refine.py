@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 from components.config import ActiveConfig, JudgeConfig, PreferencesConfig
 from components.judges import load_judge
 from components.judges.protocol import Group, Judge, JudgeContext, Verdict, as_part
-from components.preferences.active import choose
-from components.preferences.doubts import Doubted, candidates, doubts
+from components.preferences.active.choice import choose
+from components.preferences.active.doubts import Doubted, candidates, doubts
+from components.preferences.active.second_word import Word, words
 from components.preferences.labels import TIED, soft_label
 from components.preferences.pair_table import pair_row
-from components.preferences.second_word import Word, words
 from components.preferences.verdict_table import check_invalid_share
 
 COSTLY = "costly"

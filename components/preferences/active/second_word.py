@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from components.judges.protocol import SCORE_NOISE, Verdict
-from components.preferences.doubts import Doubted
+from components.preferences.active.doubts import Doubted
 
 
 class Word(NamedTuple):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from components.artifacts import digest
 from components.judges.protocol import Group, Verdict, scores
-from components.preferences.calibration import Known
+from components.preferences.alone.calibration import Known
 from components.preferences.pairs_file import SeedPair
 from components.preferences.verdict_table import conclusions
 from components.prompts import prompt_id

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from components.config import ActiveConfig
-from components.preferences.diversity import farthest
+from components.preferences.active.diversity import farthest
 
 
 class Candidate(NamedTuple):

@@ -1,0 +1,1 @@
+"""A second word: which pairs go to a costly judge, and what becomes of them."""
