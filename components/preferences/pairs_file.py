@@ -61,11 +61,6 @@ class SeedPairs:
         return total.hexdigest()
 
 
-def pairs_digest(source: str, *, split: str) -> str:
-    """Content digest of a preference data set; reads it as `load_seed_pairs` does, with the same errors."""
-    return load_seed_pairs(source, split=split).digest
-
-
 def load_seed_pairs(source: str, *, split: str) -> SeedPairs:
     """Loads a preference data set.
 

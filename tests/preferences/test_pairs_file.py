@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.preferences.pairs_file import SeedPair, SeedPairs, load_seed_pairs, pairs_digest
+from components.preferences.pairs_file import SeedPair, SeedPairs, load_seed_pairs
 
 ASK = {"role": "user", "content": "Hi"}
 SYSTEM = {"role": "system", "content": "Be kind."}
@@ -145,7 +145,7 @@ def test_digest_follows_content_and_not_the_form_or_place(tmp_path: Path) -> Non
     pq.write_table(
         pa.Table.from_pylist([{"chosen": [ASK, GOOD], "rejected": [ASK, BAD]}, {"chosen": [ASK, BAD], "rejected": [ASK, GOOD]}]), other
     )
-    assert pairs_digest(str(other), split="train") == before
+    assert load_seed_pairs(str(other), split="train").digest == before
     assert load(tmp_path, *rows[::-1]).digest != before
     assert load(tmp_path, {**rows[0], "p": 0.9}, rows[1]).digest != before
     parted = {"chosen": [ASK, GOOD, ASK, GOOD], "rejected": [ASK, BAD]}

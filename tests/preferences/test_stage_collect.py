@@ -16,7 +16,7 @@ from components.config import JudgeConfig, PolicyConfig, PreferencesConfig
 from components.judges import judge_digest
 from components.judges import rule as rule_module
 from components.preferences.builders import BUILDERS
-from components.preferences.pairs_file import pairs_digest
+from components.preferences.pairs_file import load_seed_pairs
 from components.preferences.stage import run
 from components.prompts import make_prompt
 from components.records import Artifact, CollectRequest, JudgeRef, JudgeUnavailable, ModelRef
@@ -212,7 +212,7 @@ def collect_seeds(tmp_path: Path, rows: list[dict[str, Any]], digest: str | None
     request = CollectRequest(
         responses=None,
         prompts=None,
-        seed_pairs_digest=digest or pairs_digest(str(path), split="train"),
+        seed_pairs_digest=digest or load_seed_pairs(str(path), split="train").digest,
         judge=JudgeRef(config=config, digest=judge_digest(config)),
         preferences=PreferencesConfig(seed_pairs=str(path), **knobs),
         seed=5,
