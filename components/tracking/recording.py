@@ -19,6 +19,7 @@ from components.tracking.measurements import campaign_points, round_points, step
 from components.tracking.runs import ensure_campaign_run, ensure_experiment, ensure_round_run, tell_champion
 from components.tracking.store import connected
 from components.tracking.tables import tables
+from components.tracking.traces import add_traces, comparisons
 
 
 class Tracked(Record):
@@ -58,6 +59,7 @@ def record_round(campaign_dir: Path, round: int, *, config: dict[str, Any], reco
         add_datasets(client, run, datasets(facts))
         add_files(client, run, artifacts(facts))
         add_tables(client, run, tables(facts))
+        add_traces(client, run, comparisons(facts), round=round, at_ms=facts.published_ms["collect_preferences"])
         version = _record_model(client, run, facts)
         registry.move_champion(client, facts.campaign, facts.state)
         _record_campaign(client, experiment_id, facts)

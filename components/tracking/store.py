@@ -18,6 +18,8 @@ from components.tracking.links import is_server, without_password
 _SQLITE = "sqlite:///"
 _ADDRESS = "MLFLOW_TRACKING_URI"
 _QUIET = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
+# A trace that is sent later may be sent to another store, or after the process has ended.
+_AT_ONCE = {"MLFLOW_ENABLE_ASYNC_TRACE_LOGGING": "false"}
 # MLflow's own values (120 s, 7 retries with growing pauses) would hold a campaign up for minutes. It also retries requests that create
 # something, so that a lost answer leaves a twin; without its retries, the repeated recording finds what the lost answer was about.
 _IMPATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "15", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
@@ -98,7 +100,7 @@ def connected(runs: Path) -> Iterator[MlflowClient]:
     uri = tracking_uri(runs)
     # The address goes into the environment as well: MLflow's SQL registry looks a model up through the process-wide address,
     # whatever the client was made for.
-    defaults = {_ADDRESS: uri} | _QUIET | (_IMPATIENT if is_server(uri) else {})
+    defaults = {_ADDRESS: uri} | _QUIET | _AT_ONCE | (_IMPATIENT if is_server(uri) else {})
     with _environment(defaults), _quiet():
         try:
             yield MlflowClient(ensure_store(runs))

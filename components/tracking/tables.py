@@ -54,10 +54,10 @@ def _quarantined(facts: RoundFacts) -> pd.DataFrame:
     pairs = read_table(facts.directory / "validate_data" / "quarantine.parquet").head(MAX_QUARANTINED)
     columns = ("prompt", "reason", "chosen", "rejected", "origin_round")
     shown = pairs[[column for column in columns if column in pairs]].copy()
-    return shown.assign(prompt=[_readable(prompt) for prompt in shown["prompt"]]) if len(shown) else shown
+    return shown.assign(prompt=[readable(prompt) for prompt in shown["prompt"]]) if len(shown) else shown
 
 
-def _readable(prompt: Any) -> Any:
+def readable(prompt: Any) -> Any:
     """A prompt's messages as a person reads them; whatever is no list of messages, which is a reason to be here, as it is."""
     try:
         messages = [(message["role"], message["content"]) for message in json.loads(prompt)]
