@@ -15,6 +15,8 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when mlflow is imported
 from components.artifacts import digest, publishing, write_json, write_table
 from components.campaign import Champion, State, finish_round, note_mlflow_run, read_state, write_state
 from components.config import CampaignConfig, JudgeConfig
+from components.judges.protocol import Verdict
+from components.preferences.verdict_table import write_verdicts
 from components.records import Interval, JudgeRef, RoundRecord
 
 GIT_SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -114,7 +116,7 @@ class Campaign:
         with publishing(self.stage(round, "collect_preferences"), stage="collect_preferences", version=1, key="k") as work:
             write_json(work.path / "collect.json", {**counts, "no_verdict": 1, "mean_score": 1.125})
             write_table(work.path / "preferences.parquet", pairs)
-            write_table(work.path / "verdicts.parquet", pd.DataFrame({"verdict_id": [f"v{round}"], "score": [1.0]}))
+            write_verdicts(work.path, [Verdict(f"v{round}", f"a{round}", 0, None, 1.0, "ok", "rule:support_reply", "")])
         counts = {"received": 90, "replayed": 0, "train": 80, "eval": 8, "quarantined": 2}
         with publishing(self.stage(round, "validate_data"), stage="validate_data", version=1, key="k") as work:
             checked = pairs.assign(origin_round=round)

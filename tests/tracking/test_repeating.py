@@ -4,12 +4,13 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import Metric
 
 from components.tracking import Tracked
 
@@ -70,17 +71,21 @@ def test_record_round_killed_after_any_write_ends_as_if_undisturbed(
 
 
 def test_record_round_killed_within_a_curve_adds_only_the_missing_points(
-    store: Any,
-    build: Any,
-    record_again: Callable[..., Tracked],
-    killed_after_write: Callable[[int], Any],
-    monkeypatch: pytest.MonkeyPatch,
+    store: Any, build: Any, record_again: Callable[..., Tracked], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build(1)
-    monkeypatch.setattr("components.tracking.filling._MAX_METRICS", 17)
-    with killed_after_write(7) as killed:  # experiment, run, params, four batches of points
-        record_again(1)
-    assert killed.happened
+    monkeypatch.setattr("components.tracking.filling._MAX_METRICS", 2)
+    write = MlflowClient.log_batch
+
+    def dies_within_the_loss(client: MlflowClient, run_id: str, metrics: Sequence[Metric] = (), **rest: Any) -> None:
+        write(client, run_id, metrics=metrics, **rest)
+        if any(point.key == "loss" and point.step in (2, 3) for point in metrics):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_batch", dies_within_the_loss)
+        with pytest.raises(KeyboardInterrupt):
+            record_again(1)
     run = store.runs()["round 001"]
     assert 0 < len(store.curve(run, "loss")) < 5
     record_again(1)
