@@ -65,7 +65,7 @@ STAGES = {
     "generate_responses": Stage("components.generation.stage", GenerateRequest, 2, on_accelerator=True),
     "collect_preferences": Stage("components.preferences.stage", CollectRequest, 3, on_accelerator=True),
     "validate_data": Stage("components.validation.stage", ValidateRequest, 2),
-    "dpo_train": Stage("components.dpo.stage", TrainRequest, 4, on_accelerator=True),
+    "dpo_train": Stage("components.dpo.stage", TrainRequest, 5, on_accelerator=True),
     "evaluate": Stage("components.evaluation.stage", EvaluateRequest, 3, on_accelerator=True),
     "promote": Stage("components.promotion.stage", PromoteRequest, 1),
     "reward_model": Stage("components.reward_model.stage", RewardModelRequest, 1, on_accelerator=True),

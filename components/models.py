@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from components.adapters import load_adapter
+from components.cpu_linear import speed_up
 from components.model_directory import check_quantization
 from components.records import ModelRef
 
@@ -119,6 +120,7 @@ def load_policy(
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+    speed_up(model)
     return model.to(device).eval()
 
 

@@ -91,8 +91,10 @@ class TrainingConfig(Section):
     """Passes over the round's pairs."""
     pairs_per_step: int = Field(default=64, ge=1)
     """Pairs in one optimizer step, over all ranks and micro-batches."""
-    micro_batch_pairs: int = Field(default=16, ge=1)
-    """Pairs in one forward and backward pass on one rank; lower it when memory runs out."""
+    micro_batch_tokens: int = Field(default=8192, ge=1)
+    """Tokens in one forward and backward pass on one rank, a pair's prompt counted once; a longer pair has a pass of its own."""
+    micro_batch_pairs: int = Field(default=0, ge=0)
+    """Pairs in one forward and backward pass on one rank, to be lowered when memory runs out; 0 sets no limit but the tokens."""
     learning_rate: float = Field(default=1e-6, gt=0.0, le=1.0)
     """Peak learning rate of AdamW."""
     warmup_share: float = Field(default=0.1, ge=0.0, le=1.0)

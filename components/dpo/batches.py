@@ -1,5 +1,7 @@
 """Pairs as token ids, and the plan of which pair is trained on when, on which rank, in which micro-batch. Knows no model."""
 
+import heapq
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -38,6 +40,11 @@ class Pair:
         return not (self.chosen and self.rejected)
 
     @property
+    def num_tokens(self) -> int:
+        """Tokens of the prompt and both answers."""
+        return len(self.prompt) + len(self.chosen) + len(self.rejected)
+
+    @property
     def answer(self) -> list[int]:
         """The chosen answer, or the only one."""
         return self.chosen or self.rejected
@@ -60,7 +67,7 @@ def encode_pairs(table: pd.DataFrame, tokenizer: "PreTrainedTokenizerBase", *, m
 
 @dataclass(frozen=True)
 class Slot:
-    """A pair's place in a micro-batch; weight 0 marks padding that keeps ranks in step and adds nothing to the loss."""
+    """A pair's place in a micro-batch; weight 0 marks one that keeps ranks in step and adds nothing to the loss."""
 
     pair: int
     weight: float
@@ -105,28 +112,55 @@ class Plan:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a step's pairs are spread over ranks and micro-batches."""
+    """How a step's pairs are spread over ranks and micro-batches: by their tokens, so that all have about as much to do."""
 
-    micro_batch_pairs: int
-    accumulation: int
-    rank: int
-    world_size: int
+    lengths: Sequence[int]
+    """Tokens of each pair, its prompt counted once."""
+    max_tokens: int
+    """Tokens in a micro-batch; a pair that is longer is alone in one."""
+    max_pairs: int = 0
+    """Pairs in a micro-batch; 0 sets no limit."""
+    rank: int = 0
+    world_size: int = 1
 
-    @classmethod
-    def fit(cls, *, pairs_per_step: int, micro_batch_pairs: int, rank: int, world_size: int) -> "Layout":
-        """Takes the configured micro-batch, or less where a rank's share of a step is smaller."""
-        share = -(-pairs_per_step // world_size)
-        micro = min(micro_batch_pairs, share)
-        return cls(micro, -(-share // micro), rank, world_size)
+    def micro_batches(self, pairs: Sequence[int]) -> list[list[Slot]]:
+        """This rank's micro-batches of a step, as many on every rank, none empty; a pair's weight is its share of the step's mean.
 
-    def micro_batches(self, pairs: list[int]) -> list[list[Slot]]:
-        """This rank's micro-batches of a step. Weights sum, over all ranks, to world size x accumulation.
-
-        DeepSpeed averages over ranks and accumulation, so the optimizer sees the mean over the step's pairs, also when the last step
-        of an epoch has fewer pairs than the others or fewer than there are ranks.
+        DeepSpeed averages over ranks, so weights sum to the world size over all of them, also when the last step of an epoch has fewer
+        pairs than the others or fewer than there are ranks.
         """
-        capacity = self.micro_batch_pairs * self.accumulation * self.world_size
-        weight = self.world_size * self.accumulation / len(pairs)
-        slots = [Slot(pair, weight) for pair in pairs] + [Slot(pairs[0], 0.0)] * (capacity - len(pairs))
-        mine = slots[self.rank :: self.world_size]
-        return [mine[begin : begin + self.micro_batch_pairs] for begin in range(0, len(mine), self.micro_batch_pairs)]
+        weight = self.world_size / len(pairs)
+        filler = Slot(min(pairs, key=lambda pair: self.lengths[pair]), 0.0)
+        mine = self._bins(pairs)[self.rank :: self.world_size]
+        return [[Slot(pair, weight) for pair in several] or [filler] for several in mine]
+
+    def most_pairs(self, pairs_per_step: int) -> int:
+        """Pairs that a micro-batch can have, if the shortest ones meet."""
+        shortest = itertools.accumulate(sorted(self.lengths)[:pairs_per_step])
+        fitting = sum(tokens <= self.max_tokens for tokens in shortest)
+        return max(1, min(fitting, self.max_pairs or fitting, -(-pairs_per_step // self.world_size)))
+
+    def _bins(self, pairs: Sequence[int]) -> list[list[int]]:
+        """The pairs in the fewest bins that keep to the limits; the number is a multiple of the world size."""
+        tokens = sum(min(self.lengths[pair], self.max_tokens) for pair in pairs)
+        at_least = max(-(-tokens // self.max_tokens), -(-len(pairs) // (self.max_pairs or len(pairs))))
+        each = -(-min(at_least, len(pairs)) // self.world_size)
+        while True:
+            bins = self._balanced(pairs, each * self.world_size)
+            if all(len(several) <= 1 or self._fits(several) for several in bins):
+                return bins
+            each += 1
+
+    def _fits(self, pairs: Sequence[int]) -> bool:
+        return sum(self.lengths[pair] for pair in pairs) <= self.max_tokens and len(pairs) <= (self.max_pairs or len(pairs))
+
+    def _balanced(self, pairs: Sequence[int], count: int) -> list[list[int]]:
+        """The longest pairs first, each into the bin with the fewest tokens (Graham 1969); within a bin in the step's order."""
+        bins: list[list[int]] = [[] for _ in range(count)]
+        free = [(0, number) for number in range(count)]
+        for place in sorted(range(len(pairs)), key=lambda place: -self.lengths[pairs[place]]):
+            tokens, number = heapq.heappop(free)
+            bins[number].append(place)
+            if len(bins[number]) < (self.max_pairs or len(pairs)):
+                heapq.heappush(free, (tokens + self.lengths[pairs[place]], number))
+        return [[pairs[place] for place in sorted(places)] for places in bins]

@@ -72,28 +72,25 @@ def _skip_compiled_cpu_collectives() -> None:
             compatible[builder.NAME] = False
 
 
-def build_engine(
-    model: torch.nn.Module, training: TrainingConfig, *, num_steps: int, micro_batch_pairs: int, accumulation: int, dtype: torch.dtype
-) -> Any:
+def build_engine(model: torch.nn.Module, training: TrainingConfig, *, num_steps: int, dtype: torch.dtype) -> Any:
     """Wraps a model for training with AdamW, a linear warm-up and decay, gradient clipping and the configured ZeRO stage.
 
     Args:
         model: Policy on its device; parameters that require gradients are trained.
         training: The training section.
         num_steps: Optimizer steps of the whole run; sets the schedule.
-        micro_batch_pairs: Pairs in one forward on one rank.
-        accumulation: Micro-batches in an optimizer step.
         dtype: Precision of weights and compute; bfloat16 keeps fp32 master weights.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
-        trainable, lr=training.learning_rate, betas=(0.9, training.adam_beta2), weight_decay=training.weight_decay
+        trainable, lr=training.learning_rate, betas=(0.9, training.adam_beta2), weight_decay=training.weight_decay, fused=True
     )
     warmup = round(training.warmup_share * num_steps)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_share(step, warmup=warmup, num_steps=num_steps))
     settings = {
-        "train_micro_batch_size_per_gpu": micro_batch_pairs,
-        "gradient_accumulation_steps": accumulation,
+        # Of batches, DeepSpeed is told only where a step ends (`accumulate`): their number differs from step to step.
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
         "gradient_clipping": training.max_grad_norm,
         "zero_optimization": {"stage": training.zero_stage} | OFFLOAD[training.offload],
         # DeepSpeed would build its own Adam for offloaded state, which takes a compiler and two minutes.
@@ -111,6 +108,12 @@ def learning_rate_share(step: int, *, warmup: int, num_steps: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return max(0.0, (num_steps - step) / max(1, num_steps - warmup))
+
+
+def accumulate(engine: Any, loss: torch.Tensor, *, is_last: bool) -> None:
+    """Adds the gradient of a micro-batch's loss to the step's; with the last one the ranks' gradients are averaged."""
+    engine.set_gradient_accumulation_boundary(is_last)
+    engine.backward(loss)
 
 
 def optimizer_step(engine: Any) -> float:

@@ -119,7 +119,8 @@ class Objective:
             engine,
             self.pairs,
             self.pad_id,
-            batch_size=2 * layout.micro_batch_pairs,
+            max_tokens=layout.max_tokens,
+            max_rows=2 * layout.max_pairs,
             rank=layout.rank,
             world_size=layout.world_size,
             ld_alpha=self.training.ld_alpha,
@@ -141,12 +142,12 @@ class Objective:
         for slots in micro_batches:
             index = [slot.pair for slot in slots]
             prompts, answers = [self.pairs[place].prompt for place in index], [self.mismatched[place] for place in index]
-            policy = response_logps(engine, self.pad_id, prompts, answers, batch_size=len(slots))
+            policy = response_logps(engine, self.pad_id, prompts, answers, max_tokens=layout.max_tokens)
             weights = torch.tensor([slot.weight for slot in slots])
             total += ((policy - self.reference.mismatched[index]) * weights).sum().to(engine.device)
         if layout.world_size > 1:
             torch.distributed.all_reduce(total)
-        return total / (layout.world_size * layout.accumulation)
+        return total / layout.world_size
 
     def micro_batch(self, engine: Any, slots: list[Slot], kl: torch.Tensor | None) -> MicroBatch:
         """Runs one forward over the slots' pairs."""
@@ -156,7 +157,7 @@ class Objective:
         scores = token_scores(engine, batch, end_id=self.end_id if self.constraints else None, collisions=self.training.weighting == "wpo")
         index, weights = [slot.pair for slot in slots], torch.tensor([slot.weight for slot in slots], device=device)
         present = sides.present(device)
-        result = self._losses(sides.spread(self._summed(scores, batch, sides)), present, sides, index, weights, kl)
+        result = self._losses(sides.spread(self._summed(scores, batch, sides)), present, sides, index, kl)
         total = result.losses * self.pair_weights[index].to(device) * self._alignment(scores, batch, sides)
         violations = self._violations(scores, batch, sides)
         for name, violation in violations.items():
@@ -167,7 +168,7 @@ class Objective:
         chosen, rejected = sides.spread(scores.logps.detach().sum(dim=1))
         rewards = (result.chosen_rewards, result.rejected_rewards, margins, accuracies)
         rows = torch.stack([total, *rewards, chosen, rejected, result.losses, *present, *violations.values()]).detach()
-        return MicroBatch((total * weights).sum(), rows @ weights, torch.isfinite(rows).all(dim=0), int(batch.target_mask.sum()))
+        return MicroBatch((total * weights).sum(), rows @ weights, torch.isfinite(rows).all(dim=0), sum(map(len, sides.answers)))
 
     def _summed(self, scores: TokenScores, batch: Batch, sides: Sides) -> torch.Tensor:
         if self.training.ld_alpha == 1:
@@ -175,9 +176,7 @@ class Objective:
         shared = sides.shared_lengths().to(scores.logps.device)
         return length_desensitised_logps(scores.logps, batch.target_mask, shared, ld_alpha=self.training.ld_alpha)
 
-    def _losses(
-        self, logps: torch.Tensor, present: torch.Tensor, sides: Sides, index: list[int], weights: torch.Tensor, kl: torch.Tensor | None
-    ) -> PairLosses:
+    def _losses(self, logps: torch.Tensor, present: torch.Tensor, sides: Sides, index: list[int], kl: torch.Tensor | None) -> PairLosses:
         """Losses of the pairs whose log-probabilities are `logps`, (2, pairs)."""
         shared = self.settings | {"reward_shift": self.memory.reward_shift.mean.to(logps.device)} | ({} if kl is None else {"kl": kl})
         lengths = sides.spread(torch.tensor([float(len(answer)) for answer in sides.answers], device=logps.device))
@@ -189,15 +188,7 @@ class Objective:
             if self.responses_loss is not None:
                 return losses_of_both(self.responses_loss, logps, torch.stack(of_reference), p, present, shared)
             available |= {"reference_chosen_logps": of_reference[0], "reference_rejected_logps": of_reference[1]}
-        counted = weights > 0
-        if not self.loss.couples_batch or bool(counted.all()):
-            return self.loss.apply(available | shared)
-        # Pairs that only fill a micro-batch up must not take part in a loss that looks at its pairs together.
-        result = self.loss.apply({name: values[counted] for name, values in available.items()} | shared) if bool(counted.any()) else None
-        filled = [torch.zeros_like(logps[0]) for _ in PairLosses._fields]
-        if result is not None:
-            filled = [zeros.masked_scatter(counted, values) for zeros, values in zip(filled, result, strict=True)]
-        return PairLosses(filled[0] + 0.0 * logps.sum(), *filled[1:])
+        return self.loss.apply(available | shared)
 
     def _alignment(self, scores: TokenScores, batch: Batch, sides: Sides) -> torch.Tensor | float:
         if scores.log_collisions is None:

@@ -38,7 +38,8 @@ def score_pairs(
     pairs: Sequence[Pair],
     pad_id: int,
     *,
-    batch_size: int,
+    max_tokens: int,
+    max_rows: int,
     rank: int,
     world_size: int,
     ld_alpha: float = 1.0,
@@ -50,7 +51,8 @@ def score_pairs(
         model: A causal language model.
         pairs: The pairs.
         pad_id: Token that fills the padding.
-        batch_size: Responses in one forward.
+        max_tokens: Tokens in one forward.
+        max_rows: Responses in one forward; 0 sets no limit.
         rank: This process's rank.
         world_size: Ranks in all.
         ld_alpha: Weight of the longer answer's tail in its sum (LD-DPO).
@@ -67,11 +69,12 @@ def score_pairs(
             return length_desensitised_logps(logps, mask, shared[rows].to(logps.device), ld_alpha=ld_alpha)
 
         sums = plain_sum if ld_alpha == 1 else summed
-        scored = response_logps(model, pad_id, sides.prompts, sides.answers, batch_size=batch_size, summed=sums)
+        scored = response_logps(model, pad_id, sides.prompts, sides.answers, max_tokens=max_tokens, max_rows=max_rows, summed=sums)
         logps[:2, mine] = sides.spread(scored).to(logps.device)
         if mismatched is not None:
             prompts, others = [pairs[index].prompt for index in mine], [mismatched[index] for index in mine]
-            logps[2, mine] = response_logps(model, pad_id, prompts, others, batch_size=batch_size).to(logps.device)
+            further = response_logps(model, pad_id, prompts, others, max_tokens=max_tokens, max_rows=max_rows)
+            logps[2, mine] = further.to(logps.device)
     if world_size > 1:
         torch.distributed.all_reduce(logps)
     chosen, rejected, *rest = logps.cpu()

@@ -34,7 +34,7 @@ class Probe(NamedTuple):
 def probe_trained(engine: Any, pairs: list[Pair], pad_id: int, *, max_tokens: int) -> Probe:
     """Scores pairs and answers a prompt with the weights in the engine; every rank must call it with the same pairs."""
     engine.eval()
-    logps = response_logps(engine, pad_id, [pair.prompt for pair in pairs], [pair.answer for pair in pairs], batch_size=len(pairs))
+    logps = response_logps(engine, pad_id, [pair.prompt for pair in pairs], [pair.answer for pair in pairs])
     prompt = min((pair.prompt for pair in pairs), key=len)
     return Probe(pairs, logps, prompt, *_greedy(engine, prompt, min(MOST_TOKENS, max_tokens)))
 
@@ -60,7 +60,7 @@ def check_reloaded(trained: ModelRef, probe: Probe, pad_id: int, *, dtype: torch
     """
     model = load_policy(trained, dtype=dtype, device=device, quantization=quantization)
     prompts = [pair.prompt for pair in probe.pairs]
-    again = response_logps(model, pad_id, prompts, [pair.answer for pair in probe.pairs], batch_size=len(probe.pairs))
+    again = response_logps(model, pad_id, prompts, [pair.answer for pair in probe.pairs])
     worst = float((again - probe.logps).abs().max())
     if not worst <= LOGPS_TOLERANCE[dtype] * max(1.0, float(probe.logps.abs().max()) / 100):
         raise RuntimeError(f"the saved weights score pairs differently from the trained ones (by {worst:.4f} nats): they are incomplete")

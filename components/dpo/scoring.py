@@ -1,32 +1,59 @@
 """The trainer's forward: log-probabilities of responses. Reference, policy and KL estimates all come from here."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 
+from components.dpo.packed.forward import longest_packed, packed_logps
+from components.dpo.packed.layout import Packed
 from components.padding import left_padding_is_exact
+
+SCORED_TOKENS = 8192
+"""Tokens in one forward without gradients."""
 
 
 class Batch:
-    """Prompts and responses of equal count, padded so that all responses begin at one position.
+    """Prompts and responses of equal count, as rows of one forward."""
+
+    def __init__(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> None:
+        self.prompts, self.responses, self.pad_id, self.device = prompts, responses, pad_id, device
+        self.response_width = max(len(response) for response in responses)
+        targets = torch.full((len(responses), self.response_width), pad_id, dtype=torch.long)
+        for row, response in enumerate(responses):
+            targets[row, : len(response)] = torch.tensor(response)
+        lengths = torch.tensor([len(response) for response in responses])
+        mask = torch.arange(self.response_width) < lengths.unsqueeze(1)
+        self.places = mask.flatten().nonzero().squeeze(1).to(device)
+        """Where each response token stands in a flattened (rows, response width), row by row."""
+        self.targets, self.target_mask = targets.to(device), mask.to(device)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt and response."""
+        return max(len(prompt) + len(response) for prompt, response in zip(self.prompts, self.responses, strict=True))
+
+    def spread(self, values: torch.Tensor) -> torch.Tensor:
+        """Puts values of the response tokens, (tokens,), in their places, (rows, response width), with zeros elsewhere."""
+        return values.new_zeros(self.target_mask.numel()).index_copy(0, self.places, values).view(self.target_mask.shape)
+
+
+class Padded:
+    """A batch's tokens as a rectangle in which all responses begin at one position.
 
     Prompts are padded on the left and responses on the right; the head then runs on the response positions only.
     """
 
-    def __init__(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> None:
-        self.prompt_width = max(len(prompt) for prompt in prompts)
-        self.response_width = max(len(response) for response in responses)
-        shape = (len(prompts), self.prompt_width + self.response_width)
-        ids, mask = torch.full(shape, pad_id, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
-        for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+    def __init__(self, batch: Batch) -> None:
+        self.prompt_width, self.response_width = max(map(len, batch.prompts)), batch.response_width
+        shape = (len(batch.prompts), self.prompt_width + self.response_width)
+        ids, mask = torch.full(shape, batch.pad_id, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+        for row, (prompt, response) in enumerate(zip(batch.prompts, batch.responses, strict=True)):
             start, end = self.prompt_width - len(prompt), self.prompt_width + len(response)
             ids[row, start:end] = torch.tensor([*prompt, *response])
             mask[row, start:end] = 1
-        self.input_ids, self.attention_mask = ids.to(device), mask.to(device)
+        self.input_ids, self.attention_mask = ids.to(batch.device), mask.to(batch.device)
         self.position_ids = (self.attention_mask.cumsum(dim=1) - 1).clamp(min=0)
-        self.targets = self.input_ids[:, self.prompt_width :]
-        self.target_mask = self.attention_mask[:, self.prompt_width :].bool()
 
 
 class TokenScores(NamedTuple):
@@ -41,15 +68,25 @@ class TokenScores(NamedTuple):
 
 
 def token_scores(model: torch.nn.Module, batch: Batch, *, end_id: int | None = None, collisions: bool = False) -> TokenScores:
-    """Scores each response token; log-softmax in fp32.
+    """Scores each response token; log-softmax in fp32. In a packed row where that is exact for the model, else padded.
 
     Args:
         model: A causal language model.
         batch: The prompts and responses.
         end_id: Token whose log-probability is wanted at every response position; None wants none.
-        collisions: Whether the collision probabilities are wanted.
+        collisions: Whether the collision probabilities are wanted, which takes the padded forward.
     """
-    logits = (_response_logits if left_padding_is_exact(model) else _plain_response_logits)(model, batch).float()
+    if collisions or batch.longest > longest_packed(model, _padded_logps):
+        return _padded_scores(model, batch, end_id=end_id, collisions=collisions)
+    tokens = batch.targets.flatten().index_select(0, batch.places)
+    columns = tokens.unsqueeze(1) if end_id is None else torch.stack([tokens, torch.full_like(tokens, end_id)], dim=1)
+    logps = packed_logps(model, Packed(batch.prompts, batch.responses, batch.device), columns)
+    spread = [batch.spread(column) for column in logps.unbind(dim=1)]
+    return TokenScores(spread[0], None if end_id is None else spread[1], None)
+
+
+def _padded_scores(model: torch.nn.Module, batch: Batch, *, end_id: int | None, collisions: bool) -> TokenScores:
+    logits = (_response_logits if left_padding_is_exact(model) else _plain_response_logits)(model, Padded(batch)).float()
     total, outside = logits.logsumexp(dim=2), ~batch.target_mask
     chosen = logits.gather(2, batch.targets.unsqueeze(2)).squeeze(2)
     end_logps = None if end_id is None else (logits[:, :, end_id] - total).masked_fill(outside, 0.0)
@@ -57,12 +94,18 @@ def token_scores(model: torch.nn.Module, batch: Batch, *, end_id: int | None = N
     return TokenScores((chosen - total).masked_fill(outside, 0.0), end_logps, log_collisions)
 
 
+def _padded_logps(model: torch.nn.Module, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> torch.Tensor:
+    """What the padded forward makes of response tokens, (tokens,), row by row."""
+    batch = Batch(prompts, responses, 0, next(model.parameters()).device)
+    return _padded_scores(model, batch, end_id=None, collisions=False).logps[batch.target_mask]
+
+
 def token_logps(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     """Log-probability of each response token, (batch, response width), zero where a row has no token; log-softmax in fp32."""
     return token_scores(model, batch).logps
 
 
-def _response_logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+def _response_logits(model: torch.nn.Module, batch: Padded) -> torch.Tensor:
     """Logits that predict the response positions, (batch, response width, vocabulary)."""
     output = model(
         input_ids=batch.input_ids,
@@ -74,7 +117,7 @@ def _response_logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     return output.logits[:, :-1]
 
 
-def _plain_response_logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+def _plain_response_logits(model: torch.nn.Module, batch: Padded) -> torch.Tensor:
     """The same without padding on the left, for models that would read it; the head runs from the end of the shortest prompt on."""
     width = batch.input_ids.shape[1]
     lengths = batch.attention_mask[:, : batch.prompt_width].sum(dim=1, keepdim=True)
@@ -105,7 +148,8 @@ def response_logps(
     prompts: Sequence[Sequence[int]],
     responses: Sequence[Sequence[int]],
     *,
-    batch_size: int,
+    max_tokens: int = SCORED_TOKENS,
+    max_rows: int = 0,
     summed: Summed = plain_sum,
 ) -> torch.Tensor:
     """Scores responses without gradients.
@@ -115,18 +159,34 @@ def response_logps(
         pad_id: Token that fills the padding.
         prompts: n prompts as token ids.
         responses: n responses as token ids, none of them empty.
-        batch_size: Rows in one forward.
+        max_tokens: Tokens in one forward, padding counted; a longer row is alone in one.
+        max_rows: Rows in one forward; 0 sets no limit.
         summed: Turns token log-probabilities (rows, width), their mask and the rows' places among the n into (rows,) sums.
 
     Returns:
-        (n,) log-probabilities summed over response tokens, float32 on the CPU. Rows are scored in order of length, so the batches
-        hold little padding; the result is in the order given.
+        (n,) log-probabilities summed over response tokens, float32 on the CPU, in the order given. Rows that share a prompt are scored
+        together, and short ones with short ones.
     """
     device = next(model.parameters()).device
-    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]) + len(responses[row]))
     logps = torch.empty(len(prompts))
-    for begin in range(0, len(order), batch_size):
-        rows = order[begin : begin + batch_size]
+    for rows in _together(prompts, responses, max_tokens=max_tokens, max_rows=max_rows or len(prompts)):
         batch = Batch([prompts[row] for row in rows], [responses[row] for row in rows], pad_id, device)
         logps[rows] = summed(token_logps(model, batch), batch.target_mask, rows).cpu()
     return logps
+
+
+def _together(
+    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], *, max_tokens: int, max_rows: int
+) -> Iterator[list[int]]:
+    """Places of the rows of each forward."""
+    order = sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), list(prompts[row]), len(responses[row])))
+    rows: list[int] = []
+    widest = 0
+    for row in order:
+        widest = max(widest, len(responses[row]))
+        if rows and (len(rows) == max_rows or (len(rows) + 1) * (len(prompts[row]) + widest) > max_tokens):
+            yield rows
+            rows, widest = [], len(responses[row])
+        rows.append(row)
+    if rows:
+        yield rows

@@ -31,6 +31,8 @@ from components.records import ModelRef, TrainRequest
 from components.report.plots import training_plot
 
 CHECKPOINTS = "checkpoints"
+PROBED = 16
+"""Training pairs that the saved weights must score as the trained ones did."""
 log = logging.getLogger(__name__)
 
 
@@ -98,29 +100,18 @@ def run(request: TrainRequest, out: Path) -> None:
 def _train(work: _Work, model: torch.nn.Module, reference: PairLogps | None) -> tuple[_Trained, Any, dict[str, torch.Tensor] | None]:
     """Trains; returns what it came to, the trained module and, on rank 0, its weights."""
     training, pairs = work.request.training, work.train_pairs
-    layout = Layout.fit(
-        pairs_per_step=training.pairs_per_step,
-        micro_batch_pairs=training.micro_batch_pairs,
-        rank=work.rank,
-        world_size=work.world_size,
-    )
+    lengths = [pair.num_tokens for pair in pairs]
+    layout = Layout(lengths, training.micro_batch_tokens, training.micro_batch_pairs, work.rank, work.world_size)
     plan = Plan([pair.tag for pair in pairs], training.pairs_per_step, training.epochs, work.request.seed, training.tag_shares)
     objective, held_out = _objectives(work, reference)
-    engine = build_engine(
-        model,
-        training,
-        num_steps=plan.num_steps,
-        micro_batch_pairs=layout.micro_batch_pairs,
-        accumulation=layout.accumulation,
-        dtype=work.dtype,
-    )
+    engine = build_engine(model, training, num_steps=plan.num_steps, dtype=work.dtype)
     check, attempt = FirstLoss(work.request, objective, work.dtype), attempt_on(engine, objective)
-    size = layout.micro_batch_pairs
+    size = layout.most_pairs(training.pairs_per_step)
     with memory_told("training", training, micro_batch_pairs=size, has_adapter=work.has_adapter, attempt=attempt):
         metrics, resumed = train(engine, objective, plan, layout, directory=work.scratch, on_first_loss=check)
         evaluated = evaluate_pairs(engine, held_out, layout)
     limit = work.request.limits.max_response_tokens
-    probe = probe_trained(engine, pairs[: layout.micro_batch_pairs], work.tokenizer.pad_token_id, max_tokens=limit)
+    probe = probe_trained(engine, pairs[:PROBED], work.tokenizer.pad_token_id, max_tokens=limit)
     return _Trained(metrics, resumed, plan.num_steps, check.applied, evaluated, probe), engine.module, full_weights(engine)
 
 
@@ -237,7 +228,8 @@ def _score(work: _Work, model: Any, pairs: list[Pair], mismatched: list[list[int
         model.eval(),
         pairs,
         work.tokenizer.pad_token_id,
-        batch_size=2 * training.micro_batch_pairs,
+        max_tokens=training.micro_batch_tokens,
+        max_rows=2 * training.micro_batch_pairs,
         rank=rank,
         world_size=world_size,
         ld_alpha=training.ld_alpha,

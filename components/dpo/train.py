@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +12,7 @@ import torch
 from components import progress
 from components.dpo import checkpoints
 from components.dpo.batches import Layout, Pair, Plan, Slot
-from components.dpo.engine import optimizer_step
+from components.dpo.engine import accumulate, optimizer_step
 from components.dpo.finite import refuse_non_finite_gradient, refuse_non_finite_loss
 from components.dpo.objective import MicroBatch, Objective
 
@@ -105,13 +106,11 @@ def train_step(engine: Any, objective: Minimised, pairs: list[int], layout: Layo
     totals, tokens, finite = torch.zeros(len(objective.measures), device=engine.device), 0, []
     for number, slots in enumerate(micro_batches):
         result = objective.micro_batch(engine, slots, kl)
-        engine.backward(result.loss)
+        accumulate(engine, result.loss, is_last=number == last)
         totals += result.sums
         tokens += result.num_tokens
         finite.append(([slot.pair for slot in slots], result.finite))
-        if number < last:
-            engine.step()
-    means = mean_over_ranks(totals, layout, objective.measures)
+    means = mean_over_ranks(totals, layout.world_size, objective.measures)
     refuse_non_finite_loss(means, objective.pairs, finite, name)
     if on_loss is not None:
         on_loss(means, pairs)
@@ -123,11 +122,11 @@ def train_step(engine: Any, objective: Minimised, pairs: list[int], layout: Layo
     return objective.told(means, kl) | {"learning_rate": learning_rate, "grad_norm": norm} | rates
 
 
-def mean_over_ranks(totals: torch.Tensor, layout: Layout, measures: Sequence[str]) -> dict[str, float]:
+def mean_over_ranks(totals: torch.Tensor, world_size: int, measures: Sequence[str]) -> dict[str, float]:
     """Turns weighted sums over this rank's micro-batches into means over the step's pairs: one synchronisation a step."""
-    if layout.world_size > 1:
+    if world_size > 1:
         torch.distributed.all_reduce(totals)
-    means = (totals / (layout.world_size * layout.accumulation)).tolist()
+    means = (totals / world_size).tolist()
     return dict(zip(measures, means, strict=True))
 
 
@@ -137,12 +136,7 @@ def evaluate_pairs(engine: Any, objective: Objective, layout: Layout) -> dict[st
     if not objective.pairs:
         return None
     engine.eval()
-    everything = Layout.fit(
-        pairs_per_step=len(objective.pairs),
-        micro_batch_pairs=layout.micro_batch_pairs,
-        rank=layout.rank,
-        world_size=layout.world_size,
-    )
+    everything = replace(layout, lengths=[pair.num_tokens for pair in objective.pairs])
     totals, finite = torch.zeros(len(objective.measures), device=engine.device), []
     micro_batches = everything.micro_batches(list(range(len(objective.pairs))))
     kl = objective.kl(engine, micro_batches, everything)
@@ -150,6 +144,6 @@ def evaluate_pairs(engine: Any, objective: Objective, layout: Layout) -> dict[st
         result = objective.micro_batch(engine, slots, kl)
         totals += result.sums
         finite.append(([slot.pair for slot in slots], result.finite))
-    means = mean_over_ranks(totals, everything, objective.measures)
+    means = mean_over_ranks(totals, layout.world_size, objective.measures)
     refuse_non_finite_loss(means, objective.pairs, finite, "the evaluation pairs after training")
     return objective.told(means, kl) | {"num_pairs": len(objective.pairs)}

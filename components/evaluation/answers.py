@@ -22,9 +22,6 @@ from components.tokens import stop_ids
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-SCORED_TOGETHER = 16
-"""Responses that are scored together: the logits of all their positions are held at once, so fewer than are sampled together."""
-
 
 @dataclass(frozen=True)
 class Answers:
@@ -61,7 +58,7 @@ def answer(request: EvaluateRequest, prompts: Sequence[list[int]], seeds: Sequen
         responses[digest] = _sample(request, model, tokenizer, prompts, own_seeds, done=done)
         if digest in (request.challenger.digest, request.start.digest):
             own = [response.token_ids for response in responses[request.challenger.digest]]
-            logps[digest] = response_logps(model, tokenizer.pad_token_id, prompts, own, batch_size=SCORED_TOGETHER).double()
+            logps[digest] = response_logps(model, tokenizer.pad_token_id, prompts, own).double()
         del model
         give_memory_back()
     log_ratios = (logps[request.challenger.digest] - logps[request.start.digest]).tolist()

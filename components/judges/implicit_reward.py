@@ -72,13 +72,14 @@ class ImplicitRewardJudge:
         limits = self._limits
         model = load_policy(ref, dtype=resolve_dtype(limits.dtype), device=pick_device(), quantization=limits.quantization)
         pad_id = load_tokenizer(ref).pad_token_id
-        # Ids break ties of length, so that batches, and with them the last bits of a score, do not depend on the order of the input.
-        order = sorted(range(len(rows)), key=lambda row: (len(rows[row].prompt) + len(rows[row].response), rows[row]))
+        # Equal prompts stand together and are read once. Ids break ties of length, so that batches, and with them the last bits of a
+        # score, do not depend on the order of the input.
+        order = sorted(range(len(rows)), key=lambda row: (len(rows[row].prompt), rows[row]))
         logps = torch.empty(len(rows), dtype=torch.float64)
         for begin in range(0, len(order), self._batch_size):
             batch = order[begin : begin + self._batch_size]
             prompts, responses = [rows[row].prompt for row in batch], [rows[row].response for row in batch]
-            logps[batch] = response_logps(model, pad_id, prompts, responses, batch_size=len(batch)).double()
+            logps[batch] = response_logps(model, pad_id, prompts, responses).double()
             progress.report(models_done * len(rows) + begin + len(batch), 2 * len(rows), "log-probabilities of responses")
         del model
         give_memory_back()

@@ -82,21 +82,13 @@ def _train(
     """Trains; returns what it came to, the trained module and, on rank 0, its weights."""
     training, seed = request.settings.training, derive_seed(request.settings.seed, "reward_model")
     rank, world_size = join_process_group()
-    layout = Layout.fit(
-        pairs_per_step=training.pairs_per_step, micro_batch_pairs=training.micro_batch_pairs, rank=rank, world_size=world_size
-    )
+    lengths = [pair.num_tokens for pair in pairs.train]
+    layout = Layout(lengths, sum(lengths), training.micro_batch_pairs, rank, world_size)
     plan = Plan([pair.tag for pair in pairs.train], training.pairs_per_step, training.epochs, seed)
     model, is_fresh = headed
     pad_id = model.config.get_text_config().pad_token_id
     objective = RewardObjective(pairs.train, pad_id=pad_id)
-    engine = build_engine(
-        model,
-        training,
-        num_steps=plan.num_steps,
-        micro_batch_pairs=layout.micro_batch_pairs,
-        accumulation=layout.accumulation,
-        dtype=next(model.parameters()).dtype,
-    )
+    engine = build_engine(model, training, num_steps=plan.num_steps, dtype=next(model.parameters()).dtype)
 
     def check_first_loss(means: Any, _: list[int]) -> None:
         if is_fresh and not math.isclose(means["loss"], math.log(2), abs_tol=1e-3):
@@ -105,9 +97,9 @@ def _train(
             )
 
     scratch = out.parent / CHECKPOINTS / digest(request)[:16]
-    with memory_told("training", training, micro_batch_pairs=layout.micro_batch_pairs, has_adapter=False):
+    with memory_told("training", training, micro_batch_pairs=training.micro_batch_pairs, has_adapter=False):
         steps = train(engine, objective, training, plan, layout, directory=scratch, on_first_loss=check_first_loss)
-    probe = pairs.train[: layout.micro_batch_pairs]
+    probe = pairs.train[: training.micro_batch_pairs]
     engine.eval()
     with torch.no_grad():
         found = rewards(engine, [pair.chosen for pair in probe], pad_id=pad_id).cpu()

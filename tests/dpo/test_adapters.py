@@ -102,7 +102,7 @@ def test_saved_adapter_is_what_peft_loads(kind: str, campaign: Campaign) -> None
     with torch.no_grad():
         logits = theirs(input_ids=torch.tensor([prompt + answer])).logits[0, -4:-1]
     expected = torch.log_softmax(logits, dim=-1).gather(1, torch.tensor(answer).unsqueeze(1)).sum()
-    scored = response_logps(ours, 0, [prompt, [1, *prompt]], [answer, answer], batch_size=2)
+    scored = response_logps(ours, 0, [prompt, [1, *prompt]], [answer, answer], max_rows=2)
     assert float(scored[0]) == pytest.approx(float(expected), abs=1e-4)
 
 
@@ -120,8 +120,8 @@ def test_merged_and_unmerged_adapter_score_the_same(campaign: Campaign) -> None:
     campaign.train(1, **LORA)
     model: Any = load_policy(model_of_round(campaign.directory, 1), dtype=torch.float32, device=torch.device("cpu"))
     rows = ([[5, 6, 7], [8]], [[20, 21], [22, 23, 24]])
-    unmerged = response_logps(model, 0, *rows, batch_size=2)
-    torch.testing.assert_close(response_logps(model.merge_and_unload(), 0, *rows, batch_size=2), unmerged, atol=1e-4, rtol=0)
+    unmerged = response_logps(model, 0, *rows, max_rows=2)
+    torch.testing.assert_close(response_logps(model.merge_and_unload(), 0, *rows, max_rows=2), unmerged, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["lora", "prefix"])

@@ -27,19 +27,37 @@ def test_plan_epochs_differ_in_order() -> None:
     assert first != second
 
 
-@given(num_pairs=st.integers(1, 24), pairs_per_step=st.integers(1, 24), micro_batch_pairs=st.integers(1, 24), world_size=st.integers(1, 5))
-def test_layout_any_split_weighs_every_pair_alike(num_pairs: int, pairs_per_step: int, micro_batch_pairs: int, world_size: int) -> None:
-    pairs = list(range(min(num_pairs, pairs_per_step)))
+LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=24)
+
+
+@given(lengths=LENGTHS, max_tokens=st.integers(1, 120), max_pairs=st.integers(0, 9), world_size=st.integers(1, 5))
+def test_layout_any_split_weighs_every_pair_alike_and_keeps_to_the_limits(
+    lengths: list[int], max_tokens: int, max_pairs: int, world_size: int
+) -> None:
     total: Counter[int] = Counter()
-    shapes = set()
-    for rank in range(world_size):
-        layout = Layout.fit(pairs_per_step=pairs_per_step, micro_batch_pairs=micro_batch_pairs, rank=rank, world_size=world_size)
-        micro_batches = layout.micro_batches(pairs)
-        shapes.add(tuple(len(slots) for slots in micro_batches))
-        assert len(micro_batches) == layout.accumulation
-        for slots in micro_batches:
-            for slot in slots:
-                total[slot.pair] += slot.weight / (layout.accumulation * world_size)
-    assert len(shapes) == 1
-    assert set(next(iter(shapes))) == {layout.micro_batch_pairs}
-    assert all(total[pair] == pytest.approx(1 / len(pairs)) for pair in pairs)
+    ranks = [Layout(lengths, max_tokens, max_pairs, rank, world_size).micro_batches(range(len(lengths))) for rank in range(world_size)]
+    assert len({len(micro_batches) for micro_batches in ranks}) == 1, "a rank would wait for the others"
+    for slots in (slots for micro_batches in ranks for slots in micro_batches):
+        assert slots
+        assert len(slots) <= (max_pairs or len(lengths))
+        assert len(slots) == 1 or sum(lengths[slot.pair] for slot in slots) <= max_tokens
+        for slot in slots:
+            total[slot.pair] += slot.weight / world_size
+    assert all(total[pair] == pytest.approx(1 / len(lengths)) for pair in range(len(lengths)))
+
+
+@given(lengths=LENGTHS, world_size=st.integers(1, 5))
+def test_layout_gives_ranks_as_many_tokens_but_for_one_pair(lengths: list[int], world_size: int) -> None:
+    ranks = [Layout(lengths, 10_000, 0, rank, world_size).micro_batches(range(len(lengths))) for rank in range(world_size)]
+    loads = [sum(lengths[slot.pair] for slots in micro_batches for slot in slots if slot.weight) for micro_batches in ranks]
+    assert max(loads) - min(loads) <= max(lengths)
+
+
+def test_layout_keeps_the_step_in_its_order_where_it_is_one_micro_batch() -> None:
+    (slots,) = Layout([5, 9, 1, 7], 22).micro_batches([3, 0, 1, 2])
+    assert [slot.pair for slot in slots] == [3, 0, 1, 2]
+
+
+def test_layout_pair_that_is_longer_than_the_limit_is_alone() -> None:
+    several = Layout([50, 4, 4], 10).micro_batches([0, 1, 2])
+    assert sorted(sorted(slot.pair for slot in slots) for slots in several) == [[0], [1, 2]]

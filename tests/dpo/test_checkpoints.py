@@ -40,9 +40,7 @@ class Trained:
         config = LlamaConfig(vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
         training = TrainingConfig(zero_stage=zero_stage, learning_rate=1e-2)
         join_process_group()
-        self.engine = build_engine(
-            LlamaForCausalLM(config), training, num_steps=9, micro_batch_pairs=1, accumulation=1, dtype=torch.float32
-        )
+        self.engine = build_engine(LlamaForCausalLM(config), training, num_steps=9, dtype=torch.float32)
         self.before, self.after = place / "before", place / "after"
         self.before.mkdir()
         self.weights: dict[int, dict[str, torch.Tensor]] = {}

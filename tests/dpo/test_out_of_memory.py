@@ -30,7 +30,7 @@ def fits_up_to(pairs: int, monkeypatch: pytest.MonkeyPatch, error: Exception) ->
     original, asked = scoring.token_scores, []
 
     def limited(model: Any, batch: Any, **options: Any) -> Any:
-        size = len(batch.input_ids) // 2
+        size = len(batch.prompts) // 2
         asked.append(size)
         if size > pairs:
             raise error

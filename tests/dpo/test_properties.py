@@ -60,7 +60,7 @@ def test_token_logps_any_padding_equal_the_row_alone(rows: list[tuple[list[int],
 @settings(max_examples=40, deadline=None)
 @given(rows=st.lists(st.tuples(PROMPT, ANSWER), min_size=1, max_size=7), batch_size=st.integers(1, 9))
 def test_response_logps_any_batch_size_keeps_the_order(rows: list[tuple[list[int], list[int]]], batch_size: int) -> None:
-    scored = response_logps(model(), PAD, [prompt for prompt, _ in rows], [answer for _, answer in rows], batch_size=batch_size)
+    scored = response_logps(model(), PAD, [prompt for prompt, _ in rows], [answer for _, answer in rows], max_rows=batch_size)
     torch.testing.assert_close(scored, torch.tensor([sum(alone(*row)) for row in rows]), atol=1e-4, rtol=0)
 
 
@@ -81,7 +81,10 @@ def test_score_pairs_shared_out_over_any_ranks_sum_to_the_whole(pairs: list[Pair
     """Each rank leaves zeros where others score, and their sum is what the ranks exchange."""
     reduce, torch.distributed.all_reduce = torch.distributed.all_reduce, lambda *_: None  # type: ignore[assignment]
     try:
-        parts = [score_pairs(model(), pairs, PAD, batch_size=batch_size, rank=rank, world_size=world_size) for rank in range(world_size)]
+        parts = [
+            score_pairs(model(), pairs, PAD, max_tokens=64, max_rows=batch_size, rank=rank, world_size=world_size)
+            for rank in range(world_size)
+        ]
     finally:
         torch.distributed.all_reduce = reduce
     for name in ("chosen", "rejected"):
@@ -93,19 +96,17 @@ def test_score_pairs_shared_out_over_any_ranks_sum_to_the_whole(pairs: list[Pair
 @given(
     num_pairs=st.integers(1, 40),
     pairs_per_step=st.integers(1, 16),
-    micro_batch_pairs=st.integers(1, 20),
+    max_tokens=st.integers(1, 90),
+    max_pairs=st.integers(0, 20),
     world_size=st.integers(1, 9),
     epochs=st.integers(1, 3),
 )
-@example(num_pairs=1, pairs_per_step=16, micro_batch_pairs=20, world_size=9, epochs=1)
+@example(num_pairs=1, pairs_per_step=16, max_tokens=9, max_pairs=20, world_size=9, epochs=1)
 def test_epochs_over_any_ranks_train_on_every_pair_exactly_once_each(
-    num_pairs: int, pairs_per_step: int, micro_batch_pairs: int, world_size: int, epochs: int
+    num_pairs: int, pairs_per_step: int, max_tokens: int, max_pairs: int, world_size: int, epochs: int
 ) -> None:
     plan = Plan(["t"] * num_pairs, pairs_per_step, epochs, seed=1)
-    layouts = [
-        Layout.fit(pairs_per_step=pairs_per_step, micro_batch_pairs=micro_batch_pairs, rank=rank, world_size=world_size)
-        for rank in range(world_size)
-    ]
+    layouts = [Layout(range(1, num_pairs + 1), max_tokens, max_pairs, rank, world_size) for rank in range(world_size)]
     seen: Counter[int] = Counter()
     for _, pairs in plan.steps(0):
         slots = [slot for layout in layouts for slots in layout.micro_batches(pairs) for slot in slots]
@@ -113,8 +114,8 @@ def test_epochs_over_any_ranks_train_on_every_pair_exactly_once_each(
         seen.update(slot.pair for slot in counted)
         assert sorted(slot.pair for slot in counted) == sorted(pairs)
         assert len({slot.weight for slot in counted}) == 1
-        assert sum(slot.weight for slot in slots) == pytest.approx(layouts[0].accumulation * world_size)
-        assert {slot.pair for slot in slots} == set(pairs), "what fills a micro-batch up is of the same step"
+        assert sum(slot.weight for slot in slots) == pytest.approx(world_size)
+        assert {slot.pair for slot in slots} == set(pairs), "what keeps ranks in step is of the same step"
     assert seen == dict.fromkeys(range(num_pairs), epochs)
 
 

@@ -27,15 +27,15 @@ def by_plain_loop(model: torch.nn.Module, prompt: list[int], response: list[int]
 
 
 def test_response_logps_padded_batch_equals_plain_float64_loop(model: torch.nn.Module) -> None:
-    scored = response_logps(model, 0, PROMPTS, RESPONSES, batch_size=3)
+    scored = response_logps(model, 0, PROMPTS, RESPONSES, max_rows=3)
     expected = [by_plain_loop(model, prompt, response) for prompt, response in zip(PROMPTS, RESPONSES, strict=True)]
     torch.testing.assert_close(scored, torch.tensor(expected, dtype=torch.float32), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
 def test_response_logps_any_batch_size_is_the_same(model: torch.nn.Module, batch_size: int) -> None:
-    whole = response_logps(model, 0, PROMPTS, RESPONSES, batch_size=4)
-    torch.testing.assert_close(response_logps(model, 0, PROMPTS, RESPONSES, batch_size=batch_size), whole, atol=1e-4, rtol=0)
+    whole = response_logps(model, 0, PROMPTS, RESPONSES, max_rows=4)
+    torch.testing.assert_close(response_logps(model, 0, PROMPTS, RESPONSES, max_rows=batch_size), whole, atol=1e-4, rtol=0)
 
 
 def test_token_logps_gradient_equals_plain_forward() -> None:

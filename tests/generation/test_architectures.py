@@ -31,7 +31,7 @@ def by_plain_forward(model: Any, prompt: list[int], response: list[int]) -> torc
 def test_response_logps_are_those_of_a_plain_forward(any_model: Any) -> None:
     with torch.no_grad():
         expected = [by_plain_forward(any_model, *row) for row in zip(PROMPTS, RESPONSES, strict=True)]
-    scored = response_logps(any_model, 0, PROMPTS, RESPONSES, batch_size=5)
+    scored = response_logps(any_model, 0, PROMPTS, RESPONSES, max_rows=5)
     torch.testing.assert_close(scored, torch.stack(expected), atol=1e-5, rtol=1e-5)
 
 

@@ -1,0 +1,67 @@
+"""How prompts and responses lie in one row of tokens without padding, every prompt once. Knows no model."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+
+class Segment(NamedTuple):
+    """A response in the row, and the prompt that it answers."""
+
+    prompt_start: int
+    prompt_length: int
+    start: int
+    length: int
+
+    @property
+    def adjoins(self) -> bool:
+        """Whether it stands right behind its prompt, as one of a prompt's responses does."""
+        return self.start == self.prompt_start + self.prompt_length
+
+
+class Packed:
+    """Prompts and responses of equal count as one row: `prompt a, response 1 to a, response 2 to a, prompt b, ...`.
+
+    Equal prompts are one, in the order in which they first come. A response's positions go on from its prompt's, so nothing but the
+    attention tells that a second response does not follow the first (Wang and Hegde 2024, arXiv 2410.20305).
+    """
+
+    def __init__(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], device: torch.device) -> None:
+        """Takes token ids; neither a prompt nor a response is empty."""
+        ids: list[int] = []
+        positions: list[int] = []
+        segments: list[Segment | None] = [None] * len(prompts)
+        for rows in self._by_prompt(prompts):
+            prompt, prompt_start = prompts[rows[0]], len(ids)
+            ids += prompt
+            positions += range(len(prompt))
+            for row in rows:
+                response = responses[row]
+                segments[row] = Segment(prompt_start, len(prompt), len(ids), len(response))
+                ids += response
+                positions += range(len(prompt), len(prompt) + len(response))
+        self.segments: list[Segment] = [segment for segment in segments if segment is not None]
+        """By row, in the order given."""
+        self.in_order = sorted(self.segments, key=lambda segment: segment.start)
+        """As they lie."""
+        self.longest = max(segment.prompt_length + segment.length for segment in self.segments)
+        """Tokens of the longest prompt and response."""
+        self.num_tokens = len(ids)
+        self.input_ids = torch.tensor([ids], device=device)
+        self.position_ids = torch.tensor([positions], device=device)
+        before = [_before(segment) for segment in self.segments]
+        self.predicting = torch.cat(before).to(device)
+        """Places in the row at which a response token is predicted, row by row: a prompt's last token is there for each response."""
+
+    def _by_prompt(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Rows with equal prompts."""
+        answers: dict[tuple[int, ...], list[int]] = {}
+        for row, prompt in enumerate(prompts):
+            answers.setdefault(tuple(prompt), []).append(row)
+        return list(answers.values())
+
+
+def _before(segment: Segment) -> torch.Tensor:
+    last = segment.prompt_start + segment.prompt_length - 1
+    return torch.tensor([last, *range(segment.start, segment.start + segment.length - 1)])

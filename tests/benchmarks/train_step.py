@@ -1,0 +1,253 @@
+"""How fast and how exact the training step is: side by side with TRL, in one run, system after system, step after step.
+
+Systems, each in a process of its own: ours as the pipeline runs it (DeepSpeed engine, reference pass over the step's pairs counted);
+TRL 1.16 with its defaults (at the run's precision); TRL 1.16 tuned (no gradient checkpointing, grouped by length, the fastest
+micro-batch, reference beforehand where that is faster); TRL 1.10, the last with full logits, tuned alike. All get the same model, pairs,
+thread count and allocator settings. Before any timing the step's exactness is checked, and the run ends where it fails.
+
+Ratios are of the mean time of a step over the same pairs; their intervals are bootstrap intervals over the steps.
+
+Writes `train.json` and `train.png` into `runs/bench`. The default takes about an hour on two cores; `--profiles hh-rlhf` ten minutes.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measuring import conditions, write_result
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE / "training"))
+
+from shapes import PROFILES, SHAPES, WORST, triples, unique_flops  # noqa: E402
+
+LAST_FULL_LOGITS = "1.10.0"
+DEFAULT, TUNED, TUNED_OLD = "TRL 1.16 default", "TRL 1.16 tuned", f"TRL {LAST_FULL_LOGITS} tuned"
+LONGEST = 1024
+"""Tokens of prompt and answer at most; TRL's default."""
+RUNGS = ("full logits", "head on answers", "packed", "shared prompts", "fast products", "cached reference")
+
+
+class Worker:
+    """A system in its process."""
+
+    def __init__(self, task: dict[str, Any], packages: Path | None = None) -> None:
+        path = [str(packages)] if packages else []
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([*path, str(HERE.parents[1])]), "OMP_NUM_THREADS": str(task["threads"])}
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            [sys.executable, str(HERE / "training" / "worker.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+            env=environment,
+        )
+        self.ready = self._ask(task)
+        assert self.ready["same_ids"], f"{task['system']} trains on other tokens"
+
+    def _ask(self, question: Any) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(question) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            self.errors.seek(0)
+            raise RuntimeError(f"a system ended: {self.errors.read()[-2000:]}")
+        answered: dict[str, Any] = json.loads(line)
+        return answered
+
+    def step(self) -> dict[str, Any]:
+        """Makes one step; its seconds and the memory so far."""
+        return self._ask(True)
+
+    def stop(self) -> None:
+        """Ends the process."""
+        self.process.kill()
+        self.process.wait()
+
+
+def install_old(place: Path) -> Path:
+    """TRL with full logits, beside everything else that is installed."""
+    if not (place / "trl").is_dir():
+        command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(place), f"trl=={LAST_FULL_LOGITS}"]
+        subprocess.run(command, check=True)
+    return place
+
+
+def seconds(worker: Worker, count: int) -> float:
+    """Mean seconds of a step, what was prepared once an epoch included."""
+    return (sum(worker.step()["seconds"] for _ in range(count)) + worker.ready["prepared"]) / count
+
+
+def tuned(task: dict[str, Any], packages: Path | None, micro_batches: Sequence[int]) -> dict[str, Any]:
+    """The fastest settings for these pairs, by two steps each."""
+    tried: list[tuple[float, dict[str, Any]]] = []
+    for micro_batch in micro_batches:
+        for precompute in (False, True):
+            settings = {"micro_batch": micro_batch, "precompute": precompute, "by_length": True}
+            worker = Worker(task | {"system": "trl", "tuned": settings, "steps": 2}, packages)
+            tried.append((seconds(worker, 2), settings))
+            worker.stop()
+    return min(tried, key=lambda one: one[0])[1]
+
+
+def interleaved(workers: dict[str, Worker], steps: int) -> list[dict[str, Any]]:
+    """One step of every system after the other, forwards and backwards in turn; the first of each warms it up."""
+    samples: list[dict[str, Any]] = []
+    for number in range(steps):
+        names = list(workers) if number % 2 == 0 else list(workers)[::-1]
+        for name in names:
+            made = workers[name].step()
+            samples.append({"system": name, "step": number, "warm_up": number == 0, "load": os.getloadavg()[0]} | made)
+    return samples
+
+
+def ratio(samples: Sequence[dict[str, Any]], peer: str) -> dict[str, float]:
+    """Mean time of the peer's steps over that of ours, with its 95 % bootstrap interval; preparation is in the peer's steps."""
+    ours, theirs = ([one["seconds"] for one in samples if one["system"] == name and not one["warm_up"]] for name in ("ours", peer))
+    chance = np.random.default_rng(1)
+    drawn = [np.mean(chance.choice(theirs, len(theirs))) / np.mean(chance.choice(ours, len(ours))) for _ in range(2000)]
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return {"ratio": float(np.mean(theirs) / np.mean(ours)), "low": float(low), "high": float(high), "n": len(ours)}
+
+
+def compare(task: dict[str, Any], old: Path, micro_batches: Sequence[int]) -> dict[str, Any]:
+    """All systems on one profile in one precision."""
+    best, best_old = tuned(task, None, micro_batches), tuned(task, old, micro_batches)
+    workers = {
+        "ours": Worker(task | {"system": "ours"}),
+        DEFAULT: Worker(task | {"system": "trl"}),
+        TUNED: Worker(task | {"system": "trl", "tuned": best}),
+        TUNED_OLD: Worker(task | {"system": "trl", "tuned": best_old}, old),
+    }
+    before = conditions()
+    samples = interleaved(workers, task["steps"])
+    for sample in samples:
+        sample["seconds"] += workers[sample["system"]].ready["prepared"] / task["steps"]
+    for worker in workers.values():
+        worker.stop()
+    peaks = {name: max(one["peak_bytes"] for one in samples if one["system"] == name) for name in workers}
+    return {
+        "profile": task["profile"],
+        "precision": "bf16" if task["bf16"] else "fp32",
+        "ratios": {name: ratio(samples, name) for name in workers if name != "ours"},
+        "peak_bytes": peaks,
+        "tuned": {TUNED: best, TUNED_OLD: best_old},
+        "before": before,
+        "samples": samples,
+    }
+
+
+def ladder(task: dict[str, Any]) -> list[dict[str, Any]]:
+    """Our step with one thing more at every rung."""
+    workers = {rung: Worker(task | {"system": "ours", "rung": number}) for number, rung in enumerate(RUNGS)}
+    samples = interleaved(workers, task["steps"])
+    means: dict[str, float] = {}
+    for rung, worker in workers.items():
+        means[rung] = float(np.mean([one["seconds"] for one in samples if one["system"] == rung and not one["warm_up"]]))
+        worker.stop()
+    first = means[RUNGS[0]]
+    return [{"rung": rung, "seconds": mean, "times_faster": first / mean} for rung, mean in means.items()]
+
+
+def summary(compared: Sequence[dict[str, Any]], utilisation: dict[str, float]) -> dict[str, Any]:
+    """The lowest lower ends over the profiles; the worst case apart from them."""
+    real = [one for one in compared if one["profile"] != WORST]
+    lows = {name: min((one["ratios"][name]["low"] for one in real), default=float("nan")) for name in (DEFAULT, TUNED, TUNED_OLD)}
+    worst = [one["ratios"][name]["low"] for one in compared if one["profile"] == WORST for name in one["ratios"]]
+    return {
+        "vs_trl_default_low": lows[DEFAULT],
+        "vs_trl_tuned_low": min(lows[TUNED], lows[TUNED_OLD]),
+        "worst_case_low": min(worst, default=float("nan")),
+        "memory_ratio": max(one["peak_bytes"]["ours"] / one["peak_bytes"][DEFAULT] for one in compared),
+        "gemm_utilisation": min(utilisation.values()),
+        "gemm_utilisation_of": utilisation,
+    }
+
+
+def plot(path: Path, compared: Sequence[dict[str, Any]], rungs: Sequence[dict[str, Any]]) -> None:
+    """Ratios with intervals by profile and precision, and the ladder."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(16, 5), width_ratios=(2, 2, 1.4), layout="constrained")
+    for axis, precision in zip(axes, ("fp32", "bf16"), strict=False):
+        rows = [one for one in compared if one["precision"] == precision]
+        for place, name in enumerate((DEFAULT, TUNED, TUNED_OLD)):
+            ratios = [one["ratios"][name] for one in rows]
+            middle = [one["ratio"] for one in ratios]
+            reach = [[one["ratio"] - one["low"] for one in ratios], [one["high"] - one["ratio"] for one in ratios]]
+            axis.bar(np.arange(len(rows)) + (place - 1) * 0.27, middle, 0.25, yerr=reach, capsize=3, label=name)
+        axis.axhline(1, color="black", linewidth=1)
+        axis.set_xticks(range(len(rows)), [one["profile"] for one in rows], rotation=20)
+        axis.set_title(f"{precision}: seconds of a step, TRL over ours")
+        axis.set_ylabel("times faster than TRL")
+        axis.legend(frameon=False)
+    axes[2].barh([one["rung"] for one in rungs][::-1], [one["times_faster"] for one in rungs][::-1], color="tab:green")
+    axes[2].set_title("our step, rung by rung (hh-rlhf, fp32)")
+    axes[2].set_xlabel("times faster than the first")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
+    parser.add_argument("--profiles", nargs="+", default=list(PROFILES), choices=list(PROFILES), metavar="NAME")
+    parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"])
+    parser.add_argument("--shape", default="tiny", choices=list(SHAPES))
+    parser.add_argument("--steps", type=int, default=6, help="steps of each system, the first of which warms up")
+    parser.add_argument("--pairs-per-step", type=int, default=8)
+    parser.add_argument("--micro-batches", type=int, nargs="+", default=[1, 2, 4], help="what a tuned TRL is tuned over")
+    parser.add_argument("--max-tokens", type=int, default=4096, help="our training.micro_batch_tokens")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--packages", type=Path, default=Path("runs/bench/trl-full-logits"), help="where the older TRL is put")
+    given = parser.parse_args()
+    before, old = conditions(), install_old(given.packages.resolve())
+    task = {
+        "threads": given.threads,
+        "shape": given.shape,
+        "pairs_per_step": given.pairs_per_step,
+        "steps": given.steps,
+        "longest": LONGEST,
+        "seed": 1,
+        "max_tokens": given.max_tokens,
+    }
+    exact, utilisation = {}, {}
+    for precision in given.precisions:
+        checked = Worker(task | {"system": "gate", "profile": "hh-rlhf", "bf16": precision == "bf16"})
+        exact[precision], utilisation[precision] = checked.ready["exact"], checked.ready["utilisation"]["share"]
+        print(f"{precision}: exact: {exact[precision]}; utilisation {checked.ready['utilisation']}", flush=True)
+        checked.stop()
+    compared = []
+    for precision in given.precisions:
+        for profile in given.profiles:
+            compared.append(compare(task | {"profile": profile, "bf16": precision == "bf16"}, old, given.micro_batches))
+            told = {name: f"{one['ratio']:.2f} ({one['low']:.2f}-{one['high']:.2f})" for name, one in compared[-1]["ratios"].items()}
+            peaks = {name: f"{peak / 2**30:.2f} GiB" for name, peak in compared[-1]["peak_bytes"].items()}
+            print(f"{precision} {profile}: times faster {told}; peak memory {peaks}; tuned {compared[-1]['tuned']}", flush=True)
+    rungs = ladder(task | {"profile": "hh-rlhf", "bf16": False})
+    for rung in rungs:
+        print(f"{rung['rung']}: {rung['seconds']:.2f} s, {rung['times_faster']:.2f}x", flush=True)
+    shape = SHAPES[given.shape]
+    flops = {name: unique_flops(shape, triples(PROFILES[name], 8, shape.vocabulary, longest=LONGEST)) for name in given.profiles}
+    result = summary(compared, utilisation)
+    details = {"exact": exact, "ladder": rungs, "unique_flops_of_a_forward": flops, "settings": task}
+    write_result(given.out / "train.json", before=before, summary=result | {"details": details}, samples=compared)
+    plot(given.out / "train.png", compared, rungs)
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

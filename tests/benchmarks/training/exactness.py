@@ -1,0 +1,108 @@
+"""The gate before any timing: log-probabilities, loss and gradients of our step against a plain one, and against TRL's own error.
+
+The plain step is fp32 and eager: rows padded, attention by products and a mask, logits of all positions, sums in fp64. Nothing of ours
+is in it.
+"""
+
+from typing import Any
+
+import torch
+from ours import Ours
+from shapes import EOS, PAD, Shape, Triple
+
+LIMITS = {
+    False: {"logps": 1e-3, "loss": 1e-5, "gradient": 1e-4},
+    True: {"logps_share": 5e-3, "loss": 2e-2, "gradient": 3e-2},
+}
+"""For fp32 and for bf16: nats, or a share of the log-probability; relative error of the loss; relative L2 error of the worst parameter's
+gradient. In bf16 that must not be 1.5 times TRL's either."""
+BETA = 0.1
+
+
+def plain_step(shape: Shape, pairs: list[Triple], dtype: torch.dtype) -> tuple[torch.Tensor, float, dict[str, torch.Tensor]]:
+    """Log-probabilities (2, pairs), loss and gradients of the plain step with weights of a precision, computed in fp32."""
+    model = shape.build(dtype).float()
+    model.set_attn_implementation("eager")
+    rows = [(pair.prompt, pair.chosen) for pair in pairs] + [(pair.prompt, pair.rejected) for pair in pairs]
+    width = max(len(prompt) + len(answer) for prompt, answer in rows)
+    ids = torch.full((len(rows), width), PAD)
+    mask, answers = torch.zeros_like(ids), torch.zeros(ids.shape, dtype=torch.bool)
+    for row, (prompt, answer) in enumerate(rows):
+        end = len(prompt) + len(answer)
+        ids[row, :end], mask[row, :end] = torch.tensor(prompt + answer), 1
+        answers[row, len(prompt) : end] = True
+
+    def logps() -> torch.Tensor:
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+        found = logits.log_softmax(dim=2).gather(2, ids[:, 1:, None]).squeeze(2)
+        return (found.double() * answers[:, 1:]).sum(dim=1).view(2, len(pairs))
+
+    policy = logps()
+    reference = policy.detach()
+    margins = BETA * ((policy[0] - reference[0]) - (policy[1] - reference[1]))
+    loss = -torch.nn.functional.logsigmoid(margins).mean()
+    loss.backward()
+    return policy.detach(), float(loss), {name: weight.grad for name, weight in model.named_parameters()}
+
+
+def our_step(shape: Shape, pairs: list[Triple], dtype: torch.dtype, max_tokens: int) -> tuple[float, dict[str, torch.Tensor], torch.Tensor]:
+    """Loss, gradients and reference log-probabilities of our step."""
+    ours = Ours(shape, pairs, dtype=dtype, pairs_per_step=len(pairs), max_tokens=max_tokens)
+    reference = ours.score(list(range(len(pairs))))
+    model, loss = ours.model, 0.0
+    model.zero_grad()
+    for slots in ours.layout.micro_batches(range(len(pairs))):
+        result = ours.objective.micro_batch(model, slots, None)
+        result.loss.backward()
+        loss += float(result.loss)
+    return (
+        loss,
+        {name: weight.grad.float() for name, weight in model.named_parameters()},
+        torch.stack([reference.chosen, reference.rejected]),
+    )
+
+
+def trl_gradients(shape: Shape, pairs: list[Triple], longest: int) -> dict[str, torch.Tensor]:
+    """Gradients of TRL's own loss under its bf16 autocast."""
+    from peers import Peer
+
+    trainer: Any = Peer(shape, pairs, bf16=True, pairs_per_step=len(pairs), longest=longest, tuned=None).trainer
+    batch = next(iter(trainer.get_train_dataloader()))
+    with trainer.compute_loss_context_manager():
+        loss = trainer.compute_loss(trainer.model, batch)
+    loss.backward()
+    return {name: weight.grad.float() for name, weight in trainer.accelerator.unwrap_model(trainer.model).named_parameters()}
+
+
+def _error(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
+    return max(float((found[name] - gradient).norm() / gradient.norm()) for name, gradient in expected.items())
+
+
+def exactness(shape: Shape, pairs: list[Triple], *, bf16: bool, longest: int) -> dict[str, float]:
+    """How far our step is from the plain one.
+
+    Raises:
+        AssertionError: Further than `LIMITS` allow.
+    """
+    dtype, limits = (torch.bfloat16 if bf16 else torch.float32), LIMITS[bf16]
+    logps, loss, gradients = plain_step(shape, pairs, dtype)
+    found: dict[str, float] = {}
+    everything = sum(len(pair.prompt) + len(pair.chosen) + len(pair.rejected) for pair in pairs)
+    for name, max_tokens in (("one pack", everything), ("many packs", everything // 3)):
+        own_loss, own, scored = our_step(shape, pairs, dtype, max_tokens)
+        apart = (scored.double() - logps).abs()
+        found |= {
+            f"logps, {name}": float(apart.max()),
+            f"logps share, {name}": float((apart / logps.abs()).max()),
+            f"loss, {name}": abs(own_loss - loss) / loss,
+            f"gradient, {name}": _error(own, gradients),
+        }
+        assert found[f"loss, {name}"] <= limits["loss"], found
+        assert found[f"gradient, {name}"] <= limits["gradient"], found
+        assert found[f"logps, {name}"] <= limits.get("logps", 1e9), found
+        assert found[f"logps share, {name}"] <= limits.get("logps_share", 1.0), found
+    if bf16:
+        found["gradient, TRL"] = _error(trl_gradients(shape, pairs, longest), gradients)
+        assert found["gradient, one pack"] <= 1.5 * found["gradient, TRL"], found
+    assert all(pair.chosen[-1] == pair.rejected[-1] == EOS for pair in pairs)
+    return found

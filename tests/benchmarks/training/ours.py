@@ -1,0 +1,100 @@
+"""This project's training step as the pipeline makes it, with a reference pass over the step's pairs in its time."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from shapes import EOS, PAD, Shape, Triple
+
+from components import cpu_linear
+from components.config import ConstraintsConfig, TrainingConfig
+from components.cpu_linear import speed_up
+from components.dpo import scoring
+from components.dpo.batches import Layout, Pair
+from components.dpo.engine import build_engine, join_process_group
+from components.dpo.memory import Memory
+from components.dpo.objective import Objective
+from components.dpo.packed.layout import Packed
+from components.dpo.reference import PairLogps, score_pairs
+from components.dpo.train import train_step
+
+FULL_LOGITS, HEAD_ON_ANSWERS, PACKED, SHARED, PRODUCTS, CACHED_REFERENCE = range(6)
+
+
+def _take_away(rung: int) -> None:
+    """Takes from this process what comes above a rung of the ladder."""
+    if rung < PRODUCTS:
+        cpu_linear.pays = lambda: False
+    if rung < SHARED:
+        scoring.Packed = Unshared
+    if rung < PACKED:
+        scoring.longest_packed = lambda *_: 0
+    if rung < HEAD_ON_ANSWERS:
+        scoring._response_logits = _from_all_logits
+
+
+class Unshared(Packed):
+    """Every response with a prompt of its own."""
+
+    def _by_prompt(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        return [[row] for row in range(len(prompts))]
+
+
+def _from_all_logits(model: Any, batch: Any) -> torch.Tensor:
+    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, position_ids=batch.position_ids, use_cache=False).logits
+    return logits[:, -batch.response_width - 1 : -1]
+
+
+class Ours:
+    """Steps over pairs, one after the other."""
+
+    def __init__(
+        self, shape: Shape, pairs: list[Triple], *, dtype: torch.dtype, pairs_per_step: int, max_tokens: int, rung: int | None = None
+    ) -> None:
+        join_process_group()
+        self.scores = rung is None or rung < CACHED_REFERENCE
+        if rung is not None:
+            _take_away(rung)
+        model = shape.build(dtype)
+        speed_up(model)
+        training = TrainingConfig(learning_rate=1e-6, pairs_per_step=pairs_per_step, warmup_share=0.0)
+        self.pairs = [Pair(pair.prompt, pair.chosen, pair.rejected, 1.0) for pair in pairs]
+        self.model, self.pairs_per_step, self.max_tokens = model, pairs_per_step, max_tokens
+        memory = Memory(ConstraintsConfig(), [], shifts_rewards=False)
+        self.objective = Objective(
+            self.pairs,
+            None,
+            training,
+            pad_id=PAD,
+            end_id=EOS,
+            pair_weights=[1.0] * len(pairs),
+            balance=(1.0, 1.0),
+            constraints={},
+            memory=memory,
+        )
+        self.layout = Layout([pair.num_tokens for pair in self.pairs], max_tokens)
+        self.engine: Any = None
+        self.num_steps = len(pairs) // pairs_per_step
+        self.engine = build_engine(model, training, num_steps=self.num_steps, dtype=dtype)
+        # Weights before the first step are the reference; a copy scores, as the round's own pass before training does.
+        self.reference = shape.build(dtype)
+        speed_up(self.reference)
+        self.reference.eval()
+
+    def step(self, number: int) -> float:
+        """Makes a step and returns its loss."""
+        began = number % self.num_steps * self.pairs_per_step
+        index = list(range(began, began + self.pairs_per_step))
+        if self.scores or self.objective.reference is None:
+            self.score(index)
+        self.engine.train()
+        return float(train_step(self.engine, self.objective, index, self.layout, name=f"step {number}", on_loss=None)["loss"])
+
+    def score(self, index: list[int]) -> PairLogps:
+        """Has the reference score the pairs at these places."""
+        mine = [self.pairs[place] for place in index]
+        scored = score_pairs(self.reference, mine, PAD, max_tokens=self.max_tokens, max_rows=0, rank=0, world_size=1)
+        chosen, rejected = torch.zeros(len(self.pairs)), torch.zeros(len(self.pairs))
+        chosen[index], rejected[index] = scored.chosen, scored.rejected
+        self.objective.reference = PairLogps(chosen, rejected)
+        return scored

@@ -1,0 +1,111 @@
+"""TRL's trainer, stopped and let go on at the end of every step."""
+
+import queue
+import tempfile
+import threading
+import time
+import warnings
+from typing import Any
+
+import torch
+from shapes import Shape, Triple, tokenizer
+
+
+class Peer:
+    """TRL's DPO trainer over the pairs; `step` lets it make one more optimizer step, its data and bookkeeping included."""
+
+    def __init__(
+        self, shape: Shape, pairs: list[Triple], *, bf16: bool, pairs_per_step: int, longest: int, tuned: dict[str, Any] | None
+    ) -> None:
+        warnings.filterwarnings("ignore")
+        from datasets import Dataset, disable_progress_bars
+        from transformers import TrainerCallback
+        from transformers.utils import logging
+        from trl import DPOConfig, DPOTrainer
+
+        disable_progress_bars()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        self.go: queue.Queue[bool] = queue.Queue()
+        self.done: queue.Queue[Exception | None] = queue.Queue()
+        micro = pairs_per_step if tuned is None else tuned["micro_batch"]
+        settings: dict[str, Any] = {
+            "output_dir": tempfile.mkdtemp(),
+            "per_device_train_batch_size": micro,
+            "gradient_accumulation_steps": pairs_per_step // micro,
+            "num_train_epochs": 1,
+            "max_steps": -1,
+            "learning_rate": 1e-6,
+            "max_length": longest,
+            "beta": 0.1,
+            "bf16": bf16,
+            "use_cpu": not torch.cuda.is_available(),
+            "save_strategy": "no",
+            "report_to": [],
+            "disable_tqdm": True,
+            "logging_steps": 10,
+            "seed": 1,
+        }
+        data = Dataset.from_list([pair.as_text() for pair in pairs])
+        if tuned is not None:
+            settings |= {"gradient_checkpointing": False, "precompute_ref_log_probs": tuned["precompute"]}
+            if tuned["by_length"]:
+                settings |= {"train_sampling_strategy": "group_by_length", "length_column_name": "length", "remove_unused_columns": False}
+        model = shape.build(torch.float32)
+        reference = None if settings.get("precompute_ref_log_probs") else shape.build(torch.float32)
+        words = tokenizer(shape.vocabulary)
+        began = time.perf_counter()
+        self.trainer: Any = DPOTrainer(
+            model=model,
+            ref_model=reference,
+            args=DPOConfig(**settings),
+            train_dataset=data,
+            processing_class=words,
+        )
+        if "length_column_name" in settings:
+            # The trainer drops columns that it does not know, and its sampler then finds no lengths.
+            longest_of = [len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)) for pair in self.ids()]
+            self.trainer.train_dataset = self.trainer.train_dataset.add_column("length", longest_of)
+        self.prepared = time.perf_counter() - began
+        go, done = self.go, self.done
+
+        class Stepwise(TrainerCallback):  # type: ignore[misc, unused-ignore]
+            def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+                done.put(None)
+                if not go.get():
+                    control.should_training_stop = True
+
+        self.trainer.add_callback(Stepwise())
+        self.thread = threading.Thread(target=self._train, daemon=True)
+        self.begun = False
+
+    def ids(self) -> list[Triple]:
+        """The tokens that the trainer made of the pairs."""
+        columns = self.trainer.train_dataset.column_names
+        chosen, rejected = ("chosen_ids", "rejected_ids") if "chosen_ids" in columns else ("chosen_input_ids", "rejected_input_ids")
+        prompt = "prompt_ids" if "prompt_ids" in columns else "prompt_input_ids"
+        return [Triple(list(row[prompt]), list(row[chosen]), list(row[rejected])) for row in self.trainer.train_dataset]
+
+    def _train(self) -> None:
+        try:
+            self.trainer.train()
+        except Exception as error:
+            self.done.put(error)
+        else:
+            self.done.put(RuntimeError("the trainer has no steps left"))
+
+    def step(self) -> None:
+        """Makes one more step."""
+        if self.begun:
+            self.go.put(True)
+        else:
+            self.begun = True
+            self.thread.start()
+        failed = self.done.get()
+        if failed is not None:
+            raise failed
+
+    def stop(self) -> None:
+        """Ends the training."""
+        self.go.put(False)
+        self.thread.join()

@@ -1,0 +1,116 @@
+"""A model is packed where that is exact, and says why where it is not; what it then scores is the same either way."""
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GraniteConfig, LlamaConfig, Qwen2Config, Qwen3Config
+
+from components.dpo import scoring
+from components.dpo.packed import forward
+from components.dpo.scoring import Batch, token_scores
+
+SMALL = {
+    "vocab_size": 40,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 160,
+    "initializer_range": 0.3,
+}
+PROMPTS = [[5, 6, 7, 8], [5, 6, 7, 8], [9], [9], [10, 11]]
+RESPONSES = [[1, 2], [3, 4, 5, 6, 7], [8], [2, 3], [4, 4, 4]]
+PACKED = {
+    "llama": LlamaConfig(**SMALL),
+    "llama with biases": LlamaConfig(**SMALL, attention_bias=True, mlp_bias=True),
+    "qwen2 tied": Qwen2Config(**SMALL, tie_word_embeddings=True),
+    "qwen3": Qwen3Config(**SMALL, head_dim=12),
+    "gemma3": Gemma3TextConfig(**SMALL, head_dim=8, sliding_window=64, layer_types=["sliding_attention", "full_attention"]),
+}
+PADDED = {
+    "gemma2": (Gemma2Config(**SMALL, head_dim=8, sliding_window=64), "Gemma2ForCausalLM takes eager attention"),
+    "granite": (GraniteConfig(**SMALL, logits_scaling=4.0), "something between its head and its logits"),
+    "gemma3 capped": (
+        Gemma3TextConfig(**SMALL, head_dim=8, final_logit_softcapping=5.0),
+        "something between its head and its logits",
+    ),
+    "llama with dropout": (LlamaConfig(**SMALL, attention_dropout=0.1), "its attention has dropout"),
+}
+
+
+def build(config: Any) -> Any:
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        implementation = "eager" if config.model_type == "gemma2" else "sdpa"
+        return AutoModelForCausalLM.from_config(config, attn_implementation=implementation).train()
+
+
+def batch() -> Batch:
+    return Batch(PROMPTS, RESPONSES, 0, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_packed_model_scores_and_learns_as_padded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    signs = torch.tensor([1.0, -1.0, 0.5, -0.5, 2.0])
+    results = []
+    for packed in (True, False):
+        model = build(PACKED[name])
+        if packed:
+            assert forward.longest_packed(model, scoring._padded_logps) >= 64
+        else:
+            monkeypatch.setattr(scoring, "longest_packed", lambda *_: 0)
+        scores = token_scores(model, batch(), end_id=3)
+        assert scores.end_logps is not None
+        ((scores.logps.sum(dim=1) @ signs) + scores.end_logps.exp().sum()).backward()
+        results.append((scores, {name: weight.grad for name, weight in model.named_parameters()}))
+    (found, gradients), (expected, wanted) = results
+    torch.testing.assert_close(found.logps, expected.logps, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(found.end_logps, expected.end_logps, atol=2e-5, rtol=1e-5)
+    for each, gradient in wanted.items():
+        assert (gradients[each] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-7, each
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_model_that_cannot_be_packed_is_scored_padded_and_the_log_says_why_once(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    config, reason = PADDED[name]
+    model = build(config)
+    before = model.config._attn_implementation
+    with caplog.at_level(logging.WARNING):
+        assert [forward.longest_packed(model, scoring._padded_logps) for _ in range(2)] == [0, 0]
+    assert len([record for record in caplog.records if reason in record.message and "padded" in record.message]) == 1
+    assert model.config._attn_implementation == before
+    assert "forward" not in vars(model.get_output_embeddings())
+    assert torch.isfinite(token_scores(model.eval(), batch()).logps).all()
+
+
+def test_row_longer_than_a_sliding_window_is_scored_padded(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Gemma3TextConfig(**SMALL, head_dim=8, sliding_window=10, layer_types=["sliding_attention", "full_attention"])
+    model = build(config).eval()
+    assert forward.longest_packed(model, scoring._padded_logps) == 10
+    long = Batch([[5, 6, 7, 8]], [[1, 2, 3, 4, 5, 6, 7]], 0, torch.device("cpu"))
+    monkeypatch.setattr(scoring, "packed_logps", lambda *_: pytest.fail("a window hides what a packed row would show"))
+    assert torch.isfinite(token_scores(model, long).logps).all()
+
+
+def test_packed_attention_is_not_seen_by_the_model_s_own_forward() -> None:
+    model, other = build(PACKED["llama"]).eval(), build(PACKED["llama"]).eval()
+    forward.longest_packed(model, scoring._padded_logps)
+    ids = torch.tensor([[0, 0, 5, 6, 7], [1, 2, 3, 4, 5]])
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    with torch.no_grad():
+        found, expected = (each(input_ids=ids, attention_mask=mask).logits for each in (model, other))
+    torch.testing.assert_close(found[mask.bool()], expected[mask.bool()], atol=1e-5, rtol=1e-5)
+    assert "_attn_implementation" not in model.config.to_json_string()
+
+
+def test_model_whose_packed_row_is_off_is_not_trusted(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """A model that tells a row's responses from each other by more than attention and positions."""
+    model = build(PACKED["llama"])
+    kept = forward.packed_logps
+    monkeypatch.setattr(forward, "packed_logps", lambda *words: kept(*words) + 0.01)
+    with caplog.at_level(logging.WARNING):
+        assert forward.longest_packed(model, scoring._padded_logps) == 0
+    assert "off by 0.01 nats in a packed row" in caplog.text

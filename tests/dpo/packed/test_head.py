@@ -1,0 +1,77 @@
+"""The head's log-probabilities and gradients against torch's own, whatever is kept, computed again or frozen."""
+
+import pytest
+import torch
+
+from components.dpo.packed import head
+from components.dpo.packed.head import column_logps
+
+ROWS, HIDDEN, VOCABULARY = 700, 24, 90
+
+
+def plain(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, columns: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.linear(hidden, weight, bias).float().log_softmax(dim=1).gather(1, columns)
+
+
+@pytest.fixture
+def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(3)
+    hidden, weight = (torch.randn(rows, HIDDEN, generator=draw) for rows in (ROWS, VOCABULARY))
+    return hidden, weight, torch.randn(VOCABULARY, generator=draw), torch.randint(VOCABULARY, (ROWS, 2), generator=draw)
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 2**30], ids=["computed again", "kept"])
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("trained", ["everything", "hidden"])
+@pytest.mark.parametrize("columns_each", [1, 2])
+def test_column_logps_and_gradients_are_the_plain_ones(
+    kept_bytes: int,
+    biased: bool,
+    trained: str,
+    columns_each: int,
+    inputs: tuple[torch.Tensor, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(head, "KEPT_BYTES", kept_bytes)
+    hidden, weight, bias, columns = inputs
+    columns = columns[:, :columns_each]
+    factors = torch.linspace(-1, 1, ROWS * columns_each).view(ROWS, columns_each)
+    results = []
+    for way in (column_logps, plain):
+        leaves = [
+            tensor.clone().requires_grad_(name == "hidden" or trained == "everything")
+            for name, tensor in (("hidden", hidden), ("weight", weight), ("bias", bias))
+        ]
+        logps = way(leaves[0], leaves[1], leaves[2] if biased else None, columns)
+        (logps * factors).sum().backward()
+        results.append((logps.detach(), [leaf.grad for leaf in leaves]))
+    (found, gradients), (expected, wanted) = results
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    for gradient, want in zip(gradients, wanted, strict=True):
+        assert (gradient is None) == (want is None)
+        if want is not None:
+            torch.testing.assert_close(gradient, want, atol=2e-5, rtol=1e-4)
+
+
+def test_column_logps_in_bfloat16_has_its_softmax_in_fp32(inputs: tuple[torch.Tensor, ...]) -> None:
+    hidden, weight, _, columns = inputs
+    found = column_logps(hidden.bfloat16(), weight.bfloat16(), None, columns)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, plain(hidden.bfloat16(), weight.bfloat16(), None, columns), atol=1e-6, rtol=1e-6)
+
+
+def test_column_logps_backward_a_second_time_computes_the_logits_again(inputs: tuple[torch.Tensor, ...]) -> None:
+    hidden, weight, _, columns = inputs
+    leaf = hidden.clone().requires_grad_()
+    logps = column_logps(leaf, weight.clone().requires_grad_(), None, columns)
+    logps.sum().backward(retain_graph=True)
+    assert leaf.grad is not None
+    once = leaf.grad.clone()
+    logps.sum().backward()
+    torch.testing.assert_close(leaf.grad, 2 * once)
+
+
+def test_column_logps_without_gradients_keeps_nothing(inputs: tuple[torch.Tensor, ...]) -> None:
+    hidden, weight, bias, columns = inputs
+    with torch.no_grad():
+        assert not column_logps(hidden, weight, bias, columns).requires_grad

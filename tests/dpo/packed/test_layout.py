@@ -1,0 +1,27 @@
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.dpo.packed.layout import Packed
+
+TOKENS = st.lists(st.integers(1, 3), min_size=1, max_size=5)
+
+
+@given(rows=st.lists(st.tuples(TOKENS, TOKENS), min_size=1, max_size=8))
+def test_packed_holds_each_prompt_once_and_predicts_every_response_token_where_it_follows(rows: list[tuple[list[int], list[int]]]) -> None:
+    prompts, responses = [prompt for prompt, _ in rows], [response for _, response in rows]
+    packed = Packed(prompts, responses, torch.device("cpu"))
+    ids, positions = packed.input_ids[0].tolist(), packed.position_ids[0].tolist()
+    different = {tuple(prompt) for prompt in prompts}
+    assert packed.num_tokens == len(ids) == sum(map(len, different)) + sum(map(len, responses))
+    predicting = iter(packed.predicting.tolist())
+    for segment, prompt, response in zip(packed.segments, prompts, responses, strict=True):
+        assert ids[segment.prompt_start : segment.prompt_start + segment.prompt_length] == prompt
+        assert ids[segment.start : segment.start + segment.length] == response
+        assert positions[segment.start] == len(prompt)
+        for number in range(len(response)):
+            place = next(predicting)
+            assert positions[place] == len(prompt) + number - 1
+            assert ids[place] == (prompt[-1] if number == 0 else response[number - 1])
+    assert packed.longest == max(len(prompt) + len(response) for prompt, response in rows)
+    assert sum(segment.adjoins for segment in packed.segments) == len(different)

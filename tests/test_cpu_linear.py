@@ -1,0 +1,81 @@
+"""oneDNN's products against torch's own, where they are taken and where they are not."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+from components import cpu_linear
+from components.cpu_linear import OneDnnLinear, linear, product, speed_up
+
+HAS_OP = hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+@pytest.fixture(params=[True, False], ids=["onednn", "torch"])
+def pays(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Both libraries compute on any processor; which one is faster is another question."""
+    if request.param and not HAS_OP:
+        pytest.skip("this build of torch has no oneDNN")
+    monkeypatch.setattr(cpu_linear, "pays", lambda: request.param)
+    return bool(request.param)
+
+
+@pytest.mark.parametrize("shape", [(7, 12), (2, 3, 12), (1, 12), (0, 12)])
+@pytest.mark.parametrize("biased", [True, False])
+def test_linear_and_its_gradients_are_torchs(pays: bool, shape: tuple[int, ...], biased: bool) -> None:
+    draw = torch.Generator().manual_seed(4)
+    results = []
+    for way in (linear, torch.nn.functional.linear):
+        draw.manual_seed(4)
+        x, weight, bias = (torch.randn(*size, generator=draw).requires_grad_() for size in (shape, (5, 12), (5,)))
+        out = way(x, weight, bias if biased else None)
+        out.square().sum().backward()
+        results.append((out.detach(), x.grad, weight.grad, bias.grad))
+    for found, expected in zip(*results, strict=True):
+        assert (found is None) == (expected is None)
+        if expected is not None:
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_linear_frozen_weight_gets_no_gradient(pays: bool) -> None:
+    x, weight = torch.ones(3, 4, requires_grad=True), torch.ones(2, 4)
+    linear(x, weight, None).sum().backward()
+    assert weight.grad is None
+    torch.testing.assert_close(x.grad, torch.full((3, 4), 2.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_precisions_stay_torchs_own(pays: bool, dtype: torch.dtype) -> None:
+    x, weight = torch.randn(3, 4).to(dtype), torch.randn(2, 4).to(dtype)
+    assert torch.equal(linear(x, weight, None), torch.nn.functional.linear(x, weight))
+    assert torch.equal(product(x, weight), x @ weight.T)
+
+
+def test_autocast_stays_torchs_own(pays: bool) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert linear(torch.ones(3, 4), torch.ones(2, 4), None).dtype == torch.bfloat16
+
+
+def test_speed_up_changes_the_layers_and_neither_names_nor_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2, bias=False))
+    before, x = {name: tensor.clone() for name, tensor in model.state_dict().items()}, torch.randn(5, 4)
+    expected = model(x)
+    monkeypatch.setattr(cpu_linear, "pays", lambda: False)
+    speed_up(model)
+    assert type(model[0]) is torch.nn.Linear
+    monkeypatch.setattr(cpu_linear, "pays", lambda: HAS_OP)
+    speed_up(model)
+    assert (type(model[0]), type(model[2])) == ((OneDnnLinear, OneDnnLinear) if HAS_OP else (torch.nn.Linear, torch.nn.Linear))
+    for each in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        torch.testing.assert_close(each(x), expected, atol=1e-6, rtol=1e-6)
+        assert {name: tensor.tolist() for name, tensor in each.state_dict().items()} == {name: t.tolist() for name, t in before.items()}
+
+
+def test_pays_is_true_for_amd_with_avx512_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    machines = (("AuthenticAMD", True, HAS_OP), ("AuthenticAMD", False, False), ("GenuineIntel", True, False), ("", True, False))
+    for vendor, flag, expected in machines:
+        monkeypatch.setattr(cpu_linear, "_vendor", lambda vendor=vendor: vendor)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda flag=flag: {"avx512_f": flag})
+        assert cpu_linear.pays.__wrapped__() is expected
