@@ -45,14 +45,14 @@ def peak(dtype: torch.dtype) -> float:
 def utilisation(shape: Shape, pairs: list[Triple], *, dtype: torch.dtype, max_tokens: int) -> dict[str, float]:
     """Share of that peak at which a whole step (reference pass, forward, backward, optimizer) computes; medians of steps."""
     ours = Ours(shape, pairs, dtype=dtype, pairs_per_step=len(pairs), max_tokens=max_tokens)
-    ours.step(0)
+    ours.step()
     rate = peak(dtype)
     with FlopCounterMode(display=False, custom_mapping={torch.ops.mkldnn._linear_pointwise: _linear_flops}) as counter:
-        ours.step(0)
+        ours.step()
     times = []
-    for number in range(7):
+    for _ in range(7):
         began = time.perf_counter()
-        ours.step(number)
+        ours.step()
         times.append(time.perf_counter() - began)
     seconds = sorted(times)[len(times) // 2]
     rate = max(rate, peak(dtype))
