@@ -17,6 +17,8 @@ from components.models import trained_ref
 from components.records import Artifact, StageFailed, TrainRequest
 
 Make = Callable[..., TrainRequest]
+SAME_LOSS = 3e-5
+"""Adam divides small gradients by their own size, so that the last bits of a sum over ranks or shards show after a few steps."""
 Interrupted = Callable[[TrainRequest], Path]
 
 
@@ -62,7 +64,7 @@ def test_training_other_micro_batch_or_zero_stage_same_losses(
     changes: dict[str, int], plain: Path, make_request: Make, tmp_path: Path
 ) -> None:
     trained(make_request(epochs=2, **changes), tmp_path / "run")
-    assert losses(tmp_path / "run") == pytest.approx(losses(plain), abs=1e-5)
+    assert losses(tmp_path / "run") == pytest.approx(losses(plain), abs=SAME_LOSS)
     norms = [[step["grad_norm"] for step in metrics(directory)] for directory in (tmp_path / "run", plain)]
     assert norms[0] == pytest.approx(norms[1], rel=1e-3)
 
@@ -73,7 +75,7 @@ def test_training_two_processes_same_losses_as_one(zero_stage: int, plain: Path,
     run_stage("dpo_train", request, tmp_path, num_processes=2)
     summary = read_json(tmp_path / "dpo_train" / "train.json")
     assert summary["num_processes"] == 2
-    assert losses(tmp_path / "dpo_train") == pytest.approx(losses(plain), abs=1e-5)
+    assert losses(tmp_path / "dpo_train") == pytest.approx(losses(plain), abs=SAME_LOSS)
     assert summary["eval"]["loss"] == pytest.approx(read_json(plain / "train.json")["eval"]["loss"], abs=1e-4)
     samples = (tmp_path / "dpo_train" / "system.jsonl").read_text().splitlines()
     assert {json.loads(line)["rank"] for line in samples} == {0, 1}, "every rank samples, the first only too"
