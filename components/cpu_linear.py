@@ -44,7 +44,7 @@ def speed_up(model: torch.nn.Module) -> None:
 
 
 def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """Input weight^T + bias, by oneDNN where that pays."""
+    """Gives input weight^T + bias, by oneDNN where that pays."""
     if _takes(input, weight):
         result: torch.Tensor = _Linear.apply(input, weight, bias)
         return result
@@ -52,7 +52,7 @@ def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None)
 
 
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """A b^T of matrices (m, k) and (n, k), without a gradient, by oneDNN where that pays."""
+    """Gives a b^T of matrices (m, k) and (n, k), without a gradient, by oneDNN where that pays."""
     return _multiply(a, b) if _takes(a, b) else a @ b.T
 
 

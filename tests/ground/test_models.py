@@ -82,3 +82,13 @@ def test_check_model_directory_sharded_safetensors_are_fine_and_no_config_is_not
     (copy / "config.json").unlink()
     with pytest.raises(ValueError, match=r"has no config\.json"):
         check_model_directory(copy)
+
+
+def test_load_policy_has_no_dropout_in_training_either(tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"vocab_size": 16, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(**sizes, attention_dropout=0.5)).save_pretrained(tmp_path)
+    model = load_policy(start_ref(tmp_path, revision="main"), dtype=torch.float32, device=torch.device("cpu")).train()
+    first, second = (model(input_ids=torch.arange(1, 9).view(1, 8)).logits for _ in range(2))
+    torch.testing.assert_close(first, second, atol=0, rtol=0)

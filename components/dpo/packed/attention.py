@@ -72,7 +72,7 @@ def attention(
     if dropout or odd:
         raise CannotPack(f"its attention has {', '.join(odd) or 'dropout'}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if query.device.type == "cuda" and query.dtype in (torch.bfloat16, torch.float16):
+    if query.device.type == "cuda" and query.dtype == torch.bfloat16:
         return _on_gpu(query, key, value, packed, scale), None
     groups = query.shape[1] // key.shape[1]
     if groups > 1:

@@ -17,7 +17,7 @@ from components.padding import left_padding_is_exact
 
 SENT = (1234.0, -567.0)
 """What a trial puts in the place of the head's output: a cap or a scale behind the head would change it."""
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
 """Nats by which a token's log-probability may differ between the packed and the plain forward in a trial."""
 PROMPTS = ((1, 2, 3, 4, 5), (1, 2, 3, 4, 5), (3, 1), (3, 1), (3, 1))
 RESPONSES = ((6, 7), (5, 4, 3, 2), (4,), (2, 2, 6), (7, 1))
@@ -122,7 +122,8 @@ def _tried(model: Any, base: Any, plain: Plain) -> tuple[int, str]:
         gap = float((packed_logps(model, layout, columns.unsqueeze(1)).squeeze(1) - expected).abs().max())
         if not gap <= TOLERANCE[base.dtype]:
             raise CannotPack(f"a token's log-probability is off by {gap:.3g} nats in a packed row")
-    except (CannotPack, TypeError) as error:
+    except (CannotPack, TypeError, ImportError, RuntimeError) as error:
+        # The model, this torch or this device has no way to compute it.
         base.set_attn_implementation(before)
         return 0, f"{name} cannot be packed: {error}"
     return _shortest_window(base), ""

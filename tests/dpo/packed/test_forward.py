@@ -114,3 +114,15 @@ def test_model_whose_packed_row_is_off_is_not_trusted(monkeypatch: pytest.Monkey
     with caplog.at_level(logging.WARNING):
         assert forward.longest_packed(model, scoring._padded_logps) == 0
     assert "off by 0.01 nats in a packed row" in caplog.text
+
+
+def test_model_that_this_machine_cannot_pack_is_scored_padded(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def missing(*_: Any) -> Any:
+        raise RuntimeError("no kernel for this device")
+
+    model = build(PACKED["llama"])
+    monkeypatch.setattr(forward, "packed_logps", missing)
+    with caplog.at_level(logging.WARNING):
+        assert forward.longest_packed(model, scoring._padded_logps) == 0
+    assert "cannot be packed: no kernel for this device" in caplog.text
+    assert torch.isfinite(token_scores(model.eval(), batch()).logps).all()
