@@ -73,20 +73,21 @@ class Ours:
             memory=memory,
         )
         self.layout = Layout([pair.num_tokens for pair in self.pairs], max_tokens)
-        self.engine: Any = None
         self.num_steps, self.made = len(pairs) // pairs_per_step, 0
-        self.engine = build_engine(model, training, num_steps=self.num_steps, dtype=dtype)
+        self.engine: Any = build_engine(model, training, num_steps=self.num_steps, dtype=dtype)
         # Weights before the first step are the reference; a copy scores, as the round's own pass before training does.
         self.reference = shape.build(dtype)
         speed_up(self.reference)
         self.reference.eval()
+        if not self.scores:
+            self.score(list(range(len(pairs))))
 
     def step(self) -> float:
         """Makes the next step, from the first again after the last, and returns its loss."""
         number, self.made = self.made, self.made + 1
         began = number % self.num_steps * self.pairs_per_step
         index = list(range(began, began + self.pairs_per_step))
-        if self.scores or self.objective.reference is None:
+        if self.scores:
             self.score(index)
         self.engine.train()
         return float(train_step(self.engine, self.objective, index, self.layout, name=f"step {number}", on_loss=None)["loss"])
