@@ -10,16 +10,19 @@ import importlib
 import json
 import logging
 import os
+import queue
 import re
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from components import progress
 from components.artifacts import Workspace, digest, peak_memory, publishing, read_json, verified, write_json
@@ -146,11 +149,9 @@ def _run_in_children(name: str, request: Record, workspace: Workspace, ranks: in
     message = workspace.path / ".request.json"
     write_json(message, {"stage": name, "module": STAGES[name].module, "request": request.model_dump(mode="json")})
     agent = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    command = [*agent, "-m", "components.launch", str(message), str(workspace.path)]
     tail: list[str] = []
-    with child_process(command) as child:
-        assert child.stdout is not None
-        for line in iter(partial(child.stdout.readline, LINE_LIMIT), ""):
+    with _pipes(ranks) as pipes, child_process([*agent, "-m", "components.launch", str(message), str(workspace.path), *pipes]) as child:
+        for line in _lines_of(child, pipes):
             _forward(line.rstrip("\n"), tail)
         code = child.wait()
     message.unlink()
@@ -168,6 +169,51 @@ def _run_in_children(name: str, request: Record, workspace: Workspace, ranks: in
     workspace.peak_memory_bytes = sum(read_json(path)["bytes"] for path in peaks)
     for path in peaks:
         path.unlink()
+
+
+@contextlib.contextmanager
+def _pipes(ranks: int) -> Iterator[list[str]]:
+    """A named pipe for what each rank prints: in one that they share they would write into each other's lines."""
+    with tempfile.TemporaryDirectory(prefix="ratchet-output-") as directory:
+        paths = [os.path.join(directory, str(rank)) for rank in range(ranks)]
+        for path in paths:
+            os.mkfifo(path)
+        yield paths
+
+
+def _lines_of(child: subprocess.Popen[str], pipes: list[str]) -> Iterator[str]:
+    """What the child and its ranks print, line by line, until the child has closed its output."""
+    assert child.stdout is not None
+    lines: queue.SimpleQueue[tuple[IO[str], str]] = queue.SimpleQueue()
+
+    def read(file: IO[str]) -> None:
+        with file:
+            for line in iter(partial(file.readline, LINE_LIMIT), ""):
+                lines.put((file, line))
+        lines.put((file, ""))
+
+    files = [child.stdout, *map(_opened, pipes)]
+    # A pipe ends when nobody can write to it any more: held open here until the child is gone, whether its ranks came or not.
+    with contextlib.ExitStack() as held:
+        for path in pipes:
+            held.callback(os.close, os.open(path, os.O_WRONLY))
+        for file in files:
+            threading.Thread(target=read, args=(file,), daemon=True).start()
+        while files:
+            file, line = lines.get()
+            if line:
+                yield line
+                continue
+            files.remove(file)
+            if file is child.stdout:
+                held.close()
+
+
+def _opened(pipe: str) -> IO[str]:
+    """A named pipe, opened for reading without waiting for its writer, and read as one that waits."""
+    number = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    os.set_blocking(number, True)
+    return os.fdopen(number, errors="replace")
 
 
 @contextlib.contextmanager
@@ -277,8 +323,11 @@ class _Relay:
         """The parent knows."""
 
 
-def _child_main(message: Path, out: Path) -> None:
+def _child_main(message: Path, out: Path, pipes: list[str]) -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    output = os.open(pipes[int(os.environ["RANK"])], os.O_WRONLY)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stdout)
     rank = int(os.environ["RANK"])
     _prepare_process()
@@ -297,4 +346,4 @@ def _child_main(message: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    _child_main(Path(sys.argv[1]), Path(sys.argv[2]))
+    _child_main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
