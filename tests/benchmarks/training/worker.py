@@ -31,11 +31,9 @@ def prepared(task: dict[str, Any], pairs: list[Triple]) -> tuple[Any, dict[str, 
         return ours.step, {"prepared": 0.0, "same_ids": True}
     from peers import Peer
 
-    tuned = task.get("tuned")
-    peer = Peer(shape, pairs, bf16=task["bf16"], pairs_per_step=task["pairs_per_step"], longest=task["longest"], tuned=tuned)
-    # Only what is made once for all steps counts: the reference's pass, where it is made beforehand.
-    beforehand = peer.prepared if tuned is not None and tuned["precompute"] else 0.0
-    return peer.step, {"prepared": beforehand, "same_ids": fingerprint(peer.ids()) == fingerprint(pairs)}
+    size, longest, tuned = task["pairs_per_step"], task["longest"], task.get("tuned")
+    peer = Peer(shape, pairs, bf16=task["bf16"], pairs_per_step=size, longest=longest, tuned=tuned)
+    return peer.step, {"prepared": peer.prepared, "same_ids": fingerprint(peer.ids()) == fingerprint(pairs)}
 
 
 def main() -> None:
