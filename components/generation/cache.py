@@ -4,13 +4,12 @@ transformers' dynamic cache copies the keys and values of all positions in every
 dropped; here a step writes one column, and dropping moves only the rows that fill the gaps.
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
-if TYPE_CHECKING:
-    from transformers import Cache
+from components.generation.prefill import Prefilled
 
 
 class Closing(NamedTuple):
@@ -34,26 +33,50 @@ def plan_closing(running: list[bool], device: torch.device) -> Closing:
     return Closing(torch.tensor(holes, dtype=torch.long, device=device), torch.tensor(movers, dtype=torch.long, device=device), kept)
 
 
-def fork(cache: "Cache | None", *, samples: int, room: int) -> "Cache":
-    """Repeats every row of a prefilled cache `samples` times, next to each other, and reserves `room` further positions.
+class Forked:
+    """What decodes a batch of responses with a copy of its prompt's cache for each of them.
+
+    Args:
+        begun: The prefilled prompts; the layers of its cache are replaced.
+        samples: Responses of each prompt, next to each other.
+        room: Tokens that a response may take.
 
     Raises:
         ValueError: The model keeps no cache of keys and values, or more than that (a recurrent state, say).
     """
-    kinds = {type(layer) for layer in cache.layers} if cache is not None else {type(None)}
-    if cache is None or not kinds <= {DynamicLayer, DynamicSlidingWindowLayer}:
-        names = ", ".join(sorted(kind.__name__ for kind in kinds))
-        raise ValueError(f"the policy's cache has layers of type {names}, which sampling cannot fork: use a model of attention layers only")
-    # A layer that was never filled reads another layer's keys and values, and has nothing of its own to repeat.
-    cache.layers = [ReservedLayer(layer, samples, room) if layer.is_initialized else layer for layer in cache.layers]
-    return cache
 
+    def __init__(self, begun: Prefilled, *, samples: int, room: int) -> None:
+        kinds = {type(layer) for layer in begun.cache.layers} if begun.cache is not None else {type(None)}
+        if not kinds <= {DynamicLayer, DynamicSlidingWindowLayer}:
+            names = ", ".join(sorted(kind.__name__ for kind in kinds))
+            raise ValueError(
+                f"the policy's cache has layers of type {names}, which sampling cannot fork: use a model of attention layers only"
+            )
+        self.model, self.cache = begun.model, begun.cache
+        # A layer that was never filled reads another layer's keys and values, and has nothing of its own to repeat.
+        self.cache.layers = [ReservedLayer(layer, samples, room) if layer.is_initialized else layer for layer in begun.cache.layers]
+        self.filled, self.padded = begun.mask.shape[1], not bool(begun.mask.all())
+        self.mask = torch.cat([begun.mask, begun.mask.new_ones(len(begun.mask), room)], dim=1).repeat_interleave(samples, dim=0)
 
-def close_ranks(cache: "Cache", closing: Closing) -> None:
-    """Drops the finished rows from every layer of a forked cache."""
-    for layer in cache.layers:
-        if isinstance(layer, ReservedLayer):
-            layer.close_ranks(closing)
+    def step(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Logits (responses, vocabulary) after one token more of each response; `positions` is (responses, 1)."""
+        self.filled += 1
+        output = self.model(
+            input_ids=tokens[:, None],
+            attention_mask=self.mask[:, : self.filled] if self.padded else None,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        logits: torch.Tensor = output.logits[:, -1]
+        return logits
+
+    def close_ranks(self, closing: Closing) -> None:
+        """Drops the finished responses."""
+        self.mask = closing.apply(self.mask)
+        for layer in self.cache.layers:
+            if isinstance(layer, ReservedLayer):
+                layer.close_ranks(closing)
 
 
 class ReservedLayer(DynamicLayer):

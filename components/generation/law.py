@@ -6,6 +6,8 @@ import torch
 
 Ending = tuple[list[int], Literal["stop", "length"]]
 """Tokens of a response, the stop token included, and why it ended."""
+FIRST_LOOK, BLOCK = 256, 128
+"""Tokens that top-p sorts at first, and tokens whose probabilities are summed before any of them is looked at."""
 NOT_FINITE = "the policy's logits are not finite: set policy.dtype to float32, or lower training.learning_rate"
 
 
@@ -45,12 +47,35 @@ def pick_tokens(logits: torch.Tensor, uniforms: torch.Tensor, law: Law) -> torch
         scores = scores.masked_fill(scores < scores.topk(law.top_k, dim=-1).values[:, -1:], -torch.inf)
     probabilities = scores.softmax(dim=-1)
     if law.top_p < 1.0:
-        ranked = probabilities.sort(dim=-1, descending=True).values
+        probabilities = probabilities.masked_fill(probabilities < _least_admitted(probabilities, law.top_p), 0.0)
+    return _inverted(probabilities, uniforms)
+
+
+def _least_admitted(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
+    """(rows, 1): the probability of the last token that top-p admits. Looks at more tokens only where some row needs them."""
+    vocabulary, looked = probabilities.shape[-1], min(FIRST_LOOK, probabilities.shape[-1])
+    while True:
+        ranked = probabilities.topk(looked, dim=-1).values
         mass_before = ranked.cumsum(dim=-1, dtype=torch.float64) - ranked
-        least = ranked.masked_fill(mass_before >= law.top_p, torch.inf).amin(dim=-1, keepdim=True)
-        probabilities = probabilities.masked_fill(probabilities < least, 0.0)
-    cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)
-    total = cumulative[:, -1]
-    # A uniform below 1 times the total stays below the total in float64 too, so the token found has some probability.
-    picked = torch.searchsorted(cumulative, (uniforms * total)[:, None], right=True).squeeze(1)
+        if looked == vocabulary or bool((mass_before[:, -1] >= top_p).all()):
+            return ranked.masked_fill(mass_before >= top_p, torch.inf).amin(dim=-1, keepdim=True)
+        looked = min(8 * looked, vocabulary)
+
+
+def _inverted(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """The token at which each row's running sum passes its uniform number: first the block of tokens, then the token in it."""
+    rows, vocabulary = probabilities.shape
+    size = min(BLOCK, vocabulary)
+    blocks = torch.nn.functional.pad(probabilities, (0, -vocabulary % size)).view(rows, -1, size)
+    after = blocks.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)
+    total = after[:, -1]
+    wanted = (uniforms * total)[:, None]
+    # A uniform below 1 times the total stays below the total in float64 too; NaN finds no block.
+    block = torch.searchsorted(after, wanted, right=True).clamp_(max=after.shape[-1] - 1)
+    before = torch.where(block > 0, after.gather(1, (block - 1).clamp(min=0)), 0.0)
+    inside = blocks.gather(1, block[:, :, None].expand(-1, -1, size)).squeeze(1)
+    place = torch.searchsorted(before + inside.cumsum(dim=-1, dtype=torch.float64), wanted, right=True)
+    # Rounding may carry the number past the block's last token of any probability.
+    last = (inside > 0).long().mul_(torch.arange(size, device=inside.device)).amax(dim=-1, keepdim=True)
+    picked = (block * size + torch.minimum(place, last)).squeeze(1)
     return torch.where(total.isfinite(), picked, -1)

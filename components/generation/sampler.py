@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from components.adapters import num_virtual_tokens
-from components.generation.cache import close_ranks, fork, plan_closing
+from components.generation.cache import plan_closing
 from components.generation.law import NOT_FINITE, Ending, Law, pick_tokens
 from components.generation.plain import decode_plainly
 from components.generation.prefill import prefill
+from components.generation.shared_prompt import decoder
 from components.padding import decodes_in_batches
 
 if TYPE_CHECKING:
@@ -77,13 +78,11 @@ def sample(
 
 def _decode(model: "PreTrainedModel", prompts: list[list[int]], uniforms: np.ndarray, law: Law, pad_id: int) -> list[Ending]:
     """Decodes one batch; `uniforms` is (rows, max_new_tokens), the rows of a prompt next to each other."""
-    samples, room = len(uniforms) // len(prompts), law.max_new_tokens
+    samples = len(uniforms) // len(prompts)
     begun = prefill(model, prompts, pad_id)
-    cache = fork(begun.cache, samples=samples, room=room)
+    state = decoder(begun, samples=samples, room=law.max_new_tokens)
     logits = begun.logits.repeat_interleave(samples, dim=0)
-    width, padded = begun.mask.shape[1], not bool(begun.mask.all())
-    mask = torch.cat([begun.mask, begun.mask.new_ones(len(prompts), room)], dim=1).repeat_interleave(samples, dim=0)
-    positions = mask[:, :width].sum(dim=1, keepdim=True)
+    positions = begun.mask.sum(dim=1, keepdim=True).repeat_interleave(samples, dim=0)
     draws = torch.from_numpy(uniforms).to(model.device)
     tokens: list[list[int]] = [[] for _ in uniforms]
     stopped = [False] * len(tokens)
@@ -101,16 +100,9 @@ def _decode(model: "PreTrainedModel", prompts: list[list[int]], uniforms: np.nda
             break
         if not all(running):
             closing = plan_closing(running, model.device)
-            close_ranks(cache, closing)
-            rows, mask, positions, draws, picked = (closing.apply(tensor) for tensor in (rows, mask, positions, draws, picked))
-        output = begun.model(
-            input_ids=picked[:, None],
-            attention_mask=mask[:, : width + step + 1] if padded else None,
-            position_ids=positions + step,
-            past_key_values=cache,
-            use_cache=True,
-        )
-        logits = output.logits[:, -1]
+            state.close_ranks(closing)
+            rows, positions, draws, picked = (closing.apply(tensor) for tensor in (rows, positions, draws, picked))
+        logits = state.step(picked, positions + step)
     return [(ids, "stop" if ended else "length") for ids, ended in zip(tokens, stopped, strict=True)]
 
 
