@@ -150,6 +150,7 @@ def _stages(
         limits=config.policy,
         num_held_out=config.prompts.num_held_out,
         batch_size=config.generation.batch_size,
+        num_processes=config.generation.num_processes,
         judge=JudgeRef(config=config.evaluation_judge, digest=pins["evaluation_judge"]["digest"]),
         evaluation=config.evaluation,
         constraints=config.constraints,

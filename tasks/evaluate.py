@@ -26,6 +26,7 @@ def evaluate(
     limits: PolicyConfig,
     num_held_out: int,
     batch_size: int,
+    num_processes: int,
     judge: JudgeRef,
     evaluation: EvaluationConfig,
     constraints: ConstraintsConfig,
@@ -47,4 +48,4 @@ def evaluate(
         seed=derive_seed(campaign_seed, round, "evaluate"),
     )
     provide_keys(judge.config)
-    return run_stage("evaluate", request, directory)
+    return run_stage("evaluate", request, directory, num_processes=num_processes)

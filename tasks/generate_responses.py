@@ -41,4 +41,4 @@ def generate_responses(
         generation=generation,
         seed=derive_seed(campaign_seed, round, "generate_responses"),
     )
-    return run_stage("generate_responses", request, directory)
+    return run_stage("generate_responses", request, directory, num_processes=generation.num_processes)

@@ -49,8 +49,10 @@ class GenerationConfig(Section):
     """Samples from the smallest set of tokens whose probability reaches this share; 1 keeps all tokens."""
     top_k: int = Field(default=0, ge=0)
     """Samples from the k most likely tokens; 0 keeps all tokens."""
-    batch_size: int = Field(default=64, ge=1)
-    """Prompts that are prefilled and decoded together (times `samples_per_prompt` rows); changes memory and speed, not the samples' law."""
+    batch_size: int = Field(default=0, ge=0)
+    """Prompts that are decoded together (times `samples_per_prompt` rows); 0 takes as many as fit. Changes memory and speed only."""
+    num_processes: int = Field(default=0, ge=0)
+    """Processes on this machine that share the prompts, also in evaluation; 0 takes one for each visible GPU, or one on a CPU."""
 
 
 class ValidationConfig(Section):

@@ -16,6 +16,7 @@ from components.generation.law import Law
 from components.generation.responses import Response, respond
 from components.generation.sampler import Sampled
 from components.models import give_memory_back, load_policy, load_tokenizer, pick_device, resolve_dtype
+from components.ranks import over_ranks, world_size
 from components.records import EvaluateRequest
 from components.tokens import stop_ids
 
@@ -58,11 +59,23 @@ def answer(request: EvaluateRequest, prompts: Sequence[list[int]], seeds: Sequen
         responses[digest] = _sample(request, model, tokenizer, prompts, own_seeds, done=done)
         if digest in (request.challenger.digest, request.start.digest):
             own = [response.token_ids for response in responses[request.challenger.digest]]
-            logps[digest] = response_logps(model, tokenizer.pad_token_id, prompts, own).double()
+            logps[digest] = _logps(model, tokenizer.pad_token_id, prompts, own)
         del model
         give_memory_back()
     log_ratios = (logps[request.challenger.digest] - logps[request.start.digest]).tolist()
     return Answers({name: responses[ref.digest] for name, ref in named.items()}, log_ratios)
+
+
+def _logps(model: "PreTrainedModel", pad_id: int, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> torch.Tensor:
+    """Log-probability of each answer, float64; ranks share the answers."""
+
+    def work(share: list[int]) -> list[float]:
+        own, own_answers = ([rows[place] for place in share] for rows in (prompts, answers))
+        found: list[float] = response_logps(model, pad_id, own, own_answers).tolist()
+        return found
+
+    lengths = [len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    return torch.tensor(over_ranks(lengths, work), dtype=torch.float64)
 
 
 def _sample(
@@ -86,8 +99,8 @@ def _sample(
 
     def report(batch: Sequence[Sampled]) -> None:
         nonlocal finished
-        finished += len(batch)
-        progress.report(finished, total, "held-out responses")
+        finished += world_size() * len(batch)
+        progress.report(min(finished, total), total, "held-out responses")
 
     one_each = [[seed] for seed in seeds]
     several = respond(model, tokenizer, prompts, seeds=one_each, law=law, batch_size=request.batch_size, on_batch=report)

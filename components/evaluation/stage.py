@@ -19,6 +19,7 @@ from components.judges.health import measure_health
 from components.judges.protocol import JUDGING, Judge, JudgeContext
 from components.judges.usage_file import write_usage
 from components.models import load_tokenizer
+from components.ranks import pick_own_device, rank
 from components.records import EvaluateRequest, Interval
 from components.report.plots import evaluation_plots
 from components.tokens import Messages, parse_messages, prompt_ids
@@ -40,14 +41,19 @@ class HeldOut(NamedTuple):
 def run(request: EvaluateRequest, out: Path) -> None:
     """Writes `evaluation.json`, `samples.parquet`, `plots/` and, where a chat endpoint was asked, `judge_usage.json`.
 
+    Ranks share the sampling and scoring; the first one judges and writes.
+
     Raises:
         JudgeUnavailable: Too many comparisons have no verdict.
         ValueError: No held-out prompt is short enough, or a model or the judge cannot be used.
         RuntimeError: A model's logits are not finite.
     """
+    pick_own_device()
     held_out = _held_out(request)
     seeds = [derive_seed(request.seed, prompt_id) for prompt_id, _ in held_out.prompts]
     answers = answer(request, held_out.token_ids, seeds)
+    if rank() != 0:
+        return
     context = JudgeContext(out.parent / JUDGING / "evaluate", policy=request.champion, start=request.start, limits=request.limits)
     judge = load_pinned_judge(request.judge, context)
     comparison = _compare(request, held_out, answers, judge)

@@ -1,13 +1,19 @@
 """What a batch of prompts is before its first sampled token: last logits and a filled cache, with virtual tokens where there are any."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch.nn.functional import pad
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from components.adapters import num_virtual_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+MOST_TOKENS = 8192
+"""Tokens that are prefilled at once, padding included."""
 
 
 class Prefilled(NamedTuple):
@@ -23,7 +29,50 @@ class Prefilled(NamedTuple):
 
 
 def prefill(model: "PreTrainedModel", prompts: list[list[int]], pad_id: int) -> Prefilled:
-    """Runs prompts that are padded on the left; virtual tokens, where the model has them, are at the positions that peft gives them."""
+    """Runs prompts that are padded on the left; virtual tokens, where the model has them, are at the positions that peft gives them.
+
+    Many prompts are run in pieces, each as wide as its own longest, so that what the layers hold for a moment does not grow with them.
+    """
+    pieces = [_padded(model, piece, pad_id) for piece in _pieces(prompts)]
+    return pieces[0] if len(pieces) == 1 else _joined(pieces)
+
+
+def _pieces(prompts: list[list[int]]) -> Iterator[list[list[int]]]:
+    """Neighbours of at most `MOST_TOKENS` tokens, their padding included; at least one prompt each."""
+    piece: list[list[int]] = []
+    for prompt in prompts:
+        if piece and (len(piece) + 1) * max(len(prompt), *map(len, piece)) > MOST_TOKENS:
+            yield piece
+            piece = []
+        piece.append(prompt)
+    yield piece
+
+
+def _joined(pieces: list[Prefilled]) -> Prefilled:
+    """One batch of the pieces' prompts, all as wide as the widest; the cache is made anew, layer by layer, and the pieces' are emptied."""
+    width = max(piece.mask.shape[1] for piece in pieces)
+    mask = torch.cat([pad(piece.mask, (width - piece.mask.shape[1], 0), value=False) for piece in pieces])
+    cache = pieces[0].cache
+    for number, layer in enumerate(cache.layers if cache is not None else ()):
+        if not layer.is_initialized:
+            continue
+        if not isinstance(layer, DynamicLayer):
+            break  # what decodes refuses it by its name
+        parts = [piece.cache.layers[number] for piece in pieces]
+        held = max(part.keys.shape[2] for part in parts)
+        keys, values = (
+            torch.cat([pad(states, (0, 0, held - states.shape[2], 0)) for states in several])
+            for several in ([part.keys for part in parts], [part.values for part in parts])
+        )
+        for part in parts:
+            part.keys = part.values = None
+        layer.keys, layer.values = keys, values
+        if isinstance(layer, DynamicSlidingWindowLayer):
+            layer.cumulative_length = width
+    return Prefilled(pieces[0].model, torch.cat([piece.logits for piece in pieces]), cache, mask)
+
+
+def _padded(model: "PreTrainedModel", prompts: list[list[int]], pad_id: int) -> Prefilled:
     width = max(len(prompt) for prompt in prompts)
     ids = torch.tensor([[pad_id] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)
     mask = torch.tensor([[False] * (width - len(prompt)) + [True] * len(prompt) for prompt in prompts], device=model.device)

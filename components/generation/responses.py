@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from components.generation.law import Law
 from components.generation.sampler import Sampled, sample
+from components.ranks import over_ranks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -42,13 +43,23 @@ def respond(
     batch_size: int,
     on_batch: Callable[[Sequence[Sampled]], None],
 ) -> list[list[Response]]:
-    """Samples responses to every prompt; arguments and errors as of `sampler.sample`.
+    """Samples responses to every prompt; arguments and errors as of `sampler.sample`. Ranks share the prompts out between them.
 
     Returns:
-        For each prompt, a response for each of its seeds.
+        For each prompt, a response for each of its seeds; the same on every rank.
     """
-    sampled = sample(model, prompts, seeds=seeds, law=law, pad_id=tokenizer.pad_token_id, batch_size=batch_size, on_batch=on_batch)
-    responses: list[list[Response]] = [[] for _ in prompts]
+
+    def work(share: list[int]) -> list[list[Response]]:
+        own = [prompts[place] for place in share]
+        own_seeds = [seeds[place] for place in share]
+        sampled = sample(model, own, seeds=own_seeds, law=law, pad_id=tokenizer.pad_token_id, batch_size=batch_size, on_batch=on_batch)
+        return _as_text(sampled, tokenizer, len(own))
+
+    return over_ranks([len(prompt) for prompt in prompts], work)
+
+
+def _as_text(sampled: Sequence[Sampled], tokenizer: "PreTrainedTokenizerBase", num_prompts: int) -> list[list[Response]]:
+    responses: list[list[Response]] = [[] for _ in range(num_prompts)]
     for answer in sampled:
         said = answer.token_ids[:-1] if answer.finish_reason == "stop" else answer.token_ids
         # Cleaning spaces up would make a text that the policy did not write.

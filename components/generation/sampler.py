@@ -5,8 +5,10 @@ Every response draws its tokens from its own seeded stream; how prompts are batc
 only: no text, no files, no stage.
 """
 
+import logging
+import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,9 +20,15 @@ from components.generation.plain import decode_plainly
 from components.generation.prefill import prefill
 from components.generation.shared_prompt import decoder
 from components.padding import decodes_in_batches
+from components.ranks import world_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+MOST_ROWS = {"cpu": 512, "cuda": 4096}
+"""Responses decoded together beyond which a device gains nothing, and progress would be told too seldom."""
+
+log = logging.getLogger(__name__)
 
 
 class Sampled(NamedTuple):
@@ -50,7 +58,7 @@ def sample(
         seeds: A seed for each response, (num_prompts, num_samples), in [0, 2**31); equal seeds see equal uniform numbers.
         law: What is sampled from, and when a response ends.
         pad_id: Fills the left of shorter prompts; it is masked, so any valid id will do.
-        batch_size: Prompts that are prefilled and decoded together.
+        batch_size: Prompts that are decoded together; 0 takes as many as memory allows, or as this device gains from.
         on_batch: Called with the responses of each batch when it ends.
 
     Returns:
@@ -60,16 +68,26 @@ def sample(
         ValueError: A prompt and its response would not fit the model's context, or its attention layers keep a cache of another kind.
         RuntimeError: The model's logits are not finite.
     """
-    _check_context(model, max((len(prompt) for prompt in prompts), default=0) + law.max_new_tokens)
+    longest = max((len(prompt) for prompt in prompts), default=0) + law.max_new_tokens
+    _check_context(model, longest)
     decode = _decode if decodes_in_batches(model) else decode_plainly
+    size = batch_size or max(1, _rows_that_fit(model, longest) // max((len(several) for several in seeds), default=1))
     responses: list[Sampled] = []
-    longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-    for start in range(0, len(prompts), batch_size):
-        members = longest_first[start : start + batch_size]
+    waiting = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    while waiting:
+        members = waiting[:size]
         rows = [(index, number, seed) for index in members for number, seed in enumerate(seeds[index])]
         uniforms = np.stack([_uniforms(seed, law.max_new_tokens) for _, _, seed in rows])
-        with torch.inference_mode():
-            endings = decode(model, [prompts[index] for index in members], uniforms, law, pad_id)
+        try:
+            with torch.inference_mode():
+                endings = decode(model, [prompts[index] for index in members], uniforms, law, pad_id)
+        except torch.OutOfMemoryError:
+            if len(members) == 1:
+                raise
+            size = len(members) // 2
+            log.warning("memory is short for the responses to %d prompts at once: going on with %d", len(members), size)
+            continue
+        waiting = waiting[size:]
         batch = [Sampled(index, number, *ending) for (index, number, _), ending in zip(rows, endings, strict=True)]
         responses += batch
         on_batch(batch)
@@ -104,6 +122,19 @@ def _decode(model: "PreTrainedModel", prompts: list[list[int]], uniforms: np.nda
             rows, positions, draws, picked = (closing.apply(tensor) for tensor in (rows, positions, draws, picked))
         logits = state.step(picked, positions + step)
     return [(ids, "stop" if ended else "length") for ids, ended in zip(tokens, stopped, strict=True)]
+
+
+def _rows_that_fit(model: Any, longest: int) -> int:
+    """Responses of at most `longest` tokens, their prompts included, that are decoded together when nobody says how many."""
+    config, on_gpu = model.config.get_text_config(), model.device.type == "cuda"
+    heads = getattr(config, "num_attention_heads", 1)
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    states = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * head_size
+    # Beside keys and values: logits, probabilities and their sums, at most 24 bytes a token of the vocabulary.
+    needed = longest * states * (model.dtype.itemsize if on_gpu else 4) + 24 * config.vocab_size
+    memory = torch.cuda.mem_get_info(model.device)[0] if on_gpu else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    share = 0.8 if on_gpu else 0.25 / world_size()
+    return int(min(share * memory / needed, MOST_ROWS["cuda" if on_gpu else "cpu"]))
 
 
 def _uniforms(seed: int, count: int) -> np.ndarray:

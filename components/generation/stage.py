@@ -15,6 +15,7 @@ from components.generation.law import Law
 from components.generation.responses import Response, respond
 from components.generation.sampler import Sampled
 from components.models import load_policy, load_tokenizer, pick_device, resolve_dtype
+from components.ranks import pick_own_device, rank, world_size
 from components.records import GenerateRequest
 from components.tokens import parse_messages, prompt_ids, stop_ids
 
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 def run(request: GenerateRequest, out: Path) -> None:
-    """Writes `prompts.parquet` (the draw), `responses.parquet` and `generate.json`.
+    """Writes `prompts.parquet` (the draw), `responses.parquet` and `generate.json`; ranks share the prompts, and the first one writes.
 
     A drawn prompt that is longer than `max_prompt_tokens` gets no responses and is counted.
 
@@ -43,6 +44,7 @@ def run(request: GenerateRequest, out: Path) -> None:
         ValueError: No drawn prompt is short enough, or the policy cannot be sampled from.
         RuntimeError: The policy's logits are not finite.
     """
+    pick_own_device()
     pool = read_table(request.prompts).set_index("prompt_id")["messages"]
     drawn, left_out, filled_up = draw_round(pool.index, request)
     if left_out or filled_up:
@@ -62,6 +64,8 @@ def run(request: GenerateRequest, out: Path) -> None:
         log.warning("%d of %d prompts are longer than %d tokens and get no responses", skipped, len(drawn), limit)
     seeds = [[derive_seed(request.seed, name, number) for number in range(request.generation.samples_per_prompt)] for name in sampled]
     responses = _respond(request, tokenizer, list(sampled.values()), seeds)
+    if rank() != 0:
+        return
     everything = [response for several in responses for response in several]
     counts = {
         "prompts": len(drawn),
@@ -97,8 +101,10 @@ def _respond(
 
     def report(batch: Sequence[Sampled]) -> None:
         nonlocal done, tokens
-        done, tokens = done + len(batch), tokens + sum(len(answer.token_ids) for answer in batch)
-        progress.report(done, total, f"{tokens / (time.monotonic() - began):.0f} tokens/s")
+        # Only the first rank is heard; the others' shares are like its own.
+        done += world_size() * len(batch)
+        tokens += world_size() * sum(len(answer.token_ids) for answer in batch)
+        progress.report(min(done, total), total, f"{tokens / (time.monotonic() - began):.0f} tokens/s")
 
     return respond(model, tokenizer, prompts, seeds=seeds, law=law, batch_size=generation.batch_size, on_batch=report)
 

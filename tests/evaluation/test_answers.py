@@ -4,13 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from components import progress
-from components.artifacts import derive_seed
+from components.artifacts import derive_seed, read_json, read_table
 from components.builtin.world import held_out_prompts
 from components.evaluation import answers as answers_module
 from components.evaluation.answers import Answers, answer
+from components.launch import run_stage
 from components.models import load_policy, load_tokenizer
 from components.records import EvaluateRequest, ModelRef
 from components.tokens import prompt_ids
@@ -100,3 +102,15 @@ def test_answers_report_progress_over_all_models(make_request: Make, tmp_path: P
     with progress.shown_by(Heard()):
         answered(make_request("rambling", "near", batch_size=8))
     assert heard == [(8, 36), (12, 36), (20, 36), (24, 36), (32, 36), (36, 36)]
+
+
+def test_ranks_share_sampling_and_scoring(make_request: Make, tmp_path: Path) -> None:
+    for name, ranks in (("alone", 1), ("two", 2)):
+        run_stage("evaluate", make_request("rambling", "near"), tmp_path / name, num_processes=ranks)
+    alone, two = (tmp_path / name / "evaluate" for name in ("alone", "two"))
+    one, other = (read_json(out / "evaluation.json") for out in (alone, two))
+    for name in ("value", "low", "high"):
+        assert other["kl_to_start_interval"].pop(name) == pytest.approx(one["kl_to_start_interval"].pop(name), rel=1e-5)
+    assert other.pop("kl_to_start") == pytest.approx(one.pop("kl_to_start"), rel=1e-5)
+    assert other == one
+    pd.testing.assert_frame_equal(read_table(two / "samples.parquet"), read_table(alone / "samples.parquet"))

@@ -1,3 +1,4 @@
+import os
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ from transformers import GenerationConfig
 
 from components.adapters import with_fresh_adapter
 from components.config import LoraConfig, SoftPromptConfig
+from components.generation import prefill as prefilling
+from components.generation import sampler
 from components.generation.law import Law, pick_tokens
 from components.generation.sampler import Sampled, sample
 
@@ -74,6 +77,41 @@ def test_sample_does_not_depend_on_the_batch(any_model: Any, prompts: list[list[
     rule = law(stop_ids=frozenset({STOP, 4, 9}))
     seeds = seeds_for(prompts, 2)
     assert sampled(any_model, prompts, seeds, rule, batch_size=batch_size) == sampled(any_model, prompts, seeds, rule)
+
+
+def test_sample_does_not_depend_on_the_pieces_of_its_prefill(
+    any_model: Any, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule, seeds = law(stop_ids=frozenset({STOP, 4, 9})), seeds_for(prompts, 2)
+    whole = sampled(any_model, prompts, seeds, rule)
+    for most in (1, 16):
+        monkeypatch.setattr(prefilling, "MOST_TOKENS", most)
+        assert sampled(any_model, prompts, seeds, rule) == whole
+
+
+def test_sample_goes_on_with_smaller_batches_when_memory_is_short(
+    llama: Any, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    decode, tried = sampler._decode, []
+
+    def short_of_memory(model: Any, members: list[list[int]], *rest: Any) -> Any:
+        tried.append(len(members))
+        if len(members) > 2:
+            raise torch.OutOfMemoryError
+        return decode(model, members, *rest)
+
+    whole = sampled(llama, prompts, seeds_for(prompts, 2), law())
+    monkeypatch.setattr(sampler, "_decode", short_of_memory)
+    assert sampled(llama, prompts, seeds_for(prompts, 2), law(), batch_size=0) == whole
+    assert tried == [6, 3, 1, 1, 1, 1, 1, 1]
+    assert "going on with 3" in caplog.text
+
+
+def test_the_batch_that_fits_is_smaller_for_longer_responses_and_never_empty(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sysconf", lambda _: 2000)  # a machine of 4 MB
+    rows = [sampler._rows_that_fit(llama, longest) for longest in (16, 128, 100_000)]
+    assert 512 > rows[0] > rows[1] > rows[2] == 0
+    assert len(sampled(llama, [[5, 6]], [[1, 2, 3]], law(), batch_size=0)) == 3
 
 
 def test_sample_of_a_prompt_does_not_depend_on_the_other_prompts_or_samples(llama: Any, prompts: list[list[int]]) -> None:

@@ -12,6 +12,7 @@ from components.config import GenerationConfig, PolicyConfig
 from components.generation.law import Law
 from components.generation.responses import Response, respond
 from components.generation.stage import run
+from components.launch import run_stage
 from components.models import load_policy, load_tokenizer, start_ref
 from components.prompts import make_prompt
 from components.records import Artifact, GenerateRequest
@@ -32,6 +33,14 @@ class _Heard:
 
     def ended(self, round: str, stage: str, seconds: float, *, already_done: bool) -> None:
         raise AssertionError("a stage does not announce its end")
+
+
+class _Listener(_Heard):
+    """Hears of the stage's beginning and end too."""
+
+    def began(self, round: str, stage: str) -> None: ...
+
+    def ended(self, round: str, stage: str, seconds: float, *, already_done: bool) -> None: ...
 
 
 def write_pool(path: Path, conversations: list[Messages]) -> Artifact:
@@ -117,10 +126,27 @@ def test_generation_of_the_same_request_gives_the_same_bytes(request_for: Any, t
         assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes(), path.name
 
 
-def test_generation_with_another_batch_size_gives_the_same_responses(request_for: Any, tmp_path: Path) -> None:
+def test_generation_with_the_batches_that_fit_gives_the_same_responses(request_for: Any, tmp_path: Path) -> None:
     _, one, _ = generated(request_for(), tmp_path / "one")
-    _, other, _ = generated(request_for(generation=GenerationConfig(samples_per_prompt=3, batch_size=5)), tmp_path / "other")
+    _, other, _ = generated(request_for(generation=GenerationConfig(samples_per_prompt=3)), tmp_path / "other")
     assert one["text"].tolist() == other["text"].tolist()
+
+
+def test_ranks_share_the_prompts_and_give_the_same_responses(request_for: Any, tmp_path: Path) -> None:
+    heard = _Listener()
+    with progress.shown_by(heard):
+        for name, ranks in (("alone", 1), ("two", 2)):
+            run_stage("generate_responses", request_for(), tmp_path / name, num_processes=ranks)
+    alone, two = (tmp_path / name / "generate_responses" for name in ("alone", "two"))
+    assert read_table(two / "responses.parquet")["text"].tolist() == read_table(alone / "responses.parquet")["text"].tolist()
+    assert read_json(two / "generate.json") == read_json(alone / "generate.json")
+    assert (two / "prompts.parquet").read_bytes() == (alone / "prompts.parquet").read_bytes()
+    assert heard.reports[-1][:2] == (36, 36)
+
+
+def test_more_ranks_than_prompts_are_idle(request_for: Any, tmp_path: Path) -> None:
+    run_stage("generate_responses", request_for(per_round=1), tmp_path, num_processes=2)
+    assert len(read_table(tmp_path / "generate_responses" / "responses.parquet")) == 3
 
 
 def test_generation_with_another_seed_gives_other_responses_to_the_same_prompts(request_for: Any, tmp_path: Path) -> None:
