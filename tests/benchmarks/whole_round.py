@@ -262,7 +262,8 @@ def draw(told: dict[str, Any], path: Path) -> None:
             axes.barh(names, seconds, 0.62, left=left, color=colour, edgecolor="white", linewidth=0.6, label=stage.replace("_", " "))
             for row, (began, width) in enumerate(zip(left, seconds, strict=True)):
                 if width > longest / 22:
-                    axes.text(began + width / 2, row, f"{width:.0f}", ha="center", va="center", color="white", fontsize=8)
+                    ink = PAPER.ink if stage == REST else "white"
+                    axes.text(began + width / 2, row, f"{width:.0f}", ha="center", va="center", color=ink, fontsize=8)
             left += seconds
         for row, name in enumerate(names):
             system, found = told["systems"][name], told["ratios"].get(name)
