@@ -254,7 +254,9 @@ def end(*_):
         while time.monotonic() < deadline:
             try: os.killpg(child.pid, number)
             except ProcessLookupError: sys.exit(1)
-            child.poll()
+            # Not child.poll(): the wait below, which this interrupts, holds its lock, and a zombie keeps the group alive.
+            try: os.waitpid(child.pid, os.WNOHANG)
+            except ChildProcessError: pass
             time.sleep(0.1)
     sys.exit(1)
 signal.signal(signal.SIGTERM, end)

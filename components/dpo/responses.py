@@ -11,7 +11,7 @@ from components.dpo.losses.unpaired import balanced_weights
 
 def mismatched_answers(pairs: Sequence[Pair]) -> list[list[int]]:
     """For each pair an answer to another prompt: that of the next pair with one, so that the reference can score it beforehand."""
-    following = [*range(1, len(pairs)), 0]
+    following = [*range(1, len(pairs)), 0][: len(pairs)]
     for index in reversed(range(len(pairs) - 1)):
         if pairs[following[index]].prompt == pairs[index].prompt:
             following[index] = following[index + 1]

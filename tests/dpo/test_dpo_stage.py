@@ -57,6 +57,15 @@ def test_training_policy_is_reference_starts_at_ln_2_and_learns(plain: Path) -> 
     assert summary["eval"]["num_pairs"] == 6
 
 
+def test_training_no_evaluation_pairs_same_losses(plain: Path, make_request: Make, tmp_path: Path) -> None:
+    request = make_request(epochs=2)
+    write_table(tmp_path / "eval.parquet", read_table(request.eval).head(0))
+    nothing = Artifact(path=tmp_path / "eval.parquet", digest=file_digest(tmp_path / "eval.parquet"))
+    summary = trained(request.model_copy(update={"eval": nothing}), tmp_path / "run")
+    assert summary["eval"] is None
+    assert losses(tmp_path / "run") == losses(plain)
+
+
 @pytest.mark.parametrize(
     "changes", [{"micro_batch_pairs": 1}, {"micro_batch_pairs": 3}, {"zero_stage": 1}, {"zero_stage": 2}, {"zero_stage": 3}]
 )

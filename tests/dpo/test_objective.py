@@ -249,3 +249,4 @@ def test_mismatched_answers_are_of_other_prompts() -> None:
         Pair([3], [15], [], 1.0),
     ]
     assert mismatched_answers(rows) == [[12], [12], [14], [10], [10]]
+    assert mismatched_answers([]) == []

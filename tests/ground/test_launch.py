@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from components.config import GateConfig
-from components.launch import STAGES, Stage, run_stage, visible_gpus
+from components.launch import STAGES, Stage, run_stage, server_process, visible_gpus
 from components.records import Artifact, DataRejected, JudgeUnavailable, PromoteRequest, RoundStopped, StageFailed
 
 MODULE = """
@@ -130,6 +130,15 @@ with {starter}([sys.executable, "-c", {started!r}]) as child:
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
     assert_gone(pid)
+
+
+def test_server_that_ends_when_asked_is_not_waited_for(tmp_path: Path) -> None:
+    sleeper = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    with server_process([sys.executable, "-c", sleeper]):
+        pid = wait_for(tmp_path / "pid")
+        asked = time.monotonic()
+    assert_gone(pid)
+    assert time.monotonic() - asked < 4, "as long as one that has to be killed"
 
 
 def test_torchrun_ranks_die_with_a_parent_that_is_killed(stage: Path, tmp_path: Path) -> None:
