@@ -1,6 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: demo test check lint types imports coverage test-faults bench reference ui up down deploy worker test-e2e clean
+.PHONY: demo test check lint types imports coverage test-faults bench bench-gpu reference ui up down deploy worker test-e2e clean
 
 demo: .venv/run.ready  ## Set up, and run three rounds on the built-in campaign.
 	$(BIN)/ratchet run conf/demo.yaml
@@ -32,6 +32,9 @@ bench: .venv/dev.ready  ## The training step beside TRL, and what machinery, con
 	$(BIN)/python tests/benchmarks/constraints.py
 	$(BIN)/python tests/benchmarks/active_choice.py
 	$(BIN)/python tests/benchmarks/soft_labels.py
+
+bench-gpu: .venv/dev.ready  ## The training step on one GPU: exact, beside TRL, and beside what the GPU can do; into runs/bench.
+	$(BIN)/python tests/benchmarks/gpu_step.py
 
 reference: .venv/dev.ready  ## Write the configuration reference into the README.
 	$(BIN)/python -m flows.reference README.md
