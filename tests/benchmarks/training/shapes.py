@@ -28,22 +28,27 @@ class Shape:
         """The model with weights that depend on the shape and the kind of device only."""
         from transformers import AutoModelForCausalLM, Qwen2Config
 
-        config = Qwen2Config(
-            hidden_size=self.hidden,
-            num_hidden_layers=self.layers,
-            num_attention_heads=self.heads,
-            num_key_value_heads=self.key_heads,
-            intermediate_size=self.ffn,
-            vocab_size=self.vocabulary,
-            tie_word_embeddings=self.tied,
-            max_position_embeddings=32768,
-            pad_token_id=PAD,
-            eos_token_id=EOS,
-            bos_token_id=None,
-        )
+        config = Qwen2Config(**self.sizes)
         with torch.random.fork_rng(devices=[]), device:
             torch.manual_seed(5)
             return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """In the words of a model's configuration."""
+        return {
+            "hidden_size": self.hidden,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.key_heads,
+            "intermediate_size": self.ffn,
+            "vocab_size": self.vocabulary,
+            "tie_word_embeddings": self.tied,
+            "max_position_embeddings": 32768,
+            "pad_token_id": PAD,
+            "eos_token_id": EOS,
+            "bos_token_id": None,
+        }
 
     @property
     def weights(self) -> int:
