@@ -1,6 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: demo test check lint types imports coverage test-faults bench reference ui up down deploy worker test-e2e clean
+.PHONY: demo test check lint types imports coverage test-faults bench bench-gpu reference ui up down deploy worker test-e2e clean
 
 demo: .venv/run.ready  ## Set up, and run three rounds on the built-in campaign.
 	$(BIN)/ratchet run conf/demo.yaml
@@ -25,14 +25,18 @@ coverage: .venv/dev.ready  ## The tests with line and branch coverage.
 test-faults: .venv/dev.ready  ## kill -9 at twenty random moments; takes a quarter of an hour.
 	RATCHET_KILLS=20 $(BIN)/python -m pytest -q -s --timeout 7200 tests/faults
 
-bench: .venv/dev.ready  ## The training step and a whole round beside TRL, and what machinery, constraints, active choice and soft labels do; into runs/bench, in hours.
+bench: .venv/dev.ready  ## Training, sampling and a round beside TRL and transformers, growth, and what judges and machinery do; into runs/bench, in hours.
 	$(BIN)/python tests/benchmarks/train_step.py
 	$(BIN)/python tests/benchmarks/whole_round.py
+	$(BIN)/python tests/benchmarks/growth.py
 	$(BIN)/python tests/benchmarks/status_command.py
 	$(BIN)/python tests/benchmarks/orchestration.py
 	$(BIN)/python tests/benchmarks/constraints.py
 	$(BIN)/python tests/benchmarks/active_choice.py
 	$(BIN)/python tests/benchmarks/soft_labels.py
+
+bench-gpu: .venv/dev.ready  ## The training step on one GPU: exact, beside TRL, and beside what the GPU can do; into runs/bench.
+	$(BIN)/python tests/benchmarks/gpu_step.py
 
 reference: .venv/dev.ready  ## Write the configuration reference into the README.
 	$(BIN)/python -m flows.reference README.md

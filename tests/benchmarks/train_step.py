@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import conditions, write_result
+from measuring import conditions, ratio_of_means, write_result
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "training"))
@@ -112,12 +112,9 @@ def interleaved(workers: dict[str, Worker], steps: int) -> list[dict[str, Any]]:
 
 
 def ratio(samples: Sequence[dict[str, Any]], peer: str) -> dict[str, float]:
-    """Mean time of the peer's steps over that of ours, with its 95 % bootstrap interval; preparation is in the peer's steps."""
+    """Mean time of the peer's steps over that of ours; preparation is in the peer's steps."""
     ours, theirs = ([one["seconds"] for one in samples if one["system"] == name and not one["warm_up"]] for name in ("ours", peer))
-    chance = np.random.default_rng(1)
-    drawn = [np.mean(chance.choice(theirs, len(theirs))) / np.mean(chance.choice(ours, len(ours))) for _ in range(2000)]
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return {"ratio": float(np.mean(theirs) / np.mean(ours)), "low": float(low), "high": float(high), "n": len(ours)}
+    return ratio_of_means(theirs, ours)
 
 
 def compare(task: dict[str, Any], old: Path, micro_batches: Sequence[int]) -> dict[str, Any]:

@@ -6,7 +6,9 @@ variable-length flash attention takes queries without, and keys with, the prompt
 """
 
 import functools
+import inspect
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -225,6 +227,12 @@ def _on_gpu(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed:
     from torch.nn.attention.varlen import varlen_attn
 
     places, of_queries, of_keys, longest_query = _varlen(packed, query.device)
+    groups = query.shape[1] // key.shape[1]
+    shared: dict[str, Any] = {}
+    if groups > 1 and _takes_fewer_key_heads(varlen_attn):
+        shared = {"enable_gqa": True}
+    elif groups > 1:
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     queries, keys, values = (states.squeeze(0).transpose(0, 1) for states in (query, key, value))
     out = varlen_attn(
         queries.contiguous(),
@@ -236,10 +244,16 @@ def _on_gpu(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed:
         packed.longest,
         scale=scale,
         window_size=(-1, 0),
-        enable_gqa=query.shape[1] != key.shape[1],
+        **shared,
     )
     assert isinstance(out, torch.Tensor)
     return out.unsqueeze(0)
+
+
+@functools.cache
+def _takes_fewer_key_heads(varlen: Callable[..., Any]) -> bool:
+    # torch 2.11 has the kernel and not yet the argument.
+    return "enable_gqa" in inspect.signature(varlen).parameters
 
 
 def _varlen(packed: Packed, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:

@@ -1,13 +1,15 @@
 """This project's training step as the pipeline makes it, with a reference pass over the step's pairs in its time."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from shapes import EOS, PAD, Shape, Triple
 
 from components import cpu_linear
-from components.config import ConstraintsConfig, TrainingConfig
+from components.adapters import with_fresh_adapter, without_adapter
+from components.config import ConstraintsConfig, LoraConfig, SoftPromptConfig, TrainingConfig
 from components.cpu_linear import speed_up
 from components.dpo import scoring
 from components.dpo.batches import Layout, Pair
@@ -18,6 +20,7 @@ from components.dpo.packed.layout import Packed
 from components.dpo.reference import PairLogps, score_pairs
 from components.dpo.train import train_step
 
+CPU = torch.device("cpu")
 FULL_LOGITS, HEAD_ON_ANSWERS, PACKED, SHARED, PRODUCTS, CACHED_REFERENCE = range(6)
 
 
@@ -45,18 +48,39 @@ def _from_all_logits(model: Any, batch: Any) -> torch.Tensor:
     return logits[:, -batch.response_width - 1 : -1]
 
 
+Build = Callable[[Any, TrainingConfig, int, torch.dtype], Any]
+"""Makes an engine of a model, the training section, the number of steps and the precision."""
+
+
+def deepspeed_engine(model: Any, training: TrainingConfig, num_steps: int, dtype: torch.dtype) -> Any:
+    """The pipeline's own."""
+    join_process_group()
+    return build_engine(model, training, num_steps=num_steps, dtype=dtype)
+
+
 class Ours:
     """Steps over pairs, one after the other."""
 
     def __init__(
-        self, shape: Shape, pairs: list[Triple], *, dtype: torch.dtype, pairs_per_step: int, max_tokens: int, rung: int | None = None
+        self,
+        shape: Shape,
+        pairs: list[Triple],
+        *,
+        dtype: torch.dtype,
+        pairs_per_step: int,
+        max_tokens: int,
+        rung: int | None = None,
+        lora_rank: int = 0,
+        device: torch.device = CPU,
+        build: Build = deepspeed_engine,
     ) -> None:
-        join_process_group()
         self.scores = rung is None or rung < CACHED_REFERENCE
         if rung is not None:
             _take_away(rung)
-        model = shape.build(dtype)
+        model = shape.build(dtype, device)
         speed_up(model)
+        if lora_rank:
+            model = with_fresh_adapter(model, LoraConfig(rank=lora_rank), SoftPromptConfig())
         training = TrainingConfig(learning_rate=1e-6, pairs_per_step=pairs_per_step, warmup_share=0.0)
         self.pairs = [Pair(pair.prompt, pair.chosen, pair.rejected, 1.0) for pair in pairs]
         self.model, self.pairs_per_step, self.max_tokens = model, pairs_per_step, max_tokens
@@ -74,11 +98,12 @@ class Ours:
         )
         self.layout = Layout([pair.num_tokens for pair in self.pairs], max_tokens)
         self.num_steps, self.made = len(pairs) // pairs_per_step, 0
-        self.engine: Any = build_engine(model, training, num_steps=self.num_steps, dtype=dtype)
-        # Weights before the first step are the reference; a copy scores, as the round's own pass before training does.
-        self.reference = shape.build(dtype)
-        speed_up(self.reference)
-        self.reference.eval()
+        self.engine: Any = build(model, training, self.num_steps, dtype)
+        # Weights before the first step are the reference; a copy scores, as the round's own pass before training does. Under a fresh
+        # adapter they are still there.
+        self.reference = None if lora_rank else shape.build(dtype, device).eval()
+        if self.reference is not None:
+            speed_up(self.reference)
         if not self.scores:
             self.score(list(range(len(pairs))))
 
@@ -95,7 +120,8 @@ class Ours:
     def score(self, index: list[int]) -> PairLogps:
         """Has the reference score the pairs at these places."""
         mine = [self.pairs[place] for place in index]
-        scored = score_pairs(self.reference, mine, PAD, max_tokens=self.max_tokens, max_rows=0, rank=0, world_size=1)
+        with without_adapter(self.model) if self.reference is None else contextlib.nullcontext(self.reference) as reference:
+            scored = score_pairs(reference, mine, PAD, max_tokens=self.max_tokens, max_rows=0, rank=0, world_size=1)
         chosen, rejected = torch.zeros(len(self.pairs)), torch.zeros(len(self.pairs))
         chosen[index], rejected[index] = scored.chosen, scored.rejected
         self.objective.reference = PairLogps(chosen, rejected)

@@ -8,14 +8,27 @@ import warnings
 from typing import Any
 
 import torch
-from shapes import Shape, Triple, tokenizer
+from shapes import CPU, Shape, Triple, tokenizer
+
+DEFAULT_MICRO_BATCH = 8
+"""transformers' own `per_device_train_batch_size`."""
 
 
 class Peer:
     """TRL's DPO trainer over the pairs; `step` lets it make one more optimizer step, its data and bookkeeping included."""
 
     def __init__(
-        self, shape: Shape, pairs: list[Triple], *, bf16: bool, pairs_per_step: int, longest: int, tuned: dict[str, Any] | None
+        self,
+        shape: Shape,
+        pairs: list[Triple],
+        *,
+        bf16: bool,
+        pairs_per_step: int,
+        longest: int,
+        tuned: dict[str, Any] | None,
+        weights: torch.dtype = torch.float32,
+        lora_rank: int = 0,
+        device: torch.device = CPU,
     ) -> None:
         warnings.filterwarnings("ignore")
         from datasets import Dataset, disable_progress_bars
@@ -28,7 +41,7 @@ class Peer:
         logging.disable_progress_bar()
         self.go: queue.Queue[bool] = queue.Queue()
         self.done: queue.Queue[Exception | None] = queue.Queue()
-        micro = pairs_per_step if tuned is None else tuned["micro_batch"]
+        micro = min(DEFAULT_MICRO_BATCH, pairs_per_step) if tuned is None else tuned["micro_batch"]
         settings: dict[str, Any] = {
             "output_dir": tempfile.mkdtemp(),
             "per_device_train_batch_size": micro,
@@ -39,7 +52,7 @@ class Peer:
             "max_length": longest,
             "beta": 0.1,
             "bf16": bf16,
-            "use_cpu": not torch.cuda.is_available(),
+            "use_cpu": device.type == "cpu",
             "save_strategy": "no",
             "report_to": [],
             "disable_tqdm": True,
@@ -51,8 +64,9 @@ class Peer:
             settings |= {"gradient_checkpointing": False, "precompute_ref_log_probs": tuned["precompute"]}
             if tuned["by_length"]:
                 settings |= {"train_sampling_strategy": "group_by_length", "length_column_name": "length", "remove_unused_columns": False}
-        model = shape.build(torch.float32)
-        reference = None if settings.get("precompute_ref_log_probs") else shape.build(torch.float32)
+        model = shape.build(weights, device)
+        # Under an adapter the model itself is the reference.
+        reference = None if lora_rank or settings.get("precompute_ref_log_probs") else shape.build(weights, device)
         words = tokenizer(shape.vocabulary)
         self.prepared = 0.0
         """Seconds of the reference's pass, where it is made beforehand."""
@@ -71,6 +85,7 @@ class Peer:
             args=DPOConfig(**settings),
             train_dataset=data,
             processing_class=words,
+            peft_config=_adapter(lora_rank) if lora_rank else None,
         )
         if "length_column_name" in settings:
             # The trainer drops columns that it does not know, and its sampler then finds no lengths.
@@ -118,3 +133,9 @@ class Peer:
         """Ends the training."""
         self.go.put(False)
         self.thread.join()
+
+
+def _adapter(rank: int) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(r=rank, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+CPU = torch.device("cpu")
 PAD, EOS, FIRST = 0, 1, 2
 
 
@@ -23,26 +24,36 @@ class Shape:
     vocabulary: int
     tied: bool = True
 
-    def build(self, dtype: torch.dtype) -> Any:
-        """The model with weights that depend on the shape only."""
+    def build(self, dtype: torch.dtype, device: torch.device = CPU) -> Any:
+        """The model with weights that depend on the shape and the kind of device only."""
         from transformers import AutoModelForCausalLM, Qwen2Config
 
-        config = Qwen2Config(
-            hidden_size=self.hidden,
-            num_hidden_layers=self.layers,
-            num_attention_heads=self.heads,
-            num_key_value_heads=self.key_heads,
-            intermediate_size=self.ffn,
-            vocab_size=self.vocabulary,
-            tie_word_embeddings=self.tied,
-            max_position_embeddings=32768,
-            pad_token_id=PAD,
-            eos_token_id=EOS,
-            bos_token_id=None,
-        )
-        with torch.random.fork_rng(devices=[]):
+        config = Qwen2Config(**self.sizes)
+        with torch.random.fork_rng(devices=[]), device:
             torch.manual_seed(5)
             return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """In the words of a model's configuration."""
+        return {
+            "hidden_size": self.hidden,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.key_heads,
+            "intermediate_size": self.ffn,
+            "vocab_size": self.vocabulary,
+            "tie_word_embeddings": self.tied,
+            "max_position_embeddings": 32768,
+            "pad_token_id": PAD,
+            "eos_token_id": EOS,
+            "bos_token_id": None,
+        }
+
+    @property
+    def weights(self) -> int:
+        """Weights of all matrices."""
+        return self.backbone + self.vocabulary * self.hidden * (1 if self.tied else 2)
 
     @property
     def backbone(self) -> int:
@@ -53,6 +64,7 @@ class Shape:
 
 
 SHAPES = {
+    "micro": Shape(hidden=64, layers=2, heads=2, key_heads=1, ffn=128, vocabulary=512),
     "tiny": Shape(hidden=384, layers=6, heads=6, key_heads=2, ffn=1024, vocabulary=16384),
     "small": Shape(hidden=896, layers=4, heads=14, key_heads=2, ffn=4864, vocabulary=151936),
     "qwen2.5-1.5b": Shape(hidden=1536, layers=28, heads=12, key_heads=2, ffn=8960, vocabulary=151936),

@@ -18,11 +18,14 @@ def prepared(task: dict[str, Any], pairs: list[Triple]) -> tuple[Any, dict[str, 
     """What makes a step, and what is told of it beforehand."""
     shape, dtype = SHAPES[task["shape"]], torch.bfloat16 if task["bf16"] else torch.float32
     if task["system"] == "gate":
-        from exactness import exactness
+        from exactness import error_of_trl, exactness
         from utilisation import utilisation
 
         few = pairs[: task["pairs_per_step"]]
-        exact = exactness(shape, few, bf16=task["bf16"], longest=task["longest"])
+        exact = exactness(shape, few, bf16=task["bf16"])
+        if task["bf16"]:
+            exact["gradient, TRL"] = error_of_trl(shape, few, task["longest"])
+            assert exact["gradient, one pack"] <= 1.5 * exact["gradient, TRL"], exact
         return None, {"exact": exact, "utilisation": utilisation(shape, few, dtype=dtype, max_tokens=task["max_tokens"])}
     if task["system"] == "ours":
         from ours import Ours

@@ -1,5 +1,6 @@
 """Packed attention in each of its ways against plain attention over one row after the other."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -91,6 +92,53 @@ def test_packed_attention_refuses_what_it_does_not_compute(words: dict[str, Any]
     with pytest.raises(CannotPack, match=reason):
         attention(torch.nn.Identity(), query, key, value, None, scaling=SCALE, packed=layout, **words)
     attention(torch.nn.Identity(), query, key, value, None, scaling=SCALE, packed=layout, softcap=None, sliding_window=8)
+
+
+def plain_varlen(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, ends: tuple[torch.Tensor, torch.Tensor], scale: float
+) -> torch.Tensor:
+    """What the GPU's kernel computes, run by run: queries are the last of their keys, and see none behind them."""
+    out = []
+    of_queries, of_keys = (list(pairwise(running.tolist())) for running in ends)
+    for (begin, end), (first, last) in zip(of_queries, of_keys, strict=True):
+        seen = torch.ones(end - begin, last - first, dtype=torch.bool).tril(last - first - (end - begin))
+        rows, keys, values = (states.transpose(0, 1) for states in (query[begin:end], key[first:last], value[first:last]))
+        out.append(scaled_dot_product_attention(rows, keys, values, attn_mask=seen, scale=scale).transpose(0, 1))
+    return torch.cat(out)
+
+
+def varlen_of_torch_2_13(
+    query: Any, key: Any, value: Any, cu_q: Any, cu_k: Any, max_q: int, max_k: int, *, scale: Any, window_size: Any, enable_gqa: Any = False
+) -> Any:
+    assert window_size == (-1, 0)
+    if enable_gqa:
+        key, value = (states.repeat_interleave(query.shape[1] // states.shape[1], dim=1) for states in (key, value))
+    return varlen_of_torch_2_11(query, key, value, cu_q, cu_k, max_q, max_k, scale=scale, window_size=window_size)
+
+
+def varlen_of_torch_2_11(
+    query: Any, key: Any, value: Any, cu_q: Any, cu_k: Any, max_q: int, max_k: int, *, scale: Any, window_size: Any
+) -> Any:
+    assert window_size == (-1, 0)
+    assert query.shape[1] == key.shape[1], "the kernel is told nothing of shared heads"
+    assert query.is_contiguous()
+    assert cu_q.dtype == cu_k.dtype == torch.int32
+    assert (max_q, max_k) == (int(cu_q.diff().max()), int(cu_k.diff().max()))
+    return plain_varlen(query, key, value, (cu_q, cu_k), scale)
+
+
+@pytest.mark.parametrize("varlen", [varlen_of_torch_2_13, varlen_of_torch_2_11])
+def test_attention_of_a_gpu_is_that_of_single_rows(varlen: Any, layout: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the kernel itself, which needs a GPU: a stand-in with its signature computes what it is documented to compute."""
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen)
+    results: list[Any] = []
+    for compute in (lambda *qkv: packed_attention._on_gpu(*qkv, layout, SCALE), lambda *qkv: by_rows(*qkv, layout)):
+        leaves = [tensor.requires_grad_() for tensor in states(torch.float32, layout.num_tokens)]
+        out = compute(*leaves)
+        (out * torch.arange(out.numel()).view(out.shape).cos()).sum().backward()
+        results.append([out.detach(), *(leaf.grad for leaf in leaves)])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_varlen_gives_every_response_the_keys_of_its_prompt(layout: Packed) -> None:
