@@ -25,8 +25,9 @@ coverage: .venv/dev.ready  ## The tests with line and branch coverage.
 test-faults: .venv/dev.ready  ## kill -9 at twenty random moments; takes a quarter of an hour.
 	RATCHET_KILLS=20 $(BIN)/python -m pytest -q -s --timeout 7200 tests/faults
 
-bench: .venv/dev.ready  ## The training step beside TRL, and what machinery, constraints, active choice and soft labels do; into runs/bench, in hours.
+bench: .venv/dev.ready  ## The training step beside TRL, sampling beside transformers, and what machinery, constraints, active choice and soft labels do; into runs/bench, in hours.
 	$(BIN)/python tests/benchmarks/train_step.py
+	$(BIN)/python tests/benchmarks/generate.py
 	$(BIN)/python tests/benchmarks/status_command.py
 	$(BIN)/python tests/benchmarks/orchestration.py
 	$(BIN)/python tests/benchmarks/constraints.py
