@@ -43,7 +43,7 @@ def conditions() -> dict[str, Any]:
 def write_result(path: Path, *, before: dict[str, Any], summary: dict[str, Any], samples: list[Any]) -> None:
     """Writes the samples with what they say and where they come from."""
     machine = {"cores": os.cpu_count(), "processor": _processor(), "python": platform.python_version(), "system": platform.platform()}
-    packages = {name: version(name) for name in ("prefect", "mlflow", "torch", "pandas", "matplotlib")}
+    packages = {name: version(name) for name in ("prefect", "mlflow", "torch", "transformers", "pandas", "matplotlib")}
     content = {
         "summary": summary,
         "before": before,
