@@ -53,8 +53,8 @@ def same_law(shape: Shape, directory: Path, *, dtype: torch.dtype, max_new_token
         assert one["low"] <= 0 <= one["high"], f"{name} is not that of generate: {one}"
     try:
         paged = _differences(_means(judge, asked, GenerateBatch(shape, directory, CASE, **options)(asked, **PAGED)), expected)
-    except RuntimeError as error:
-        return {"ours": found, "generate_batch": {"error": str(error)}}
+    except Exception as error:
+        return {"ours": found, "generate_batch": {"error": f"{type(error).__name__}: {error}"}}
     return {"ours": found, "generate_batch": paged}
 
 

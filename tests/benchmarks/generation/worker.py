@@ -29,8 +29,8 @@ def prepare(task: dict[str, Any]) -> tuple[Callable[[], dict[str, Any]], dict[st
     def step() -> dict[str, Any]:
         try:
             answers = [answer for several in system(asked, **next(settings)) for answer in several]
-        except RuntimeError as error:
-            return {"error": str(error)}
+        except Exception as error:
+            return {"error": f"{type(error).__name__}: {error}"}
         assert len(answers) == len(asked) * case.samples
         return {"tokens": sum(map(len, answers)), "answers": len(answers), "stopped": sum(answer[-1] == EOS for answer in answers)}
 
