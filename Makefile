@@ -27,6 +27,7 @@ test-faults: .venv/dev.ready  ## kill -9 at twenty random moments; takes a quart
 
 bench: .venv/dev.ready  ## Training, sampling and a round beside TRL and transformers, growth, and what judges and machinery do; into runs/bench, in hours.
 	$(BIN)/python tests/benchmarks/train_step.py
+	$(BIN)/python tests/benchmarks/generate.py
 	$(BIN)/python tests/benchmarks/whole_round.py
 	$(BIN)/python tests/benchmarks/growth.py
 	$(BIN)/python tests/benchmarks/status_command.py

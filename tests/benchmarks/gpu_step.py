@@ -23,11 +23,10 @@ from typing import Any
 
 import numpy as np
 from measuring import conditions, ratio_of_means, write_result
+from shapes import PROFILES, SHAPES, Shape, triples, unique_flops
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parents[1]), str(HERE / "training")]
-
-from shapes import PROFILES, SHAPES, Shape, triples, unique_flops  # noqa: E402
+sys.path.insert(0, str(HERE.parents[1]))
 
 DATA_SHEET = {"H100 80GB HBM3": 989e12, "H200": 989e12}
 """Dense bf16 operations a second by a part of the device's name; of the SXM modules."""

@@ -15,18 +15,14 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from measuring import conditions, ratio_of_means, write_result
-
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE / "training"))
-
-from shapes import PROFILES, SHAPES, WORST, triples, unique_flops  # noqa: E402
+from shapes import PROFILES, SHAPES, WORST, triples, unique_flops
+from turns import Worker, interleaved
 
 LAST_FULL_LOGITS = "1.10.0"
 DEFAULT, TUNED, TUNED_OLD = "TRL 1.16 default", "TRL 1.16 tuned", f"TRL {LAST_FULL_LOGITS} tuned"
@@ -35,44 +31,9 @@ LONGEST = 1024
 RUNGS = ("full logits", "head on answers", "packed", "shared prompts", "fast products", "cached reference")
 
 
-class Worker:
+def system(task: dict[str, Any], packages: Path | None = None) -> Worker:
     """A system in its process."""
-
-    def __init__(self, task: dict[str, Any], packages: Path | None = None) -> None:
-        path = [str(packages)] if packages else []
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([*path, str(HERE.parents[1])]), "OMP_NUM_THREADS": str(task["threads"])}
-        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "training" / "worker.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            text=True,
-            env=environment,
-        )
-        self.ready = self._ask(task)
-        assert self.ready["same_ids"], f"{task['system']} trains on other tokens"
-
-    def _ask(self, question: Any) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(question) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            self.errors.seek(0)
-            raise RuntimeError(f"a system ended: {self.errors.read()[-2000:]}")
-        answered: dict[str, Any] = json.loads(line)
-        return answered
-
-    def step(self) -> dict[str, Any]:
-        """Makes one step; its seconds and the memory so far."""
-        return self._ask(True)
-
-    def stop(self) -> None:
-        """Ends the process."""
-        self.process.kill()
-        self.process.wait()
+    return Worker(Path(__file__).resolve().parent / "training" / "worker.py", task, packages)
 
 
 def install_old(place: Path) -> Path:
@@ -94,21 +55,10 @@ def tuned(task: dict[str, Any], packages: Path | None, micro_batches: Sequence[i
     for micro_batch in micro_batches:
         for precompute in (False, True):
             settings = {"micro_batch": micro_batch, "precompute": precompute, "by_length": True}
-            worker = Worker(task | {"system": "trl", "tuned": settings, "steps": 2}, packages)
+            worker = system(task | {"system": "trl", "tuned": settings, "steps": 2}, packages)
             tried.append((seconds(worker, 2), settings))
             worker.stop()
     return min(tried, key=lambda one: one[0])[1]
-
-
-def interleaved(workers: dict[str, Worker], steps: int) -> list[dict[str, Any]]:
-    """One step of every system after the other, forwards and backwards in turn; the first of each warms it up."""
-    samples: list[dict[str, Any]] = []
-    for number in range(steps):
-        names = list(workers) if number % 2 == 0 else list(workers)[::-1]
-        for name in names:
-            made = workers[name].step()
-            samples.append({"system": name, "step": number, "warm_up": number == 0, "load": os.getloadavg()[0]} | made)
-    return samples
 
 
 def ratio(samples: Sequence[dict[str, Any]], peer: str) -> dict[str, float]:
@@ -121,10 +71,10 @@ def compare(task: dict[str, Any], old: Path, micro_batches: Sequence[int]) -> di
     """All systems on one profile in one precision."""
     best, best_old = tuned(task, None, micro_batches), tuned(task, old, micro_batches)
     workers = {
-        "ours": Worker(task | {"system": "ours"}),
-        DEFAULT: Worker(task | {"system": "trl"}),
-        TUNED: Worker(task | {"system": "trl", "tuned": best}),
-        TUNED_OLD: Worker(task | {"system": "trl", "tuned": best_old}, old),
+        "ours": system(task | {"system": "ours"}),
+        DEFAULT: system(task | {"system": "trl"}),
+        TUNED: system(task | {"system": "trl", "tuned": best}),
+        TUNED_OLD: system(task | {"system": "trl", "tuned": best_old}, old),
     }
     before = conditions()
     samples = interleaved(workers, task["steps"])
@@ -146,7 +96,7 @@ def compare(task: dict[str, Any], old: Path, micro_batches: Sequence[int]) -> di
 
 def ladder(task: dict[str, Any]) -> list[dict[str, Any]]:
     """Our step with one thing more at every rung."""
-    workers = {rung: Worker(task | {"system": "ours", "rung": number}) for number, rung in enumerate(RUNGS)}
+    workers = {rung: system(task | {"system": "ours", "rung": number}) for number, rung in enumerate(RUNGS)}
     samples = interleaved(workers, task["steps"])
     means: dict[str, float] = {}
     for rung, worker in workers.items():
@@ -223,7 +173,7 @@ def main() -> None:
     }
     exact, utilisation = {}, {}
     for precision in given.precisions:
-        checked = Worker(task | {"system": "gate", "profile": "hh-rlhf", "bf16": precision == "bf16"})
+        checked = system(task | {"system": "gate", "profile": "hh-rlhf", "bf16": precision == "bf16"})
         exact[precision], utilisation[precision] = checked.ready["exact"], checked.ready["utilisation"]["share"]
         print(f"{precision}: exact: {exact[precision]}; utilisation {checked.ready['utilisation']}", flush=True)
         checked.stop()

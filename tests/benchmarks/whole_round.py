@@ -34,8 +34,9 @@ import numpy as np
 import pandas as pd
 import psutil
 from measuring import conditions, write_result
-from train_step import DEFAULT, HERE, LAST_FULL_LOGITS, TUNED, TUNED_OLD, install_old, ratio
+from train_step import DEFAULT, LAST_FULL_LOGITS, TUNED, TUNED_OLD, install_old, ratio
 
+HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "rounds"))
 
 from inputs import Inputs, make_inputs
@@ -46,7 +47,7 @@ STAGES = ("start", "generate_responses", "collect_preferences", "validate_data",
 REST = "start-up and the rest"
 MAX_PROMPT_TOKENS = 512
 GENERATION_BATCHES = (8, 64)
-"""Prompts that a peer decodes together: with its defaults, and what else a tuned one may take; ours takes its default of 64."""
+"""Prompts that a peer decodes together: with its defaults, and what else a tuned one may take; ours takes what fits."""
 SEED = 1
 
 

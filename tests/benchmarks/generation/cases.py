@@ -1,0 +1,55 @@
+"""The policy that is sampled from, its prompts, and the cases that are measured. Nothing is downloaded."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from shapes import EOS, FIRST, PROFILES, Shape
+from transformers.utils import logging
+
+SPREAD = 2.0
+"""Standard deviation of the logits over the vocabulary: as far apart as a trained model's, so that a wrong temperature would show."""
+INITIAL = 0.02
+"""Standard deviation of the entries of the head, as transformers draws them."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Answers a prompt, and whether lengths differ."""
+
+    samples: int
+    ragged: bool
+
+
+CASES = {f"{name}-{samples}": Case(samples, name == "ragged") for name in ("even", "ragged") for samples in (4, 8)}
+"""Even: prompts of one length and no end token. Ragged: log-normal prompts, and answers that end at every token with one probability."""
+
+
+def save_policy(shape: Shape, directory: Path) -> None:
+    """Writes a model of random weights whose logits have the standard deviation `SPREAD`, and that of the end token is 0."""
+    logging.disable_progress_bar()
+    model = shape.build(torch.float32)
+    with torch.no_grad():
+        model.model.norm.weight.fill_(SPREAD / (INITIAL * shape.hidden**0.5))
+        model.get_output_embeddings().weight[EOS] = 0.0
+    model.save_pretrained(directory)
+
+
+def end_after(model: Any, shape: Shape, mean: float) -> None:
+    """Has answers end, by a bias on the end token's logit, after `mean` tokens on average: geometric lengths by ordinary sampling.
+
+    The end token's own logit is 0 and the others are normal, so the sum of their exponentials is about V exp(spread^2 / 2).
+    """
+    head = model.get_output_embeddings()
+    bias = torch.zeros(shape.vocabulary)
+    bias[EOS] = np.log(shape.vocabulary) + SPREAD**2 / 2 - np.log(mean - 1)
+    head.bias = torch.nn.Parameter(bias.to(head.weight.dtype), requires_grad=False)
+
+
+def prompts(case: Case, count: int, vocabulary: int, seed: int) -> list[list[int]]:
+    """Random tokens; as many a prompt as hh-rlhf has, in the even case its median for all."""
+    chance, profile = np.random.default_rng(seed), PROFILES["hh-rlhf"]
+    lengths = chance.lognormal(np.log(profile.prompt), profile.spread if case.ragged else 0.0, count).round().clip(1).astype(int)
+    return [chance.integers(FIRST, vocabulary, length).tolist() for length in lengths]

@@ -1,0 +1,41 @@
+"""One system that samples, in a process of its own."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from cases import CASES, prompts
+from shapes import EOS, SHAPES
+from turns import serve
+
+
+def prepare(task: dict[str, Any]) -> tuple[Callable[[], dict[str, Any]], dict[str, Any]]:
+    """What samples once, and what is told of it beforehand."""
+    from gate import same_greedy_tokens, same_law
+    from ours import Ours
+    from peers import Generate, GenerateBatch
+
+    shape, directory = SHAPES[task["shape"]], Path(task["policy"])
+    options: dict[str, Any] = {"dtype": torch.bfloat16 if task["bf16"] else torch.float32, "max_new_tokens": task["max_new_tokens"]}
+    if task["system"] == "gate":
+        greedy = same_greedy_tokens(shape, directory, max_new_tokens=task["max_new_tokens"])
+        return dict, {"greedy": greedy, "law": same_law(shape, directory, **options)}
+    case = CASES[task["case"]]
+    asked = prompts(case, task["prompts"], shape.vocabulary, task["seed"])
+    system = {"ours": Ours, "generate": Generate, "generate_batch": GenerateBatch}[task["system"]](shape, directory, case, **options)
+    settings = iter(task["settings"])
+
+    def step() -> dict[str, Any]:
+        try:
+            answers = [answer for several in system(asked, **next(settings)) for answer in several]
+        except Exception as error:
+            return {"error": f"{type(error).__name__}: {error}"}
+        assert len(answers) == len(asked) * case.samples
+        return {"tokens": sum(map(len, answers)), "answers": len(answers), "stopped": sum(answer[-1] == EOS for answer in answers)}
+
+    return step, {}
+
+
+if __name__ == "__main__":
+    serve(prepare)
