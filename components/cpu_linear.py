@@ -53,7 +53,12 @@ def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None)
 
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Gives a b^T of matrices (m, k) and (n, k), without a gradient, by oneDNN where that pays."""
-    return _multiply(a, b) if _takes(a, b) else a @ b.T
+    return _multiply(_filled_up(a), b)[: len(a)] if _takes(a, b) else a @ b.T
+
+
+def product_over_rows(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Gives a^T b of matrices (rows, m) and (rows, n), without a gradient, by oneDNN where that pays."""
+    return _multiply(_filled_up(a).T, _filled_up(b).T) if _takes(a, b) else a.T @ b
 
 
 def _takes(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -66,17 +71,32 @@ def _multiply(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None
     return result
 
 
+def _filled_up(rows: torch.Tensor) -> torch.Tensor:
+    """The matrix with rows of zeros to the next of sixteen numbers an octave.
+
+    oneDNN makes and keeps a program for every shape that it meets, and packed rows hardly ever have the same length twice.
+    """
+    step = max(1, 2 ** (len(rows).bit_length() - 5))
+    return torch.nn.functional.pad(rows, (0, 0, 0, -len(rows) % step))
+
+
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        ctx.save_for_backward(input, weight)
-        return _multiply(input, weight, bias)
+        rows = input.reshape(-1, input.shape[-1])
+        filled = _filled_up(rows)
+        ctx.save_for_backward(filled, weight)
+        return _multiply(filled, weight, bias)[: len(rows)].view(*input.shape[:-1], len(weight))
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         input, weight = ctx.saved_tensors
-        of_input = _multiply(gradient, weight.T) if ctx.needs_input_grad[0] else None
         rows = gradient.reshape(-1, gradient.shape[-1])
-        of_weight = _multiply(rows.T, input.reshape(-1, input.shape[-1]).T) if ctx.needs_input_grad[1] else None
+        filled = _filled_up(rows)
+        of_input = of_weight = None
+        if ctx.needs_input_grad[0]:
+            of_input = _multiply(filled, weight.T)[: len(rows)].view(*gradient.shape[:-1], weight.shape[1])
+        if ctx.needs_input_grad[1]:
+            of_weight = product_over_rows(filled, input)
         of_bias = rows.sum(dim=0) if ctx.needs_input_grad[2] else None
         return of_input, of_weight, of_bias

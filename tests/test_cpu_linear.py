@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from components import cpu_linear
-from components.cpu_linear import OneDnnLinear, linear, product, speed_up
+from components.cpu_linear import OneDnnLinear, linear, product, product_over_rows, speed_up
 
 HAS_OP = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
@@ -25,7 +25,7 @@ def test_torch_still_has_the_product_that_is_called() -> None:
     assert HAS_OP or platform.machine() != "x86_64"
 
 
-@pytest.mark.parametrize("shape", [(7, 12), (2, 3, 12), (1, 12), (0, 12)])
+@pytest.mark.parametrize("shape", [(7, 12), (2, 3, 12), (1, 12), (0, 12), (83, 12), (5, 67, 12)])
 @pytest.mark.parametrize("biased", [True, False])
 def test_linear_and_its_gradients_are_torchs(pays: bool, shape: tuple[int, ...], biased: bool) -> None:
     draw = torch.Generator().manual_seed(4)
@@ -39,7 +39,25 @@ def test_linear_and_its_gradients_are_torchs(pays: bool, shape: tuple[int, ...],
     for found, expected in zip(*results, strict=True):
         assert (found is None) == (expected is None)
         if expected is not None:
-            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 31, 83])
+def test_products_without_a_gradient_are_torchs(pays: bool, rows: int) -> None:
+    x, y, weight = torch.randn(rows, 12), torch.randn(rows, 7), torch.randn(5, 12)
+    torch.testing.assert_close(product(x, weight), x @ weight.T)
+    torch.testing.assert_close(product_over_rows(x, y), x.T @ y)
+
+
+def test_lengths_that_differ_a_little_are_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """oneDNN keeps memory for each shape for good."""
+    seen = set()
+    multiply = cpu_linear._multiply
+    monkeypatch.setattr(cpu_linear, "pays", lambda: HAS_OP)
+    monkeypatch.setattr(cpu_linear, "_multiply", lambda a, *rest: seen.add(a.shape) or multiply(a, *rest))
+    for rows in range(513, 1025):
+        linear(torch.ones(rows, 4), torch.ones(2, 4), None)
+    assert len(seen) == 16 * HAS_OP
 
 
 def test_linear_frozen_weight_gets_no_gradient(pays: bool) -> None:

@@ -12,8 +12,8 @@ from components.adapters import num_virtual_tokens
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-MOST_TOKENS = 8192
-"""Tokens that are prefilled at once, padding included."""
+MOST_TOKENS = {"cpu": 1024, "cuda": 16384}
+"""Tokens that are prefilled at once, padding included: on a CPU few, since that pads least (measured), and a GPU wants to be busy."""
 
 
 class Prefilled(NamedTuple):
@@ -33,15 +33,15 @@ def prefill(model: "PreTrainedModel", prompts: list[list[int]], pad_id: int) -> 
 
     Many prompts are run in pieces, each as wide as its own longest, so that what the layers hold for a moment does not grow with them.
     """
-    pieces = [_padded(model, piece, pad_id) for piece in _pieces(prompts)]
+    pieces = [_padded(model, piece, pad_id) for piece in _pieces(prompts, MOST_TOKENS[model.device.type])]
     return pieces[0] if len(pieces) == 1 else _joined(pieces)
 
 
-def _pieces(prompts: list[list[int]]) -> Iterator[list[list[int]]]:
-    """Neighbours of at most `MOST_TOKENS` tokens, their padding included; at least one prompt each."""
+def _pieces(prompts: list[list[int]], most_tokens: int) -> Iterator[list[list[int]]]:
+    """Neighbours of at most so many tokens, their padding included; at least one prompt each."""
     piece: list[list[int]] = []
     for prompt in prompts:
-        if piece and (len(piece) + 1) * max(len(prompt), *map(len, piece)) > MOST_TOKENS:
+        if piece and (len(piece) + 1) * max(len(prompt), *map(len, piece)) > most_tokens:
             yield piece
             piece = []
         piece.append(prompt)

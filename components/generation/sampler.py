@@ -25,7 +25,7 @@ from components.ranks import world_size
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-MOST_ROWS = {"cpu": 512, "cuda": 4096}
+MOST_ROWS = {"cpu": 256, "cuda": 4096}
 """Responses decoded together beyond which a device gains nothing, and progress would be told too seldom."""
 
 log = logging.getLogger(__name__)

@@ -36,12 +36,12 @@ import psutil
 from measuring import conditions, write_result
 from train_step import DEFAULT, LAST_FULL_LOGITS, TUNED, TUNED_OLD, install_old, ratio
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE / "rounds"))
+sys.path.insert(0, str(Path(__file__).resolve().parent / "rounds"))
 
 from inputs import Inputs, make_inputs
 from shapes import SHAPES
 
+HERE = Path(__file__).resolve().parent
 OURS = "ours"
 STAGES = ("start", "generate_responses", "collect_preferences", "validate_data", "dpo_train", "evaluate", "promote")
 REST = "start-up and the rest"

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from components.cpu_linear import product
+from components.cpu_linear import product, product_over_rows
 
 TILE_BYTES = {True: 16 * 2**20, False: 256 * 2**20}
 """Logits of one tile in fp32: on a CPU (True) they stay in its cache, elsewhere they keep the device busy."""
@@ -79,7 +79,7 @@ class _ColumnLogps(torch.autograd.Function):
             if of_hidden is not None:
                 of_hidden[tile] = product(of_logits, weight.T)
             if of_weight is not None:
-                of_weight += product(of_logits.T, hidden[tile].T)
+                of_weight += product_over_rows(of_logits, hidden[tile])
             if of_bias is not None:
                 of_bias += of_logits.sum(dim=0)
         return of_hidden, of_weight, of_bias, None
