@@ -23,8 +23,18 @@ def format_messages(messages: Messages) -> str:
 
 
 def prompt_ids(tokenizer: "PreTrainedTokenizerBase", messages: Messages) -> list[int]:
-    """Token ids of a prompt in the model's chat template, ending where the assistant's answer begins."""
-    return _templated(tokenizer, messages, add_generation_prompt=True)
+    """Token ids of a prompt in the model's chat template, ending where the assistant's answer begins.
+
+    Raises:
+        ValueError: There are none.
+    """
+    ids = _templated(tokenizer, messages, add_generation_prompt=True)
+    if not ids:
+        raise ValueError(
+            f"the tokenizer ({type(tokenizer).__name__}) makes no tokens of the prompt {messages[-1]['content'][:60]!r}: "
+            "its vocabulary or chat template does not fit it"
+        )
+    return ids
 
 
 def response_ids(tokenizer: "PreTrainedTokenizerBase", messages: Messages, response: str, *, max_tokens: int) -> list[int]:
