@@ -117,6 +117,14 @@ def run_stage(name: str, request: Record, directory: Path, *, num_processes: int
     return manifest
 
 
+def load_stages() -> None:
+    """Imports what stages in this process will need, seconds of torch and transformers; where there is a GPU they run in others."""
+    _prepare_process()
+    for stage in STAGES.values():
+        if not (stage.on_accelerator and visible_gpus()):
+            importlib.import_module(stage.module)
+
+
 @contextlib.contextmanager
 def _kept_if_rejected(workspace: Workspace, directory: Path, name: str) -> Iterator[None]:
     try:

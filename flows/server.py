@@ -22,7 +22,7 @@ LIGHT_MLFLOW = {"DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true", "MLF
 
 
 @contextlib.contextmanager
-def prefect_server(known: str | None = None) -> Iterator[str]:
+def prefect_server(known: str | None = None, *, meanwhile: Callable[[], object] = lambda: None) -> Iterator[str]:
     """Makes sure that flows find a Prefect API, and yields its address.
 
     A configured PREFECT_API_URL (environment or profile) is used as it is, then the known one. Otherwise a server is started on a
@@ -30,6 +30,7 @@ def prefect_server(known: str | None = None) -> Iterator[str]:
 
     Args:
         known: API of a server that is up, if there is one.
+        meanwhile: Called while a server of our own comes up, which takes seconds.
     """
     from prefect.logging.handlers import APILogHandler
     from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -38,7 +39,7 @@ def prefect_server(known: str | None = None) -> Iterator[str]:
     if configured:
         yield configured
         return
-    with contextlib.nullcontext(known) if known else _own_server() as url, temporary_settings({PREFECT_API_URL: url}):
+    with contextlib.nullcontext(known) if known else _own_server(meanwhile) as url, temporary_settings({PREFECT_API_URL: url}):
         try:
             yield url
         finally:
@@ -46,10 +47,11 @@ def prefect_server(known: str | None = None) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _own_server() -> Iterator[str]:
+def _own_server(meanwhile: Callable[[], object]) -> Iterator[str]:
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     with _prefect(port) as server:
+        meanwhile()
         wait_until_up(f"{url}/health", "Prefect", child=server)
         yield url
 

@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from components import progress
 from components.artifacts import digest, file_digest
 from components.config import JudgeSettings
+from components.cpu_linear import speed_up
 from components.judges.protocol import Group, Opinion, Verdict, judge_alone
 from components.judges.reading import conversation_ids, longest_read
 from components.judges.reward_model_directory import reward_model_directory
@@ -117,5 +118,6 @@ def _load(path: Path, config: JudgeSettings) -> "PreTrainedModel":
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])[0]
         raise ValueError(f"judge.model {config.model} lacks weights ({missing}), which would be random: save the whole trained model")
+    speed_up(model)
     loaded: PreTrainedModel = model.to(pick_device()).eval()
     return loaded

@@ -10,6 +10,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from components.builtin.starter import starter_model
 from components.config import BUILTIN
+from components.cpu_linear import speed_up
 from components.model_directory import check_model_directory, locate_model
 from components.models import start_ref
 from components.records import ModelRef
@@ -85,6 +86,7 @@ def load_with_head(base: ModelRef, *, pad_id: int, dtype: torch.dtype, device: t
     with torch.no_grad():
         for name in missing:
             model.get_parameter(name).zero_()
+    speed_up(model)
     return Headed(model.to(device), bool(missing))
 
 

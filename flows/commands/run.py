@@ -1,5 +1,6 @@
 """`ratchet run`: rounds of a campaign from the terminal."""
 
+import importlib
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,8 +39,16 @@ def run(
         services = running(runs_directory())
         if services is not None:
             os.environ.setdefault("MLFLOW_TRACKING_URI", services.mlflow)  # so that what runs here links to its pages
-        with prefect_server(known=services.api if services else None):
+        with prefect_server(known=services.api if services else None, meanwhile=_load):
             _run_flow(settings, accept_changes=accept_changes)
+
+
+def _load() -> None:
+    """Imports what the rounds need: seconds of libraries."""
+    from components.launch import load_stages
+
+    load_stages()
+    importlib.import_module("components.tracking")
 
 
 def _run_flow(settings: Any, *, accept_changes: bool) -> None:

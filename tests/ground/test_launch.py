@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from components.config import GateConfig
-from components.launch import STAGES, Stage, run_stage, server_process, visible_gpus
+from components.launch import STAGES, Stage, load_stages, run_stage, server_process, visible_gpus
 from components.records import Artifact, DataRejected, JudgeUnavailable, PromoteRequest, RoundStopped, StageFailed
 
 MODULE = """
@@ -184,3 +184,12 @@ def assert_gone(pid: int, seconds: float = 20) -> None:
 def test_visible_gpus_follow_the_environment(value: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
     assert visible_gpus() == count
+
+
+@pytest.mark.parametrize(("gpus", "here"), [("", True), ("0", False)])
+def test_stages_are_loaded_where_they_will_run(gpus: str, here: bool, stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    monkeypatch.setattr("components.launch.STAGES", {"promote": Stage("a_stage", PromoteRequest, 1, on_accelerator=True)})
+    load_stages()
+    assert ("a_stage" in sys.modules) is here
+    assert not stage.exists(), "it is loaded and not run"
