@@ -55,7 +55,7 @@ def _reason_against(base: Any) -> str:
         return f"{name} has layers with a sliding window"
     try:
         expected, found = (_trial(base, kind) for kind in (Forked, Shared))
-    except (CannotShare, TypeError, AttributeError) as error:
+    except (CannotShare, TypeError, AttributeError, ValueError, RuntimeError) as error:
         return f"{name} cannot share prompts: {error}"
     gap = float((found - expected).abs().max() / expected.std())
     return "" if gap <= TOLERANCE[base.dtype] else f"{name} gives logits that are off by {gap:.3g} of their deviation with shared prompts"
