@@ -71,13 +71,18 @@ def _multiply(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None
     return result
 
 
-def _filled_up(rows: torch.Tensor) -> torch.Tensor:
-    """The matrix with rows of zeros to the next of sixteen numbers an octave.
+def rows_to_fill(count: int) -> int:
+    """Rows that a matrix of `count` rows lacks to the next of sixteen numbers an octave.
 
     oneDNN makes and keeps a program for every shape that it meets, and packed rows hardly ever have the same length twice.
     """
-    step = max(1, 2 ** (len(rows).bit_length() - 5))
-    return torch.nn.functional.pad(rows, (0, 0, 0, -len(rows) % step))
+    return -count % max(1, 2 ** (count.bit_length() - 5))
+
+
+def _filled_up(rows: torch.Tensor) -> torch.Tensor:
+    """The matrix with rows of zeros behind it where it lacks some."""
+    lacking = rows_to_fill(len(rows))
+    return torch.nn.functional.pad(rows, (0, 0, 0, lacking)) if lacking else rows
 
 
 class _Linear(torch.autograd.Function):

@@ -88,6 +88,7 @@ def attention(
 def _masked(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: Packed, scale: float) -> torch.Tensor:
     """Plain attention of every response over prompt and response, with a mask where the two do not adjoin."""
     out = torch.empty_like(query)
+    out[:, :, packed.num_tokens :] = 0
     for segment in packed.in_order:
         prompt, own = _places(segment)
         if segment.adjoins:
@@ -111,6 +112,7 @@ class _OnCpu(torch.autograd.Function):
     def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: Packed, scale: float) -> torch.Tensor:
         _, heads, tokens, size = query.shape
         out = query.new_empty(1, tokens, heads, size)
+        out[:, packed.num_tokens :] = 0
         totals = query.new_empty(1, heads, tokens, dtype=torch.float32)
         weights: list[torch.Tensor | None] = []
         for segment in packed.in_order:
@@ -130,6 +132,7 @@ class _OnCpu(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None, None]:
         query, key, value, out, totals, *weights = ctx.saved_tensors
         of_query, of_key, of_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        of_query[:, :, ctx.packed.num_tokens :] = 0
         gradient, out, kept = gradient.transpose(1, 2), out.transpose(1, 2), iter(weights)
         for segment in ctx.packed.in_order:
             rows, keys = _seen(segment)

@@ -67,7 +67,7 @@ class _ColumnLogps(torch.autograd.Function):
             return (ahead[0] * gradient).to(hidden.dtype), None, None, None
         weight, bias = ctx.weight, ctx.bias
         of_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        of_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        of_weight: torch.Tensor | None = None
         of_bias = torch.zeros_like(bias) if ctx.needs_input_grad[2] else None
         for tile in _tiles(hidden, weight):
             logits = ctx.kept.pop(0) if ctx.kept else None
@@ -78,8 +78,9 @@ class _ColumnLogps(torch.autograd.Function):
             of_logits = _gradient(probabilities, columns[tile], gradient[tile]).to(hidden.dtype)
             if of_hidden is not None:
                 of_hidden[tile] = product(of_logits, weight.T)
-            if of_weight is not None:
-                of_weight += product_over_rows(of_logits, hidden[tile])
+            if ctx.needs_input_grad[1]:
+                part = product_over_rows(of_logits, hidden[tile])
+                of_weight = part if of_weight is None else of_weight.add_(part)
             if of_bias is not None:
                 of_bias += of_logits.sum(dim=0)
         return of_hidden, of_weight, of_bias, None

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import torch
 
+from components.cpu_linear import pays, rows_to_fill
+
 
 class Segment(NamedTuple):
     """A response in the row, and the prompt that it answers."""
@@ -48,6 +50,9 @@ class Packed:
         self.longest = max(segment.prompt_length + segment.length for segment in self.segments)
         """Tokens of the longest prompt and response."""
         self.num_tokens = len(ids)
+        """Tokens of prompts and responses; behind them stand some that nothing sees, where every layer would have to fill up its rows."""
+        filling = rows_to_fill(len(ids)) if device.type == "cpu" and pays() else 0
+        ids, positions = ids + ids[:1] * filling, positions + [0] * filling
         self.input_ids = torch.tensor([ids], device=device)
         self.position_ids = torch.tensor([positions], device=device)
         before = [_before(segment) for segment in self.segments]
