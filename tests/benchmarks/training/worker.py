@@ -13,16 +13,19 @@ def prepare(task: dict[str, Any]) -> tuple[Callable[[], Any], dict[str, Any]]:
     shape, dtype = SHAPES[task["shape"]], torch.bfloat16 if task["bf16"] else torch.float32
     count = task["pairs_per_step"] * task["steps"]
     pairs = triples(PROFILES[task["profile"]], count, shape.vocabulary, longest=task["longest"], seed=task["seed"])
-    if task["system"] == "gate":
-        from exactness import error_of_trl, exactness
+    few = pairs[: task["pairs_per_step"]]
+    if task["system"] == "utilisation":
         from utilisation import utilisation
 
-        few = pairs[: task["pairs_per_step"]]
+        return lambda: None, utilisation(shape, few, dtype=dtype, max_tokens=task["max_tokens"])
+    if task["system"] == "gate":
+        from exactness import error_of_trl, exactness
+
         exact = exactness(shape, few, bf16=task["bf16"])
         if task["bf16"]:
             exact["gradient, TRL"] = error_of_trl(shape, few, task["longest"])
             assert exact["gradient, one pack"] <= 1.5 * exact["gradient, TRL"], exact
-        return lambda: None, {"exact": exact, "utilisation": utilisation(shape, few, dtype=dtype, max_tokens=task["max_tokens"])}
+        return lambda: None, {"exact": exact}
     if task["system"] == "ours":
         from ours import Ours
 
@@ -31,7 +34,8 @@ def prepare(task: dict[str, Any]) -> tuple[Callable[[], Any], dict[str, Any]]:
     from peers import Peer
 
     size, longest, tuned = task["pairs_per_step"], task["longest"], task.get("tuned")
-    peer = Peer(shape, pairs, bf16=task["bf16"], pairs_per_step=size, longest=longest, tuned=tuned)
+    weights = torch.bfloat16 if tuned and tuned["weights"] == "bf16" else torch.float32
+    peer = Peer(shape, pairs, bf16=task["bf16"], pairs_per_step=size, longest=longest, tuned=tuned, weights=weights)
     assert fingerprint(peer.ids()) == fingerprint(pairs), "it trains on other tokens"
     return peer.step, {"prepared": peer.prepared}
 
