@@ -240,8 +240,10 @@ def child_process(command: list[str], *, death_signal: int = signal.SIGKILL, **o
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
-        if child.stdout is not None:
-            child.stdout.close()
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
 
 
 # Runs before the command in the child: the kernel then kills it with its parent, even when that dies by SIGKILL.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from components.adapters import load_adapter
@@ -20,7 +20,7 @@ from components.model_directory import check_quantization
 from components.records import ModelRef
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 def pick_device() -> torch.device:
@@ -77,6 +77,16 @@ def load_tokenizer(ref: ModelRef) -> "PreTrainedTokenizerBase":
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def load_generation_config(ref: ModelRef) -> "GenerationConfig":
+    """The generation config of a model that is not loaded here: its own, or what its config says."""
+    from transformers import GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(ref.base, revision=ref.revision)
+    except OSError:
+        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(ref.base, revision=ref.revision, trust_remote_code=False))
 
 
 def _four_bits(dtype: torch.dtype) -> Any:

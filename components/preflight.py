@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from components import vllm
 from components.config import BUILTIN, CampaignConfig
 from components.judges import check_judge
 from components.model_directory import check_model_directory, check_quantization
@@ -24,6 +25,8 @@ def check_inputs(config: CampaignConfig) -> Inputs:
         ValueError: Something cannot be used; one line that names it and the remedy.
     """
     check_quantization(config.policy.quantization)
+    if config.generation.engine == "vllm":
+        vllm.interpreter()
     model = Path(config.policy.model).expanduser()
     if config.policy.model != BUILTIN and (model.is_dir() or config.policy.model.startswith((".", "/", "~"))):
         check_model_directory(model)

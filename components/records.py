@@ -18,6 +18,7 @@ from components.config import (
     PreferencesConfig,
     PromptsConfig,
     RewardModelConfig,
+    SamplingEngine,
     SoftPromptConfig,
     Takes,
     TrainingConfig,
@@ -223,6 +224,7 @@ class EvaluateRequest(Record):
     """train.json of this round: its reward accuracy and margin on pairs it was not trained on."""
     limits: PolicyConfig
     num_held_out: int
+    engine: SamplingEngine
     batch_size: int
     judge: JudgeRef
     evaluation: EvaluationConfig

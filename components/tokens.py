@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 Messages = list[dict[str, str]]
 
@@ -56,9 +56,9 @@ def response_ids(tokenizer: "PreTrainedTokenizerBase", messages: Messages, respo
     return answer[:max_tokens]
 
 
-def stop_ids(tokenizer: "PreTrainedTokenizerBase", model: "PreTrainedModel") -> set[int]:
+def stop_ids(tokenizer: "PreTrainedTokenizerBase", generation_config: "GenerationConfig | None") -> set[int]:
     """Tokens that end an answer: the tokenizer's end-of-sequence token and those of the model's generation config."""
-    configured = model.generation_config.eos_token_id if model.generation_config is not None else None
+    configured = generation_config.eos_token_id if generation_config is not None else None
     several: Sequence[int] = configured if isinstance(configured, list) else [] if configured is None else [configured]
     return {int(token) for token in [*several, tokenizer.eos_token_id] if token is not None}
 

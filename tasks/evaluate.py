@@ -6,7 +6,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from components.artifacts import derive_seed
-from components.config import ConstraintsConfig, EvaluationConfig, PolicyConfig
+from components.config import ConstraintsConfig, EvaluationConfig, GenerationConfig, PolicyConfig
 from components.launch import run_stage
 from components.records import Artifact, EvaluateRequest, JudgeRef, Manifest, ModelRef
 from tasks.judge_keys import provide_keys
@@ -25,8 +25,7 @@ def evaluate(
     training: Artifact,
     limits: PolicyConfig,
     num_held_out: int,
-    batch_size: int,
-    num_processes: int,
+    generation: GenerationConfig,
     judge: JudgeRef,
     evaluation: EvaluationConfig,
     constraints: ConstraintsConfig,
@@ -41,11 +40,12 @@ def evaluate(
         training=training,
         limits=limits,
         num_held_out=num_held_out,
-        batch_size=batch_size,
+        engine=generation.engine,
+        batch_size=generation.batch_size,
         judge=judge,
         evaluation=evaluation,
         constraints=constraints,
         seed=derive_seed(campaign_seed, round, "evaluate"),
     )
     provide_keys(judge.config)
-    return run_stage("evaluate", request, directory, num_processes=num_processes)
+    return run_stage("evaluate", request, directory, num_processes=generation.num_processes)

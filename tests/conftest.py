@@ -1,6 +1,7 @@
 """What many tests stand on: a quickly trained start model, and quiet, offline libraries."""
 
 import os
+import sys
 
 # Models this small gain little from a second thread, and beside another busy process two threads are several times slower than one.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -28,6 +29,31 @@ def starter_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("starter") / "model"
     build_starter(directory, steps=150)
     return directory
+
+
+PYTHON_WITH_STAND_IN = """#!/bin/sh
+script="$1"
+exec {python} -c "
+import runpy, sys
+sys.path.insert(0, '{here}')
+import vllm_stand_in
+vllm_stand_in.install()
+runpy.run_path('$script', run_name='__main__')
+"
+"""
+
+
+@pytest.fixture
+def stand_in_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command `vllm` on the PATH whose Python has the stand-in of tests/generation/vllm_stand_in.py."""
+    place = tmp_path / "vllm-environment" / "bin"
+    place.mkdir(parents=True)
+    python, command = place / "python", place / "vllm"
+    python.write_text(PYTHON_WITH_STAND_IN.format(python=sys.executable, here=Path(__file__).parent / "generation"))
+    command.write_text(f"#!{python}\n")
+    for file in (python, command):
+        file.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{place}{os.pathsep}{os.environ['PATH']}")
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ the whole configuration. Importing this package loads no machine-learning librar
 
 from components.config.active import ActiveConfig
 from components.config.campaign import CAMPAIGN_NAME, BudgetConfig, CampaignConfig
-from components.config.data import GenerationConfig, PromptsConfig, ValidationConfig
+from components.config.data import GenerationConfig, PromptsConfig, SamplingEngine, ValidationConfig
 from components.config.evaluation import EvaluationConfig, GateConfig
 from components.config.judge import EndpointConfig, JudgeConfig, JudgeSettings, JurorConfig
 from components.config.loading import describe, differences, load_config
@@ -49,6 +49,7 @@ __all__ = [
     "PreferencesConfig",
     "PromptsConfig",
     "RewardModelConfig",
+    "SamplingEngine",
     "Section",
     "SoftPromptConfig",
     "Takes",

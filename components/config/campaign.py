@@ -80,6 +80,20 @@ class CampaignConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _engine_takes_the_policy(self) -> Self:
+        refused = {
+            "soft_prompt.kind": self.soft_prompt.kind != "none",
+            "lora.kind dora": self.lora.kind == "dora",
+            "policy.quantization": self.policy.quantization != "none",
+        }
+        odd = [name for name, given in refused.items() if given]
+        if self.generation.engine == "vllm" and odd:
+            raise ValueError(
+                f"generation.engine vllm does not sample with {odd[0]}: set `generation: {{engine: transformers}}`, or leave that out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _own_models_can_judge(self) -> Self:
         if self.judge.kind == "implicit_reward" and not self.preferences.seed_pairs:
             raise ValueError(

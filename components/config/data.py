@@ -1,11 +1,14 @@
 """Prompts, what is sampled for them, and what a pair must satisfy."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from components.config.policy import BUILTIN
 from components.config.section import Section
+
+SamplingEngine = Literal["transformers", "vllm"]
+"""What draws responses."""
 
 
 class PromptsConfig(Section):
@@ -41,6 +44,8 @@ class PromptsConfig(Section):
 class GenerationConfig(Section):
     """How responses are sampled from the current policy."""
 
+    engine: SamplingEngine = "transformers"
+    """What draws responses, also in evaluation: `transformers`, our own loop over its models, or `vllm` in an environment of its own."""
     samples_per_prompt: int = Field(default=4, ge=2, le=256)
     """Responses sampled for each prompt."""
     temperature: float = Field(default=1.0, gt=0.0, le=5.0)
@@ -50,7 +55,8 @@ class GenerationConfig(Section):
     top_k: int = Field(default=0, ge=0)
     """Samples from the k most likely tokens; 0 keeps all tokens."""
     batch_size: int = Field(default=0, ge=0)
-    """Prompts that are decoded together (times `samples_per_prompt` rows); 0 takes as many as fit. Changes memory and speed only."""
+    """Prompts that are decoded together (times `samples_per_prompt` rows) by `transformers`; 0 takes as many as fit. Changes memory and
+    speed only."""
     num_processes: int = Field(default=0, ge=0)
     """Processes on this machine that share the prompts, also in evaluation; 0 takes one for each visible GPU, or one on a CPU."""
 

@@ -12,12 +12,13 @@ import torch
 from components import progress
 from components.artifacts import derive_seed
 from components.dpo.scoring import response_logps
+from components.generation.engines import Opened, opened
 from components.generation.law import Law
 from components.generation.responses import Response, respond
 from components.generation.sampler import Sampled
 from components.models import give_memory_back, load_policy, load_tokenizer, pick_device, resolve_dtype
 from components.ranks import over_ranks, world_size
-from components.records import EvaluateRequest
+from components.records import EvaluateRequest, ModelRef
 from components.tokens import stop_ids
 
 if TYPE_CHECKING:
@@ -53,17 +54,31 @@ def answer(request: EvaluateRequest, prompts: Sequence[list[int]], seeds: Sequen
     logps: dict[str, torch.Tensor] = {}
     for digest, ref in models.items():
         tokenizer = load_tokenizer(ref)
-        model = load_policy(ref, dtype=resolve_dtype(request.limits.dtype), device=pick_device(), quantization=request.limits.quantization)
         done = len(responses) * len(prompts), len(models) * len(prompts)
         own_seeds = [derive_seed(seed, digest) for seed in seeds]
-        responses[digest] = _sample(request, model, tokenizer, prompts, own_seeds, done=done)
+        with opened(
+            ref,
+            request.limits,
+            engine=request.engine,
+            longest=max(map(len, prompts)) + request.limits.max_response_tokens,
+            pad_id=tokenizer.pad_token_id,
+            batch_size=request.batch_size,
+        ) as policy:
+            responses[digest] = _sample(request, policy, tokenizer, prompts, own_seeds, done=done)
+            model = policy.model
+        del policy
         if digest in (request.challenger.digest, request.start.digest):
             own = [response.token_ids for response in responses[request.challenger.digest]]
+            model = model or _loaded(request, ref)
             logps[digest] = _logps(model, tokenizer.pad_token_id, prompts, own)
         del model
         give_memory_back()
     log_ratios = (logps[request.challenger.digest] - logps[request.start.digest]).tolist()
     return Answers({name: responses[ref.digest] for name, ref in named.items()}, log_ratios)
+
+
+def _loaded(request: EvaluateRequest, ref: ModelRef) -> "PreTrainedModel":
+    return load_policy(ref, dtype=resolve_dtype(request.limits.dtype), device=pick_device(), quantization=request.limits.quantization)
 
 
 def _logps(model: "PreTrainedModel", pad_id: int, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> torch.Tensor:
@@ -80,7 +95,7 @@ def _logps(model: "PreTrainedModel", pad_id: int, prompts: Sequence[list[int]], 
 
 def _sample(
     request: EvaluateRequest,
-    model: "PreTrainedModel",
+    policy: Opened,
     tokenizer: "PreTrainedTokenizerBase",
     prompts: Sequence[list[int]],
     seeds: Sequence[int],
@@ -93,7 +108,7 @@ def _sample(
         top_p=1.0,
         top_k=0,
         max_new_tokens=request.limits.max_response_tokens,
-        stop_ids=frozenset(stop_ids(tokenizer, model)),
+        stop_ids=frozenset(stop_ids(tokenizer, policy.generation_config)),
     )
     finished, total = done
 
@@ -103,5 +118,5 @@ def _sample(
         progress.report(min(finished, total), total, "held-out responses")
 
     one_each = [[seed] for seed in seeds]
-    several = respond(model, tokenizer, prompts, seeds=one_each, law=law, batch_size=request.batch_size, on_batch=report)
+    several = respond(policy.draw, tokenizer, prompts, seeds=one_each, law=law, on_batch=report)
     return [responses[0] for responses in several]

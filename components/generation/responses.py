@@ -4,12 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from components.generation.engines import Draw
 from components.generation.law import Law
-from components.generation.sampler import Sampled, sample
+from components.generation.sampler import Sampled
 from components.ranks import over_ranks
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,12 @@ class Response:
 
 
 def respond(
-    model: "PreTrainedModel",
+    draw: Draw,
     tokenizer: "PreTrainedTokenizerBase",
     prompts: Sequence[list[int]],
     *,
     seeds: Sequence[Sequence[int]],
     law: Law,
-    batch_size: int,
     on_batch: Callable[[Sequence[Sampled]], None],
 ) -> list[list[Response]]:
     """Samples responses to every prompt; arguments and errors as of `sampler.sample`. Ranks share the prompts out between them.
@@ -52,8 +52,7 @@ def respond(
     def work(share: list[int]) -> list[list[Response]]:
         own = [prompts[place] for place in share]
         own_seeds = [seeds[place] for place in share]
-        sampled = sample(model, own, seeds=own_seeds, law=law, pad_id=tokenizer.pad_token_id, batch_size=batch_size, on_batch=on_batch)
-        return _as_text(sampled, tokenizer, len(own))
+        return _as_text(draw(own, seeds=own_seeds, law=law, on_batch=on_batch), tokenizer, len(own))
 
     return over_ranks([len(prompt) for prompt in prompts], work)
 

@@ -11,10 +11,11 @@ import pandas as pd
 from components import progress
 from components.artifacts import derive_seed, read_table, write_json, write_table
 from components.generation.curriculum import draw_round
+from components.generation.engines import opened
 from components.generation.law import Law
 from components.generation.responses import Response, respond
 from components.generation.sampler import Sampled
-from components.models import load_policy, load_tokenizer, pick_device, resolve_dtype
+from components.models import load_tokenizer
 from components.ranks import pick_own_device, rank, world_size
 from components.records import GenerateRequest
 from components.tokens import parse_messages, prompt_ids, stop_ids
@@ -85,17 +86,7 @@ def run(request: GenerateRequest, out: Path) -> None:
 def _respond(
     request: GenerateRequest, tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[list[int]], seeds: Sequence[Sequence[int]]
 ) -> list[list[Response]]:
-    model = load_policy(
-        request.policy, dtype=resolve_dtype(request.limits.dtype), device=pick_device(), quantization=request.limits.quantization
-    )
-    generation = request.generation
-    law = Law(
-        temperature=generation.temperature,
-        top_p=generation.top_p,
-        top_k=generation.top_k,
-        max_new_tokens=request.limits.max_response_tokens,
-        stop_ids=frozenset(stop_ids(tokenizer, model)),
-    )
+    generation, most = request.generation, request.limits.max_response_tokens
     total = len(prompts) * generation.samples_per_prompt
     began, done, tokens = time.monotonic(), 0, 0
 
@@ -106,7 +97,22 @@ def _respond(
         tokens += world_size() * sum(len(answer.token_ids) for answer in batch)
         progress.report(min(done, total), total, f"{tokens / (time.monotonic() - began):.0f} tokens/s")
 
-    return respond(model, tokenizer, prompts, seeds=seeds, law=law, batch_size=generation.batch_size, on_batch=report)
+    with opened(
+        request.policy,
+        request.limits,
+        engine=generation.engine,
+        longest=max(map(len, prompts)) + most,
+        pad_id=tokenizer.pad_token_id,
+        batch_size=generation.batch_size,
+    ) as policy:
+        law = Law(
+            temperature=generation.temperature,
+            top_p=generation.top_p,
+            top_k=generation.top_k,
+            max_new_tokens=most,
+            stop_ids=frozenset(stop_ids(tokenizer, policy.generation_config)),
+        )
+        return respond(policy.draw, tokenizer, prompts, seeds=seeds, law=law, on_batch=report)
 
 
 def _table(names: Sequence[str], seeds: Sequence[Sequence[int]], responses: Sequence[Sequence[Response]]) -> pd.DataFrame:

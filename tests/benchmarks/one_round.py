@@ -7,6 +7,7 @@ seed are the same for all of them.
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from components.config import ConstraintsConfig, LoraConfig, PolicyConfig, SoftP
 from components.dpo import stage as dpo
 from components.generation.law import Law
 from components.generation.responses import respond
+from components.generation.sampler import sample
 from components.models import load_policy, load_tokenizer, pick_device, resolve_dtype, start_ref, trained_ref
 from components.prompts import draw, prompt_id
 from components.records import Artifact, ModelRef, TrainRequest
@@ -62,10 +64,11 @@ def sampled(model: ModelRef, prompts: Sequence[Messages], *, samples: int, seed:
     """Responses of a model, `samples` to each prompt."""
     tokenizer = load_tokenizer(model)
     policy = load_policy(model, dtype=resolve_dtype("float32"), device=pick_device(), quantization="none")
-    law = Law(temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=64, stop_ids=frozenset(stop_ids(tokenizer, policy)))
+    law = Law(temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=64, stop_ids=frozenset(stop_ids(tokenizer, policy.generation_config)))
     ids = [prompt_ids(tokenizer, messages) for messages in prompts]
     seeds = [[derive_seed(seed, model.digest, row, number) for number in range(samples)] for row in range(len(ids))]
-    found = respond(policy, tokenizer, ids, seeds=seeds, law=law, batch_size=128, on_batch=lambda _: None)
+    draw = partial(sample, policy, pad_id=tokenizer.pad_token_id, batch_size=128)
+    found = respond(draw, tokenizer, ids, seeds=seeds, law=law, on_batch=lambda _: None)
     return [[response.text for response in several] for several in found]
 
 

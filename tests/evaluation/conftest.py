@@ -85,6 +85,7 @@ def make_request(models: dict[str, ModelRef], held_out: Artifact, tmp_path: Path
             "training": Artifact(path=training, digest=file_digest(training)),
             "limits": PolicyConfig(**{"dtype": "float32", "max_prompt_tokens": 64, "max_response_tokens": 32, **(limits or {})}),
             "num_held_out": NUM_PROMPTS,
+            "engine": "transformers",
             "batch_size": 16,
             "judge": JudgeRef(config=judge, digest=judge_digest(judge)),
             "constraints": ConstraintsConfig(),

@@ -10,8 +10,8 @@ import pytest
 from components import progress
 from components.artifacts import derive_seed, read_json, read_table
 from components.builtin.world import held_out_prompts
-from components.evaluation import answers as answers_module
 from components.evaluation.answers import Answers, answer
+from components.generation import engines
 from components.launch import run_stage
 from components.models import load_policy, load_tokenizer
 from components.records import EvaluateRequest, ModelRef
@@ -47,6 +47,14 @@ def test_answers_of_one_digest_have_exactly_no_divergence(make_request: Make) ->
     assert answered(make_request("start", "start")).log_ratios == [0.0] * 12
 
 
+def test_answers_drawn_by_vllm_are_scored_as_all_others(make_request: Make, stand_in_vllm: None) -> None:
+    found = answered(make_request("terse", "near").model_copy(update={"engine": "vllm"}))
+    assert len({tuple(texts(found, name)) for name in ("start", "champion", "challenger")}) == 3
+    tokens = {name: sum(len(one.token_ids) for one in found.responses[name]) for name in found.responses}
+    assert tokens["challenger"] < tokens["start"]
+    assert all(math.isfinite(ratio) and ratio != 0 for ratio in found.log_ratios)
+
+
 def test_answers_of_different_models_differ(make_request: Make) -> None:
     found = answered(make_request("near", "rambling"))
     assert len({tuple(texts(found, name)) for name in ("start", "champion", "challenger")}) == 3
@@ -71,7 +79,7 @@ def test_answers_load_each_model_once_and_never_hold_two(make_request: Make, mon
         loaded.append(weakref.ref(model))
         return model
 
-    monkeypatch.setattr(answers_module, "load_policy", counting)
+    monkeypatch.setattr(engines, "load_policy", counting)
     answered(make_request("rambling", "near"))
     assert len(loaded) == 3
     answered(make_request("rambling", "start"))

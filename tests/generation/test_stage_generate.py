@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from components.builtin.world import train_prompts
 from components.config import GenerationConfig, PolicyConfig
 from components.generation.law import Law
 from components.generation.responses import Response, respond
+from components.generation.sampler import sample
 from components.generation.stage import run
 from components.launch import run_stage
 from components.models import load_policy, load_tokenizer, start_ref
@@ -177,13 +179,24 @@ def test_generation_with_only_long_prompts_says_which_limit_to_raise(request_for
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_generate_samples_with_vllm_where_it_is_asked_to(request_for: Any, stand_in_vllm: None, tmp_path: Path) -> None:
+    prompts, responses, counts = generated(request_for(generation=GenerationConfig(samples_per_prompt=2, engine="vllm")), tmp_path / "out")
+    assert len(responses) == counts["responses"] == 2 * len(prompts)
+    tokenizer = load_tokenizer(request_for().policy)
+    for row in responses.itertuples():
+        said = row.token_ids[:-1] if row.finish_reason == "stop" else row.token_ids
+        assert row.text == tokenizer.decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert (row.finish_reason == "stop") == (row.token_ids[-1] == tokenizer.eos_token_id)
+
+
 def test_respond_leaves_an_ordinary_stop_word_out_of_the_text(starter_directory: Path) -> None:
     start = start_ref(starter_directory, revision="main")
     tokenizer, model = load_tokenizer(start), load_policy(start, dtype=torch.float32, device=torch.device("cpu"))
     words = frozenset(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
     rule = Law(temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=6, stop_ids=words)
     prompt = prompt_ids(tokenizer, train_prompts()[0])
-    answers = respond(model, tokenizer, [prompt], seeds=[range(8)], law=rule, batch_size=1, on_batch=lambda batch: None)[0]
+    draw = partial(sample, model, pad_id=0, batch_size=1)
+    answers = respond(draw, tokenizer, [prompt], seeds=[range(8)], law=rule, on_batch=lambda batch: None)[0]
     stopped = [answer for answer in answers if answer.finish_reason == "stop"]
     assert len(stopped) > 4
     assert all(answer.token_ids[-1] in words and answer.text == "" for answer in stopped)

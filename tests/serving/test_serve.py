@@ -18,6 +18,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from components import vllm
 from components.artifacts import write_json
 from components.campaign import model_of_round
 from components.generation.law import Law
@@ -25,7 +26,6 @@ from components.generation.sampler import sample
 from components.models import load_policy, load_tokenizer
 from components.ports import free_port
 from components.records import ModelRef
-from components.serving import engines
 from components.serving.engines import engine_for, pick_engine
 from components.serving.plan import model_id, plan_serving
 from components.serving.server import served
@@ -83,7 +83,9 @@ def own_greedy_answer(directory: Path, round: int) -> str:
     """The answer of this project's own sampler that may only take the most likely token."""
     ref = model_of_round(directory, round)
     model, tokenizer = load_policy(ref, dtype=torch.float32, device=torch.device("cpu")), load_tokenizer(ref)
-    law = Law(temperature=1.0, top_p=1.0, top_k=1, max_new_tokens=MAX_TOKENS, stop_ids=frozenset(stop_ids(tokenizer, model)))
+    law = Law(
+        temperature=1.0, top_p=1.0, top_k=1, max_new_tokens=MAX_TOKENS, stop_ids=frozenset(stop_ids(tokenizer, model.generation_config))
+    )
     prompt = prompt_ids(tokenizer, QUESTION)
     (sampled,) = sample(model, [prompt], seeds=[[0]], law=law, pad_id=tokenizer.pad_token_id, batch_size=1, on_batch=lambda _: None)
     return tokenizer.decode(sampled.token_ids, skip_special_tokens=True)
@@ -224,7 +226,7 @@ def test_serve_adapter_that_a_server_does_not_take_says_what_does(
     settings: dict[str, Any], told: str, runs: Path, make_campaign: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = make_campaign("adapter")
-    monkeypatch.setattr(engines, "_vllm", lambda: "vllm")
+    monkeypatch.setattr(vllm, "executable", lambda: Path("vllm"))
     write_json(directory / "round-001/dpo_train/adapter/adapter_config.json", settings)
     with pytest.raises(ValueError, match=told), served(plan_serving("served", round=1, port=free_port()), "vllm"):
         pass
@@ -237,7 +239,7 @@ def test_serve_adapter_that_a_server_does_not_take_says_what_does(
 def test_engine_for_a_model_is_one_that_takes_its_adapter(
     settings: dict[str, Any] | None, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "_vllm", lambda: "vllm")
+    monkeypatch.setattr(vllm, "executable", lambda: Path("vllm"))
     if settings is not None:
         write_json(tmp_path / "adapter_config.json", settings)
     ref = ModelRef(round=1, base="base", adapter=None if settings is None else tmp_path, base_digest="b", digest="d")

@@ -1,0 +1,62 @@
+"""What draws the responses: this project's own loop over a loaded policy, or vLLM in a process of its own. Knows no text and no stage."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from components.config import PolicyConfig, SamplingEngine
+from components.generation import vllm
+from components.generation.law import Law
+from components.generation.sampler import Sampled, sample
+from components.models import load_generation_config, load_policy, pick_device, resolve_dtype
+from components.records import ModelRef
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedModel
+
+
+class Draw(Protocol):
+    """Samples responses to every prompt, as `sampler.sample` does."""
+
+    def __call__(
+        self, prompts: Sequence[list[int]], *, seeds: Sequence[Sequence[int]], law: Law, on_batch: Callable[[Sequence[Sampled]], None]
+    ) -> list[Sampled]:
+        """One response for each seed, ordered by prompt, then sample."""
+
+
+class Opened:
+    """A policy that can be sampled from."""
+
+    def __init__(self, draw: Draw, generation_config: "GenerationConfig | None", model: "PreTrainedModel | None") -> None:
+        self.draw, self.generation_config, self.model = draw, generation_config, model
+        """The model is what this process has loaded; None where another one has."""
+
+
+@contextlib.contextmanager
+def opened(
+    policy: ModelRef, limits: PolicyConfig, *, engine: SamplingEngine, longest: int, pad_id: int, batch_size: int
+) -> Iterator[Opened]:
+    """Loads a policy where its responses are drawn.
+
+    Args:
+        policy: A model, or an adapter on one.
+        limits: Its precision and quantization.
+        engine: `transformers` or `vllm`.
+        longest: Tokens of the longest prompt and response together.
+        pad_id: Fills the left of shorter prompts.
+        batch_size: Prompts that are decoded together by our own loop; 0 takes as many as fit.
+
+    Raises:
+        ValueError: The engine is not installed, or does not take the policy's adapter.
+        RuntimeError: The engine could not load it.
+    """
+    dtype = resolve_dtype(limits.dtype)
+    if engine == "vllm":
+        with vllm.loaded(policy, dtype=str(dtype).removeprefix("torch."), longest=longest) as session:
+            yield Opened(session.sample, load_generation_config(policy), None)
+        return
+    model = load_policy(policy, dtype=dtype, device=pick_device(), quantization=limits.quantization)
+
+    draw = partial(sample, model, pad_id=pad_id, batch_size=batch_size)
+    yield Opened(draw, model.generation_config, model)

@@ -1,0 +1,5 @@
+"""vLLM as the sampler: in a process and an environment of its own, which give the accelerator's memory back when they end."""
+
+from components.generation.vllm.session import loaded
+
+__all__ = ["loaded"]

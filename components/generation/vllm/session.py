@@ -1,0 +1,146 @@
+"""A policy loaded in vLLM, asked for responses over a pipe. Knows how vLLM is told what a law says, and nothing of stages."""
+
+import contextlib
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from components import vllm
+from components.generation.law import Law
+from components.generation.sampler import Sampled
+from components.launch import server_process
+from components.records import ModelRef
+
+SCRIPT = Path(__file__).with_name("script.py")
+REMEDY = "set `generation: {engine: transformers}`"
+OF_A_RANK = frozenset({"RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"})
+REPORTED = 32
+"""Responses after which whoever waits is told."""
+
+
+class Session:
+    """A policy that vLLM has loaded."""
+
+    def __init__(self, process: "subprocess.Popen[str]", errors: Path) -> None:
+        self._process, self._errors = process, errors
+
+    def sample(
+        self,
+        prompts: Sequence[list[int]],
+        *,
+        seeds: Sequence[Sequence[int]],
+        law: Law,
+        on_batch: Callable[[Sequence[Sampled]], None],
+        **further: Any,
+    ) -> list[Sampled]:
+        """Samples responses as `sampler.sample` does; equal seeds give equal draws, and what is drawn beside them only float noise.
+
+        Args:
+            prompts: Token ids of each prompt.
+            seeds: A seed for each response, (num_prompts, num_samples).
+            law: What is sampled from, and when a response ends.
+            on_batch: Called with some responses at a time.
+            further: Other arguments of vLLM's `SamplingParams`.
+
+        Raises:
+            RuntimeError: vLLM ended, or ended a response for another reason than a stop token or the limit.
+        """
+        sampling = {
+            "temperature": law.temperature,
+            "top_p": law.top_p,
+            "top_k": law.top_k,
+            "max_tokens": law.max_new_tokens,
+            "stop_token_ids": sorted(law.stop_ids),
+            # The law names every token that ends a response.
+            "ignore_eos": True,
+            "detokenize": False,
+        }
+        self._say({"prompts": list(prompts), "seeds": [list(several) for several in seeds], "sampling": sampling | further})
+        answers: list[Sampled] = []
+        told = 0
+        while (line := self._hear()) is not None:
+            answer = Sampled(*line)
+            if answer.finish_reason not in ("stop", "length"):
+                raise RuntimeError(f"vLLM ended a response by {answer.finish_reason!r}: {REMEDY}")
+            answers.append(answer)
+            if len(answers) - told == REPORTED:
+                on_batch(answers[told:])
+                told = len(answers)
+        if answers[told:]:
+            on_batch(answers[told:])
+        return sorted(answers, key=lambda answer: answer[:2])
+
+    def _say(self, value: Any) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # what it died of is told where its answer is missing
+            self._process.stdin.write(json.dumps(value) + "\n")
+            self._process.stdin.flush()
+
+    def _hear(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            last = [told.strip() for told in self._errors.read_text(errors="replace").splitlines() if told.strip()][-3:]
+            raise RuntimeError(f"vLLM ended: {' | '.join(last) or 'it said nothing'}")
+        return json.loads(line)
+
+
+@contextlib.contextmanager
+def loaded(policy: ModelRef, *, dtype: str, longest: int) -> Iterator[Session]:
+    """Loads a policy in vLLM's own Python, and ends that process with the block.
+
+    Args:
+        policy: A model, or an adapter on one.
+        dtype: `float32` or `bfloat16`.
+        longest: Tokens of the longest prompt and response together.
+
+    Raises:
+        ValueError: vLLM is not installed, or does not take the policy's adapter.
+        RuntimeError: vLLM could not load it.
+    """
+    settings: dict[str, Any] = {
+        "model": str(Path(policy.base).absolute()),
+        "dtype": dtype,
+        "max_model_len": longest,
+        # Prompts come as tokens, and what a generation config says of sampling is no part of the law.
+        "skip_tokenizer_init": True,
+        "generation_config": "vllm",
+        "enable_prefix_caching": True,
+        "adapter": None if policy.adapter is None else str(policy.adapter.absolute()),
+    } | _adapter(policy)
+    with tempfile.TemporaryDirectory(prefix="ratchet-vllm-") as place:
+        errors = Path(place) / "errors.log"
+        with (
+            errors.open("w") as log,
+            server_process(
+                [str(vllm.interpreter()), str(SCRIPT)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=_environment(os.environ),
+            ) as process,
+        ):
+            session = Session(process, errors)
+            session._say(settings)
+            session._hear()
+            yield session
+
+
+def _adapter(policy: ModelRef) -> dict[str, Any]:
+    if policy.adapter is None:
+        return {}
+    return {"enable_lora": True, "max_lora_rank": vllm.largest_rank(vllm.adapter_settings(policy.adapter), REMEDY)}
+
+
+def _environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Of a process that is no rank of torchrun's, but has the accelerator of the rank that starts it."""
+    kept = {name: value for name, value in environment.items() if name not in OF_A_RANK} | {"VLLM_NO_USAGE_STATS": "1"}
+    rank = environment.get("LOCAL_RANK")
+    if rank is None:
+        return kept
+    visible = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return kept | {"CUDA_VISIBLE_DEVICES": visible[int(rank)] if visible else rank}

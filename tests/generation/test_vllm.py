@@ -1,0 +1,112 @@
+"""vLLM as the sampler, as far as this project goes: what it is told, what comes back, how it fails and how it ends."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from components import vllm
+from components.artifacts import write_json
+from components.config import CampaignConfig, GenerationConfig, LoraConfig, PolicyConfig, SoftPromptConfig
+from components.generation.law import Law
+from components.generation.vllm import loaded
+from components.models import start_ref
+from components.preflight import check_inputs
+from components.records import ModelRef
+
+LAW = Law(temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=8, stop_ids=frozenset({1}))
+
+
+def drawn(policy: ModelRef, seeds: list[list[int]], law: Law = LAW) -> list[Any]:
+    heard: list[Any] = []
+    with loaded(policy, dtype="float32", longest=32) as session:
+        sampled = session.sample([[3, 4, 5], [6, 7]], seeds=seeds, law=law, on_batch=heard.extend)
+    assert Counter(map(str, heard)) == Counter(map(str, sampled))
+    return sampled
+
+
+def test_vllm_gives_a_response_for_each_seed_and_equal_ones_for_equal_seeds(stand_in_vllm: None, starter_directory: Path) -> None:
+    policy = start_ref(starter_directory, "main")
+    sampled = drawn(policy, [[11, 12, 11], [11, 13, 14]])
+    assert [one[:2] for one in sampled] == [(prompt, number) for prompt in range(2) for number in range(3)]
+    texts = [one.token_ids for one in sampled]
+    assert texts[0] == texts[2] != texts[1]
+    for one in sampled:
+        assert (one.finish_reason == "stop") == (one.token_ids[-1] == 1)
+        assert one.finish_reason == "stop" or len(one.token_ids) == LAW.max_new_tokens
+        assert 1 not in one.token_ids[:-1]
+
+
+def test_vllm_stops_at_every_token_that_the_law_names(stand_in_vllm: None, starter_directory: Path) -> None:
+    everything = LAW._replace(stop_ids=frozenset(range(200)))
+    sampled = drawn(start_ref(starter_directory, "main"), [[1], [2]], everything)
+    assert [(len(one.token_ids), one.finish_reason) for one in sampled] == [(1, "stop")] * 2
+
+
+def test_vllm_samples_from_the_adapter(stand_in_vllm: None, starter_directory: Path, tmp_path: Path) -> None:
+    """An adapter that is left out would be the champion before last, silently."""
+    from transformers import AutoModelForCausalLM
+
+    from components.adapters import with_fresh_adapter
+
+    model: Any = with_fresh_adapter(AutoModelForCausalLM.from_pretrained(starter_directory), LoraConfig(rank=4), SoftPromptConfig())
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(torch.randn_like(weight))
+    model.save_pretrained(tmp_path / "adapter")
+    start = start_ref(starter_directory, "main")
+    seeds = [[1, 2, 3, 4], [5, 6, 7, 8]]
+    adapted = start.model_copy(update={"adapter": tmp_path / "adapter"})
+    assert [one.token_ids for one in drawn(adapted, seeds)] != [one.token_ids for one in drawn(start, seeds)]
+
+
+def test_vllm_that_cannot_load_says_why_and_leaves_no_process(stand_in_vllm: None, starter_directory: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "broken").touch()
+    with (
+        pytest.raises(RuntimeError, match=r"vLLM ended: .*no memory for the key-value cache"),
+        loaded(ModelRef(round=0, base=str(model), base_digest="b", digest="d"), dtype="float32", longest=32),
+    ):
+        pass
+    assert not [child for child in psutil.Process().children(recursive=True) if "script.py" in " ".join(child.cmdline())]
+
+
+def test_vllm_refuses_a_response_that_ended_for_another_reason(
+    stand_in_vllm: None, starter_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from components.generation.vllm import session
+
+    monkeypatch.setattr(session.Session, "_hear", lambda self: [0, 0, [5], "abort"])
+    with pytest.raises(RuntimeError, match=r"vLLM ended a response by 'abort': set `generation: \{engine: transformers\}`"):
+        drawn(start_ref(starter_directory, "main"), [[1], [2]])
+
+
+def test_vllm_that_is_not_installed_is_told_before_the_first_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm, "executable", lambda: None)
+    with pytest.raises(ValueError, match=r"vLLM is not installed: `pip install vllm`"):
+        check_inputs(CampaignConfig(campaign="c", generation=GenerationConfig(engine="vllm")))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"soft_prompt": SoftPromptConfig(kind="prompt")},
+        {"lora": LoraConfig(rank=4, kind="dora")},
+        {"lora": LoraConfig(rank=4), "policy": PolicyConfig(quantization="4bit")},
+    ],
+)
+def test_config_refuses_what_vllm_does_not_sample(odd: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"generation.engine vllm does not sample with .*: set `generation: \{engine: transformers\}`"):
+        CampaignConfig(campaign="c", generation=GenerationConfig(engine="vllm"), **odd)
+
+
+def test_an_adapter_that_vllm_does_not_take_is_refused(stand_in_vllm: None, tmp_path: Path) -> None:
+    write_json(tmp_path / "adapter_config.json", {"r": 1024})
+    policy = ModelRef(round=1, base="base", adapter=tmp_path, base_digest="b", digest="d")
+    with pytest.raises(ValueError, match="vLLM takes adapters up to rank 512, not 1024: set"), loaded(policy, dtype="float32", longest=8):
+        pass
