@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -84,8 +85,10 @@ class Session:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            last = [told.strip() for told in self._errors.read_text(errors="replace").splitlines() if told.strip()][-3:]
-            raise RuntimeError(f"vLLM ended: {' | '.join(last) or 'it said nothing'}")
+            said = self._errors.read_text(errors="replace")
+            # The first error is the cause; what follows tells that something failed.
+            cause = re.search(r"\b\w+Error: .+", said) or re.search(r".+(?=\s*\Z)", said)
+            raise RuntimeError(f"vLLM ended: {cause[0].strip() if cause else 'it said nothing'}")
         return json.loads(line)
 
 
