@@ -2,10 +2,11 @@
 
 Systems, each in a process of its own: ours as the pipeline runs it; transformers' `generate` as users write it (prompts as they come,
 eight at a time, padded on the left, `num_return_sequences`); `generate` tuned (prompts by length, the fastest batch and cache); its
-continuous batching, `generate_batch`, tuned (the fastest page and number of rows). All sample the same model's whole distribution for
-the same prompts with the same thread count and allocator settings; in the ragged cases answers end by an end token that the model
-itself gives a probability at every step. Before any timing the answers are checked, and the run ends where that fails: the most likely
-tokens in fp32 are those of `generate`, and log-probabilities, lengths and endings of samples have the same means in each precision.
+continuous batching, `generate_batch`, tuned (the fastest page and number of rows); and vLLM, where its command is on the PATH, as
+`generation: {engine: vllm}` asks it, once it has loaded and compiled. All sample the same model's whole distribution for the same
+prompts with the same thread count and allocator settings; in the ragged cases answers end by an end token that the model itself gives a
+probability at every step. Before any timing the answers are checked, and the run ends where that fails: the most likely tokens in fp32
+are those of `generate`, and log-probabilities, lengths and endings of samples have the same means in each precision.
 
 Ratios are of tokens a second, the end token included; their intervals are bootstrap intervals over the repetitions.
 
@@ -27,11 +28,14 @@ from shapes import SHAPES
 from turns import Worker, interleaved
 
 GENERATION = Path(__file__).resolve().parent / "generation"
-sys.path.insert(0, str(GENERATION))
+sys.path[:0] = [str(GENERATION), str(GENERATION.parents[2])]
 
 from cases import CASES, save_policy  # noqa: E402
 
-DEFAULT, TUNED, CONTINUOUS = "generate, default", "generate, tuned", "generate_batch, tuned"
+from components import vllm  # noqa: E402
+
+DEFAULT, TUNED, CONTINUOUS, VLLM = "generate, default", "generate, tuned", "generate_batch, tuned", "vLLM"
+OTHERS = (DEFAULT, TUNED, CONTINUOUS, VLLM)
 USUAL = {"batch": 8, "cache": "dynamic", "by_length": False}
 
 
@@ -92,6 +96,8 @@ def compare(task: dict[str, Any], repeats: int) -> dict[str, Any]:
             print(f"{name} FAILED on {task['case']} with all settings: {found[name]['tried'][0]['error']}", flush=True)
         else:
             chosen[name] = (kind, found[name]["settings"])
+    if vllm.executable():
+        chosen[VLLM] = ("vllm", {})
     workers = {name: system(task, kind, [settings] * repeats) for name, (kind, settings) in chosen.items()}
     before = conditions()
     samples = interleaved(workers, repeats)
@@ -106,10 +112,11 @@ def compare(task: dict[str, Any], repeats: int) -> dict[str, Any]:
         "precision": "bf16" if task["bf16"] else "fp32",
         "tokens_per_second": {name: rate(own) for name, own in timed.items()},
         "tokens_per_cpu_second": {
-            name: sum(one["tokens"] for one in own) / sum(one["cpu_seconds"] for one in own) for name, own in timed.items()
+            name: sum(one["tokens"] for one in own) / sum(one["cpu_seconds"] for one in own) for name, own in timed.items() if name != VLLM
         },
         "ratios": {name: ratio(timed["ours"], own) for name, own in timed.items() if name != "ours"},
-        "peak_bytes": {name: max(one["peak_bytes"] for one in samples if one["system"] == name) for name in workers},
+        # vLLM computes in processes of its own.
+        "peak_bytes": {name: max(one["peak_bytes"] for one in samples if one["system"] == name) for name in workers if name != VLLM},
         "tuned": found,
         "before": before,
         "samples": samples,
@@ -118,12 +125,13 @@ def compare(task: dict[str, Any], repeats: int) -> dict[str, Any]:
 
 def summary(compared: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The lowest lower ends over cases and precisions; None for what never ran."""
-    lows = {name: [one["ratios"][name]["low"] for one in compared if name in one["ratios"]] for name in (DEFAULT, TUNED, CONTINUOUS)}
+    lows = {name: [one["ratios"][name]["low"] for one in compared if name in one["ratios"]] for name in OTHERS}
     return {
-        "vs_hf_best_low": min(min(one["low"] for one in case["ratios"].values()) for case in compared),
+        "vs_hf_best_low": min(one["low"] for case in compared for name, one in case["ratios"].items() if name != VLLM),
         "vs_generate_default_low": min(lows[DEFAULT]),
         "vs_generate_tuned_low": min(lows[TUNED], default=None),
         "vs_generate_batch_low": min(lows[CONTINUOUS], default=None),
+        "vs_vllm_low": min(lows[VLLM], default=None),
         "failed": [f"{name}: {one['precision']} {one['case']}" for one in compared for name in lows if name not in one["ratios"]],
     }
 
@@ -139,18 +147,18 @@ def plot(path: Path, compared: Sequence[dict[str, Any]]) -> None:
     figure, axes = plt.subplots(1, len(precisions), figsize=(7 * len(precisions), 5), sharey=True, squeeze=False, layout="constrained")
     for axis, precision in zip(axes[0], precisions, strict=True):
         cases = [one for one in compared if one["precision"] == precision]
-        for place, name in enumerate((DEFAULT, TUNED, CONTINUOUS)):
+        for place, name in enumerate(OTHERS):
             ran = [(at, one["ratios"][name]) for at, one in enumerate(cases) if name in one["ratios"]]
             middle = [one["ratio"] for _, one in ran]
             reach = [[one["ratio"] - one["low"] for _, one in ran], [one["high"] - one["ratio"] for _, one in ran]]
-            bars = axis.bar([at + (place - 1) * 0.27 for at, _ in ran], middle, 0.25, yerr=reach, capsize=3, label=name)
+            bars = axis.bar([at + (place - 1.5) * 0.22 for at, _ in ran], middle, 0.2, yerr=reach, capsize=3, label=name)
             axis.bar_label(bars, fmt="%.1f", padding=3, fontsize=9)
         labels = [f"{one['case'].replace('-', ', n = ')}\nours {one['tokens_per_second']['ours']:.0f}/s" for one in cases]
         axis.axhline(1, color="black", linewidth=1)
         axis.set_xticks(range(len(cases)), labels)
-        axis.set_title(f"{precision}: sampled tokens a second, ours over transformers' (95 % intervals)", fontsize=11)
+        axis.set_title(f"{precision}: sampled tokens a second, ours over others' (95 % intervals)", fontsize=11)
     axes[0][0].set_ylabel("times as many tokens a second as")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -166,6 +174,8 @@ def main() -> None:
     parser.add_argument("--max-new-tokens", type=int, default=48, help="in the ragged cases answers end after half as many on average")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     given = parser.parse_args()
+    if not vllm.executable():
+        print(f"vLLM is left out: it is not installed ({vllm.INSTALL})", flush=True)
     before, compared, gates = conditions(), [], {}
     with tempfile.TemporaryDirectory() as policy:
         save_policy(SHAPES[given.shape], Path(policy))
@@ -189,11 +199,10 @@ def main() -> None:
                 best = {name: one["settings"] for name, one in compared[-1]["tuned"].items()}
                 rates = {name: round(value) for name, value in compared[-1]["tokens_per_second"].items()}
                 print(f"{precision} {case}: times as fast {told}; tokens/s {rates}; tuned {best}", flush=True)
-    result = summary(compared)
-    write_result(
-        given.out / "generate.json", before=before, summary=result | {"details": {"gate": gates, "settings": task}}, samples=compared
-    )
-    plot(given.out / "generate.png", compared)
+                result = summary(compared)
+                details = {"details": {"gate": gates, "settings": task}}
+                write_result(given.out / "generate.json", before=before, summary=result | details, samples=compared)
+                plot(given.out / "generate.png", compared)
     print(json.dumps(result, indent=1))
 
 

@@ -37,14 +37,19 @@ def save_policy(shape: Shape, directory: Path) -> None:
     model.save_pretrained(directory)
 
 
-def end_after(model: Any, shape: Shape, mean: float) -> None:
-    """Has answers end, by a bias on the end token's logit, after `mean` tokens on average: geometric lengths by ordinary sampling.
+def end_bias(shape: Shape, mean: float) -> float:
+    """What the end token's logit needs beside it for answers of `mean` tokens on average.
 
-    The end token's own logit is 0 and the others are normal, so the sum of their exponentials is about V exp(spread^2 / 2).
+    Its own logit is 0 and the others are normal, so the sum of their exponentials is about V exp(spread^2 / 2).
     """
+    return float(np.log(shape.vocabulary) + SPREAD**2 / 2 - np.log(mean - 1))
+
+
+def end_after(model: Any, shape: Shape, mean: float) -> None:
+    """Has answers end, by a bias on the end token's logit, after `mean` tokens on average: geometric lengths by ordinary sampling."""
     head = model.get_output_embeddings()
     bias = torch.zeros(shape.vocabulary)
-    bias[EOS] = np.log(shape.vocabulary) + SPREAD**2 / 2 - np.log(mean - 1)
+    bias[EOS] = end_bias(shape, mean)
     head.bias = torch.nn.Parameter(bias.to(head.weight.dtype), requires_grad=False)
 
 

@@ -1,4 +1,4 @@
-"""The gate before any timing: our sampler's tokens and its law are those of transformers' `generate`, and `generate_batch` is looked at."""
+"""The gate before any timing: our sampler's tokens and law are those of transformers' `generate`; its `generate_batch` and vLLM are told."""
 
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,9 @@ from peers import Generate, GenerateBatch
 from scipy import stats
 from shapes import EOS, PAD, Shape
 from transformers import AutoModelForCausalLM
+from vllm_peer import Vllm
+
+from components import vllm
 
 CASE = Case(samples=4, ragged=True)
 PROMPTS = 32
@@ -31,7 +34,11 @@ def same_greedy_tokens(shape: Shape, directory: Path, *, max_new_tokens: int) ->
     ours, theirs = Ours(shape, directory, case, **options)(asked), Generate(shape, directory, case, **options)(asked, **PLAIN)
     apart = [index for index, answer in enumerate(ours) if answer != theirs[index]]
     assert not apart, f"greedy answers to the prompts {apart} differ: {ours[apart[0]]} and {theirs[apart[0]]}"
-    return {"answers": len(asked), "tokens": sum(len(answer) for several in ours for answer in several)}
+    found = {"answers": len(asked), "tokens": sum(len(answer) for several in ours for answer in several)}
+    if vllm.executable():
+        with Vllm(shape, directory, case, **options) as peer:
+            found["answers of vLLM that are the same"] = sum(own == other for own, other in zip(ours, peer(asked), strict=True))
+    return found
 
 
 def same_law(shape: Shape, directory: Path, *, dtype: torch.dtype, max_new_tokens: int) -> dict[str, Any]:
@@ -51,11 +58,16 @@ def same_law(shape: Shape, directory: Path, *, dtype: torch.dtype, max_new_token
     found = _differences(_means(judge, asked, Ours(shape, directory, CASE, **options)(asked)), expected)
     for name, one in found.items():
         assert one["low"] <= 0 <= one["high"], f"{name} is not that of generate: {one}"
+    told: dict[str, Any] = {"ours": found}
     try:
-        paged = _differences(_means(judge, asked, GenerateBatch(shape, directory, CASE, **options)(asked, **PAGED)), expected)
+        paged = GenerateBatch(shape, directory, CASE, **options)(asked, **PAGED)
+        told["generate_batch"] = _differences(_means(judge, asked, paged), expected)
     except Exception as error:
-        return {"ours": found, "generate_batch": {"error": f"{type(error).__name__}: {error}"}}
-    return {"ours": found, "generate_batch": paged}
+        told["generate_batch"] = {"error": f"{type(error).__name__}: {error}"}
+    if vllm.executable():
+        with Vllm(shape, directory, CASE, **options) as peer:
+            told["vllm"] = _differences(_means(judge, asked, peer(asked)), expected)
+    return told
 
 
 def _means(judge: Any, asked: list[list[int]], answers: Answers) -> dict[str, np.ndarray]:

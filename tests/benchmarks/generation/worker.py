@@ -15,6 +15,7 @@ def prepare(task: dict[str, Any]) -> tuple[Callable[[], dict[str, Any]], dict[st
     from gate import same_greedy_tokens, same_law
     from ours import Ours
     from peers import Generate, GenerateBatch
+    from vllm_peer import Vllm
 
     shape, directory = SHAPES[task["shape"]], Path(task["policy"])
     options: dict[str, Any] = {"dtype": torch.bfloat16 if task["bf16"] else torch.float32, "max_new_tokens": task["max_new_tokens"]}
@@ -23,7 +24,8 @@ def prepare(task: dict[str, Any]) -> tuple[Callable[[], dict[str, Any]], dict[st
         return dict, {"greedy": greedy, "law": same_law(shape, directory, **options)}
     case = CASES[task["case"]]
     asked = prompts(case, task["prompts"], shape.vocabulary, task["seed"])
-    system = {"ours": Ours, "generate": Generate, "generate_batch": GenerateBatch}[task["system"]](shape, directory, case, **options)
+    systems: dict[str, Any] = {"ours": Ours, "generate": Generate, "generate_batch": GenerateBatch, "vllm": Vllm}
+    system = systems[task["system"]](shape, directory, case, **options)
     settings = iter(task["settings"])
 
     def step() -> dict[str, Any]:
