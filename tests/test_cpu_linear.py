@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from components import cpu_linear
-from components.cpu_linear import OneDnnLinear, linear, product, product_over_rows, speed_up
+from components.cpu_linear import OneDnnLinear, linear, product, product_over_rows, rows_to_fill, speed_up
 
 HAS_OP = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
@@ -58,6 +58,13 @@ def test_lengths_that_differ_a_little_are_one_shape(monkeypatch: pytest.MonkeyPa
     for rows in range(513, 1025):
         linear(torch.ones(rows, 4), torch.ones(2, 4), None)
     assert len(seen) == 16 * HAS_OP
+
+
+def test_rows_are_filled_up_by_a_sixteenth_at_most_and_to_sixteen_numbers_an_octave() -> None:
+    for count in range(1, 5000):
+        assert 0 <= rows_to_fill(count) < max(1, count / 16)
+    assert {count + rows_to_fill(count) for count in range(1025, 2049)} == set(range(1088, 2049, 64))
+    assert [rows_to_fill(count) for count in range(1, 33)] == [0] * 32
 
 
 def test_linear_frozen_weight_gets_no_gradient(pays: bool) -> None:

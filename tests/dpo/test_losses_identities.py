@@ -1,5 +1,6 @@
 """What must hold for every loss, whatever its formula."""
 
+import inspect
 import math
 from typing import Any
 
@@ -201,6 +202,16 @@ def test_loss_apply_names_what_is_missing() -> None:
     del values["chosen_lengths"], values["simpo_gamma"]
     with pytest.raises(ValueError, match="reads chosen_lengths, simpo_gamma"):
         LOSSES["simpo"].apply(values)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_loss_is_called_as_its_signature_says(name: str) -> None:
+    signature, values = inspect.signature(LOSSES[name]), available(p=ones())
+    logps = [parameter for parameter in signature.parameters if parameter.endswith("_logps")]
+    named = {parameter: values[parameter] for parameter in signature.parameters if parameter not in logps}
+    assert list(signature.parameters) == logps + list(named)
+    found = LOSSES[name](*(values[parameter] for parameter in logps), **named)
+    assert torch.equal(found.losses, LOSSES[name].apply(values).losses)
 
 
 def test_loss_needs_are_told_apart() -> None:

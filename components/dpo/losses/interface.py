@@ -58,6 +58,14 @@ class Loss(Generic[Result]):
         """Calls the function as its own signature says."""
         return self.function(*inputs, **keywords)
 
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """What a call takes, for `inspect.signature` and whoever completes a call: log-probabilities by place, all else by name."""
+        kinds = {True: inspect.Parameter.POSITIONAL_OR_KEYWORD, False: inspect.Parameter.KEYWORD_ONLY}
+        annotated = dict.fromkeys(self.inputs, torch.Tensor) | dict.fromkeys(self.settings, float)
+        parameters = [inspect.Parameter(name, kinds[name.endswith("_logps")], annotation=kind) for name, kind in annotated.items()]
+        return inspect.Signature(sorted(parameters, key=lambda parameter: parameter.kind))
+
     def apply(self, available: Mapping[str, Any]) -> Result:
         """Calls the function with those of the available inputs and settings that it reads.
 

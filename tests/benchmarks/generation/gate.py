@@ -1,4 +1,4 @@
-"""The gate before any timing: our sampler's tokens and law are those of transformers' `generate`; its `generate_batch` and vLLM are told."""
+"""The gate before any timing: our sampler's tokens and law are those of transformers' `generate`. The other systems are looked at."""
 
 from pathlib import Path
 from typing import Any

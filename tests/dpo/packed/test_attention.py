@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from components.dpo.packed import attention as packed_attention
+from components.dpo.packed import layout as packed_layout
 from components.dpo.packed.attention import CannotPack, attention
 from components.dpo.packed.layout import Packed
 
@@ -19,6 +20,16 @@ HEADS, KEY_HEADS, SIZE, SCALE = 4, 2, 8, 0.3
 @pytest.fixture
 def layout() -> Packed:
     return Packed(PROMPTS, RESPONSES, torch.device("cpu"))
+
+
+@pytest.fixture(params=[0, 5], ids=["not filled up", "filled up"])
+def filled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Packed:
+    """A row as it is, and one with tokens behind it that nothing sees."""
+    monkeypatch.setattr(packed_layout, "pays", lambda: True)
+    monkeypatch.setattr(packed_layout, "rows_to_fill", lambda count: request.param)
+    made = Packed(PROMPTS, RESPONSES, torch.device("cpu"))
+    assert made.input_ids.shape == made.position_ids.shape == (1, made.num_tokens + request.param)
+    return made
 
 
 def by_rows(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Packed) -> torch.Tensor:
@@ -53,14 +64,15 @@ def states(dtype: torch.dtype, tokens: int) -> list[torch.Tensor]:
     return [torch.randn(1, heads, tokens, SIZE, generator=draw).to(dtype) for heads in (HEADS, KEY_HEADS, KEY_HEADS)]
 
 
-def test_packed_attention_and_its_gradients_are_those_of_single_rows(way: str, layout: Packed) -> None:
-    factors = torch.randn(1, layout.num_tokens, HEADS, SIZE, generator=torch.Generator().manual_seed(1))
+def test_packed_attention_and_its_gradients_are_those_of_single_rows(way: str, filled: Packed) -> None:
+    layout, width = filled, filled.input_ids.shape[1]
+    factors = torch.randn(1, width, HEADS, SIZE, generator=torch.Generator().manual_seed(1))
     results: list[Any] = []
     for compute in (
         lambda *qkv: attention(torch.nn.Identity(), *qkv, None, scaling=SCALE, packed=layout)[0],
         lambda *qkv: by_rows(*qkv, layout),
     ):
-        leaves = [tensor.requires_grad_() for tensor in states(torch.float32, layout.num_tokens)]
+        leaves = [tensor.requires_grad_() for tensor in states(torch.float32, width)]
         out = compute(*leaves)
         (out * factors).sum().backward()
         results.append([out.detach(), *(leaf.grad for leaf in leaves)])

@@ -2,6 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components.cpu_linear import pays, rows_to_fill
 from components.dpo.packed.layout import Packed
 
 TOKENS = st.lists(st.integers(1, 3), min_size=1, max_size=5)
@@ -13,7 +14,8 @@ def test_packed_holds_each_prompt_once_and_predicts_every_response_token_where_i
     packed = Packed(prompts, responses, torch.device("cpu"))
     ids, positions = packed.input_ids[0].tolist(), packed.position_ids[0].tolist()
     different = {tuple(prompt) for prompt in prompts}
-    assert packed.num_tokens == len(ids) == sum(map(len, different)) + sum(map(len, responses))
+    assert packed.num_tokens == sum(map(len, different)) + sum(map(len, responses))
+    assert len(ids) == len(positions) == packed.num_tokens + (rows_to_fill(packed.num_tokens) if pays() else 0)
     predicting = iter(packed.predicting.tolist())
     for segment, prompt, response in zip(packed.segments, prompts, responses, strict=True):
         assert ids[segment.prompt_start : segment.prompt_start + segment.prompt_length] == prompt
