@@ -2,10 +2,11 @@
 
 Systems, each in a process of its own: ours as the pipeline runs it (DeepSpeed engine, reference pass over the step's pairs counted);
 TRL 1.16 with its defaults (at the run's precision); TRL 1.16 tuned (no gradient checkpointing, grouped by length, the fastest
-micro-batch, reference beforehand where that is faster); TRL 1.10, the last with full logits, tuned alike. All get the same model, pairs,
-thread count and allocator settings. Before any timing the step's exactness is checked, and the run ends where it fails.
+micro-batch, reference beforehand where that is faster); TRL 1.10, the last with full logits, tuned alike. All get the same model, the
+same pairs in every step, thread count and allocator settings. Before any timing the step's exactness is checked, and the run ends where
+it fails.
 
-Ratios are of the mean time of a step over the same pairs; their intervals are bootstrap intervals over the steps.
+Ratios are of the mean time of a step; their intervals are bootstrap intervals over the steps, a step of all systems at a time.
 
 Writes `train.json` and `train.png` into `runs/bench`. The default takes about an hour on two cores; `--profiles hh-rlhf` ten minutes.
 """
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import conditions, ratio_of_means, write_result
+from measuring import conditions, ratio_of_paired_means, write_result
 from shapes import PROFILES, SHAPES, WORST, triples, unique_flops
 from turns import Worker, interleaved
 
@@ -77,9 +78,9 @@ def tuned(task: dict[str, Any], packages: Path | None, micro_batches: Sequence[i
 
 
 def ratio(samples: Sequence[dict[str, Any]], peer: str) -> dict[str, float]:
-    """Mean time of the peer's steps over that of ours; preparation is in the peer's steps."""
-    ours, theirs = ([one["seconds"] for one in samples if one["system"] == name and not one["warm_up"]] for name in ("ours", peer))
-    return ratio_of_means(theirs, ours)
+    """Mean time of the peer's steps over that of ours over the same pairs, step by step; preparation is in the peer's steps."""
+    timed = [{one["step"]: one["seconds"] for one in samples if one["system"] == name and not one["warm_up"]} for name in ("ours", peer)]
+    return ratio_of_paired_means(list(timed[1].values()), [timed[0][step] for step in timed[1]])
 
 
 def compare(task: dict[str, Any], old: Path, micro_batches: Sequence[int]) -> dict[str, Any]:
@@ -201,24 +202,24 @@ def main() -> None:
     flops = {name: unique_flops(shape, triples(PROFILES[name], 8, shape.vocabulary, longest=LONGEST)) for name in given.profiles}
     compared: list[dict[str, Any]] = []
 
-    def write(rungs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def write() -> dict[str, Any]:
         result = summary(compared, utilisation)
         details = {"exact": exact, "ladder": rungs, "unique_flops_of_a_forward": flops, "settings": task}
         write_result(given.out / "train.json", before=before, summary=result | {"details": details}, samples=compared)
         plot(given.out / "train.png", compared, rungs)
         return result
 
+    rungs = ladder(task | {"profile": "hh-rlhf", "bf16": False})
+    for rung in rungs:
+        print(f"{rung['rung']}: {rung['seconds']:.2f} s, {rung['times_faster']:.2f}x", flush=True)
     for precision in given.precisions:
         for profile in given.profiles:
             compared.append(compare(task | {"profile": profile, "bf16": precision == "bf16"}, old, given.micro_batches))
             told = {name: f"{one['ratio']:.2f} ({one['low']:.2f}-{one['high']:.2f})" for name, one in compared[-1]["ratios"].items()}
             peaks = {name: f"{peak / 2**30:.2f} GiB" for name, peak in compared[-1]["peak_bytes"].items()}
             print(f"{precision} {profile}: times faster {told}; peak memory {peaks}; tuned {compared[-1]['tuned']}", flush=True)
-            write([])
-    rungs = ladder(task | {"profile": "hh-rlhf", "bf16": False})
-    for rung in rungs:
-        print(f"{rung['rung']}: {rung['seconds']:.2f} s, {rung['times_faster']:.2f}x", flush=True)
-    print(json.dumps(write(rungs), indent=1))
+            write()
+    print(json.dumps(write(), indent=1))
 
 
 if __name__ == "__main__":

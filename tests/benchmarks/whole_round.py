@@ -33,8 +33,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import psutil
-from measuring import conditions, write_result
-from train_step import DEFAULT, LAST_FULL_LOGITS, TUNED, TUNED_OLD, install_old, ratio
+from measuring import conditions, ratio_of_means, write_result
+from train_step import DEFAULT, LAST_FULL_LOGITS, TUNED, TUNED_OLD, install_old
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "rounds"))
 
@@ -221,6 +221,12 @@ def means(samples: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
     stages = {stage: float(np.mean([sample["stages"][stage] for sample in own])) for stage in own[0]["stages"]}
     plain = {key: float(np.mean([sample[key] for sample in own])) for key in ("seconds", "cpu_seconds", "load")}
     return plain | {"peak_bytes": max(sample["peak_bytes"] for sample in own), "stages": stages}
+
+
+def ratio(samples: Sequence[dict[str, Any]], peer: str) -> dict[str, float]:
+    """Mean seconds of the peer's rounds over those of ours."""
+    ours, theirs = ([one["seconds"] for one in samples if one["system"] == name] for name in (OURS, peer))
+    return ratio_of_means(theirs, ours)
 
 
 def summary(samples: Sequence[dict[str, Any]], peers: Sequence[str]) -> dict[str, Any]:

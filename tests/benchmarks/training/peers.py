@@ -1,4 +1,7 @@
-"""TRL's trainer, stopped and let go on at the end of every step."""
+"""TRL's trainer, stopped and let go on at the end of every step.
+
+It takes the pairs in their order, so that a step has the same pairs as any other system's; grouped by length, they are sorted within it.
+"""
 
 import queue
 import tempfile
@@ -58,12 +61,12 @@ class Peer:
             "disable_tqdm": True,
             "logging_steps": 10,
             "seed": 1,
+            "train_sampling_strategy": "sequential",
         }
-        data = Dataset.from_list([pair.as_text() for pair in pairs])
         if tuned is not None:
             settings |= {"gradient_checkpointing": False, "precompute_ref_log_probs": tuned["precompute"]}
-            if tuned["by_length"]:
-                settings |= {"train_sampling_strategy": "group_by_length", "length_column_name": "length", "remove_unused_columns": False}
+            pairs = _by_length(pairs, pairs_per_step) if tuned["by_length"] else pairs
+        data = Dataset.from_list([pair.as_text() for pair in pairs])
         model = shape.build(weights, device)
         # Under an adapter the model itself is the reference.
         reference = None if lora_rank or settings.get("precompute_ref_log_probs") else shape.build(weights, device)
@@ -87,10 +90,6 @@ class Peer:
             processing_class=words,
             peft_config=_adapter(lora_rank) if lora_rank else None,
         )
-        if "length_column_name" in settings:
-            # The trainer drops columns that it does not know, and its sampler then finds no lengths.
-            longest_of = [len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)) for pair in self.ids()]
-            self.trainer.train_dataset = self.trainer.train_dataset.add_column("length", longest_of)
         go, done = self.go, self.done
 
         class Stepwise(TrainerCallback):  # type: ignore[misc, unused-ignore]
@@ -133,6 +132,12 @@ class Peer:
         """Ends the training."""
         self.go.put(False)
         self.thread.join()
+
+
+def _by_length(pairs: list[Triple], pairs_per_step: int) -> list[Triple]:
+    """The longest pairs of each step first, so that a micro-batch has little padding."""
+    steps = [pairs[begin : begin + pairs_per_step] for begin in range(0, len(pairs), pairs_per_step)]
+    return [pair for step in steps for pair in sorted(step, key=lambda one: -len(one.prompt) - max(len(one.chosen), len(one.rejected)))]
 
 
 def _adapter(rank: int) -> Any:
