@@ -43,6 +43,7 @@ class LLM:
         skip_tokenizer_init: bool,
         generation_config: str,
         enable_prefix_caching: bool,
+        enable_chunked_prefill: bool,
         enable_lora: bool = False,
         max_lora_rank: int = 16,
     ) -> None:

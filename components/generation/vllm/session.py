@@ -13,7 +13,7 @@ from typing import Any
 from components import vllm
 from components.generation.law import Law
 from components.generation.sampler import Sampled
-from components.launch import server_process
+from components.launch import server_process, visible_gpus
 from components.records import ModelRef
 
 SCRIPT = Path(__file__).with_name("script.py")
@@ -86,9 +86,9 @@ class Session:
         line = self._process.stdout.readline()
         if not line:
             said = self._errors.read_text(errors="replace")
-            # The first error is the cause; what follows tells that something failed.
-            cause = re.search(r"\b\w+Error: .+", said) or re.search(r".+(?=\s*\Z)", said)
-            raise RuntimeError(f"vLLM ended: {cause[0].strip() if cause else 'it said nothing'}")
+            # The first error is the cause, and those behind it tell that something failed; one within a warning is none.
+            cause = re.search(r"^(?!.* WARNING ).*?\b(\w+Error: .+)", said, re.MULTILINE) or re.search(r"(.+)(?=\s*\Z)", said)
+            raise RuntimeError(f"vLLM ended: {cause[1].strip() if cause else 'it said nothing'}")
         return json.loads(line)
 
 
@@ -113,6 +113,8 @@ def loaded(policy: ModelRef, *, dtype: str, longest: int) -> Iterator[Session]:
         "skip_tokenizer_init": True,
         "generation_config": "vllm",
         "enable_prefix_caching": True,
+        # vLLM 0.32 winds a seeded draw back where a prompt was read in parts, which a CPU's generator cannot do.
+        "enable_chunked_prefill": visible_gpus() > 0,
         "adapter": None if policy.adapter is None else str(policy.adapter.absolute()),
     } | _adapter(policy)
     with tempfile.TemporaryDirectory(prefix="ratchet-vllm-") as place:
