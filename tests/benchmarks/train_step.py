@@ -144,8 +144,10 @@ def plot(path: Path, compared: Sequence[dict[str, Any]], rungs: Sequence[dict[st
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 3, figsize=(16, 5), width_ratios=(2, 2, 1.4), layout="constrained")
-    for axis, precision in zip(axes, ("fp32", "bf16"), strict=False):
+    precisions = sorted({one["precision"] for one in compared}, reverse=True)
+    widths = (*[2] * len(precisions), 1.4)
+    figure, axes = plt.subplots(1, len(widths), figsize=(3 * sum(widths), 5), width_ratios=widths, layout="constrained")
+    for axis, precision in zip(axes, precisions, strict=False):
         rows = [one for one in compared if one["precision"] == precision]
         for place, name in enumerate((DEFAULT, TUNED, TUNED_OLD)):
             ratios = [one["ratios"][name] for one in rows]
@@ -157,9 +159,9 @@ def plot(path: Path, compared: Sequence[dict[str, Any]], rungs: Sequence[dict[st
         axis.set_title(f"{precision}: seconds of a step, TRL over ours")
         axis.set_ylabel("times faster than TRL")
         axis.legend(frameon=False)
-    axes[2].barh([one["rung"] for one in rungs][::-1], [one["times_faster"] for one in rungs][::-1], color="tab:green")
-    axes[2].set_title("our step, rung by rung (hh-rlhf, fp32)")
-    axes[2].set_xlabel("times faster than the first")
+    axes[-1].barh([one["rung"] for one in rungs][::-1], [one["times_faster"] for one in rungs][::-1], color="tab:green")
+    axes[-1].set_title("our step, rung by rung (hh-rlhf, fp32)")
+    axes[-1].set_xlabel("times faster than the first")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
