@@ -19,6 +19,7 @@ from components.records import ModelRef
 SCRIPT = Path(__file__).with_name("script.py")
 REMEDY = "set `generation: {engine: transformers}`"
 OF_A_RANK = frozenset({"RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"})
+"""What torchrun tells a rank, and a process that is none must not read."""
 REPORTED = 32
 """Responses after which whoever waits is told."""
 
