@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -200,8 +200,8 @@ def tuned(bench: Bench, packages: str | None, micro_batches: Sequence[int], few:
     return {name: value for name, value in (plain | chosen).items() if name not in ("num_prompts", "num_held_out")}
 
 
-def interleaved(bench: Bench, peers: dict[str, dict[str, Any]], repetitions: int) -> list[dict[str, Any]]:
-    """One round of every system after the other, forwards and backwards in turn."""
+def interleaved(bench: Bench, peers: dict[str, dict[str, Any]], repetitions: int) -> Iterator[list[dict[str, Any]]]:
+    """One round of every system after the other, forwards and backwards in turn; gives all samples so far after each repetition."""
     samples: list[dict[str, Any]] = []
     for number in range(repetitions):
         names = [OURS, *peers] if number % 2 == 0 else [OURS, *peers][::-1]
@@ -212,7 +212,7 @@ def interleaved(bench: Bench, peers: dict[str, dict[str, Any]], repetitions: int
             print(
                 f"{name}: {made['seconds']:.1f} s, {made['cpu_seconds']:.1f} processor seconds, load {made['load']:.1f}: {told}", flush=True
             )
-    return samples
+        yield samples
 
 
 def means(samples: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
@@ -318,13 +318,13 @@ def main() -> None:
             TUNED: tuned(bench, None, given.micro_batches, given.tuned_on),
             TUNED_OLD: tuned(bench, old, given.micro_batches, given.tuned_on),
         }
-        samples = interleaved(bench, peers, given.repetitions)
-    told = summary(samples, list(peers))
-    settings = {name: value for name, value in vars(given).items() if name not in ("out", "packages")}
-    shown = {name: {key: value for key, value in chosen.items() if key != "packages"} for name, chosen in peers.items()}
-    details = {"peers": shown, "last_full_logits": LAST_FULL_LOGITS, "settings": settings}
-    write_result(given.out / "round.json", before=before, summary=told | {"details": details}, samples=samples)
-    draw(told, given.out / "round.png")
+        settings = {name: value for name, value in vars(given).items() if name not in ("out", "packages")}
+        shown = {name: {key: value for key, value in chosen.items() if key != "packages"} for name, chosen in peers.items()}
+        details = {"peers": shown, "last_full_logits": LAST_FULL_LOGITS, "settings": settings}
+        for samples in interleaved(bench, peers, given.repetitions):
+            told = summary(samples, list(peers))
+            write_result(given.out / "round.json", before=before, summary=told | {"details": details}, samples=samples)
+            draw(told, given.out / "round.png")
     print(json.dumps(told, indent=1))
 
 

@@ -1,5 +1,6 @@
 """The servers as a user starts them, a browser in front of them, and a receiver for notifications. All on the loopback interface."""
 
+import contextlib
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import psutil
@@ -61,20 +63,24 @@ class Site:
         self.ratchet("deploy", "--file", str(path))
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        """Prefect's API: GET, or POST with a body."""
+        """Prefect's API: GET, or POST with a body that may be sent twice."""
         url = f"{self.prefect}/api{path}"
         for _ in range(10):
-            answer = httpx.get(url, timeout=30) if body is None else httpx.post(url, json=body, timeout=30)
-            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
-                break
-            time.sleep(1)  # the server's SQLite is being written to; Prefect's own client asks again as well
+            with contextlib.suppress(httpx.TimeoutException):
+                answer = httpx.get(url, timeout=60) if body is None else httpx.post(url, json=body, timeout=60)
+                if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                    break
+            time.sleep(1)  # two cores are busy, or SQLite is being written to; Prefect's own client is as patient
+        else:
+            raise AssertionError(f"{path}: Prefect's server is too busy")
         assert answer.is_success, f"{path}: {answer.text}"
         return answer.json() if answer.content else None
 
     def start(self, deployment: str, **parameters: Any) -> str:
         """Starts a run as a program would; returns its id."""
         found = self.ask(f"/deployments/name/iterative-dpo/{deployment}")
-        return str(self.ask(f"/deployments/{found['id']}/create_flow_run", {"parameters": parameters})["id"])
+        asked = {"parameters": parameters, "idempotency_key": uuid4().hex}
+        return str(self.ask(f"/deployments/{found['id']}/create_flow_run", asked)["id"])
 
     def state(self, flow_run: str) -> dict[str, Any]:
         return dict(self.ask(f"/flow_runs/{flow_run}")["state"])
