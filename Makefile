@@ -25,10 +25,11 @@ coverage: .venv/dev.ready  ## The tests with line and branch coverage.
 test-faults: .venv/dev.ready  ## kill -9 at twenty random moments; takes a quarter of an hour.
 	RATCHET_KILLS=20 $(BIN)/python -m pytest -q -s --timeout 7200 tests/faults
 
-bench: .venv/dev.ready  ## Training, sampling and a round beside TRL and transformers, growth, and what judges and machinery do; into runs/bench, in hours.
+bench: .venv/dev.ready  ## Training, sampling and a round beside TRL and transformers, the demo, growth, and what judges and machinery do; into runs/bench, in hours.
 	$(BIN)/python tests/benchmarks/train_step.py
 	$(BIN)/python tests/benchmarks/generate.py
 	$(BIN)/python tests/benchmarks/whole_round.py
+	$(BIN)/python tests/benchmarks/demo.py
 	$(BIN)/python tests/benchmarks/growth.py
 	$(BIN)/python tests/benchmarks/status_command.py
 	$(BIN)/python tests/benchmarks/orchestration.py

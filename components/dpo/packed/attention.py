@@ -22,7 +22,9 @@ from components.dpo.packed.layout import Packed, Segment
 NAME = "ratchet_packed"
 LONGEST_BLOCK = {torch.float32: 384, torch.bfloat16: 768}
 """Longest prompt and response on a CPU whose attention weights are held whole; above it the flash kernel is as fast."""
-_HARMLESS = frozenset({"position_ids", "cache_position", "use_cache", "output_attentions", "output_hidden_states", "is_causal"})
+_HARMLESS = frozenset(
+    {"position_ids", "cache_position", "use_cache", "output_attentions", "output_hidden_states", "output_router_logits", "is_causal"}
+)
 _FLASH = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 _FLASH_BACKWARD = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None)
 

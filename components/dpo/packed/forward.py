@@ -12,6 +12,7 @@ from components.adapters import num_virtual_tokens
 from components.cpu_linear import OneDnnLinear
 from components.dpo.packed.attention import NAME, CannotPack
 from components.dpo.packed.head import column_logps
+from components.dpo.packed.last_layer import only_what_is_read
 from components.dpo.packed.layout import Packed
 from components.padding import left_padding_is_exact
 
@@ -68,7 +69,7 @@ def packed_logps(model: Any, layout: Packed, columns: torch.Tensor) -> torch.Ten
 
 def _forward(model: Any, head: torch.nn.Module, layout: Packed, in_its_place: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
     """The model's forward with something else in the place of its head; where weights are sharded, the head's are there for it."""
-    with _replaced(head, in_its_place):
+    with _replaced(head, in_its_place), only_what_is_read(_base(model), layout):
         output = model(
             input_ids=layout.input_ids,
             position_ids=layout.position_ids,

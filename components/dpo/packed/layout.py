@@ -51,13 +51,20 @@ class Packed:
         """Tokens of the longest prompt and response."""
         self.num_tokens = len(ids)
         """Tokens of prompts and responses; behind them stand some that nothing sees, where every layer would have to fill up its rows."""
-        filling = rows_to_fill(len(ids)) if device.type == "cpu" and pays() else 0
+        filled = device.type == "cpu" and pays()
+        filling = rows_to_fill(len(ids)) if filled else 0
         ids, positions = ids + ids[:1] * filling, positions + [0] * filling
         self.input_ids = torch.tensor([ids], device=device)
         self.position_ids = torch.tensor([positions], device=device)
-        before = [_before(segment) for segment in self.segments]
-        self.predicting = torch.cat(before).to(device)
+        predicting = torch.cat([_before(segment) for segment in self.segments])
+        self.predicting = predicting.to(device)
         """Places in the row at which a response token is predicted, row by row: a prompt's last token is there for each response."""
+        read = torch.zeros(len(ids), dtype=torch.bool)
+        read[predicting] = True
+        if filled:
+            read[(~read).nonzero().squeeze(1)[: rows_to_fill(int(read.sum()))]] = True
+        self.read = read.nonzero().squeeze(1).to(device)
+        """The same places in order, each once, and with them others where products of so many rows would have to be filled up."""
 
     def _by_prompt(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
         """Rows with equal prompts."""

@@ -5,7 +5,17 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GraniteConfig, LlamaConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GraniteConfig,
+    LlamaConfig,
+    MixtralConfig,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from components.dpo import scoring
 from components.dpo.packed import forward
@@ -29,6 +39,8 @@ PACKED = {
     "qwen2 tied": Qwen2Config(**SMALL, tie_word_embeddings=True),
     "qwen3": Qwen3Config(**SMALL, head_dim=12),
     "gemma3": Gemma3TextConfig(**SMALL, head_dim=8, sliding_window=64, layer_types=["sliding_attention", "full_attention"]),
+    "mixture of experts": MixtralConfig(**SMALL, num_local_experts=4, num_experts_per_tok=2),
+    "phi3": Phi3Config(**SMALL, pad_token_id=0),
 }
 PADDED = {
     "gemma2": (Gemma2Config(**SMALL, head_dim=8, sliding_window=64), "Gemma2ForCausalLM takes eager attention"),
