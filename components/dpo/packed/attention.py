@@ -1,14 +1,15 @@
 """Attention over a row of packed responses that share their prompts: exact, in three ways of one meaning.
 
-On a CPU, a long response sees its prompt and itself in two flash calls whose outputs are merged by their log-sum-exp, and the backward
-pass of each is given the merged output, which is the gradient of the whole (as in ring attention, arXiv 2310.01889). On a GPU, torch's
+On a CPU, a response's queries are taken some at a time, by plain products over the keys that they see; a very long one sees its prompt
+and itself in two flash calls whose outputs are merged by their log-sum-exp, and the backward pass of each is given the merged output,
+which is the gradient of the whole (as in ring attention, arXiv 2310.01889). On a GPU, torch's
 variable-length flash attention takes queries without, and keys with, the prompt. Elsewhere plain attention with a mask.
 """
 
 import functools
 import inspect
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -20,8 +21,11 @@ from transformers.masking_utils import sdpa_mask
 from components.dpo.packed.layout import Packed, Segment
 
 NAME = "ratchet_packed"
-LONGEST_BLOCK = {torch.float32: 384, torch.bfloat16: 768}
-"""Longest prompt and response on a CPU whose attention weights are held whole; above it the flash kernel is as fast."""
+LONGEST_BLOCK = 1024
+"""Longest prompt and response on a CPU whose attention weights are held for the backward pass; up to it the flash kernel is slower."""
+QUERIES_TOGETHER = 128
+"""Queries of a response on a CPU whose attention weights are one product."""
+_ON_CPU = (torch.float32, torch.bfloat16)
 _HARMLESS = frozenset(
     {"position_ids", "cache_position", "use_cache", "output_attentions", "output_hidden_states", "output_router_logits", "is_causal"}
 )
@@ -78,13 +82,11 @@ def attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if query.device.type == "cuda" and query.dtype == torch.bfloat16:
         return _on_gpu(query, key, value, packed, scale), None
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    if query.device.type == "cpu" and query.dtype in LONGEST_BLOCK and _FLASH is not None and _FLASH_BACKWARD is not None:
+    if query.device.type == "cpu" and query.dtype in _ON_CPU and _FLASH is not None and _FLASH_BACKWARD is not None:
         merged: torch.Tensor = _OnCpu.apply(query, key.to(query.dtype), value.to(query.dtype), packed, scale)
         return merged, None
-    return _masked(query, key, value, packed, scale), None
+    groups = query.shape[1] // key.shape[1]
+    return _masked(query, _for_each_head(key, groups), _for_each_head(value, groups), packed, scale), None
 
 
 def _masked(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: Packed, scale: float) -> torch.Tensor:
@@ -116,17 +118,19 @@ class _OnCpu(torch.autograd.Function):
         out = query.new_empty(1, tokens, heads, size)
         out[:, packed.num_tokens :] = 0
         totals = query.new_empty(1, heads, tokens, dtype=torch.float32)
-        weights: list[torch.Tensor | None] = []
+        weights: list[torch.Tensor] = []
         for segment in packed.in_order:
-            rows, keys = _seen(segment)
-            if segment.prompt_length + segment.length <= LONGEST_BLOCK[query.dtype]:
-                result, kept = _block(query[0, :, rows], _joined(key, keys), _joined(value, keys), scale)
-                out[0, rows] = result.transpose(0, 1)
-            else:
-                result, total = _merged(query, key, value, rows, keys, scale)
-                out[:, rows], totals[:, :, rows], kept = result.transpose(1, 2), total, None
-            weights.append(kept)
-        ctx.save_for_backward(query, key, value, out, totals, *(kept for kept in weights if kept is not None))
+            rows, runs = _seen(segment)
+            if _is_long(segment):
+                result, total = _merged(query, key, value, rows, runs, scale)
+                out[:, rows], totals[:, :, rows] = result.transpose(1, 2), total
+                continue
+            queries, keys, values = query[0, :, rows], _joined(key, runs), _joined(value, runs)
+            for some, seen in _pieces(queries.shape[1], keys.shape[1]):
+                result, kept = _block(queries[:, some], keys[:, :seen], values[:, :seen], scale)
+                out[0, rows][some] = result.transpose(0, 1)
+                weights.append(kept)
+        ctx.save_for_backward(query, key, value, out, totals, *weights)
         ctx.packed, ctx.scale = packed, scale
         return out
 
@@ -137,31 +141,34 @@ class _OnCpu(torch.autograd.Function):
         of_query[:, :, ctx.packed.num_tokens :] = 0
         gradient, out, kept = gradient.transpose(1, 2), out.transpose(1, 2), iter(weights)
         for segment in ctx.packed.in_order:
-            rows, keys = _seen(segment)
-            if segment.prompt_length + segment.length <= LONGEST_BLOCK[query.dtype]:
-                parts = _block_backward(
-                    gradient[0, :, rows], query[0, :, rows], _joined(key, keys), _joined(value, keys), next(kept), ctx.scale
-                )
-                of_query[0, :, rows] = parts[0]
-                _add_apart(of_key, parts[1], keys)
-                _add_apart(of_value, parts[2], keys)
+            rows, runs = _seen(segment)
+            if _is_long(segment):
+                _merged_backward((gradient, query, key, value, out, totals), (of_query, of_key, of_value), rows, runs, ctx.scale)
                 continue
-            for number, seen in enumerate(keys):
-                parts = _FLASH_BACKWARD(  # type: ignore[misc]
-                    gradient[:, :, rows],
-                    query[:, :, rows],
-                    key[:, :, seen],
-                    value[:, :, seen],
-                    out[:, :, rows],
-                    totals[:, :, rows],
-                    0.0,
-                    seen == rows,
-                    scale=ctx.scale,
+            queries, keys, values = query[0, :, rows], _joined(key, runs), _joined(value, runs)
+            of_keys, of_values = torch.zeros_like(keys), torch.zeros_like(values)
+            for some, seen in _pieces(queries.shape[1], keys.shape[1]):
+                parts = _block_backward(
+                    gradient[0, :, rows][:, some], queries[:, some], keys[:, :seen], values[:, :seen], next(kept), ctx.scale
                 )
-                of_query[:, :, rows] = parts[0] if number == 0 else of_query[:, :, rows] + parts[0]
-                of_key[:, :, seen] += parts[1]
-                of_value[:, :, seen] += parts[2]
+                of_query[0, :, rows][:, some] = parts[0]
+                of_keys[:, :seen] += parts[1]
+                of_values[:, :seen] += parts[2]
+            _add_apart(of_key, of_keys, runs)
+            _add_apart(of_value, of_values, runs)
         return of_query, of_key, of_value, None, None
+
+
+def _is_long(segment: Segment) -> bool:
+    return segment.prompt_length + segment.length > LONGEST_BLOCK
+
+
+def _pieces(queries: int, keys: int) -> Iterator[tuple[slice, int]]:
+    """A response's queries some at a time, and how many of its keys they see: what comes after them is not computed."""
+    number = max(1, round(queries / QUERIES_TOGETHER))
+    for piece in range(number):
+        begin, end = queries * piece // number, queries * (piece + 1) // number
+        yield slice(begin, end), keys - queries + end
 
 
 def _seen(segment: Segment) -> tuple[slice, list[slice]]:
@@ -190,41 +197,103 @@ def _add_apart(whole: torch.Tensor, part: torch.Tensor, runs: list[slice]) -> No
 
 
 def _block(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Output and attention weights; the scores are fp32, as a flash kernel's are, whatever the precision of the states."""
-    scores = torch.baddbmm(_hidden(query.shape[1], key.shape[1]), query.float(), key.float().transpose(1, 2), alpha=scale)
+    """Output and attention weights; the last query sees all keys, and each one before it one fewer.
+
+    Query heads that share a key head are rows of one product, (key heads, groups * queries, keys). The scores are fp32, as a flash
+    kernel's are, whatever the precision of the states.
+    """
+    queries = query.shape[1]
+    scores = torch.bmm(_grouped(query, key).float() * scale, key.float().transpose(1, 2))
+    scores.view(*query.shape[:2], -1)[:, :, -queries:].add_(_no_future(queries))
     weights = scores.softmax(dim=2).to(value.dtype)
-    return torch.bmm(weights, value), weights
+    return torch.bmm(weights, value).view(query.shape), weights
 
 
 def _block_backward(
     gradient: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, weights: torch.Tensor, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    of_value = torch.bmm(weights.transpose(1, 2), gradient)
-    of_weights = torch.bmm(gradient, value.transpose(1, 2))
+    gradients = _grouped(gradient, key)
+    of_value = torch.bmm(weights.transpose(1, 2), gradients)
+    of_weights = torch.bmm(gradients, value.transpose(1, 2))
     of_scores = torch._softmax_backward_data(of_weights.float(), weights.float(), 2, torch.float32).mul_(scale).to(query.dtype)
-    return torch.bmm(of_scores, key), torch.bmm(of_scores.transpose(1, 2), query), of_value
+    return torch.bmm(of_scores, key).view(query.shape), torch.bmm(of_scores.transpose(1, 2), _grouped(query, key)), of_value
+
+
+def _grouped(states: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """(heads, queries, head size) as (key heads, groups * queries, head size)."""
+    return states.reshape(key.shape[0], -1, states.shape[2])
 
 
 @functools.cache
 def _no_future(size: int) -> torch.Tensor:
+    """(size, size) minus infinity where a key comes after a query."""
     return torch.full((size, size), -torch.inf).triu(1)
 
 
-def _hidden(queries: int, keys: int) -> torch.Tensor:
-    """(queries, keys) minus infinity where a key comes after a query, if the last of both are the same token."""
-    return _no_future(max(LONGEST_BLOCK.values()))[keys - queries : keys, :keys]
+def _for_each_head(states: torch.Tensor, groups: int) -> torch.Tensor:
+    """(1, key heads, ...) as (1, heads, ...)."""
+    return states if groups == 1 else states.repeat_interleave(groups, dim=1)
+
+
+def _for_each_key_head(states: torch.Tensor, groups: int) -> torch.Tensor:
+    """Sums over the heads that share a key head."""
+    return states if groups == 1 else states.unflatten(1, (-1, groups)).sum(dim=2)
 
 
 def _merged(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rows: slice, runs: list[slice], scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Output (1, heads, rows, head size) and log-sum-exp (1, heads, rows) over all runs of keys."""
-    parts = [_FLASH(query[:, :, rows], key[:, :, run], value[:, :, run], 0.0, run == rows, scale=scale) for run in runs]  # type: ignore[misc]
+    """Output (1, heads, rows, head size) and log-sum-exp (1, heads, rows) over all runs of keys, by the flash kernel."""
+    groups = query.shape[1] // key.shape[1]
+    parts = [
+        _FLASH(  # type: ignore[misc]
+            query[:, :, rows],
+            _for_each_head(key[:, :, run], groups),
+            _for_each_head(value[:, :, run], groups),
+            0.0,
+            run == rows,
+            scale=scale,
+        )
+        for run in runs
+    ]
     if len(parts) == 1:
         return parts[0]
     total = torch.logaddexp(parts[0][1], parts[1][1])
     shares = [(of_run - total).exp().unsqueeze(3) for _, of_run in parts]
     return (parts[0][0] * shares[0] + parts[1][0] * shares[1]).to(query.dtype), total
+
+
+def _merged_backward(
+    made: tuple[torch.Tensor, ...], gradients: tuple[torch.Tensor, ...], rows: slice, runs: list[slice], scale: float
+) -> None:
+    """Adds to the gradients of query, key and value what the gradient of the output gives them.
+
+    Args:
+        made: Gradient of the output, query, key, value, output, log-sum-exp.
+        gradients: Of query (written), key and value (added to).
+        rows: The queries.
+        runs: The keys that they see.
+        scale: Factor of the scores.
+    """
+    gradient, query, key, value, out, totals = made
+    of_query, of_key, of_value = gradients
+    groups = query.shape[1] // key.shape[1]
+    of_query[:, :, rows] = 0
+    for run in runs:
+        parts = _FLASH_BACKWARD(  # type: ignore[misc]
+            gradient[:, :, rows],
+            query[:, :, rows],
+            _for_each_head(key[:, :, run], groups),
+            _for_each_head(value[:, :, run], groups),
+            out[:, :, rows],
+            totals[:, :, rows],
+            0.0,
+            run == rows,
+            scale=scale,
+        )
+        of_query[:, :, rows] += parts[0]
+        of_key[:, :, run] += _for_each_key_head(parts[1], groups)
+        of_value[:, :, run] += _for_each_key_head(parts[2], groups)
 
 
 def _on_gpu(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: Packed, scale: float) -> torch.Tensor:
@@ -236,8 +305,8 @@ def _on_gpu(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed:
     shared: dict[str, Any] = {}
     if groups > 1 and _takes_fewer_key_heads(varlen_attn):
         shared = {"enable_gqa": True}
-    elif groups > 1:
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    else:
+        key, value = _for_each_head(key, groups), _for_each_head(value, groups)
     queries, keys, values = (states.squeeze(0).transpose(0, 1) for states in (query, key, value))
     out = varlen_attn(
         queries.contiguous(),
