@@ -63,7 +63,8 @@ def test_training_no_evaluation_pairs_same_losses(plain: Path, make_request: Mak
     nothing = Artifact(path=tmp_path / "eval.parquet", digest=file_digest(tmp_path / "eval.parquet"))
     summary = trained(request.model_copy(update={"eval": nothing}), tmp_path / "run")
     assert summary["eval"] is None
-    assert losses(tmp_path / "run") == losses(plain)
+    # The reference scores pairs of both tables in the same rows, and the last bit of a product may depend on how many rows it has.
+    assert losses(tmp_path / "run") == pytest.approx(losses(plain), abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""This project's training step as the pipeline makes it, with a reference pass over the step's pairs in its time."""
+"""This project's training step as the pipeline makes it, with the reference pass over the step's pairs in its time."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -99,11 +99,7 @@ class Ours:
         self.layout = Layout([pair.num_tokens for pair in self.pairs], max_tokens)
         self.num_steps, self.made = len(pairs) // pairs_per_step, 0
         self.engine: Any = build(model, training, self.num_steps, dtype)
-        # Weights before the first step are the reference; a copy scores, as the round's own pass before training does. Under a fresh
-        # adapter they are still there.
-        self.reference = None if lora_rank else shape.build(dtype, device).eval()
-        if self.reference is not None:
-            speed_up(self.reference)
+        self.has_adapter = lora_rank > 0
         if not self.scores:
             self.score(list(range(len(pairs))))
 
@@ -118,10 +114,13 @@ class Ours:
         return float(train_step(self.engine, self.objective, index, self.layout, name=f"step {number}", on_loss=None)["loss"])
 
     def score(self, index: list[int]) -> PairLogps:
-        """Has the reference score the pairs at these places."""
+        """Has the pairs at these places scored by the model itself, as a round has all of them scored before its first step.
+
+        Here weights have moved since: the work and the memory are a round's, and the loss is always ln 2.
+        """
         mine = [self.pairs[place] for place in index]
-        with without_adapter(self.model) if self.reference is None else contextlib.nullcontext(self.reference) as reference:
-            scored = score_pairs(reference, mine, PAD, max_tokens=self.max_tokens, max_rows=0, rank=0, world_size=1)
+        with without_adapter(self.model) if self.has_adapter else contextlib.nullcontext(self.model) as reference:
+            scored = score_pairs(reference.eval(), mine, PAD, max_tokens=self.max_tokens, max_rows=0, rank=0, world_size=1)
         chosen, rejected = torch.zeros(len(self.pairs)), torch.zeros(len(self.pairs))
         chosen[index], rejected[index] = scored.chosen, scored.rejected
         self.objective.reference = PairLogps(chosen, rejected)
