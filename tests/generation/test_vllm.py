@@ -1,5 +1,6 @@
 """vLLM as the sampler, as far as this project goes: what it is told, what comes back, how it fails and how it ends."""
 
+import contextlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,16 @@ def test_vllm_samples_from_the_adapter(stand_in_vllm: None, starter_directory: P
     assert [one.token_ids for one in drawn(adapted, seeds)] != [one.token_ids for one in drawn(start, seeds)]
 
 
+def vllm_processes() -> list[psutil.Process]:
+    """Those below this process, without what another test left to be reaped."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "script.py" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
 def test_vllm_that_cannot_load_says_why_and_leaves_no_process(stand_in_vllm: None, starter_directory: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.mkdir()
@@ -73,7 +84,7 @@ def test_vllm_that_cannot_load_says_why_and_leaves_no_process(stand_in_vllm: Non
         loaded(ModelRef(round=0, base=str(model), base_digest="b", digest="d"), dtype="float32", longest=32),
     ):
         pass
-    assert not [child for child in psutil.Process().children(recursive=True) if "script.py" in " ".join(child.cmdline())]
+    assert not vllm_processes()
 
 
 def test_vllm_refuses_a_response_that_ended_for_another_reason(
