@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 MOST_ROWS = {"cpu": 256, "cuda": 4096}
 """Responses decoded together beyond which a device gains nothing, and progress would be told too seldom."""
+ROW_WIDTHS = 2**18
+"""Rows times hidden size up to which a CPU gains from more rows than that: in a narrow model what a call costs outweighs its work."""
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +136,8 @@ def _rows_that_fit(model: Any, longest: int) -> int:
     needed = longest * states * (model.dtype.itemsize if on_gpu else 4) + 24 * config.vocab_size
     memory = torch.cuda.mem_get_info(model.device)[0] if on_gpu else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     share = 0.8 if on_gpu else 0.25 / world_size()
-    return int(min(share * memory / needed, MOST_ROWS["cuda" if on_gpu else "cpu"]))
+    most = MOST_ROWS["cuda"] if on_gpu else max(MOST_ROWS["cpu"], ROW_WIDTHS // config.hidden_size)
+    return int(min(share * memory / needed, most))
 
 
 def _uniforms(seed: int, count: int) -> np.ndarray:

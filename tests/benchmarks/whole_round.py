@@ -201,7 +201,10 @@ def tuned(bench: Bench, packages: str | None, micro_batches: Sequence[int], few:
 
 
 def interleaved(bench: Bench, peers: dict[str, dict[str, Any]], repetitions: int) -> Iterator[list[dict[str, Any]]]:
-    """One round of every system after the other, forwards and backwards in turn; gives all samples so far after each repetition."""
+    """One round of every system after the other, forwards and backwards in turn.
+
+    Gives all samples so far after each repetition but the first, which says nothing of an interval, unless there is only one.
+    """
     samples: list[dict[str, Any]] = []
     for number in range(repetitions):
         names = [OURS, *peers] if number % 2 == 0 else [OURS, *peers][::-1]
@@ -212,7 +215,8 @@ def interleaved(bench: Bench, peers: dict[str, dict[str, Any]], repetitions: int
             print(
                 f"{name}: {made['seconds']:.1f} s, {made['cpu_seconds']:.1f} processor seconds, load {made['load']:.1f}: {told}", flush=True
             )
-        yield samples
+        if number > 0 or repetitions == 1:
+            yield samples
 
 
 def means(samples: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
@@ -274,7 +278,8 @@ def draw(told: dict[str, Any], path: Path) -> None:
             left += seconds
         for row, name in enumerate(names):
             system, found = told["systems"][name], told["ratios"].get(name)
-            times = f"\n{found['ratio']:.2f} times ours ({found['low']:.2f} to {found['high']:.2f})" if found else ""
+            reach = f" ({found['low']:.2f} to {found['high']:.2f})" if found and found["n"] > 1 else ""
+            times = f"\n{found['ratio']:.2f} times ours{reach}" if found else ""
             axes.text(left[row] + longest / 100, row, f"{system['seconds']:.0f} s{times}", va="center", fontsize=8)
         axes.set_xlim(right=1.28 * longest)
         axes.grid(axis="y", visible=False)
