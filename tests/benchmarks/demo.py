@@ -5,7 +5,7 @@ Runs `ratchet run conf/demo.yaml` as often as asked, each time in a fresh proces
 the Prefect server (which comes up while libraries are imported), of every stage, of loading models, and of checking the saved one; the
 last two lie within stages. Both checkouts run once before, which makes the starter model and the bytecode.
 
-Writes `demo.json` and `demo.png` into `runs/bench`: medians and all samples. One run takes about a minute on two cores.
+Writes `demo.json` and `demo.png` into `runs/bench`: medians and all samples. One run takes one to two minutes on two cores.
 """
 
 import argparse

@@ -14,7 +14,7 @@ learnt: the gate refuses our round, and what it says changes no time. Ours does 
 pairs is checked by ln 2, the saved model is loaded again and compared, and the KL to the start is measured.
 
 Ratios are of mean seconds; their 95 % intervals are bootstrap intervals over the runs. Memory is the sum over a run's processes. Writes
-`round.json` and `round.png` into `runs/bench`. The default takes about half an hour on two cores.
+`round.json` and `round.png` into `runs/bench`. The default takes one to two hours on two cores.
 """
 
 import argparse

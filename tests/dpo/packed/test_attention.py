@@ -47,11 +47,13 @@ def by_rows(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout:
     return out.transpose(1, 2)
 
 
-WAYS = ["blocks", "flash", "masked"]
+WAYS = ["blocks", "pieces", "flash", "masked"]
 
 
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "pieces":
+        monkeypatch.setattr(packed_attention, "QUERIES_TOGETHER", 2)
     if request.param == "flash":
         monkeypatch.setattr(packed_attention, "LONGEST_BLOCK", 0)
     if request.param == "masked":
