@@ -84,7 +84,7 @@ def draw(told: dict[str, Any], path: Path) -> None:
 
     from components.report.figures import PAPER, styled, to_png
 
-    colours = ("#c9ccd1", "#8d99ae", "#1d5fd1", "#0f766e", "#94d2bd", "#b45309", "#be3455", "#5c4d7d")
+    colours = ("#8d99ae", "#1d5fd1", "#0f766e", "#94d2bd", "#b45309", "#be3455", "#5c4d7d", "#c9ccd1")
     parts = (STARTUP, *STAGES[1:], BETWEEN)
     names = list(told)[::-1]
     with styled(PAPER, "demo"):
