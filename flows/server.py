@@ -32,8 +32,9 @@ def prefect_server(known: str | None = None, *, meanwhile: Callable[[], object] 
         known: API of a server that is up, if there is one.
         meanwhile: Called while a server of our own comes up, which takes seconds.
     """
-    from prefect.logging.handlers import APILogHandler
     from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.logs import send_logs
 
     configured = PREFECT_API_URL.value()
     if configured:
@@ -43,7 +44,7 @@ def prefect_server(known: str | None = None, *, meanwhile: Callable[[], object] 
         try:
             yield url
         finally:
-            APILogHandler().flush()
+            send_logs()
 
 
 @contextlib.contextmanager

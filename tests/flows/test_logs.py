@@ -1,11 +1,17 @@
 """What child processes print reaches the run's page on Prefect: every line, once."""
 
+import asyncio
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from prefect.logging.handlers import APILogWorker
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows.logs import send_logs
 
 LINES, RANKS = 1500, 2
 STAGE = f"""
@@ -65,3 +71,17 @@ def test_child_lines_reach_prefect_none_lost_none_doubled(tmp_path: Path, unbuff
         mine = [line for line in lines if line.startswith(f"rank {rank} line ")]
         assert mine == [f"rank {rank} line {number}" for number in range(LINES)]
     assert sum(line.count("~") for line in lines) == RANKS * 25_000
+
+
+def test_slow_server_gets_all_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+
+    async def slowly(worker: APILogWorker, items: list[dict[str, Any]]) -> None:
+        await asyncio.sleep(6)  # Prefect's own flush waits for five
+        taken.extend(item["message"] for item in items)
+
+    monkeypatch.setattr(APILogWorker, "_handle_batch", slowly)
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        APILogWorker.instance().send({"message": "late"})
+        send_logs()
+    assert taken == ["late"]
