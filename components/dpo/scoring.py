@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import torch
 
-from components.dpo.packed.forward import longest_packed, packed_logps
 from components.dpo.packed.layout import Packed
+from components.dpo.packed.logps import longest_packed, packed_logps
 from components.padding import left_padding_is_exact
 
 SCORED_TOKENS = 8192
@@ -169,16 +169,23 @@ def response_logps(
     """
     device = next(model.parameters()).device
     logps = torch.empty(len(prompts))
-    for rows in _together(prompts, responses, max_tokens=max_tokens, max_rows=max_rows or len(prompts)):
+    for rows in together(prompts, responses, max_tokens=max_tokens, max_rows=max_rows or len(prompts)):
         batch = Batch([prompts[row] for row in rows], [responses[row] for row in rows], pad_id, device)
         logps[rows] = summed(token_logps(model, batch), batch.target_mask, rows).cpu()
     return logps
 
 
-def _together(
+def together(
     prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], *, max_tokens: int, max_rows: int
 ) -> Iterator[list[int]]:
-    """Places of the rows of each forward."""
+    """Which rows stand in each forward: those that share a prompt beside each other, and short ones beside short ones.
+
+    Args:
+        prompts: n prompts as token ids.
+        responses: n responses.
+        max_tokens: Tokens in one forward, padding counted; a longer row is alone in one.
+        max_rows: Rows in one forward.
+    """
     order = sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), list(prompts[row]), len(responses[row])))
     rows: list[int] = []
     widest = 0

@@ -3,9 +3,11 @@
 Weights come from safetensors only and no remote code runs. A response that the model cannot read whole gets an invalid verdict.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jinja2 import TemplateError
@@ -15,16 +17,35 @@ from components import progress
 from components.artifacts import digest, file_digest
 from components.config import JudgeSettings
 from components.cpu_linear import speed_up
+from components.dpo.packed.layout import Packed
+from components.dpo.packed.rewards import longest_rewarded, packed_rewards
+from components.dpo.scoring import SCORED_TOKENS, together
 from components.judges.protocol import Group, Opinion, Verdict, judge_alone
 from components.judges.reading import conversation_ids, longest_read
 from components.judges.reward_model_directory import reward_model_directory
 from components.models import pick_device, resolve_dtype, tensors_digest
-from components.tokens import Messages
+from components.tokens import Messages, format_messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TEXT_FILES = ("config.json", "tokenizer*", "chat_template*", "special_tokens_map.json", "vocab*", "merges.txt", "added_tokens.json")
+
+
+class _Text(NamedTuple):
+    """A conversation with a response, as the model reads it."""
+
+    number: int
+    conversation: str
+    ids: list[int]
+
+
+class _Parted(NamedTuple):
+    """A text in two: what the texts of its conversation begin with alike, and the rest. Neither is empty. In the order of batches."""
+
+    prompt: list[int]
+    response: list[int]
+    text: _Text
 
 
 class RewardModelJudge:
@@ -50,14 +71,50 @@ class RewardModelJudge:
     def _score(self, distinct: Sequence[tuple[Messages, str]]) -> list[Opinion]:
         read = [self._read(messages, text) for messages, text in distinct]
         opinions = {index: given for index, given in enumerate(read) if isinstance(given, Opinion)}
-        # Ids break ties of length, so that batches, and with them the last bits of a score, do not depend on the order of the input.
-        readable = sorted((len(given), given, index) for index, given in enumerate(read) if not isinstance(given, Opinion))
-        for start in range(0, len(readable), self._batch_size):
-            batch = readable[start : start + self._batch_size]
-            logits = self.logits([ids for _, ids, _ in batch])
-            opinions |= {index: Opinion(logit) for (_, _, index), logit in zip(batch, logits, strict=True)}
-            progress.report(start + len(batch), len(readable), "responses judged")
+        texts = [
+            _Text(number, format_messages(messages), given)
+            for number, ((messages, _), given) in enumerate(zip(distinct, read, strict=True))
+            if not isinstance(given, Opinion)
+        ]
+        for batch, logits in self._batches(texts):
+            opinions |= {text.number: Opinion(logit) for text, logit in zip(batch, logits, strict=True)}
+            progress.report(len(opinions), len(distinct), "responses judged")
         return [opinions[index] for index in range(len(distinct))]
+
+    def _batches(self, texts: Sequence["_Text"]) -> Iterator[tuple[list["_Text"], list[float]]]:
+        """Texts some at a time, with their logits: in packed rows where that is exact, else padded beside others of their length.
+
+        Ids break ties of length, so that batches, and with them the last bits of a score, do not depend on the order of the input.
+        """
+        packable, others = self._parted(texts)
+        packable.sort()
+        prompts, responses = [text.prompt for text in packable], [text.response for text in packable]
+        for rows in together(prompts, responses, max_tokens=SCORED_TOKENS, max_rows=self._batch_size):
+            yield [packable[row].text for row in rows], self._packed([prompts[row] for row in rows], [responses[row] for row in rows])
+        others.sort(key=lambda text: (len(text.ids), text.ids))
+        for start in range(0, len(others), self._batch_size):
+            batch = others[start : start + self._batch_size]
+            yield batch, self.logits([text.ids for text in batch])
+
+    def _parted(self, texts: Sequence["_Text"]) -> tuple[list["_Parted"], list["_Text"]]:
+        """Texts as what those of a conversation begin with alike and what follows, and those that cannot be had so."""
+        longest = longest_rewarded(self._model)
+        pad_id = self._model.config.get_text_config().pad_token_id
+        of_conversation: defaultdict[str, list[_Text]] = defaultdict(list)
+        for text in texts:
+            of_conversation[text.conversation].append(text)
+        parted: list[_Parted] = []
+        others: list[_Text] = []
+        for alike in of_conversation.values():
+            # The model reads a text's reward from its last token that is no padding, by whatever token it pads.
+            seen = [_without_end(text.ids, pad_id) for text in alike]
+            shared = min(_begin_alike(seen), min(map(len, seen)) - 1)
+            for text, ids in zip(alike, seen, strict=True):
+                if shared > 0 and len(ids) <= longest:
+                    parted.append(_Parted(ids[:shared], ids[shared:], text))
+                else:
+                    others.append(text)
+        return parted, others
 
     def _read(self, messages: Messages, text: str) -> list[int] | Opinion:
         """Token ids of the conversation with the response, or why there are none."""
@@ -68,6 +125,10 @@ class RewardModelJudge:
         if len(ids) > self._max_tokens:
             return Opinion(None, f"prompt and response have {len(ids)} tokens, and the reward model reads {self._max_tokens}")
         return ids if ids else Opinion(None, "prompt and response have no tokens")
+
+    @torch.inference_mode()
+    def _packed(self, prompts: list[list[int]], responses: list[list[int]]) -> list[float]:
+        return packed_rewards(self._model, Packed(prompts, responses, self._model.device, ends=True)).float().tolist()
 
     def logits(self, batch: list[list[int]]) -> list[float]:
         """The model's one logit for each conversation's token ids, in one batch."""
@@ -102,6 +163,19 @@ class RewardModelJudge:
         finally:
             settings.pad_token_id = own
         return [float(logit) for logit in logits[:, 0].float().cpu()]
+
+
+def _begin_alike(texts: Sequence[list[int]]) -> int:
+    """How many tokens texts begin with alike."""
+    return sum(1 for _ in itertools.takewhile(lambda tokens: len(set(tokens)) == 1, zip(*texts, strict=False)))
+
+
+def _without_end(ids: list[int], token: int | None) -> list[int]:
+    """Ids without those at the end that are one token; one is left."""
+    end = len(ids)
+    while end > 1 and ids[end - 1] == token:
+        end -= 1
+    return ids[:end]
 
 
 def reward_model_digest(config: JudgeSettings) -> str:

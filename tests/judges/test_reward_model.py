@@ -13,7 +13,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from components.config import JudgeConfig
+from components.cpu_linear import pays, rows_to_fill
 from components.judges import check_judge, judge_digest, load_judge
+from components.judges import reward_model as reward_model_module
 from components.judges.protocol import Group, JudgeContext, Verdict
 
 UNUSED = JudgeContext(Path("unused"))
@@ -98,6 +100,41 @@ def test_reward_model_scores_do_not_depend_on_order_or_batch_size(reward_model: 
     one = by_response(load_judge(config(reward_model, batch_size=1), UNUSED).judge(asked))
     assert one == pytest.approx(by_response(load_judge(config(reward_model, batch_size=64), UNUSED).judge(asked)), abs=1e-5)
     judge = load_judge(config(reward_model, batch_size=4), UNUSED)
+    assert by_response(judge.judge(asked)) == by_response(judge.judge(asked[::-1]))
+
+
+def test_reward_model_reads_each_prompt_once(reward_model: Path) -> None:
+    """Not once a response: the prompt with the words around it, and of each response what no other begins with."""
+    group = Group("p", [{"role": "user", "content": "w1 w2 w3 w4 w5 w6"}], tuple((s, f"w{s} w{s}") for s in range(10, 14)))
+    judge = load_judge(config(reward_model), UNUSED)
+    judge.judge([group])  # which also tries whether the model can be packed
+    read: list[int] = []
+    model = judge._model  # type: ignore[attr-defined]
+    model.get_input_embeddings().register_forward_pre_hook(lambda _, words: read.append(words[0].numel()))
+    verdicts = judge.judge([group])
+    prompt, response = 1 + 6 + 2, 2 + 1
+    filled = rows_to_fill(prompt + 4 * response) if pays() else 0
+    assert read == [prompt + 4 * response + filled]
+    assert [verdict.score for verdict in verdicts] == pytest.approx(
+        [plain_score(reward_model, group, text) for _, text in group.responses], abs=1e-5
+    )
+
+
+def test_reward_model_with_responses_that_begin_each_other(reward_model: Path) -> None:
+    group = Group("p", [{"role": "user", "content": "w1"}], ((0, "w2"), (1, "w2 <end>"), (2, "w2 <end> <end> w3"), (3, "")))
+    verdicts = load_judge(config(reward_model), UNUSED).judge([group])
+    assert [verdict.score for verdict in verdicts] == pytest.approx(
+        [plain_score(reward_model, group, text) for _, text in group.responses], abs=1e-5
+    )
+
+
+def test_reward_model_that_cannot_be_packed_scores_the_same(reward_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = groups()
+    packed = by_response(load_judge(config(reward_model), UNUSED).judge(asked))
+    monkeypatch.setattr(reward_model_module, "longest_rewarded", lambda model: 0)
+    monkeypatch.setattr(reward_model_module, "packed_rewards", lambda *words: pytest.fail("it was packed"))
+    judge = load_judge(config(reward_model, batch_size=5), UNUSED)
+    assert by_response(judge.judge(asked)) == pytest.approx(packed, abs=1e-5)
     assert by_response(judge.judge(asked)) == by_response(judge.judge(asked[::-1]))
 
 

@@ -29,8 +29,17 @@ class Packed:
     attention tells that a second response does not follow the first (Wang and Hegde 2024, arXiv 2410.20305).
     """
 
-    def __init__(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], device: torch.device) -> None:
-        """Takes token ids; neither a prompt nor a response is empty."""
+    def __init__(
+        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], device: torch.device, *, ends: bool = False
+    ) -> None:
+        """Lays prompts and responses out.
+
+        Args:
+            prompts: Token ids, none of them empty.
+            responses: As the prompts.
+            device: Where the tensors go.
+            ends: Whether the last token of each response is read, and not every place that predicts a token of it.
+        """
         ids: list[int] = []
         positions: list[int] = []
         segments: list[Segment | None] = [None] * len(prompts)
@@ -56,11 +65,12 @@ class Packed:
         ids, positions = ids + ids[:1] * filling, positions + [0] * filling
         self.input_ids = torch.tensor([ids], device=device)
         self.position_ids = torch.tensor([positions], device=device)
-        predicting = torch.cat([_before(segment) for segment in self.segments])
-        self.predicting = predicting.to(device)
-        """Places in the row at which a response token is predicted, row by row: a prompt's last token is there for each response."""
+        places = torch.cat([_last(segment) if ends else _before(segment) for segment in self.segments])
+        self.places = places.to(device)
+        """What is read of the row, response by response: where each response token is predicted, or each response's last token. A
+        prompt's last token predicts the first of each of its responses, and is there for each of them."""
         read = torch.zeros(len(ids), dtype=torch.bool)
-        read[predicting] = True
+        read[places] = True
         if filled:
             read[(~read).nonzero().squeeze(1)[: rows_to_fill(int(read.sum()))]] = True
         self.read = read.nonzero().squeeze(1).to(device)
@@ -77,3 +87,7 @@ class Packed:
 def _before(segment: Segment) -> torch.Tensor:
     last = segment.prompt_start + segment.prompt_length - 1
     return torch.tensor([last, *range(segment.start, segment.start + segment.length - 1)])
+
+
+def _last(segment: Segment) -> torch.Tensor:
+    return torch.tensor([segment.start + segment.length - 1])

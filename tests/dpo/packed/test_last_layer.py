@@ -55,7 +55,7 @@ def test_last_layer_projects_only_rows_that_are_read_and_keys_of_all(model: Any)
 
 
 def test_rows_that_are_read_hold_every_place_that_predicts_once() -> None:
-    assert set(LAYOUT.predicting.tolist()) <= set(LAYOUT.read.tolist())
+    assert set(LAYOUT.places.tolist()) <= set(LAYOUT.read.tolist())
     assert LAYOUT.read.tolist() == sorted(set(LAYOUT.read.tolist()))
 
 

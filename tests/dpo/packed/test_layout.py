@@ -16,7 +16,7 @@ def test_packed_holds_each_prompt_once_and_predicts_every_response_token_where_i
     different = {tuple(prompt) for prompt in prompts}
     assert packed.num_tokens == sum(map(len, different)) + sum(map(len, responses))
     assert len(ids) == len(positions) == packed.num_tokens + (rows_to_fill(packed.num_tokens) if pays() else 0)
-    predicting = iter(packed.predicting.tolist())
+    predicting = iter(packed.places.tolist())
     for segment, prompt, response in zip(packed.segments, prompts, responses, strict=True):
         assert ids[segment.prompt_start : segment.prompt_start + segment.prompt_length] == prompt
         assert ids[segment.start : segment.start + segment.length] == response

@@ -5,52 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    Gemma2Config,
-    Gemma3TextConfig,
-    GraniteConfig,
-    LlamaConfig,
-    MixtralConfig,
-    Phi3Config,
-    Qwen2Config,
-    Qwen3Config,
-)
+from transformers import AutoModelForCausalLM, Gemma3TextConfig
 
 from components.dpo import scoring
-from components.dpo.packed import forward
+from components.dpo.packed import logps
 from components.dpo.scoring import Batch, token_scores
-
-SMALL = {
-    "vocab_size": 40,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 160,
-    "initializer_range": 0.3,
-}
-PROMPTS = [[5, 6, 7, 8], [5, 6, 7, 8], [9], [9], [10, 11]]
-RESPONSES = [[1, 2], [3, 4, 5, 6, 7], [8], [2, 3], [4, 4, 4]]
-PACKED = {
-    "llama": LlamaConfig(**SMALL),
-    "llama with biases": LlamaConfig(**SMALL, attention_bias=True, mlp_bias=True),
-    "qwen2 tied": Qwen2Config(**SMALL, tie_word_embeddings=True),
-    "qwen3": Qwen3Config(**SMALL, head_dim=12),
-    "gemma3": Gemma3TextConfig(**SMALL, head_dim=8, sliding_window=64, layer_types=["sliding_attention", "full_attention"]),
-    "mixture of experts": MixtralConfig(**SMALL, num_local_experts=4, num_experts_per_tok=2),
-    "phi3": Phi3Config(**SMALL, pad_token_id=0),
-}
-PADDED = {
-    "gemma2": (Gemma2Config(**SMALL, head_dim=8, sliding_window=64), "Gemma2ForCausalLM takes eager attention"),
-    "granite": (GraniteConfig(**SMALL, logits_scaling=4.0), "something between its head and its logits"),
-    "gemma3 capped": (
-        Gemma3TextConfig(**SMALL, head_dim=8, final_logit_softcapping=5.0),
-        "something between its head and its logits",
-    ),
-    "llama with dropout": (LlamaConfig(**SMALL, attention_dropout=0.1), "its attention has dropout"),
-}
+from tests.dpo.packed.architectures import PACKED, PADDED, PROMPTS, RESPONSES, SMALL
 
 
 def build(config: Any) -> Any:
@@ -71,7 +31,7 @@ def test_packed_model_scores_and_learns_as_padded(name: str, monkeypatch: pytest
     for packed in (True, False):
         model = build(PACKED[name])
         if packed:
-            assert forward.longest_packed(model, scoring._padded_logps) >= 64
+            assert logps.longest_packed(model, scoring._padded_logps) >= 64
         else:
             monkeypatch.setattr(scoring, "longest_packed", lambda *_: 0)
         scores = token_scores(model, batch(), end_id=3)
@@ -91,7 +51,7 @@ def test_model_that_cannot_be_packed_is_scored_padded_and_the_log_says_why_once(
     model = build(config)
     before = model.config._attn_implementation
     with caplog.at_level(logging.WARNING):
-        assert [forward.longest_packed(model, scoring._padded_logps) for _ in range(2)] == [0, 0]
+        assert [logps.longest_packed(model, scoring._padded_logps) for _ in range(2)] == [0, 0]
     assert len([record for record in caplog.records if reason in record.message and "padded" in record.message]) == 1
     assert model.config._attn_implementation == before
     assert "forward" not in vars(model.get_output_embeddings())
@@ -101,7 +61,7 @@ def test_model_that_cannot_be_packed_is_scored_padded_and_the_log_says_why_once(
 def test_row_longer_than_a_sliding_window_is_scored_padded(monkeypatch: pytest.MonkeyPatch) -> None:
     config = Gemma3TextConfig(**SMALL, head_dim=8, sliding_window=10, layer_types=["sliding_attention", "full_attention"])
     model = build(config).eval()
-    assert forward.longest_packed(model, scoring._padded_logps) == 10
+    assert logps.longest_packed(model, scoring._padded_logps) == 10
     long = Batch([[5, 6, 7, 8]], [[1, 2, 3, 4, 5, 6, 7]], 0, torch.device("cpu"))
     monkeypatch.setattr(scoring, "packed_logps", lambda *_: pytest.fail("a window hides what a packed row would show"))
     assert torch.isfinite(token_scores(model, long).logps).all()
@@ -109,7 +69,7 @@ def test_row_longer_than_a_sliding_window_is_scored_padded(monkeypatch: pytest.M
 
 def test_packed_attention_is_not_seen_by_the_model_s_own_forward() -> None:
     model, other = build(PACKED["llama"]).eval(), build(PACKED["llama"]).eval()
-    forward.longest_packed(model, scoring._padded_logps)
+    logps.longest_packed(model, scoring._padded_logps)
     ids = torch.tensor([[0, 0, 5, 6, 7], [1, 2, 3, 4, 5]])
     mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
     with torch.no_grad():
@@ -121,10 +81,10 @@ def test_packed_attention_is_not_seen_by_the_model_s_own_forward() -> None:
 def test_model_whose_packed_row_is_off_is_not_trusted(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """A model that tells a row's responses from each other by more than attention and positions."""
     model = build(PACKED["llama"])
-    kept = forward.packed_logps
-    monkeypatch.setattr(forward, "packed_logps", lambda *words: kept(*words) + 0.01)
+    kept = logps.packed_logps
+    monkeypatch.setattr(logps, "packed_logps", lambda *words: kept(*words) + 0.01)
     with caplog.at_level(logging.WARNING):
-        assert forward.longest_packed(model, scoring._padded_logps) == 0
+        assert logps.longest_packed(model, scoring._padded_logps) == 0
     assert "off by 0.01 nats in a packed row" in caplog.text
 
 
@@ -133,8 +93,8 @@ def test_model_that_this_machine_cannot_pack_is_scored_padded(monkeypatch: pytes
         raise RuntimeError("no kernel for this device")
 
     model = build(PACKED["llama"])
-    monkeypatch.setattr(forward, "packed_logps", missing)
+    monkeypatch.setattr(logps, "packed_logps", missing)
     with caplog.at_level(logging.WARNING):
-        assert forward.longest_packed(model, scoring._padded_logps) == 0
+        assert logps.longest_packed(model, scoring._padded_logps) == 0
     assert "cannot be packed: no kernel for this device" in caplog.text
     assert torch.isfinite(token_scores(model.eval(), batch()).logps).all()

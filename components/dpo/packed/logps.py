@@ -1,0 +1,72 @@
+"""Log-probabilities of responses by a language model, in packed rows."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from components.cpu_linear import OneDnnLinear
+from components.dpo.packed.attention import CannotPack
+from components.dpo.packed.forward import longest_exact, packed_forward, unwrapped
+from components.dpo.packed.head import column_logps
+from components.dpo.packed.layout import Packed
+from components.padding import left_padding_is_exact
+
+SENT = (1234.0, -567.0)
+"""What a trial puts in the place of the head's output: a cap or a scale behind the head would change it."""
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
+"""Nats by which a token's log-probability may differ between the packed and the plain forward in a trial."""
+
+Plain = Callable[[Any, list[list[int]], list[list[int]]], torch.Tensor]
+"""Takes a model, prompts and responses; gives log-probabilities of the response tokens, row by row."""
+
+
+def longest_packed(model: Any, plain: Plain) -> int:
+    """Tokens of the longest prompt and response that the model scores exactly in a packed row; 0 if it does not, which the log says.
+
+    Args:
+        model: A causal language model, a peft wrapper of one, or an engine around either.
+        plain: The padded forward.
+    """
+
+    def trial(prompts: list[list[int]], responses: list[list[int]]) -> Callable[[], None]:
+        if not left_padding_is_exact(model):
+            raise CannotPack("it has more than plain attention")
+        head = unwrapped(model).get_output_embeddings()
+        if type(head) not in (torch.nn.Linear, OneDnnLinear):
+            raise CannotPack(f"its head is of type {type(head).__name__}")
+        expected = plain(model, prompts, responses)
+
+        def compare() -> None:
+            layout = Packed(prompts, responses, expected.device)
+            sent = torch.tensor([[SENT]], device=expected.device, dtype=torch.float32)
+            if not torch.equal(packed_forward(model, head, layout, lambda _: sent.clone()), sent):
+                raise CannotPack("something between its head and its logits")
+            columns = torch.tensor([token for response in responses for token in response], device=expected.device)
+            gap = float((packed_logps(model, layout, columns.unsqueeze(1)).squeeze(1) - expected).abs().max())
+            if not gap <= TOLERANCE[unwrapped(model).dtype]:
+                raise CannotPack(f"a token's log-probability is off by {gap:.3g} nats in a packed row")
+
+        return compare
+
+    return longest_exact(model, trial)
+
+
+def packed_logps(model: Any, layout: Packed, columns: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities of columns of the vocabulary where the layout's response tokens are predicted.
+
+    Args:
+        model: As of `longest_packed`, which was not 0.
+        layout: What is scored.
+        columns: (response tokens, k) token ids.
+
+    Returns:
+        (response tokens, k), fp32, in nats.
+    """
+    head = unwrapped(model).get_output_embeddings()
+
+    def logps(hidden: torch.Tensor) -> torch.Tensor:
+        rows = hidden.squeeze(0).index_select(0, layout.places)
+        return column_logps(rows, head.weight, head.bias, columns).unsqueeze(0)
+
+    return packed_forward(model, head, layout, logps).squeeze(0)

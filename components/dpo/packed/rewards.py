@@ -1,0 +1,74 @@
+"""Rewards of conversations by a sequence classifier with one output, in packed rows: each prompt is read once for all its responses."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from components.dpo.packed.attention import CannotPack
+from components.dpo.packed.forward import longest_exact, packed_forward, replaced, unwrapped
+from components.dpo.packed.layout import Packed
+
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}
+"""Share of the largest hidden state by which one may differ between the packed and the plain forward in a trial."""
+
+
+def longest_rewarded(model: Any) -> int:
+    """Tokens of the longest prompt and response whose reward is exact in a packed row; 0 if none is, which the log says.
+
+    Args:
+        model: A sequence classifier, a peft wrapper of one, or an engine around either.
+    """
+
+    def trial(prompts: list[list[int]], responses: list[list[int]]) -> Callable[[], None]:
+        head = getattr(unwrapped(model), "score", None)
+        if not isinstance(head, torch.nn.Module):
+            raise CannotPack("it has no head of the usual name")
+        texts = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
+        with replaced(head, lambda hidden: hidden):
+            expected = _plain(model, texts)
+
+        def compare() -> None:
+            layout = Packed(prompts, responses, expected.device, ends=True)
+            gap = float((_read(model, layout, lambda hidden: hidden) - expected).abs().max() / expected.abs().max())
+            if not gap <= TOLERANCE[unwrapped(model).dtype]:
+                raise CannotPack(f"its hidden states are off by {gap:.2%} in a packed row")
+
+        return compare
+
+    return longest_exact(model, trial)
+
+
+def packed_rewards(model: Any, layout: Packed) -> torch.Tensor:
+    """Reward of each response.
+
+    Args:
+        model: As of `longest_rewarded`, which was not 0.
+        layout: What is scored, by its ends.
+
+    Returns:
+        (responses,), in the model's own precision.
+    """
+    head = unwrapped(model).score
+    return _read(model, layout, lambda hidden: type(head).forward(head, hidden)).squeeze(1)
+
+
+def _read(model: Any, layout: Packed, head: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """What a head makes of each response's last hidden state, (responses, outputs)."""
+
+    def at_the_ends(hidden: torch.Tensor) -> torch.Tensor:
+        made = head(hidden.squeeze(0).index_select(0, layout.places))
+        # The model returns what stands at one token, its guess of the last: the same stands at all of them.
+        return made.reshape(1, 1, -1).expand(1, hidden.shape[1], -1)
+
+    return packed_forward(model, unwrapped(model).score, layout, at_the_ends).view(len(layout.segments), -1)
+
+
+def _plain(model: Any, texts: list[list[int]]) -> torch.Tensor:
+    """What the model makes of each text alone, (texts, outputs)."""
+    settings, device = unwrapped(model).config.get_text_config(), next(model.parameters()).device
+    own, settings.pad_token_id = settings.pad_token_id, None  # a text that ends with that token would be read before it
+    try:
+        return torch.cat([model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits for ids in texts])
+    finally:
+        settings.pad_token_id = own
