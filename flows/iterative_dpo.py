@@ -73,7 +73,7 @@ def add_rounds(config: CampaignConfig, *, accept_changes: bool) -> Any:
     inputs = check_inputs(config)
     try:
         refuse_if_stopped(directory)
-        with logs_on_page(), locked(directory, flow_run=str(flow_run.id)) as before, tags(f"campaign:{config.campaign}"):
+        with logs_on_page(), locked(directory, flow_run=str(flow_run.id)) as before:
             refuse_if_overtaken(config.campaign, before)
             adopt(directory, str(flow_run.id))
             pin_config(directory, config, accept_changes=accept_changes)
@@ -81,7 +81,8 @@ def add_rounds(config: CampaignConfig, *, accept_changes: bool) -> Any:
             state = _state_with_target(directory, config)
             _ship_what_mlflow_missed(directory, state)
             while state.target is not None and state.last_round < state.target:
-                dpo_round(config, directory, state.last_round + 1, state.champion.round, start, inputs.seed_pairs_digest)
+                with tags(f"campaign:{config.campaign}"):
+                    dpo_round(config, directory, state.last_round + 1, state.champion.round, start, inputs.seed_pairs_digest)
                 state = _read(directory)
             state = _closed(directory)
             show_campaign(directory, state)
