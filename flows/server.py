@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -32,7 +33,7 @@ def prefect_server(known: str | None = None, *, meanwhile: Callable[[], object] 
         known: API of a server that is up, if there is one.
         meanwhile: Called while a server of our own comes up, which takes seconds.
     """
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
     from flows.logs import send_logs
 
@@ -40,7 +41,9 @@ def prefect_server(known: str | None = None, *, meanwhile: Callable[[], object] 
     if configured:
         yield configured
         return
-    with contextlib.nullcontext(known) if known else _own_server(meanwhile) as url, temporary_settings({PREFECT_API_URL: url}):
+    # No automation of a server of our own watches for runs without a heartbeat, and every flow waits up to a second for its thread.
+    own: dict[Any, Any] = {} if known else {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+    with contextlib.nullcontext(known) if known else _own_server(meanwhile) as url, temporary_settings({PREFECT_API_URL: url} | own):
         try:
             yield url
         finally:
