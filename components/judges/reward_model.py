@@ -81,7 +81,7 @@ class RewardModelJudge:
             progress.report(len(opinions), len(distinct), "responses judged")
         return [opinions[index] for index in range(len(distinct))]
 
-    def _batches(self, texts: Sequence["_Text"]) -> Iterator[tuple[list["_Text"], list[float]]]:
+    def _batches(self, texts: Sequence[_Text]) -> Iterator[tuple[list[_Text], list[float]]]:
         """Texts some at a time, with their logits: in packed rows where that is exact, else padded beside others of their length.
 
         Ids break ties of length, so that batches, and with them the last bits of a score, do not depend on the order of the input.
@@ -96,7 +96,7 @@ class RewardModelJudge:
             batch = others[start : start + self._batch_size]
             yield batch, self.logits([text.ids for text in batch])
 
-    def _parted(self, texts: Sequence["_Text"]) -> tuple[list["_Parted"], list["_Text"]]:
+    def _parted(self, texts: Sequence[_Text]) -> tuple[list[_Parted], list[_Text]]:
         """Texts as what those of a conversation begin with alike and what follows, and those that cannot be had so."""
         longest = longest_rewarded(self._model)
         pad_id = self._model.config.get_text_config().pad_token_id
