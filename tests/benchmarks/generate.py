@@ -143,15 +143,24 @@ def plot(path: Path, compared: Sequence[dict[str, Any]]) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
+    shown = [name for name in OTHERS if any(name in one["ratios"] for one in compared)]
     precisions = sorted({one["precision"] for one in compared}, reverse=True)
     figure, axes = plt.subplots(1, len(precisions), figsize=(7 * len(precisions), 5), sharey=True, squeeze=False, layout="constrained")
     for axis, precision in zip(axes[0], precisions, strict=True):
         cases = [one for one in compared if one["precision"] == precision]
-        for place, name in enumerate(OTHERS):
+        for place, name in enumerate(shown):
             ran = [(at, one["ratios"][name]) for at, one in enumerate(cases) if name in one["ratios"]]
             middle = [one["ratio"] for _, one in ran]
             reach = [[one["ratio"] - one["low"] for _, one in ran], [one["high"] - one["ratio"] for _, one in ran]]
-            bars = axis.bar([at + (place - 1.5) * 0.22 for at, _ in ran], middle, 0.2, yerr=reach, capsize=3, label=name)
+            bars = axis.bar(
+                [at + (place - (len(shown) - 1) / 2) * 0.22 for at, _ in ran],
+                middle,
+                0.2,
+                yerr=reach,
+                capsize=3,
+                label=name,
+                color=f"C{place}",
+            )
             axis.bar_label(bars, fmt="%.1f", padding=3, fontsize=9)
         labels = [f"{one['case'].replace('-', ', n = ')}\nours {one['tokens_per_second']['ours']:.0f}/s" for one in cases]
         axis.axhline(1, color="black", linewidth=1)
