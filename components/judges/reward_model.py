@@ -49,7 +49,7 @@ class _Parted(NamedTuple):
 
 
 class RewardModelJudge:
-    """Scores responses with the model's one logit, in batches of similar length."""
+    """Scores responses with the model's one logit: those to a prompt beside each other, each prompt read once where that is exact."""
 
     def __init__(self, config: JudgeSettings) -> None:
         """Loads the model and its tokenizer.

@@ -11,7 +11,7 @@ import pytest
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.logs import send_logs
+from flows import logs
 
 LINES, RANKS = 1500, 2
 STAGE = f"""
@@ -73,7 +73,16 @@ def test_child_lines_reach_prefect_none_lost_none_doubled(tmp_path: Path, unbuff
     assert sum(line.count("~") for line in lines) == RANKS * 25_000
 
 
-def test_slow_server_gets_all_records(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("in_a_loop", [False, True])
+@pytest.mark.parametrize("patient", [True, False])
+def test_slow_server_gets_all_records_or_the_log_says_so(
+    in_a_loop: bool, patient: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logs, "SEND_SECONDS", 120 if patient else 1)
+
+    async def send_from_a_loop() -> None:
+        logs.send_logs()
+
     taken: list[str] = []
 
     async def slowly(worker: APILogWorker, items: list[dict[str, Any]]) -> None:
@@ -83,5 +92,6 @@ def test_slow_server_gets_all_records(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(APILogWorker, "_handle_batch", slowly)
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
         APILogWorker.instance().send({"message": "late"})
-        send_logs()
-    assert taken == ["late"]
+        asyncio.run(send_from_a_loop()) if in_a_loop else logs.send_logs()
+    assert taken == (["late"] if patient else [])
+    assert ("its page lacks the last ones" in caplog.text) == (not patient)

@@ -1,5 +1,8 @@
 """Small models that can be packed and that cannot, and what they read."""
 
+from typing import Any
+
+import torch
 from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
@@ -41,3 +44,10 @@ PADDED = {
     ),
     "llama with dropout": (LlamaConfig(**SMALL, attention_dropout=0.1), "its attention has dropout"),
 }
+
+
+def build(auto: Any, config: Any) -> Any:
+    """A model of random weights, always the same: `auto` is transformers' class for its task."""
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        return auto.from_config(config, attn_implementation="eager" if config.model_type == "gemma2" else "sdpa")

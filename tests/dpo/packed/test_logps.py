@@ -10,14 +10,12 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig
 from components.dpo import scoring
 from components.dpo.packed import logps
 from components.dpo.scoring import Batch, token_scores
+from tests.dpo.packed import architectures
 from tests.dpo.packed.architectures import PACKED, PADDED, PROMPTS, RESPONSES, SMALL
 
 
 def build(config: Any) -> Any:
-    with torch.random.fork_rng():
-        torch.manual_seed(2)
-        implementation = "eager" if config.model_type == "gemma2" else "sdpa"
-        return AutoModelForCausalLM.from_config(config, attn_implementation=implementation).train()
+    return architectures.build(AutoModelForCausalLM, config).train()
 
 
 def batch() -> Batch:

@@ -10,14 +10,12 @@ from transformers import AutoModelForSequenceClassification, BertConfig, LlamaCo
 from components.dpo.packed import rewards
 from components.dpo.packed.layout import Packed
 from components.dpo.packed.rewards import longest_rewarded, packed_rewards
+from tests.dpo.packed import architectures
 from tests.dpo.packed.architectures import PACKED, PADDED, PROMPTS, RESPONSES, SMALL
 
 
 def build(config: Any) -> Any:
-    with torch.random.fork_rng():
-        torch.manual_seed(2)
-        implementation = "eager" if config.model_type == "gemma2" else "sdpa"
-        return AutoModelForSequenceClassification.from_config(config, attn_implementation=implementation).eval()
+    return architectures.build(AutoModelForSequenceClassification, config).eval()
 
 
 def layout() -> Packed:
