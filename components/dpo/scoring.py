@@ -159,7 +159,7 @@ def response_logps(
         pad_id: Token that fills the padding.
         prompts: n prompts as token ids.
         responses: n responses as token ids, none of them empty.
-        max_tokens: Tokens in one forward, padding counted; a longer row is alone in one.
+        max_tokens: Tokens in one forward, padding counted where there is any; a longer row is alone in one.
         max_rows: Rows in one forward; 0 sets no limit.
         summed: Turns token log-probabilities (rows, width), their mask and the rows' places among the n into (rows,) sums.
 
@@ -169,31 +169,39 @@ def response_logps(
     """
     device = next(model.parameters()).device
     logps = torch.empty(len(prompts))
-    for rows in together(prompts, responses, max_tokens=max_tokens, max_rows=max_rows or len(prompts)):
+    longest = max((len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)), default=0)
+    packed = longest <= longest_packed(model, _padded_logps)
+    for rows in together(prompts, responses, max_tokens=max_tokens, max_rows=max_rows or len(prompts), packed=packed):
         batch = Batch([prompts[row] for row in rows], [responses[row] for row in rows], pad_id, device)
         logps[rows] = summed(token_logps(model, batch), batch.target_mask, rows).cpu()
     return logps
 
 
 def together(
-    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], *, max_tokens: int, max_rows: int
+    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], *, max_tokens: int, max_rows: int, packed: bool
 ) -> Iterator[list[int]]:
     """Which rows stand in each forward: those that share a prompt beside each other, and short ones beside short ones.
 
     Args:
         prompts: n prompts as token ids.
         responses: n responses.
-        max_tokens: Tokens in one forward, padding counted; a longer row is alone in one.
+        max_tokens: Tokens in one forward; a longer row is alone in one.
         max_rows: Rows in one forward.
+        packed: Whether equal prompts count once; else they count for each row, and padding counts.
     """
     order = sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), list(prompts[row]), len(responses[row])))
     rows: list[int] = []
-    widest = 0
+    tokens = widest = 0
     for row in order:
-        widest = max(widest, len(responses[row]))
-        if rows and (len(rows) == max_rows or (len(rows) + 1) * (len(prompts[row]) + widest) > max_tokens):
+        length, widest = len(responses[row]), max(widest, len(responses[row]))
+        if packed:
+            more = length if rows and prompts[row] == prompts[rows[-1]] else len(prompts[row]) + length
+        else:
+            more = (len(rows) + 1) * (len(prompts[row]) + widest) - tokens
+        if rows and (len(rows) == max_rows or tokens + more > max_tokens):
             yield rows
-            rows, widest = [], len(responses[row])
+            rows, tokens, widest, more = [], 0, length, len(prompts[row]) + length
         rows.append(row)
+        tokens += more
     if rows:
         yield rows

@@ -89,7 +89,7 @@ class RewardModelJudge:
         packable, others = self._parted(texts)
         packable.sort()
         prompts, responses = [text.prompt for text in packable], [text.response for text in packable]
-        for rows in together(prompts, responses, max_tokens=SCORED_TOKENS, max_rows=self._batch_size):
+        for rows in together(prompts, responses, max_tokens=SCORED_TOKENS, max_rows=self._batch_size, packed=True):
             yield [packable[row].text for row in rows], self._packed([prompts[row] for row in rows], [responses[row] for row in rows])
         others.sort(key=lambda text: (len(text.ids), text.ids))
         for start in range(0, len(others), self._batch_size):

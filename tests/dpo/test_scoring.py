@@ -1,10 +1,11 @@
+import random
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from components.dpo.scoring import Batch, response_logps, token_logps
+from components.dpo.scoring import Batch, response_logps, together, token_logps
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,30 @@ def test_response_logps_padded_batch_equals_plain_float64_loop(model: torch.nn.M
 def test_response_logps_any_batch_size_is_the_same(model: torch.nn.Module, batch_size: int) -> None:
     whole = response_logps(model, 0, PROMPTS, RESPONSES, max_rows=4)
     torch.testing.assert_close(response_logps(model, 0, PROMPTS, RESPONSES, max_rows=batch_size), whole, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("packed", "expected"),
+    # Tokens by row: 3 + 2, 1 + 5, 6 + 1, 3 + 3. In order of their prompts: row 1, then rows 0 and 3 with one prompt, then row 2.
+    [(False, [[1], [0], [3], [2]]), (True, [[1], [0, 3], [2]])],
+)
+def test_together_counts_an_equal_prompt_once_where_rows_are_packed(packed: bool, expected: list[list[int]]) -> None:
+    assert list(together(PROMPTS, RESPONSES, max_tokens=8, max_rows=4, packed=packed)) == expected
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_together_keeps_to_its_limits_and_leaves_no_row_out(packed: bool) -> None:
+    chance = random.Random(3)
+    prompts = [[chance.randrange(3)] * chance.randrange(1, 5) for _ in range(60)]
+    responses = [[7] * chance.randrange(1, 30) for _ in prompts]
+    forwards = list(together(prompts, responses, max_tokens=40, max_rows=6, packed=packed))
+    assert sorted(row for rows in forwards for row in rows) == list(range(60))
+    assert len(forwards) < 60
+    for rows in forwards:
+        assert len(rows) <= 6
+        once = sum(len(prompt) for prompt in {tuple(prompts[row]) for row in rows}) + sum(len(responses[row]) for row in rows)
+        filled = len(rows) * (max(len(prompts[row]) for row in rows) + max(len(responses[row]) for row in rows))
+        assert (once if packed else filled) <= 40
 
 
 def test_token_logps_gradient_equals_plain_forward() -> None:

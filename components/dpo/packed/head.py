@@ -8,9 +8,11 @@ import torch
 from components.cpu_linear import product, product_over_rows
 
 TILE_BYTES = {True: 16 * 2**20, False: 256 * 2**20}
-"""Logits of one tile in fp32: on a CPU (True) they stay in its cache, elsewhere they keep the device busy."""
+"""Logits of one product in fp32, on a CPU (True) and elsewhere, where they keep the device busy."""
 LEAST_ROWS = 256
-"""Rows of a tile at least: fewer make slow matrix products."""
+"""Rows of a product at least: fewer are slow."""
+CACHED_BYTES = 2**20
+"""Logits in fp32 of which a CPU core computes the softmax at once: they stay in its own cache."""
 KEPT_BYTES = 256 * 2**20
 """Logits that are kept for the backward pass rather than computed again."""
 
@@ -18,9 +20,9 @@ KEPT_BYTES = 256 * 2**20
 def column_logps(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, columns: torch.Tensor) -> torch.Tensor:
     """Gives log softmax(hidden weight^T + bias) at some columns of each row; the softmax in fp32.
 
-    Where they are few, the logits are kept for the backward pass, in fp32 as log-probabilities that become their own gradient in
-    place; else they are computed again, tile by tile. Where the weight is frozen, the gradient of the hidden states is made in the
-    forward pass, up to the factor that comes with each row, and nothing else is kept.
+    Where they are few, the logits are kept for the backward pass, in which their gradient takes their place; else they are computed
+    again, tile by tile. Where the weight is frozen, the gradient of the hidden states is made in the forward pass, up to the factor
+    that comes with each row, and nothing else is kept.
 
     Args:
         hidden: (rows, hidden size).
@@ -47,14 +49,12 @@ class _ColumnLogps(torch.autograd.Function):
         own = torch.empty_like(hidden) if ahead else None
         for tile in _tiles(hidden, weight):
             logits = _logits(hidden[tile], weight, bias)
-            exact = logits.float().log_softmax(dim=1)
-            logps[tile] = exact.gather(1, columns[tile])
+            for rows in _in_cache(logits):
+                logps[tile][rows] = logits[rows].log_softmax(dim=1, dtype=torch.float32).gather(1, columns[tile][rows])
             if own is not None:
-                # Each row's gradient for a factor of one.
-                of_logits = _gradient(exact.exp_(), columns[tile], torch.ones_like(logps[tile]))
-                own[tile] = product(of_logits.to(hidden.dtype), weight.T)
+                own[tile] = product(_gradient_in_place(logits, columns[tile], torch.ones_like(logps[tile])), weight.T)
             elif keeps:
-                kept.append(exact if logits.dtype == torch.float32 else logits)
+                kept.append(logits)
         ctx.save_for_backward(hidden, columns, *([own] if own is not None else []))
         # The weight is looked at when it is needed: a sharded one is gathered again, in place, for the backward pass.
         ctx.weight, ctx.bias, ctx.kept = weight, bias, kept
@@ -70,12 +70,8 @@ class _ColumnLogps(torch.autograd.Function):
         of_weight: torch.Tensor | None = None
         of_bias = torch.zeros_like(bias) if ctx.needs_input_grad[2] else None
         for tile in _tiles(hidden, weight):
-            logits = ctx.kept.pop(0) if ctx.kept else None
-            if logits is not None and logits.dtype == torch.float32:
-                probabilities = logits.exp_()
-            else:
-                probabilities = (_logits(hidden[tile], weight, bias) if logits is None else logits).float().softmax(dim=1)
-            of_logits = _gradient(probabilities, columns[tile], gradient[tile]).to(hidden.dtype)
+            logits = ctx.kept.pop(0) if ctx.kept else _logits(hidden[tile], weight, bias)
+            of_logits = _gradient_in_place(logits, columns[tile], gradient[tile])
             if of_hidden is not None:
                 of_hidden[tile] = product(of_logits, weight.T)
             if ctx.needs_input_grad[1]:
@@ -91,12 +87,29 @@ def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
     return logits if bias is None else logits.add_(bias)
 
 
-def _gradient(probabilities: torch.Tensor, columns: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
-    """Gradient of sum(factors * logps) for the logits, in the probabilities' own memory."""
-    return probabilities.mul_(-factors.sum(dim=1, keepdim=True)).scatter_add_(1, columns, factors)
+def _gradient_in_place(logits: torch.Tensor, columns: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    """Gradient of sum(factors * logps) for the logits, in their own memory."""
+    for rows in _in_cache(logits):
+        probabilities = logits[rows].softmax(dim=1, dtype=torch.float32)
+        falling = probabilities.mul_(-factors[rows].sum(dim=1, keepdim=True))
+        logits[rows] = falling.scatter_add_(1, columns[rows], factors[rows])
+    return logits
 
 
 def _tiles(hidden: torch.Tensor, weight: torch.Tensor) -> Iterator[slice]:
-    rows = max(LEAST_ROWS, TILE_BYTES[hidden.device.type == "cpu"] // (4 * weight.shape[0]))
-    for begin in range(0, len(hidden), rows):
-        yield slice(begin, begin + rows)
+    """Rows of which the logits are one product, about as many in each."""
+    most = max(LEAST_ROWS, TILE_BYTES[hidden.device.type == "cpu"] // (4 * weight.shape[0]))
+    return _even(len(hidden), most)
+
+
+def _in_cache(logits: torch.Tensor) -> Iterator[slice]:
+    """Rows of which the softmax is taken at once."""
+    if logits.device.type != "cpu":
+        return iter([slice(None)])
+    return _even(len(logits), torch.get_num_threads() * max(1, CACHED_BYTES // (4 * logits.shape[1])))
+
+
+def _even(total: int, most: int) -> Iterator[slice]:
+    number = -(-total // most)
+    for piece in range(number):
+        yield slice(total * piece // number, total * (piece + 1) // number)

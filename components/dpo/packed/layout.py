@@ -21,6 +21,11 @@ class Segment(NamedTuple):
         """Whether it stands right behind its prompt, as one of a prompt's responses does."""
         return self.start == self.prompt_start + self.prompt_length
 
+    @property
+    def places(self) -> tuple[slice, slice]:
+        """Places of the prompt and of the response."""
+        return slice(self.prompt_start, self.prompt_start + self.prompt_length), slice(self.start, self.start + self.length)
+
 
 class Packed:
     """Prompts and responses of equal count as one row: `prompt a, response 1 to a, response 2 to a, prompt b, ...`.

@@ -9,6 +9,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from components.dpo.packed import attention as packed_attention
 from components.dpo.packed import layout as packed_layout
+from components.dpo.packed import on_cpu
 from components.dpo.packed.attention import CannotPack, attention
 from components.dpo.packed.layout import Packed
 
@@ -53,11 +54,11 @@ WAYS = ["blocks", "pieces", "flash", "masked"]
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "pieces":
-        monkeypatch.setattr(packed_attention, "QUERIES_TOGETHER", 2)
+        monkeypatch.setattr(on_cpu, "QUERIES_TOGETHER", 2)
     if request.param == "flash":
-        monkeypatch.setattr(packed_attention, "LONGEST_BLOCK", 0)
+        monkeypatch.setattr(on_cpu, "LONGEST_BLOCK", 0)
     if request.param == "masked":
-        monkeypatch.setattr(packed_attention, "_FLASH", None)
+        monkeypatch.setattr(on_cpu, "_FLASH", None)
     return str(request.param)
 
 
