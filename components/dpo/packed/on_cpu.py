@@ -6,7 +6,7 @@ each is given the merged output, which is the gradient of the whole (as in ring 
 
 import functools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,8 +15,11 @@ from components.dpo.packed.layout import Packed, Segment
 LONGEST_BLOCK = 1024
 """Longest prompt and response whose attention weights are held for the backward pass; up to it the flash kernel is slower."""
 QUERIES_TOGETHER = 128
-"""Queries of a response whose attention weights are one product."""
+"""Queries of a response whose attention weights are one product; the last ones may be a quarter more."""
+SIZES_AN_OCTAVE = 8
+"""Numbers of queries and keys that occur in bf16: oneDNN makes and keeps a program (0.6 ms, 0.6 MiB) for every shape of a product."""
 DTYPES = (torch.float32, torch.bfloat16)
+MOST_MORE = LONGEST_BLOCK // (2 * SIZES_AN_OCTAVE)
 _FLASH = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 _FLASH_BACKWARD = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None)
 
@@ -51,8 +54,9 @@ class _OnCpu(torch.autograd.Function):
         _, heads, tokens, _ = query.shape
         groups = heads // key.shape[1]
         # The scores are fp32, as a flash kernel's are, whatever the precision of the states.
-        queries, keys, values = _by_key_head(query, key).float() * scale, key[0].float(), value[0].contiguous()
-        made = queries.new_empty(queries.shape, dtype=query.dtype)
+        queries, keys = (_lines(states, key, torch.float32) for states in (query, key))
+        queries, values = queries.mul_(scale), _lines(value, key, value.dtype)
+        made = query.new_empty(len(keys), tokens * groups, query.shape[3])
         made[:, packed.num_tokens * groups :] = 0
         totals = query.new_empty(1, heads, tokens, dtype=torch.float32)
         weights: list[torch.Tensor] = []
@@ -60,16 +64,17 @@ class _OnCpu(torch.autograd.Function):
             rows, runs = _seen(segment)
             if _is_long(segment):
                 result, totals[:, :, rows] = _merged(query, key, value, rows, runs, scale)
-                made[:, _lines(rows, groups)] = _by_key_head(result, key)
+                made.unflatten(1, (tokens, groups))[:, rows] = _by_key_head(result, key)
                 continue
-            seen, carried = _joined(keys, runs).transpose(1, 2), _joined(values, runs)
-            for some, last in _pieces(rows, seen.shape[2]):
-                lines = _lines(some, groups)
-                scores = torch.bmm(queries[:, lines], seen[:, :, :last])
-                length = some.stop - some.start
-                scores.view(len(keys), length, groups, last)[..., -length:].add_(_no_future(length))
-                weights.append(scores.softmax(dim=2).to(query.dtype))
-                made[:, lines] = torch.bmm(weights[-1], carried[:, :last])
+            seen, carried = _joined(keys, runs, query.dtype).transpose(1, 2), _joined(values, runs, query.dtype)
+            for piece in _pieces(rows, segment, groups, query.dtype):
+                scores = torch.bmm(queries[:, piece.lines], seen[:, :, : piece.width])
+                hidden = scores.view(len(keys), -1, groups, piece.width)[..., piece.first_key :]
+                hidden += _no_future(2 * QUERIES_TOGETHER + MOST_MORE)[: hidden.shape[1], :, : hidden.shape[3]]
+                shares = scores.softmax(dim=2).to(query.dtype)
+                shares[:, piece.count :] = 0
+                weights.append(shares)
+                made[:, piece.own_lines] = torch.bmm(shares, carried[:, : piece.width])[:, : piece.count]
         out = _by_token(made, heads)
         ctx.save_for_backward(query, key, value, out, totals, *weights)
         ctx.packed, ctx.scale = packed, scale
@@ -78,27 +83,26 @@ class _OnCpu(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None, None]:
         query, key, value, out, totals, *weights = ctx.saved_tensors
-        heads, kept = query.shape[1], iter(weights)
-        groups = heads // key.shape[1]
+        _, heads, tokens, size = query.shape
+        groups, kept = heads // key.shape[1], iter(weights)
         states = gradient.transpose(1, 2), query, key, value, out.transpose(1, 2), totals
-        gradients, queries = _by_key_head(states[0], key), _by_key_head(query, key)
-        keys, values = key[0].contiguous(), value[0].contiguous()
-        of_query, of_key, of_value = torch.empty_like(queries), torch.zeros_like(keys), torch.zeros_like(values)
-        of_query[:, ctx.packed.num_tokens * groups :] = 0
+        gradients, queries, keys, values = (_lines(one, key, query.dtype) for one in states[:4])
+        of_query, of_key, of_value = (query.new_zeros(len(keys), tokens * several, size) for several in (groups, 1, 1))
         for segment in ctx.packed.in_order:
             rows, runs = _seen(segment)
             if _is_long(segment):
                 result = _merged_backward(states, (of_key, of_value), rows, runs, ctx.scale)
-                of_query[:, _lines(rows, groups)] = _by_key_head(result, key)
+                of_query.unflatten(1, (tokens, groups))[:, rows] = _by_key_head(result, key)
                 continue
-            seen, carried = _joined(keys, runs), _joined(values, runs).transpose(1, 2)
-            for some, last in _pieces(rows, seen.shape[1]):
-                lines, shares = _lines(some, groups), next(kept)
-                of_shares = torch.bmm(gradients[:, lines], carried[:, :, :last])
+            seen, carried = _joined(keys, runs, query.dtype), _joined(values, runs, query.dtype).transpose(1, 2)
+            for piece in _pieces(rows, segment, groups, query.dtype):
+                shares = next(kept)
+                of_shares = torch.bmm(gradients[:, piece.lines], carried[:, :, : piece.width])
                 of_scores = torch._softmax_backward_data(of_shares, shares, 2, shares.dtype).mul_(ctx.scale)
-                of_query[:, lines] = torch.bmm(of_scores, seen[:, :last])
-                _add_apart(of_key, torch.bmm(of_scores.transpose(1, 2), queries[:, lines]), runs)
-                _add_apart(of_value, torch.bmm(shares.transpose(1, 2), gradients[:, lines]), runs)
+                of_query[:, piece.own_lines] = torch.bmm(of_scores, seen[:, : piece.width])[:, : piece.count]
+                for whole, product in ((of_key, (of_scores, queries)), (of_value, (shares, gradients))):
+                    part = torch.bmm(product[0].transpose(1, 2), product[1][:, piece.lines])
+                    _add_apart(whole, part[:, : piece.num_keys], runs)
         return _by_token(of_query, heads).transpose(1, 2), of_key.unsqueeze(0), of_value.unsqueeze(0), None, None
 
 
@@ -118,19 +122,58 @@ def _seen(segment: Segment) -> tuple[slice, list[slice]]:
     return own, [prompt, own]
 
 
-def _pieces(rows: slice, keys: int) -> Iterator[tuple[slice, int]]:
-    """A response's queries some at a time, and how many of its keys they see: what comes after them is not computed."""
-    queries = rows.stop - rows.start
-    number = max(1, round(queries / QUERIES_TOGETHER))
+class _Piece(NamedTuple):
+    """Some of a response's queries, of all heads that share a key head, and the keys that they see."""
+
+    lines: slice
+    """The queries, and behind them others where a product of so many would be one more shape."""
+    count: int
+    """How many of them count."""
+    num_keys: int
+    """Keys that the last query sees: what comes after it is not computed."""
+    first_key: int
+    """The last of the keys that the first query sees."""
+    width: int
+    """Keys, and behind them others that no query sees."""
+
+    @property
+    def own_lines(self) -> slice:
+        """The queries without the others."""
+        return slice(self.lines.start, self.lines.start + self.count)
+
+
+def _pieces(rows: slice, segment: Segment, groups: int, dtype: torch.dtype) -> Iterator[_Piece]:
+    queries, keys = rows.stop - rows.start, segment.prompt_length + segment.length
+    number = max(1, -(-(queries - QUERIES_TOGETHER // 4) // QUERIES_TOGETHER))
     for piece in range(number):
-        begin, end = queries * piece // number, queries * (piece + 1) // number
-        yield slice(rows.start + begin, rows.start + end), keys - queries + end
+        begin = piece * QUERIES_TOGETHER
+        end = queries if piece + 1 == number else begin + QUERIES_TOGETHER
+        first, num_keys = (rows.start + begin) * groups, keys - queries + end
+        lines = slice(first, first + _size(end - begin, dtype) * groups)
+        yield _Piece(lines, (end - begin) * groups, num_keys, keys - queries + begin, _size(num_keys, dtype))
+
+
+def _size(count: int, dtype: torch.dtype) -> int:
+    """How many queries or keys stand for so many."""
+    if dtype == torch.float32:
+        return count
+    step = max(2 * SIZES_AN_OCTAVE, 2 ** (count.bit_length() - 1) // SIZES_AN_OCTAVE)
+    return -(-count // step) * step
 
 
 def _by_key_head(states: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    """(1, heads, tokens, head size) as (key heads, tokens * groups, head size)."""
-    key_heads, size = key.shape[1], states.shape[3]
-    return states.view(key_heads, -1, *states.shape[2:]).transpose(1, 2).reshape(key_heads, -1, size)
+    """(1, heads, tokens, head size) as (key heads, tokens, groups, head size)."""
+    return states[0].unflatten(0, (key.shape[1], -1)).transpose(1, 2)
+
+
+def _lines(states: torch.Tensor, key: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """(1, heads, tokens, head size) as (key heads, tokens * groups, head size), with zeros behind them so that any run can be longer."""
+    apart = _by_key_head(states, key)
+    tokens, room = apart.shape[1], 0 if key.dtype == torch.float32 else MOST_MORE
+    made = states.new_empty(len(apart), tokens + room, *apart.shape[2:], dtype=dtype)
+    made[:, :tokens] = apart
+    made[:, tokens:] = 0
+    return made.flatten(1, 2)
 
 
 def _by_token(states: torch.Tensor, heads: int) -> torch.Tensor:
@@ -139,13 +182,12 @@ def _by_token(states: torch.Tensor, heads: int) -> torch.Tensor:
     return states.view(key_heads, -1, heads // key_heads, size).transpose(0, 1).reshape(1, -1, heads, size)
 
 
-def _lines(rows: slice, groups: int) -> slice:
-    return slice(rows.start * groups, rows.stop * groups)
-
-
-def _joined(states: torch.Tensor, runs: list[slice]) -> torch.Tensor:
-    """(key heads, keys, head size) of the runs."""
-    return states[:, runs[0]] if len(runs) == 1 else torch.cat([states[:, run] for run in runs], dim=1)
+def _joined(states: torch.Tensor, runs: list[slice], dtype: torch.dtype) -> torch.Tensor:
+    """(key heads, keys, head size) of the runs, and of what lies behind them where so many would be one more shape."""
+    count = sum(run.stop - run.start for run in runs)
+    *first, last = runs
+    parts = [states[:, run] for run in first] + [states[:, last.start : last.stop + _size(count, dtype) - count]]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def _add_apart(whole: torch.Tensor, part: torch.Tensor, runs: list[slice]) -> None:
@@ -159,7 +201,7 @@ def _add_apart(whole: torch.Tensor, part: torch.Tensor, runs: list[slice]) -> No
 
 @functools.cache
 def _no_future(size: int) -> torch.Tensor:
-    """(size, 1, size) minus infinity where a key comes after a query."""
+    """(size, 1, size) minus infinity where a key comes after a query; the first of them are those of a smaller size."""
     return torch.full((size, size), -torch.inf).triu(1).unsqueeze(1)
 
 
