@@ -72,9 +72,9 @@ class _OnCpu(torch.autograd.Function):
                 hidden = scores.view(len(keys), -1, groups, piece.width)[..., piece.first_key :]
                 hidden += _no_future(2 * QUERIES_TOGETHER + MOST_MORE)[: hidden.shape[1], :, : hidden.shape[3]]
                 shares = scores.softmax(dim=2).to(query.dtype)
-                shares[:, piece.count :] = 0
+                shares[:, piece.num_lines :] = 0
                 weights.append(shares)
-                made[:, piece.own_lines] = torch.bmm(shares, carried[:, : piece.width])[:, : piece.count]
+                made[:, piece.own_lines] = torch.bmm(shares, carried[:, : piece.width])[:, : piece.num_lines]
         out = _by_token(made, heads)
         ctx.save_for_backward(query, key, value, out, totals, *weights)
         ctx.packed, ctx.scale = packed, scale
@@ -99,7 +99,7 @@ class _OnCpu(torch.autograd.Function):
                 shares = next(kept)
                 of_shares = torch.bmm(gradients[:, piece.lines], carried[:, :, : piece.width])
                 of_scores = torch._softmax_backward_data(of_shares, shares, 2, shares.dtype).mul_(ctx.scale)
-                of_query[:, piece.own_lines] = torch.bmm(of_scores, seen[:, : piece.width])[:, : piece.count]
+                of_query[:, piece.own_lines] = torch.bmm(of_scores, seen[:, : piece.width])[:, : piece.num_lines]
                 for whole, product in ((of_key, (of_scores, queries)), (of_value, (shares, gradients))):
                     part = torch.bmm(product[0].transpose(1, 2), product[1][:, piece.lines])
                     _add_apart(whole, part[:, : piece.num_keys], runs)
@@ -127,7 +127,7 @@ class _Piece(NamedTuple):
 
     lines: slice
     """The queries, and behind them others where a product of so many would be one more shape."""
-    count: int
+    num_lines: int
     """How many of them count."""
     num_keys: int
     """Keys that the last query sees: what comes after it is not computed."""
@@ -139,7 +139,7 @@ class _Piece(NamedTuple):
     @property
     def own_lines(self) -> slice:
         """The queries without the others."""
-        return slice(self.lines.start, self.lines.start + self.count)
+        return slice(self.lines.start, self.lines.start + self.num_lines)
 
 
 def _pieces(rows: slice, segment: Segment, groups: int, dtype: torch.dtype) -> Iterator[_Piece]:
@@ -183,10 +183,10 @@ def _by_token(states: torch.Tensor, heads: int) -> torch.Tensor:
 
 
 def _joined(states: torch.Tensor, runs: list[slice], dtype: torch.dtype) -> torch.Tensor:
-    """(key heads, keys, head size) of the runs, and of what lies behind them where so many would be one more shape."""
+    """(key heads, keys, head size) of the runs, and zeros behind them where so many would be one more shape."""
     count = sum(run.stop - run.start for run in runs)
-    *first, last = runs
-    parts = [states[:, run] for run in first] + [states[:, last.start : last.stop + _size(count, dtype) - count]]
+    more = _size(count, dtype) - count
+    parts = [states[:, run] for run in runs] + ([states.new_zeros(len(states), more, states.shape[2])] if more else [])
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 

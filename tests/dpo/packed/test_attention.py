@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from components.dpo.packed import attention as packed_attention
 from components.dpo.packed import layout as packed_layout
@@ -93,6 +94,56 @@ def test_packed_attention_in_bfloat16_is_near_fp32(way: str, layout: Packed) -> 
     torch.testing.assert_close(found.float(), by_rows(high[0], high[1], high[2], layout), atol=2e-2, rtol=2e-2)
 
 
+def drawn(seed: int) -> Packed:
+    """Two prompts with three responses each, of lengths that no two seeds have alike."""
+    chance = torch.Generator().manual_seed(seed)
+    lengths = [int(torch.randint(3, 190, (), generator=chance)) for _ in range(8)]
+    prompts = [[1] * lengths[0]] * 3 + [[2] * lengths[1]] * 3
+    return Packed(prompts, [[3] * length for length in lengths[2:]], torch.device("cpu"))
+
+
+def gradients_in(layout: Packed, dtype: torch.dtype, compute: Any) -> list[torch.Tensor]:
+    """Of query, key and value, for states that are exact in bf16; the output first."""
+    leaves = [tensor.to(dtype).requires_grad_() for tensor in states(torch.bfloat16, layout.input_ids.shape[1])]
+    out = compute(*leaves)
+    factors = torch.randn(out.shape, generator=torch.Generator().manual_seed(2)).bfloat16().to(dtype)
+    factors[:, layout.num_tokens :] = 0
+    (out * factors).sum().backward()
+    return [out.detach().float(), *(leaf.grad.float() for leaf in leaves if leaf.grad is not None)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_packed_attention_in_bfloat16_of_any_lengths_has_gradients_near_fp32s(seed: int) -> None:
+    layout = drawn(seed)
+    found = gradients_in(layout, torch.bfloat16, lambda *qkv: attention(torch.nn.Identity(), *qkv, None, scaling=SCALE, packed=layout)[0])
+    expected = gradients_in(layout, torch.float32, lambda *qkv: by_rows(*qkv, layout))
+    assert len(found) == len(expected) == 4
+    for low, high in zip(found, expected, strict=True):
+        assert (low - high).norm() < 1e-2 * high.norm()
+
+
+class Products(TorchDispatchMode):
+    """Notes the shapes of products of matrices in bf16, for each of which oneDNN makes a program."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[Any, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.bmm.default and args[0].dtype == torch.bfloat16:
+            self.shapes.append((args[0].shape, args[1].shape))
+        return func(*args, **(kwargs or {}))
+
+
+def test_packed_attention_in_bfloat16_multiplies_few_shapes() -> None:
+    with Products() as products:
+        for layout in map(drawn, range(40)):
+            query, key, value = (tensor.requires_grad_() for tensor in states(torch.bfloat16, layout.input_ids.shape[1]))
+            attention(torch.nn.Identity(), query, key, value, None, scaling=SCALE, packed=layout)[0].sum().backward()
+    assert len(products.shapes) > 1200
+    assert len(set(products.shapes)) < len(products.shapes) / 4
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
@@ -166,3 +217,18 @@ def test_varlen_gives_every_response_the_keys_of_its_prompt(layout: Packed) -> N
     assert of_queries[-1] == layout.num_tokens
     assert longest == max(of_queries.diff()).item()
     assert packed_attention._varlen(layout, torch.device("cpu"))[0] is places
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_attention_keeps_a_response_s_nan_from_the_others(way: str, dtype: torch.dtype) -> None:
+    layout = drawn(0)
+    query, key, value = states(dtype, layout.input_ids.shape[1])
+    for number in (2, 5):
+        _, own = layout.segments[number].places
+        for tensor in (query, key, value):
+            tensor[:, :, own] = torch.nan
+    out = attention(torch.nn.Identity(), query, key, value, None, scaling=SCALE, packed=layout)[0]
+    for number, segment in enumerate(layout.segments):
+        _, own = segment.places
+        assert bool(out[:, own].isnan().all()) == (number in (2, 5)), number
+        assert bool(out[:, own].isnan().any()) == (number in (2, 5)), number

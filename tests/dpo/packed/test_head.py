@@ -7,6 +7,8 @@ from components.dpo.packed import head
 from components.dpo.packed.head import column_logps
 
 ROWS, HIDDEN, VOCABULARY = 700, 24, 90
+ODD = 637
+"""Rows that are filled up in bf16."""
 
 
 def plain(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, columns: torch.Tensor) -> torch.Tensor:
@@ -33,6 +35,7 @@ def test_column_logps_and_gradients_are_the_plain_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(head, "KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(head, "CACHED_BYTES", 17 * 4 * VOCABULARY)  # so that a product's rows are many softmaxes
     hidden, weight, bias, columns = inputs
     columns = columns[:, :columns_each]
     factors = torch.linspace(-1, 1, ROWS * columns_each).view(ROWS, columns_each)
@@ -58,6 +61,24 @@ def test_column_logps_in_bfloat16_has_its_softmax_in_fp32(inputs: tuple[torch.Te
     found = column_logps(hidden.bfloat16(), weight.bfloat16(), None, columns)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, plain(hidden.bfloat16(), weight.bfloat16(), None, columns), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 2**30], ids=["computed again", "kept"])
+def test_column_logps_in_bfloat16_has_gradients_near_fp32s(
+    kept_bytes: int, inputs: tuple[torch.Tensor, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head, "KEPT_BYTES", kept_bytes)
+    low = [tensor[:ODD].bfloat16() if number == 0 else tensor.bfloat16() for number, tensor in enumerate(inputs[:2])]
+    columns, gradients = inputs[3][:ODD], []
+    for way, leaves in ((column_logps, low), (plain, [tensor.float() for tensor in low])):
+        leaves = [leaf.clone().requires_grad_() for leaf in leaves]
+        way(leaves[0], leaves[1], None, columns).sum().backward()
+        gradients.append([leaf.grad for leaf in leaves])
+    for found, expected in zip(*gradients, strict=True):
+        assert found is not None
+        assert expected is not None
+        assert found.shape == expected.shape
+        assert (found.float() - expected).norm() < 1e-2 * expected.norm()
 
 
 def test_column_logps_backward_a_second_time_computes_the_logits_again(inputs: tuple[torch.Tensor, ...]) -> None:
