@@ -17,9 +17,10 @@ LONGEST_BLOCK = 1024
 QUERIES_TOGETHER = 128
 """Queries of a response whose attention weights are one product; the last ones may be a quarter more."""
 SIZES_AN_OCTAVE = 8
-"""Numbers of queries and keys that occur in bf16: oneDNN makes and keeps a program (0.6 ms, 0.6 MiB) for every shape of a product."""
+"""Numbers of queries and of keys that occur in bf16: oneDNN makes and keeps a program (0.6 ms, 0.6 MiB) for every shape of a product."""
 DTYPES = (torch.float32, torch.bfloat16)
 MOST_MORE = LONGEST_BLOCK // (2 * SIZES_AN_OCTAVE)
+"""Queries or keys that stand behind a block's own at most, so that it has one of those sizes."""
 _FLASH = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 _FLASH_BACKWARD = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None)
 
@@ -167,7 +168,7 @@ def _by_key_head(states: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
 
 
 def _lines(states: torch.Tensor, key: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """(1, heads, tokens, head size) as (key heads, tokens * groups, head size), with zeros behind them so that any run can be longer."""
+    """(1, heads, tokens, head size) as (key heads, tokens * groups, head size), and zeros behind the last, whose run may be longer."""
     apart = _by_key_head(states, key)
     tokens, room = apart.shape[1], 0 if key.dtype == torch.float32 else MOST_MORE
     made = states.new_empty(len(apart), tokens + room, *apart.shape[2:], dtype=dtype)
