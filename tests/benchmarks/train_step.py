@@ -33,6 +33,8 @@ LONGEST = 1024
 WIDE = "small"
 """Shape at which the utilisation is measured too: the width and the vocabulary of Qwen2.5-0.5B."""
 RUNGS = ("full logits", "head on answers", "packed", "shared prompts", "fast products", "cached reference")
+TUNING_STEPS = 3
+"""Steps of each setting that is tried, the first of which warms up."""
 
 
 def system(task: dict[str, Any], packages: Path | None = None) -> Worker:
@@ -48,34 +50,27 @@ def install_old(place: Path) -> Path:
     return place
 
 
-def seconds(worker: Worker, count: int) -> float:
-    """Mean seconds of a step, what was prepared once an epoch included."""
-    return (sum(worker.step()["seconds"] for _ in range(count)) + worker.ready["prepared"]) / count
-
-
 def tuned(task: dict[str, Any], packages: Path | None, micro_batches: Sequence[int]) -> dict[str, Any]:
-    """The fastest settings for these pairs, by two steps each.
+    """The fastest settings: the micro-batch, then the reference beforehand, and in bf16 weights in bf16 (without fp32 ones beside them)."""
+    plain = {"precompute": False, "by_length": True, "weights": "fp32"}
+    best = fastest(task, packages, [plain | {"micro_batch": micro_batch} for micro_batch in micro_batches])
+    precisions = ["fp32", "bf16"] if task["bf16"] else ["fp32"]
+    others = [best | {"precompute": precompute, "weights": weights} for precompute in (False, True) for weights in precisions]
+    return fastest(task, packages, others)
 
-    Larger micro-batches while they pay, then the reference beforehand, then, in bf16, weights in bf16 (without fp32 ones beside them).
-    """
 
-    def tried(micro_batch: int, precompute: bool, weights: str = "fp32") -> tuple[float, dict[str, Any]]:
-        settings = {"micro_batch": micro_batch, "precompute": precompute, "by_length": True, "weights": weights}
-        worker = system(task | {"system": "trl", "tuned": settings, "steps": 2}, packages)
-        taken = seconds(worker, 2)
+def fastest(task: dict[str, Any], packages: Path | None, tries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The settings with the fewest seconds a step, measured in turn: one after the other, the machine's load would choose."""
+    workers = {
+        str(number): system(task | {"system": "trl", "tuned": one, "steps": TUNING_STEPS}, packages) for number, one in enumerate(tries)
+    }
+    samples = interleaved(workers, TUNING_STEPS)
+    taken = []
+    for name, worker in workers.items():
+        steps = [one["seconds"] for one in samples if one["system"] == name and not one["warm_up"]]
+        taken.append(float(np.mean(steps)) + worker.ready["prepared"] / TUNING_STEPS)
         worker.stop()
-        return taken, settings
-
-    best = tried(micro_batches[0], False)
-    for micro_batch in micro_batches[1:]:
-        larger = tried(micro_batch, False)
-        if larger[0] >= best[0]:
-            break
-        best = larger
-    best = min(best, tried(best[1]["micro_batch"], True), key=lambda one: one[0])
-    if task["bf16"]:
-        best = min(best, tried(best[1]["micro_batch"], best[1]["precompute"], "bf16"), key=lambda one: one[0])
-    return best[1]
+    return tries[int(np.argmin(taken))]
 
 
 def ratio(samples: Sequence[dict[str, Any]], peer: str) -> dict[str, float]:
