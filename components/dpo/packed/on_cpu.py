@@ -144,6 +144,7 @@ class _Piece(NamedTuple):
 
 
 def _pieces(rows: slice, segment: Segment, groups: int, dtype: torch.dtype) -> Iterator[_Piece]:
+    """A response's queries some at a time; as many in each but the last, so that few numbers of them occur."""
     queries, keys = rows.stop - rows.start, segment.prompt_length + segment.length
     number = max(1, -(-(queries - QUERIES_TOGETHER // 4) // QUERIES_TOGETHER))
     for piece in range(number):
