@@ -51,7 +51,7 @@ def score_pairs(
         model: A causal language model.
         pairs: The pairs.
         pad_id: Token that fills the padding.
-        max_tokens: Tokens in one forward.
+        max_tokens: Tokens in one padded forward, as of `response_logps`.
         max_rows: Responses in one forward; 0 sets no limit.
         rank: This process's rank.
         world_size: Ranks in all.

@@ -159,7 +159,8 @@ def response_logps(
         pad_id: Token that fills the padding.
         prompts: n prompts as token ids.
         responses: n responses as token ids, none of them empty.
-        max_tokens: Tokens in one forward, padding counted where there is any; a longer row is alone in one.
+        max_tokens: Tokens in one padded forward, the padding counted; a longer row is alone in one. A packed one, of which neither all
+            logits nor more than a layer's states are held, has `SCORED_TOKENS` where that is more.
         max_rows: Rows in one forward; 0 sets no limit.
         summed: Turns token log-probabilities (rows, width), their mask and the rows' places among the n into (rows,) sums.
 
@@ -171,7 +172,8 @@ def response_logps(
     logps = torch.empty(len(prompts))
     longest = max((len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)), default=0)
     packed = longest <= longest_packed(model, _padded_logps)
-    for rows in together(prompts, responses, max_tokens=max_tokens, max_rows=max_rows or len(prompts), packed=packed):
+    limit = max(max_tokens, SCORED_TOKENS) if packed else max_tokens
+    for rows in together(prompts, responses, max_tokens=limit, max_rows=max_rows or len(prompts), packed=packed):
         batch = Batch([prompts[row] for row in rows], [responses[row] for row in rows], pad_id, device)
         logps[rows] = summed(token_logps(model, batch), batch.target_mask, rows).cpu()
     return logps

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 NAME = "ratchet_shared_prompt"
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 """Difference of logits, over their standard deviation, between this attention and the model's own in a trial."""
+LIKE_LENGTH = 0.5
+"""Share of a run's longest prompt that its shortest has at least: each run is a product of its own, and reads its padding."""
 PROMPTS = ((1, 2, 3, 4, 5), (3, 1))
 _HARMLESS = frozenset(
     {"position_ids", "cache_position", "use_cache", "output_attentions", "output_hidden_states", "is_causal", "sliding_window"}
@@ -92,6 +94,48 @@ class CannotShare(Exception):
     """A model's attention has something that this one does not compute."""
 
 
+class Run:
+    """Neighbouring prompts of about one length, whose keys are as wide as the longest of them.
+
+    Args:
+        first: Place of the first one among all prompts.
+        mask: (prompts, width), False where it is padding.
+    """
+
+    def __init__(self, first: int, mask: torch.Tensor) -> None:
+        self.first = first
+        self.count, self.width = mask.shape
+        """Prompts that have responses left, and positions of the longest prompt."""
+        padded = not bool(mask.all())
+        self.hidden = torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)[:, None, None, None] if padded else None
+        """What is added to scores, (prompts, 1, 1, 1, width)."""
+
+    @property
+    def places(self) -> slice:
+        """Places of the prompts that have responses left."""
+        return slice(self.first, self.first + self.count)
+
+    def close_ranks(self, closing: Closing) -> None:
+        """Drops the prompts that have no responses left."""
+        self.count = closing.kept
+        if self.hidden is not None:
+            self.hidden = closing.apply(self.hidden)
+
+
+def _runs(mask: torch.Tensor) -> list[Run]:
+    """The prompts in runs in which none is shorter than a share of the longest one."""
+    # A prefix stands before the padding: what is in front of the first position that counts is left out, and no more.
+    widths = (mask.shape[1] - mask.int().argmax(dim=1)).tolist()
+    firsts, longest = [0], 0
+    for place, width in enumerate(widths):
+        longest = max(longest, width)
+        if width < LIKE_LENGTH * longest:
+            firsts.append(place)
+            longest = width
+    ends = [*firsts[1:], len(widths)]
+    return [Run(first, mask[first:end, -max(widths[first:end]) :]) for first, end in zip(firsts, ends, strict=True)]
+
+
 class Shared:
     """What decodes a batch of responses: one `SharedLayer` a layer, and which response is of which prompt.
 
@@ -102,13 +146,11 @@ class Shared:
     """
 
     def __init__(self, begun: Prefilled, *, samples: int, room: int) -> None:
-        self.model, self.cache, self.samples = begun.model, begun.cache, samples
-        self.prompts = len(begun.mask)
-        padded = not bool(begun.mask.all())
-        self.hidden = torch.zeros(begun.mask.shape).masked_fill(~begun.mask, -torch.inf)[:, None, None, None] if padded else None
-        self.slots = torch.arange(self.prompts * samples)
+        self.model, self.cache, self.samples, self.num_prompts = begun.model, begun.cache, samples, len(begun.mask)
+        self.runs = _runs(begun.mask)
+        self.slots = torch.arange(self.num_prompts * samples)
         """For each response, the place of its prompt times `samples`, plus its number."""
-        self.layers = [SharedLayer(layer, samples, room) for layer in self.cache.layers]
+        self.layers = [SharedLayer(layer, self.runs, samples, room) for layer in self.cache.layers]
         self.cache.layers = list(self.layers)
 
     def step(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -129,34 +171,38 @@ class Shared:
     def close_ranks(self, closing: Closing) -> None:
         """Drops the finished responses, and the prompts that have none left."""
         self.slots = closing.apply(self.slots)
-        places = self.slots // self.samples
-        running = torch.zeros(self.prompts, dtype=torch.bool).index_fill_(0, places, True).tolist()
-        of_prompts = None
-        if not all(running):
-            of_prompts = plan_closing(running, self.slots.device)
-            now = torch.arange(self.prompts)
-            now[of_prompts.movers] = of_prompts.holes
-            self.slots = now[places] * self.samples + self.slots % self.samples
-            self.prompts = of_prompts.kept
-            if self.hidden is not None:
-                self.hidden = of_prompts.apply(self.hidden)
+        places, numbers = self.slots // self.samples, self.slots % self.samples
+        running = torch.zeros(self.num_prompts, dtype=torch.bool).index_fill_(0, places, True)
+        of_runs: list[Closing] = []
+        now = torch.arange(self.num_prompts)
+        for run in self.runs:
+            of_run = plan_closing(running[run.places].tolist(), self.slots.device)
+            now[run.first + of_run.movers] = run.first + of_run.holes
+            run.close_ranks(of_run)
+            of_runs.append(of_run)
+        self.slots = now[places] * self.samples + numbers
         for layer in self.layers:
-            layer.close_ranks(closing, of_prompts)
+            layer.close_ranks(closing, of_runs)
 
     def attend(self, layer: "SharedLayer", query: torch.Tensor, scale: float) -> torch.Tensor:
         """Attention of queries (responses, heads, 1, head size) over their prompts and their own tokens; shaped as the queries."""
         rows, heads, _, size = query.shape
-        kept = layer.prompt_keys.shape[1]
+        kept = layer.buffers[0].shape[1]
         groups = heads // kept
         own = (query.float() * scale).view(rows, kept, groups, size)
         # Responses that are done leave empty slots beside those of the same prompt.
-        slots = own.new_zeros(self.prompts * self.samples, kept, groups, size)
+        slots = own.new_zeros(self.num_prompts * self.samples, kept, groups, size)
         slots[self.slots] = own
-        of_prompts = slots.view(self.prompts, self.samples, kept, groups, size).transpose(1, 2)
-        scores = torch.matmul(of_prompts.flatten(2, 3), layer.prompt_keys.transpose(2, 3)).unflatten(2, (self.samples, groups))
-        if self.hidden is not None:
-            scores += self.hidden
-        over_prompt = [part.transpose(1, 2).flatten(0, 1)[self.slots] for part in _summed(scores, layer.prompt_values)]
+        of_prompts = slots.view(self.num_prompts, self.samples, kept, groups, size).transpose(1, 2)
+        parts = [own.new_empty(*of_prompts.shape[:4], last) for last in (1, 1, size)]
+        for run, (keys, values) in zip(self.runs, layer.prompts, strict=True):
+            if run.count:
+                scores = torch.matmul(of_prompts[run.places].flatten(2, 3), keys.transpose(2, 3)).unflatten(2, (self.samples, groups))
+                if run.hidden is not None:
+                    scores += run.hidden
+                for part, of_run in zip(parts, _summed(scores, values), strict=True):
+                    part[run.places] = of_run
+        over_prompt = [part.transpose(1, 2).flatten(0, 1)[self.slots] for part in parts]
         over_own = _summed(torch.matmul(own, layer.own_keys.transpose(2, 3)).unsqueeze(2), layer.own_values)
         return _merged(over_prompt, [part.squeeze(2) for part in over_own]).view(rows, heads, 1, size)
 
@@ -181,14 +227,17 @@ def _merged(one: "list[torch.Tensor]", other: "list[torch.Tensor]") -> torch.Ten
 
 
 class SharedLayer(DynamicLayer):
-    """One layer's keys and values in fp32: the prompts', (prompts, key heads, positions, head size), and the responses' own."""
+    """One layer's keys and values in fp32: the prompts' run by run, (prompts, key heads, width, head size), and the responses' own."""
 
-    def __init__(self, layer: Any, samples: int, room: int) -> None:
+    def __init__(self, layer: Any, runs: list[Run], samples: int, room: int) -> None:
         super().__init__()
         self.dtype, self.device, self.is_initialized = torch.float32, layer.device, True
-        self.prompt_keys, self.prompt_values = layer.keys.float(), layer.values.float()
         prompts, heads, self.width, size = layer.keys.shape
-        self.buffers = [self.prompt_keys.new_empty(prompts * samples, heads, room, size) for _ in range(2)]
+        keys, values = layer.keys.float(), layer.values.float()
+        self.prompts = [tuple(states[run.places, :, -run.width :].contiguous() for states in (keys, values)) for run in runs]
+        """Keys and values of each run's prompts."""
+        layer.keys = layer.values = None
+        self.buffers = [keys.new_empty(prompts * samples, heads, room, size) for _ in range(2)]
         self.filled = 0
         self.unread = False
         """Whether states came in that no attention has read."""
@@ -221,13 +270,12 @@ class SharedLayer(DynamicLayer):
         """Number of positions that the next update makes visible, and the first of them."""
         return self.get_seq_length() + query_length, 0
 
-    def close_ranks(self, closing: Closing, of_prompts: Closing | None) -> None:
-        """Drops the finished responses, and prompts where some are to be dropped."""
+    def close_ranks(self, closing: Closing, of_runs: list[Closing]) -> None:
+        """Drops the finished responses, and of each run the prompts that have none left."""
         for place, buffer in enumerate(self.buffers):
             closing.apply(buffer[:, :, : self.filled])
             self.buffers[place] = buffer[: closing.kept]
-        if of_prompts is not None:
-            self.prompt_keys, self.prompt_values = of_prompts.apply(self.prompt_keys), of_prompts.apply(self.prompt_values)
+        self.prompts = [(of_run.apply(keys), of_run.apply(values)) for of_run, (keys, values) in zip(of_runs, self.prompts, strict=True)]
 
 
 def attention(

@@ -80,5 +80,24 @@ def test_a_prompt_is_held_once_and_no_longer_than_its_responses(llama: Any) -> N
         assert isinstance(state, Shared)
         state.step(torch.arange(12), torch.tensor([3, 1, 2]).repeat_interleave(4)[:, None])
         state.close_ranks(shared_prompt.plan_closing([False] * 4 + [True] * 8, torch.device("cpu")))
-    assert state.layers[0].prompt_keys.shape[0] == 2
+    assert sum(len(keys) for keys, _ in state.layers[0].prompts) == 2
     assert state.layers[0].own_keys.shape[0] == 8
+
+
+def test_prompts_of_about_one_length_are_a_run_no_wider_than_the_longest(llama: Any) -> None:
+    prompts = [[1] * length for length in (9, 8, 5, 4, 2, 1)]
+    with torch.inference_mode():
+        state = decoder(prefill(llama, prompts, 0), samples=1, room=2)
+        assert isinstance(state, Shared)
+        assert [tuple(keys.shape[::2]) for keys, _ in state.layers[0].prompts] == [(3, 9), (2, 4), (1, 1)]
+        assert [run.hidden is None for run in state.runs] == [False, False, True]
+        running = [False, True, True, False, True, False]
+        state.step(torch.arange(6), torch.tensor([[len(prompt)] for prompt in prompts]))
+        state.close_ranks(shared_prompt.plan_closing(running, torch.device("cpu")))
+    assert [len(keys) for keys, _ in state.layers[0].prompts] == [2, 1, 0]
+
+
+def test_a_prefix_before_the_padding_makes_all_prompts_one_run() -> None:
+    mask = torch.tensor([[True, True, True, True], [True, False, False, True]])
+    assert [run.width for run in shared_prompt._runs(mask)] == [4]
+    assert [run.width for run in shared_prompt._runs(mask[:, 1:])] == [3, 1]

@@ -21,9 +21,9 @@ KEPT_BYTES = 256 * 2**20
 def column_logps(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, columns: torch.Tensor) -> torch.Tensor:
     """Gives log softmax(hidden weight^T + bias) at some columns of each row; the softmax in fp32.
 
-    Where they are few, the logits are kept for the backward pass, in which their gradient takes their place; else they are computed
-    again, tile by tile. Where the weight is frozen, the gradient of the hidden states is made in the forward pass, up to the factor
-    that comes with each row, and nothing else is kept.
+    Where they are few, the logits are one product, kept for the backward pass, in which their gradient takes their place; else they are
+    computed tile by tile, and once more there. Where the weight is frozen, the gradient of the hidden states is made in the forward
+    pass, up to the factor that comes with each row, and nothing else is kept. Without a gradient nothing is.
 
     Args:
         hidden: (rows, hidden size).
@@ -37,21 +37,24 @@ def column_logps(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor 
     # In bf16 oneDNN multiplies, as `product` has it do in fp32.
     lacking = rows_to_fill(len(hidden)) if hidden.device.type == "cpu" and hidden.dtype == torch.bfloat16 else 0
     more = (0, 0, 0, lacking)
-    logps: torch.Tensor = _ColumnLogps.apply(pad(hidden, more), weight, bias, pad(columns, more))
+    logps: torch.Tensor = _ColumnLogps.apply(pad(hidden, more), weight, bias, pad(columns, more), torch.is_grad_enabled())
     return logps[: len(hidden)]
 
 
 class _ColumnLogps(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, columns: torch.Tensor) -> torch.Tensor:
-        needs = ctx.needs_input_grad
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, columns: torch.Tensor, learns: bool
+    ) -> torch.Tensor:
+        # What torch says is needed is what requires a gradient, also where none is recorded; and in here none ever is.
+        needs = [learns and needed for needed in ctx.needs_input_grad]
         trains_head = needs[1] or needs[2]
         keeps = trains_head and hidden.shape[0] * weight.shape[0] * hidden.element_size() <= KEPT_BYTES
         logps = torch.empty(columns.shape, dtype=torch.float32, device=hidden.device)
         kept: list[torch.Tensor] = []
         ahead = needs[0] and not trains_head and columns.shape[1] == 1
         own = torch.empty_like(hidden) if ahead else None
-        for tile in _tiles(hidden, weight):
+        for tile in _tiles(hidden, weight, all_at_once=keeps):
             logits = _logits(hidden[tile], weight, bias)
             for rows in _in_cache(logits):
                 logps[tile][rows] = logits[rows].log_softmax(dim=1, dtype=torch.float32).gather(1, columns[tile][rows])
@@ -65,16 +68,16 @@ class _ColumnLogps(torch.autograd.Function):
         return logps
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, None]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, None, None]:
         hidden, columns, *ahead = ctx.saved_tensors
         if ahead:
-            return (ahead[0] * gradient).to(hidden.dtype), None, None, None
+            return (ahead[0] * gradient).to(hidden.dtype), None, None, None, None
         weight, bias = ctx.weight, ctx.bias
         of_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         of_weight: torch.Tensor | None = None
         of_bias = torch.zeros_like(bias) if ctx.needs_input_grad[2] else None
-        for tile in _tiles(hidden, weight):
-            logits = ctx.kept.pop(0) if ctx.kept else _logits(hidden[tile], weight, bias)
+        for tile in _tiles(hidden, weight, all_at_once=bool(ctx.kept)):
+            logits = ctx.kept.pop() if ctx.kept else _logits(hidden[tile], weight, bias)
             of_logits = _gradient_in_place(logits, columns[tile], gradient[tile])
             if of_hidden is not None:
                 of_hidden[tile] = product(of_logits, weight.T)
@@ -83,7 +86,7 @@ class _ColumnLogps(torch.autograd.Function):
                 of_weight = part if of_weight is None else of_weight.add_(part)
             if of_bias is not None:
                 of_bias += of_logits.sum(dim=0)
-        return of_hidden, of_weight, of_bias, None
+        return of_hidden, of_weight, of_bias, None, None
 
 
 def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -100,16 +103,19 @@ def _gradient_in_place(logits: torch.Tensor, columns: torch.Tensor, factors: tor
     return logits
 
 
-def _tiles(hidden: torch.Tensor, weight: torch.Tensor) -> Iterator[slice]:
+def _tiles(hidden: torch.Tensor, weight: torch.Tensor, *, all_at_once: bool) -> Iterator[slice]:
     """Rows of which the logits are one product, about as many in each."""
-    most = max(LEAST_ROWS, TILE_BYTES[hidden.device.type == "cpu"] // (4 * weight.shape[0]))
-    return _even(len(hidden), most)
+    return _even(len(hidden), len(hidden) if all_at_once else _rows_of_a_tile(hidden.device, len(weight)))
+
+
+def _rows_of_a_tile(device: torch.device, vocabulary: int) -> int:
+    return max(LEAST_ROWS, TILE_BYTES[device.type == "cpu"] // (4 * vocabulary))
 
 
 def _in_cache(logits: torch.Tensor) -> Iterator[slice]:
     """Rows of which the softmax is taken at once."""
     if logits.device.type != "cpu":
-        return iter([slice(None)])
+        return _even(len(logits), _rows_of_a_tile(logits.device, logits.shape[1]))
     return _even(len(logits), torch.get_num_threads() * max(1, CACHED_BYTES // (4 * logits.shape[1])))
 
 

@@ -43,7 +43,7 @@ def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packe
     Returns:
         (1, tokens, heads, head size).
     """
-    out: torch.Tensor = _OnCpu.apply(query, key, value, packed, scale)
+    out: torch.Tensor = _OnCpu.apply(query, key, value, packed, scale, torch.is_grad_enabled())
     return out
 
 
@@ -51,7 +51,9 @@ class _OnCpu(torch.autograd.Function):
     """Queries of heads that share a key head lie beside each other, row by row, so that those of some rows are one matrix."""
 
     @staticmethod
-    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: Packed, scale: float) -> torch.Tensor:
+    def forward(
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: Packed, scale: float, learns: bool
+    ) -> torch.Tensor:
         _, heads, tokens, _ = query.shape
         groups = heads // key.shape[1]
         # The scores are fp32, as a flash kernel's are, whatever the precision of the states.
@@ -74,7 +76,8 @@ class _OnCpu(torch.autograd.Function):
                 hidden += _no_future(2 * QUERIES_TOGETHER + MOST_MORE)[: hidden.shape[1], :, : hidden.shape[3]]
                 shares = scores.softmax(dim=2).to(query.dtype)
                 shares[:, piece.num_lines :] = 0
-                weights.append(shares)
+                if learns:
+                    weights.append(shares)
                 made[:, piece.own_lines] = torch.bmm(shares, carried[:, : piece.width])[:, : piece.num_lines]
         out = _by_token(made, heads)
         ctx.save_for_backward(query, key, value, out, totals, *weights)
@@ -82,7 +85,7 @@ class _OnCpu(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None, None]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None, None, None]:
         query, key, value, out, totals, *weights = ctx.saved_tensors
         _, heads, tokens, size = query.shape
         groups, kept = heads // key.shape[1], iter(weights)
@@ -104,7 +107,7 @@ class _OnCpu(torch.autograd.Function):
                 for whole, product in ((of_key, (of_scores, queries)), (of_value, (shares, gradients))):
                     part = torch.bmm(product[0].transpose(1, 2), product[1][:, piece.lines])
                     _add_apart(whole, part[:, : piece.num_keys], runs)
-        return _by_token(of_query, heads).transpose(1, 2), of_key.unsqueeze(0), of_value.unsqueeze(0), None, None
+        return _by_token(of_query, heads).transpose(1, 2), of_key.unsqueeze(0), of_value.unsqueeze(0), None, None, None
 
 
 def _is_long(segment: Segment) -> bool:

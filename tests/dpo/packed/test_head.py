@@ -1,5 +1,8 @@
 """The head's log-probabilities and gradients against torch's own, whatever is kept, computed again or frozen."""
 
+import weakref
+from typing import Any
+
 import pytest
 import torch
 
@@ -35,6 +38,7 @@ def test_column_logps_and_gradients_are_the_plain_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(head, "KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(head, "TILE_BYTES", {True: 0, False: 0})  # so that the rows are several products
     monkeypatch.setattr(head, "CACHED_BYTES", 17 * 4 * VOCABULARY)  # so that a product's rows are many softmaxes
     hidden, weight, bias, columns = inputs
     columns = columns[:, :columns_each]
@@ -92,7 +96,22 @@ def test_column_logps_backward_a_second_time_computes_the_logits_again(inputs: t
     torch.testing.assert_close(leaf.grad, 2 * once)
 
 
-def test_column_logps_without_gradients_keeps_nothing(inputs: tuple[torch.Tensor, ...]) -> None:
+def test_column_logps_without_gradients_holds_few_logits(inputs: tuple[torch.Tensor, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "TILE_BYTES", {True: 0, False: 0})
+    made: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+
+    def logits(*given: torch.Tensor | None) -> torch.Tensor:
+        alive.append(sum(one() is not None for one in made))
+        found: torch.Tensor = real(*given)
+        made.append(weakref.ref(found))
+        return found
+
+    real: Any = head._logits
+    monkeypatch.setattr(head, "_logits", logits)
     hidden, weight, bias, columns = inputs
+    weight.requires_grad_()
     with torch.no_grad():
-        assert not column_logps(hidden, weight, bias, columns).requires_grad
+        column_logps(hidden, weight, bias, columns)
+    assert len(made) == 3
+    assert max(alive) <= 1
