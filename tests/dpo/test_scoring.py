@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from components.dpo import scoring
 from components.dpo.scoring import Batch, response_logps, together, token_logps
 
 
@@ -61,6 +62,22 @@ def test_together_keeps_to_its_limits_and_leaves_no_row_out(packed: bool) -> Non
         once = sum(len(prompt) for prompt in {tuple(prompts[row]) for row in rows}) + sum(len(responses[row]) for row in rows)
         filled = len(rows) * (max(len(prompts[row]) for row in rows) + max(len(responses[row]) for row in rows))
         assert (once if packed else filled) <= 40
+
+
+@pytest.mark.parametrize(("longest", "expected"), [(2**31, [4]), (0, [1, 1, 1, 1])], ids=["packed", "padded"])
+def test_the_limit_on_tokens_is_for_padded_forwards(
+    longest: int, expected: list[int], model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forwards: list[int] = []
+
+    def logps(_: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        forwards.append(len(batch.responses))
+        return torch.zeros(batch.target_mask.shape)
+
+    monkeypatch.setattr(scoring, "longest_packed", lambda *_: longest)
+    monkeypatch.setattr(scoring, "token_logps", logps)
+    response_logps(model, 0, PROMPTS, RESPONSES, max_tokens=8)
+    assert forwards == expected
 
 
 def test_token_logps_gradient_equals_plain_forward() -> None:
