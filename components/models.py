@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from components.adapters import load_adapter
-from components.cpu_linear import speed_up
+from components.cpu.layers import speed_up
 from components.model_directory import check_quantization
 from components.records import ModelRef
 

@@ -25,7 +25,7 @@ from components.dpo.reference import PairLogps, cached, score_pairs
 from components.dpo.reload import LOGPS_TOLERANCE, Probe, check_reloaded, probe_trained
 from components.dpo.responses import mismatched_answers, response_balance
 from components.dpo.system import sampled
-from components.dpo.train import evaluate_pairs, train
+from components.dpo.train import evaluate_pairs, micro_batch_tokens, train
 from components.models import load_policy, load_tokenizer, pick_device, resolve_dtype, trained_ref
 from components.records import ModelRef, TrainRequest
 from components.report.plots import training_plot
@@ -33,8 +33,6 @@ from components.report.plots import training_plot
 CHECKPOINTS = "checkpoints"
 PROBED = 16
 """Training pairs that the saved weights must score as the trained ones did."""
-MICRO_BATCH_TOKENS = {"cuda": 8192, "cpu": 1024}
-"""On a CPU more are hardly faster (measured: 15 % at most) and take up to twice the memory."""
 log = logging.getLogger(__name__)
 
 
@@ -60,7 +58,7 @@ class _Work:
     @property
     def max_tokens(self) -> int:
         """Tokens of a forward pass."""
-        return self.request.training.micro_batch_tokens or MICRO_BATCH_TOKENS[self.device.type]
+        return self.request.training.micro_batch_tokens or micro_batch_tokens(self.device, self.dtype)
 
     @property
     def has_adapter(self) -> bool:

@@ -16,7 +16,15 @@ from components.dpo.engine import accumulate, optimizer_step
 from components.dpo.finite import refuse_non_finite_gradient, refuse_non_finite_loss
 from components.dpo.objective import MicroBatch, Objective
 
+CPU_TOKENS = {torch.float32: 1024, torch.bfloat16: 1536}
+"""Tokens of a pass with gradients on a CPU: more are 10 % faster and take 10 % more memory."""
+GPU_TOKENS = 8192
 OnLoss = Callable[[Mapping[str, float], list[int]], None]
+
+
+def micro_batch_tokens(device: torch.device, dtype: torch.dtype) -> int:
+    """Tokens of a pass with gradients where nothing is configured."""
+    return CPU_TOKENS[dtype] if device.type == "cpu" else GPU_TOKENS
 
 
 class Remembers(Protocol):

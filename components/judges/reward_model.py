@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from components import progress
 from components.artifacts import digest, file_digest
 from components.config import JudgeSettings
-from components.cpu_linear import speed_up
+from components.cpu.layers import speed_up
 from components.dpo.packed.layout import Packed
 from components.dpo.packed.rewards import longest_rewarded, packed_rewards
 from components.dpo.scoring import SCORED_TOKENS, together

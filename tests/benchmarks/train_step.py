@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6, help="steps of each system, the first of which warms up")
     parser.add_argument("--pairs-per-step", type=int, default=8)
     parser.add_argument("--micro-batches", type=int, nargs="+", default=[1, 2, 4], help="what a tuned TRL is tuned over")
-    parser.add_argument("--max-tokens", type=int, default=1024, help="our training.micro_batch_tokens; 1024 is its default on a CPU")
+    parser.add_argument("--max-tokens", type=int, default=0, help="our training.micro_batch_tokens; 0 is its default")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--packages", type=Path, default=Path("runs/bench/trl-full-logits"), help="where the older TRL is put")
     given = parser.parse_args()

@@ -73,7 +73,8 @@ def build(loaded: tuple[Any, Any, list[Pair]]) -> Build:
             mismatched=mismatched,
         )
         if moved:
-            shift = torch.linspace(-3, 3, len(pairs))
+            # None is zero: rounding would decide about its reward's sign.
+            shift = torch.linspace(-3, 3.3, len(pairs))
             logps = logps._replace(chosen=logps.chosen + shift, rejected=logps.rejected - shift / 2)
         rules = constraints or ConstraintsConfig()
         chosen = constraints_of(rules, encode=lambda text: tokenizer(text, add_special_tokens=False)["input_ids"])

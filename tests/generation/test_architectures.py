@@ -3,6 +3,7 @@
 The sampler has the same test in test_sampler.py.
 """
 
+import copy
 import logging
 import warnings
 from typing import Any
@@ -36,14 +37,16 @@ def test_response_logps_are_those_of_a_plain_forward(any_model: Any) -> None:
 
 
 def test_gradients_are_those_of_a_plain_forward(any_model: Any) -> None:
-    """Of a loss that pulls rows in different directions, as a preference loss does."""
+    """Of a loss that pulls rows in different directions, as a preference loss does; the plain forward in double precision."""
     signs = torch.tensor([1.0, -1.0, 1.0, -1.0, 0.5])
     trained = {name: weight for name, weight in any_model.named_parameters() if weight.requires_grad}
     (token_logps(any_model, Batch(PROMPTS, RESPONSES, 0, torch.device("cpu"))).sum(dim=1) @ signs).backward()
-    found = {name: weight.grad.clone() for name, weight in trained.items() if weight.grad is not None}
-    any_model.zero_grad()
-    torch.stack([by_plain_forward(any_model, *row) for row in zip(PROMPTS, RESPONSES, strict=True)]).mul(signs).sum().backward()
-    expected = {name: weight.grad for name, weight in trained.items() if weight.grad is not None}
+    found = {name: weight.grad.double() for name, weight in trained.items() if weight.grad is not None}
+    exact = copy.deepcopy(any_model).double()
+    exact.zero_grad()
+    rows = [by_plain_forward(exact, *row) for row in zip(PROMPTS, RESPONSES, strict=True)]
+    torch.stack(rows).mul(signs.double()).sum().backward()
+    expected = {name: weight.grad for name, weight in exact.named_parameters() if weight.grad is not None}
     assert found.keys() == expected.keys()
     scale = max(float(gradient.norm()) for gradient in expected.values())
     assert scale > 0

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from components.config import JudgeConfig
-from components.cpu_linear import pays, rows_to_fill
+from components.cpu.linear import pays, rows_to_fill
 from components.judges import check_judge, judge_digest, load_judge
 from components.judges import reward_model as reward_model_module
 from components.judges.protocol import Group, JudgeContext, Verdict
@@ -142,7 +142,7 @@ def test_reward_model_pads_a_batch_that_uses_every_token(reward_model: Path) -> 
     everything = Group("p", [{"role": "user", "content": "w1"}], ((0, " ".join(WORDS)), (1, "w2")))
     verdicts = load_judge(config(reward_model), UNUSED).judge([everything])
     assert [verdict.score for verdict in verdicts] == pytest.approx(
-        [plain_score(reward_model, everything, t) for _, t in everything.responses]
+        [plain_score(reward_model, everything, t) for _, t in everything.responses], rel=1e-5
     )
 
 

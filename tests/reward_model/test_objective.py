@@ -64,7 +64,7 @@ def test_micro_batch_padding_slots_add_nothing(headed: torch.nn.Module) -> None:
     with torch.no_grad():
         plain = objective.micro_batch(headed, [Slot(1, 1.0)], None)
         padded = objective.micro_batch(headed, [Slot(1, 1.0), Slot(0, 0.0)], None)
-    assert float(padded.loss) == pytest.approx(float(plain.loss), abs=1e-6)
+    assert float(padded.loss) == pytest.approx(float(plain.loss), abs=1e-5)
     assert padded.sums.tolist() == pytest.approx(plain.sums.tolist(), abs=1e-5)
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from components.cpu_linear import pays, rows_to_fill
+from components.cpu.linear import pays, rows_to_fill
 
 
 class Segment(NamedTuple):

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from components.cpu_linear import OneDnnLinear
+from components.cpu.linear import OneDnnLinear
 from components.dpo.packed.attention import CannotPack
 from components.dpo.packed.forward import longest_exact, packed_forward, unwrapped
 from components.dpo.packed.head import column_logps

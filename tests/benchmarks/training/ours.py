@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from shapes import EOS, PAD, Shape, Triple
 
-from components import cpu_linear
 from components.adapters import with_fresh_adapter, without_adapter
 from components.config import ConstraintsConfig, LoraConfig, SoftPromptConfig, TrainingConfig
-from components.cpu_linear import speed_up
+from components.cpu import linear as cpu_linear
+from components.cpu.layers import speed_up
 from components.dpo import scoring
 from components.dpo.batches import Layout, Pair
 from components.dpo.engine import build_engine, join_process_group
@@ -18,7 +18,7 @@ from components.dpo.memory import Memory
 from components.dpo.objective import Objective
 from components.dpo.packed.layout import Packed
 from components.dpo.reference import PairLogps, score_pairs
-from components.dpo.train import train_step
+from components.dpo.train import micro_batch_tokens, train_step
 
 CPU = torch.device("cpu")
 FULL_LOGITS, HEAD_ON_ANSWERS, PACKED, SHARED, PRODUCTS, CACHED_REFERENCE = range(6)
@@ -83,7 +83,7 @@ class Ours:
             model = with_fresh_adapter(model, LoraConfig(rank=lora_rank), SoftPromptConfig())
         training = TrainingConfig(learning_rate=1e-6, pairs_per_step=pairs_per_step, warmup_share=0.0)
         self.pairs = [Pair(pair.prompt, pair.chosen, pair.rejected, 1.0) for pair in pairs]
-        self.model, self.pairs_per_step, self.max_tokens = model, pairs_per_step, max_tokens
+        self.model, self.pairs_per_step, self.max_tokens = model, pairs_per_step, max_tokens or micro_batch_tokens(device, dtype)
         memory = Memory(ConstraintsConfig(), [], shifts_rewards=False)
         self.objective = Objective(
             self.pairs,
@@ -96,7 +96,7 @@ class Ours:
             constraints={},
             memory=memory,
         )
-        self.layout = Layout([pair.num_tokens for pair in self.pairs], max_tokens)
+        self.layout = Layout([pair.num_tokens for pair in self.pairs], self.max_tokens)
         self.num_steps, self.made = len(pairs) // pairs_per_step, 0
         self.engine: Any = build(model, training, self.num_steps, dtype)
         self.has_adapter = lora_rank > 0

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.cpu_linear import pays, rows_to_fill
+from components.cpu.linear import pays, rows_to_fill
 from components.dpo.packed.layout import Packed
 
 TOKENS = st.lists(st.integers(1, 3), min_size=1, max_size=5)

@@ -35,14 +35,6 @@ class OneDnnLinear(torch.nn.Linear):
         return linear(input, self.weight, self.bias)
 
 
-def speed_up(model: torch.nn.Module) -> None:
-    """Makes a model's linear layers oneDNN's where that pays; weights, names and what is saved stay the same."""
-    if pays():
-        for module in model.modules():
-            if type(module) is torch.nn.Linear:
-                module.__class__ = OneDnnLinear
-
-
 def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Gives input weight^T + bias, by oneDNN where that pays."""
     if _takes(input, weight):

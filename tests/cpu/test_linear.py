@@ -1,14 +1,12 @@
 """oneDNN's products against torch's own, where they are taken and where they are not."""
 
-import copy
-import pickle
 import platform
 
 import pytest
 import torch
 
-from components import cpu_linear
-from components.cpu_linear import OneDnnLinear, linear, product, product_over_rows, rows_to_fill, speed_up
+from components.cpu import linear as cpu_linear
+from components.cpu.linear import linear, product, product_over_rows, rows_to_fill
 
 HAS_OP = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
@@ -84,21 +82,6 @@ def test_other_precisions_stay_torchs_own(pays: bool, dtype: torch.dtype) -> Non
 def test_autocast_stays_torchs_own(pays: bool) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert linear(torch.ones(3, 4), torch.ones(2, 4), None).dtype == torch.bfloat16
-
-
-def test_speed_up_changes_the_layers_and_neither_names_nor_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2, bias=False))
-    before, x = {name: tensor.clone() for name, tensor in model.state_dict().items()}, torch.randn(5, 4)
-    expected = model(x)
-    monkeypatch.setattr(cpu_linear, "pays", lambda: False)
-    speed_up(model)
-    assert type(model[0]) is torch.nn.Linear
-    monkeypatch.setattr(cpu_linear, "pays", lambda: HAS_OP)
-    speed_up(model)
-    assert (type(model[0]), type(model[2])) == ((OneDnnLinear, OneDnnLinear) if HAS_OP else (torch.nn.Linear, torch.nn.Linear))
-    for each in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        torch.testing.assert_close(each(x), expected, atol=1e-6, rtol=1e-6)
-        assert {name: tensor.tolist() for name, tensor in each.state_dict().items()} == {name: t.tolist() for name, t in before.items()}
 
 
 def test_pays_is_true_for_amd_with_avx512_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,1 @@
+"""A model's layers where the processor is a CPU: the same numbers, faster."""
