@@ -21,9 +21,10 @@ KEPT_BYTES = 256 * 2**20
 def column_logps(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, columns: torch.Tensor) -> torch.Tensor:
     """Gives log softmax(hidden weight^T + bias) at some columns of each row; the softmax in fp32.
 
-    Where they are few, the logits are one product, kept for the backward pass, in which their gradient takes their place; else they are
-    computed tile by tile, and once more there. Where the weight is frozen, the gradient of the hidden states is made in the forward
-    pass, up to the factor that comes with each row, and nothing else is kept. Without a gradient nothing is.
+    Where they are few, the logits are one product, and what is kept for the backward pass stands in their place: for one column a row
+    their gradient, up to the factor that comes with each row; else themselves. Where they are many, they are computed tile by tile, and
+    once more there. Where the weight is frozen, the gradient of the hidden states is made in the forward pass, up to that factor, and
+    nothing else is kept. Without a gradient nothing is.
 
     Args:
         hidden: (rows, hidden size).
@@ -54,17 +55,21 @@ class _ColumnLogps(torch.autograd.Function):
         kept: list[torch.Tensor] = []
         ahead = needs[0] and not trains_head and columns.shape[1] == 1
         own = torch.empty_like(hidden) if ahead else None
+        turns = ahead or (keeps and columns.shape[1] == 1)
         for tile in _tiles(hidden, weight, all_at_once=keeps):
             logits = _logits(hidden[tile], weight, bias)
             for rows in _in_cache(logits):
-                logps[tile][rows] = logits[rows].log_softmax(dim=1, dtype=torch.float32).gather(1, columns[tile][rows])
+                all_logps = logits[rows].log_softmax(dim=1, dtype=torch.float32)
+                logps[tile][rows] = all_logps.gather(1, columns[tile][rows])
+                if turns:
+                    logits[rows] = _one_hot_less_shares(all_logps, columns[tile][rows])
             if own is not None:
-                own[tile] = product(_gradient_in_place(logits, columns[tile], torch.ones_like(logps[tile])), weight.T)
+                own[tile] = product(logits, weight.T)
             elif keeps:
                 kept.append(logits)
         ctx.save_for_backward(hidden, columns, *([own] if own is not None else []))
         # The weight is looked at when it is needed: a sharded one is gathered again, in place, for the backward pass.
-        ctx.weight, ctx.bias, ctx.kept = weight, bias, kept
+        ctx.weight, ctx.bias, ctx.kept, ctx.turned = weight, bias, kept, turns
         return logps
 
     @staticmethod
@@ -77,21 +82,29 @@ class _ColumnLogps(torch.autograd.Function):
         of_weight: torch.Tensor | None = None
         of_bias = torch.zeros_like(bias) if ctx.needs_input_grad[2] else None
         for tile in _tiles(hidden, weight, all_at_once=bool(ctx.kept)):
-            logits = ctx.kept.pop() if ctx.kept else _logits(hidden[tile], weight, bias)
-            of_logits = _gradient_in_place(logits, columns[tile], gradient[tile])
+            of_logits = ctx.kept.pop() if ctx.kept else _logits(hidden[tile], weight, bias)
+            factors = gradient[tile]
+            if not ctx.turned:
+                _gradient_in_place(of_logits, columns[tile], gradient[tile])
+                factors = torch.ones_like(factors[:, :1])
             if of_hidden is not None:
-                of_hidden[tile] = product(of_logits, weight.T)
+                of_hidden[tile] = product(of_logits, weight.T) * factors
             if ctx.needs_input_grad[1]:
-                part = product_over_rows(of_logits, hidden[tile])
+                part = product_over_rows(of_logits, (hidden[tile] * factors).to(hidden.dtype))
                 of_weight = part if of_weight is None else of_weight.add_(part)
             if of_bias is not None:
-                of_bias += of_logits.sum(dim=0)
+                of_bias += of_logits.T @ factors.squeeze(1).to(of_logits.dtype)
         return of_hidden, of_weight, of_bias, None, None
 
 
 def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     logits = product(hidden, weight)
     return logits if bias is None else logits.add_(bias)
+
+
+def _one_hot_less_shares(logps: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Gradient of each row's one column of log-probabilities for the logits, in the log-probabilities' memory."""
+    return logps.exp_().neg_().scatter_add_(1, columns, logps.new_ones(columns.shape))
 
 
 def _gradient_in_place(logits: torch.Tensor, columns: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
