@@ -3,6 +3,7 @@
 RMSNorm: arXiv 1910.07467, equation 4.
 """
 
+import inspect
 from typing import Any
 
 import torch
@@ -49,6 +50,8 @@ def adopt(module: torch.nn.Module) -> None:
     weights = dict(module.named_parameters())
     weight = weights.get("weight")
     if "RMSNorm" not in type(module).__name__ or not isinstance(epsilon, float) or weight is None or len(weights) > 1:
+        return
+    if len(inspect.signature(module.forward).parameters) > 1:  # such as a gate
         return
     if weight.device.type == "cpu" and weight.dim() == 1 and _is_rms_norm(module, epsilon, len(weight)):
         vars(module).update(epsilon=epsilon, own_class=type(module))

@@ -12,10 +12,10 @@ SIZE = 24
 RMS_NORMS = ("llama.LlamaRMSNorm", "qwen2.Qwen2RMSNorm", "qwen3.Qwen3RMSNorm", "mistral.MistralRMSNorm", "phi3.Phi3RMSNorm")
 
 
-def own(name: str) -> Any:
+def own(name: str, **more: int) -> Any:
     """A module of a transformers model, with weights that are not all alike."""
     package, kind = name.split(".")
-    made = getattr(importlib.import_module(f"transformers.models.{package}.modeling_{package}"), kind)(SIZE, eps=1e-5)
+    made = getattr(importlib.import_module(f"transformers.models.{package}.modeling_{package}"), kind)(SIZE, eps=1e-5, **more)
     torch.manual_seed(2)
     torch.nn.init.normal_(made.weight)
     return made
@@ -77,6 +77,8 @@ def test_two_precisions_are_left_to_the_models_own() -> None:
         torch.nn.RMSNorm(SIZE),
         torch.nn.Linear(SIZE, SIZE),
         own("gemma.GemmaRMSNorm"),
+        own("mamba2.MambaRMSNormGated", group_size=SIZE),
+        own("qwen3_next.Qwen3NextRMSNormGated"),
     ],
     ids=lambda module: type(module).__name__,
 )
