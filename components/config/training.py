@@ -92,7 +92,7 @@ class TrainingConfig(Section):
     pairs_per_step: int = Field(default=64, ge=1)
     """Pairs in one optimizer step, over all ranks and micro-batches."""
     micro_batch_tokens: int = Field(default=0, ge=0)
-    """Tokens in one pass with gradients on a rank, prompts once; 0: 8192 on a GPU, 1024 (bf16: 1536) on a CPU; a longer pair fills one."""
+    """Tokens in one pass with gradients on a rank, prompts once; 0: 8192 on a GPU, 1024 (bf16: 1536) on a CPU. A longer pair is alone."""
     micro_batch_pairs: int = Field(default=0, ge=0)
     """Pairs in one forward and backward pass on one rank, to be lowered when memory runs out; 0 sets no limit but the tokens."""
     learning_rate: float = Field(default=1e-6, gt=0.0, le=1.0)

@@ -1,4 +1,4 @@
-"""RMS norms on a CPU as one function each: fewer passes over memory, and one tensor kept for the backward pass instead of four.
+"""RMS norms on a CPU as one function each: fewer passes over memory, and no copy of the states kept for the backward pass.
 
 RMSNorm: arXiv 1910.07467, equation 4.
 """
@@ -46,12 +46,12 @@ def rms_norm(hidden: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torc
 
 def adopt(module: torch.nn.Module) -> None:
     """Makes a module a `CpuRmsNorm` where it computes just that, which a trial with random weights decides."""
+    if "RMSNorm" not in type(module).__name__ or len(inspect.signature(module.forward).parameters) > 1:  # one more would be a gate
+        return
     epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     weights = dict(module.named_parameters())
     weight = weights.get("weight")
-    if "RMSNorm" not in type(module).__name__ or not isinstance(epsilon, float) or weight is None or len(weights) > 1:
-        return
-    if len(inspect.signature(module.forward).parameters) > 1:  # such as a gate
+    if not isinstance(epsilon, float) or weight is None or len(weights) > 1:
         return
     if weight.device.type == "cpu" and weight.dim() == 1 and _is_rms_norm(module, epsilon, len(weight)):
         vars(module).update(epsilon=epsilon, own_class=type(module))

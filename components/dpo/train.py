@@ -17,7 +17,7 @@ from components.dpo.finite import refuse_non_finite_gradient, refuse_non_finite_
 from components.dpo.objective import MicroBatch, Objective
 
 CPU_TOKENS = {torch.float32: 1024, torch.bfloat16: 1536}
-"""Tokens of a pass with gradients on a CPU: more are 10 % faster and take 10 % more memory."""
+"""Tokens of a pass with gradients on a CPU. More are hardly faster (measured: 15 % at most) and take up to twice the memory."""
 GPU_TOKENS = 8192
 OnLoss = Callable[[Mapping[str, float], list[int]], None]
 
