@@ -1,10 +1,10 @@
 """kill -9 of everything at a random moment: the same command finishes the campaign, with the same bytes and nothing done twice."""
 
+import contextlib
 import itertools
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -70,10 +70,10 @@ class Campaign:
 
     def kill_all(self, child: subprocess.Popen[bytes]) -> None:
         """Kills the process and all that it started, as a lost machine would."""
-        tree = [psutil.Process(child.pid), *psutil.Process(child.pid).children(recursive=True)] if child.poll() is None else []
-        for process in tree:
-            if process.is_running():
-                os.kill(process.pid, signal.SIGKILL)
+        parent = psutil.Process(child.pid)  # a zombie still has its number until it is waited for
+        for process in (parent, *parent.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         child.wait()
 
     def processes(self) -> list[psutil.Process]:
