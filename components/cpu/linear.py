@@ -63,11 +63,13 @@ def _multiply(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None
     return result
 
 
-def rows_to_fill(count: int) -> int:
-    """Rows that a matrix of `count` rows lacks to the next of sixteen numbers an octave.
+def keeps_programs(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether products there are oneDNN's, which makes and keeps a program (3 ms, 0.5 MiB) for every shape that it meets."""
+    return device.type == "cpu" and (dtype == torch.bfloat16 or (dtype == torch.float32 and pays()))
 
-    oneDNN makes and keeps a program for every shape that it meets, and packed rows hardly ever have the same length twice.
-    """
+
+def rows_to_fill(count: int) -> int:
+    """Rows that `count` rows lack to the next of sixteen numbers an octave: packed rows hardly ever have the same length twice."""
     return -count % max(1, 2 ** (count.bit_length() - 5))
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 
+from components.dpo.packed.forward import unwrapped
 from components.dpo.packed.layout import Packed
 from components.dpo.packed.logps import longest_packed, packed_logps
 from components.padding import left_padding_is_exact
@@ -80,7 +81,7 @@ def token_scores(model: torch.nn.Module, batch: Batch, *, end_id: int | None = N
         return _padded_scores(model, batch, end_id=end_id, collisions=collisions)
     tokens = batch.targets.flatten().index_select(0, batch.places)
     columns = tokens.unsqueeze(1) if end_id is None else torch.stack([tokens, torch.full_like(tokens, end_id)], dim=1)
-    logps = packed_logps(model, Packed(batch.prompts, batch.responses, batch.device), columns)
+    logps = packed_logps(model, Packed(batch.prompts, batch.responses, batch.device, unwrapped(model).dtype), columns)
     spread = [batch.spread(column) for column in logps.unbind(dim=1)]
     return TokenScores(spread[0], None if end_id is None else spread[1], None)
 

@@ -128,7 +128,7 @@ class RewardModelJudge:
 
     @torch.inference_mode()
     def _packed(self, prompts: list[list[int]], responses: list[list[int]]) -> list[float]:
-        return packed_rewards(self._model, Packed(prompts, responses, self._model.device, ends=True)).float().tolist()
+        return packed_rewards(self._model, Packed(prompts, responses, self._model.device, self._model.dtype, ends=True)).float().tolist()
 
     def logits(self, batch: list[list[int]]) -> list[float]:
         """The model's one logit for each conversation's token ids, in one batch."""

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from components.cpu.linear import pays, rows_to_fill
+from components.cpu.linear import keeps_programs, rows_to_fill
 
 
 class Segment(NamedTuple):
@@ -35,7 +35,13 @@ class Packed:
     """
 
     def __init__(
-        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], device: torch.device, *, ends: bool = False
+        self,
+        prompts: Sequence[Sequence[int]],
+        responses: Sequence[Sequence[int]],
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        ends: bool = False,
     ) -> None:
         """Lays prompts and responses out.
 
@@ -43,6 +49,7 @@ class Packed:
             prompts: Token ids, none of them empty.
             responses: As the prompts.
             device: Where the tensors go.
+            dtype: What the model that reads the row computes in.
             ends: Whether the last token of each response is read, and not every place that predicts a token of it.
         """
         ids: list[int] = []
@@ -65,7 +72,7 @@ class Packed:
         """Tokens of the longest prompt and response."""
         self.num_tokens = len(ids)
         """Tokens of prompts and responses; behind them stand some that nothing sees, where every layer would have to fill up its rows."""
-        filled = device.type == "cpu" and pays()
+        filled = keeps_programs(device, dtype)
         filling = rows_to_fill(len(ids)) if filled else 0
         ids, positions = ids + ids[:1] * filling, positions + [0] * filling
         self.input_ids = torch.tensor([ids], device=device)

@@ -38,7 +38,7 @@ def longest_packed(model: Any, plain: Plain) -> int:
         expected = plain(model, prompts, responses)
 
         def compare() -> None:
-            layout = Packed(prompts, responses, expected.device)
+            layout = Packed(prompts, responses, expected.device, unwrapped(model).dtype)
             sent = torch.tensor([[SENT]], device=expected.device, dtype=torch.float32)
             if not torch.equal(packed_forward(model, head, layout, lambda _: sent.clone()), sent):
                 raise CannotPack("something between its head and its logits")

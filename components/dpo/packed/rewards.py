@@ -29,7 +29,7 @@ def longest_rewarded(model: Any) -> int:
             expected = _plain(model, texts)
 
         def compare() -> None:
-            layout = Packed(prompts, responses, expected.device, ends=True)
+            layout = Packed(prompts, responses, expected.device, unwrapped(model).dtype, ends=True)
             gap = float((_read(model, layout, lambda hidden: hidden) - expected).abs().max() / expected.abs().max())
             if not gap <= TOLERANCE[unwrapped(model).dtype]:
                 raise CannotPack(f"its hidden states are off by {gap:.2%} in a packed row")

@@ -69,7 +69,7 @@ def product_peak(dtype: torch.dtype, device: torch.device) -> float:
     return max(rates)
 
 
-def random_layout(chance: random.Random, device: torch.device) -> Packed:
+def random_layout(chance: random.Random, device: torch.device, dtype: torch.dtype) -> Packed:
     """A few prompts with one to four responses each."""
     prompts, responses = [], []
     for first in range(chance.randint(1, 5)):
@@ -77,7 +77,7 @@ def random_layout(chance: random.Random, device: torch.device) -> Packed:
         for _ in range(chance.randint(1, 4)):
             prompts.append(prompt)
             responses.append(chance.choices(range(100), k=chance.randint(1, 90)))
-    return Packed(prompts, responses, device)
+    return Packed(prompts, responses, device, dtype)
 
 
 def attention_error(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
@@ -89,7 +89,7 @@ def attention_error(device: torch.device, dtype: torch.dtype) -> dict[str, float
     chance, worst = random.Random(3), dict.fromkeys(("output", "query", "key", "value"), 0.0)
     for number in range(12):
         heads, key_heads, size = HEADS[number % len(HEADS)]
-        packed = random_layout(chance, device)
+        packed = random_layout(chance, device, dtype)
         shapes = [(1, count, packed.num_tokens, size) for count in (heads, key_heads, key_heads)]
         states = [torch.randn(shape, device=device).to(dtype).requires_grad_() for shape in shapes]
         exact = [state.detach().float().requires_grad_() for state in states]

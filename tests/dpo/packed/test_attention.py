@@ -21,15 +21,15 @@ HEADS, KEY_HEADS, SIZE, SCALE = 4, 2, 8, 0.3
 
 @pytest.fixture
 def layout() -> Packed:
-    return Packed(PROMPTS, RESPONSES, torch.device("cpu"))
+    return Packed(PROMPTS, RESPONSES, torch.device("cpu"), torch.float32)
 
 
 @pytest.fixture(params=[0, 5], ids=["not filled up", "filled up"])
 def filled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Packed:
     """A row as it is, and one with tokens behind it that nothing sees."""
-    monkeypatch.setattr(packed_layout, "pays", lambda: True)
+    monkeypatch.setattr(packed_layout, "keeps_programs", lambda *_: True)
     monkeypatch.setattr(packed_layout, "rows_to_fill", lambda count: request.param)
-    made = Packed(PROMPTS, RESPONSES, torch.device("cpu"))
+    made = Packed(PROMPTS, RESPONSES, torch.device("cpu"), torch.float32)
     assert made.input_ids.shape == made.position_ids.shape == (1, made.num_tokens + request.param)
     return made
 
@@ -99,7 +99,7 @@ def drawn(seed: int) -> Packed:
     chance = torch.Generator().manual_seed(seed)
     lengths = [int(torch.randint(3, 190, (), generator=chance)) for _ in range(8)]
     prompts = [[1] * lengths[0]] * 3 + [[2] * lengths[1]] * 3
-    return Packed(prompts, [[3] * length for length in lengths[2:]], torch.device("cpu"))
+    return Packed(prompts, [[3] * length for length in lengths[2:]], torch.device("cpu"), torch.bfloat16)
 
 
 def gradients_in(layout: Packed, dtype: torch.dtype, compute: Any) -> list[torch.Tensor]:

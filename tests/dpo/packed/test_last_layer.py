@@ -19,7 +19,7 @@ SIZES = {
     "max_position_embeddings": 160,
     "pad_token_id": 0,
 }
-LAYOUT = Packed([[5] * 20, [5] * 20, [9] * 7], [[1, 2, 3], [4, 5], [6]], CPU)
+LAYOUT = Packed([[5] * 20, [5] * 20, [9] * 7], [[1, 2, 3], [4, 5], [6]], CPU, torch.float32)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_rows_that_are_read_hold_every_place_that_predicts_once() -> None:
 
 
 def test_rows_are_all_kept_where_nearly_all_are_read(model: Any) -> None:
-    layout = Packed([[5], [6]], [[1] * 12, [2] * 12], CPU)
+    layout = Packed([[5], [6]], [[1] * 12, [2] * 12], CPU, torch.float32)
     assert set(rows_seen(model, layout).values()) == {layout.input_ids.shape[1]}
 
 

@@ -19,7 +19,7 @@ def build(config: Any) -> Any:
 
 
 def layout() -> Packed:
-    return Packed(PROMPTS, RESPONSES, torch.device("cpu"), ends=True)
+    return Packed(PROMPTS, RESPONSES, torch.device("cpu"), torch.float32, ends=True)
 
 
 def one_by_one(model: Any) -> torch.Tensor:
