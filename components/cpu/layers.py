@@ -3,13 +3,13 @@
 import torch
 
 from components.cpu import norm
-from components.cpu.linear import OneDnnLinear, pays
+from components.cpu.linear import OneDnnLinear, keeps_programs
 
 
 def speed_up(model: torch.nn.Module) -> None:
-    """Makes linear layers oneDNN's where that pays, and RMS norms one function each."""
+    """Makes linear layers on a CPU oneDNN's where that pays or they are already, and RMS norms one function each."""
     for module in model.modules():
-        if type(module) is torch.nn.Linear and pays():
+        if type(module) is torch.nn.Linear and keeps_programs(module.weight.device, module.weight.dtype):
             module.__class__ = OneDnnLinear
         else:
             norm.adopt(module)

@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from components.cpu import layers
+from components.cpu import linear as cpu_linear
 from components.cpu.layers import speed_up
 from components.cpu.linear import OneDnnLinear
 from components.cpu.norm import CpuRmsNorm
@@ -24,7 +24,7 @@ def model() -> torch.nn.Module:
 def test_neither_names_nor_weights_nor_numbers_change(monkeypatch: pytest.MonkeyPatch, pays: bool) -> None:
     changed, x = model(), torch.randn(5, 4)
     before, expected = {name: tensor.clone() for name, tensor in changed.state_dict().items()}, changed(x)
-    monkeypatch.setattr(layers, "pays", lambda: pays)
+    monkeypatch.setattr(cpu_linear, "pays", lambda: pays)
     speed_up(changed)
     linear = OneDnnLinear if pays else torch.nn.Linear
     assert [type(module) for module in changed] == [linear, CpuRmsNorm, torch.nn.ReLU, linear]

@@ -8,6 +8,7 @@ import torch
 from components.cpu import linear as cpu_linear
 from components.cpu.linear import linear, product, product_over_rows, rows_to_fill
 
+CPU = torch.device("cpu")
 HAS_OP = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
@@ -58,11 +59,34 @@ def test_lengths_that_differ_a_little_are_one_shape(monkeypatch: pytest.MonkeyPa
     assert len(seen) == 16 * HAS_OP
 
 
-def test_rows_are_filled_up_by_a_sixteenth_at_most_and_to_sixteen_numbers_an_octave() -> None:
+def test_rows_that_end_one_by_one_are_a_few_shapes_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, multiply = set(), torch.nn.functional.linear
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda a, *rest: seen.add(a.shape) or multiply(a, *rest))
+    weight = torch.randn(5, 12).bfloat16()
+    for rows in range(1, 129):
+        x = torch.randn(rows, 1, 12).bfloat16()
+        torch.testing.assert_close(linear(x, weight, None).float(), x.float() @ weight.T.float(), atol=0.1, rtol=0.02)
+    assert seen == {(rows, 12) for rows in range(16, 129, 16)}
+
+
+def test_rows_are_filled_up_by_a_sixteenth_at_most_and_to_sixteen_numbers_an_octave(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_linear, "pays", lambda: True)
+
+    def filled(count: int, dtype: torch.dtype) -> int:
+        return count + rows_to_fill(count, CPU, dtype)
+
     for count in range(1, 5000):
-        assert 0 <= rows_to_fill(count) < max(1, count / 16)
-    assert {count + rows_to_fill(count) for count in range(1025, 2049)} == set(range(1088, 2049, 64))
-    assert [rows_to_fill(count) for count in range(1, 33)] == [0] * 32
+        assert 0 <= filled(count, torch.float32) - count < max(1, count / 16)
+        assert 0 <= filled(count, torch.bfloat16) - count < max(16, count / 16)
+    for dtype in (torch.float32, torch.bfloat16):
+        assert {filled(count, dtype) for count in range(1025, 2049)} == set(range(1088, 2049, 64))
+    assert [filled(count, torch.float32) for count in range(1, 33)] == list(range(1, 33))
+    assert {filled(count, torch.bfloat16) for count in range(1, 129)} == set(range(16, 129, 16))
+
+
+def test_no_row_is_filled_up_where_products_are_not_onednns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_linear, "pays", lambda: False)
+    assert rows_to_fill(1025, CPU, torch.float32) == rows_to_fill(1025, torch.device("meta"), torch.bfloat16) == 0
 
 
 def test_linear_frozen_weight_gets_no_gradient(pays: bool) -> None:

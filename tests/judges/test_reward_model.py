@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from components.config import JudgeConfig
-from components.cpu.linear import keeps_programs, rows_to_fill
+from components.cpu.linear import rows_to_fill
 from components.judges import check_judge, judge_digest, load_judge
 from components.judges import reward_model as reward_model_module
 from components.judges.protocol import Group, JudgeContext, Verdict
@@ -113,7 +113,7 @@ def test_reward_model_reads_each_prompt_once(reward_model: Path) -> None:
     model.get_input_embeddings().register_forward_pre_hook(lambda _, words: read.append(words[0].numel()))
     verdicts = judge.judge([group])
     prompt, response = 1 + 6 + 2, 2 + 1
-    filled = rows_to_fill(prompt + 4 * response) if keeps_programs(model.device, model.dtype) else 0
+    filled = rows_to_fill(prompt + 4 * response, model.device, model.dtype)
     assert read == [prompt + 4 * response + filled]
     assert [verdict.score for verdict in verdicts] == pytest.approx(
         [plain_score(reward_model, group, text) for _, text in group.responses], abs=1e-5

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
-from components.cpu.linear import keeps_programs, product, product_over_rows, rows_to_fill
+from components.cpu.linear import product, product_over_rows, rows_to_fill
 
 TILE_BYTES = {True: 16 * 2**20, False: 256 * 2**20}
 """Logits of one product in fp32, on a CPU (True) and elsewhere, where they keep the device busy."""
@@ -35,7 +35,7 @@ def column_logps(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor 
     Returns:
         (rows, k), fp32, in nats.
     """
-    lacking = rows_to_fill(len(hidden)) if keeps_programs(hidden.device, hidden.dtype) else 0
+    lacking = rows_to_fill(len(hidden), hidden.device, hidden.dtype)
     more = (0, 0, 0, lacking)
     logps: torch.Tensor = _ColumnLogps.apply(pad(hidden, more), weight, bias, pad(columns, more), torch.is_grad_enabled())
     return logps[: len(hidden)]
@@ -132,6 +132,7 @@ def _in_cache(logits: torch.Tensor) -> Iterator[slice]:
 
 
 def _even(total: int, most: int) -> Iterator[slice]:
-    number = -(-total // most)
-    for piece in range(number):
-        yield slice(total * piece // number, total * (piece + 1) // number)
+    size = -(-total // max(1, -(-total // most)))
+    size += -size % min(size, 16)
+    for begin in range(0, total, size):
+        yield slice(begin, min(begin + size, total))

@@ -27,8 +27,7 @@ def layout() -> Packed:
 @pytest.fixture(params=[0, 5], ids=["not filled up", "filled up"])
 def filled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Packed:
     """A row as it is, and one with tokens behind it that nothing sees."""
-    monkeypatch.setattr(packed_layout, "keeps_programs", lambda *_: True)
-    monkeypatch.setattr(packed_layout, "rows_to_fill", lambda count: request.param)
+    monkeypatch.setattr(packed_layout, "rows_to_fill", lambda *_: request.param)
     made = Packed(PROMPTS, RESPONSES, torch.device("cpu"), torch.float32)
     assert made.input_ids.shape == made.position_ids.shape == (1, made.num_tokens + request.param)
     return made
