@@ -45,11 +45,11 @@ def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None)
     if _takes(input, weight):
         result: torch.Tensor = _Linear.apply(input, weight, bias)
         return result
-    if input.dtype == torch.bfloat16 and weight.dtype == torch.bfloat16:
-        rows = input.reshape(-1, input.shape[-1])
-        made = torch.nn.functional.linear(_filled_up(rows), weight, bias)
-        return made[: len(rows)].view(*input.shape[:-1], made.shape[1])
-    return torch.nn.functional.linear(input, weight, bias)
+    count = input.shape[:-1].numel()
+    if input.dtype != torch.bfloat16 or not rows_to_fill(count, input.device, input.dtype):
+        return torch.nn.functional.linear(input, weight, bias)
+    made = torch.nn.functional.linear(_filled_up(input.reshape(count, -1)), weight, bias)
+    return made[:count].view(*input.shape[:-1], made.shape[1])
 
 
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
