@@ -30,8 +30,10 @@ def fill(page: Page, label: str, value: str) -> None:
 def press(page: Page, site: Any, flow_run: str, button: str, confirm: str) -> None:
     page.goto(f"{site.prefect}/runs/flow-run/{flow_run}")
     page.get_by_role("button", name=button, exact=True).first.click()
-    page.get_by_role("button", name=confirm, exact=True).last.click()
-    page.wait_for_timeout(1500)
+    # To leave a page that has not been answered yet takes its request back.
+    with page.expect_response(re.compile(rf"/flow_runs/{flow_run}/(set_state|resume)$"), timeout=60_000) as answer:
+        page.get_by_role("button", name=confirm, exact=True).last.click()
+    assert answer.value.ok, answer.value.text()
     page.goto("about:blank")  # the run's page draws without a pause, on a processor that the run needs
 
 
