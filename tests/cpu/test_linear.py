@@ -26,19 +26,20 @@ def test_torch_still_has_the_product_that_is_called() -> None:
 
 @pytest.mark.parametrize("shape", [(7, 12), (2, 3, 12), (1, 12), (0, 12), (83, 12), (5, 67, 12)])
 @pytest.mark.parametrize("biased", [True, False])
-def test_linear_and_its_gradients_are_torchs(pays: bool, shape: tuple[int, ...], biased: bool) -> None:
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
+def test_linear_and_its_gradients_are_torchs(pays: bool, shape: tuple[int, ...], biased: bool, dtype: torch.dtype, rtol: float) -> None:
     draw = torch.Generator().manual_seed(4)
     results = []
     for way in (linear, torch.nn.functional.linear):
         draw.manual_seed(4)
-        x, weight, bias = (torch.randn(*size, generator=draw).requires_grad_() for size in (shape, (5, 12), (5,)))
+        x, weight, bias = (torch.randn(*size, generator=draw).to(dtype).requires_grad_() for size in (shape, (5, 12), (5,)))
         out = way(x, weight, bias if biased else None)
         out.square().sum().backward()
         results.append((out.detach(), x.grad, weight.grad, bias.grad))
     for found, expected in zip(*results, strict=True):
         assert (found is None) == (expected is None)
         if expected is not None:
-            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+            torch.testing.assert_close(found, expected, atol=10 * rtol, rtol=rtol)
 
 
 @pytest.mark.parametrize("rows", [1, 31, 83])

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
-from components.cpu.linear import product, product_over_rows, rows_to_fill
+from components.cpu.linear import ROWS_AT_ONCE, product, product_over_rows, rows_to_fill
 
 TILE_BYTES = {True: 16 * 2**20, False: 256 * 2**20}
 """Logits of one product in fp32, on a CPU (True) and elsewhere, where they keep the device busy."""
@@ -132,7 +132,9 @@ def _in_cache(logits: torch.Tensor) -> Iterator[slice]:
 
 
 def _even(total: int, most: int) -> Iterator[slice]:
+    """Pieces of one size, but for the last, and of few sizes over all totals."""
     size = -(-total // max(1, -(-total // most)))
-    size += -size % min(size, 16)
-    for begin in range(0, total, size):
+    if size > ROWS_AT_ONCE:
+        size += -size % ROWS_AT_ONCE
+    for begin in range(0, total, max(1, size)):
         yield slice(begin, min(begin + size, total))
