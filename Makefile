@@ -1,12 +1,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
+# Tests run on one thread each, as many at once as there are cores.
+PYTEST := $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist worksteal
 .PHONY: demo test check lint types imports coverage test-faults bench bench-gpu reference ui up down deploy worker test-e2e clean
 
 demo: .venv/run.ready  ## Set up, and run three rounds on the built-in campaign.
 	$(BIN)/ratchet run conf/demo.yaml
 
 test: .venv/dev.ready  ## Set up, and run the tests.
-	$(BIN)/python -m pytest -q $(ARGS)
+	$(PYTEST) $(ARGS)
 
 check: lint types imports test  ## What CI runs, before the demo.
 
@@ -20,7 +22,7 @@ imports: .venv/dev.ready  ## Arrows point one way.
 	$(BIN)/lint-imports
 
 coverage: .venv/dev.ready  ## The tests with line and branch coverage.
-	$(BIN)/python -m pytest -q --cov --cov-report=term $(ARGS)
+	$(PYTEST) --cov --cov-report=term $(ARGS)
 
 test-faults: .venv/dev.ready  ## kill -9 at twenty random moments; takes a quarter of an hour.
 	RATCHET_KILLS=20 $(BIN)/python -m pytest -q -s --timeout 7200 tests/faults

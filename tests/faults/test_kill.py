@@ -75,6 +75,9 @@ class Campaign:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         child.wait()
+        deadline = time.monotonic() + 20
+        while self.processes() and time.monotonic() < deadline:
+            time.sleep(0.05)
 
     def processes(self) -> list[psutil.Process]:
         """Every process that was started for this campaign and still runs."""

@@ -34,10 +34,10 @@ def start(config: CampaignConfig) -> Any:
 @pytest.fixture
 def flaky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], Path]:
     """Makes collect_preferences fail with an error for its first calls; returns the file that gets a letter a call."""
-    import tasks.retries
+    from tasks.collect_preferences import collect_preferences
 
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setitem(tasks.retries.RETRIES, "retry_delay_seconds", [0.1, 0.1])
+    monkeypatch.setattr(collect_preferences, "retry_delay_seconds", [0.1, 0.1])
 
     def make(error: str, failures: int) -> Path:
         log, name = tmp_path / "calls.txt", f"flaky_{error.lower()}_{failures}"
