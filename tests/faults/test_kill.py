@@ -75,7 +75,7 @@ class Campaign:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         child.wait()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 5
         while self.processes() and time.monotonic() < deadline:
             time.sleep(0.05)
 
