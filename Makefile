@@ -1,6 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
-# Tests run on one thread each, as many at once as there are cores.
+# Tests run on one thread each, as many at once as there are cores, at most eight.
 PYTEST := $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist worksteal
 .PHONY: demo test check lint types imports coverage test-faults bench bench-gpu reference ui up down deploy worker test-e2e clean
 
