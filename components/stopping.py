@@ -24,7 +24,7 @@ def refuse_if_stopped(campaign: Path) -> None:
 
 
 class RoundLimits:
-    """Ends the running stage when the stop-file appears or the budget is used up; a `components.progress.Listener`."""
+    """Ends the running stage when the stop-file appears or the budget is used up; a `components.runtime.progress.Listener`."""
 
     def __init__(self, round_directory: Path, budget: BudgetConfig) -> None:
         self.directory, self.budget = round_directory, budget

@@ -15,7 +15,7 @@ SHOWN_ROUNDS = 20
 
 
 class StageProgress:
-    """Shows stages as they run; a `components.progress.Listener`. On something that is no terminal it prints the lines only."""
+    """Shows stages as they run; a `components.runtime.progress.Listener`. On something that is no terminal it prints the lines only."""
 
     def __init__(self, console: Console) -> None:
         self.console = console

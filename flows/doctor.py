@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
-from components.launch import visible_gpus
+from components.runtime.launch import visible_gpus
 
 
 class Finding(NamedTuple):

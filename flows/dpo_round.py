@@ -10,11 +10,11 @@ from prefect.exceptions import Pause
 from prefect.runtime import flow_run
 from prefect.states import Cancelled
 
-from components import progress
 from components.artifacts import artifact, read_json
 from components.campaign import finish_round, model_of_round, round_directory
 from components.config import CampaignConfig
 from components.records import Artifact, JudgedRound, JudgeRef, Manifest, RoundRecord, RoundStopped
+from components.runtime import progress
 from components.stopping import RoundLimits
 from flows.automations import tell_outcome
 from flows.earlier_starts import show_as_suspended

@@ -16,7 +16,7 @@ from uuid import UUID
 import psutil
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
-from components import progress
+from components.runtime import progress
 from tasks.record_round import artifact_key
 
 STAGES = ("generate_responses", "collect_preferences", "validate_data", "dpo_train", "evaluate", "promote")
@@ -58,7 +58,7 @@ def _renew(artifact: UUID, watched: "RoundWatch", ended: threading.Event) -> Non
 
 @dataclass
 class RoundWatch:
-    """What is known of a running round; a `components.progress.Listener`."""
+    """What is known of a running round; a `components.runtime.progress.Listener`."""
 
     directory: Path
     stage: str = ""

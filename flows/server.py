@@ -11,9 +11,9 @@ from typing import Any
 
 import httpx
 
-from components.launch import server_process
-from components.ports import free_port
 from components.records import ServiceFailed
+from components.runtime.children import server_process
+from components.runtime.ports import free_port
 
 STARTUP_SECONDS = 180
 QUIET_SERVER = {"DO_NOT_TRACK": "true", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}

@@ -4,7 +4,7 @@ from prefect.context import FlowRunContext
 
 
 class Suspension:
-    """Ends the running stage when somebody suspended the flow run; a `components.progress.Listener`.
+    """Ends the running stage when somebody suspended the flow run; a `components.runtime.progress.Listener`.
 
     What it raises is Prefect's own signal, which makes the process exit; the resumed run goes on from the last checkpoint.
     """

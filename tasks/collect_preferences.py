@@ -7,8 +7,8 @@ from prefect.cache_policies import NO_CACHE
 
 from components.artifacts import derive_seed
 from components.config import ActiveConfig, PolicyConfig, PreferencesConfig
-from components.launch import run_stage
 from components.records import Artifact, CollectRequest, JudgeRef, Manifest, ModelRef
+from components.runtime.launch import run_stage
 from tasks.judge_keys import provide_keys
 from tasks.retries import RETRIES
 

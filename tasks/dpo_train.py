@@ -8,8 +8,8 @@ from prefect.cache_policies import NO_CACHE
 
 from components.artifacts import derive_seed
 from components.config import ConstraintsConfig, LoraConfig, PolicyConfig, SoftPromptConfig, TrainingConfig
-from components.launch import run_stage
 from components.records import Artifact, Manifest, ModelRef, TrainRequest
+from components.runtime.launch import run_stage
 from tasks.retries import RETRIES
 
 

@@ -7,8 +7,8 @@ from prefect.cache_policies import NO_CACHE
 
 from components.artifacts import derive_seed
 from components.config import GenerationConfig, PolicyConfig
-from components.launch import run_stage
 from components.records import Artifact, GenerateRequest, JudgedRound, Manifest, ModelRef
+from components.runtime.launch import run_stage
 from tasks.retries import RETRIES
 
 

@@ -6,8 +6,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from components.config import GateConfig
-from components.launch import run_stage
 from components.records import Artifact, Manifest, PromoteRequest
+from components.runtime.launch import run_stage
 
 
 @task(name="promote", cache_policy=NO_CACHE)

@@ -9,10 +9,10 @@ from prefect.cache_policies import NO_CACHE
 
 from components.artifacts import read_json, write_json
 from components.campaign import note_mlflow_run, read_state, round_directory
-from components.provenance import git_sha
 from components.report.campaign import write_report
 from components.report.round import round_markdown
 from components.report.tables import decisions
+from components.runtime.provenance import git_sha
 
 TRACKING = "tracking.json"
 SHOWN_TOGETHER = 10

@@ -6,8 +6,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from components.config import CampaignConfig
-from components.launch import run_stage
 from components.records import Manifest, StartRequest
+from components.runtime.launch import run_stage
 from tasks.retries import RETRIES
 
 

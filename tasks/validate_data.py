@@ -7,8 +7,8 @@ from prefect.cache_policies import NO_CACHE
 
 from components.artifacts import derive_seed
 from components.config import PolicyConfig, Takes, ValidationConfig
-from components.launch import run_stage
 from components.records import Artifact, Manifest, ModelRef, ValidateRequest
+from components.runtime.launch import run_stage
 
 
 @task(name="validate_data", cache_policy=NO_CACHE)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from components.launch import keep_freed_memory
+from components.runtime.launch import keep_freed_memory
 from tests.judges.chat_server import ChatServer, Fault, Script
 
 keep_freed_memory()

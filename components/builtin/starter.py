@@ -22,8 +22,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
-from components import progress
 from components.builtin.world import corpus, held_out_prompts, load_world, world_digest
+from components.runtime import progress
 
 CODE_VERSION = 1
 """Part of the cache's key: raise it when this module's training or files change."""

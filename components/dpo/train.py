@@ -9,12 +9,12 @@ from typing import Any, Protocol
 
 import torch
 
-from components import progress
 from components.dpo import checkpoints
 from components.dpo.batches import Layout, Pair, Plan, Slot
 from components.dpo.engine import accumulate, optimizer_step
 from components.dpo.finite import refuse_non_finite_gradient, refuse_non_finite_loss
 from components.dpo.objective import MicroBatch, Objective
+from components.runtime import progress
 
 CPU_TOKENS = {torch.float32: 1024, torch.bfloat16: 1536}
 """Tokens of a pass with gradients on a CPU. More are hardly faster (measured: 15 % at most) and take up to twice the memory."""

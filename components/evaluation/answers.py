@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from components import progress
 from components.artifacts import derive_seed
 from components.dpo.scoring import response_logps
 from components.generation.engines import Opened, opened
@@ -17,8 +16,9 @@ from components.generation.law import Law
 from components.generation.responses import Response, respond
 from components.generation.sampler import Sampled
 from components.models import give_memory_back, load_policy, load_tokenizer, pick_device, resolve_dtype
-from components.ranks import over_ranks, world_size
 from components.records import EvaluateRequest, ModelRef
+from components.runtime import progress
+from components.runtime.ranks import over_ranks, world_size
 from components.tokens import stop_ids
 
 if TYPE_CHECKING:

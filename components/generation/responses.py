@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from components.generation.engines import Draw
 from components.generation.law import Law
 from components.generation.sampler import Sampled
-from components.ranks import over_ranks
+from components.runtime.ranks import over_ranks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -20,7 +20,7 @@ from components.generation.plain import decode_plainly
 from components.generation.prefill import prefill
 from components.generation.shared_prompt import decoder
 from components.padding import decodes_in_batches
-from components.ranks import world_size
+from components.runtime.ranks import world_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from components import progress
 from components.artifacts import derive_seed, read_table, write_json, write_table
 from components.generation.curriculum import draw_round
 from components.generation.engines import opened
@@ -16,8 +15,9 @@ from components.generation.law import Law
 from components.generation.responses import Response, respond
 from components.generation.sampler import Sampled
 from components.models import load_tokenizer
-from components.ranks import pick_own_device, rank, world_size
 from components.records import GenerateRequest
+from components.runtime import progress
+from components.runtime.ranks import pick_own_device, rank, world_size
 from components.tokens import parse_messages, prompt_ids, stop_ids
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ import torch
 from jinja2 import TemplateError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from components import progress
 from components.artifacts import digest, file_digest
 from components.config import JudgeSettings
 from components.cpu.layers import speed_up
@@ -24,6 +23,7 @@ from components.judges.protocol import Group, Opinion, Verdict, judge_alone
 from components.judges.reading import conversation_ids, longest_read
 from components.judges.reward_model_directory import reward_model_directory
 from components.models import pick_device, resolve_dtype, tensors_digest
+from components.runtime import progress
 from components.tokens import Messages, format_messages
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from components.judges.llm import LlmJudge
 from components.judges.orders import SCHEMA
 from components.judges.protocol import Group, JudgeContext, Verdict
 from components.judges.templates import check_template, read_template
-from components.ports import free_port
 from components.records import JudgeUnavailable, ModelRef, ServiceFailed
+from components.runtime.ports import free_port
 from components.serving.engines import Engine, engine_for, pick_engine
 from components.serving.plan import Serving
 from components.serving.server import served

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from components import progress
 from components.config import TrainingConfig
 from components.dpo import checkpoints
 from components.dpo.batches import Layout, Plan
 from components.dpo.train import OnLoss, train_step
 from components.reward_model.objective import RewardObjective
+from components.runtime import progress
 
 
 class Steps(NamedTuple):

@@ -8,8 +8,8 @@ from pathlib import Path
 from components.artifacts import read_json
 from components.campaign import campaign_directory, known_state, model_of_round
 from components.model_directory import check_model_directory
-from components.ports import is_free
 from components.records import ModelRef
+from components.runtime.ports import is_free
 
 HOST = "127.0.0.1"
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 
 import httpx
 
-from components import progress
-from components.launch import server_process
 from components.records import ServiceFailed
+from components.runtime import progress
+from components.runtime.children import server_process
 from components.serving.engines import COMMANDS, Engine, layout
 from components.serving.plan import HOST, Serving
 

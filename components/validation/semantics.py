@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from jinja2 import TemplateError
 
-from components import progress
 from components.config import PolicyConfig
 from components.prompts import content_key
+from components.runtime import progress
 from components.tokens import Messages, parse_messages, prompt_ids, response_ids
 
 if TYPE_CHECKING:

@@ -117,7 +117,7 @@ def _models(campaign: str | None) -> "tuple[ModelRef, ModelRef] | None":
 @contextlib.contextmanager
 def _shown() -> Iterator[None]:
     """Shows how far the step is."""
-    from components import progress
+    from components.runtime import progress
     from flows.display import StageProgress
 
     with StageProgress(console) as shown, progress.shown_by(shown):

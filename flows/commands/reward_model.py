@@ -50,9 +50,9 @@ def reward_model(
     with told_in_one_line():
         settings = _settings({name: value for name, value in given.items() if value is not None})
         quiet_libraries()
-        from components import progress
-        from components.launch import run_stage
         from components.reward_model.preparing import check_place, prepare_request
+        from components.runtime import progress
+        from components.runtime.launch import run_stage
         from flows.display import StageProgress
         from flows.reward_model_table import print_reward_model
 

@@ -45,14 +45,14 @@ def run(
 
 def _load() -> None:
     """Imports what the rounds need: seconds of libraries."""
-    from components.launch import load_stages
+    from components.runtime.launch import load_stages
 
     load_stages()
     importlib.import_module("components.tracking")
 
 
 def _run_flow(settings: Any, *, accept_changes: bool) -> None:
-    from components import progress
+    from components.runtime import progress
     from flows.display import StageProgress, print_places, print_rounds
     from flows.dpo_round import STOPPED
     from flows.iterative_dpo import SKIPPED, iterative_dpo

@@ -111,8 +111,8 @@ def run_stage_task(task: dict[str, Any], directory: Path) -> dict[str, Any]:
     """The stage as a round runs it, without the seconds in which this process imports what it needs."""
     import components.dpo.stage  # noqa: F401
     from components.dpo.engine import join_process_group
-    from components.launch import run_stage
     from components.records import TrainRequest
+    from components.runtime.launch import run_stage
 
     if task["ranks"] == 1:
         join_process_group()
@@ -140,7 +140,7 @@ def run_step_task(task: dict[str, Any], directory: Path) -> dict[str, Any]:
     from ours import Ours
     from shapes import SHAPES, Profile, triples
 
-    from components.launch import keep_freed_memory
+    from components.runtime.launch import keep_freed_memory
 
     keep_freed_memory()
     shape, half = SHAPES[task["shape"]], task["length"] // 2

@@ -55,7 +55,7 @@ class Copies:
 
     def install(self) -> None:
         """Puts the copies into the place of the stages' doors."""
-        from components import launch
+        from components.runtime import launch
 
         for name in STUBBED:
             module = f"copied_{name}"
@@ -124,8 +124,8 @@ def measure(rounds: int, place: Path) -> list[dict[str, float]]:
 
     The last round has no successor that would mark its end, so one more is run.
     """
-    from components import progress
     from components.builtin.starter import build_starter
+    from components.runtime import progress
     from flows.iterative_dpo import iterative_dpo
     from flows.server import prefect_server
 

@@ -5,7 +5,6 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from components import progress
 from components.artifacts import file_digest, write_table
 from components.builtin.world import corpus, support_reply
 from components.config import ConstraintsConfig, LoraConfig, PolicyConfig, SoftPromptConfig, TrainingConfig
@@ -13,6 +12,7 @@ from components.dpo.stage import run
 from components.models import start_ref
 from components.prompts import prompt_id
 from components.records import Artifact, TrainRequest
+from components.runtime import progress
 from components.tokens import format_messages
 
 NUM_PAIRS = 22

@@ -12,9 +12,9 @@ from components.artifacts import digest, file_digest, read_json, read_table, wri
 from components.config import ConstraintsConfig, LoraConfig
 from components.dpo import train as training_loop
 from components.dpo.stage import run
-from components.launch import run_stage
 from components.models import trained_ref
 from components.records import Artifact, StageFailed, TrainRequest
+from components.runtime.launch import run_stage
 
 Make = Callable[..., TrainRequest]
 SAME_LOSS = 3e-5

@@ -16,10 +16,10 @@ from components.dpo.batches import Pair
 from components.dpo.engine import full_weights
 from components.dpo.finite import NonFiniteGradient, NonFiniteLoss, named, refuse_non_finite_reference
 from components.dpo.reference import PairLogps
-from components.launch import run_stage
 from components.models import load_policy, start_ref
 from components.prompts import prompt_id
 from components.records import ModelRef, StageFailed, TrainRequest
+from components.runtime.launch import run_stage
 from components.tokens import parse_messages
 
 Make = Callable[..., TrainRequest]

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from components.artifacts import read_json
 from components.config import CampaignConfig, LoraConfig, SoftPromptConfig, TrainingConfig, describe
 from components.dpo.stage import run
-from components.launch import run_stage
 from components.records import TrainRequest
+from components.runtime.launch import run_stage
 
 Make = Callable[..., TrainRequest]
 LORA = LoraConfig(rank=4, alpha=8)

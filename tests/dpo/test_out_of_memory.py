@@ -14,8 +14,8 @@ import transformers
 from components.config import TrainingConfig
 from components.dpo import objective, scoring
 from components.dpo.out_of_memory import OutOfMemory, is_out_of_memory, memory_told
-from components.launch import run_stage
 from components.records import StageFailed, TrainRequest
+from components.runtime.launch import run_stage
 
 Make = Callable[..., TrainRequest]
 CPU_ALLOCATOR = (

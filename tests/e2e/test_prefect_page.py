@@ -113,10 +113,10 @@ def test_cancel_on_the_page_ends_children_and_the_next_start_resumes(site: Any, 
     parameters = {"what": {"config_file": configs["slow"], "campaign": "cancelled"}, "other": ["training.num_processes=2"]}
     run = site.start("campaign", **parameters)
     site.wait_for_training("cancelled")
-    assert [one for one in site.processes() if "components.launch" in one.cmdline()]
+    assert [one for one in site.processes() if "components.runtime.launch" in one.cmdline()]
     press(page, site, run, "Cancel", "Confirm")
     site.wait_for(run, "Cancelled", seconds=30)
-    assert not [one for one in site.processes() if "components.launch" in one.cmdline()]
+    assert not [one for one in site.processes() if "components.runtime.launch" in one.cmdline()]
     quicker = ["training.num_processes=2", "training.epochs=30"]
     refused = site.wait_for(site.start("campaign", **parameters | {"other": quicker}), "Failed", "Completed")
     assert "began with another config (training.epochs: 60 -> 30)" in refused["message"]

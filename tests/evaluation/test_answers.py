@@ -7,14 +7,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from components import progress
 from components.artifacts import derive_seed, read_json, read_table
 from components.builtin.world import held_out_prompts
 from components.evaluation.answers import Answers, answer
 from components.generation import engines
-from components.launch import run_stage
 from components.models import load_policy, load_tokenizer
 from components.records import EvaluateRequest, ModelRef
+from components.runtime import progress
+from components.runtime.launch import run_stage
 from components.tokens import prompt_ids
 
 Make = Callable[..., EvaluateRequest]

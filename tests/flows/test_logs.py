@@ -29,7 +29,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.runtime import flow_run
 from components.config import GateConfig
-from components.launch import STAGES, Stage, run_stage
+from components.runtime.launch import STAGES, Stage, run_stage
 from components.records import Artifact, PromoteRequest
 from flows.logs import logs_on_page
 from flows.server import prefect_server

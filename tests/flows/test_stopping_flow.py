@@ -10,8 +10,8 @@ import pytest
 
 from components.campaign import CampaignBusy, known_state, locked
 from components.config import CampaignConfig
-from components.launch import STAGES, Stage
 from components.records import StageFailed
+from components.runtime.launch import STAGES, Stage
 
 Make = Callable[..., CampaignConfig]
 FLAKY = """

@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 import torch
 
-from components import progress
 from components.artifacts import derive_seed, file_digest, read_json, read_table, write_table
 from components.builtin.world import train_prompts
 from components.config import GenerationConfig, PolicyConfig
@@ -14,10 +13,11 @@ from components.generation.law import Law
 from components.generation.responses import Response, respond
 from components.generation.sampler import sample
 from components.generation.stage import run
-from components.launch import run_stage
 from components.models import load_policy, load_tokenizer, start_ref
 from components.prompts import make_prompt
 from components.records import Artifact, GenerateRequest
+from components.runtime import progress
+from components.runtime.launch import run_stage
 from components.tokens import Messages, format_messages, prompt_ids
 
 

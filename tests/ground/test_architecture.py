@@ -23,7 +23,7 @@ LIGHT_MODULES = [
     "components.history.compare",
     "components.history.lineage",
     "components.history.rollback",
-    "components.launch",
+    "components.runtime.launch",
     "components.preflight",
 ]
 OWNERS = {

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from components import progress
 from components.config import EndpointConfig
 from components.judges.chat import endpoint as endpoint_module
 from components.judges.chat import retries
 from components.judges.chat.asking import FAILURES_IN_A_ROW
 from components.judges.chat.client import Chat, Question
 from components.judges.chat.limits import RateLimits
-from components.ports import free_port
 from components.records import JudgeUnavailable, RoundStopped
+from components.runtime import progress
+from components.runtime.ports import free_port
 from tests.judges.chat_server import ChatServer, Fault, bomb, drip, empty, hang, huge, no_json, reset, says, status
 
 Start = Callable[..., ChatServer]

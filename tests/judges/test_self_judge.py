@@ -12,13 +12,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from components import progress
 from components.config import EndpointConfig, JudgeConfig, PolicyConfig
 from components.judges import check_judge, judge_digest, load_judge, self_judge
 from components.judges.protocol import Group, JudgeContext
 from components.judges.self_judge import serving_policy
 from components.models import start_ref
 from components.records import JudgeUnavailable, ModelRef, RoundStopped
+from components.runtime import progress
 from components.serving import server
 from components.serving.plan import Serving
 

@@ -9,10 +9,10 @@ import torch
 from components.artifacts import write_json
 from components.campaign import Champion, State, model_of_round, round_directory, write_state
 from components.config import CampaignConfig
-from components.launch import run_stage
 from components.models import load_policy, load_tokenizer, trained_ref
 from components.preflight import check_inputs
 from components.records import Interval, ModelRef, RoundRecord, StartRequest
+from components.runtime.launch import run_stage
 
 RATE = Interval(value=0.7, low=0.65, high=0.75, n=256)
 

@@ -24,8 +24,8 @@ from components.campaign import model_of_round
 from components.generation.law import Law
 from components.generation.sampler import sample
 from components.models import load_policy, load_tokenizer
-from components.ports import free_port
 from components.records import ModelRef
+from components.runtime.ports import free_port
 from components.serving.engines import engine_for, pick_engine
 from components.serving.plan import model_id, plan_serving
 from components.serving.server import served

@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from components.launch import server_process
-from components.ports import free_port
+from components.runtime.children import server_process
+from components.runtime.ports import free_port
 from components.tracking import Tracked, TrackingUnavailable
 
 

@@ -13,8 +13,9 @@ from typing import Any
 from components import vllm
 from components.generation.law import Law
 from components.generation.sampler import Sampled
-from components.launch import server_process, visible_gpus
 from components.records import ModelRef
+from components.runtime.children import server_process
+from components.runtime.launch import visible_gpus
 
 SCRIPT = Path(__file__).with_name("script.py")
 REMEDY = "set `generation: {engine: transformers}`"

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from components import progress
 from components.artifacts import digest
 from components.config import EndpointConfig
 from components.judges.chat.beside import all_or_none
@@ -17,6 +16,7 @@ from components.judges.chat.question import Question, Reply
 from components.judges.chat.retries import retrying, wait_asked_for
 from components.judges.chat.usage import cost_of
 from components.records import JudgeUnavailable
+from components.runtime import progress
 from components.tokens import Messages
 
 FAILURES_IN_A_ROW = 3

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from components import progress
 from components.artifacts import MANIFEST, digest, publishing, read_json, verified
+from components.runtime import progress
 
 VERSION = 1
 STEPS = ("collect", "pairs", "calibrate")

@@ -26,7 +26,7 @@ from components.dpo.packed.layout import Packed
 from components.dpo.scoring import _padded_logps, longest_packed
 from components.generation.law import Law
 from components.generation.sampler import sample
-from components.launch import keep_freed_memory
+from components.runtime.launch import keep_freed_memory
 
 ATTENTION_LIMITS = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 """Relative L2 error of packed attention, and of its gradients, against plain attention in fp32."""

@@ -11,8 +11,9 @@ import psutil
 import pytest
 
 from components.config import GateConfig
-from components.launch import STAGES, Stage, load_stages, run_stage, server_process, visible_gpus
 from components.records import Artifact, DataRejected, JudgeUnavailable, PromoteRequest, RoundStopped, StageFailed
+from components.runtime.children import server_process
+from components.runtime.launch import STAGES, Stage, load_stages, run_stage, visible_gpus
 
 MODULE = """
 import os, time
@@ -105,7 +106,7 @@ def test_run_stage_rejected_data_keeps_its_files_beside(ranks: int, stage: Path,
 
 
 def test_run_stage_in_children_publishes_logs_and_measures(stage: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", logger="components.launch")
+    caplog.set_level("INFO", logger="components.runtime.launch")
     manifest = run_stage("promote", request(), tmp_path / "round", num_processes=2)
     assert set(manifest.files) == {"seen.txt"}
     assert times_run(stage) == 2
@@ -121,7 +122,7 @@ def test_what_a_killed_parent_started_dies(starter: str, tmp_path: Path) -> None
     started = {"child_process": sleeper, "server_process": server}[starter]
     code = f"""
 import sys
-from components.launch import {starter}
+from components.runtime.launch import {starter}
 with {starter}([sys.executable, "-c", {started!r}]) as child:
     child.wait()
 """
@@ -192,7 +193,7 @@ def test_visible_gpus_follow_the_environment(value: str, count: int, monkeypatch
 @pytest.mark.parametrize(("gpus", "here"), [("", True), ("0", False)])
 def test_stages_are_loaded_where_they_will_run(gpus: str, here: bool, stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
-    monkeypatch.setattr("components.launch.STAGES", {"promote": Stage("a_stage", PromoteRequest, 1, on_accelerator=True)})
+    monkeypatch.setattr("components.runtime.launch.STAGES", {"promote": Stage("a_stage", PromoteRequest, 1, on_accelerator=True)})
     load_stages()
     assert ("a_stage" in sys.modules) is here
     assert not stage.exists(), "it is loaded and not run"

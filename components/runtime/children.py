@@ -1,0 +1,123 @@
+"""Child processes that end with their parent, however it ends, and whose output is read line by line."""
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from functools import partial
+from typing import IO, Any
+
+GRACE_SECONDS = 20
+LINE_LIMIT = 10_000
+"""Characters of a child's line that become one log record; Prefect drops records that are too long."""
+
+
+@contextlib.contextmanager
+def output_pipes(ranks: int) -> Iterator[list[str]]:
+    """A named pipe for what each rank prints: in one that they share they would write into each other's lines."""
+    with tempfile.TemporaryDirectory(prefix="ratchet-output-") as directory:
+        paths = [os.path.join(directory, str(rank)) for rank in range(ranks)]
+        for path in paths:
+            os.mkfifo(path)
+        yield paths
+
+
+def output_lines(child: subprocess.Popen[str], pipes: list[str]) -> Iterator[str]:
+    """What the child and its ranks print, line by line, until the child has closed its output."""
+    assert child.stdout is not None
+    lines: queue.SimpleQueue[tuple[IO[str], str]] = queue.SimpleQueue()
+
+    def read(file: IO[str]) -> None:
+        with file:
+            for line in iter(partial(file.readline, LINE_LIMIT), ""):
+                lines.put((file, line))
+        lines.put((file, ""))
+
+    files = [child.stdout, *map(_opened, pipes)]
+    # A pipe ends when nobody can write to it any more: held open here until the child is gone, whether its ranks came or not.
+    with contextlib.ExitStack() as held:
+        for path in pipes:
+            held.callback(os.close, os.open(path, os.O_WRONLY))
+        for file in files:
+            threading.Thread(target=read, args=(file,), daemon=True).start()
+        while files:
+            file, line = lines.get()
+            if line:
+                yield line
+                continue
+            files.remove(file)
+            if file is child.stdout:
+                held.close()
+
+
+def _opened(pipe: str) -> IO[str]:
+    """A named pipe, opened for reading without waiting for its writer, and read as one that waits."""
+    number = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    os.set_blocking(number, True)
+    return os.fdopen(number, errors="replace")
+
+
+@contextlib.contextmanager
+def child_process(command: list[str], *, death_signal: int = signal.SIGKILL, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Starts a command that gets `death_signal` when this process dies, and ends it when the block is left."""
+    wrapper = [sys.executable, "-c", DIE_WITH_PARENT, str(os.getpid()), str(int(death_signal)), *command]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **options}
+    child = subprocess.Popen(wrapper, text=True, errors="replace", **options)
+    try:
+        yield child
+    finally:
+        if child.poll() is None:
+            child.terminate()
+            try:
+                child.wait(GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+
+
+# Runs before the command in the child: the kernel then kills it with its parent, even when that dies by SIGKILL.
+DIE_WITH_PARENT = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, int(sys.argv[2]))
+if os.getppid() != int(sys.argv[1]): sys.exit(1)
+os.execvp(sys.argv[3], sys.argv[3:])
+"""
+
+
+# Stands between this process and a server that has children of its own, and ends them all.
+END_THE_WHOLE_GROUP = """
+import os, signal, subprocess, sys, time
+child = subprocess.Popen(sys.argv[1:], process_group=0)
+def end(*_):
+    for number, seconds in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 1.0)):
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            try: os.killpg(child.pid, number)
+            except ProcessLookupError: sys.exit(1)
+            # Not child.poll(): the wait below, which this interrupts, holds its lock, and a zombie keeps the group alive.
+            try: os.waitpid(child.pid, os.WNOHANG)
+            except ChildProcessError: pass
+            time.sleep(0.1)
+    sys.exit(1)
+signal.signal(signal.SIGTERM, end)
+signal.signal(signal.SIGINT, end)
+sys.exit(child.wait())
+"""
+
+
+@contextlib.contextmanager
+def server_process(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Starts a server, and ends it and all its children when the block is left or this process dies, however it dies."""
+    keeper = [sys.executable, "-c", END_THE_WHOLE_GROUP, *command]
+    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **options}
+    with child_process(keeper, death_signal=signal.SIGTERM, **options) as child:
+        yield child
