@@ -122,7 +122,7 @@ def test_what_a_killed_parent_started_dies(starter: str, tmp_path: Path) -> None
     started = {"child_process": sleeper, "server_process": server}[starter]
     code = f"""
 import sys
-from components.runtime.launch import {starter}
+from components.runtime.children import {starter}
 with {starter}([sys.executable, "-c", {started!r}]) as child:
     child.wait()
 """
