@@ -13,7 +13,6 @@ from components.artifacts import derive_seed, read_json, read_table, write_json,
 from components.evaluation.answers import Answers, answer
 from components.evaluation.outcomes import Comparison, compare, principle_violations
 from components.evaluation.rules import violation_shares
-from components.evaluation.statistics import mean_interval, win_rate
 from components.judges import load_pinned_judge
 from components.judges.health import measure_health
 from components.judges.protocol import JUDGING, Judge, JudgeContext
@@ -22,6 +21,7 @@ from components.models import load_tokenizer
 from components.records import EvaluateRequest, Interval
 from components.report.plots import evaluation_plots
 from components.runtime.ranks import pick_own_device, rank
+from components.statistics.intervals import mean_interval, win_rate
 from components.tokens import Messages, parse_messages, prompt_ids
 
 MODELS = ("start", "champion", "challenger")

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from components.artifacts import derive_seed
-from components.evaluation.statistics import win_rate
 from components.judges.orders import REPEATED
 from components.judges.protocol import BACKWARD, FORWARD, SCORE_NOISE, Group, Verdict
 from components.records import Interval, Record
+from components.statistics.intervals import win_rate
 
 CONFIDENCE = 0.95
 """Level of the intervals."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from components.report.figures import PAPER, styled, to_png
-from components.reward_model.calibration import Bin
+from components.statistics.calibration import Bin
 
 
 def reliability_plot(path: Path, bins: Sequence[Bin]) -> Path:

@@ -10,7 +10,7 @@ from components.judges.protocol import Group, Opinion, Verdict, make_verdict
 from components.preferences.alone.calibration import Known, fit_scale, log_loss, predictions
 from components.preferences.alone.known_pairs import Question, known, questions
 from components.preferences.pairs_file import SeedPair
-from components.reward_model.calibration import quality
+from components.statistics.calibration import quality
 
 ASK = [{"role": "user", "content": "?"}]
 

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import expit, logit
 
-from components.reward_model.calibration import Prediction
+from components.statistics.calibration import Prediction
 
 LEAST = 1e-6
 """Probability that 0 counts as, so that one certain mistake does not make a mean log loss infinite."""

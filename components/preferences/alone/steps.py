@@ -27,7 +27,7 @@ from components.preferences.pairs_file import SeedPairs
 from components.preferences.stage import building, collect
 from components.preferences.verdict_table import check_invalid_share, write_verdicts
 from components.records import JudgeUnavailable, ModelRef
-from components.reward_model.calibration import quality
+from components.statistics.calibration import quality
 
 CALIBRATION = "calibration.json"
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from components.reward_model.calibration import Prediction, brier, quality, reliability
+from components.statistics.calibration import Prediction, brier, quality, reliability
 
 SURE = math.log(0.9 / 0.1)
 """Margin at which the chosen answer is preferred with probability 0.9."""

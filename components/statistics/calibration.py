@@ -8,8 +8,8 @@ import numpy as np
 from scipy.special import betaincinv, expit
 
 from components.artifacts import derive_seed
-from components.evaluation.statistics import win_rate
 from components.records import Interval, Record
+from components.statistics.intervals import win_rate
 
 BINS = 10
 """Bins of equal width between a confidence of 0.5 and 1."""

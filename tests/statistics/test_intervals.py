@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from components.evaluation.statistics import mean_interval, win_rate
 from components.records import Interval
+from components.statistics.intervals import mean_interval, win_rate
 
 
 def rate(outcomes: list[float] | np.ndarray, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 3) -> Interval:
@@ -93,7 +93,7 @@ def test_mean_interval_in_several_parts_makes_every_resample(monkeypatch: pytest
     """A small buffer must change neither the number of resamples nor the draws."""
     values = list(np.random.default_rng(8).normal(size=50))
     whole = mean_interval(values, confidence=0.95, resamples=333, seed=1)
-    monkeypatch.setattr("components.evaluation.statistics.CELLS", 500)
+    monkeypatch.setattr("components.statistics.intervals.CELLS", 500)
     assert mean_interval(values, confidence=0.95, resamples=333, seed=1) == whole
 
 
