@@ -27,8 +27,8 @@ from components.dpo.responses import mismatched_answers, response_balance
 from components.dpo.system import sampled
 from components.dpo.train import evaluate_pairs, micro_batch_tokens, train
 from components.models import load_policy, load_tokenizer, pick_device, resolve_dtype, trained_ref
+from components.plots.stages import training_plot
 from components.records import ModelRef, TrainRequest
-from components.report.plots import training_plot
 
 CHECKPOINTS = "checkpoints"
 PROBED = 16

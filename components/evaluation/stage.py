@@ -18,8 +18,8 @@ from components.judges.health import measure_health
 from components.judges.protocol import JUDGING, Judge, JudgeContext
 from components.judges.usage_file import write_usage
 from components.models import load_tokenizer
+from components.plots.stages import evaluation_plots
 from components.records import EvaluateRequest, Interval
-from components.report.plots import evaluation_plots
 from components.runtime.ranks import pick_own_device, rank
 from components.statistics.intervals import mean_interval, win_rate
 from components.tokens import Messages, parse_messages, prompt_ids

@@ -8,10 +8,10 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
+from components.plots.curves import LN2, MAX_ROUNDS, Training, draw_curves, panels
+from components.plots.figures import THEMED, add_legend, new_chart, set_tooltip, styled, to_svg
+from components.plots.stages import bin_edges
 from components.records import Interval, RoundRecord
-from components.report.curves import LN2, MAX_ROUNDS, Training, draw_curves, panels
-from components.report.figures import THEMED, add_legend, new_chart, set_tooltip, styled, to_svg
-from components.report.plots import bin_edges
 from components.report.read import CampaignFiles, RoundFiles
 from components.report.wording import decimal, estimate, model_name
 

@@ -21,11 +21,11 @@ from components.judges.protocol import Group, scores
 from components.judges.reading import longest_read
 from components.judges.reward_model import RewardModelJudge
 from components.models import load_tokenizer, pick_device, resolve_dtype
+from components.plots.reliability import reliability_plot
 from components.records import RewardModelRequest
 from components.reward_model.model import Headed, load_with_head, rewards
 from components.reward_model.objective import RewardObjective
 from components.reward_model.pairs import PreparedPairs, prepare_pairs, read_pair_table
-from components.reward_model.plot import reliability_plot
 from components.reward_model.train import Steps, train
 from components.statistics.calibration import Prediction, Quality, quality
 from components.tokens import parse_messages

@@ -82,7 +82,7 @@ def draw(told: dict[str, Any], path: Path) -> None:
     """A bar a checkout."""
     from matplotlib.figure import Figure
 
-    from components.report.figures import PAPER, styled, to_png
+    from components.plots.figures import PAPER, styled, to_png
 
     colours = ("#8d99ae", "#1d5fd1", "#0f766e", "#94d2bd", "#b45309", "#be3455", "#5c4d7d", "#c9ccd1")
     parts = (STARTUP, *STAGES[1:], BETWEEN)

@@ -170,7 +170,7 @@ def draw(samples: list[dict[str, float]], told: dict[str, Any], path: Path) -> N
     """Seconds a round by round."""
     from matplotlib.figure import Figure
 
-    from components.report.figures import PAPER, styled, to_png
+    from components.plots.figures import PAPER, styled, to_png
 
     with styled(PAPER, "orchestration"):
         figure = Figure(figsize=(7.2, 3.8), layout="constrained")

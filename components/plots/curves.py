@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from components.report.figures import Palette
+from components.plots.figures import Palette
 
 LN2 = math.log(2)
 SMOOTHED_FROM = 40

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from components.report.figures import PAPER, styled, to_png
+from components.plots.figures import PAPER, styled, to_png
 from components.statistics.calibration import Bin
 
 

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from components.report.curves import Training, draw_curves, panels
-from components.report.figures import PAPER, styled, to_png
+from components.plots.curves import Training, draw_curves, panels
+from components.plots.figures import PAPER, styled, to_png
 
 _COLOURS = {"start": PAPER.start, "champion": PAPER.champion, "challenger": PAPER.challenger}
 
