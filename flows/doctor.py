@@ -5,10 +5,10 @@ import os
 import platform
 import re
 import shutil
-from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
+from components.config.shipped import conf_path
 from components.runtime.launch import visible_gpus
 
 
@@ -28,7 +28,7 @@ def findings(runs: Path) -> list[Finding]:
 def _versions() -> list[Finding]:
     python = platform.python_version_tuple()
     found = [Finding("python", (int(python[0]), int(python[1])) >= (3, 11), platform.python_version())]
-    for line in (files("conf") / "versions.txt").read_text().splitlines():
+    for line in conf_path("versions.txt").read_text().splitlines():
         pin = re.fullmatch(r"(?P<name>[\w.-]+)==(?P<version>\S+)", line.strip())
         if pin is None or pin["name"] not in NAMED:
             continue

@@ -4,7 +4,6 @@ The page checks what JSON Schema can say; `chosen_config` checks the rest and an
 a number empty, so a value that a setting cannot have stands for "as in the preset".
 """
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from components.config import CampaignConfig, load_config
+from components.config.shipped import conf_path
 
 
 def _in_order(schema: dict[str, Any]) -> None:
@@ -117,7 +117,7 @@ class Form(Group):
 
 def preset_path(name: str) -> Path:
     """The shipped YAML file of a preset."""
-    return Path(str(files("conf") / f"{name}.yaml"))
+    return conf_path(f"{name}.yaml")
 
 
 def chosen_config(form: Form) -> CampaignConfig:

@@ -10,11 +10,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
 from components.artifacts import read_json, write_json
+from components.config.shipped import conf_path
 from components.records import ServiceFailed
 from flows.server import LIGHT_MLFLOW, QUIET_SERVER, STARTUP_SECONDS, answers, wait_until_up
 
@@ -116,7 +116,7 @@ def _wait_for_worker(api: str, log: Path) -> None:
 
 
 def _configuration() -> str:
-    return str(files("conf") / "supervisord.conf")
+    return str(conf_path("supervisord.conf"))
 
 
 def _places(runs: Path) -> dict[str, str]:

@@ -11,12 +11,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product as combinations
-from pathlib import Path
 
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-import components
+from components.config.shipped import conf_path
 
 CODE_VERSION = 1
 """Part of `world_digest`: raise it when this module's rules or draws change."""
@@ -93,15 +92,6 @@ class Case:
     product: str
     issue: str
     order: str
-
-
-def conf_path(name: str) -> Path:
-    """Path of a file in the project's `conf` folder, which lies beside the `components` package in a checkout and when installed.
-
-    It is not looked up as a package: any other `conf` on the import path (Sphinx's conf.py, say) would be found in its place.
-    """
-    assert components.__file__ is not None
-    return Path(components.__file__).resolve().parents[1] / "conf" / name
 
 
 @functools.cache

@@ -6,8 +6,8 @@ from pathlib import Path
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
-from components.builtin.world import conf_path
 from components.config.section import Section
+from components.config.shipped import conf_path
 
 OURS = "judges/principles"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from components.builtin.world import conf_path
+from components.config.shipped import conf_path
 from components.judges.chat.quoting import quoted
 from components.tokens import Messages
 

@@ -1,13 +1,13 @@
 """Commands for the servers around a campaign: ui, up, down, deploy."""
 
 import os
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from components.campaign import runs_directory
+from components.config.shipped import conf_path
 from flows.commands.terminal import console, told_in_one_line
 
 PrefectPort = Annotated[int, typer.Option(min=1, max=65535, envvar="RATCHET_PREFECT_PORT", help="Port of the Prefect page.")]
@@ -49,7 +49,7 @@ def deploy(
         api = os.environ.get("PREFECT_API_URL") or (services.api if services else "")
         if not api:
             raise ValueError("no Prefect server is known: `ratchet up` starts one, or set PREFECT_API_URL")
-        for name in put(api, file or Path(str(files("conf") / "prefect.yaml"))):
+        for name in put(api, file or conf_path("prefect.yaml")):
             console.print(name, highlight=False)
     console.print(f"on {api.removesuffix('/api')}/deployments", highlight=False, soft_wrap=True)
 

@@ -10,7 +10,6 @@ import pytest
 
 from components.builtin.world import (
     assess,
-    conf_path,
     corpus,
     held_out_prompts,
     load_world,
@@ -47,10 +46,6 @@ def every_sentence() -> list[str]:
         choices = itertools.product(*(slots[name] for name in names))
         found += [form.format(**dict(zip(names, choice, strict=True))) for choice in choices]
     return found
-
-
-def test_conf_path_of_the_world_exists() -> None:
-    assert conf_path("builtin/world.yaml").is_file()
 
 
 def test_world_imports_without_torch() -> None:

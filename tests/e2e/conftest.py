@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -23,6 +22,7 @@ import pytest
 import yaml
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from components.config.shipped import conf_path
 from components.runtime.ports import free_port
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -54,7 +54,7 @@ class Site:
 
     def deploy(self, change: Callable[[dict[str, Any]], None]) -> None:
         """Deploys the shipped file with a change."""
-        content = yaml.safe_load((files("conf") / "prefect.yaml").read_text())
+        content = yaml.safe_load(conf_path("prefect.yaml").read_text())
         for entry in content["deployments"]:
             entry["work_pool"]["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] = "30"
         change(content)

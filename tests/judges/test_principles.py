@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from components.builtin.world import conf_path
+from components.config.shipped import conf_path
 from components.judges.principles import OURS, load_principles
 
 
