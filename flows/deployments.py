@@ -8,7 +8,8 @@ from prefect.artifacts import create_table_artifact
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from components.campaign import CampaignBusy, campaign_directory, known_campaigns, known_state
+from components.campaign.lock import CampaignBusy
+from components.campaign.state import campaign_directory, known_campaigns, known_state
 from components.history.collect import Collected, collect_garbage
 from flows.form import Budget, Data, Form, Judge, Model, Training, What, chosen_config
 from flows.iterative_dpo import add_rounds, rounds_name

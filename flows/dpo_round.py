@@ -11,11 +11,12 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled
 
 from components.artifacts import artifact, read_json
-from components.campaign import finish_round, model_of_round, round_directory
+from components.campaign.models import model_of_round
+from components.campaign.state import finish_round, round_directory
+from components.campaign.stopping import RoundLimits
 from components.config import CampaignConfig
 from components.records import Artifact, JudgedRound, JudgeRef, Manifest, RoundRecord, RoundStopped
 from components.runtime import progress
-from components.stopping import RoundLimits
 from flows.automations import tell_outcome
 from flows.earlier_starts import show_as_suspended
 from flows.round_progress import shown_on_page

@@ -19,7 +19,7 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Crashed, Pending
 
 from components.artifacts import write_bytes
-from components.campaign import CampaignBusy
+from components.campaign.lock import CampaignBusy
 
 HOLDER = ".flow_run"
 AUTO_SCHEDULED = "auto-scheduled"

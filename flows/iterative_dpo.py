@@ -8,22 +8,14 @@ from prefect.exceptions import CancelledRun
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed
 
-from components.campaign import (
-    CampaignBusy,
-    Champion,
-    State,
-    campaign_directory,
-    locked,
-    model_of_round,
-    open_target,
-    pin_config,
-    read_state,
-    write_state,
-)
+from components.campaign.config import pin_config
+from components.campaign.lock import CampaignBusy, locked
+from components.campaign.models import model_of_round
+from components.campaign.state import Champion, State, campaign_directory, open_target, read_state, write_state
+from components.campaign.stopping import refuse_if_stopped
 from components.config import CampaignConfig
 from components.preflight import check_inputs
 from components.records import RoundStopped
-from components.stopping import refuse_if_stopped
 from flows.dpo_round import STOPPED, dpo_round
 from flows.earlier_starts import adopt, refuse_if_overtaken
 from flows.logs import logs_on_page

@@ -8,7 +8,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from components.artifacts import read_json, write_json
-from components.campaign import note_mlflow_run, read_state, round_directory
+from components.campaign.state import note_mlflow_run, read_state, round_directory
 from components.report.campaign import write_report
 from components.report.round import round_markdown
 from components.report.tables import decisions

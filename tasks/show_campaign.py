@@ -7,7 +7,7 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from components.campaign import State
+from components.campaign.state import State
 from components.report.campaign import write_report
 from components.report.tables import decisions, round_rows
 from tasks.record_round import artifact_key, mlflow_links

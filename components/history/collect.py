@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 from components.artifacts import sync, write_json
-from components.campaign import COLLECTED, CollectedWeights, State, collected_weights, locked, read_state, round_directory
+from components.campaign.lock import locked
+from components.campaign.models import COLLECTED, CollectedWeights, collected_weights
+from components.campaign.state import State, read_state, round_directory
 from components.records import Record, RoundRecord
 
 WEIGHTS = ("model", "adapter")

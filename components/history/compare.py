@@ -3,11 +3,12 @@
 import os
 from dataclasses import dataclass
 
-from components.campaign import FREE_TO_CHANGE, campaign_directory, config_of_round, known_state
+from components.campaign.config import FREE_TO_CHANGE, config_of_round
+from components.campaign.files import CampaignFiles, RoundFiles, read_campaign
+from components.campaign.state import campaign_directory, known_state
 from components.config import differences
 from components.history.names import RoundName
 from components.records import Interval, RoundRecord
-from components.report.read import CampaignFiles, RoundFiles, read_campaign
 from components.report.samples import Answer, read_samples
 from components.report.wording import NOTHING, count, decimal, duration, estimate, model_name, stage_name
 

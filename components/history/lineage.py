@@ -6,11 +6,11 @@ MLflow says which round a version is; everything else is read from the campaign'
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from components.campaign import campaign_directory, known_state, runs_directory
+from components.campaign.files import CampaignFiles, read_campaign
+from components.campaign.state import campaign_directory, known_state, runs_directory
 from components.history.names import VersionName
 from components.history.tree import FILE, ModelTree, Node, walk
 from components.records import RoundRecord
-from components.report.read import CampaignFiles, read_campaign
 
 
 @dataclass(frozen=True)

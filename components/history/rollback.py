@@ -7,9 +7,11 @@ has published from the champion that was put aside is made again from the restor
 from datetime import UTC, datetime
 from pathlib import Path
 
-from components.campaign import Champion, Rollback, State, locked, model_of_round, read_state, round_directory, write_state
+from components.campaign.files import read_manifest
+from components.campaign.lock import locked
+from components.campaign.models import model_of_round
+from components.campaign.state import Champion, Rollback, State, read_state, round_directory, write_state
 from components.history.stored import stored_files
-from components.report.read import read_manifest
 from components.report.wording import model_name
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from components.artifacts import digest, read_json
-from components.campaign import CollectedWeights, collected_weights, config_of_round, round_directory
+from components.campaign.config import config_of_round
+from components.campaign.files import STAGES, CampaignFiles, read_manifest
+from components.campaign.models import CollectedWeights, collected_weights
+from components.campaign.state import round_directory
 from components.history.stored import Condition, StoredFile, stored_files, worst
 from components.records import Manifest, RoundRecord
 from components.report.lineage import judge_name
-from components.report.read import STAGES, CampaignFiles, read_manifest
 from components.report.wording import model_name
 
 _JUDGES = {"judge": "judge", "evaluation judge": "evaluation_judge"}

@@ -8,12 +8,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from components.artifacts import write_bytes
+from components.campaign.files import STAGES, CampaignFiles, RoundFiles, read_campaign
 from components.config import CampaignConfig, differences
 from components.records import Interval
 from components.report import judging, wording
 from components.report.charts import round_charts, training_charts
 from components.report.lineage import lineage
-from components.report.read import STAGES, CampaignFiles, RoundFiles, read_campaign
 from components.report.samples import read_samples
 from components.report.wording import comparison, count, decimal, estimate, model_name, stage_name
 

@@ -8,11 +8,11 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
+from components.campaign.files import CampaignFiles, RoundFiles
 from components.plots.curves import LN2, MAX_ROUNDS, Training, draw_curves, panels
 from components.plots.figures import THEMED, add_legend, new_chart, set_tooltip, styled, to_svg
 from components.plots.stages import bin_edges
 from components.records import Interval, RoundRecord
-from components.report.read import CampaignFiles, RoundFiles
 from components.report.wording import decimal, estimate, model_name
 
 MAX_POINT_LABELS = 12

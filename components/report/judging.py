@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from components.campaign.files import RoundFiles
 from components.judges.health import Health, PartHealth
 from components.judges.violations import Violations
 from components.records import Interval
-from components.report.read import RoundFiles
 from components.report.wording import NOTHING, count, decimal, share
 
 HEADINGS = ("judge", "orders agree", "repeats agree", "ties", "invalid", "longer answer wins", "winner minus loser", "calls", "cost")

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+from components.campaign.files import CampaignFiles, RoundFiles
 from components.config import JudgeConfig
 from components.judges import described
-from components.report.read import CampaignFiles, RoundFiles
 from components.report.wording import model_name
 
 

@@ -4,9 +4,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from components.campaign.files import CampaignFiles, RoundFiles, read_campaign
 from components.records import Interval
 from components.report.judging import HEADINGS, NOTE, PART_HEADINGS, judge_rows, part_rows
-from components.report.read import CampaignFiles, RoundFiles, read_campaign
 from components.report.samples import MODELS, Sample, mixed_outcomes, read_samples
 from components.report.wording import (
     NOTHING,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from components.report.read import RoundFiles
+from components.campaign.files import RoundFiles
 
 MODELS = ("start", "champion", "challenger")
 

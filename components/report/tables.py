@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from components.campaign import State
+from components.campaign.state import State
 from components.records import Interval, RoundRecord
 from components.report.wording import count, decimal, rollback_line, stage_name
 

@@ -1,6 +1,6 @@
 """How the report says numbers and verdicts: one form for each, everywhere. Reads no files."""
 
-from components.campaign import Rollback
+from components.campaign.state import Rollback
 from components.records import Interval
 
 NOTHING = "\u2013"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from components.artifacts import MANIFEST, read_json
-from components.campaign import State, read_state, with_round
+from components.campaign.state import State, read_state, with_round
 from components.judges import described
 from components.records import JudgeRef, Manifest, RoundRecord
 

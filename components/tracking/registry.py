@@ -13,7 +13,7 @@ from mlflow.entities import LoggedModel, LoggedModelStatus, Run
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
-from components.campaign import State
+from components.campaign.state import State
 from components.tracking.card import CARD, card, version_description
 from components.tracking.contents import model_directory
 from components.tracking.facts import RoundFacts, lineage

@@ -8,7 +8,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from components.campaign import State
+from components.campaign.state import State
 from components.report.wording import model_name, rollback_line
 from components.tracking.facts import RoundFacts, description, lineage
 from components.tracking.store import artifact_location

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from components.campaign import read_state
+from components.campaign.state import read_state
 from components.tracking.registry import move_champion
 from components.tracking.runs import find_campaign_run, tell_champion
 from components.tracking.store import connected, store_exists

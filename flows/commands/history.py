@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from components.campaign import CampaignBusy, campaign_directory, known_campaigns, known_state
+from components.campaign.lock import CampaignBusy
+from components.campaign.state import campaign_directory, known_campaigns, known_state
 from flows.commands.terminal import CampaignArgument, console, errors, told_in_one_line
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from components.campaign import campaign_directory, known_state, runs_directory
+from components.campaign.state import campaign_directory, known_state, runs_directory
 from flows.commands.terminal import CampaignArgument, console, told_in_one_line
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from components.campaign import campaign_directory, known_state, model_of_round
+from components.campaign.models import model_of_round
+from components.campaign.state import campaign_directory, known_state
 from components.config import load_config
 from flows.commands.terminal import console, quiet_libraries, told_in_one_line
 

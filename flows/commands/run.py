@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from components.campaign import campaign_directory, refuse_changes, runs_directory
+from components.campaign.config import refuse_changes
+from components.campaign.state import campaign_directory, runs_directory
 from components.config import load_config
 from components.records import RoundStopped
 from flows.commands.terminal import console, errors, quiet_libraries, told_in_one_line

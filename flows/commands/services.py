@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from components.campaign import runs_directory
+from components.campaign.state import runs_directory
 from components.config.shipped import conf_path
 from flows.commands.terminal import console, told_in_one_line
 

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from components.adapters import describe_saved
 from components.artifacts import read_json, write_json
-from components.campaign import model_of_round, round_directory
+from components.campaign.models import model_of_round
+from components.campaign.state import round_directory
 from components.config import LoraConfig, SoftPromptConfig
 from components.dpo import reload, stage
 from components.dpo.scoring import response_logps

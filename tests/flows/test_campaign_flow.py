@@ -11,7 +11,8 @@ import pytest
 
 from components.artifacts import read_json, read_table, write_table
 from components.builtin.world import corpus, support_reply, train_prompts
-from components.campaign import known_state, locked
+from components.campaign.lock import locked
+from components.campaign.state import known_state
 from components.config import CampaignConfig
 from components.records import DataRejected, StageFailed
 

@@ -11,7 +11,7 @@ from prefect.blocks.system import Secret
 
 from components.artifacts import read_json, read_table
 from components.builtin.world import support_reply
-from components.campaign import known_state
+from components.campaign.state import known_state
 from components.config import CampaignConfig, JudgeConfig
 from tasks.judge_keys import provide_keys
 from tests.judges.chat_server import ChatServer

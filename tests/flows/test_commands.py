@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from components.artifacts import write_json
-from components.campaign import Champion, State, read_state, write_state
+from components.campaign.state import Champion, State, read_state, write_state
 from components.config import CampaignConfig
 from components.records import Interval, RoundRecord
 from flows.cli import app

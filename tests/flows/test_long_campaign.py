@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from components.campaign import known_state, write_state
+from components.campaign.state import known_state, write_state
 from components.config import CampaignConfig
 
 pytestmark = pytest.mark.usefixtures("prefect_session")

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from components.campaign import CampaignBusy, known_state, locked
+from components.campaign.lock import CampaignBusy, locked
+from components.campaign.state import known_state
 from components.config import CampaignConfig
 from components.records import StageFailed
 from components.runtime.launch import STAGES, Stage

@@ -18,7 +18,7 @@ LIGHT_MODULES = [
     "components.config",
     "components.records",
     "components.artifacts",
-    "components.campaign",
+    "components.campaign.state",
     "components.history.collect",
     "components.history.compare",
     "components.history.lineage",

@@ -13,7 +13,7 @@ import pytest
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when mlflow is imported
 
 from components.artifacts import digest, publishing, write_json, write_table
-from components.campaign import Champion, State, finish_round, note_mlflow_run, read_state, write_state
+from components.campaign.state import Champion, State, finish_round, note_mlflow_run, read_state, write_state
 from components.config import CampaignConfig, JudgeConfig
 from components.judges.protocol import Verdict
 from components.preferences.verdict_table import write_verdicts

@@ -8,7 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from components.artifacts import read_json, write_json
-from components.campaign import CampaignBusy, locked, model_of_round
+from components.campaign.lock import CampaignBusy, locked
+from components.campaign.models import model_of_round
 from components.history.collect import Collected, collect_garbage
 from flows.cli import app
 

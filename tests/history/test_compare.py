@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from components.artifacts import digest, write_json
-from components.campaign import pin_config
+from components.campaign.config import pin_config
 from components.config import CampaignConfig
 from components.history.compare import Comparison, compare_rounds
 from components.history.names import RoundName, parse_round, parse_version

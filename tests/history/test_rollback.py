@@ -7,12 +7,13 @@ import pytest
 from typer.testing import CliRunner
 
 from components.artifacts import digest, read_json, write_json
-from components.campaign import locked, model_of_round
+from components.campaign.files import read_campaign
+from components.campaign.lock import locked
+from components.campaign.models import model_of_round
 from components.config import GenerationConfig, PolicyConfig
 from components.history.rollback import roll_back
 from components.records import Artifact, GenerateRequest
 from components.report.campaign import write_report
-from components.report.read import read_campaign
 from flows.cli import app
 
 # MLflow 3.17 uses what SQLAlchemy 2.1 deprecates.

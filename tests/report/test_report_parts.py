@@ -11,10 +11,10 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from components.artifacts import read_json, write_json
+from components.campaign.state import files as read
 from components.plots.curves import running_mean
 from components.plots.stages import bin_edges, evaluation_plots, outcome_counts, training_plot
 from components.records import Interval
-from components.report import read
 from components.report.round import escape_markdown, round_markdown
 from components.report.tables import decisions, measure_rows, round_rows
 from components.report.wording import comparison, decimal, duration

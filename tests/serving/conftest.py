@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from components.artifacts import write_json
-from components.campaign import Champion, State, model_of_round, round_directory, write_state
+from components.campaign.models import model_of_round
+from components.campaign.state import Champion, State, round_directory, write_state
 from components.config import CampaignConfig
 from components.models import load_policy, load_tokenizer, trained_ref
 from components.preflight import check_inputs

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from components import vllm
 from components.artifacts import write_json
-from components.campaign import model_of_round
+from components.campaign.models import model_of_round
 from components.generation.law import Law
 from components.generation.sampler import sample
 from components.models import load_policy, load_tokenizer

@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from components.artifacts import digest, publishing, read_json, write_json, write_table
-from components.campaign import Champion, State, read_state, with_round
+from components.campaign.state import Champion, State, read_state, with_round
 from components.config import CampaignConfig, JudgeConfig
 from components.records import Interval, JudgeRef, RoundRecord
 

@@ -7,23 +7,18 @@ from typing import Any
 import pytest
 
 from components.artifacts import digest, write_json
-from components.campaign import (
-    COLLECTED,
-    CampaignBusy,
+from components.campaign.config import config_of_round, pin_config, refuse_changes
+from components.campaign.lock import CampaignBusy, locked
+from components.campaign.models import COLLECTED, CollectedWeights, model_of_round
+from components.campaign.state import (
     Champion,
-    CollectedWeights,
     Rollback,
     State,
-    config_of_round,
     finish_round,
     known_state,
-    locked,
-    model_of_round,
     note_mlflow_run,
     open_target,
-    pin_config,
     read_state,
-    refuse_changes,
     write_state,
 )
 from components.config import CampaignConfig
@@ -196,7 +191,7 @@ def test_locked_second_holder_is_refused_and_told_who_holds_it(tmp_path: Path) -
     with locked(tmp_path, flow_run="run-1"):
         code = f"""
 from pathlib import Path
-from components.campaign import CampaignBusy, locked
+from components.campaign.lock import CampaignBusy, locked
 try:
     with locked(Path({str(tmp_path)!r})): print("got it")
 except CampaignBusy as busy: print(busy)

@@ -13,7 +13,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from components.artifacts import MANIFEST, read_json
-from components.campaign import State, read_state, round_directory
+from components.campaign.state import State, read_state, round_directory
 from components.config import CampaignConfig, describe
 from components.judges.usage_file import USAGE
 from components.records import Manifest, RoundRecord

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from components import stopping
 from components.artifacts import read_json, write_json
+from components.campaign.state import stopping
+from components.campaign.stopping import STOP_FILE, RoundLimits
 from components.config import BudgetConfig
 from components.records import RoundStopped
-from components.stopping import STOP_FILE, RoundLimits
 
 
 def test_limits_without_budget_or_file_let_work_go_on(tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""The models of a campaign's rounds: where their weights are, on which base, and whether they were removed."""
+
+from pathlib import Path
+from typing import Any
+
+from components.artifacts import read_json
+from components.campaign.state import round_directory
+from components.records import ModelRef, Record
+
+COLLECTED = "collected.json"
+
+
+class CollectedWeights(Record):
+    """What a round's collected.json says: its weights were removed on purpose, to free disk."""
+
+    what: str
+    """`model` or `adapter`."""
+    digest: str
+    """The policy's digest, by which the weights would be known again."""
+    num_bytes: int
+    at: str
+    """UTC time, ISO 8601."""
+    mlflow_bytes: int | None = None
+    """Bytes of the copy in MLflow that were removed; None while no copy was found, or MLflow could not be reached."""
+
+
+def model_of_round(directory: Path, round: int) -> ModelRef:
+    """Names the model that a round trained; round 0 is the start model.
+
+    Raises:
+        ValueError: The round's weights were collected, or are gone.
+    """
+    pinned = round_directory(directory, 0) / "start"
+    start = ModelRef.model_validate(_published(directory, 0, pinned / "start.json")["model"])
+    if not Path(start.base).is_absolute():
+        start = start.model_copy(update={"base": str(pinned / start.base)})
+    if round == 0:
+        return start
+    stage = round_directory(directory, round) / "dpo_train"
+    trained = _published(directory, round, stage / "train.json")
+    digest, weights = trained["policy_digest"], stage / trained["directory"]
+    if not weights.is_dir():
+        raise ValueError(_why_gone(directory, round, weights))
+    if weights.name == "adapter":
+        base = model_of_round(directory, _round_of_base(directory, round, trained))
+        return base.model_copy(update={"round": round, "adapter": weights, "digest": digest})
+    return ModelRef(round=round, base=str(weights), base_round=round, base_digest=digest, digest=digest)
+
+
+def _round_of_base(directory: Path, round: int, trained: dict[str, Any]) -> int:
+    """The round whose full weights a round's adapter stands on."""
+    if "base_round" in trained:
+        return int(trained["base_round"])
+    # Earlier versions wrote only the digest of the policy that the round started from: the base is that policy, or the policy's base.
+    for earlier in range(round - 1, 0, -1):
+        path = round_directory(directory, earlier) / "dpo_train" / "train.json"
+        before = read_json(path) if path.is_file() else {}
+        if before and before["policy_digest"] == trained.get("start_digest"):
+            return _round_of_base(directory, earlier, before) if before["directory"] == "adapter" else earlier
+    return 0
+
+
+def _published(directory: Path, round: int, path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(_why_gone(directory, round, path))
+    return read_json(path)
+
+
+def collected_weights(directory: Path, round: int) -> CollectedWeights | None:
+    """Reads what was written when a round's weights were removed to free disk; None where that was not done."""
+    path = round_directory(directory, round) / COLLECTED
+    return CollectedWeights.model_validate(read_json(path)) if path.exists() else None
+
+
+def _why_gone(directory: Path, round: int, missing: Path) -> str:
+    collected = collected_weights(directory, round)
+    if collected is not None:
+        return f"round {round} of campaign {directory.name} has no weights: gc collected them at {collected.at}; name a promoted round"
+    return f"round {round} of campaign {directory.name} has no weights: {missing} is gone; restore it, or name another round"
