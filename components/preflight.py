@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 from components import vllm
 from components.config import BUILTIN, CampaignConfig
+from components.data.preference_file import load_seed_pairs
+from components.data.prompts import split_prompts
 from components.judges import check_judge
 from components.model_directory import check_model_directory, check_quantization
-from components.preferences.pairs_file import load_seed_pairs
-from components.prompts import split_prompts
 
 
 class Inputs(NamedTuple):

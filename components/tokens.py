@@ -1,25 +1,12 @@
 """Text to token ids, in one place: what is sampled, validated, scored and trained on is tokenised by the same two functions."""
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from components.data.messages import Messages
+
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
-
-Messages = list[dict[str, str]]
-
-
-def parse_messages(text: str) -> Messages:
-    """Reads the JSON list of chat messages that tables hold."""
-    messages = json.loads(text)
-    assert isinstance(messages, list), text
-    return messages
-
-
-def format_messages(messages: Messages) -> str:
-    """Writes chat messages as the JSON text that tables hold; equal messages give equal text."""
-    return json.dumps([{"role": message["role"], "content": message["content"]} for message in messages], ensure_ascii=False)
 
 
 def prompt_ids(tokenizer: "PreTrainedTokenizerBase", messages: Messages) -> list[int]:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from components.data.messages import parse_messages
 from components.dpo.mixing import mixed_order
-from components.tokens import parse_messages, prompt_ids, response_ids
+from components.tokens import prompt_ids, response_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -5,10 +5,10 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from components.data.messages import Messages
 from components.judges.protocol import Group, Judge, Verdict
 from components.judges.violations import PRINCIPLE, count_violations
 from components.records import JudgeUnavailable
-from components.tokens import Messages
 
 SAMPLE_IDS = {"start": 0, "champion": 1, "challenger": 2}
 MAX_UNJUDGED_SHARE = 0.05

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from components.artifacts import derive_seed, read_json, read_table, write_json, write_table
+from components.data.messages import Messages, parse_messages
 from components.evaluation.answers import Answers, answer
 from components.evaluation.outcomes import Comparison, compare, principle_violations
 from components.evaluation.rules import violation_shares
@@ -22,7 +23,7 @@ from components.plots.stages import evaluation_plots
 from components.records import EvaluateRequest, Interval
 from components.runtime.ranks import pick_own_device, rank
 from components.statistics.intervals import mean_interval, win_rate
-from components.tokens import Messages, parse_messages, prompt_ids
+from components.tokens import prompt_ids
 
 MODELS = ("start", "champion", "challenger")
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from components.artifacts import read_table
-from components.prompts import draw, place_in_pass
+from components.data.prompts import draw, place_in_pass
 from components.records import GenerateRequest
 
 NO_PREFERENCE = ("ties", "below_margin")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from components.artifacts import derive_seed, read_table, write_json, write_table
+from components.data.messages import parse_messages
 from components.generation.curriculum import draw_round
 from components.generation.engines import opened
 from components.generation.law import Law
@@ -18,7 +19,7 @@ from components.models import load_tokenizer
 from components.records import GenerateRequest
 from components.runtime import progress
 from components.runtime.ranks import pick_own_device, rank, world_size
-from components.tokens import parse_messages, prompt_ids, stop_ids
+from components.tokens import prompt_ids, stop_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 from components.artifacts import digest
 from components.config import JudgeConfig, JurorConfig
+from components.data.messages import Messages
 from components.judges.protocol import Judge, JudgeContext
 from components.judges.reward_model_directory import reward_model_directory
 from components.judges.rule import RuleJudge, check_rule, rule_digest
 from components.records import JudgeRef
-from components.tokens import Messages
 
 AnyJudge = JudgeConfig | JurorConfig
 """A judge that stands alone, or one of a jury: they read the same settings."""

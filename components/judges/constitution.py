@@ -15,6 +15,7 @@ from typing import Any
 
 from components.artifacts import digest
 from components.config import JudgeSettings
+from components.data.messages import Messages
 from components.judges.chat.check import check_endpoint
 from components.judges.chat.client import Chat, Question, Reply
 from components.judges.chat.quoting import NOTICE
@@ -25,7 +26,6 @@ from components.judges.protocol import Group, JudgeContext, Opinion, Verdict, as
 from components.judges.revision import CRITIQUE, REVISION
 from components.judges.violations import KEPT, PRINCIPLE
 from components.judges.wording import as_text, ask_about, pair_data, wording
-from components.tokens import Messages
 
 PAIR, RESPONSE = "principle_pair", "principle_response"
 WORDINGS = (PAIR, RESPONSE, CRITIQUE, REVISION)

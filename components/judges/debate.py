@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from components.artifacts import digest
 from components.config import JudgeSettings
+from components.data.messages import Messages
 from components.judges.chat.check import check_endpoint
 from components.judges.chat.client import Chat, Question, Reply
 from components.judges.chat.quoting import NOTICE
@@ -17,7 +18,6 @@ from components.judges.orders import REPEATED, SCHEMA, conclude_equals, conclude
 from components.judges.pairing import Comparison, chosen_comparisons
 from components.judges.protocol import Group, JudgeContext, Opinion, Verdict
 from components.judges.wording import ask_about, pair_data, wording
-from components.tokens import Messages
 
 ARGUMENT, VERDICT = "debate_argument", "debate_verdict"
 SIDES = ("A", "B")

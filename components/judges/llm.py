@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from components.artifacts import digest
 from components.config import JudgeSettings
+from components.data.messages import Messages
 from components.judges.chat.check import check_endpoint
 from components.judges.chat.client import Chat, Question
 from components.judges.chat.quoting import NOTICE
@@ -11,7 +12,6 @@ from components.judges.orders import SCHEMA, conclude_equals, conclude_orders, o
 from components.judges.pairing import Comparison, chosen_comparisons
 from components.judges.protocol import Group, JudgeContext, Verdict
 from components.judges.templates import check_template, read_template, render
-from components.tokens import Messages
 
 
 class LlmJudge:

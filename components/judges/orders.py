@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from components.data.messages import Messages
 from components.judges.chat.question import Question, Reply
 from components.judges.pairing import Comparison, is_repeated
 from components.judges.protocol import BACKWARD, FORWARD, Opinion, Verdict, conclude_pair, make_verdict
-from components.tokens import Messages
 
 SCHEMA: dict[str, Any] = {
     "type": "object",

@@ -5,8 +5,8 @@ from hashlib import sha256
 from itertools import islice
 from typing import NamedTuple
 
+from components.data.messages import format_messages
 from components.judges.protocol import Group
-from components.tokens import format_messages
 
 
 class Comparison(NamedTuple):

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 from components.config import PolicyConfig
+from components.data.messages import Messages, format_messages
 from components.records import ModelRef
-from components.tokens import Messages, format_messages
 
 JUDGING = "judging"
 """Directory beside the stages' own where judges keep what must outlive a killed run, each stage's in a folder of its own."""

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from components.tokens import Messages
+from components.data.messages import Messages
 
 
 def conversation_ids(tokenizer: Any, messages: Messages, text: str) -> list[int]:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from components.config import JudgeSettings
+from components.data.messages import Messages
 from components.judges.chat.client import Chat, Question, Reply
 from components.judges.principles import Principle, load_principles
 from components.judges.protocol import JudgeContext
 from components.judges.wording import as_text, ask_about, wording
-from components.tokens import Messages
 
 CRITIQUE, REVISION = "critique", "revision"
 SCHEMA: dict[str, Any] = {"type": "object", "properties": {"revision": {"type": "string"}}, "required": ["revision"]}

@@ -6,8 +6,8 @@ from typing import NamedTuple
 from components.artifacts import digest
 from components.builtin.world import support_reply, world_digest
 from components.config import JudgeSettings
+from components.data.messages import Messages
 from components.judges.protocol import Group, Opinion, Verdict, judge_alone
-from components.tokens import Messages
 
 
 class Rule(NamedTuple):

@@ -11,6 +11,7 @@ from typing import Literal
 
 from components.artifacts import digest
 from components.config import EndpointConfig, JudgeSettings, PolicyConfig
+from components.data.messages import Messages
 from components.judges.chat.quoting import NOTICE
 from components.judges.llm import LlmJudge
 from components.judges.orders import SCHEMA
@@ -21,7 +22,6 @@ from components.runtime.ports import free_port
 from components.serving.engines import Engine, engine_for, pick_engine
 from components.serving.plan import Serving
 from components.serving.server import served
-from components.tokens import Messages
 
 NAME = "self"
 OUTPUTS: dict[Engine, Literal["json_schema", "text"]] = {"vllm": "json_schema", "transformers": "text"}

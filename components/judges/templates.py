@@ -4,9 +4,9 @@ from pathlib import Path
 
 from jinja2 import TemplateError
 
+from components.data.messages import Messages
 from components.judges.chat.quoting import quoted
 from components.judges.wording import compiled, pair_data, wording
-from components.tokens import Messages
 
 OURS = ("plain", "concise")
 SLOTS = ("conversation", "answer_a", "answer_b")

@@ -7,8 +7,8 @@ from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from components.config.shipped import conf_path
+from components.data.messages import Messages
 from components.judges.chat.quoting import quoted
-from components.tokens import Messages
 
 
 def wording(name: str) -> str:

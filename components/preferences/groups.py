@@ -4,8 +4,8 @@ from collections import defaultdict
 
 import pandas as pd
 
+from components.data.messages import parse_messages
 from components.judges.protocol import Group
-from components.tokens import parse_messages
 
 
 def read_groups(prompts: pd.DataFrame, responses: pd.DataFrame) -> list[Group]:

@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from components.artifacts import digest, read_table, write_bytes, write_table
-from components.prompts import prompt_id
-from components.tokens import Messages, format_messages, parse_messages
+from components.data.messages import Messages, format_messages, parse_messages
+from components.data.prompts import prompt_id
 
 PAIRS = "preferences.parquet"
 PORTABLE = "preferences.jsonl"

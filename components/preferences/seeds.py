@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from components.config import PreferencesConfig
+from components.data.preference_file import SeedPair, load_seed_pairs
 from components.preferences.counts import PAIRED
 from components.preferences.labels import TIED, soft_label
 from components.preferences.pair_table import pair_row
-from components.preferences.pairs_file import SeedPair, load_seed_pairs
 
 log = logging.getLogger(__name__)
 

@@ -11,13 +11,13 @@ from jinja2 import TemplateError
 
 from components.artifacts import file_digest
 from components.config import RewardModelConfig
+from components.data.messages import parse_messages
+from components.data.preference_file import load_seed_pairs
+from components.data.prompts import content_key
 from components.dpo.batches import Pair
 from components.judges.reading import conversation_ids
 from components.preferences.pair_table import PAIR_TYPES, pair_row
-from components.preferences.pairs_file import load_seed_pairs
-from components.prompts import content_key
 from components.runtime import progress
-from components.tokens import parse_messages
 from components.validation.held_out import evaluation_prompts
 from components.validation.schema import schema_reasons
 

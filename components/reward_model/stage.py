@@ -14,6 +14,7 @@ import torch
 
 from components.artifacts import derive_seed, digest, write_bytes, write_json
 from components.config import JudgeSettings
+from components.data.messages import parse_messages
 from components.dpo.batches import Layout, Pair, Plan
 from components.dpo.engine import build_engine, full_weights, join_process_group
 from components.dpo.out_of_memory import memory_told
@@ -28,7 +29,6 @@ from components.reward_model.objective import RewardObjective
 from components.reward_model.pairs import PreparedPairs, prepare_pairs, read_pair_table
 from components.reward_model.train import Steps, train
 from components.statistics.calibration import Prediction, Quality, quality
-from components.tokens import parse_messages
 
 CHECKPOINTS = "checkpoints"
 RESULT = "reward_model.json"

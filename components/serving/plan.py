@@ -93,7 +93,7 @@ def example_request(serving: Serving) -> dict[str, object]:
 def _shortest_prompt(directory: Path) -> list[dict[str, str]]:
     import pyarrow.parquet as pq
 
-    from components.tokens import parse_messages
+    from components.data.messages import parse_messages
 
     table = pq.read_table(directory / "round-000" / "start" / "held_out_prompts.parquet", columns=["messages"])
     return parse_messages(min(table.column("messages").to_pylist(), key=lambda text: (len(text), text)))

@@ -8,14 +8,15 @@ import pandas as pd
 from components.artifacts import write_json, write_table
 from components.builtin.starter import starter_model
 from components.config import BUILTIN, JudgeConfig, PolicyConfig
+from components.data.messages import format_messages
+from components.data.prompts import Prompt, split_prompts
 from components.generation.law import Law
 from components.generation.sampler import sample
 from components.judges import judge_digest
 from components.model_directory import check_model_directory, locate_model
 from components.models import load_policy, load_tokenizer, pick_device, resolve_dtype, start_ref
-from components.prompts import Prompt, split_prompts
 from components.records import JudgeRef, ModelRef, StartRequest
-from components.tokens import format_messages, prompt_ids
+from components.tokens import prompt_ids
 
 
 def run(request: StartRequest, out: Path) -> None:

@@ -14,8 +14,8 @@ import pandas as pd
 import pandera.pandas as pa
 
 from components.config import Takes
-from components.prompts import ROLES, content_key, prompt_id
-from components.tokens import Messages
+from components.data.messages import Messages
+from components.data.prompts import ROLES, content_key, prompt_id
 
 COLUMNS = ("pair_id", "prompt_id", "prompt", "chosen", "rejected", "p", "margin", "tag", "judge", "verdict_ids")
 """What a table of pairs holds."""

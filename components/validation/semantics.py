@@ -7,9 +7,10 @@ import pandas as pd
 from jinja2 import TemplateError
 
 from components.config import PolicyConfig
-from components.prompts import content_key
+from components.data.messages import Messages, parse_messages
+from components.data.prompts import content_key
 from components.runtime import progress
-from components.tokens import Messages, parse_messages, prompt_ids, response_ids
+from components.tokens import prompt_ids, response_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

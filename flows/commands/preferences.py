@@ -97,8 +97,8 @@ def calibrate(
     with told_in_one_line():
         settings = load_config(config)
         quiet_libraries()
+        from components.data.preference_file import load_seed_pairs
         from components.preferences.alone.steps import calibrate as measure
-        from components.preferences.pairs_file import load_seed_pairs
         from flows.judged import print_calibration
 
         known = load_seed_pairs(pairs, split=split)

@@ -28,12 +28,12 @@ from one_round import HeldOut, pool, sampled, start, trained, training
 from components.artifacts import derive_seed
 from components.builtin.world import load_world, read_case, support_reply
 from components.config import ActiveConfig, JudgeConfig, PreferencesConfig
+from components.data.prompts import prompt_id
 from components.judges.jury import Juror, JuryJudge
 from components.judges.protocol import Group, Opinion, Verdict, make_verdict
 from components.judges.rule import RuleJudge
 from components.preferences.active.refine import Costly, refine
 from components.preferences.judged_pairs import build_pairs
-from components.prompts import prompt_id
 
 KNOWN, UNKNOWN, CLOSE = 0.05, 0.45, 0.5
 """Flip rates of a juror on products that it knows and that it does not, and the difference of exact scores at which "close" begins."""

@@ -57,10 +57,10 @@ def stage_task(directory: Path, shape_name: str, profile: Any, count: int, seed:
 
     from components.artifacts import file_digest, write_table
     from components.config import ConstraintsConfig, LoraConfig, PolicyConfig, SoftPromptConfig, TrainingConfig
+    from components.data.messages import format_messages
+    from components.data.prompts import prompt_id
     from components.models import start_ref
-    from components.prompts import prompt_id
     from components.records import Artifact, TrainRequest
-    from components.tokens import format_messages
 
     shape = SHAPES[shape_name]
     torch.manual_seed(5)

@@ -18,14 +18,15 @@ from components.artifacts import derive_seed, file_digest, write_table
 from components.builtin.starter import starter_model
 from components.builtin.world import held_out_prompts, support_reply, train_prompts
 from components.config import ConstraintsConfig, LoraConfig, PolicyConfig, SoftPromptConfig, TrainingConfig
+from components.data.messages import Messages, format_messages
+from components.data.prompts import draw, prompt_id
 from components.dpo import stage as dpo
 from components.generation.law import Law
 from components.generation.responses import respond
 from components.generation.sampler import sample
 from components.models import load_policy, load_tokenizer, pick_device, resolve_dtype, start_ref, trained_ref
-from components.prompts import draw, prompt_id
 from components.records import Artifact, ModelRef, TrainRequest
-from components.tokens import Messages, format_messages, prompt_ids, stop_ids
+from components.tokens import prompt_ids, stop_ids
 
 LIMITS = PolicyConfig(dtype="float32", max_prompt_tokens=64, max_response_tokens=64)
 COLUMNS = ["prompt_id", "prompt", "chosen", "rejected", "p", "tag"]

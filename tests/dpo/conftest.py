@@ -8,12 +8,12 @@ import pytest
 from components.artifacts import file_digest, write_table
 from components.builtin.world import corpus, support_reply
 from components.config import ConstraintsConfig, LoraConfig, PolicyConfig, SoftPromptConfig, TrainingConfig
+from components.data.messages import format_messages
+from components.data.prompts import prompt_id
 from components.dpo.stage import run
 from components.models import start_ref
-from components.prompts import prompt_id
 from components.records import Artifact, TrainRequest
 from components.runtime import progress
-from components.tokens import format_messages
 
 NUM_PAIRS = 22
 

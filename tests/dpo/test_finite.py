@@ -10,6 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from components.artifacts import read_table
+from components.data.messages import parse_messages
+from components.data.prompts import prompt_id
 from components.dpo import stage
 from components.dpo import train as training_loop
 from components.dpo.batches import Pair
@@ -17,10 +19,8 @@ from components.dpo.engine import full_weights
 from components.dpo.finite import NonFiniteGradient, NonFiniteLoss, named, refuse_non_finite_reference
 from components.dpo.reference import PairLogps
 from components.models import load_policy, start_ref
-from components.prompts import prompt_id
 from components.records import ModelRef, StageFailed, TrainRequest
 from components.runtime.launch import run_stage
-from components.tokens import parse_messages
 
 Make = Callable[..., TrainRequest]
 STAGES_AND_TYPES = [(zero_stage, dtype) for zero_stage in range(4) for dtype in ("float32", "bfloat16")]

@@ -11,10 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+from components.data.messages import format_messages
 from components.dpo.batches import Layout, Pair, Plan, encode_pairs
 from components.dpo.reference import score_pairs
 from components.dpo.scoring import Batch, response_logps, token_scores
-from components.tokens import format_messages
 
 VOCABULARY = 19
 PAD = 0

@@ -9,11 +9,11 @@ import torch
 from components.artifacts import file_digest, write_json, write_table
 from components.builtin.world import held_out_prompts
 from components.config import ConstraintsConfig, EvaluationConfig, JudgeConfig, PolicyConfig
+from components.data.messages import format_messages
+from components.data.prompts import make_prompt
 from components.judges import judge_digest
 from components.models import load_policy, load_tokenizer, start_ref
-from components.prompts import make_prompt
 from components.records import Artifact, EvaluateRequest, JudgeRef, ModelRef
-from components.tokens import format_messages
 
 NUM_PROMPTS = 24
 STOPS = {"start": 0.1, "near": 0.15, "terse": 0.6, "rambling": 0.005}

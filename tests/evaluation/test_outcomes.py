@@ -2,11 +2,11 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from components.data.messages import Messages
 from components.evaluation.outcomes import compare, principle_violations
 from components.judges.protocol import Group, Opinion, Verdict, as_part, conclude_pair, judge_alone, make_verdict
 from components.judges.violations import KEPT
 from components.records import JudgeUnavailable
-from components.tokens import Messages
 
 PROMPTS: list[tuple[str, Messages]] = [(f"p{number}", [{"role": "user", "content": f"question {number}"}]) for number in range(40)]
 

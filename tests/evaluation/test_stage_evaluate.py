@@ -8,12 +8,13 @@ import pytest
 from components.artifacts import read_json, read_table
 from components.builtin.world import held_out_prompts, support_reply
 from components.config import EvaluationConfig, GateConfig
+from components.data.messages import Messages, parse_messages
 from components.evaluation import stage
 from components.judges.protocol import Group, Opinion, Verdict, conclude_pair, judge_alone
 from components.models import load_tokenizer
 from components.promotion.gate import Decision, decide
 from components.records import Artifact, EvaluateRequest, Interval, JudgeUnavailable, ModelRef
-from components.tokens import Messages, parse_messages, prompt_ids
+from components.tokens import prompt_ids
 
 Make = Callable[..., EvaluateRequest]
 NUM_PROMPTS = 24

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from components.artifacts import file_digest, write_table
 from components.config import PromptsConfig
+from components.data.prompts import draw
 from components.generation.curriculum import Draw, EarlierDraw, draw_round, draw_unsolved, read_earlier
-from components.prompts import draw
 from components.records import Artifact, GenerateRequest, JudgedRound
 
 POOL = [f"p{number}" for number in range(10)]

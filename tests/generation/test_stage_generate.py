@@ -9,16 +9,17 @@ import torch
 from components.artifacts import derive_seed, file_digest, read_json, read_table, write_table
 from components.builtin.world import train_prompts
 from components.config import GenerationConfig, PolicyConfig
+from components.data.messages import Messages, format_messages
+from components.data.prompts import make_prompt
 from components.generation.law import Law
 from components.generation.responses import Response, respond
 from components.generation.sampler import sample
 from components.generation.stage import run
 from components.models import load_policy, load_tokenizer, start_ref
-from components.prompts import make_prompt
 from components.records import Artifact, GenerateRequest
 from components.runtime import progress
 from components.runtime.launch import run_stage
-from components.tokens import Messages, format_messages, prompt_ids
+from components.tokens import prompt_ids
 
 
 class _Heard:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components.data.messages import Messages
 from components.judges.protocol import Group, Opinion, Verdict, judge_alone, make_verdict, scores
-from components.tokens import Messages
 
 GROUP = Group("p", [{"role": "user", "content": "Hi"}], ((0, "a"), (1, "b"), (2, "c")))
 

@@ -62,6 +62,6 @@ def test_pinned_judge_that_changed_is_refused() -> None:
 
 
 def test_judges_import_no_torch() -> None:
-    modules = "components.judges, components.prompts, components.preferences.pairs_file"
+    modules = "components.judges, components.data.prompts, components.data.preference_file"
     code = f"import sys, {modules}; raise SystemExit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from components.config import JudgeConfig
+from components.data.preference_file import SeedPair
 from components.judges.protocol import Group, Opinion, Verdict, make_verdict
 from components.preferences.alone.calibration import Known, fit_scale, log_loss, predictions
 from components.preferences.alone.known_pairs import Question, known, questions
-from components.preferences.pairs_file import SeedPair
 from components.statistics.calibration import quality
 
 ASK = [{"role": "user", "content": "?"}]

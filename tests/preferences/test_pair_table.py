@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from components.data.preference_file import SeedPair, load_seed_pairs
 from components.preferences.pair_table import pair_row, write_pairs, write_portable
-from components.preferences.pairs_file import SeedPair, load_seed_pairs
 
 ASK = [{"role": "system", "content": "Sei nett."}, {"role": "user", "content": "Grüß dich"}]
 

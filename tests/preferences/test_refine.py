@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from components.config import ActiveConfig, PreferencesConfig
+from components.data.prompts import prompt_id
 from components.judges.jury import Juror, JuryJudge
 from components.judges.protocol import Group, Judge, Opinion, Verdict, conclude_pair, make_verdict
 from components.preferences.active.refine import COSTLY, Costly, Refined, refine
 from components.preferences.judged_pairs import build_pairs
-from components.prompts import prompt_id
 from components.records import JudgeUnavailable
 
 

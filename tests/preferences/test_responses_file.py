@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from components.data.prompts import prompt_id
 from components.judges.protocol import Group, Opinion, conclude_pair, make_verdict
 from components.preferences.alone.kept import read_judged, write_groups
 from components.preferences.alone.responses_file import read_responses
 from components.preferences.verdict_table import write_verdicts
-from components.prompts import prompt_id
 
 ASK, SYSTEM = {"role": "user", "content": "Hi"}, {"role": "system", "content": "Be kind."}
 

@@ -8,12 +8,12 @@ import pytest
 
 from components.artifacts import file_digest, read_json, read_table, write_table
 from components.config import ActiveConfig, JudgeConfig, PolicyConfig, PreferencesConfig
+from components.data.messages import format_messages
+from components.data.prompts import make_prompt
 from components.judges import judge_digest
 from components.judges import rule as rule_module
 from components.preferences.stage import run
-from components.prompts import make_prompt
 from components.records import Artifact, CollectRequest, JudgeRef, ModelRef
-from components.tokens import format_messages
 
 PROMPTS = [make_prompt([{"role": "user", "content": f"question {number}"}]) for number in range(4)]
 TEXTS = [["a", "bb"], ["ccc", "d"], ["e x", "ff"], ["g", "hhh x"]]

@@ -13,14 +13,14 @@ import pytest
 from components.artifacts import file_digest, read_json, read_table, write_table
 from components.builtin.world import train_prompts
 from components.config import JudgeConfig, PolicyConfig, PreferencesConfig
+from components.data.messages import format_messages
+from components.data.preference_file import load_seed_pairs
+from components.data.prompts import make_prompt
 from components.judges import judge_digest
 from components.judges import rule as rule_module
 from components.preferences.builders import BUILDERS
-from components.preferences.pairs_file import load_seed_pairs
 from components.preferences.stage import run
-from components.prompts import make_prompt
 from components.records import Artifact, CollectRequest, JudgeRef, JudgeUnavailable, ModelRef
-from components.tokens import format_messages
 
 PROMPTS = [make_prompt([{"role": "user", "content": f"question {number}"}]) for number in range(5)]
 TEXTS = [

@@ -10,11 +10,11 @@ import pytest
 
 from components.artifacts import file_digest, read_json, read_table, write_table
 from components.config import JudgeConfig, PolicyConfig, PreferencesConfig
+from components.data.messages import format_messages
+from components.data.prompts import make_prompt
 from components.judges import judge_digest
 from components.preferences.stage import run
-from components.prompts import make_prompt
 from components.records import Artifact, CollectRequest, JudgeRef, ModelRef, RoundStopped
-from components.tokens import format_messages
 from tests.judges.chat_server import ChatServer, quoted_texts
 
 PROMPTS = [make_prompt([{"role": "user", "content": f"question {number}"}]) for number in range(3)]

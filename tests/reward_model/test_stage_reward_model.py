@@ -10,15 +10,15 @@ import pytest
 from components.artifacts import file_digest, read_json, read_table, write_table
 from components.builtin.world import held_out_prompts, support_reply
 from components.config import JudgeConfig, PolicyConfig, PreferencesConfig, RewardModelConfig
+from components.data.messages import format_messages
+from components.data.prompts import make_prompt
 from components.judges import check_judge, judge_digest
 from components.models import start_ref
 from components.preferences.stage import run as collect
-from components.prompts import make_prompt
 from components.records import Artifact, CollectRequest, JudgeRef, ModelRef, RewardModelRequest, StageFailed
 from components.reward_model import stage
 from components.reward_model.pairs import read_pair_table
 from components.runtime.launch import run_stage
-from components.tokens import format_messages
 from tests.reward_model.conftest import labelled_pairs
 
 SETTINGS = RewardModelConfig(dtype="float32", learning_rate=1e-3, epochs=2, pairs_per_step=16, micro_batch_pairs=16, eval_share=0.25)

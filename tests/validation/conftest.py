@@ -11,9 +11,9 @@ from transformers import PreTrainedTokenizerFast
 
 from components.artifacts import digest, file_digest, write_table
 from components.config import PolicyConfig, Takes, ValidationConfig
-from components.prompts import prompt_id
+from components.data.messages import Messages, format_messages
+from components.data.prompts import prompt_id
 from components.records import Artifact, ModelRef, ValidateRequest
-from components.tokens import Messages, format_messages
 
 # Refuses a system message, and puts a mark in front of a conversation whose answer is "moves".
 TEMPLATE = (

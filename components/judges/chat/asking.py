@@ -6,6 +6,7 @@ from typing import Any
 
 from components.artifacts import digest
 from components.config import EndpointConfig
+from components.data.messages import Messages
 from components.judges.chat.beside import all_or_none
 from components.judges.chat.budget import Budget, BudgetUsedUp
 from components.judges.chat.endpoint import AttemptFailed, ChatEndpoint, QuestionRefused
@@ -17,7 +18,6 @@ from components.judges.chat.retries import retrying, wait_asked_for
 from components.judges.chat.usage import cost_of
 from components.records import JudgeUnavailable
 from components.runtime import progress
-from components.tokens import Messages
 
 FAILURES_IN_A_ROW = 3
 """Questions that failed for good, with no answer in between, after which no more are asked."""

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from components.tokens import Messages
+from components.data.messages import Messages
 
 
 class Question(NamedTuple):

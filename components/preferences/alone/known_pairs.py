@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from components.artifacts import digest
+from components.data.messages import Messages
+from components.data.preference_file import SeedPair
+from components.data.prompts import prompt_id
 from components.judges.protocol import Group, Verdict, scores
 from components.preferences.alone.calibration import Known
-from components.preferences.pairs_file import SeedPair
 from components.preferences.verdict_table import conclusions
-from components.prompts import prompt_id
-from components.tokens import Messages
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from components.data.messages import Messages
+from components.data.prompts import conversation, prompt_id
+from components.data.rows import Row, Rows, read_rows
 from components.judges.protocol import Group
-from components.prompts import conversation, prompt_id
-from components.rows import Row, Rows, read_rows
-from components.tokens import Messages
 
 COLUMNS = ("prompt", "responses", "response")
 

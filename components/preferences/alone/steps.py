@@ -11,6 +11,7 @@ from typing import Any
 
 from components.artifacts import derive_seed, digest, write_json
 from components.config import CampaignConfig, PreferencesConfig
+from components.data.preference_file import SeedPairs
 from components.judges import check_judge, judge_digest, load_judge
 from components.judges.health import CONFIDENCE, RESAMPLES, measure_health
 from components.judges.protocol import Group, JudgeContext
@@ -23,7 +24,6 @@ from components.preferences.alone.published import published
 from components.preferences.counts import COUNTS, judged_counts
 from components.preferences.from_verdicts import build_from_verdicts
 from components.preferences.pair_table import write_pairs, write_portable
-from components.preferences.pairs_file import SeedPairs
 from components.preferences.stage import building, collect
 from components.preferences.verdict_table import check_invalid_share, write_verdicts
 from components.records import JudgeUnavailable, ModelRef

@@ -11,10 +11,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from components.preferences.transcripts import is_transcript, parse_transcript
-from components.prompts import chat_messages
-from components.rows import Row, Rows, read_rows
-from components.tokens import Messages, format_messages
+from components.data.messages import Messages, format_messages
+from components.data.prompts import chat_messages
+from components.data.rows import Row, Rows, read_rows
+from components.data.transcripts import is_transcript, parse_transcript
 
 SCORES = (
     ("score_chosen", "score_rejected"),

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.preferences.pairs_file import SeedPair, SeedPairs, load_seed_pairs
+from components.data.preference_file import SeedPair, SeedPairs, load_seed_pairs
 
 ASK = {"role": "user", "content": "Hi"}
 SYSTEM = {"role": "system", "content": "Be kind."}

@@ -2,7 +2,7 @@ r"""Dialogues written as text in the form of Anthropic's HH data: `\n\nHuman: ..
 
 import re
 
-from components.tokens import Messages
+from components.data.messages import Messages
 
 TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 ROLES = {"Human": "user", "Assistant": "assistant"}

@@ -14,8 +14,8 @@ from typing import Any
 
 from components.builtin.world import held_out_prompts, train_prompts
 from components.config import BUILTIN, PromptsConfig
-from components.rows import Rows, read_rows
-from components.tokens import Messages, format_messages
+from components.data.messages import Messages, format_messages
+from components.data.rows import Rows, read_rows
 
 ROLES = ("system", "user", "assistant")
 BUILTIN_SPLITS: dict[str, Callable[[], list[Messages]]] = {"train": train_prompts, "test": held_out_prompts}

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.config import PromptsConfig
-from components.prompts import PromptSplit, content_key, draw, load_prompts, make_prompt, split_prompts
+from components.data.prompts import PromptSplit, content_key, draw, load_prompts, make_prompt, split_prompts
 
 USER = {"role": "user", "content": "Hello"}
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
 
-from components.rows import read_rows
+from components.data.rows import read_rows
 
 VALUES = [{"prompt": "one", "more": 1}, {"prompt": "zwö", "more": 2}]
 
