@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from components import vllm
 from components.config import BUILTIN, CampaignConfig
 from components.data.preference_file import load_seed_pairs
 from components.data.prompts import split_prompts
 from components.judges import check_judge
-from components.model_directory import check_model_directory, check_quantization
+from components.models import vllm
+from components.models.directory import check_model_directory, check_quantization
 
 
 class Inputs(NamedTuple):

@@ -10,7 +10,7 @@ import pandas as pd
 
 from components.data.messages import parse_messages
 from components.dpo.mixing import mixed_order
-from components.tokens import prompt_ids, response_ids
+from components.models.tokens import prompt_ids, response_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from components.adapters import describe_saved, describe_wanted, is_wanted, with_fresh_adapter
-from components.models import load_policy
+from components.models.adapters import describe_saved, describe_wanted, is_wanted, with_fresh_adapter
+from components.models.loading import load_policy
 from components.records import TrainRequest
 
 

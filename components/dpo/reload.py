@@ -8,7 +8,7 @@ from components.dpo.batches import Pair
 from components.dpo.scoring import response_logps
 from components.generation.law import Law
 from components.generation.sampler import sample
-from components.models import load_policy
+from components.models.loading import load_policy
 from components.records import ModelRef
 
 LOGPS_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}

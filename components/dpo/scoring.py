@@ -8,7 +8,7 @@ import torch
 from components.dpo.packed.forward import unwrapped
 from components.dpo.packed.layout import Packed
 from components.dpo.packed.logps import longest_packed, packed_logps
-from components.padding import left_padding_is_exact
+from components.models.padding import left_padding_is_exact
 
 SCORED_TOKENS = 8192
 """Tokens in one forward without gradients."""

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from components.adapters import describe_wanted, is_wanted, save_adapter, without_adapter
 from components.artifacts import digest, read_table, write_bytes, write_json
 from components.dpo.batches import Layout, Pair, Plan, encode_pairs
 from components.dpo.constraints import constraints_of
@@ -26,7 +25,8 @@ from components.dpo.reload import LOGPS_TOLERANCE, Probe, check_reloaded, probe_
 from components.dpo.responses import mismatched_answers, response_balance
 from components.dpo.system import sampled
 from components.dpo.train import evaluate_pairs, micro_batch_tokens, train
-from components.models import load_policy, load_tokenizer, pick_device, resolve_dtype, trained_ref
+from components.models.adapters import describe_wanted, is_wanted, save_adapter, without_adapter
+from components.models.loading import load_policy, load_tokenizer, pick_device, resolve_dtype, trained_ref
 from components.plots.stages import training_plot
 from components.records import ModelRef, TrainRequest
 

@@ -15,11 +15,11 @@ from components.generation.engines import Opened, opened
 from components.generation.law import Law
 from components.generation.responses import Response, respond
 from components.generation.sampler import Sampled
-from components.models import give_memory_back, load_policy, load_tokenizer, pick_device, resolve_dtype
+from components.models.loading import give_memory_back, load_policy, load_tokenizer, pick_device, resolve_dtype
+from components.models.tokens import stop_ids
 from components.records import EvaluateRequest, ModelRef
 from components.runtime import progress
 from components.runtime.ranks import over_ranks, world_size
-from components.tokens import stop_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -18,12 +18,12 @@ from components.judges import load_pinned_judge
 from components.judges.health import measure_health
 from components.judges.protocol import JUDGING, Judge, JudgeContext
 from components.judges.usage_file import write_usage
-from components.models import load_tokenizer
+from components.models.loading import load_tokenizer
+from components.models.tokens import prompt_ids
 from components.plots.stages import evaluation_plots
 from components.records import EvaluateRequest, Interval
 from components.runtime.ranks import pick_own_device, rank
 from components.statistics.intervals import mean_interval, win_rate
-from components.tokens import prompt_ids
 
 MODELS = ("start", "champion", "challenger")
 

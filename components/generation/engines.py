@@ -9,7 +9,7 @@ from components.config import PolicyConfig, SamplingEngine
 from components.generation import vllm
 from components.generation.law import Law
 from components.generation.sampler import Sampled, sample
-from components.models import load_generation_config, load_policy, pick_device, resolve_dtype
+from components.models.loading import load_generation_config, load_policy, pick_device, resolve_dtype
 from components.records import ModelRef
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import pad
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from components.adapters import num_virtual_tokens
+from components.models.adapters import num_virtual_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from components.adapters import num_virtual_tokens
 from components.generation.cache import plan_closing
 from components.generation.law import NOT_FINITE, Ending, Law, pick_tokens
 from components.generation.plain import decode_plainly
 from components.generation.prefill import prefill
 from components.generation.shared_prompt import decoder
-from components.padding import decodes_in_batches
+from components.models.adapters import num_virtual_tokens
+from components.models.padding import decodes_in_batches
 from components.runtime.ranks import world_size
 
 if TYPE_CHECKING:

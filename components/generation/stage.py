@@ -15,11 +15,11 @@ from components.generation.engines import opened
 from components.generation.law import Law
 from components.generation.responses import Response, respond
 from components.generation.sampler import Sampled
-from components.models import load_tokenizer
+from components.models.loading import load_tokenizer
+from components.models.tokens import prompt_ids, stop_ids
 from components.records import GenerateRequest
 from components.runtime import progress
 from components.runtime.ranks import pick_own_device, rank, world_size
-from components.tokens import prompt_ids, stop_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -223,7 +223,7 @@ def _tensors_condition(base: Path, expected: str) -> Condition:
         return "gone"
     from safetensors import SafetensorError
 
-    from components.models import tensors_digest  # loads torch
+    from components.models.loading import tensors_digest  # loads torch
 
     try:
         return "intact" if tensors_digest(sorted(base.glob("*.safetensors"))) == expected else "changed"

@@ -17,10 +17,10 @@ from components.config import JudgeSettings, PolicyConfig
 from components.data.messages import Messages
 from components.dpo.scoring import response_logps
 from components.judges.protocol import Group, JudgeContext, Opinion, Verdict, judge_alone
-from components.models import give_memory_back, load_policy, load_tokenizer, pick_device, resolve_dtype
+from components.models.loading import give_memory_back, load_policy, load_tokenizer, pick_device, resolve_dtype
+from components.models.tokens import prompt_ids, response_ids
 from components.records import ModelRef
 from components.runtime import progress
-from components.tokens import prompt_ids, response_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

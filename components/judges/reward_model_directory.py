@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from components.config import JudgeSettings
-from components.model_directory import check_model_directory, locate_model
+from components.models.directory import check_model_directory, locate_model
 
 
 def reward_model_directory(config: JudgeSettings) -> Path:

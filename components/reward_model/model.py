@@ -10,9 +10,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from components.builtin.starter import starter_model
 from components.config import BUILTIN
-from components.cpu.layers import speed_up
-from components.model_directory import check_model_directory, locate_model
-from components.models import start_ref
+from components.models.cpu.layers import speed_up
+from components.models.directory import check_model_directory, locate_model
+from components.models.loading import start_ref
 from components.records import ModelRef
 
 if TYPE_CHECKING:

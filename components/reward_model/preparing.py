@@ -7,7 +7,7 @@ from transformers import AutoConfig
 from components.artifacts import MANIFEST
 from components.config import RewardModelConfig
 from components.judges.reading import longest_read
-from components.models import load_tokenizer
+from components.models.loading import load_tokenizer
 from components.records import Artifact, RewardModelRequest
 from components.reward_model.model import base_ref
 from components.reward_model.pairs import prepare_pairs, read_pair_table

@@ -21,7 +21,7 @@ from components.dpo.out_of_memory import memory_told
 from components.judges.protocol import Group, scores
 from components.judges.reading import longest_read
 from components.judges.reward_model import RewardModelJudge
-from components.models import load_tokenizer, pick_device, resolve_dtype
+from components.models.loading import load_tokenizer, pick_device, resolve_dtype
 from components.plots.reliability import reliability_plot
 from components.records import RewardModelRequest
 from components.reward_model.model import Headed, load_with_head, rewards

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from components import vllm
 from components.artifacts import read_json, write_json
-from components.model_directory import SNAPSHOT_FILES
+from components.models import vllm
+from components.models.directory import SNAPSHOT_FILES
 from components.records import ModelRef
 from components.serving.plan import HOST, Serving
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from components.artifacts import read_json
 from components.campaign.models import model_of_round
 from components.campaign.state import campaign_directory, known_state
-from components.model_directory import check_model_directory
+from components.models.directory import check_model_directory
 from components.records import ModelRef
 from components.runtime.ports import is_free
 

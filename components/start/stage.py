@@ -13,10 +13,10 @@ from components.data.prompts import Prompt, split_prompts
 from components.generation.law import Law
 from components.generation.sampler import sample
 from components.judges import judge_digest
-from components.model_directory import check_model_directory, locate_model
-from components.models import load_policy, load_tokenizer, pick_device, resolve_dtype, start_ref
+from components.models.directory import check_model_directory, locate_model
+from components.models.loading import load_policy, load_tokenizer, pick_device, resolve_dtype, start_ref
+from components.models.tokens import prompt_ids
 from components.records import JudgeRef, ModelRef, StartRequest
-from components.tokens import prompt_ids
 
 
 def run(request: StartRequest, out: Path) -> None:

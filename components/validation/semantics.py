@@ -9,8 +9,8 @@ from jinja2 import TemplateError
 from components.config import PolicyConfig
 from components.data.messages import Messages, parse_messages
 from components.data.prompts import content_key
+from components.models.tokens import prompt_ids, response_ids
 from components.runtime import progress
-from components.tokens import prompt_ids, response_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -16,7 +16,7 @@ from components.artifacts import read_table, write_json, write_table
 from components.config import ValidationConfig
 from components.data.messages import parse_messages
 from components.data.prompts import content_key
-from components.models import load_tokenizer
+from components.models.loading import load_tokenizer
 from components.records import Artifact, DataRejected, ValidateRequest
 from components.validation.held_out import evaluation_prompts
 from components.validation.schema import COLUMNS, schema_reasons

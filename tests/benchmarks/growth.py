@@ -59,7 +59,7 @@ def stage_task(directory: Path, shape_name: str, profile: Any, count: int, seed:
     from components.config import ConstraintsConfig, LoraConfig, PolicyConfig, SoftPromptConfig, TrainingConfig
     from components.data.messages import format_messages
     from components.data.prompts import prompt_id
-    from components.models import start_ref
+    from components.models.loading import start_ref
     from components.records import Artifact, TrainRequest
 
     shape = SHAPES[shape_name]

@@ -24,9 +24,9 @@ from components.dpo import stage as dpo
 from components.generation.law import Law
 from components.generation.responses import respond
 from components.generation.sampler import sample
-from components.models import load_policy, load_tokenizer, pick_device, resolve_dtype, start_ref, trained_ref
+from components.models.loading import load_policy, load_tokenizer, pick_device, resolve_dtype, start_ref, trained_ref
+from components.models.tokens import prompt_ids, stop_ids
 from components.records import Artifact, ModelRef, TrainRequest
-from components.tokens import prompt_ids, stop_ids
 
 LIMITS = PolicyConfig(dtype="float32", max_prompt_tokens=64, max_response_tokens=64)
 COLUMNS = ["prompt_id", "prompt", "chosen", "rejected", "p", "tag"]

@@ -11,7 +11,7 @@ from components.config import ConstraintsConfig, LoraConfig, PolicyConfig, SoftP
 from components.data.messages import format_messages
 from components.data.prompts import prompt_id
 from components.dpo.stage import run
-from components.models import start_ref
+from components.models.loading import start_ref
 from components.records import Artifact, TrainRequest
 from components.runtime import progress
 

@@ -13,7 +13,6 @@ from peft import AutoPeftModelForCausalLM
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from components.adapters import describe_saved
 from components.artifacts import read_json, write_json
 from components.campaign.models import model_of_round
 from components.campaign.state import round_directory
@@ -23,7 +22,8 @@ from components.dpo.scoring import response_logps
 from components.dpo.stage import run
 from components.generation.law import Law
 from components.generation.sampler import Sampled, sample
-from components.models import load_policy, tensors_digest
+from components.models.adapters import describe_saved
+from components.models.loading import load_policy, tensors_digest
 from components.records import ModelRef, TrainRequest
 
 Make = Callable[..., TrainRequest]

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, Gemma2Config, Gemma3TextConfig, Qwen2Con
 from components.artifacts import read_json
 from components.config import LoraConfig, SoftPromptConfig
 from components.dpo.stage import run
-from components.models import start_ref, trained_ref
+from components.models.loading import start_ref, trained_ref
 from components.records import ModelRef, TrainRequest
 
 Make = Callable[..., TrainRequest]

@@ -12,7 +12,7 @@ from components.artifacts import digest, file_digest, read_json, read_table, wri
 from components.config import ConstraintsConfig, LoraConfig
 from components.dpo import train as training_loop
 from components.dpo.stage import run
-from components.models import trained_ref
+from components.models.loading import trained_ref
 from components.records import Artifact, StageFailed, TrainRequest
 from components.runtime.launch import run_stage
 

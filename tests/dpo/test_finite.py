@@ -18,7 +18,7 @@ from components.dpo.batches import Pair
 from components.dpo.engine import full_weights
 from components.dpo.finite import NonFiniteGradient, NonFiniteLoss, named, refuse_non_finite_reference
 from components.dpo.reference import PairLogps
-from components.models import load_policy, start_ref
+from components.models.loading import load_policy, start_ref
 from components.records import ModelRef, StageFailed, TrainRequest
 from components.runtime.launch import run_stage
 

@@ -19,7 +19,7 @@ from components.dpo.objective import PAIR_LOSS, Objective, configured_loss
 from components.dpo.reference import PairLogps, score_pairs
 from components.dpo.responses import mismatched_answers, response_balance
 from components.dpo.stage import _objectives, _Work
-from components.models import load_policy, load_tokenizer
+from components.models.loading import load_policy, load_tokenizer
 from components.records import TrainRequest
 
 NAMES = get_args(LossName)

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from components.artifacts import read_json
 from components.dpo.stage import run
-from components.models import start_ref
+from components.models.loading import start_ref
 from components.records import ModelRef, TrainRequest
 
 

@@ -12,7 +12,7 @@ from components.config import ConstraintsConfig, EvaluationConfig, JudgeConfig, 
 from components.data.messages import format_messages
 from components.data.prompts import make_prompt
 from components.judges import judge_digest
-from components.models import load_policy, load_tokenizer, start_ref
+from components.models.loading import load_policy, load_tokenizer, start_ref
 from components.records import Artifact, EvaluateRequest, JudgeRef, ModelRef
 
 NUM_PROMPTS = 24

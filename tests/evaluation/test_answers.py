@@ -11,11 +11,11 @@ from components.artifacts import derive_seed, read_json, read_table
 from components.builtin.world import held_out_prompts
 from components.evaluation.answers import Answers, answer
 from components.generation import engines
-from components.models import load_policy, load_tokenizer
+from components.models.loading import load_policy, load_tokenizer
+from components.models.tokens import prompt_ids
 from components.records import EvaluateRequest, ModelRef
 from components.runtime import progress
 from components.runtime.launch import run_stage
-from components.tokens import prompt_ids
 
 Make = Callable[..., EvaluateRequest]
 SEEDS = [derive_seed(5, number) for number in range(12)]

@@ -11,10 +11,10 @@ from components.config import EvaluationConfig, GateConfig
 from components.data.messages import Messages, parse_messages
 from components.evaluation import stage
 from components.judges.protocol import Group, Opinion, Verdict, conclude_pair, judge_alone
-from components.models import load_tokenizer
+from components.models.loading import load_tokenizer
+from components.models.tokens import prompt_ids
 from components.promotion.gate import Decision, decide
 from components.records import Artifact, EvaluateRequest, Interval, JudgeUnavailable, ModelRef
-from components.tokens import prompt_ids
 
 Make = Callable[..., EvaluateRequest]
 NUM_PROMPTS = 24

@@ -19,8 +19,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from components.adapters import with_fresh_adapter
 from components.config import LoraConfig, SoftPromptConfig
+from components.models.adapters import with_fresh_adapter
 
 VOCABULARY = 40
 SMALL = {

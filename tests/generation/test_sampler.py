@@ -10,12 +10,12 @@ import torch
 from scipy.stats import chi2
 from transformers import GenerationConfig
 
-from components.adapters import with_fresh_adapter
 from components.config import LoraConfig, SoftPromptConfig
 from components.generation import prefill as prefilling
 from components.generation import sampler
 from components.generation.law import Law, pick_tokens
 from components.generation.sampler import Sampled, sample
+from components.models.adapters import with_fresh_adapter
 
 STOP = 1
 

@@ -15,11 +15,11 @@ from components.generation.law import Law
 from components.generation.responses import Response, respond
 from components.generation.sampler import sample
 from components.generation.stage import run
-from components.models import load_policy, load_tokenizer, start_ref
+from components.models.loading import load_policy, load_tokenizer, start_ref
+from components.models.tokens import prompt_ids
 from components.records import Artifact, GenerateRequest
 from components.runtime import progress
 from components.runtime.launch import run_stage
-from components.tokens import prompt_ids
 
 
 class _Heard:

@@ -9,12 +9,11 @@ import psutil
 import pytest
 import torch
 
-from components import vllm
 from components.artifacts import write_json
 from components.config import CampaignConfig, GenerationConfig, LoraConfig, PolicyConfig, SoftPromptConfig
 from components.generation.law import Law
 from components.generation.vllm import loaded
-from components.models import start_ref
+from components.models.loading import start_ref, vllm
 from components.preflight import check_inputs
 from components.records import ModelRef
 
@@ -51,7 +50,7 @@ def test_vllm_samples_from_the_adapter(stand_in_vllm: None, starter_directory: P
     """An adapter that is left out would be the champion before last, silently."""
     from transformers import AutoModelForCausalLM
 
-    from components.adapters import with_fresh_adapter
+    from components.models.adapters import with_fresh_adapter
 
     model: Any = with_fresh_adapter(AutoModelForCausalLM.from_pretrained(starter_directory), LoraConfig(rank=4), SoftPromptConfig())
     with torch.no_grad():

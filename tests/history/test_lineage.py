@@ -157,7 +157,7 @@ def test_lineage_start_model_outside_the_campaign_is_checked_by_its_tensors(demo
     import torch
     from safetensors.torch import save_file
 
-    from components.models import start_ref
+    from components.models.loading import start_ref
 
     base = tmp_path / "elsewhere"
     base.mkdir()

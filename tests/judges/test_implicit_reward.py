@@ -13,7 +13,7 @@ from components.builtin.world import train_prompts
 from components.config import JudgeConfig, PolicyConfig
 from components.judges import implicit_reward, load_judge
 from components.judges.protocol import Group, JudgeContext, Verdict
-from components.models import load_policy, load_tokenizer, start_ref
+from components.models.loading import load_policy, load_tokenizer, start_ref
 from components.records import ModelRef
 
 LIMITS = PolicyConfig(dtype="float32", max_prompt_tokens=64, max_response_tokens=24)

@@ -16,7 +16,7 @@ from components.config import EndpointConfig, JudgeConfig, PolicyConfig
 from components.judges import check_judge, judge_digest, load_judge, self_judge
 from components.judges.protocol import Group, JudgeContext
 from components.judges.self_judge import serving_policy
-from components.models import start_ref
+from components.models.loading import start_ref
 from components.records import JudgeUnavailable, ModelRef, RoundStopped
 from components.runtime import progress
 from components.serving import server
@@ -82,7 +82,7 @@ from pathlib import Path
 from components import progress
 from components.config import EndpointConfig, PolicyConfig
 from components.judges.self_judge import serving_policy
-from components.models import start_ref
+from components.models.loading import start_ref
 policy = start_ref(Path(sys.argv[1]), revision="main")
 with serving_policy(policy, PolicyConfig(dtype="float32"), EndpointConfig(), scratch=Path(sys.argv[2])) as endpoint:
     print(endpoint.url, flush=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from components.dpo.batches import Pair, Slot
-from components.models import load_tokenizer, start_ref
+from components.models.loading import load_tokenizer, start_ref
 from components.reward_model.model import load_with_head, rewards
 from components.reward_model.objective import RewardObjective
 

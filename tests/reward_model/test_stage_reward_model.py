@@ -13,7 +13,7 @@ from components.config import JudgeConfig, PolicyConfig, PreferencesConfig, Rewa
 from components.data.messages import format_messages
 from components.data.prompts import make_prompt
 from components.judges import check_judge, judge_digest
-from components.models import start_ref
+from components.models.loading import start_ref
 from components.preferences.stage import run as collect
 from components.records import Artifact, CollectRequest, JudgeRef, ModelRef, RewardModelRequest, StageFailed
 from components.reward_model import stage

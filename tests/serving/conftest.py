@@ -10,7 +10,7 @@ from components.artifacts import write_json
 from components.campaign.models import model_of_round
 from components.campaign.state import Champion, State, round_directory, write_state
 from components.config import CampaignConfig
-from components.models import load_policy, load_tokenizer, trained_ref
+from components.models.loading import load_policy, load_tokenizer, trained_ref
 from components.preflight import check_inputs
 from components.records import Interval, ModelRef, RoundRecord, StartRequest
 from components.runtime.launch import run_stage

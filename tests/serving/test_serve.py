@@ -18,18 +18,17 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from components import vllm
 from components.artifacts import write_json
 from components.campaign.models import model_of_round
 from components.generation.law import Law
 from components.generation.sampler import sample
-from components.models import load_policy, load_tokenizer
+from components.models.loading import load_policy, load_tokenizer, vllm
+from components.models.tokens import prompt_ids, stop_ids
 from components.records import ModelRef
 from components.runtime.ports import free_port
 from components.serving.engines import engine_for, pick_engine
 from components.serving.plan import model_id, plan_serving
 from components.serving.server import served
-from components.tokens import prompt_ids, stop_ids
 from flows.cli import app
 
 Make = Callable[..., Path]

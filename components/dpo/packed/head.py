@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
-from components.cpu.linear import ROWS_AT_ONCE, product, product_over_rows, rows_to_fill
+from components.models.cpu.linear import ROWS_AT_ONCE, product, product_over_rows, rows_to_fill
 
 TILE_BYTES = {True: 16 * 2**20, False: 256 * 2**20}
 """Logits of one product in fp32, on a CPU (True) and elsewhere, where they keep the device busy."""

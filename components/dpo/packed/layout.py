@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from components.cpu.linear import rows_to_fill
+from components.models.cpu.linear import rows_to_fill
 
 
 class Segment(NamedTuple):

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from components import vllm
 from components.generation.law import Law
 from components.generation.sampler import Sampled
+from components.models import vllm
 from components.records import ModelRef
 from components.runtime.children import server_process
 from components.runtime.launch import visible_gpus

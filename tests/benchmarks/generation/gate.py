@@ -13,7 +13,7 @@ from shapes import EOS, PAD, Shape
 from transformers import AutoModelForCausalLM
 from vllm_peer import Vllm
 
-from components import vllm
+from components.models import vllm
 
 CASE = Case(samples=4, ragged=True)
 PROMPTS = 32

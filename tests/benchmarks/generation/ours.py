@@ -9,7 +9,7 @@ from shapes import EOS, PAD, Shape
 from components.config import GenerationConfig
 from components.generation.law import Law
 from components.generation.sampler import sample
-from components.models import load_policy, start_ref
+from components.models.loading import load_policy, start_ref
 
 Answers = list[list[list[int]]]
 """By prompt, then sample, the token ids of an answer, the end token included."""

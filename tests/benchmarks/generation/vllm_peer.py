@@ -12,7 +12,7 @@ from shapes import EOS, Shape
 
 from components.generation.law import Law
 from components.generation.vllm import loaded
-from components.models import start_ref
+from components.models.loading import start_ref
 
 LONGEST_PROMPT = 1024
 CACHE_GIB = "2"

@@ -9,7 +9,7 @@ from ours import Ours
 from shapes import Shape, Triple
 from torch.utils.flop_counter import FlopCounterMode
 
-from components.cpu.linear import product
+from components.models.cpu.linear import product
 
 SWEEP = ((512, 896, 4864), (2048, 2048, 2048), (4096, 384, 1024), (4096, 1024, 384), (1024, 4096, 1024), (2048, 384, 16384))
 """Rows, inner size and columns of the products whose fastest counts as the machine's peak."""

@@ -5,8 +5,8 @@ import platform
 import pytest
 import torch
 
-from components.cpu import linear as cpu_linear
-from components.cpu.linear import linear, product, product_over_rows, rows_to_fill
+from components.models.cpu import linear as cpu_linear
+from components.models.cpu.linear import linear, product, product_over_rows, rows_to_fill
 
 CPU = torch.device("cpu")
 HAS_OP = hasattr(torch.ops.mkldnn, "_linear_pointwise")

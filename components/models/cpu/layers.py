@@ -2,8 +2,8 @@
 
 import torch
 
-from components.cpu import norm
-from components.cpu.linear import OneDnnLinear, keeps_programs
+from components.models.cpu import norm
+from components.models.cpu.linear import OneDnnLinear, keeps_programs
 
 
 def speed_up(model: torch.nn.Module) -> None:

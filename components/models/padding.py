@@ -9,7 +9,7 @@ import inspect
 import logging
 from typing import Any
 
-from components.adapters import num_virtual_tokens
+from components.models.adapters import num_virtual_tokens
 
 ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
 

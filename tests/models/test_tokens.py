@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from components.tokens import prompt_ids
+from components.models.tokens import prompt_ids
 
 
 class _Wordless:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from components.model_directory import check_model_directory, locate_model
-from components.models import load_policy, resolve_dtype, start_ref, tensors_digest, trained_ref
+from components.models.directory import check_model_directory, locate_model
+from components.models.loading import load_policy, resolve_dtype, start_ref, tensors_digest, trained_ref
 
 
 def written(path: Path, **tensors: torch.Tensor) -> Path:

@@ -6,10 +6,10 @@ import pickle
 import pytest
 import torch
 
-from components.cpu import linear as cpu_linear
-from components.cpu.layers import speed_up
-from components.cpu.linear import OneDnnLinear
-from components.cpu.norm import CpuRmsNorm
+from components.models.cpu import linear as cpu_linear
+from components.models.cpu.layers import speed_up
+from components.models.cpu.linear import OneDnnLinear
+from components.models.cpu.norm import CpuRmsNorm
 
 
 def model() -> torch.nn.Module:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from components.cpu.norm import CpuRmsNorm, adopt, rms_norm
+from components.models.cpu.norm import CpuRmsNorm, adopt, rms_norm
 
 SIZE = 24
 RMS_NORMS = ("llama.LlamaRMSNorm", "qwen2.Qwen2RMSNorm", "qwen3.Qwen3RMSNorm", "mistral.MistralRMSNorm", "phi3.Phi3RMSNorm")

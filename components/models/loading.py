@@ -14,9 +14,9 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from components.adapters import load_adapter
-from components.cpu.layers import speed_up
-from components.model_directory import check_quantization
+from components.models.adapters import load_adapter
+from components.models.cpu.layers import speed_up
+from components.models.directory import check_quantization
 from components.records import ModelRef
 
 if TYPE_CHECKING:
