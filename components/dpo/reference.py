@@ -13,8 +13,8 @@ from safetensors.torch import save
 from components.artifacts import write_bytes
 from components.dpo.batches import Pair
 from components.dpo.losses.transforms import length_desensitised_logps
-from components.dpo.scoring import plain_sum, response_logps
 from components.dpo.sides import Sides
+from components.scoring.response_logps import plain_sum, response_logps
 
 HASH = "sha256"
 log = logging.getLogger(__name__)

@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 import torch
 
 from components.dpo.batches import Pair
-from components.dpo.scoring import response_logps
 from components.generation.law import Law
 from components.generation.sampler import sample
 from components.models.loading import load_policy
 from components.records import ModelRef
+from components.scoring.response_logps import response_logps
 
 LOGPS_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
 LEAD_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}

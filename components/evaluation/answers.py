@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from components.artifacts import derive_seed
-from components.dpo.scoring import response_logps
 from components.generation.engines import Opened, opened
 from components.generation.law import Law
 from components.generation.responses import Response, respond
@@ -20,6 +19,7 @@ from components.models.tokens import stop_ids
 from components.records import EvaluateRequest, ModelRef
 from components.runtime import progress
 from components.runtime.ranks import over_ranks, world_size
+from components.scoring.response_logps import response_logps
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -15,12 +15,12 @@ import torch
 
 from components.config import JudgeSettings, PolicyConfig
 from components.data.messages import Messages
-from components.dpo.scoring import response_logps
 from components.judges.protocol import Group, JudgeContext, Opinion, Verdict, judge_alone
 from components.models.loading import give_memory_back, load_policy, load_tokenizer, pick_device, resolve_dtype
 from components.models.tokens import prompt_ids, response_ids
 from components.records import ModelRef
 from components.runtime import progress
+from components.scoring.response_logps import response_logps
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

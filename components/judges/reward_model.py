@@ -16,15 +16,15 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from components.artifacts import digest, file_digest
 from components.config import JudgeSettings
 from components.data.messages import Messages, format_messages
-from components.dpo.packed.layout import Packed
-from components.dpo.packed.rewards import longest_rewarded, packed_rewards
-from components.dpo.scoring import SCORED_TOKENS, together
 from components.judges.protocol import Group, Opinion, Verdict, judge_alone
 from components.judges.reading import conversation_ids, longest_read
 from components.judges.reward_model_directory import reward_model_directory
 from components.models.cpu.layers import speed_up
 from components.models.loading import pick_device, resolve_dtype, tensors_digest
 from components.runtime import progress
+from components.scoring.packed.layout import Packed
+from components.scoring.packed.rewards import longest_rewarded, packed_rewards
+from components.scoring.response_logps import SCORED_TOKENS, together
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -32,7 +32,7 @@ sys.path[:0] = [str(GENERATION), str(GENERATION.parents[2])]
 
 from cases import CASES, save_policy  # noqa: E402
 
-from components.models.loading import vllm  # noqa: E402
+from components.models import vllm  # noqa: E402
 
 DEFAULT, TUNED, CONTINUOUS, VLLM = "generate, default", "generate, tuned", "generate_batch, tuned", "vLLM"
 OTHERS = (DEFAULT, TUNED, CONTINUOUS, VLLM)

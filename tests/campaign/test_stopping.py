@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from components.artifacts import read_json, write_json
-from components.campaign.state import stopping
+from components.campaign import stopping
 from components.campaign.stopping import STOP_FILE, RoundLimits
 from components.config import BudgetConfig
 from components.records import RoundStopped

@@ -18,13 +18,13 @@ from components.campaign.models import model_of_round
 from components.campaign.state import round_directory
 from components.config import LoraConfig, SoftPromptConfig
 from components.dpo import reload, stage
-from components.dpo.scoring import response_logps
 from components.dpo.stage import run
 from components.generation.law import Law
 from components.generation.sampler import Sampled, sample
 from components.models.adapters import describe_saved
 from components.models.loading import load_policy, tensors_digest
 from components.records import ModelRef, TrainRequest
+from components.scoring.response_logps import response_logps
 
 Make = Callable[..., TrainRequest]
 KINDS: dict[str, dict[str, Any]] = {

@@ -12,10 +12,11 @@ import torch
 import transformers
 
 from components.config import TrainingConfig
-from components.dpo import objective, scoring
+from components.dpo import objective
 from components.dpo.out_of_memory import OutOfMemory, is_out_of_memory, memory_told
 from components.records import StageFailed, TrainRequest
 from components.runtime.launch import run_stage
+from components.scoring import response_logps as scoring
 
 Make = Callable[..., TrainRequest]
 CPU_ALLOCATOR = (

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from components.data.messages import format_messages
 from components.dpo.batches import Layout, Pair, Plan, encode_pairs
 from components.dpo.reference import score_pairs
-from components.dpo.scoring import Batch, response_logps, token_scores
+from components.scoring.response_logps import Batch, response_logps, token_scores
 
 VOCABULARY = 19
 PAD = 0

@@ -13,7 +13,8 @@ from components.artifacts import write_json
 from components.config import CampaignConfig, GenerationConfig, LoraConfig, PolicyConfig, SoftPromptConfig
 from components.generation.law import Law
 from components.generation.vllm import loaded
-from components.models.loading import start_ref, vllm
+from components.models import vllm
+from components.models.loading import start_ref
 from components.preflight import check_inputs
 from components.records import ModelRef
 

@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from components.artifacts import read_json, write_json
-from components.campaign.state import files as read
+from components.campaign import files as read
 from components.plots.curves import running_mean
 from components.plots.stages import bin_edges, evaluation_plots, outcome_counts, training_plot
 from components.records import Interval

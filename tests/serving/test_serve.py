@@ -22,7 +22,8 @@ from components.artifacts import write_json
 from components.campaign.models import model_of_round
 from components.generation.law import Law
 from components.generation.sampler import sample
-from components.models.loading import load_policy, load_tokenizer, vllm
+from components.models import vllm
+from components.models.loading import load_policy, load_tokenizer
 from components.models.tokens import prompt_ids, stop_ids
 from components.records import ModelRef
 from components.runtime.ports import free_port

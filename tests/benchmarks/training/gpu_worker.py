@@ -21,12 +21,12 @@ from plain_engine import PlainEngine
 from shapes import EOS, PAD, PROFILES, SHAPES, Profile, fingerprint, triples
 
 from components.config import TrainingConfig
-from components.dpo.packed import attention as packed_attention
-from components.dpo.packed.layout import Packed
-from components.dpo.scoring import _padded_logps, longest_packed
 from components.generation.law import Law
 from components.generation.sampler import sample
 from components.runtime.launch import keep_freed_memory
+from components.scoring.packed import attention as packed_attention
+from components.scoring.packed.layout import Packed
+from components.scoring.response_logps import _padded_logps, longest_packed
 
 ATTENTION_LIMITS = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 """Relative L2 error of packed attention, and of its gradients, against plain attention in fp32."""

@@ -8,17 +8,17 @@ import torch
 from shapes import EOS, PAD, Shape, Triple
 
 from components.config import ConstraintsConfig, LoraConfig, SoftPromptConfig, TrainingConfig
-from components.dpo import scoring
 from components.dpo.batches import Layout, Pair
 from components.dpo.engine import build_engine, join_process_group
 from components.dpo.memory import Memory
 from components.dpo.objective import Objective
-from components.dpo.packed.layout import Packed
 from components.dpo.reference import PairLogps, score_pairs
 from components.dpo.train import micro_batch_tokens, train_step
 from components.models.adapters import with_fresh_adapter, without_adapter
 from components.models.cpu import linear as cpu_linear
 from components.models.cpu.layers import speed_up
+from components.scoring import response_logps as scoring
+from components.scoring.packed.layout import Packed
 
 CPU = torch.device("cpu")
 FULL_LOGITS, HEAD_ON_ANSWERS, PACKED, SHARED, PRODUCTS, CACHED_REFERENCE = range(6)

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import torch
 
-from components.dpo.packed.forward import unwrapped
-from components.dpo.packed.layout import Packed
-from components.dpo.packed.logps import longest_packed, packed_logps
 from components.models.padding import left_padding_is_exact
+from components.scoring.packed.forward import unwrapped
+from components.scoring.packed.layout import Packed
+from components.scoring.packed.logps import longest_packed, packed_logps
 
 SCORED_TOKENS = 8192
 """Tokens in one forward without gradients."""

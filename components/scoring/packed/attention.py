@@ -16,8 +16,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from components.dpo.packed import on_cpu
-from components.dpo.packed.layout import Packed
+from components.scoring.packed import on_cpu
+from components.scoring.packed.layout import Packed
 
 NAME = "ratchet_packed"
 _HARMLESS = frozenset(

@@ -8,11 +8,11 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from components.dpo.packed import attention as packed_attention
-from components.dpo.packed import layout as packed_layout
-from components.dpo.packed import on_cpu
-from components.dpo.packed.attention import CannotPack, attention
-from components.dpo.packed.layout import Packed
+from components.scoring.packed import attention as packed_attention
+from components.scoring.packed import layout as packed_layout
+from components.scoring.packed import on_cpu
+from components.scoring.packed.attention import CannotPack, attention
+from components.scoring.packed.layout import Packed
 
 PROMPTS = [[1, 2, 3], [1, 2, 3], [4, 5], [1, 2, 3], [6]]
 RESPONSES = [[7, 8], [9, 1, 2, 3, 4], [5], [6, 7], [8, 9, 1]]

@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
-from components.dpo.packed.attention import CannotPack
-from components.dpo.packed.forward import longest_exact, packed_forward, unwrapped
-from components.dpo.packed.head import column_logps
-from components.dpo.packed.layout import Packed
 from components.models.cpu.linear import OneDnnLinear
 from components.models.padding import left_padding_is_exact
+from components.scoring.packed.attention import CannotPack
+from components.scoring.packed.forward import longest_exact, packed_forward, unwrapped
+from components.scoring.packed.head import column_logps
+from components.scoring.packed.layout import Packed
 
 SENT = (1234.0, -567.0)
 """What a trial puts in the place of the head's output: a cap or a scale behind the head would change it."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from components.dpo.packed.layout import Packed, Segment
+from components.scoring.packed.layout import Packed, Segment
 
 LONGEST_BLOCK = 1024
 """Longest prompt and response whose attention weights are held for the backward pass; up to it the flash kernel is slower."""

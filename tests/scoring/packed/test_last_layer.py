@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Phi3Config
 
-from components.dpo.packed.last_layer import ROW_BY_ROW, only_what_is_read
-from components.dpo.packed.layout import Packed
+from components.scoring.packed.last_layer import ROW_BY_ROW, only_what_is_read
+from components.scoring.packed.layout import Packed
 
 CPU = torch.device("cpu")
 SIZES = {

@@ -3,8 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.dpo.packed.layout import Packed
 from components.models.cpu.linear import rows_to_fill
+from components.scoring.packed.layout import Packed
 
 CPU = torch.device("cpu")
 TOKENS = st.lists(st.integers(1, 3), min_size=1, max_size=5)

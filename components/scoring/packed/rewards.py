@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from components.dpo.packed.attention import CannotPack
-from components.dpo.packed.forward import longest_exact, packed_forward, replaced, unwrapped
-from components.dpo.packed.layout import Packed
+from components.scoring.packed.attention import CannotPack
+from components.scoring.packed.forward import longest_exact, packed_forward, replaced, unwrapped
+from components.scoring.packed.layout import Packed
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}
 """Share of the largest hidden state by which one may differ between the packed and the plain forward in a trial."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from components.dpo.packed.layout import Packed
+from components.scoring.packed.layout import Packed
 
 ROW_BY_ROW = ("self_attn.q_proj", "self_attn.o_proj", "mlp")
 """Modules of a decoder layer each of whose rows depends on the same row of its input only; a trial would notice if one does not."""

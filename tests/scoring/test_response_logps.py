@@ -5,8 +5,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from components.dpo import scoring
-from components.dpo.scoring import Batch, response_logps, together, token_logps
+from components.scoring import response_logps as scoring
+from components.scoring.response_logps import Batch, response_logps, together, token_logps
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma3TextConfig
 
-from components.dpo import scoring
-from components.dpo.packed import logps
-from components.dpo.scoring import Batch, token_scores
-from tests.dpo.packed import architectures
-from tests.dpo.packed.architectures import PACKED, PADDED, PROMPTS, RESPONSES, SMALL
+from components.scoring import response_logps as scoring
+from components.scoring.packed import logps
+from components.scoring.response_logps import Batch, token_scores
+from tests.scoring.packed import architectures
+from tests.scoring.packed.architectures import PACKED, PADDED, PROMPTS, RESPONSES, SMALL
 
 
 def build(config: Any) -> Any:

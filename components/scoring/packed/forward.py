@@ -8,10 +8,10 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from components.dpo.packed.attention import NAME, CannotPack
-from components.dpo.packed.last_layer import only_what_is_read
-from components.dpo.packed.layout import Packed
 from components.models.adapters import num_virtual_tokens
+from components.scoring.packed.attention import NAME, CannotPack
+from components.scoring.packed.last_layer import only_what_is_read
+from components.scoring.packed.layout import Packed
 
 PROMPTS = ((1, 2, 3, 4, 5), (1, 2, 3, 4, 5), (3, 1), (3, 1), (3, 1))
 RESPONSES = ((6, 7), (5, 4, 3, 2), (4,), (2, 2, 6), (7, 1))

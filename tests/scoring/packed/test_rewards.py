@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, BertConfig, LlamaConfig, LlamaForSequenceClassification
 
-from components.dpo.packed import rewards
-from components.dpo.packed.layout import Packed
-from components.dpo.packed.rewards import longest_rewarded, packed_rewards
-from tests.dpo.packed import architectures
-from tests.dpo.packed.architectures import PACKED, PADDED, PROMPTS, RESPONSES, SMALL
+from components.scoring.packed import rewards
+from components.scoring.packed.layout import Packed
+from components.scoring.packed.rewards import longest_rewarded, packed_rewards
+from tests.scoring.packed import architectures
+from tests.scoring.packed.architectures import PACKED, PADDED, PROMPTS, RESPONSES, SMALL
 
 
 def build(config: Any) -> Any:
