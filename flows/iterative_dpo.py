@@ -14,8 +14,8 @@ from components.campaign.models import model_of_round
 from components.campaign.state import Champion, State, campaign_directory, open_target, read_state, write_state
 from components.campaign.stopping import refuse_if_stopped
 from components.config import CampaignConfig
-from components.preflight import check_inputs
 from components.records import RoundStopped
+from components.start.preflight import check_inputs
 from flows.dpo_round import STOPPED, dpo_round
 from flows.earlier_starts import adopt, refuse_if_overtaken
 from flows.logs import logs_on_page

@@ -32,7 +32,7 @@ def run(
         if not accept_changes:
             refuse_changes(directory, settings)
         quiet_libraries()
-        from components.preflight import check_inputs
+        from components.start.preflight import check_inputs
         from flows.server import prefect_server
         from flows.services import running
 

@@ -12,8 +12,8 @@ from components.artifacts import read_json
 from components.config import CampaignConfig, LoraConfig
 from components.dpo.stage import run
 from components.models.loading import load_policy, trained_ref
-from components.preflight import check_inputs
 from components.records import ModelRef, TrainRequest
+from components.start.preflight import check_inputs
 
 Make = Callable[..., TrainRequest]
 

@@ -15,8 +15,8 @@ from components.generation.law import Law
 from components.generation.vllm import loaded
 from components.models import vllm
 from components.models.loading import start_ref
-from components.preflight import check_inputs
 from components.records import ModelRef
+from components.start.preflight import check_inputs
 
 LAW = Law(temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=8, stop_ids=frozenset({1}))
 

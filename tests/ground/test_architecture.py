@@ -24,7 +24,7 @@ LIGHT_MODULES = [
     "components.history.lineage",
     "components.history.rollback",
     "components.runtime.launch",
-    "components.preflight",
+    "components.start.preflight",
 ]
 OWNERS = {
     "mlflow": r"components/tracking/",

@@ -11,9 +11,9 @@ from components.campaign.models import model_of_round
 from components.campaign.state import Champion, State, round_directory, write_state
 from components.config import CampaignConfig
 from components.models.loading import load_policy, load_tokenizer, trained_ref
-from components.preflight import check_inputs
 from components.records import Interval, ModelRef, RoundRecord, StartRequest
 from components.runtime.launch import run_stage
+from components.start.preflight import check_inputs
 
 RATE = Interval(value=0.7, low=0.65, high=0.75, n=256)
 

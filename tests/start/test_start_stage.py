@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from components.artifacts import read_json
 from components.config import CampaignConfig
-from components.preflight import check_inputs
 from components.records import StageFailed, StartRequest
 from components.runtime.launch import run_stage
+from components.start.preflight import check_inputs
 
 
 @pytest.fixture
