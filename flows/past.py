@@ -12,7 +12,7 @@ from rich.tree import Tree
 from components.report import wording
 
 if TYPE_CHECKING:
-    from components.history.collect import Collected
+    from components.history.cleanup import Collected
     from components.history.compare import Comparison, Row
     from components.history.lineage import Lineage
     from components.history.tree import Node

@@ -4,12 +4,11 @@ The files are the truth. Everything here can be repeated: a round that was recor
 what is missing is added. Importing this package loads mlflow (about two seconds), so only the task that records a round does it.
 """
 
-from components.tracking.collecting import collect_copies
-from components.tracking.links import compare_rounds_url, compare_url, experiment_url, is_server
-from components.tracking.recording import Tracked, record_round
-from components.tracking.standing import announce_champion
+from components.tracking.cleanup import collect_copies
+from components.tracking.recording import Tracked, announce_champion, record_round
+from components.tracking.registry import Version, read_versions
 from components.tracking.store import TrackingUnavailable, ensure_store, tracking_uri
-from components.tracking.versions import Version, read_versions
+from components.tracking.views import compare_rounds_url, compare_url, experiment_url, is_server
 
 __all__ = [
     "Tracked",

@@ -9,7 +9,7 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import DatasetInput, Metric, Param, Run
 
-from components.tracking.tables import as_json
+from components.tracking.contents import as_json
 
 _TABLES_TAG = "mlflow.loggedArtifacts"  # which of a run's files MLflow's pages show as tables
 _MAX_METRICS, _MAX_PARAMS = 1000, 100  # what MLflow takes in one batch

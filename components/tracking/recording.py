@@ -10,15 +10,16 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput, Run
 
+from components.campaign.state import read_state
 from components.records import Record, RoundRecord
 from components.tracking import registry
-from components.tracking.contents import artifacts, datasets
+from components.tracking.contents import artifacts, datasets, tables
 from components.tracking.facts import RoundFacts, params, read_facts
 from components.tracking.filling import add_datasets, add_files, add_params, add_points, add_tables, finish
 from components.tracking.measurements import campaign_points, round_points, step_points, system_points
-from components.tracking.runs import ensure_campaign_run, ensure_experiment, ensure_round_run, tell_champion
-from components.tracking.store import connected
-from components.tracking.tables import tables
+from components.tracking.registry import move_champion
+from components.tracking.runs import ensure_campaign_run, ensure_experiment, ensure_round_run, find_campaign_run, tell_champion
+from components.tracking.store import connected, store_exists
 from components.tracking.traces import add_traces, comparisons
 
 
@@ -88,3 +89,28 @@ def _record_campaign(client: MlflowClient, experiment_id: str, facts: RoundFacts
     tell_champion(client, run, facts.state)
     if newest or run.info.status != "FINISHED":
         finish(client, run, facts.ended_ms)
+
+
+def announce_champion(campaign_dir: Path) -> None:
+    """Moves the alias `champion` to campaign.json's champion, and says so in the run `campaign`.
+
+    A campaign that MLflow does not know stays unknown.
+
+    Args:
+        campaign_dir: runs/<campaign>.
+
+    Raises:
+        TrackingUnavailable: MLflow cannot be reached or written. The next recorded round brings both up to date.
+    """
+    state = read_state(campaign_dir)
+    assert state is not None, campaign_dir
+    if not store_exists(campaign_dir.parent):
+        return
+    with connected(campaign_dir.parent) as client:
+        experiment = client.get_experiment_by_name(campaign_dir.name)
+        if experiment is None:
+            return
+        move_champion(client, campaign_dir.name, state)
+        run = find_campaign_run(client, experiment.experiment_id, campaign_dir.name, state)
+        if run is not None:
+            tell_champion(client, run, state)

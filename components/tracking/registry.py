@@ -14,9 +14,11 @@ from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from components.campaign.state import State
+from components.records import Record
 from components.tracking.card import CARD, card, version_description
 from components.tracking.contents import model_directory
 from components.tracking.facts import RoundFacts, lineage
+from components.tracking.store import connected, store_exists
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 _VERSIONS_TAG = "mlflow.modelVersions"  # how MLflow's page of a logged model finds its registered version
@@ -142,3 +144,44 @@ def _round_of(client: MlflowClient, name: str, state: State, version: int | None
 
 def _identity(tags: dict[str, str]) -> tuple[str | None, str | None]:
     return tags.get("round"), tags.get("policy_digest")
+
+
+class Version(Record):
+    """A version of a registered model."""
+
+    version: int
+    aliases: tuple[str, ...]
+    tags: dict[str, str]
+    """Among them the campaign's lineage: `round`, `policy_digest`, `git_sha`."""
+
+
+def read_versions(runs: Path, name: str) -> list[Version]:
+    """All versions of a registered model, oldest first; empty where MLflow has no such model.
+
+    Args:
+        runs: Directory that holds the campaigns' directories.
+        name: The registered model's name, which is its campaign's.
+
+    Raises:
+        TrackingUnavailable: MLflow cannot be reached.
+    """
+    if not store_exists(runs):
+        return []
+    with connected(runs) as client:
+        if find_registered_model(client, name) is None:
+            return []
+        page = client.search_model_versions(f"name = '{name}'")
+        found = list(page)
+        while page.token:
+            page = client.search_model_versions(f"name = '{name}'", page_token=page.token)
+            found += page
+        aliases = aliases_of(client, name)
+    versions = [
+        Version(
+            version=int(each.version),
+            aliases=tuple(sorted(alias for alias, version in aliases.items() if version == int(each.version))),
+            tags=dict(each.tags),
+        )
+        for each in found
+    ]
+    return sorted(versions, key=lambda each: each.version)

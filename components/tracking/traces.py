@@ -12,8 +12,8 @@ from mlflow.entities import Run
 from components.artifacts import read_table
 from components.judges.protocol import Verdict
 from components.preferences.verdict_table import VERDICTS, read_verdicts
+from components.tracking.contents import readable
 from components.tracking.facts import RoundFacts
-from components.tracking.tables import readable
 
 MAX_COMPARISONS = 20
 """Comparisons of a round that become traces; verdicts.parquet has them all."""

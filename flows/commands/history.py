@@ -12,7 +12,7 @@ from components.campaign.state import campaign_directory, known_campaigns, known
 from flows.commands.terminal import CampaignArgument, console, errors, told_in_one_line
 
 if TYPE_CHECKING:
-    from components.history.collect import Collected
+    from components.history.cleanup import Collected
 
 
 RoundArgument = Annotated[str, typer.Argument(metavar="ROUND", help="campaign/round, such as demo/1.")]
@@ -88,7 +88,7 @@ def gc(
     with told_in_one_line():
         if campaign is not None:
             known_state(campaign)
-        from components.history.collect import collect_garbage
+        from components.history.cleanup import collect_garbage
         from flows.past import print_collected
 
         found: list[Collected] = []

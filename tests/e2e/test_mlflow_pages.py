@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from components.artifacts import read_json
-from components.tracking.links import compare_url, experiment_url
+from components.tracking.views import compare_url, experiment_url
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 CAMPAIGN = "compared"

@@ -19,7 +19,7 @@ LIGHT_MODULES = [
     "components.records",
     "components.artifacts",
     "components.campaign.state",
-    "components.history.collect",
+    "components.history.cleanup",
     "components.history.compare",
     "components.history.lineage",
     "components.history.rollback",

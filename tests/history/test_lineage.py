@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from components.artifacts import file_digest, read_json, write_json
-from components.history.collect import collect_garbage
+from components.history.cleanup import collect_garbage
 from components.history.lineage import Lineage, read_lineage
 from components.history.names import parse_version
 from components.history.tree import Node, walk

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from components.artifacts import read_json, write_json
 from components.campaign.lock import CampaignBusy, locked
 from components.campaign.models import model_of_round
-from components.history.collect import Collected, collect_garbage
+from components.history.cleanup import Collected, collect_garbage
 from flows.cli import app
 
 # MLflow 3.17 uses what SQLAlchemy 2.1 deprecates.
@@ -113,7 +113,7 @@ def test_gc_killed_at_any_step_leaves_no_half_model_and_the_next_one_finishes(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"components.history.collect.{dies_in}", die)
+        patch.setattr(f"components.history.cleanup.{dies_in}", die)
         with pytest.raises(Killed):
             collect_garbage(six.directory, keep=4, dry_run=False)
     weights = six.stage(2, "dpo_train") / "model"
