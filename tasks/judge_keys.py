@@ -5,7 +5,7 @@ import os
 from prefect.blocks.system import Secret
 
 from components.config import JudgeConfig
-from components.judges.chat.key import key_variable
+from components.judges.chat.credentials import key_variable
 
 PREFECT = "prefect:"
 

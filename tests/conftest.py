@@ -59,7 +59,7 @@ def stand_in_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def chat_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ChatServer]]:
     """Starts chat endpoints that answer by a script; see tests/judges/chat_server.py. Whoever asks them retries without delay."""
-    from components.judges.chat import retries
+    from components.judges.chat import asking as retries
 
     monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 0.01)
     servers: list[ChatServer] = []

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from components.artifacts import MANIFEST, read_json
 from components.campaign.state import State, read_state, round_directory
 from components.config import CampaignConfig, describe
-from components.judges.usage_file import USAGE
+from components.judges.chat.ledger import USAGE
 from components.records import Manifest, RoundRecord
 
 STAGES = ("generate_responses", "collect_preferences", "validate_data", "dpo_train", "evaluate", "promote")

@@ -14,10 +14,10 @@ from components.data.messages import Messages, parse_messages
 from components.evaluation.answers import Answers, answer
 from components.evaluation.outcomes import Comparison, compare, principle_violations
 from components.evaluation.rules import violation_shares
-from components.judges import load_pinned_judge
+from components.judges.chat.ledger import write_usage
 from components.judges.health import measure_health
 from components.judges.protocol import JUDGING, Judge, JudgeContext
-from components.judges.usage_file import write_usage
+from components.judges.registry import load_pinned_judge
 from components.models.loading import load_tokenizer
 from components.models.tokens import prompt_ids
 from components.plots.stages import evaluation_plots

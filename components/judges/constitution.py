@@ -16,11 +16,19 @@ from typing import Any
 from components.artifacts import digest
 from components.config import JudgeSettings
 from components.data.messages import Messages
-from components.judges.chat.check import check_endpoint
 from components.judges.chat.client import Chat, Question, Reply
+from components.judges.chat.credentials import check_endpoint
 from components.judges.chat.quoting import NOTICE
-from components.judges.orders import SCHEMA, conclude_equals, conclude_orders, order_questions, read_opinion, shown
-from components.judges.pairing import Comparison, chosen_comparisons
+from components.judges.comparisons import (
+    SCHEMA,
+    Comparison,
+    chosen_comparisons,
+    conclude_equals,
+    conclude_orders,
+    order_questions,
+    read_opinion,
+    shown,
+)
 from components.judges.principles import Principle, load_principles
 from components.judges.protocol import Group, JudgeContext, Opinion, Verdict, as_part, make_verdict
 from components.judges.revision import CRITIQUE, REVISION

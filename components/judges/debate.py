@@ -11,11 +11,20 @@ from typing import NamedTuple
 from components.artifacts import digest
 from components.config import JudgeSettings
 from components.data.messages import Messages
-from components.judges.chat.check import check_endpoint
 from components.judges.chat.client import Chat, Question, Reply
+from components.judges.chat.credentials import check_endpoint
 from components.judges.chat.quoting import NOTICE
-from components.judges.orders import REPEATED, SCHEMA, conclude_equals, conclude_orders, order_questions, read_opinion, shown
-from components.judges.pairing import Comparison, chosen_comparisons
+from components.judges.comparisons import (
+    REPEATED,
+    SCHEMA,
+    Comparison,
+    chosen_comparisons,
+    conclude_equals,
+    conclude_orders,
+    order_questions,
+    read_opinion,
+    shown,
+)
 from components.judges.protocol import Group, JudgeContext, Opinion, Verdict
 from components.judges.wording import ask_about, pair_data, wording
 

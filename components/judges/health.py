@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from components.artifacts import derive_seed
-from components.judges.orders import REPEATED
+from components.judges.comparisons import REPEATED
 from components.judges.protocol import BACKWARD, FORWARD, SCORE_NOISE, Group, Verdict
 from components.records import Interval, Record
 from components.statistics.intervals import win_rate

@@ -5,13 +5,21 @@ from collections.abc import Sequence
 from components.artifacts import digest
 from components.config import JudgeSettings
 from components.data.messages import Messages
-from components.judges.chat.check import check_endpoint
 from components.judges.chat.client import Chat, Question
+from components.judges.chat.credentials import check_endpoint
 from components.judges.chat.quoting import NOTICE
-from components.judges.orders import SCHEMA, conclude_equals, conclude_orders, order_questions, read_opinion, shown
-from components.judges.pairing import Comparison, chosen_comparisons
+from components.judges.comparisons import (
+    SCHEMA,
+    Comparison,
+    chosen_comparisons,
+    conclude_equals,
+    conclude_orders,
+    order_questions,
+    read_opinion,
+    shown,
+)
 from components.judges.protocol import Group, JudgeContext, Verdict
-from components.judges.templates import check_template, read_template, render
+from components.judges.wording import check_template, read_template, render
 
 
 class LlmJudge:

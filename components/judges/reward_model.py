@@ -17,8 +17,7 @@ from components.artifacts import digest, file_digest
 from components.config import JudgeSettings
 from components.data.messages import Messages, format_messages
 from components.judges.protocol import Group, Opinion, Verdict, judge_alone
-from components.judges.reading import conversation_ids, longest_read
-from components.judges.reward_model_directory import reward_model_directory
+from components.judges.reward_model_directory import conversation_ids, longest_read, reward_model_directory
 from components.models.cpu.layers import speed_up
 from components.models.loading import pick_device, resolve_dtype, tensors_digest
 from components.runtime import progress

@@ -1,10 +1,11 @@
-"""Finds a reward model's directory and refuses what cannot judge, without loading it. Loads no torch."""
+"""A reward model on disk: where it is, whether it can judge, and how it reads a conversation. Loads no torch."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from components.config import JudgeSettings
+from components.data.messages import Messages
 from components.models.directory import check_model_directory, locate_model
 
 
@@ -25,3 +26,19 @@ def reward_model_directory(config: JudgeSettings) -> Path:
     if labels != 1:
         raise ValueError(f"judge.model {config.model} has {labels} outputs: a reward model has one (num_labels=1)")
     return path
+
+
+def conversation_ids(tokenizer: Any, messages: Messages, text: str) -> list[int]:
+    """Token ids of a prompt with a response in the model's chat template, whole.
+
+    Raises:
+        TemplateError: The template (jinja2) refuses the conversation.
+    """
+    whole = tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": text}], tokenize=False)
+    ids: list[int] = tokenizer(whole, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def longest_read(model_config: Any, max_tokens: int) -> int:
+    """Tokens of the longest conversation that a model reads: what is configured, or less where the model itself ends earlier."""
+    return min(max_tokens, getattr(model_config.get_text_config(), "max_position_embeddings", None) or max_tokens)

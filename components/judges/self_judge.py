@@ -13,10 +13,10 @@ from components.artifacts import digest
 from components.config import EndpointConfig, JudgeSettings, PolicyConfig
 from components.data.messages import Messages
 from components.judges.chat.quoting import NOTICE
+from components.judges.comparisons import SCHEMA
 from components.judges.llm import LlmJudge
-from components.judges.orders import SCHEMA
 from components.judges.protocol import Group, JudgeContext, Verdict
-from components.judges.templates import check_template, read_template
+from components.judges.wording import check_template, read_template
 from components.records import JudgeUnavailable, ModelRef, ServiceFailed
 from components.runtime.ports import free_port
 from components.serving.engines import Engine, engine_for, pick_engine

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from components.artifacts import read_table, write_json
 from components.config import JudgeConfig, PreferencesConfig
-from components.judges import load_pinned_judge
+from components.judges.chat.ledger import write_usage
 from components.judges.health import measure_health
-from components.judges.limits import check_limits
+from components.judges.health_limits import check_limits
 from components.judges.protocol import JUDGING, Group, Judge, JudgeContext
+from components.judges.registry import load_pinned_judge
 from components.judges.revision import Reviser
-from components.judges.usage_file import write_usage
 from components.preferences.active.refine import Costly, costly_judge, refine
 from components.preferences.counts import COUNTS, judged_counts, pair_counts, seeded_counts
 from components.preferences.from_verdicts import build_from_verdicts

@@ -5,7 +5,7 @@ from typing import Any
 
 from components.campaign.files import CampaignFiles, RoundFiles
 from components.config import JudgeConfig
-from components.judges import described
+from components.judges.registry import described
 from components.report.wording import model_name
 
 

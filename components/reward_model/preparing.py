@@ -6,7 +6,7 @@ from transformers import AutoConfig
 
 from components.artifacts import MANIFEST
 from components.config import RewardModelConfig
-from components.judges.reading import longest_read
+from components.judges.reward_model_directory import longest_read
 from components.models.loading import load_tokenizer
 from components.records import Artifact, RewardModelRequest
 from components.reward_model.model import base_ref

@@ -19,8 +19,8 @@ from components.dpo.batches import Layout, Pair, Plan
 from components.dpo.engine import build_engine, full_weights, join_process_group
 from components.dpo.out_of_memory import memory_told
 from components.judges.protocol import Group, scores
-from components.judges.reading import longest_read
 from components.judges.reward_model import RewardModelJudge
+from components.judges.reward_model_directory import longest_read
 from components.models.loading import load_tokenizer, pick_device, resolve_dtype
 from components.plots.reliability import reliability_plot
 from components.records import RewardModelRequest

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from components.config import BUILTIN, CampaignConfig
 from components.data.preference_file import load_seed_pairs
 from components.data.prompts import split_prompts
-from components.judges import check_judge
+from components.judges.registry import check_judge
 from components.models import vllm
 from components.models.directory import check_model_directory, check_quantization
 

@@ -12,7 +12,7 @@ from components.data.messages import format_messages
 from components.data.prompts import Prompt, split_prompts
 from components.generation.law import Law
 from components.generation.sampler import sample
-from components.judges import judge_digest
+from components.judges.registry import judge_digest
 from components.models.directory import check_model_directory, locate_model
 from components.models.loading import load_policy, load_tokenizer, pick_device, resolve_dtype, start_ref
 from components.models.tokens import prompt_ids

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from components.artifacts import read_json
-from components.judges import described
+from components.judges.registry import described
 from components.records import Interval, JudgeRef
 from components.report.wording import count, decimal, model_name, share
 from components.tracking.facts import RoundFacts, lineage, round_directory

@@ -1,4 +1,4 @@
-"""What a round leaves that is kept in MLflow beside its numbers and tables: data sets, small files, the model directory, and the tables that its pages show as tables."""
+"""What MLflow keeps of a round beside its numbers: data sets, small files, the model directory, and tables that its pages show."""
 
 import json
 from pathlib import Path

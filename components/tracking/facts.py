@@ -8,7 +8,7 @@ from typing import Any
 
 from components.artifacts import MANIFEST, read_json
 from components.campaign.state import State, read_state, with_round
-from components.judges import described
+from components.judges.registry import described
 from components.records import JudgeRef, Manifest, RoundRecord
 
 STAGES = ("generate_responses", "collect_preferences", "validate_data", "dpo_train", "evaluate", "promote")

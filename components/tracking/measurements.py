@@ -8,7 +8,7 @@ from typing import Any
 
 from mlflow.entities import Metric
 
-from components.judges.usage_file import USAGE
+from components.judges.chat.ledger import USAGE
 from components.judges.violations import Violations
 from components.records import Interval
 from components.tracking.facts import RoundFacts

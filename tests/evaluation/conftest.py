@@ -11,7 +11,7 @@ from components.builtin.world import held_out_prompts
 from components.config import ConstraintsConfig, EvaluationConfig, JudgeConfig, PolicyConfig
 from components.data.messages import format_messages
 from components.data.prompts import make_prompt
-from components.judges import judge_digest
+from components.judges.registry import judge_digest
 from components.models.loading import load_policy, load_tokenizer, start_ref
 from components.records import Artifact, EvaluateRequest, JudgeRef, ModelRef
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from components.config import EndpointConfig
+from components.judges.chat import asking as retries
 from components.judges.chat import endpoint as endpoint_module
-from components.judges.chat import retries
 from components.judges.chat.asking import FAILURES_IN_A_ROW
 from components.judges.chat.client import Chat, Question
 from components.judges.chat.limits import RateLimits

@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from components.judges.chat.form import messages_with_form, read_answer
-from components.judges.chat.question import Question
+from components.judges.chat.form import Question, messages_with_form, read_answer
 
 SCHEMA: dict[str, Any] = {
     "type": "object",

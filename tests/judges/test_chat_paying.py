@@ -14,8 +14,7 @@ import pytest
 
 from components.config import EndpointConfig
 from components.judges.chat.client import Chat, Question
-from components.judges.chat.ledger import read_usage
-from components.judges.chat.usage import Usage
+from components.judges.chat.ledger import Usage, read_usage
 from components.records import RoundStopped
 from tests.judges.chat_server import ChatServer, body, hang, no_json, reset, status
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from components.config import JudgeConfig
-from components.judges import check_judge, judge_digest, load_judge
 from components.judges.constitution import weighted_vote
 from components.judges.principles import Principle
 from components.judges.protocol import Group, JudgeContext, Verdict, scores
+from components.judges.registry import check_judge, judge_digest, load_judge
 from components.judges.violations import Violations, count_violations
 from tests.judges.chat_server import ChatServer, quoted_texts
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from components.config import JudgeConfig
-from components.judges import check_judge, judge_digest, load_judge
 from components.judges.protocol import Group, JudgeContext, Verdict
+from components.judges.registry import check_judge, judge_digest, load_judge
 from tests.judges.chat_server import ChatServer, quoted_texts
 
 Start = Callable[..., ChatServer]

@@ -7,7 +7,7 @@ import pytest
 
 from components.config import PreferencesConfig
 from components.judges.health import measure_health
-from components.judges.limits import check_limits
+from components.judges.health_limits import check_limits
 from components.judges.protocol import Group, Opinion, Verdict, conclude_pair, make_verdict
 from components.records import JudgeUnavailable
 

@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from components.builtin.world import train_prompts
 from components.config import JudgeConfig, PolicyConfig
-from components.judges import implicit_reward, load_judge
+from components.judges import implicit_reward
 from components.judges.protocol import Group, JudgeContext, Verdict
+from components.judges.registry import load_judge
 from components.models.loading import load_policy, load_tokenizer, start_ref
 from components.records import ModelRef
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from components.config import JudgeConfig
-from components.judges import check_judge, described, judge_digest, load_judge
 from components.judges import rule as rule_module
 from components.judges.health import measure_health
 from components.judges.jury import Juror, JuryJudge
 from components.judges.protocol import BACKWARD, FORWARD, Group, JudgeContext, Opinion, Verdict, conclude_pair, make_verdict, scores
+from components.judges.registry import check_judge, described, judge_digest, load_judge
 
 UNUSED = JudgeContext(Path("unused"))
 GROUPS = [

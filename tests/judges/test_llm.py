@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from components.config import JudgeConfig
-from components.judges import check_judge, judge_digest, load_judge
 from components.judges.protocol import Group, JudgeContext, Verdict, scores
+from components.judges.registry import check_judge, judge_digest, load_judge
 from tests.judges.chat_server import ChatServer, says
 
 Start = Callable[..., ChatServer]

@@ -13,9 +13,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from components.config import JudgeConfig
-from components.judges import check_judge, judge_digest, load_judge
 from components.judges import reward_model as reward_model_module
 from components.judges.protocol import Group, JudgeContext, Verdict
+from components.judges.registry import check_judge, judge_digest, load_judge
 from components.models.cpu.linear import rows_to_fill
 
 UNUSED = JudgeContext(Path("unused"))

@@ -10,9 +10,9 @@ import pytest
 
 from components.builtin.world import support_reply, train_prompts
 from components.config import JudgeConfig
-from components.judges import check_judge, judge_digest, load_judge, load_pinned_judge
 from components.judges import rule as rule_module
 from components.judges.protocol import Group, JudgeContext
+from components.judges.registry import check_judge, judge_digest, load_judge, load_pinned_judge
 from components.records import JudgeRef
 
 UNUSED = JudgeContext(Path("unused"))

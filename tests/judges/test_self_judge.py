@@ -13,8 +13,9 @@ import psutil
 import pytest
 
 from components.config import EndpointConfig, JudgeConfig, PolicyConfig
-from components.judges import check_judge, judge_digest, load_judge, self_judge
+from components.judges import self_judge
 from components.judges.protocol import Group, JudgeContext
+from components.judges.registry import check_judge, judge_digest, load_judge
 from components.judges.self_judge import serving_policy
 from components.models.loading import start_ref
 from components.records import JudgeUnavailable, ModelRef, RoundStopped

@@ -10,8 +10,8 @@ from components.artifacts import file_digest, read_json, read_table, write_table
 from components.config import ActiveConfig, JudgeConfig, PolicyConfig, PreferencesConfig
 from components.data.messages import format_messages
 from components.data.prompts import make_prompt
-from components.judges import judge_digest
 from components.judges import rule as rule_module
+from components.judges.registry import judge_digest
 from components.preferences.stage import run
 from components.records import Artifact, CollectRequest, JudgeRef, ModelRef
 

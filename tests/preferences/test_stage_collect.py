@@ -16,8 +16,8 @@ from components.config import JudgeConfig, PolicyConfig, PreferencesConfig
 from components.data.messages import format_messages
 from components.data.preference_file import load_seed_pairs
 from components.data.prompts import make_prompt
-from components.judges import judge_digest
 from components.judges import rule as rule_module
+from components.judges.registry import judge_digest
 from components.preferences.builders import BUILDERS
 from components.preferences.stage import run
 from components.records import Artifact, CollectRequest, JudgeRef, JudgeUnavailable, ModelRef

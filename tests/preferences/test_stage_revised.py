@@ -12,7 +12,7 @@ from components.artifacts import file_digest, read_json, read_table, write_table
 from components.config import JudgeConfig, PolicyConfig, PreferencesConfig
 from components.data.messages import format_messages
 from components.data.prompts import make_prompt
-from components.judges import judge_digest
+from components.judges.registry import judge_digest
 from components.preferences.stage import run
 from components.records import Artifact, CollectRequest, JudgeRef, ModelRef, RoundStopped
 from tests.judges.chat_server import ChatServer, quoted_texts

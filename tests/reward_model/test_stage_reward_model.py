@@ -12,7 +12,7 @@ from components.builtin.world import held_out_prompts, support_reply
 from components.config import JudgeConfig, PolicyConfig, PreferencesConfig, RewardModelConfig
 from components.data.messages import format_messages
 from components.data.prompts import make_prompt
-from components.judges import check_judge, judge_digest
+from components.judges.registry import check_judge, judge_digest
 from components.models.loading import start_ref
 from components.preferences.stage import run as collect
 from components.records import Artifact, CollectRequest, JudgeRef, ModelRef, RewardModelRequest, StageFailed

@@ -1,31 +1,54 @@
 """Asking several questions at once: cached answers, limits, budget, retries, repairs, and when to give up. Knows no thread and no judge."""
 
 import logging
+from asyncio import sleep
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
 
 from components.artifacts import digest
 from components.config import EndpointConfig
 from components.data.messages import Messages
-from components.judges.chat.beside import all_or_none
-from components.judges.chat.budget import Budget, BudgetUsedUp
+from components.judges.chat.background import all_or_none
 from components.judges.chat.endpoint import AttemptFailed, ChatEndpoint, QuestionRefused
-from components.judges.chat.form import messages_with_form, read_answer, repair_messages, response_format
-from components.judges.chat.ledger import NOTHING, Answer, Entry, Ledger
-from components.judges.chat.limits import RateLimits
-from components.judges.chat.question import Question, Reply
-from components.judges.chat.retries import retrying, wait_asked_for
-from components.judges.chat.usage import cost_of
+from components.judges.chat.form import Question, Reply, messages_with_form, read_answer, repair_messages, response_format
+from components.judges.chat.ledger import NOTHING, Answer, Entry, Ledger, cost_of
+from components.judges.chat.limits import Budget, BudgetUsedUp, RateLimits
 from components.records import JudgeUnavailable
 from components.runtime import progress
+
+log = logging.getLogger(__name__)
+
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 120.0
+
+
+def retrying(max_attempts: int) -> AsyncRetrying:
+    """Tries again what failed in a way that may pass; raises the last failure."""
+    stop, retry = stop_after_attempt(max_attempts), retry_if_exception_type(AttemptFailed)
+    return AsyncRetrying(stop=stop, retry=retry, wait=_wait, sleep=sleep, reraise=True)
+
+
+def wait_asked_for(failure: AttemptFailed) -> float | None:
+    """Seconds that the endpoint asks to wait, as far as it is heeded; None when it asks for nothing."""
+    return None if failure.retry_after is None else min(failure.retry_after, LONGEST_WAIT_SECONDS)
+
+
+def _wait(state: RetryCallState) -> float:
+    """Seconds before the next attempt: what the endpoint asks for, else longer each time and by chance."""
+    failure = state.outcome.exception() if state.outcome is not None else None
+    asked = wait_asked_for(failure) if isinstance(failure, AttemptFailed) else None
+    if asked is not None:
+        return asked
+    growing = wait_exponential(multiplier=FIRST_WAIT_SECONDS, max=LONGEST_WAIT_SECONDS / 2)
+    return (growing + wait_random(0, FIRST_WAIT_SECONDS))(state)
+
 
 FAILURES_IN_A_ROW = 3
 """Questions that failed for good, with no answer in between, after which no more are asked."""
 FORM_REMEDY = ": set endpoint.output to json_object or text"
 BYTES_PER_TOKEN = 3
 """Fewer than most texts have, so that what a request may take is rather guessed too high."""
-
-log = logging.getLogger(__name__)
 
 
 class Asking:

@@ -5,12 +5,11 @@ from pathlib import Path
 
 from components.config import EndpointConfig
 from components.judges.chat.asking import Asking
-from components.judges.chat.beside import run_beside
-from components.judges.chat.key import read_key
-from components.judges.chat.ledger import Ledger
+from components.judges.chat.background import run_beside
+from components.judges.chat.credentials import read_key
+from components.judges.chat.form import Question, Reply
+from components.judges.chat.ledger import Ledger, Usage
 from components.judges.chat.limits import RateLimits
-from components.judges.chat.question import Question, Reply
-from components.judges.chat.usage import Usage
 from components.records import RoundStopped
 
 __all__ = ["Chat", "Question", "Reply", "Usage"]

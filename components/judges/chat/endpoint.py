@@ -1,7 +1,8 @@
-"""One request to a chat endpoint, and what may become of it: an answer, or one of three kinds of failure. Tries nothing twice."""
+"""One request to a chat endpoint, in its provider's dialect, and its outcome: an answer, or one of three kinds of failure. Retries nothing."""
 
 import asyncio
 import json
+import logging
 import time
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -11,10 +12,35 @@ from typing import Any, Self
 import httpx
 
 from components.config import EndpointConfig
-from components.judges.chat.dialect import Dialect
-from components.judges.chat.ledger import Answer
-from components.judges.chat.usage import Tokens
+from components.judges.chat.ledger import Answer, Tokens
 from components.records import JudgeUnavailable
+
+log = logging.getLogger(__name__)
+
+
+class Dialect:
+    """Rewrites requests for one model."""
+
+    def __init__(self) -> None:
+        self._completion_tokens = self._own_temperature = False
+
+    def spoken(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The request as this model takes it."""
+        spoken = dict(body)
+        if self._completion_tokens:
+            spoken["max_completion_tokens"] = spoken.pop("max_tokens")
+        if self._own_temperature:
+            del spoken["temperature"]
+        return spoken
+
+    def learn(self, refusal: str) -> None:
+        """Takes a hint from the message of a refused request: reasoning models count their thoughts, and take no temperature."""
+        if "max_completion_tokens" in refusal:
+            self._completion_tokens = True
+        elif "temperature" in refusal and "support" in refusal and not self._own_temperature:
+            self._own_temperature = True
+            log.warning("the endpoint takes no temperature: the model answers at its own, and not always alike")
+
 
 CONNECT_SECONDS = 10.0
 MAX_ANSWER_BYTES = 2 * 2**20

@@ -1,12 +1,34 @@
-"""The form of an answer: how it is asked for, and how an answer is read and checked. Knows no network."""
+"""A question to a chat endpoint, the form of its answer, and how an answer is read and checked. Knows no network."""
 
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from components.data.messages import Messages
-from components.judges.chat.question import Question, Reply
+
+
+class Question(NamedTuple):
+    """A conversation that calls for an answer of a given form."""
+
+    messages: Messages
+    """What is asked; the form is added to the last message by the client."""
+    schema: dict[str, Any]
+    """JSON schema that the answer's JSON object must satisfy; {} takes free text."""
+    repeat: int = 0
+    """1, 2, ...: asks the same question again, past the cached answer."""
+
+
+class Reply(NamedTuple):
+    """An answer that was read."""
+
+    value: dict[str, Any] | None
+    """The checked JSON object, or {"text": ...} of a free text; None when there is no valid answer."""
+    detail: str
+    """Why there is none, else empty."""
+    raw: str
+    """What the endpoint said last."""
+
 
 FENCED = re.compile(r"```[a-zA-Z]*\s*\n(.*?)```", re.DOTALL)
 THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from components.config import ActiveConfig, JudgeConfig, PreferencesConfig
-from components.judges import load_judge
 from components.judges.protocol import Group, Judge, JudgeContext, Verdict, as_part
+from components.judges.registry import load_judge
 from components.preferences.active.choice import choose
 from components.preferences.active.doubts import Doubted, candidates, doubts
 from components.preferences.active.second_word import Word, words

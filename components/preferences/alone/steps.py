@@ -12,10 +12,10 @@ from typing import Any
 from components.artifacts import derive_seed, digest, write_json
 from components.config import CampaignConfig, PreferencesConfig
 from components.data.preference_file import SeedPairs
-from components.judges import check_judge, judge_digest, load_judge
+from components.judges.chat.ledger import write_usage
 from components.judges.health import CONFIDENCE, RESAMPLES, measure_health
 from components.judges.protocol import Group, JudgeContext
-from components.judges.usage_file import write_usage
+from components.judges.registry import check_judge, judge_digest, load_judge
 from components.preferences.active.refine import costly_judge
 from components.preferences.alone.calibration import Known, fit_scale, log_loss, predictions
 from components.preferences.alone.kept import Judged, write_groups
