@@ -183,3 +183,8 @@ def scores(verdicts: Iterable[Verdict]) -> dict[Key, float]:
         if verdict.opponent_id is not None:
             found[verdict.prompt_id, verdict.opponent_id].append(1 - verdict.score)
     return {key: math.fsum(values) / len(values) for key, values in found.items()}
+
+
+def conclusions(verdicts: Iterable[Verdict]) -> list[Verdict]:
+    """The verdicts that are no part of another."""
+    return [verdict for verdict in verdicts if not verdict.part]

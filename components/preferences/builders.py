@@ -4,6 +4,7 @@ What may be a pair at all, and its label, is settled in `candidates`: equal text
 builder's choice depends on the order of the prompts.
 """
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,8 +12,8 @@ from typing import NamedTuple
 
 from components.artifacts import derive_seed
 from components.config import PreferencesConfig
+from components.judges.protocol import SCORE_NOISE
 from components.preferences.candidates import Answer, Candidates, JudgedPrompt, Pair
-from components.preferences.win_rates import win_rates
 
 Choose = Callable[[Sequence[Candidates], PreferencesConfig, int], list[list[Pair]]]
 """(what each prompt offers, configuration, the stage's seed) -> at least one pair of each prompt, in the prompts' order."""
@@ -107,3 +108,35 @@ def _growth(pair: Pair) -> int:
 
 def _place(pair: Pair) -> tuple[int, int]:
     return pair.chosen.sample_id, pair.rejected.sample_id
+
+
+def win_rates(prompt: JudgedPrompt) -> dict[int, float]:
+    """Estimated probability that each answer beats one that the policy draws, by the answer's `sample_id`.
+
+    The worth of an answer to self-play on preferences (SPPO, arXiv 2405.00675; Nash learning, arXiv 2312.00886): the mean probability
+    that it wins against the prompt's other responses. What the judge concluded about two answers counts as it is; where the judge
+    scores alone, the sign of the difference does. Responses of the same text tie. Answers that were not compared do not count.
+
+    Args:
+        prompt: Two responses or more with a score.
+    """
+    return {answer.sample_id: _win_rate(answer, prompt) for answer in prompt.answers}
+
+
+def _win_rate(answer: Answer, prompt: JudgedPrompt) -> float:
+    twins = len(answer.sample_ids) - 1
+    won, met = [0.5 * twins], twins
+    for other in prompt.answers:
+        probability = 0.5 if other == answer else _wins(answer, other, prompt)
+        if other != answer and probability is not None:
+            won.append(probability * len(other.sample_ids))
+            met += len(other.sample_ids)
+    return math.fsum(won) / met if met else 0.5
+
+
+def _wins(answer: Answer, other: Answer, prompt: JudgedPrompt) -> float | None:
+    if prompt.comparisons:
+        return prompt.comparisons.get((answer.sample_id, other.sample_id))
+    if math.isclose(answer.score, other.score, rel_tol=SCORE_NOISE, abs_tol=SCORE_NOISE):
+        return 0.5
+    return 1.0 if answer.score > other.score else 0.0

@@ -5,10 +5,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from components.judges.protocol import Group, Verdict, scores
+from components.judges.protocol import Group, Verdict, conclusions, scores
 from components.judges.violations import count_violations
 from components.preferences.labels import TIED
-from components.preferences.verdict_table import conclusions
 
 COUNTS = "collect.json"
 PAIRED, NOT_REVISED = "paired", "not_revised"

@@ -1,17 +1,18 @@
-"""Pairs from what a judge said of a round's responses. Knows the builders, and no judge."""
+"""Pairs, or single responses for KTO, from what a judge said of a round's responses. Knows the builders, and no judge."""
 
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean, median
 from typing import Any, NamedTuple
 
 from components.config import PreferencesConfig
-from components.judges.protocol import Group, Key, Verdict
+from components.judges.protocol import Group, Key, Verdict, conclusions
 from components.preferences.builders import BUILDERS
-from components.preferences.candidates import Candidates, Pair, candidates
+from components.preferences.candidates import SCORE_NOISE, Answer, Candidates, JudgedPrompt, Pair, candidates, judged_prompts
 from components.preferences.counts import PAIRED
-from components.preferences.judged_prompts import judged_prompts
-from components.preferences.pair_table import pair_row
-from components.preferences.verdict_table import conclusions
+from components.preferences.labels import soft_label
+from components.preferences.tables import pair_row
 
 
 class Built(NamedTuple):
@@ -83,3 +84,63 @@ def verdict_ids(verdicts: Iterable[Verdict]) -> defaultdict[Key, list[str]]:
             if verdict.opponent_id is not None:
                 found[verdict.prompt_id, verdict.opponent_id].append(verdict.verdict_id)
     return found
+
+
+THRESHOLDS: dict[str, Callable[[Sequence[float], float], float]] = {
+    "median": lambda scores, value: median(scores),
+    "mean": lambda scores, value: fmean(scores),
+    "value": lambda scores, value: value,
+}
+"""(scores of the round's responses, the configured value) -> score above which a response is desirable."""
+
+
+def build_singles(groups: Sequence[Group], verdicts: Sequence[Verdict], *, judge: str, preferences: PreferencesConfig, seed: int) -> Built:
+    """Every answer whose score is farther from the threshold than `min_margin`: desirable above it, undesirable below.
+
+    Args:
+        groups: Prompts and responses.
+        verdicts: What the judge said of them.
+        judge: Its name.
+        preferences: Names threshold, margin and labels; p is the label's probability, by the distance from the threshold as the margin.
+        seed: Of the stage; nothing is drawn here.
+    """
+    prompts, cited = judged_prompts(groups, verdicts), verdict_ids(verdicts)
+    scores = [answer.score for prompt in prompts for answer in prompt.answers for _ in answer.sample_ids]
+    rows, outcomes = [], {}
+    threshold = THRESHOLDS[preferences.threshold](scores, preferences.threshold_value) if scores else math.nan
+    for group, prompt in zip(groups, prompts, strict=True):
+        ends = {answer: _end(answer, threshold, preferences) for answer in prompt.answers}
+        outcomes[group.prompt_id] = _outcome(prompt, list(ends.values()))
+        for answer in (answer for answer, end in ends.items() if end == PAIRED):
+            desirable, distance = answer.score > threshold, abs(answer.score - threshold)
+            row = pair_row(
+                group.messages,
+                answer.text if desirable else None,
+                None if desirable else answer.text,
+                p=soft_label(distance, preferences),
+                margin=distance,
+                tag=preferences.tag,
+                judge=judge,
+                verdict_ids=[name for sample_id in answer.sample_ids for name in cited[group.prompt_id, sample_id]],
+            )
+            rows.append(row)
+    return Built(rows, outcomes)
+
+
+def _end(answer: Answer, threshold: float, preferences: PreferencesConfig) -> str:
+    if math.isclose(answer.score, threshold, rel_tol=SCORE_NOISE, abs_tol=SCORE_NOISE):
+        return "ties"
+    return PAIRED if abs(answer.score - threshold) > preferences.min_margin else "below_margin"
+
+
+def _outcome(prompt: JudgedPrompt, ends: Sequence[str]) -> str:
+    """How a prompt ended: with rows, or why it has none."""
+    return next((end for end in (PAIRED, "below_margin", "ties") if end in ends), "no_verdict")
+
+
+def build_from_verdicts(
+    groups: Sequence[Group], verdicts: Sequence[Verdict], *, judge: str, preferences: PreferencesConfig, seed: int
+) -> Built:
+    """Builds what `preferences.pairs` names; arguments and errors as for `build_pairs`."""
+    chosen = build_singles if preferences.pairs == "unpaired" else build_pairs
+    return chosen(groups, verdicts, judge=judge, preferences=preferences, seed=seed)

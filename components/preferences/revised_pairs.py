@@ -14,7 +14,7 @@ from components.judges.revision import Draft, Outcome, Revision
 from components.judges.violations import violated_principles
 from components.preferences.counts import NOT_REVISED, PAIRED
 from components.preferences.judged_pairs import Built, verdict_ids
-from components.preferences.pair_table import pair_row
+from components.preferences.tables import pair_row
 
 
 class Revises(Protocol):

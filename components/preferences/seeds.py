@@ -8,7 +8,7 @@ from components.config import PreferencesConfig
 from components.data.preference_file import SeedPair, load_seed_pairs
 from components.preferences.counts import PAIRED
 from components.preferences.labels import TIED, soft_label
-from components.preferences.pair_table import pair_row
+from components.preferences.tables import pair_row
 
 log = logging.getLogger(__name__)
 

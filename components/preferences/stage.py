@@ -14,14 +14,10 @@ from components.judges.registry import load_pinned_judge
 from components.judges.revision import Reviser
 from components.preferences.active.refine import Costly, costly_judge, refine
 from components.preferences.counts import COUNTS, judged_counts, pair_counts, seeded_counts
-from components.preferences.from_verdicts import build_from_verdicts
-from components.preferences.groups import read_groups
-from components.preferences.judged_pairs import Built
-from components.preferences.outcome_table import write_outcomes
-from components.preferences.pair_table import write_pairs
+from components.preferences.judged_pairs import Built, build_from_verdicts
 from components.preferences.revised_pairs import revised_pairs
 from components.preferences.seeds import seeded_pairs
-from components.preferences.verdict_table import check_invalid_share, write_verdicts
+from components.preferences.tables import check_invalid_share, read_groups, write_outcomes, write_pairs, write_verdicts
 from components.records import CollectRequest
 
 Build = Callable[..., Built]
@@ -69,7 +65,7 @@ def collect(
     check_invalid_share(judge.name, verdicts, preferences.max_invalid_share)
     built = build(groups, verdicts, judge=judge.name, preferences=preferences, seed=seed)
     write_pairs(out, built.rows)
-    write_outcomes(out, built, verdicts)
+    write_outcomes(out, built.rows, built.outcomes, verdicts)
     health = measure_health(verdicts, groups, seed=seed)
     measured = {"judge_health": health.model_dump(mode="json"), "revisions": built.revisions}
     counts = judged_counts(groups, verdicts, built.outcomes.values(), built.rows) | measured

@@ -16,7 +16,7 @@ from components.data.preference_file import load_seed_pairs
 from components.data.prompts import content_key
 from components.dpo.batches import Pair
 from components.judges.reward_model_directory import conversation_ids
-from components.preferences.pair_table import PAIR_TYPES, pair_row
+from components.preferences.tables import PAIR_TYPES, pair_row
 from components.runtime import progress
 from components.validation.held_out import evaluation_prompts
 from components.validation.schema import schema_reasons

@@ -11,7 +11,7 @@ from mlflow.entities import Run
 
 from components.artifacts import read_table
 from components.judges.protocol import Verdict
-from components.preferences.verdict_table import VERDICTS, read_verdicts
+from components.preferences.tables import VERDICTS, read_verdicts
 from components.tracking.contents import readable
 from components.tracking.facts import RoundFacts
 

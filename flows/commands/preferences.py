@@ -47,8 +47,8 @@ def collect(
     with told_in_one_line():
         settings = load_config(config)
         quiet_libraries()
-        from components.preferences.alone.responses_file import read_responses
-        from components.preferences.alone.steps import judge_and_pair
+        from components.preferences.standalone.responses_file import read_responses
+        from components.preferences.standalone.steps import judge_and_pair
         from flows.judged import print_collected
 
         groups = read_responses(responses, split=split)
@@ -71,8 +71,8 @@ def pairs(
     chosen = {name: value for name, value in {"pairs": builder, "min_margin": min_margin}.items() if value is not None}
     with told_in_one_line():
         settings = load_config(config, {"preferences": chosen})
-        from components.preferences.alone.kept import read_judged
-        from components.preferences.alone.steps import pair_again
+        from components.preferences.standalone.kept import read_judged
+        from components.preferences.standalone.steps import pair_again
         from flows.judged import print_collected
 
         with _shown():
@@ -98,7 +98,7 @@ def calibrate(
         settings = load_config(config)
         quiet_libraries()
         from components.data.preference_file import load_seed_pairs
-        from components.preferences.alone.steps import calibrate as measure
+        from components.preferences.standalone.steps import calibrate as measure
         from flows.judged import print_calibration
 
         known = load_seed_pairs(pairs, split=split)

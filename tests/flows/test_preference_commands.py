@@ -15,7 +15,7 @@ from components.artifacts import file_digest, read_json, read_table, write_json
 from components.builtin.world import corpus
 from components.campaign.state import Champion, State, write_state
 from components.data.preference_file import load_seed_pairs
-from components.preferences.verdict_table import read_verdicts
+from components.preferences.tables import read_verdicts
 from components.records import ModelRef
 from flows.cli import app
 from tests.judges.chat_server import ChatServer, Fault, status

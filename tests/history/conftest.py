@@ -16,7 +16,7 @@ from components.artifacts import digest, publishing, write_json, write_table
 from components.campaign.state import Champion, State, finish_round, note_mlflow_run, read_state, write_state
 from components.config import CampaignConfig, JudgeConfig
 from components.judges.protocol import Verdict
-from components.preferences.verdict_table import write_verdicts
+from components.preferences.tables import write_verdicts
 from components.records import Interval, JudgeRef, RoundRecord
 
 GIT_SHA = "0123456789abcdef0123456789abcdef01234567"

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.config import ActiveConfig
-from components.preferences.active.choice import Candidate, choose, entropy
-from components.preferences.active.diversity import farthest, features
+from components.preferences.active.choice import Candidate, choose, entropy, farthest, features
 
 
 def candidates(*pairs: tuple[float, float | None]) -> list[Candidate]:

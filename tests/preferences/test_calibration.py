@@ -8,8 +8,7 @@ import pytest
 from components.config import JudgeConfig
 from components.data.preference_file import SeedPair
 from components.judges.protocol import Group, Opinion, Verdict, make_verdict
-from components.preferences.alone.calibration import Known, fit_scale, log_loss, predictions
-from components.preferences.alone.known_pairs import Question, known, questions
+from components.preferences.standalone.calibration import Known, Question, fit_scale, known, log_loss, predictions, questions
 from components.statistics.calibration import quality
 
 ASK = [{"role": "user", "content": "?"}]

@@ -8,9 +8,9 @@ import pytest
 
 from components.data.prompts import prompt_id
 from components.judges.protocol import Group, Opinion, conclude_pair, make_verdict
-from components.preferences.alone.kept import read_judged, write_groups
-from components.preferences.alone.responses_file import read_responses
-from components.preferences.verdict_table import write_verdicts
+from components.preferences.standalone.kept import read_judged, write_groups
+from components.preferences.standalone.responses_file import read_responses
+from components.preferences.tables import write_verdicts
 
 ASK, SYSTEM = {"role": "user", "content": "Hi"}, {"role": "system", "content": "Be kind."}
 

@@ -6,8 +6,7 @@ import pytest
 
 from components.config import PreferencesConfig
 from components.judges.protocol import Group, Opinion, make_verdict
-from components.preferences.judged_pairs import Built
-from components.preferences.singles import build_singles
+from components.preferences.judged_pairs import Built, build_singles
 
 ASK = [{"role": "user", "content": "?"}]
 Said = dict[str, float | None]

@@ -10,7 +10,7 @@ import pytest
 from components.artifacts import write_table
 from components.builtin.starter import build_tokenizer
 from components.config import RewardModelConfig
-from components.preferences.pair_table import pair_row
+from components.preferences.tables import pair_row
 from components.reward_model.pairs import PreparedPairs, prepare_pairs, read_pair_table
 
 Write = Callable[[list[dict[str, Any]]], str]

@@ -10,7 +10,7 @@ import pytest
 
 from components.artifacts import write_table
 from components.judges.protocol import Group, Opinion, conclude_pair, make_verdict
-from components.preferences.verdict_table import write_verdicts
+from components.preferences.tables import write_verdicts
 from components.tracking import Tracked
 from components.tracking.traces import MAX_COMPARISONS
 

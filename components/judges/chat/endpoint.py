@@ -1,4 +1,4 @@
-"""One request to a chat endpoint, in its provider's dialect, and its outcome: an answer, or one of three kinds of failure. Retries nothing."""
+"""One request to a chat endpoint, in its provider's dialect: an answer, or one of three kinds of failure. Retries nothing."""
 
 import asyncio
 import json

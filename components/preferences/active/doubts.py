@@ -1,13 +1,14 @@
 """The pairs of a round as they can be judged again, and what speaks for asking about them. Knows no costly judge."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from components.config import PreferencesConfig
-from components.judges.protocol import Group, Judge, Verdict, scores
+from components.judges.protocol import SCORE_NOISE, Group, Judge, Verdict, scores
 from components.preferences.active.choice import Candidate
-from components.preferences.judged_prompts import judged_prompts
+from components.preferences.candidates import judged_prompts
 from components.preferences.labels import sigmoid
 
 
@@ -51,3 +52,41 @@ def candidates(pairs: Sequence[Doubted], implicit_reward: Judge | None) -> list[
         text = " ".join([pair.row["prompt"], pair.row["chosen"], pair.row["rejected"]])
         found.append(Candidate(text, pair.p, closeness))
     return found
+
+
+class Word(NamedTuple):
+    """What the costly judge concluded about a pair."""
+
+    margin: float
+    """Score of chosen minus score of rejected, in the costly judge's units; 0 for a tie."""
+    p: float | None
+    """Probability that chosen is better; None from a judge that scores."""
+    verdict_ids: list[str]
+
+
+def words(pairs: Sequence[Doubted], conclusions: Sequence[Verdict]) -> list[Word | None]:
+    """The judge's word on each pair, from its conclusions; None where it has none."""
+    concluded = [verdict for verdict in conclusions if verdict.score is not None]
+    alone = {(verdict.prompt_id, verdict.sample_id): verdict for verdict in concluded if verdict.opponent_id is None}
+    compared = {(verdict.prompt_id, verdict.sample_id, verdict.opponent_id): verdict for verdict in concluded}
+    found: list[Word | None] = []
+    for pair in pairs:
+        name = pair.group.prompt_id
+        first, second = alone.get((name, pair.chosen)), alone.get((name, pair.rejected))
+        forward, backward = compared.get((name, pair.chosen, pair.rejected)), compared.get((name, pair.rejected, pair.chosen))
+        if first is not None and second is not None:
+            found.append(Word(_difference(first, second), None, [first.verdict_id, second.verdict_id]))
+        elif forward is not None and forward.score is not None:
+            found.append(Word(2 * forward.score - 1, forward.score, [forward.verdict_id]))
+        elif backward is not None and backward.score is not None:
+            found.append(Word(1 - 2 * backward.score, 1 - backward.score, [backward.verdict_id]))
+        else:
+            found.append(None)
+    return found
+
+
+def _difference(first: Verdict, second: Verdict) -> float:
+    assert first.score is not None
+    assert second.score is not None
+    equal = math.isclose(first.score, second.score, rel_tol=SCORE_NOISE, abs_tol=SCORE_NOISE)
+    return 0.0 if equal else first.score - second.score

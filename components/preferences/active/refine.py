@@ -11,11 +11,9 @@ from components.config import ActiveConfig, JudgeConfig, PreferencesConfig
 from components.judges.protocol import Group, Judge, JudgeContext, Verdict, as_part
 from components.judges.registry import load_judge
 from components.preferences.active.choice import choose
-from components.preferences.active.doubts import Doubted, candidates, doubts
-from components.preferences.active.second_word import Word, words
+from components.preferences.active.doubts import Doubted, Word, candidates, doubts, words
 from components.preferences.labels import TIED, soft_label
-from components.preferences.pair_table import pair_row
-from components.preferences.verdict_table import check_invalid_share
+from components.preferences.tables import check_invalid_share, pair_row
 
 COSTLY = "costly"
 """Part under which the costly judge's verdicts are kept."""

@@ -9,9 +9,8 @@ import pyarrow as pa
 
 from components.artifacts import read_table, write_table
 from components.data.messages import format_messages
-from components.judges.protocol import Group, Verdict
-from components.preferences.groups import read_groups
-from components.preferences.verdict_table import VERDICTS, conclusions, read_verdicts
+from components.judges.protocol import Group, Verdict, conclusions
+from components.preferences.tables import VERDICTS, read_groups, read_verdicts
 
 PROMPTS, RESPONSES = "prompts.parquet", "responses.parquet"
 OF_A_ROUND = {PROMPTS: "generate_responses", RESPONSES: "generate_responses", VERDICTS: "collect_preferences"}

@@ -3,13 +3,15 @@
 What a judge said before it was interrupted lies beside that directory and is not asked for again.
 """
 
-from collections.abc import Sequence
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from components.artifacts import derive_seed, digest, write_json
+from components.artifacts import MANIFEST, derive_seed, digest, publishing, read_json, verified, write_json
 from components.config import CampaignConfig, PreferencesConfig
 from components.data.preference_file import SeedPairs
 from components.judges.chat.ledger import write_usage
@@ -17,16 +19,14 @@ from components.judges.health import CONFIDENCE, RESAMPLES, measure_health
 from components.judges.protocol import Group, JudgeContext
 from components.judges.registry import check_judge, judge_digest, load_judge
 from components.preferences.active.refine import costly_judge
-from components.preferences.alone.calibration import Known, fit_scale, log_loss, predictions
-from components.preferences.alone.kept import Judged, write_groups
-from components.preferences.alone.known_pairs import known, questions
-from components.preferences.alone.published import published
 from components.preferences.counts import COUNTS, judged_counts
-from components.preferences.from_verdicts import build_from_verdicts
-from components.preferences.pair_table import write_pairs, write_portable
+from components.preferences.judged_pairs import build_from_verdicts
 from components.preferences.stage import building, collect
-from components.preferences.verdict_table import check_invalid_share, write_verdicts
+from components.preferences.standalone.calibration import Known, fit_scale, known, log_loss, predictions, questions
+from components.preferences.standalone.kept import Judged, write_groups
+from components.preferences.tables import check_invalid_share, write_pairs, write_portable, write_verdicts
 from components.records import JudgeUnavailable, ModelRef
+from components.runtime import progress
 from components.statistics.calibration import quality
 
 CALIBRATION = "calibration.json"
@@ -133,3 +133,41 @@ def _context(config: CampaignConfig, models: tuple[ModelRef, ModelRef] | None, o
 
 def _content(groups: Sequence[Group]) -> str:
     return digest([[group.prompt_id, [list(response) for response in group.responses]] for group in groups])
+
+
+VERSION = 1
+STEPS = ("collect", "pairs", "calibrate")
+
+
+@contextlib.contextmanager
+def published(step: str, inputs: dict[str, Any], out: Path) -> Iterator[Path | None]:
+    """A directory to write in that replaces `out` when the block ends, or None where `out` already is what would be written.
+
+    Args:
+        step: One of `STEPS`.
+        inputs: All that the result depends on.
+        out: Where it is published.
+
+    Raises:
+        ValueError: `out` holds something that no step wrote.
+    """
+    key = digest({"step": step, "version": VERSION, **inputs})
+    _refuse_foreign(out)
+    published = verified(out, key)
+    if published is not None:
+        progress.ended(out.name, step, published.seconds, already_done=True)
+        yield None
+        return
+    began = time.monotonic()
+    progress.began(out.name, step)
+    with publishing(out, stage=step, version=VERSION, key=key) as workspace:
+        yield workspace.path
+    progress.ended(out.name, step, time.monotonic() - began, already_done=False)
+
+
+def _refuse_foreign(out: Path) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    manifest = out / MANIFEST
+    if not manifest.is_file() or read_json(manifest).get("stage") not in STEPS:
+        raise ValueError(f"{out} exists and is not what this command writes: choose another directory with --out")

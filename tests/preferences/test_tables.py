@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from components.data.preference_file import SeedPair, load_seed_pairs
-from components.preferences.pair_table import pair_row, write_pairs, write_portable
+from components.preferences.tables import pair_row, write_pairs, write_portable
 
 ASK = [{"role": "system", "content": "Sei nett."}, {"role": "user", "content": "Grüß dich"}]
 
