@@ -17,8 +17,7 @@ from components.dpo.losses.transforms import length_desensitised_logps, wpo_weig
 from components.dpo.losses.unpaired import losses_of_both
 from components.dpo.memory import Memory
 from components.dpo.reference import PairLogps, score_pairs
-from components.dpo.responses import desirability, mismatched_answers, responses_loss
-from components.dpo.sides import Sides
+from components.dpo.responses import Sides, desirability, mismatched_answers, responses_loss
 from components.scoring.response_logps import Batch, TokenScores, response_logps, token_scores
 
 MEASURED = ("loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected")

@@ -13,7 +13,7 @@ from safetensors.torch import save
 from components.artifacts import write_bytes
 from components.dpo.batches import Pair
 from components.dpo.losses.transforms import length_desensitised_logps
-from components.dpo.sides import Sides
+from components.dpo.responses import Sides
 from components.scoring.response_logps import plain_sum, response_logps
 
 HASH = "sha256"

@@ -10,18 +10,17 @@ import torch
 
 from components.artifacts import digest, read_table, write_bytes, write_json
 from components.dpo.batches import Layout, Pair, Plan, encode_pairs
+from components.dpo.checks import LOGPS_TOLERANCE, FirstLoss, Probe, check_reloaded, probe_trained
 from components.dpo.constraints import constraints_of
 from components.dpo.diagnosis import Setting, diagnose, reference_moved
 from components.dpo.engine import build_engine, full_weights, join_process_group
 from components.dpo.finite import refuse_non_finite_reference
-from components.dpo.first_loss import FirstLoss
 from components.dpo.memory import Memory
 from components.dpo.mixing import combined_weights, tag_weights
 from components.dpo.objective import Objective, configured_loss
 from components.dpo.out_of_memory import attempt_on, memory_told
 from components.dpo.policy import takes_fresh_adapter, trainable_policy
 from components.dpo.reference import PairLogps, cached, score_pairs
-from components.dpo.reload import LOGPS_TOLERANCE, Probe, check_reloaded, probe_trained
 from components.dpo.responses import mismatched_answers, response_balance
 from components.dpo.system import sampled
 from components.dpo.train import evaluate_pairs, micro_batch_tokens, train

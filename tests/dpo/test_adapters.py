@@ -17,7 +17,7 @@ from components.artifacts import read_json, write_json
 from components.campaign.models import model_of_round
 from components.campaign.state import round_directory
 from components.config import LoraConfig, SoftPromptConfig
-from components.dpo import reload, stage
+from components.dpo import checks, stage
 from components.dpo.stage import run
 from components.generation.law import Law
 from components.generation.sampler import Sampled, sample
@@ -222,7 +222,7 @@ def test_saved_weights_that_answer_otherwise_are_not_published(make_request: Mak
     def other(*rows: Any, **settings: Any) -> list[Sampled]:
         return [answer._replace(token_ids=[token ^ 1 for token in answer.token_ids]) for answer in sample(*rows, **settings)]
 
-    monkeypatch.setattr(reload, "sample", other)
+    monkeypatch.setattr(checks, "sample", other)
     with pytest.raises(RuntimeError, match=r"answer differently from the trained ones \(token 1 is \d+, not \d+\): they are incomplete"):
         run(make_request(**LORA), tmp_path)
     assert not (tmp_path / "train.json").exists()

@@ -17,7 +17,7 @@ WATCHED = {
     "flows.server": ("wait_until_up", lambda *_, **__: "waiting for the server"),
     "components.runtime.launch": ("run_stage", lambda name, *_, **__: name),
     "components.models.loading": ("load_policy", lambda *_, **__: "loading models"),
-    "components.dpo.reload": ("check_reloaded", lambda *_, **__: "checking the saved model"),
+    "components.dpo.checks": ("check_reloaded", lambda *_, **__: "checking the saved model"),
 }
 """Functions by their modules, and the name under which a call's seconds count; a call within another counts in both."""
 

@@ -1,14 +1,18 @@
-"""What was saved is loaded as the next stage will load it, and must score and say what the trained weights do. Knows no loss."""
+"""What must hold before a training is published: its first loss, and what its saved weights score and say when loaded again."""
 
+import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 
 from components.dpo.batches import Pair
+from components.dpo.objective import PAIR_LOSS, Objective
+from components.dpo.policy import begins_elsewhere
 from components.generation.law import Law
 from components.generation.sampler import sample
 from components.models.loading import load_policy
-from components.records import ModelRef
+from components.records import ModelRef, TrainRequest
 from components.scoring.response_logps import response_logps
 
 LOGPS_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
@@ -74,3 +78,32 @@ def check_reloaded(trained: ModelRef, probe: Probe, pad_id: int, *, dtype: torch
                 f"the saved weights answer differently from the trained ones (token {place + 1} is {said.token_ids[place]}, not {token}): "
                 "they are incomplete"
             )
+
+
+LN2_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+
+
+class FirstLoss:
+    """Checks that the first loss is what it must be when policy and reference are the same weights."""
+
+    def __init__(self, request: TrainRequest, objective: Objective, dtype: torch.dtype) -> None:
+        self.same_weights = request.policy.digest == request.reference.digest and not begins_elsewhere(request)
+        self.objective, self.tolerance = objective, LN2_TOLERANCE[dtype]
+        self.applied = False
+
+    def __call__(self, means: Mapping[str, float], pairs: list[int]) -> None:
+        """Compares the means of the first step with what they must be.
+
+        Raises:
+            RuntimeError: They are something else, so the reference's log-probabilities are not this policy's.
+        """
+        expected = self.objective.expected_first_loss(pairs) if self.same_weights else None
+        if expected is None:
+            return
+        loss = means[PAIR_LOSS]
+        if abs(loss - expected) > self.tolerance * max(1.0, abs(expected) / math.log(2)):
+            raise RuntimeError(
+                f"the first loss is {loss:.6f} and not {expected:.6f}, although policy and reference have the same digest: "
+                "the reference's log-probabilities are not this policy's"
+            )
+        self.applied = True
