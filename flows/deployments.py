@@ -11,8 +11,8 @@ from pydantic import Field
 from components.campaign.lock import CampaignBusy
 from components.campaign.state import campaign_directory, known_campaigns, known_state
 from components.history.cleanup import Collected, collect_garbage
-from flows.form import Budget, Data, Form, Judge, Model, Training, What, chosen_config
 from flows.iterative_dpo import add_rounds, rounds_name
+from flows.prefect_page.form import Budget, Data, Form, Judge, Model, Training, What, chosen_config
 from tasks.show_campaign import show_campaign
 
 UNCHANGED = Form()

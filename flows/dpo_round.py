@@ -17,10 +17,10 @@ from components.campaign.stopping import RoundLimits
 from components.config import CampaignConfig
 from components.records import Artifact, JudgedRound, JudgeRef, Manifest, RoundRecord, RoundStopped
 from components.runtime import progress
-from flows.automations import tell_outcome
-from flows.earlier_starts import show_as_suspended
-from flows.round_progress import shown_on_page
-from flows.suspension import Suspension
+from flows.prefect_page.automations import tell_outcome
+from flows.prefect_page.earlier_starts import show_as_suspended
+from flows.prefect_page.round_progress import shown_on_page
+from flows.prefect_page.suspension import Suspension
 from tasks.collect_preferences import collect_preferences
 from tasks.dpo_train import dpo_train
 from tasks.evaluate import evaluate

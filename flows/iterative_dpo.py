@@ -17,8 +17,8 @@ from components.config import CampaignConfig
 from components.records import RoundStopped
 from components.start.preflight import check_inputs
 from flows.dpo_round import STOPPED, dpo_round
-from flows.earlier_starts import adopt, refuse_if_overtaken
-from flows.logs import logs_on_page
+from flows.prefect_page.earlier_starts import adopt, refuse_if_overtaken
+from flows.prefect_page.logs import logs_on_page
 from tasks.record_round import ship_to_mlflow
 from tasks.show_campaign import show_campaign
 from tasks.start_campaign import start_campaign

@@ -9,7 +9,7 @@ import typer
 
 from components.campaign.lock import CampaignBusy
 from components.campaign.state import campaign_directory, known_campaigns, known_state
-from flows.commands.terminal import CampaignArgument, console, errors, told_in_one_line
+from flows.terminal.console import CampaignArgument, console, errors, told_in_one_line
 
 if TYPE_CHECKING:
     from components.history.cleanup import Collected
@@ -23,7 +23,7 @@ def compare(left: RoundArgument, right: RoundArgument) -> None:
     with told_in_one_line():
         from components.history.compare import compare_rounds
         from components.history.names import parse_round
-        from flows.past import print_comparison
+        from flows.terminal.history import print_comparison
 
         print_comparison(console, compare_rounds(parse_round(left), parse_round(right)))
 
@@ -36,7 +36,7 @@ def lineage(
     with told_in_one_line(), _outage_is_told():
         from components.history.lineage import read_lineage
         from components.history.names import parse_version
-        from flows.past import print_lineage
+        from flows.terminal.history import print_lineage
 
         found = read_lineage(parse_version(version))
         if as_json:
@@ -89,7 +89,7 @@ def gc(
         if campaign is not None:
             known_state(campaign)
         from components.history.cleanup import collect_garbage
-        from flows.past import print_collected
+        from flows.terminal.history import print_collected
 
         found: list[Collected] = []
         refused = []

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from components.campaign.state import campaign_directory, known_state, runs_directory
-from flows.commands.terminal import CampaignArgument, console, told_in_one_line
+from flows.terminal.console import CampaignArgument, console, told_in_one_line
 
 
 def status(
@@ -13,7 +13,7 @@ def status(
     show_all: Annotated[bool, typer.Option("--all", help="Show every round; without it, the latest and the champion's.")] = False,
 ) -> None:
     """Show a campaign's rounds, its champion, and what is still open."""
-    from flows.display import SHOWN_ROUNDS, print_rounds
+    from flows.terminal.rounds import SHOWN_ROUNDS, print_rounds
 
     with told_in_one_line():
         state = known_state(campaign)

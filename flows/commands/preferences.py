@@ -10,7 +10,7 @@ import typer
 from components.campaign.models import model_of_round
 from components.campaign.state import campaign_directory, known_state
 from components.config import load_config
-from flows.commands.terminal import console, quiet_libraries, told_in_one_line
+from flows.terminal.console import console, quiet_libraries, told_in_one_line
 
 if TYPE_CHECKING:
     from components.records import ModelRef
@@ -49,7 +49,7 @@ def collect(
         quiet_libraries()
         from components.preferences.standalone.responses_file import read_responses
         from components.preferences.standalone.steps import judge_and_pair
-        from flows.judged import print_collected
+        from flows.terminal.preferences import print_collected
 
         groups = read_responses(responses, split=split)
         with _shown():
@@ -73,7 +73,7 @@ def pairs(
         settings = load_config(config, {"preferences": chosen})
         from components.preferences.standalone.kept import read_judged
         from components.preferences.standalone.steps import pair_again
-        from flows.judged import print_collected
+        from flows.terminal.preferences import print_collected
 
         with _shown():
             pair_again(read_judged(verdicts), settings.preferences, seed=settings.seed, out=out.absolute())
@@ -99,7 +99,7 @@ def calibrate(
         quiet_libraries()
         from components.data.preference_file import load_seed_pairs
         from components.preferences.standalone.steps import calibrate as measure
-        from flows.judged import print_calibration
+        from flows.terminal.preferences import print_calibration
 
         known = load_seed_pairs(pairs, split=split)
         with _shown():
@@ -119,7 +119,7 @@ def _models(campaign: str | None) -> "tuple[ModelRef, ModelRef] | None":
 def _shown() -> Iterator[None]:
     """Shows how far the step is."""
     from components.runtime import progress
-    from flows.display import StageProgress
+    from flows.terminal.rounds import StageProgress
 
     with StageProgress(console) as shown, progress.shown_by(shown):
         yield

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from components.config import RewardModelConfig
-from flows.commands.terminal import console, quiet_libraries, told_in_one_line
+from flows.terminal.console import console, quiet_libraries, told_in_one_line
 
 
 def _default(name: str) -> str:
@@ -53,8 +53,8 @@ def reward_model(
         from components.reward_model.preparing import check_place, prepare_request
         from components.runtime import progress
         from components.runtime.launch import run_stage
-        from flows.display import StageProgress
-        from flows.reward_model_table import print_reward_model
+        from flows.terminal.reward_model import print_reward_model
+        from flows.terminal.rounds import StageProgress
 
         check_place(out)
         request = prepare_request(pairs, split=split, base=base, revision=revision, settings=settings)

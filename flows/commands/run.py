@@ -11,7 +11,7 @@ from components.campaign.config import refuse_changes
 from components.campaign.state import campaign_directory, runs_directory
 from components.config import load_config
 from components.records import RoundStopped
-from flows.commands.terminal import console, errors, quiet_libraries, told_in_one_line
+from flows.terminal.console import console, errors, quiet_libraries, told_in_one_line
 
 
 def run(
@@ -33,8 +33,8 @@ def run(
             refuse_changes(directory, settings)
         quiet_libraries()
         from components.start.preflight import check_inputs
-        from flows.server import prefect_server
-        from flows.services import running
+        from flows.servers.services import running
+        from flows.servers.temporary import prefect_server
 
         check_inputs(settings)
         services = running(runs_directory())
@@ -54,9 +54,9 @@ def _load() -> None:
 
 def _run_flow(settings: Any, *, accept_changes: bool) -> None:
     from components.runtime import progress
-    from flows.display import StageProgress, print_places, print_rounds
     from flows.dpo_round import STOPPED
     from flows.iterative_dpo import SKIPPED, iterative_dpo
+    from flows.terminal.rounds import StageProgress, print_places, print_rounds
 
     with StageProgress(console) as shown, progress.shown_by(shown):
         state: Any = iterative_dpo(settings, accept_changes=accept_changes, return_state=True)

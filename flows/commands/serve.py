@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.terminal import CampaignArgument, console, told_in_one_line
+from flows.terminal.console import CampaignArgument, console, told_in_one_line
 
 
 class EngineChoice(StrEnum):

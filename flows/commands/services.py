@@ -8,7 +8,7 @@ import typer
 
 from components.campaign.state import runs_directory
 from components.config.shipped import conf_path
-from flows.commands.terminal import console, told_in_one_line
+from flows.terminal.console import console, told_in_one_line
 
 PrefectPort = Annotated[int, typer.Option(min=1, max=65535, envvar="RATCHET_PREFECT_PORT", help="Port of the Prefect page.")]
 MlflowPort = Annotated[int, typer.Option(min=1, max=65535, envvar="RATCHET_MLFLOW_PORT", help="Port of the MLflow page.")]
@@ -16,7 +16,7 @@ MlflowPort = Annotated[int, typer.Option(min=1, max=65535, envvar="RATCHET_MLFLO
 
 def up(prefect_port: PrefectPort = 4200, mlflow_port: MlflowPort = 5000) -> None:
     """Start Prefect, MLflow and a worker in the background, and wait until they answer; they listen on this machine only."""
-    from flows.services import services_directory, start
+    from flows.servers.services import services_directory, start
 
     console.print("starting; a fresh database takes up to a minute", highlight=False)
     with told_in_one_line():
@@ -28,7 +28,7 @@ def up(prefect_port: PrefectPort = 4200, mlflow_port: MlflowPort = 5000) -> None
 
 def down() -> None:
     """End what `ratchet up` started, and the flow runs of its worker; their next start goes on from where they were."""
-    from flows.services import stop
+    from flows.servers.services import stop
 
     with told_in_one_line():
         console.print("ended" if stop(runs_directory()) else "nothing is up", highlight=False)
@@ -41,8 +41,8 @@ def deploy(
 
     Notifications of promoted, refused and failed rounds go to the address in the environment's RATCHET_WEBHOOK.
     """
-    from flows.deploy import deploy as put
-    from flows.services import running
+    from flows.prefect_page.deploy import deploy as put
+    from flows.servers.services import running
 
     with told_in_one_line():
         services = running(runs_directory())
@@ -56,8 +56,8 @@ def deploy(
 
 def ui(prefect_port: PrefectPort = 4200, mlflow_port: MlflowPort = 5000) -> None:
     """Start the Prefect and MLflow pages over what ran, print their addresses, and stay until Ctrl-C; those that are up are only named."""
-    from flows.server import pages
-    from flows.services import running
+    from flows.servers.services import running
+    from flows.servers.temporary import pages
 
     services = running(runs_directory())
     if services is not None:
@@ -72,7 +72,7 @@ def ui(prefect_port: PrefectPort = 4200, mlflow_port: MlflowPort = 5000) -> None
 
 
 def _print_pages(prefect: str, mlflow: str) -> None:
-    from flows.display import rounds_pages
+    from flows.terminal.rounds import rounds_pages
 
     console.print(f"Prefect  {prefect}", highlight=False)
     console.print(f"MLflow   {mlflow}", highlight=False)

@@ -127,7 +127,7 @@ def measure(rounds: int, place: Path) -> list[dict[str, float]]:
     from components.builtin.starter import build_starter
     from components.runtime import progress
     from flows.iterative_dpo import iterative_dpo
-    from flows.server import prefect_server
+    from flows.servers.temporary import prefect_server
 
     build_starter(place / "starter", steps=150)
     with prefect_server():

@@ -9,7 +9,7 @@ CODE = """
 from components.config import load_config
 from components.config.shipped import conf_path
 from flows.doctor import findings
-from flows.form import preset_path
+from flows.prefect_page.form import preset_path
 from pathlib import Path
 import conf
 assert conf.__file__.endswith("elsewhere/conf.py"), conf.__file__

@@ -200,7 +200,7 @@ def test_run_whose_worker_and_engine_died_is_marked_crashed(site: Any, configs: 
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows.automations import automations
+    from flows.prefect_page.automations import automations
 
     [shipped] = automations(None)
     [impatient] = automations(None, silence=timedelta(seconds=40))

@@ -215,7 +215,7 @@ def test_dead_flow_run_of_the_campaign_is_marked_crashed(runs: Path, make_config
     from prefect.client.orchestration import get_client
     from prefect.states import Running
 
-    from flows.earlier_starts import HOLDER
+    from flows.prefect_page.earlier_starts import HOLDER
 
     @flow
     def abandoned() -> str:

@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from components.config import CampaignConfig, load_config
-from flows.form import Form, Group, What, chosen_config, preset_path
+from flows.prefect_page.form import Form, Group, What, chosen_config, preset_path
 
 
 def test_form_left_alone_is_the_preset_itself() -> None:

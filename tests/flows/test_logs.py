@@ -11,7 +11,7 @@ import pytest
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows import logs
+from flows.prefect_page import logs
 
 LINES, RANKS = 1500, 2
 STAGE = f"""
@@ -31,8 +31,8 @@ from prefect.runtime import flow_run
 from components.config import GateConfig
 from components.runtime.launch import STAGES, Stage, run_stage
 from components.records import Artifact, PromoteRequest
-from flows.logs import logs_on_page
-from flows.server import prefect_server
+from flows.prefect_page.logs import logs_on_page
+from flows.servers.temporary import prefect_server
 
 STAGES["promote"] = Stage("a_printing_stage", PromoteRequest, 1)
 

@@ -90,7 +90,7 @@ def test_stage_that_fails_by_itself_is_not_tried_again(runs: Path, make_config: 
 
 
 def test_scheduled_start_that_was_due_while_the_campaign_worked_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows import earlier_starts
+    from flows.prefect_page import earlier_starts
 
     def due(seconds: float, *tags: str) -> None:
         when = datetime.now(UTC) + timedelta(seconds=seconds)

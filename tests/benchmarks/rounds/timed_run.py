@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 WATCHED = {
-    "flows.server": ("wait_until_up", lambda *_, **__: "waiting for the server"),
+    "flows.servers.temporary": ("wait_until_up", lambda *_, **__: "waiting for the server"),
     "components.runtime.launch": ("run_stage", lambda name, *_, **__: name),
     "components.models.loading": ("load_policy", lambda *_, **__: "loading models"),
     "components.dpo.checks": ("check_reloaded", lambda *_, **__: "checking the saved model"),

@@ -8,7 +8,7 @@ from rich.console import Console
 from components.artifacts import read_json
 from components.records import Interval
 from components.report.wording import count, decimal
-from flows.display import print_table
+from flows.terminal.rounds import print_table
 
 
 def print_reward_model(console: Console, directory: Path) -> None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from components.artifacts import read_json, write_json
 from components.config.shipped import conf_path
 from components.records import ServiceFailed
-from flows.server import LIGHT_MLFLOW, QUIET_SERVER, STARTUP_SECONDS, answers, wait_until_up
+from flows.servers.temporary import LIGHT_MLFLOW, QUIET_SERVER, STARTUP_SECONDS, answers, wait_until_up
 
 STOP_SECONDS = 90
 PREFECT_PORT, MLFLOW_PORT = "RATCHET_PREFECT_PORT", "RATCHET_MLFLOW_PORT"
@@ -55,7 +55,7 @@ def start(runs: Path, *, prefect_port: int, mlflow_port: int) -> Addresses:
         ServiceFailed: A server did not answer; the message names its log.
     """
     from components.tracking import ensure_store, tracking_uri
-    from flows.deploy import ensure_work_pool
+    from flows.prefect_page.deploy import ensure_work_pool
 
     known = running(runs)
     if known is not None:
@@ -106,7 +106,7 @@ def stop(runs: Path) -> bool:
 
 
 def _wait_for_worker(api: str, log: Path) -> None:
-    from flows.deploy import worker_is_online
+    from flows.prefect_page.deploy import worker_is_online
 
     deadline = time.monotonic() + STARTUP_SECONDS
     while not worker_is_online(api):

@@ -35,7 +35,7 @@ def prefect_server(known: str | None = None, *, meanwhile: Callable[[], object] 
     """
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-    from flows.logs import send_logs
+    from flows.prefect_page.logs import send_logs
 
     configured = PREFECT_API_URL.value()
     if configured:

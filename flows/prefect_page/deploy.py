@@ -18,7 +18,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from components.records import ServiceFailed
-from flows.automations import automations
+from flows.prefect_page.automations import automations
 
 POOL = "ratchet"
 WEBHOOK_VARIABLE, WEBHOOK_BLOCK = "RATCHET_WEBHOOK", "ratchet-webhook"
