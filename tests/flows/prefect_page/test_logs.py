@@ -61,7 +61,7 @@ def test_child_lines_reach_prefect_none_lost_none_doubled(tmp_path: Path, unbuff
         **os.environ,
         "PYTHONUNBUFFERED": unbuffered,
         "PREFECT_HOME": str(tmp_path / "prefect"),
-        "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}",
+        "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[3]}",
     }
     command = [sys.executable, "-c", SCRIPT]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "transformers", "deepspeed", "mlflow", "pandera", "datasets", "peft")
 LIGHT_MODULES = [
     "flows.cli",
