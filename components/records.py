@@ -51,6 +51,12 @@ class RoundStopped(Exception):
     """Somebody, or the round's budget, ended the work on it; no failure, and a later start goes on. The message says why."""
 
 
+JUDGE_USAGE = "judge_usage.json"
+"""File in which a stage that asks a judge publishes what its calls came to."""
+PROMPT_OUTCOMES = "prompt_outcomes.parquet"
+"""Table in which collect_preferences publishes what became of each prompt."""
+
+
 class Record(BaseModel):
     """A frozen value with a fixed set of fields, written as JSON."""
 

@@ -11,7 +11,7 @@ from prefect.states import Cancelled, Completed
 from components.campaign.config import pin_config
 from components.campaign.lock import CampaignBusy, locked
 from components.campaign.models import model_of_round
-from components.campaign.state import Champion, State, campaign_directory, open_target, read_state, write_state
+from components.campaign.state import Champion, State, campaign_directory, open_target, read_state, round_directory, write_state
 from components.campaign.stopping import refuse_if_stopped
 from components.config import CampaignConfig
 from components.records import RoundStopped
@@ -19,6 +19,7 @@ from components.start.preflight import check_inputs
 from flows.dpo_round import STOPPED, dpo_round
 from flows.prefect_page.earlier_starts import adopt, refuse_if_overtaken
 from flows.prefect_page.logs import logs_on_page
+from flows.requests import start_request
 from tasks.record_round import ship_to_mlflow
 from tasks.show_campaign import show_campaign
 from tasks.start_campaign import start_campaign
@@ -69,7 +70,7 @@ def add_rounds(config: CampaignConfig, *, accept_changes: bool) -> Any:
             refuse_if_overtaken(config.campaign, before)
             adopt(directory, str(flow_run.id))
             pin_config(directory, config, accept_changes=accept_changes)
-            start = start_campaign(config, inputs.prompts_digest, directory / "round-000")
+            start = start_campaign(round_directory(directory, 0), start_request(config, inputs.prompts_digest))
             state = _state_with_target(directory, config)
             _ship_what_mlflow_missed(directory, state)
             while state.target is not None and state.last_round < state.target:

@@ -8,13 +8,13 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from components.artifacts import read_json, write_json
+from components.campaign.files import TRACKING
 from components.campaign.state import note_mlflow_run, read_state, round_directory
 from components.report.campaign import write_report
 from components.report.round import round_markdown
 from components.report.tables import decisions
 from components.runtime.provenance import git_sha
 
-TRACKING = "tracking.json"
 SHOWN_TOGETHER = 10
 """Latest rounds that a link sets side by side: an address has a length, and a screen a width."""
 

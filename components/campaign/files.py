@@ -1,24 +1,31 @@
-"""Reads a campaign's directory as it stands, finished or not. Knows the files' formats; judges and formats nothing."""
+"""Read a campaign's directory as it stands, finished or not. The one place that knows which stage publishes what, and its formats.
+
+Loads no table library before a table is asked for: commands that only look at a campaign would wait for it longer than for all else.
+"""
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import numpy as np
-import pandas as pd
 from pydantic import ValidationError
 
-from components.artifacts import MANIFEST, read_json
+from components.artifacts import MANIFEST, artifact, read_json, read_table
 from components.campaign.state import State, read_state, round_directory
 from components.config import CampaignConfig, describe
-from components.judges.chat.ledger import USAGE
-from components.records import Manifest, RoundRecord
+from components.records import JUDGE_USAGE, PROMPT_OUTCOMES, Artifact, JudgedRound, Manifest, RoundRecord
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 STAGES = ("generate_responses", "collect_preferences", "validate_data", "dpo_train", "evaluate", "promote")
+"""A round's stages in their order."""
+TRACKING = "tracking.json"
+"""Where MLflow has the round, in the round's directory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +44,23 @@ class RoundFiles:
     @cached_property
     def manifests(self) -> dict[str, Manifest]:
         """Manifests of the published stages; a stage without a whole one has published nothing."""
-        found = {stage: read_manifest(self.directory / stage) for stage in STAGES}
-        return {stage: manifest for stage, manifest in found.items() if manifest is not None}
+        manifests = {stage: read_manifest(self.directory / stage) for stage in STAGES}
+        return {stage: manifest for stage, manifest in manifests.items() if manifest is not None}
+
+    @cached_property
+    def published_ms(self) -> dict[str, int]:
+        """Unix time of each published stage's end, in ms."""
+        return {stage: published_ms(self.directory / stage) for stage in self.manifests}
+
+    @property
+    def started_ms(self) -> int:
+        """Unix time at which the round's first published stage began, in ms."""
+        return min(began_ms(self.directory / stage, manifest) for stage, manifest in self.manifests.items())
+
+    @property
+    def ended_ms(self) -> int:
+        """Unix time at which the round's last published stage ended, in ms."""
+        return max(self.published_ms.values())
 
     @property
     def pending(self) -> list[str]:
@@ -48,32 +70,32 @@ class RoundFiles:
     @cached_property
     def collected(self) -> dict[str, Any] | None:
         """Counts of the prompts, verdicts and pairs; None before collect_preferences."""
-        return self._json("collect_preferences", "collect.json")
+        return self.read("collect_preferences", "collect.json")
 
     @cached_property
     def validated(self) -> dict[str, Any] | None:
         """Counts of the checked pairs; None before validate_data."""
-        return self._json("validate_data", "validation.json")
+        return self.read("validate_data", "validation.json")
 
     @cached_property
     def trained(self) -> dict[str, Any] | None:
         """Digests and held-out pair metrics of the training; None before dpo_train."""
-        return self._json("dpo_train", "train.json")
+        return self.read("dpo_train", "train.json")
 
     @cached_property
     def evaluated(self) -> dict[str, Any] | None:
         """The comparison on held-out prompts; None before evaluate."""
-        return self._json("evaluate", "evaluation.json")
+        return self.read("evaluate", "evaluation.json")
 
     def judge_usage(self, stage: str) -> dict[str, Any] | None:
         """What a stage's calls to chat endpoints came to; None where none was asked."""
-        asked = stage in self.manifests and USAGE in self.manifests[stage].files
-        return self._json(stage, USAGE) if asked else None
+        asked = stage in self.manifests and JUDGE_USAGE in self.manifests[stage].files
+        return self.read(stage, JUDGE_USAGE) if asked else None
 
     @cached_property
     def decision(self) -> dict[str, Any] | None:
         """What the gate said, with its reasons; None before promote."""
-        return self._json("promote", "decision.json")
+        return self.read("promote", "decision.json")
 
     @property
     def promoted(self) -> bool | None:
@@ -92,7 +114,7 @@ class RoundFiles:
     @cached_property
     def tracking(self) -> dict[str, Any] | None:
         """Where MLflow has the round; None before it was recorded there."""
-        path = self.directory / "tracking.json"
+        path = self.directory / TRACKING
         return read_json(path) if path.is_file() else None
 
     @property
@@ -104,16 +126,18 @@ class RoundFiles:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
     @property
-    def samples(self) -> pd.DataFrame | None:
+    def samples(self) -> "pd.DataFrame | None":
         """Responses of start, champion and challenger side by side; None before evaluate."""
-        path = self.directory / "evaluate" / "samples.parquet"
-        return pd.read_parquet(path) if "evaluate" in self.manifests else None
+        return read_table(self.directory / "evaluate" / "samples.parquet") if "evaluate" in self.manifests else None
 
     @property
-    def lengths(self) -> pd.DataFrame | None:
+    def lengths(self) -> "pd.DataFrame | None":
         """Tokens and finish reason of every sampled response; None before generate_responses and in a seeded round."""
-        path = self.directory / "generate_responses" / "responses.parquet"
-        return pd.read_parquet(path, columns=["n_tokens", "finish_reason"]) if "generate_responses" in self.manifests else None
+        if "generate_responses" not in self.manifests:
+            return None
+        import pandas as pd
+
+        return pd.read_parquet(self.directory / "generate_responses" / "responses.parquet", columns=["n_tokens", "finish_reason"])
 
     @cached_property
     def length_deciles(self) -> tuple[float, float, float] | None:
@@ -121,6 +145,8 @@ class RoundFiles:
         lengths = self.lengths
         if lengths is None:
             return None
+        import numpy as np
+
         first, fifth, ninth = np.percentile(lengths["n_tokens"].to_numpy(), [10, 50, 90])
         return float(first), float(fifth), float(ninth)
 
@@ -130,7 +156,8 @@ class RoundFiles:
         record = manifest.files.get(name) if manifest else None
         return record.sha256 if record else None
 
-    def _json(self, stage: str, name: str) -> dict[str, Any] | None:
+    def read(self, stage: str, name: str) -> dict[str, Any] | None:
+        """Read a JSON file of a stage; None before the stage is published, or in a round that does not need it."""
         return read_json(self.directory / stage / name) if stage in self.manifests else None
 
 
@@ -164,12 +191,8 @@ class CampaignFiles:
     @property
     def compare_page(self) -> str | None:
         """What follows the MLflow server's address for the page that shows the recorded rounds side by side; None before there are any."""
-        recorded = [round_.tracking for round_ in self.rounds if round_.tracking is not None]
-        if not recorded:
-            return None
-        runs = json.dumps([entry["run_id"] for entry in recorded], separators=(",", ":"))
-        experiments = json.dumps([recorded[-1]["experiment_id"]])
-        return f"/#/compare-runs?runs={quote(runs)}&experiments={quote(experiments)}&workflowType=machine_learning"
+        recorded = [(tracking["experiment_id"], tracking["run_id"]) for round_ in self.rounds if (tracking := round_.tracking) is not None]
+        return f"/#/{compare_page(recorded)}" if recorded else None
 
     def champion_before(self, round_: int) -> int:
         """The round whose model a round's challenger was compared with; 0 is the start model."""
@@ -188,7 +211,7 @@ class CampaignFiles:
 
 
 def read_campaign(directory: Path) -> CampaignFiles:
-    """Reads what is on disk of a campaign.
+    """Read what is on disk of a campaign.
 
     Args:
         directory: runs/<campaign>.
@@ -214,25 +237,33 @@ def read_campaign(directory: Path) -> CampaignFiles:
         start=read_json(start / "start.json") if start_manifest and (start / "start.json").is_file() else None,
         start_manifest=start_manifest,
         rounds=tuple(
-            _round_files(
-                round_directory(directory, number), number, records.get(number), number == 1 and bool(config.preferences.seed_pairs)
-            )
+            round_files(directory, number, records.get(number), seeded=number == 1 and bool(config.preferences.seed_pairs))
             for number in sorted((begun | records.keys()) - {0})
         ),
     )
 
 
-def _round_files(directory: Path, number: int, record: RoundRecord | None, seeded: bool) -> RoundFiles:
-    """A round's files; a finished round's are those of the reading before, unless a stage was published again or its record changed."""
+def round_files(campaign_dir: Path, number: int, record: RoundRecord | None, *, seeded: bool) -> RoundFiles:
+    """Return the files of a round.
+
+    A finished round's are those of the reading before, unless a stage was published again or its record changed: the report is
+    written after each round and shows all of them, so its cost must not grow with what earlier rounds published.
+
+    Args:
+        campaign_dir: runs/<campaign>.
+        number: The round.
+        record: Its record, if it is finished.
+        seeded: Whether a preference data set is the round's data.
+    """
+    directory = round_directory(campaign_dir, number)
     if record is None:
         return RoundFiles(directory=directory, round=number, record=None, seeded=seeded)
-    published = tuple(_modified_ns(directory / name) for name in (*(f"{stage}/{MANIFEST}" for stage in STAGES), "tracking.json"))
+    published = tuple(_modified_ns(directory / name) for name in (*(f"{stage}/{MANIFEST}" for stage in STAGES), TRACKING))
     return _finished_round(directory, number, record.model_dump_json(), seeded, published)
 
 
 @lru_cache(maxsize=2048)
 def _finished_round(directory: Path, number: int, record: str, seeded: bool, published: tuple[int | None, ...]) -> RoundFiles:
-    """Kept, because the report is written after each round and tells all of them: what it costs must not grow with the rounds."""
     return RoundFiles(directory=directory, round=number, record=RoundRecord.model_validate_json(record), seeded=seeded)
 
 
@@ -244,8 +275,73 @@ def _modified_ns(path: Path) -> int | None:
 
 
 def read_manifest(directory: Path) -> Manifest | None:
-    """Reads a stage's manifest; None where there is none or it is damaged, so that the stage has published nothing."""
+    """Read a stage's manifest; None if there is none or it is damaged, so that the stage has published nothing."""
     try:
         return Manifest.model_validate_json((directory / MANIFEST).read_bytes())
     except (FileNotFoundError, ValueError):
         return None
+
+
+def published_ms(directory: Path) -> int:
+    """Return the Unix time, in ms, at which a stage's manifest was written.
+
+    Raises:
+        FileNotFoundError: The stage is not published.
+    """
+    return (directory / MANIFEST).stat().st_mtime_ns // 1_000_000
+
+
+def began_ms(directory: Path, manifest: Manifest) -> int:
+    """Return the Unix time, in ms, at which a published stage began."""
+    return published_ms(directory) - round(manifest.seconds * 1000)
+
+
+def compare_page(rounds: Sequence[tuple[str, str]]) -> str:
+    """Return what follows an MLflow server's address and `/#/` for the page that shows runs side by side.
+
+    Args:
+        rounds: Ids of experiment and run, in the order of the page's columns.
+    """
+    ids = [run_id for _, run_id in rounds], list(dict.fromkeys(experiment_id for experiment_id, _ in rounds))
+    runs, experiments = (quote(json.dumps(names, separators=(",", ":"))) for names in ids)
+    # Without the work flow, whatever is opened from this page stands among the pages for language model applications.
+    return f"compare-runs?runs={runs}&experiments={experiments}&workflowType=machine_learning"
+
+
+def judged_rounds(directory: Path, round: int) -> tuple[JudgedRound, ...]:
+    """What became of the prompts of the rounds before this one, oldest first; rounds that a data set seeded judged none."""
+    stages = {earlier: round_directory(directory, earlier) / "collect_preferences" for earlier in range(1, round)}
+    manifests = {earlier: Manifest.model_validate(read_json(stage / MANIFEST)) for earlier, stage in stages.items()}
+    return tuple(
+        JudgedRound(round=earlier, outcomes=artifact(stages[earlier], manifest, PROMPT_OUTCOMES))
+        for earlier, manifest in manifests.items()
+        if PROMPT_OUTCOMES in manifest.files
+    )
+
+
+def replayed_pairs(directory: Path, round: int, count: int) -> tuple[Artifact, ...]:
+    """The training pairs of the `count` rounds before this one, oldest first, by the hashes that their manifests recorded."""
+    stages = [round_directory(directory, earlier) / "validate_data" for earlier in range(max(1, round - count), round)]
+    manifests = [(stage, Manifest.model_validate(read_json(stage / MANIFEST))) for stage in stages]
+    return tuple(artifact(stage, manifest, "train.parquet") for stage, manifest in manifests)
+
+
+def round_record(here: Path, round: int, manifests: dict[str, Manifest]) -> RoundRecord:
+    """Put a finished round's outcome together from what its stages published."""
+    evaluation, decision = read_json(here / "evaluate" / "evaluation.json"), read_json(here / "promote" / "decision.json")
+    trained = read_json(here / "dpo_train" / "train.json")
+    rewards = evaluation["mean_reward"]
+    return RoundRecord(
+        round=round,
+        promoted=decision["promoted"],
+        reasons=tuple(decision["reasons"]),
+        num_pairs=trained["num_pairs"],
+        win_rate_vs_champion=evaluation["win_rate_vs_champion"],
+        win_rate_vs_start=evaluation["win_rate_vs_start"],
+        kl_to_start=evaluation["kl_to_start"],
+        mean_tokens=evaluation["mean_tokens"]["challenger"],
+        mean_reward=None if rewards is None else rewards["challenger"],
+        seconds={name: manifest.seconds for name, manifest in manifests.items()},
+        policy_digest=trained["policy_digest"],
+        reference_digest=trained["reference_digest"],
+    )

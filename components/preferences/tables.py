@@ -15,7 +15,7 @@ from components.data.messages import Messages, format_messages, parse_messages
 from components.data.prompts import prompt_id
 from components.judges.protocol import Group, Verdict, conclusions, scores
 from components.preferences.labels import TIED
-from components.records import JudgeUnavailable
+from components.records import PROMPT_OUTCOMES, JudgeUnavailable
 
 PAIRS = "preferences.parquet"
 PORTABLE = "preferences.jsonl"
@@ -164,7 +164,7 @@ def write_outcomes(out: Path, rows: Sequence[Mapping[str, Any]], outcomes: Mappi
         given[prompt].append(score)
     means = {prompt: math.fsum(several) / len(several) for prompt, several in given.items()}
     table = [(prompt, outcome, pairs[prompt], tied[prompt], means.get(prompt)) for prompt, outcome in outcomes.items()]
-    write_table(out / "prompt_outcomes.parquet", pd.DataFrame(table, columns=list(OUTCOME_TYPES)).astype(OUTCOME_TYPES))
+    write_table(out / PROMPT_OUTCOMES, pd.DataFrame(table, columns=list(OUTCOME_TYPES)).astype(OUTCOME_TYPES))
 
 
 def read_groups(prompts: pd.DataFrame, responses: pd.DataFrame) -> list[Group]:

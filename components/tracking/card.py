@@ -13,7 +13,7 @@ from components.artifacts import read_json
 from components.judges.registry import described
 from components.records import Interval, JudgeRef
 from components.report.wording import count, decimal, model_name, share
-from components.tracking.facts import RoundFacts, lineage, round_directory
+from components.tracking.facts import RoundFacts, lineage
 
 CARD = "README.md"
 MAX_DESCRIPTION = 5000
@@ -61,7 +61,7 @@ def _summary(facts: RoundFacts) -> str:
 
 
 def _front_matter(facts: RoundFacts, kind: str) -> str:
-    name, trained = facts.config["policy"]["model"], facts.stage("dpo_train", "train.json")
+    name, trained = facts.config["policy"]["model"], facts.files.read("dpo_train", "train.json")
     assert trained is not None, facts.directory
     # The hub refuses a base model that is no name on it, such as a directory; nor is it the base of an adapter on an earlier round.
     on_hub = _on_hub(facts, name) and not (kind == "adapter" and trained.get("base_round"))
@@ -80,12 +80,12 @@ def _on_hub(facts: RoundFacts, name: str) -> bool:
 
 
 def _start(facts: RoundFacts) -> dict[str, Any]:
-    return read_json(round_directory(facts.campaign_dir, 0) / "start" / "start.json")
+    return read_json(facts.start_directory / "start.json")
 
 
 def _measured(facts: RoundFacts) -> str:
     # Lists, because MLflow's pages draw a table's columns without any space between them.
-    record, evaluation = facts.record, facts.stage("evaluate", "evaluation.json")
+    record, evaluation = facts.record, facts.files.read("evaluate", "evaluation.json")
     assert evaluation is not None, facts.directory
     level = facts.config["evaluation"]["confidence"]
     divergence = Interval.model_validate(evaluation["kl_to_start_interval"])
@@ -119,7 +119,7 @@ def _gate(facts: RoundFacts) -> str:
 
 
 def _made_from(facts: RoundFacts) -> str:
-    trained, training = facts.stage("dpo_train", "train.json"), facts.config["training"]
+    trained, training = facts.files.read("dpo_train", "train.json"), facts.config["training"]
     assert trained is not None, facts.directory
     adapter = _adapter(facts)
     ways = "all weights" if adapter == "none" else f"an adapter ({adapter})"
@@ -136,7 +136,7 @@ def _made_from(facts: RoundFacts) -> str:
 
 
 def _parent(facts: RoundFacts) -> str:
-    trained = facts.stage("dpo_train", "train.json")
+    trained = facts.files.read("dpo_train", "train.json")
     assert trained is not None, facts.directory
     return model_name(max((number for number, record in facts.known.items() if record.policy_digest == trained["start_digest"]), default=0))
 
@@ -149,7 +149,7 @@ def _start_model(facts: RoundFacts) -> str:
 
 
 def _data(facts: RoundFacts, num_pairs: int) -> str:
-    validation, preferences = facts.stage("validate_data", "validation.json"), facts.config["preferences"]
+    validation, preferences = facts.files.read("validate_data", "validation.json"), facts.config["preferences"]
     assert validation is not None, facts.directory
     replayed = f", {count(validation['replayed'])} of the checked ones replayed from earlier rounds" if validation["replayed"] else ""
     if "generate_responses" in facts.manifests:
@@ -175,7 +175,7 @@ def _judge_ref(facts: RoundFacts, role: str) -> JudgeRef:
 
 
 def _adapter(facts: RoundFacts) -> str:
-    trained, rank = facts.stage("dpo_train", "train.json"), facts.config["lora"]["rank"]
+    trained, rank = facts.files.read("dpo_train", "train.json"), facts.config["lora"]["rank"]
     assert trained is not None, facts.directory
     # Rounds of earlier versions trained LoRA or all weights, and did not write which.
     return str(trained.get("adapter") or (f"lora of rank {rank}" if rank else "none"))

@@ -10,7 +10,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag
 
 from components.artifacts import read_table
 from components.records import Manifest
-from components.tracking.facts import RoundFacts, read_manifest, round_directory
+from components.tracking.facts import RoundFacts
 
 PLOTS = "plots"
 SAMPLES, COUNTS, QUARANTINED = "samples.json", "validation_counts.json", "quarantined_pairs.json"
@@ -20,12 +20,11 @@ _ARTIFACT_SUFFIXES = {".json", ".jsonl", ".png"}
 
 def datasets(facts: RoundFacts) -> list[DatasetInput]:
     """The tables that the round trained and measured on, under their content digests; a table with no rows was not used."""
-    data, start = facts.directory / "validate_data", round_directory(facts.campaign_dir, 0) / "start"
-    start_manifest, _ = read_manifest(start)
+    data, start = facts.directory / "validate_data", facts.start_directory
     tables = [
         ("train pairs", "training", data / "train.parquet", facts.manifests["validate_data"]),
         ("eval pairs", "evaluation", data / "eval.parquet", facts.manifests["validate_data"]),
-        ("held-out prompts", "held-out", start / "held_out_prompts.parquet", start_manifest),
+        ("held-out prompts", "held-out", start / "held_out_prompts.parquet", facts.start_manifest),
     ]
     return [_dataset(name, context, path, manifest) for name, context, path, manifest in tables if manifest.files[path.name].rows]
 
@@ -92,7 +91,7 @@ def _samples(facts: RoundFacts) -> pd.DataFrame:
 
 
 def _counts(facts: RoundFacts) -> pd.DataFrame:
-    counts = facts.stage("validate_data", "validation.json")
+    counts = facts.files.read("validate_data", "validation.json")
     assert counts is not None, facts.directory
     total = counts["received"] + counts["replayed"]
     rows = [

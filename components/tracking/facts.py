@@ -1,4 +1,4 @@
-"""What a round's files say about it: times, settings, lineage, verdict. Writes nothing and knows no MLflow."""
+"""What a finished round's files say to those who look it up later: parameters, lineage, verdict. Writes nothing and knows no MLflow."""
 
 import json
 from collections.abc import Mapping
@@ -6,28 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.artifacts import MANIFEST, read_json
-from components.campaign.state import State, read_state, with_round
+from components.artifacts import read_json
+from components.campaign.files import RoundFiles, began_ms, read_manifest, round_files
+from components.campaign.state import State, read_state, round_directory, with_round
 from components.judges.registry import described
 from components.records import JudgeRef, Manifest, RoundRecord
-
-STAGES = ("generate_responses", "collect_preferences", "validate_data", "dpo_train", "evaluate", "promote")
 
 
 @dataclass(frozen=True)
 class RoundFacts:
-    """A finished round as its files tell it."""
+    """A finished round: its files, and the campaign that they are to be seen in."""
 
     campaign_dir: Path
     record: RoundRecord
+    files: RoundFiles
     state: State
     """The campaign as it stands now, this round included."""
     config: dict[str, Any]
     git_sha: str
-    manifests: dict[str, Manifest]
-    """By stage; a stage that the round did not need is absent."""
-    published_ms: dict[str, int]
-    """Unix time of each stage's end."""
 
     @property
     def campaign(self) -> str:
@@ -42,23 +38,34 @@ class RoundFacts:
     @property
     def directory(self) -> Path:
         """Where the round's stages are."""
-        return round_directory(self.campaign_dir, self.record.round)
+        return self.files.directory
 
     @property
-    def started_ms(self) -> int:
-        """Unix time at which the round's first stage began."""
-        return min(_began_ms(self.manifests[stage], published_ms) for stage, published_ms in self.published_ms.items())
+    def manifests(self) -> dict[str, Manifest]:
+        """By stage; a stage that the round did not need is absent."""
+        return self.files.manifests
 
     @property
-    def ended_ms(self) -> int:
-        """Unix time at which the round's last stage ended."""
-        return max(self.published_ms.values())
+    def start_directory(self) -> Path:
+        """Where round 0's stage is."""
+        return round_directory(self.campaign_dir, 0) / "start"
+
+    @property
+    def start_manifest(self) -> Manifest:
+        """Manifest of round 0.
+
+        Raises:
+            FileNotFoundError: There is none that can be read.
+        """
+        manifest = read_manifest(self.start_directory)
+        if manifest is None:
+            raise FileNotFoundError(f"{self.start_directory} has no manifest that can be read")
+        return manifest
 
     @property
     def campaign_started_ms(self) -> int:
-        """Unix time at which the campaign's round 0 began."""
-        manifest, published_ms = read_manifest(round_directory(self.campaign_dir, 0) / "start")
-        return _began_ms(manifest, published_ms)
+        """Unix time at which the campaign's round 0 began, in ms."""
+        return began_ms(self.start_directory, self.start_manifest)
 
     @property
     def first(self) -> int:
@@ -70,18 +77,9 @@ class RoundFacts:
         """Round of the champion after this round's gate, whatever was rolled back later; 0 is the start."""
         return self.record.round if self.record.promoted else self.state.champion_before(self.record.round)
 
-    def stage(self, name: str, file: str) -> dict[str, Any] | None:
-        """A JSON file of one stage, or None where the round did not need the stage."""
-        return read_json(self.directory / name / file) if name in self.manifests else None
-
-
-def round_directory(campaign_dir: Path, number: int) -> Path:
-    """Where a round's stages are."""
-    return campaign_dir / f"round-{number:03d}"
-
 
 def read_facts(campaign_dir: Path, record: RoundRecord, *, config: Mapping[str, Any], git_sha: str) -> RoundFacts:
-    """Reads what a round's files say about it.
+    """Read what a round's files say about it.
 
     Args:
         campaign_dir: runs/<campaign>.
@@ -94,30 +92,12 @@ def read_facts(campaign_dir: Path, record: RoundRecord, *, config: Mapping[str, 
     """
     state = read_state(campaign_dir)
     if state is None:
-        raise FileNotFoundError(f"{campaign_dir} holds no campaign.json")
-    directory = round_directory(campaign_dir, record.round)
-    stages = {stage: read_manifest(directory / stage) for stage in STAGES if (directory / stage / MANIFEST).exists()}
-    if not stages:
-        raise FileNotFoundError(f"{directory} holds no finished stage")
-    return RoundFacts(
-        campaign_dir=campaign_dir,
-        record=record,
-        state=with_round(state, record),
-        config=dict(config),
-        git_sha=git_sha,
-        manifests={stage: manifest for stage, (manifest, _) in stages.items()},
-        published_ms={stage: published_ms for stage, (_, published_ms) in stages.items()},
-    )
-
-
-def read_manifest(directory: Path) -> tuple[Manifest, int]:
-    """A published stage's manifest, and the Unix time (ms) at which it was written."""
-    path = directory / MANIFEST
-    return Manifest.model_validate_json(path.read_text(encoding="utf-8")), path.stat().st_mtime_ns // 1_000_000
-
-
-def _began_ms(manifest: Manifest, published_ms: int) -> int:
-    return published_ms - round(manifest.seconds * 1000)
+        raise FileNotFoundError(f"{campaign_dir} has no campaign.json")
+    seeded = record.round == 1 and bool(config["preferences"]["seed_pairs"])
+    files = round_files(campaign_dir, record.round, record, seeded=seeded)
+    if not files.manifests:
+        raise FileNotFoundError(f"{files.directory} has no finished stage")
+    return RoundFacts(campaign_dir, record, files, with_round(state, record), dict(config), git_sha)
 
 
 def params(facts: RoundFacts) -> dict[str, str]:
@@ -152,7 +132,7 @@ def lineage(facts: RoundFacts) -> dict[str, str]:
 
 
 def _judge(facts: RoundFacts) -> str:
-    start = read_json(round_directory(facts.campaign_dir, 0) / "start" / "start.json")
+    start = read_json(facts.start_directory / "start.json")
     judge = JudgeRef.model_validate(start["judge"])
     return f"{described(judge.config)}@{judge.digest[:12]}"
 

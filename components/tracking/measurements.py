@@ -8,7 +8,6 @@ from typing import Any
 
 from mlflow.entities import Metric
 
-from components.judges.chat.ledger import USAGE
 from components.judges.violations import Violations
 from components.records import Interval
 from components.tracking.facts import RoundFacts
@@ -64,7 +63,7 @@ def round_points(facts: RoundFacts) -> list[Metric]:
 def _points(facts: RoundFacts, values: Mapping[str, float | None], *, step: int) -> list[Metric]:
     # Absence is never data: a judge that gives no scores has no mean reward, and then no point either.
     # MLflow's table of runs shows every digit, and six places are more than any of these is known to.
-    return [Metric(name, round(float(value), 6), facts.ended_ms, step) for name, value in values.items() if value is not None]
+    return [Metric(name, round(float(value), 6), facts.files.ended_ms, step) for name, value in values.items() if value is not None]
 
 
 def _summary(facts: RoundFacts) -> dict[str, float | None]:
@@ -83,7 +82,7 @@ def _summary(facts: RoundFacts) -> dict[str, float | None]:
 
 def _evaluation(facts: RoundFacts) -> Iterator[tuple[str, float | None]]:
     record = facts.record
-    evaluation = facts.stage("evaluate", "evaluation.json")
+    evaluation = facts.files.read("evaluate", "evaluation.json")
     assert evaluation is not None, facts.directory
     intervals = {
         "win_rate_vs_start": record.win_rate_vs_start,
@@ -105,14 +104,14 @@ def _evaluation(facts: RoundFacts) -> Iterator[tuple[str, float | None]]:
 
 
 def _data(facts: RoundFacts) -> Iterator[tuple[str, float | None]]:
-    validation = facts.stage("validate_data", "validation.json")
-    training = facts.stage("dpo_train", "train.json")
+    validation = facts.files.read("validate_data", "validation.json")
+    training = facts.files.read("dpo_train", "train.json")
     assert validation is not None, facts.directory
     assert training is not None, facts.directory
     for name, key in {"num_eval_pairs": "eval", "quarantined": "quarantined", "quarantine_share": "quarantine_share"}.items():
         yield name, validation[key]
     yield "eval_loss", None if training["eval"] is None else training["eval"]["loss"]
-    collected = facts.stage("collect_preferences", "collect.json")
+    collected = facts.files.read("collect_preferences", "collect.json")
     if collected is not None:
         yield "ties", collected["ties"]
         yield "invalid_verdicts", collected["invalid_verdicts"]
@@ -127,12 +126,11 @@ def _data(facts: RoundFacts) -> Iterator[tuple[str, float | None]]:
 def _judge(facts: RoundFacts) -> Iterator[tuple[str, float | None]]:
     """What the verdicts say about the judge of the pairs, and of the held-out comparison; older rounds did not measure it."""
     for prefix, stage, file in (("judge", "collect_preferences", "collect.json"), ("evaluation_judge", "evaluate", "evaluation.json")):
-        health = (facts.stage(stage, file) or {}).get("judge_health")
+        health = (facts.files.read(stage, file) or {}).get("judge_health")
         if health is not None:
             yield from _health_points(prefix, health)
-        if stage in facts.manifests and USAGE in facts.manifests[stage].files:
-            for name, number in (facts.stage(stage, USAGE) or {}).items():
-                yield f"{prefix}/{name}", number
+        for name, number in (facts.files.judge_usage(stage) or {}).items():
+            yield f"{prefix}/{name}", number
 
 
 def _health_points(prefix: str, health: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:

@@ -60,12 +60,12 @@ def record_round(campaign_dir: Path, round: int, *, config: dict[str, Any], reco
         add_datasets(client, run, datasets(facts))
         add_files(client, run, artifacts(facts))
         add_tables(client, run, tables(facts))
-        add_traces(client, run, comparisons(facts), round=round, at_ms=facts.published_ms["collect_preferences"])
+        add_traces(client, run, comparisons(facts), round=round, at_ms=facts.files.published_ms["collect_preferences"])
         version = _record_model(client, run, facts)
         registry.move_champion(client, facts.campaign, facts.state)
         _record_campaign(client, experiment_id, facts)
         if run.info.status != "FINISHED":
-            finish(client, run, facts.ended_ms)
+            finish(client, run, facts.files.ended_ms)
     return Tracked(run_id=run.info.run_id, experiment_id=experiment_id, model_version=version)
 
 
@@ -88,7 +88,7 @@ def _record_campaign(client: MlflowClient, experiment_id: str, facts: RoundFacts
     newest = facts.record.round == max(facts.known)
     tell_champion(client, run, facts.state)
     if newest or run.info.status != "FINISHED":
-        finish(client, run, facts.ended_ms)
+        finish(client, run, facts.files.ended_ms)
 
 
 def announce_champion(campaign_dir: Path) -> None:

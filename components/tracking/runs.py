@@ -55,7 +55,7 @@ def ensure_round_run(client: MlflowClient, experiment_id: str, facts: RoundFacts
         "mlflow.source.git.commit": facts.git_sha,
         "mlflow.note.content": description(facts),
     }
-    return _create(client, experiment_id, f"round {number:03d}", tags, facts.started_ms, number)
+    return _create(client, experiment_id, f"round {number:03d}", tags, facts.files.started_ms, number)
 
 
 def ensure_campaign_run(client: MlflowClient, experiment_id: str, facts: RoundFacts) -> Run:

@@ -7,7 +7,9 @@ shared with others as a tag of the experiment; this module writes such a tag. Th
 import json
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
+
+from components.campaign.files import compare_page
 
 VIEW_KEY = "rounds"
 _TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
@@ -101,10 +103,7 @@ def compare_rounds_url(uri: str, rounds: Sequence[tuple[str, str]]) -> str:
         uri: Address of the store.
         rounds: Ids of experiment and run, in the order of the page's columns.
     """
-    named = [run_id for _, run_id in rounds], list(dict.fromkeys(experiment_id for experiment_id, _ in rounds))
-    runs, experiments = (quote(json.dumps(ids, separators=(",", ":"))) for ids in named)
-    # The work flow again: without it, whatever is opened from this page stands among the pages for language model applications.
-    return _page(uri, f"compare-runs?runs={runs}&experiments={experiments}&workflowType=machine_learning")
+    return _page(uri, compare_page(rounds))
 
 
 def _page(uri: str, path: str) -> str:

@@ -16,10 +16,10 @@ from uuid import UUID
 import psutil
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
+from components.campaign.files import STAGES
 from components.runtime import progress
 from tasks.record_round import artifact_key
 
-STAGES = ("generate_responses", "collect_preferences", "validate_data", "dpo_train", "evaluate", "promote")
 RENEW_SECONDS = 3.0
 log = logging.getLogger(__name__)
 

@@ -23,10 +23,12 @@ from typing import Any
 import numpy as np
 from measuring import conditions, interval_of_median, write_result
 
+from components.campaign.files import STAGES as ROUND_STAGES
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 NOW = "now"
-STAGES = ("start", "generate_responses", "collect_preferences", "validate_data", "dpo_train", "evaluate", "promote")
+STAGES = ("start", *ROUND_STAGES)
 STARTUP, BETWEEN = "start-up", "between stages, and the end"
 WITHIN = ("imports", "waiting for the server", "loading models", "checking the saved model")
 """What lies within the parts that add up."""

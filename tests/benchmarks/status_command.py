@@ -14,13 +14,14 @@ from pathlib import Path
 
 from measuring import conditions, interval_of_median, write_result
 
+from components.campaign.files import STAGES
+
 RATE = {"value": 0.635, "low": 0.4891, "high": 0.7713, "n": 256}
 REASON = "win rate 0.635 [0.489, 0.771] against the champion is not surely above 0.5, as its lower bound of 0.4891 must be"
 
 
 def write_campaign(directory: Path, rounds: int) -> None:
     """A campaign.json with as many rounds, each with the reasons and seconds that a real one has."""
-    stages = ("generate_responses", "collect_preferences", "validate_data", "dpo_train", "evaluate", "promote")
     records = [
         {
             "round": number,
@@ -32,7 +33,7 @@ def write_campaign(directory: Path, rounds: int) -> None:
             "kl_to_start": 1.5,
             "mean_tokens": 39.5,
             "mean_reward": 2.25,
-            "seconds": dict.fromkeys(stages, 12.5),
+            "seconds": dict.fromkeys(STAGES, 12.5),
             "policy_digest": f"{number:064x}",
             "reference_digest": f"{number - 1:064x}",
             "mlflow_run_id": f"{number:032x}",

@@ -36,6 +36,8 @@ import psutil
 from measuring import conditions, ratio_of_means, write_result
 from train_step import DEFAULT, LAST_FULL_LOGITS, TUNED, TUNED_OLD, install_old
 
+from components.campaign.files import STAGES as ROUND_STAGES
+
 sys.path.insert(0, str(Path(__file__).resolve().parent / "rounds"))
 
 from inputs import Inputs, make_inputs
@@ -43,7 +45,7 @@ from shapes import SHAPES
 
 HERE = Path(__file__).resolve().parent
 OURS = "ours"
-STAGES = ("start", "generate_responses", "collect_preferences", "validate_data", "dpo_train", "evaluate", "promote")
+STAGES = ("start", *ROUND_STAGES)
 REST = "start-up and the rest"
 MAX_PROMPT_TOKENS = 512
 GENERATION_BATCHES = (8, 64)

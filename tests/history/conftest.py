@@ -13,6 +13,7 @@ import pytest
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when mlflow is imported
 
 from components.artifacts import digest, publishing, write_json, write_table
+from components.campaign.files import STAGES
 from components.campaign.state import Champion, State, finish_round, note_mlflow_run, read_state, write_state
 from components.config import CampaignConfig, JudgeConfig
 from components.judges.protocol import Verdict
@@ -20,7 +21,6 @@ from components.preferences.tables import write_verdicts
 from components.records import Interval, JudgeRef, RoundRecord
 
 GIT_SHA = "0123456789abcdef0123456789abcdef01234567"
-STAGES = ("generate_responses", "collect_preferences", "validate_data", "dpo_train", "evaluate", "promote")
 POLICIES = ("start", "champion", "challenger")
 WEIGHT_BYTES = 4096
 

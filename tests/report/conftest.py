@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 
 from components.artifacts import publishing, write_json, write_table
+from components.campaign.files import STAGES
 from components.config import CampaignConfig
 from components.records import Interval, ModelRef, RoundRecord
 
 HELD_OUT = 256
 HOSTILE = "<script>alert('x')</script>"
-STAGES = ("generate_responses", "collect_preferences", "validate_data", "dpo_train", "evaluate", "promote")
 SECONDS = dict(zip(STAGES, (3.25, 0.5, 0.75, 61.5, 4.125, 0.0625), strict=True))
 
 

@@ -20,6 +20,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from components.artifacts import digest, publishing, read_json, write_json, write_table
+from components.campaign.files import STAGES
 from components.campaign.state import Champion, State, read_state, with_round
 from components.config import CampaignConfig, JudgeConfig
 from components.records import Interval, JudgeRef, RoundRecord
@@ -228,7 +229,6 @@ def _interval(value: float) -> Interval:
 
 
 def _record(number: int, *, promoted: bool, policy: str) -> RoundRecord:
-    stages = ("generate_responses", "collect_preferences", "validate_data", "dpo_train", "evaluate", "promote")
     return RoundRecord(
         round=number,
         promoted=promoted,
@@ -239,7 +239,7 @@ def _record(number: int, *, promoted: bool, policy: str) -> RoundRecord:
         kl_to_start=4.5 * number,
         mean_tokens=21.5 + number,
         mean_reward=0.875 + number / 2,
-        seconds=dict(zip(stages, (3.5, 0.25, 0.125, 4.0, 2.0, 0.125), strict=True)),
+        seconds=dict(zip(STAGES, (3.5, 0.25, 0.125, 4.0, 2.0, 0.125), strict=True)),
         policy_digest=policy,
         reference_digest=digest("start"),
     )

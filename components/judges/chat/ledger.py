@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Self
 
 from components.artifacts import digest, write_json
 from components.config import EndpointConfig
+from components.records import JUDGE_USAGE
 
 log = logging.getLogger(__name__)
 
@@ -170,11 +171,8 @@ def _entry(content: dict[str, Any]) -> Entry:
     return Entry(content["key"], Answer(answer["text"], answer["finish"], tokens), content["cost"], content["at_most"])
 
 
-USAGE = "judge_usage.json"
-
-
 def write_usage(out: Path, scratch: Path) -> None:
     """Writes what the calls took that `scratch` knows of, over all starts of the stage; nothing where no endpoint was asked."""
     usage = read_usage(scratch)
     if usage is not None:
-        write_json(out / USAGE, usage._asdict())
+        write_json(out / JUDGE_USAGE, usage._asdict())

@@ -1,0 +1,181 @@
+"""The requests of a round's stages, built from the configuration and from what is published so far. Runs nothing."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from components.artifacts import artifact, derive_seed, read_json
+from components.campaign.files import judged_rounds, replayed_pairs
+from components.campaign.models import model_of_round
+from components.campaign.state import round_directory
+from components.config import CampaignConfig
+from components.records import (
+    Artifact,
+    CollectRequest,
+    EvaluateRequest,
+    GenerateRequest,
+    JudgeRef,
+    Manifest,
+    ModelRef,
+    PromoteRequest,
+    StartRequest,
+    TrainRequest,
+    ValidateRequest,
+)
+
+
+def start_request(config: CampaignConfig, prompts_digest: str) -> StartRequest:
+    """Return the request of round 0, which pins the start model, the judges and the prompts."""
+    return StartRequest(
+        policy=config.policy,
+        judge=config.judge,
+        evaluation_judge=config.evaluation_judge,
+        active_judge=config.active.judge,
+        prompts=config.prompts,
+        prompts_digest=prompts_digest,
+    )
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round of a campaign as it begins; each method returns the request of one stage, once the stages before it are published."""
+
+    config: CampaignConfig
+    campaign_directory: Path
+    number: int
+    champion_round: int
+    """Round of the champion that this round starts from."""
+    start: Manifest
+    """Manifest of round 0."""
+    seed_pairs_digest: str | None
+    """Content digest of the data set that is round 1's data; None if round 1 samples like any other."""
+
+    @property
+    def directory(self) -> Path:
+        """Directory of the round's stages."""
+        return round_directory(self.campaign_directory, self.number)
+
+    @property
+    def is_seeded(self) -> bool:
+        """Whether a data set is this round's data, so that it samples no responses."""
+        return self.number == 1 and self.seed_pairs_digest is not None
+
+    def generate(self) -> GenerateRequest:
+        """Return the request that samples responses from the champion."""
+        prompts = self.config.prompts
+        return GenerateRequest(
+            policy=self._champion,
+            limits=self.config.policy,
+            prompts=self._pinned("train_prompts.parquet"),
+            per_round=prompts.per_round,
+            solved_rounds=prompts.solved_rounds,
+            solved_score=prompts.solved_score,
+            earlier=judged_rounds(self.campaign_directory, self.number) if prompts.solved_rounds else (),
+            round=self.number,
+            campaign_seed=self.config.seed,
+            generation=self.config.generation,
+            seed=self._seed("generate_responses"),
+        )
+
+    def collect(self, generated: Manifest | None) -> CollectRequest:
+        """Return the request that judges the responses; `generated` is None in a round that a data set seeds."""
+        active = self.config.active
+        return CollectRequest(
+            responses=None if generated is None else self._published(generated, "responses.parquet"),
+            prompts=None if generated is None else self._published(generated, "prompts.parquet"),
+            seed_pairs_digest=self.seed_pairs_digest if self.is_seeded else None,
+            judge=JudgeRef(config=self.config.judge, digest=self._judge_digest("judge")),
+            policy=self._champion,
+            start=self._model(0),
+            limits=self.config.policy,
+            preferences=self.config.preferences,
+            active=active,
+            active_judge=JudgeRef(config=active.judge, digest=self._judge_digest("active_judge")) if active.budget else None,
+            seed=self._seed("collect_preferences"),
+        )
+
+    def validate(self, collected: Manifest) -> ValidateRequest:
+        """Return the request that checks and splits the pairs."""
+        return ValidateRequest(
+            round=self.number,
+            preferences=self._published(collected, "preferences.parquet"),
+            replayed=replayed_pairs(self.campaign_directory, self.number, self.config.validation.replay),
+            held_out=self._pinned("held_out_prompts.parquet"),
+            policy=self._champion,
+            limits=self.config.policy,
+            validation=self.config.validation,
+            takes=self.config.training.takes,
+            seed=self._seed("validate_data"),
+        )
+
+    def train(self, validated: Manifest) -> TrainRequest:
+        """Return the request that trains the champion on the pairs."""
+        return TrainRequest(
+            policy=self._champion,
+            reference=self._reference,
+            train=self._published(validated, "train.parquet"),
+            eval=self._published(validated, "eval.parquet"),
+            limits=self.config.policy,
+            lora=self.config.lora,
+            soft_prompt=self.config.soft_prompt,
+            training=self.config.training,
+            constraints=self.config.constraints,
+            round=self.number,
+            seed=self._seed("dpo_train"),
+        )
+
+    def evaluate(self, trained: Manifest) -> EvaluateRequest:
+        """Return the request that compares the trained model with champion and start."""
+        return EvaluateRequest(
+            challenger=self._model(self.number),
+            champion=self._champion,
+            start=self._model(0),
+            held_out=self._pinned("held_out_prompts.parquet"),
+            training=self._published(trained, "train.json"),
+            limits=self.config.policy,
+            num_held_out=self.config.prompts.num_held_out,
+            engine=self.config.generation.engine,
+            batch_size=self.config.generation.batch_size,
+            judge=JudgeRef(config=self.config.evaluation_judge, digest=self._judge_digest("evaluation_judge")),
+            evaluation=self.config.evaluation,
+            constraints=self.config.constraints,
+            seed=self._seed("evaluate"),
+        )
+
+    def promote(self, evaluated: Manifest) -> PromoteRequest:
+        """Return the request that decides by the gate."""
+        return PromoteRequest(evaluation=self._published(evaluated, "evaluation.json"), gate=self.config.gate)
+
+    @cached_property
+    def _champion(self) -> ModelRef:
+        return self._model(self.champion_round)
+
+    @property
+    def _reference(self) -> ModelRef:
+        rounds = {"start": 0, "previous": self.number - 1, "champion": self.champion_round}
+        return self._model(rounds[self.config.reference])
+
+    @property
+    def _start_directory(self) -> Path:
+        return round_directory(self.campaign_directory, 0) / "start"
+
+    @cached_property
+    def _pins(self) -> dict[str, Any]:
+        return read_json(self._start_directory / "start.json")
+
+    def _judge_digest(self, name: str) -> str:
+        digest: str = self._pins[name]["digest"]
+        return digest
+
+    def _model(self, number: int) -> ModelRef:
+        return model_of_round(self.campaign_directory, number)
+
+    def _pinned(self, name: str) -> Artifact:
+        return artifact(self._start_directory, self.start, name)
+
+    def _published(self, manifest: Manifest, name: str) -> Artifact:
+        return artifact(self.directory / manifest.stage, manifest, name)
+
+    def _seed(self, stage: str) -> int:
+        return derive_seed(self.config.seed, self.number, stage)
