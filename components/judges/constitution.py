@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from components.artifacts import digest
+from components import artifacts
 from components.config import JudgeSettings
 from components.data.messages import Messages
 from components.judges.chat.client import Chat, Question, Reply
@@ -30,7 +30,7 @@ from components.judges.comparisons import (
     shown,
 )
 from components.judges.principles import Principle, load_principles
-from components.judges.protocol import Group, JudgeContext, Opinion, Verdict, as_part, make_verdict
+from components.judges.protocol import Group, Judge, JudgeContext, Opinion, Verdict, as_part, make_verdict
 from components.judges.revision import CRITIQUE, REVISION
 from components.judges.violations import KEPT, PRINCIPLE
 from components.judges.wording import as_text, ask_about, pair_data, wording
@@ -126,16 +126,21 @@ def _kept(reply: Reply) -> Opinion:
     return Opinion(0.0 if reply.value["violates"] else 1.0, reply.value["reason"])
 
 
-def constitution_digest(config: JudgeSettings) -> str:
-    """Identity of the judge: the model's name, the principles and the wording and form of what it is asked, for revisions too."""
+def load(config: JudgeSettings, context: JudgeContext) -> Judge:
+    """Return the judge that asks the configured endpoint."""
+    return ConstitutionJudge(config, context)
+
+
+def digest(config: JudgeSettings) -> str:
+    """Return the identity of the judge: the model's name, the principles, and the wording and form of its questions, for revisions too."""
     endpoint = config.endpoint
     asked = {"model": endpoint.model, "output": endpoint.output, "max_tokens": endpoint.max_tokens, "schemas": [SCHEMA, VIOLATION]}
     principles = [principle.model_dump() for principle in load_principles(config.principles)]
-    return digest({"constitution": asked, "principles": principles, "wording": [NOTICE, *map(wording, WORDINGS)]})
+    return artifacts.digest({"constitution": asked, "principles": principles, "wording": [NOTICE, *map(wording, WORDINGS)]})
 
 
-def check_constitution(config: JudgeSettings, prompts: Sequence[Messages]) -> None:
-    """Looks at the endpoint's section, the key and the principles, and asks nobody.
+def check(config: JudgeSettings, prompts: Sequence[Messages]) -> None:
+    """Check the endpoint's section, the key and the principles, and asks nobody.
 
     Raises:
         ValueError: One of them cannot be used; one line with the remedy.

@@ -8,7 +8,7 @@ cases are kept in the detail of the verdict that followed from them.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from components.artifacts import digest
+from components import artifacts
 from components.config import JudgeSettings
 from components.data.messages import Messages
 from components.judges.chat.client import Chat, Question, Reply
@@ -25,7 +25,7 @@ from components.judges.comparisons import (
     read_opinion,
     shown,
 )
-from components.judges.protocol import Group, JudgeContext, Opinion, Verdict
+from components.judges.protocol import Group, Judge, JudgeContext, Opinion, Verdict
 from components.judges.wording import ask_about, pair_data, wording
 
 ARGUMENT, VERDICT = "debate_argument", "debate_verdict"
@@ -123,15 +123,20 @@ def _with_cases(opinion: Opinion, made: Cases) -> Opinion:
     return opinion._replace(detail=f"{opinion.detail}\n\nThe case for A: {heard['case_a']}\n\nThe case for B: {heard['case_b']}")
 
 
-def debate_digest(config: JudgeSettings) -> str:
-    """Identity of the judge: the model's name, and the wording and form of what it is asked."""
+def load(config: JudgeSettings, context: JudgeContext) -> Judge:
+    """Return the judge that asks the configured endpoint."""
+    return DebateJudge(config, context)
+
+
+def digest(config: JudgeSettings) -> str:
+    """Return the identity of the judge: the model's name, and the wording and form of what it is asked."""
     endpoint = config.endpoint
     asked = {"model": endpoint.model, "output": endpoint.output, "max_tokens": endpoint.max_tokens, "schema": SCHEMA}
-    return digest({"debate": asked, "wording": [wording(ARGUMENT), wording(VERDICT), NOTICE]})
+    return artifacts.digest({"debate": asked, "wording": [wording(ARGUMENT), wording(VERDICT), NOTICE]})
 
 
-def check_debate(config: JudgeSettings, prompts: Sequence[Messages]) -> None:
-    """Looks at the endpoint's section and the key, and asks nobody.
+def check(config: JudgeSettings, prompts: Sequence[Messages]) -> None:
+    """Check the endpoint's section and the key, and asks nobody.
 
     Raises:
         ValueError: One of them cannot be used; one line with the remedy.

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from components import artifacts
 from components.config import JudgeSettings, PolicyConfig
 from components.data.messages import Messages
-from components.judges.protocol import Group, JudgeContext, Opinion, Verdict, judge_alone
+from components.judges.protocol import Group, Judge, JudgeContext, Opinion, Verdict, judge_alone
+from components.judges.registry import AnyJudge
 from components.models.loading import give_memory_back, load_policy, load_tokenizer, pick_device, resolve_dtype
 from components.models.tokens import prompt_ids, response_ids
 from components.records import ModelRef
@@ -85,6 +87,16 @@ class ImplicitRewardJudge:
         del model
         give_memory_back()
         return logps
+
+
+def load(config: JudgeSettings, context: JudgeContext) -> Judge:
+    """Return the judge that reads the context's policy and start."""
+    return ImplicitRewardJudge(config, context)
+
+
+def digest(config: AnyJudge) -> str:
+    """Return the identity of the judge: its models come with the context, and nothing else changes what it says."""
+    return artifacts.digest({"kind": config.kind})
 
 
 def _read(tokenizer: "PreTrainedTokenizerBase", messages: Messages, text: str, limits: PolicyConfig) -> Tokens | Opinion:

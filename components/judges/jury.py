@@ -9,9 +9,13 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from components.artifacts import digest
-from components.judges.protocol import Group, Judge, Opinion, Verdict, as_part, make_verdict
+from components import artifacts
+from components.config import JudgeConfig
+from components.data.messages import Messages
+from components.judges.protocol import Group, Judge, JudgeContext, Opinion, Verdict, as_part, make_verdict
+from components.judges.registry import AnyJudge, check_judge, judge_digest, load_judge
 from components.judges.votes import PairKey, aggregated, vote_of
 
 Ballots = dict[PairKey, dict[str, float | None]]
@@ -73,9 +77,27 @@ def _heard(juror: Juror, groups: Sequence[Group]) -> tuple[str, list[Verdict]]:
     return judge.name, judge.judge(groups)
 
 
-def jury_digest(jurors: Iterable[tuple[str, float]], *, votes: str) -> str:
-    """Identity of a jury: its jurors' digests and weights in their order, and how it votes."""
-    return digest({"jurors": list(jurors), "votes": votes})
+def load(config: AnyJudge, context: JudgeContext) -> Judge:
+    """Return the jury; each juror is loaded when it judges."""
+    assert isinstance(config, JudgeConfig)
+    return JuryJudge([Juror(partial(load_judge, juror, context), juror.weight) for juror in config.jurors], votes=config.votes)
+
+
+def digest(config: AnyJudge) -> str:
+    """Return the identity of a jury: its jurors' digests and weights in their order, and how it votes."""
+    assert isinstance(config, JudgeConfig)
+    return artifacts.digest({"jurors": [(judge_digest(juror), juror.weight) for juror in config.jurors], "votes": config.votes})
+
+
+def check(config: AnyJudge, prompts: Sequence[Messages]) -> None:
+    """Check each juror.
+
+    Raises:
+        ValueError: As the jurors' own checks.
+    """
+    assert isinstance(config, JudgeConfig)
+    for juror in config.jurors:
+        check_judge(juror, prompts)
 
 
 def ballots(groups: Sequence[Group], said: Mapping[str, Sequence[Verdict]]) -> Ballots:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from components.artifacts import digest
+from components import artifacts
 from components.config import JudgeSettings
 from components.data.messages import Messages
 from components.judges.chat.client import Chat, Question
@@ -18,7 +18,7 @@ from components.judges.comparisons import (
     read_opinion,
     shown,
 )
-from components.judges.protocol import Group, JudgeContext, Verdict
+from components.judges.protocol import Group, Judge, JudgeContext, Verdict
 from components.judges.wording import check_template, read_template, render
 
 
@@ -63,15 +63,20 @@ class LlmJudge:
         return [{"role": "user", "content": render(self._template, messages=group.messages, answers=answers)}]
 
 
-def llm_digest(config: JudgeSettings) -> str:
-    """Identity of the judge: the model's name, the wording and form of what it is asked, but not where and how fast."""
+def load(config: JudgeSettings, context: JudgeContext) -> Judge:
+    """Return the judge that asks the configured endpoint."""
+    return LlmJudge(config, context)
+
+
+def digest(config: JudgeSettings) -> str:
+    """Return the identity of the judge: the model's name, the wording and form of what it is asked, but not where and how fast."""
     endpoint = config.endpoint
     asked = {"model": endpoint.model, "output": endpoint.output, "max_tokens": endpoint.max_tokens, "schema": SCHEMA}
-    return digest({"llm": asked, "template": read_template(config.prompt), "notice": NOTICE})
+    return artifacts.digest({"llm": asked, "template": read_template(config.prompt), "notice": NOTICE})
 
 
-def check_llm(config: JudgeSettings, prompts: Sequence[Messages]) -> None:
-    """Looks at the endpoint's section, the key and the template, and asks nobody.
+def check(config: JudgeSettings, prompts: Sequence[Messages]) -> None:
+    """Check the endpoint's section, the key and the template, and asks nobody.
 
     Raises:
         ValueError: One of them cannot be used; one line with the remedy.

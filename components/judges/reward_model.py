@@ -13,10 +13,11 @@ import torch
 from jinja2 import TemplateError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from components.artifacts import digest, file_digest
+from components import artifacts
+from components.artifacts import file_digest
 from components.config import JudgeSettings
 from components.data.messages import Messages, format_messages
-from components.judges.protocol import Group, Opinion, Verdict, judge_alone
+from components.judges.protocol import Group, Judge, JudgeContext, Opinion, Verdict, judge_alone
 from components.judges.reward_model_directory import conversation_ids, longest_read, reward_model_directory
 from components.models.cpu.layers import speed_up
 from components.models.loading import pick_device, resolve_dtype, tensors_digest
@@ -177,11 +178,16 @@ def _without_end(ids: list[int], token: int | None) -> list[int]:
     return ids[:end]
 
 
-def reward_model_digest(config: JudgeSettings) -> str:
-    """Identity of a reward model: its tensors, configuration, tokenizer and chat template, wherever they lie."""
+def load(config: JudgeSettings, context: JudgeContext) -> Judge:
+    """Return the judge of a reward model; the context changes nothing."""
+    return RewardModelJudge(config)
+
+
+def digest(config: JudgeSettings) -> str:
+    """Return the identity of a reward model: its tensors, configuration, tokenizer and chat template, wherever they lie."""
     path = reward_model_directory(config)
     texts = {file.name: file_digest(file) for pattern in TEXT_FILES for file in path.glob(pattern)}
-    return digest({"tensors": tensors_digest(sorted(path.glob("*.safetensors"))), "files": texts})
+    return artifacts.digest({"tensors": tensors_digest(sorted(path.glob("*.safetensors"))), "files": texts})
 
 
 def _load(path: Path, config: JudgeSettings) -> "PreTrainedModel":

@@ -1,6 +1,7 @@
 """A reward model on disk: where it is, whether it can judge, and how it reads a conversation. Loads no torch."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,15 @@ def reward_model_directory(config: JudgeSettings) -> Path:
     if labels != 1:
         raise ValueError(f"judge.model {config.model} has {labels} outputs: a reward model has one (num_labels=1)")
     return path
+
+
+def check(config: JudgeSettings, prompts: Sequence[Messages]) -> None:
+    """Check that the configured reward model is there and can judge.
+
+    Raises:
+        ValueError: As `reward_model_directory`.
+    """
+    reward_model_directory(config)
 
 
 def conversation_ids(tokenizer: Any, messages: Messages, text: str) -> list[int]:

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from components.artifacts import digest
+from components import artifacts
 from components.builtin.world import support_reply, world_digest
 from components.config import JudgeSettings
 from components.data.messages import Messages
-from components.judges.protocol import Group, Opinion, Verdict, judge_alone
+from components.judges.protocol import Group, Judge, JudgeContext, Opinion, Verdict, judge_alone
 
 
 class Rule(NamedTuple):
@@ -43,13 +43,18 @@ class RuleJudge:
         return judge_alone(self.name, groups, lambda distinct: [Opinion(self._score(messages, text)) for messages, text in distinct])
 
 
-def rule_digest(config: JudgeSettings) -> str:
-    """Identity of a rule: its name and what pins its function."""
-    return digest({"rule": config.rule, "source": _rule(config).digest()})
+def load(config: JudgeSettings, context: JudgeContext) -> Judge:
+    """Return the rule's judge; the context changes nothing."""
+    return RuleJudge(config)
 
 
-def check_rule(config: JudgeSettings, prompts: Sequence[Messages]) -> None:
-    """Checks that the rule exists and can judge responses to these prompts.
+def digest(config: JudgeSettings) -> str:
+    """Return the identity of a rule: its name and what pins its function."""
+    return artifacts.digest({"rule": config.rule, "source": _rule(config).digest()})
+
+
+def check(config: JudgeSettings, prompts: Sequence[Messages]) -> None:
+    """Check that the rule exists and can judge responses to these prompts.
 
     Raises:
         ValueError: It does not, or cannot.
@@ -61,5 +66,5 @@ def check_rule(config: JudgeSettings, prompts: Sequence[Messages]) -> None:
 
 def _rule(config: JudgeSettings) -> Rule:
     if config.rule not in RULES:
-        raise ValueError(f"judge.rule {config.rule} is no rule: use {', '.join(sorted(RULES))}, or kind: reward_model")
+        raise ValueError(f"judge.rule {config.rule} is not a rule: use {', '.join(sorted(RULES))}, or kind: reward_model")
     return RULES[config.rule]

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from components.artifacts import digest
+from components import artifacts
 from components.config import EndpointConfig, JudgeSettings, PolicyConfig
 from components.data.messages import Messages
 from components.judges.chat.quoting import NOTICE
 from components.judges.comparisons import SCHEMA
 from components.judges.llm import LlmJudge
-from components.judges.protocol import Group, JudgeContext, Verdict
+from components.judges.protocol import Group, Judge, JudgeContext, Verdict
 from components.judges.wording import check_template, read_template
 from components.records import JudgeUnavailable, ModelRef, ServiceFailed
 from components.runtime.ports import free_port
@@ -80,14 +80,19 @@ def serving_policy(policy: ModelRef, limits: PolicyConfig, endpoint: EndpointCon
         yield endpoint.model_copy(update={"url": serving.address, "model": serving.model_id, "output": OUTPUTS[engine]})
 
 
-def self_digest(config: JudgeSettings) -> str:
-    """Identity of the judge: the wording and form of what is asked; the policy that answers comes with the context."""
+def load(config: JudgeSettings, context: JudgeContext) -> Judge:
+    """Return the judge that asks the context's policy."""
+    return SelfJudge(config, context)
+
+
+def digest(config: JudgeSettings) -> str:
+    """Return the identity of the judge: the wording and form of what is asked; the policy that answers comes with the context."""
     asked = {"max_tokens": config.endpoint.max_tokens, "schema": SCHEMA}
-    return digest({"self": asked, "template": read_template(config.prompt), "notice": NOTICE})
+    return artifacts.digest({"self": asked, "template": read_template(config.prompt), "notice": NOTICE})
 
 
-def check_self(config: JudgeSettings, prompts: Sequence[Messages]) -> None:
-    """Looks whether a server is installed, and at the template.
+def check(config: JudgeSettings, prompts: Sequence[Messages]) -> None:
+    """Check that a server is installed, and the template.
 
     Raises:
         ValueError: Something is not there; one line with the remedy.

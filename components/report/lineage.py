@@ -5,7 +5,7 @@ from typing import Any
 
 from components.campaign.files import CampaignFiles, RoundFiles
 from components.config import JudgeConfig
-from components.judges.registry import described
+from components.judges.registry import describe_judge
 from components.report.wording import model_name
 
 
@@ -46,7 +46,7 @@ def lineage(campaign: CampaignFiles) -> list[Chain]:
 
 def judge_name(config: dict[str, Any]) -> str:
     """A judge by its kind and the rule or model behind it."""
-    kind, _, name = described(JudgeConfig.model_validate(config)).partition(":")
+    kind, _, name = describe_judge(JudgeConfig.model_validate(config)).partition(":")
     return f"{kind.replace('_', ' ')} {name}".strip()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from components.artifacts import read_json
-from components.judges.registry import described
+from components.judges.registry import describe_judge
 from components.records import Interval, JudgeRef
 from components.report.wording import count, decimal, model_name, share
 from components.tracking.facts import RoundFacts, lineage
@@ -166,7 +166,7 @@ def _revision(facts: RoundFacts) -> str:
 
 def _judge(facts: RoundFacts, role: str) -> str:
     judge = _judge_ref(facts, role).config
-    kind, _, name = described(judge).partition(":")
+    kind, _, name = describe_judge(judge).partition(":")
     return f"the rule `{name}`" if kind == "rule" else f"`{name}` ({kind.replace('_', ' ')})" if name else f"a {kind.replace('_', ' ')}"
 
 

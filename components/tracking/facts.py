@@ -9,7 +9,7 @@ from typing import Any
 from components.artifacts import read_json
 from components.campaign.files import RoundFiles, began_ms, read_manifest, round_files
 from components.campaign.state import State, read_state, round_directory, with_round
-from components.judges.registry import described
+from components.judges.registry import describe_judge
 from components.records import JudgeRef, Manifest, RoundRecord
 
 
@@ -134,7 +134,7 @@ def lineage(facts: RoundFacts) -> dict[str, str]:
 def _judge(facts: RoundFacts) -> str:
     start = read_json(facts.start_directory / "start.json")
     judge = JudgeRef.model_validate(start["judge"])
-    return f"{described(judge.config)}@{judge.digest[:12]}"
+    return f"{describe_judge(judge.config)}@{judge.digest[:12]}"
 
 
 def description(facts: RoundFacts) -> str:

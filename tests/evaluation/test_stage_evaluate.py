@@ -237,5 +237,5 @@ def test_evaluation_with_only_long_prompts_says_which_limit_to_raise(make_reques
 
 def test_evaluation_by_a_judge_that_changed_is_refused(make_request: Make, evaluate: Any) -> None:
     request = make_request("near", "start")
-    with pytest.raises(ValueError, match="is not what it was"):
+    with pytest.raises(ValueError, match="has changed since the campaign began"):
         evaluate(request.model_copy(update={"judge": request.judge.model_copy(update={"digest": "0" * 64})}), None)

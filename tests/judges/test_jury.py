@@ -12,7 +12,7 @@ from components.judges import rule as rule_module
 from components.judges.health import measure_health
 from components.judges.jury import Juror, JuryJudge
 from components.judges.protocol import BACKWARD, FORWARD, Group, JudgeContext, Opinion, Verdict, conclude_pair, make_verdict, scores
-from components.judges.registry import check_judge, described, judge_digest, load_judge
+from components.judges.registry import check_judge, describe_judge, judge_digest, load_judge
 
 UNUSED = JudgeContext(Path("unused"))
 GROUPS = [
@@ -153,7 +153,7 @@ def test_jury_is_checked_juror_by_juror_before_the_campaign() -> None:
     check_judge(config("long", "short"), [GROUPS[0].messages])
     with pytest.raises(ValueError, match=r"judge\.rule nonsense is no rule"):
         check_judge(config("long", "nonsense"), [])
-    assert described(config("long", "short")) == "jury of rule:long, rule:short"
+    assert describe_judge(config("long", "short")) == "jury of rule:long, rule:short"
 
 
 def test_jury_whose_reliabilities_are_estimated_takes_no_weights() -> None:

@@ -35,7 +35,7 @@ def test_rule_that_scores_nan_gives_an_invalid_verdict(monkeypatch: pytest.Monke
 
 def test_unknown_rule_is_refused_with_the_known_ones() -> None:
     for use in (partial(load_judge, context=UNUSED), judge_digest, check_judge):
-        with pytest.raises(ValueError, match=r"judge.rule nonsense is no rule: use support_reply"):
+        with pytest.raises(ValueError, match=r"judge.rule nonsense is not a rule: use support_reply"):
             use(JudgeConfig(rule="nonsense"))
 
 
@@ -57,7 +57,7 @@ def test_rule_digest_follows_the_rule_and_its_source(monkeypatch: pytest.MonkeyP
 def test_pinned_judge_that_changed_is_refused() -> None:
     config = JudgeConfig()
     assert load_pinned_judge(JudgeRef(config=config, digest=judge_digest(config)), UNUSED).name == "rule:support_reply"
-    with pytest.raises(ValueError, match="judge rule:support_reply is not what it was when the campaign began"):
+    with pytest.raises(ValueError, match="judge rule:support_reply has changed since the campaign began"):
         load_pinned_judge(JudgeRef(config=config, digest="0" * 64), UNUSED)
 
 

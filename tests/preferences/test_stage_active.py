@@ -105,7 +105,7 @@ def test_collect_counts_the_pairs_that_are_left(request_of: Any, tmp_path: Path)
 def test_collect_refuses_a_costly_judge_that_changed(request_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     request = request_of(active=ActiveConfig(budget=1), active_judge=pinned(rule="exact"))
     monkeypatch.setitem(rule_module.RULES, "exact", rule_module.Rule(RULES["exact"], lambda: "2"))
-    with pytest.raises(ValueError, match="is not what it was when the campaign began"):
+    with pytest.raises(ValueError, match="has changed since the campaign began"):
         collected(request, tmp_path / "out")
 
 

@@ -189,7 +189,7 @@ def test_collect_without_responses_stops(collect: Callable[..., Path]) -> None:
 
 def test_collect_with_a_changed_judge_stops(collect: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(rule_module.RULES, "goodness", rule_module.Rule(goodness, lambda: "2"))
-    with pytest.raises(ValueError, match="is not what it was when the campaign began"):
+    with pytest.raises(ValueError, match="has changed since the campaign began"):
         collect()
 
 
