@@ -151,7 +151,7 @@ def test_jury_digest_follows_jurors_weights_and_votes() -> None:
 @pytest.mark.usefixtures("rules")
 def test_jury_is_checked_juror_by_juror_before_the_campaign() -> None:
     check_judge(config("long", "short"), [GROUPS[0].messages])
-    with pytest.raises(ValueError, match=r"judge\.rule nonsense is no rule"):
+    with pytest.raises(ValueError, match=r"judge\.rule nonsense is not a rule"):
         check_judge(config("long", "nonsense"), [])
     assert describe_judge(config("long", "short")) == "jury of rule:long, rule:short"
 
