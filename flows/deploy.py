@@ -17,6 +17,7 @@ from prefect.client.schemas.objects import WorkerStatus
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from components.campaign import RUNS_VARIABLE
 from components.records import ServiceFailed
 from flows.automations import automations
 
@@ -47,12 +48,13 @@ def worker_is_online(api: str) -> bool:
         return any(worker.status == WorkerStatus.ONLINE for worker in client.read_workers_for_work_pool(POOL))
 
 
-def deploy(api: str, file: Path) -> list[str]:
-    """Puts everything on the Prefect page.
+def deploy(api: str, file: Path, runs: Path) -> list[str]:
+    """Put everything on the Prefect page.
 
     Args:
         api: Address of Prefect's API.
         file: A prefect.yaml, such as the one in `conf`.
+        runs: Where the flow runs write, and in which directory they work; it is made if it is not there.
 
     Returns:
         Names of the deployments, as `flow/deployment`.
@@ -62,11 +64,12 @@ def deploy(api: str, file: Path) -> list[str]:
         ServiceFailed: Prefect refused it; the message holds what it said.
     """
     content = _read(file)
+    runs.mkdir(parents=True, exist_ok=True)
     ensure_work_pool(api, limit=content["definitions"]["concurrency_limit"])
     with _client(api) as client:
         active = {(run.name, schedule.slug): schedule.active for run in client.read_deployments() for schedule in run.schedules}
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
-    environment = {**os.environ, "PREFECT_API_URL": api, "DO_NOT_TRACK": "true", "NO_COLOR": "1"}
+    environment = {**os.environ, "PREFECT_API_URL": api, "DO_NOT_TRACK": "true", "NO_COLOR": "1", RUNS_VARIABLE: str(runs)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise ServiceFailed(f"prefect deploy failed: {' '.join((done.stdout + done.stderr).split())[-500:]}")

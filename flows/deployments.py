@@ -10,6 +10,7 @@ from pydantic import Field
 
 from components.campaign import CampaignBusy, campaign_directory, known_campaigns, known_state
 from components.history.collect import Collected, collect_garbage
+from flows.deployed import refuse_runs_that_vanish
 from flows.form import Budget, Data, Form, Judge, Model, Training, What, chosen_config
 from flows.iterative_dpo import add_rounds, rounds_name
 from tasks.show_campaign import show_campaign
@@ -55,6 +56,7 @@ def campaign(
 @flow(name="report", flow_run_name="{campaign}-report")
 def report(campaign: Annotated[str, Field(description="Name of the campaign.", pattern=CAMPAIGN_NAME)] = "demo") -> str:
     """Writes a campaign's report again, and shows its rounds as an artifact."""
+    refuse_runs_that_vanish()
     return str(show_campaign(campaign_directory(campaign), known_state(campaign)))
 
 
@@ -69,6 +71,7 @@ def gc(
     Returns:
         The bytes that went, as far as they could be measured.
     """
+    refuse_runs_that_vanish()
     if campaign:
         known_state(campaign)
     found: list[Collected] = []

@@ -24,6 +24,7 @@ from components.config import CampaignConfig
 from components.preflight import check_inputs
 from components.records import RoundStopped
 from components.stopping import refuse_if_stopped
+from flows.deployed import refuse_runs_that_vanish
 from flows.dpo_round import STOPPED, dpo_round
 from flows.earlier_starts import adopt, refuse_if_overtaken
 from flows.logs import logs_on_page
@@ -69,6 +70,7 @@ def iterative_dpo(config: CampaignConfig, accept_changes: bool = False) -> Any:
 
 def add_rounds(config: CampaignConfig, *, accept_changes: bool) -> Any:
     """What every start of a campaign does, from the command line, a schedule or the Prefect page; see `iterative_dpo`."""
+    refuse_runs_that_vanish()
     directory = campaign_directory(config.campaign)
     inputs = check_inputs(config)
     try:

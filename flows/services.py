@@ -12,10 +12,12 @@ import time
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from components.artifacts import read_json, write_json
+from components.campaign import RUNS_VARIABLE
 from components.records import ServiceFailed
+from flows.deployed import STORE_VARIABLE, WORKER_RUNS
 from flows.server import LIGHT_MLFLOW, QUIET_SERVER, STARTUP_SECONDS, answers, wait_until_up
 
 STOP_SECONDS = 90
@@ -45,6 +47,38 @@ def running(runs: Path) -> Addresses | None:
     if not (directory / "addresses.json").exists() or not _alive(directory):
         return None
     return Addresses(**read_json(directory / "addresses.json"))
+
+
+def chosen_api(runs: Path) -> str:
+    """Return the API that PREFECT_API_URL names (environment or profile), else the one of the services over `runs`.
+
+    Raises:
+        ValueError: There is neither.
+    """
+    from prefect.settings import PREFECT_API_URL
+
+    services = running(runs)
+    api = os.environ.get("PREFECT_API_URL") or PREFECT_API_URL.value() or (services.api if services else "")
+    if not api:
+        raise ValueError("no Prefect server is known: `ratchet up` starts one, or set PREFECT_API_URL")
+    return api
+
+
+def become_worker(runs: Path) -> NoReturn:
+    """Replace this process by a worker of the pool. Without a server Prefect would start one of its own, which nobody else finds.
+
+    Raises:
+        ValueError: There is no server.
+    """
+    from flows.deploy import POOL
+
+    services, api = running(runs), chosen_api(runs)
+    environment = {**os.environ, "DO_NOT_TRACK": "true", "PREFECT_API_URL": api, RUNS_VARIABLE: str(runs)}
+    if os.environ.get(RUNS_VARIABLE):
+        environment[WORKER_RUNS] = str(runs)
+    if services is not None and services.api == api:
+        environment.setdefault(STORE_VARIABLE, services.mlflow)
+    os.execve(sys.executable, [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"], environment)
 
 
 def start(runs: Path, *, prefect_port: int, mlflow_port: int) -> Addresses:
@@ -130,13 +164,14 @@ def _environment(runs: Path, addresses: Addresses, *, prefect_port: int, mlflow_
     return {
         **os.environ,
         **_places(runs),
-        "RATCHET_RUNS": str(runs),
+        RUNS_VARIABLE: str(runs),
+        WORKER_RUNS: str(runs),
         "RATCHET_MLFLOW_STORE": store,
         PREFECT_PORT: str(prefect_port),
         MLFLOW_PORT: str(mlflow_port),
         "PREFECT_API_URL": addresses.api,
         "PREFECT_UI_API_URL": addresses.api,
-        "MLFLOW_TRACKING_URI": addresses.mlflow,
+        STORE_VARIABLE: addresses.mlflow,
         **QUIET_SERVER,
         **LIGHT_MLFLOW,
     }

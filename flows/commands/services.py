@@ -1,6 +1,5 @@
-"""Commands for the servers around a campaign: ui, up, down, deploy."""
+"""Commands for the servers around a campaign: ui, up, down, deploy, worker."""
 
-import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
@@ -42,16 +41,22 @@ def deploy(
     Notifications of promoted, refused and failed rounds go to the address in the environment's RATCHET_WEBHOOK.
     """
     from flows.deploy import deploy as put
-    from flows.services import running
+    from flows.services import chosen_api
 
     with told_in_one_line():
-        services = running(runs_directory())
-        api = os.environ.get("PREFECT_API_URL") or (services.api if services else "")
-        if not api:
-            raise ValueError("no Prefect server is known: `ratchet up` starts one, or set PREFECT_API_URL")
-        for name in put(api, file or Path(str(files("conf") / "prefect.yaml"))):
+        api = chosen_api(runs_directory())
+        for name in put(api, file or Path(str(files("conf") / "prefect.yaml")), runs_directory()):
             console.print(name, highlight=False)
     console.print(f"on {api.removesuffix('/api')}/deployments", highlight=False, soft_wrap=True)
+    console.print(f"their runs write to {runs_directory()}", highlight=False, soft_wrap=True)
+
+
+def worker() -> None:
+    """Start one more worker, in the foreground, for the server in PREFECT_API_URL, else the one of `ratchet up`."""
+    from flows.services import become_worker
+
+    with told_in_one_line():
+        become_worker(runs_directory())
 
 
 def ui(prefect_port: PrefectPort = 4200, mlflow_port: MlflowPort = 5000) -> None:

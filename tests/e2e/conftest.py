@@ -24,10 +24,12 @@ import yaml
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from components.ports import free_port
+from flows import services
 
+ROOT = Path(__file__).parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 QUIET = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-SHOTS = Path(__file__).parents[2] / "runs" / "e2e"
+SHOTS = ROOT / "runs" / "e2e"
 
 
 @dataclass
@@ -61,6 +63,26 @@ class Site:
         path = self.place / "prefect.yaml"
         path.write_text(yaml.safe_dump(content))
         self.ratchet("deploy", "--file", str(path))
+
+    @contextlib.contextmanager
+    def make_worker(self) -> Iterator[None]:
+        """Lets a worker of `make worker`, which knows the servers and no RATCHET_RUNS, stand in for the one of `ratchet up`."""
+        environment = {name: value for name, value in self.environment.items() if name != "RATCHET_RUNS"}
+        environment |= {"PREFECT_API_URL": f"{self.prefect}/api", "MLFLOW_TRACKING_URI": self.mlflow}
+        command = ["make", "-o", ".venv/run.ready", f"BIN={Path(sys.executable).parent}", "worker"]  # installs nothing
+        control = {**os.environ, **services._places(self.runs)}
+        services._control(control, "stop", "worker")
+        with (self.place / "make-worker.log").open("w") as log:
+            make = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+            try:
+                yield
+            finally:
+                worker = psutil.Process(make.pid).children(recursive=True)
+                make.terminate()
+                gone, alive = psutil.wait_procs([*worker, psutil.Process(make.pid)], timeout=40)
+                services._control(control, "start", "worker")
+        assert gone, (self.place / "make-worker.log").read_text()
+        assert not alive
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """Prefect's API: GET, or POST with a body that may be sent twice."""
@@ -152,7 +174,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, webhook: tuple[str, list[dict
         "RATCHET_RUNS": str(place / "runs"),
         "PREFECT_HOME": str(place / "prefect"),
         "RATCHET_WEBHOOK": address,
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": str(ROOT),
     }
     prefect, mlflow = (f"http://127.0.0.1:{port}" for port in ports.values())
     site = Site(place, prefect, mlflow, environment, got)
