@@ -1,5 +1,6 @@
 """Commands for the servers around a campaign: ui, up, down, deploy, worker."""
 
+import shlex
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
@@ -47,7 +48,7 @@ def deploy(
         api = chosen_api(runs_directory())
         for name in put(api, file or Path(str(files("conf") / "prefect.yaml")), runs_directory()):
             console.print(name, highlight=False)
-    console.print(f"on {api.removesuffix('/api')}/deployments", highlight=False, soft_wrap=True)
+    console.print(f"on {api.url.removesuffix('/api')}/deployments", highlight=False, soft_wrap=True)
     console.print(f"their runs write to {runs_directory()}", highlight=False, soft_wrap=True)
 
 
@@ -62,15 +63,17 @@ def worker() -> None:
 def ui(prefect_port: PrefectPort = 4200, mlflow_port: MlflowPort = 5000) -> None:
     """Start the Prefect and MLflow pages over what ran, print their addresses, and stay until Ctrl-C; those that are up are only named."""
     from flows.server import pages
-    from flows.services import running
+    from flows.services import running, services_directory
 
-    services = running(runs_directory())
+    with told_in_one_line():
+        services = running(runs_directory())
     if services is not None:
         _print_pages(services.prefect, services.mlflow)
         console.print("`ratchet up` started them; `ratchet down` ends them", highlight=False)
         return
     console.print("starting; the MLflow page takes up to a minute the first time", highlight=False)
-    with told_in_one_line(), pages(runs_directory(), prefect_port=prefect_port, mlflow_port=mlflow_port) as until_one_ends:
+    runs, ports = runs_directory(), {"prefect_port": prefect_port, "mlflow_port": mlflow_port}
+    with told_in_one_line(), pages(runs, services_directory(runs), **ports) as until_one_ends:
         _print_pages(f"http://127.0.0.1:{prefect_port}", f"http://127.0.0.1:{mlflow_port}")
         console.print("Ctrl-C ends both", highlight=False)
         until_one_ends()
@@ -78,8 +81,12 @@ def ui(prefect_port: PrefectPort = 4200, mlflow_port: MlflowPort = 5000) -> None
 
 def _print_pages(prefect: str, mlflow: str) -> None:
     from flows.display import rounds_pages
+    from flows.services import sign_in
 
     console.print(f"Prefect  {prefect}", highlight=False)
+    if sign_in(runs_directory()).exists():
+        file = shlex.quote(str(sign_in(runs_directory())))
+        console.print(f"         sign in with the line that this prints: cat {file}", highlight=False, soft_wrap=True)
     console.print(f"MLflow   {mlflow}", highlight=False)
     for campaign, address in rounds_pages(runs_directory(), mlflow):
         console.print(f"         the rounds of {campaign}: {address}", highlight=False, soft_wrap=True)

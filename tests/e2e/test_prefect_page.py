@@ -199,13 +199,13 @@ def test_webhook_is_told_of_promoted_refused_and_failed(site: Any) -> None:
 
 def test_run_whose_worker_and_engine_died_is_marked_crashed(site: Any, configs: dict[str, str]) -> None:
     from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import temporary_settings
 
     from flows.automations import automations
 
     [shipped] = automations(None)
     [impatient] = automations(None, silence=timedelta(seconds=40))
-    with temporary_settings({PREFECT_API_URL: f"{site.prefect}/api"}), get_client(sync_client=True) as client:
+    with temporary_settings(site.api.settings()), get_client(sync_client=True) as client:
         client.update_automation(client.read_automations_by_name(shipped.name)[0].id, impatient)
     run = site.start("campaign", what={"config_file": configs["slow"], "campaign": "zombie"})
     site.wait_for_training("zombie")

@@ -1,6 +1,7 @@
 """The small flows of the Prefect page, run as they are deployed."""
 
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,9 @@ def test_deploy_writes_where_its_runs_write_and_work(runs: Path) -> None:
     from prefect.settings import PREFECT_API_URL
 
     from flows.deploy import deploy
+    from flows.server_key import PrefectApi
 
-    names = deploy(PREFECT_API_URL.value(), Path("conf/prefect.yaml").absolute(), runs)
+    names = deploy(PrefectApi(PREFECT_API_URL.value()), Path(str(files("conf") / "prefect.yaml")), runs)
     assert len(names) == 4
     assert runs.is_dir()
     with get_client(sync_client=True) as client:
