@@ -57,8 +57,8 @@ down: .venv/run.ready  ## End what `make up` started.
 deploy: .venv/run.ready  ## The deployments, the work pool and the automations on the Prefect page.
 	$(BIN)/ratchet deploy
 
-worker: .venv/run.ready  ## One more worker, in the foreground, for the server in PREFECT_API_URL.
-	$(BIN)/prefect worker start --pool ratchet --type process
+worker: .venv/run.ready  ## One more worker, in the foreground, for the server in PREFECT_API_URL, else the one of `make up`.
+	$(BIN)/ratchet worker
 
 ui: .venv/run.ready  ## The Prefect and MLflow pages over what ran; Ctrl-C ends them.
 	$(BIN)/ratchet ui

@@ -19,7 +19,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Rounds": (run.run, look.status, look.report),
     "Preferences": (preferences.collect, preferences.pairs, preferences.calibrate, reward_model.reward_model),
     "History": (history.compare, history.lineage, history.rollback, history.gc),
-    "Servers": (services.up, services.down, services.deploy, services.ui, serve.serve),
+    "Servers": (services.up, services.down, services.deploy, services.worker, services.ui, serve.serve),
     "Help": (look.reference, look.doctor),
 }
 for panel, commands in PANELS.items():

@@ -12,6 +12,7 @@ from components.campaign.lock import CampaignBusy
 from components.campaign.state import campaign_directory, known_campaigns, known_state
 from components.history.cleanup import Collected, collect_garbage
 from flows.iterative_dpo import add_rounds, rounds_name
+from flows.prefect_page.deployed import refuse_runs_that_vanish
 from flows.prefect_page.form import Budget, Data, Form, Judge, Model, Training, What, chosen_config
 from tasks.show_campaign import show_campaign
 
@@ -56,6 +57,7 @@ def campaign(
 @flow(name="report", flow_run_name="{campaign}-report")
 def report(campaign: Annotated[str, Field(description="Name of the campaign.", pattern=CAMPAIGN_NAME)] = "demo") -> str:
     """Writes a campaign's report again, and shows its rounds as an artifact."""
+    refuse_runs_that_vanish()
     return str(show_campaign(campaign_directory(campaign), known_state(campaign)))
 
 
@@ -70,6 +72,7 @@ def gc(
     Returns:
         The bytes that went, as far as they could be measured.
     """
+    refuse_runs_that_vanish()
     if campaign:
         known_state(campaign)
     found: list[Collected] = []

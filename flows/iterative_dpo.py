@@ -17,6 +17,7 @@ from components.config import CampaignConfig
 from components.records import RoundStopped
 from components.start.preflight import check_inputs
 from flows.dpo_round import STOPPED, dpo_round
+from flows.prefect_page.deployed import refuse_runs_that_vanish
 from flows.prefect_page.earlier_starts import adopt, refuse_if_overtaken
 from flows.prefect_page.logs import logs_on_page
 from flows.requests import start_request
@@ -62,6 +63,7 @@ def iterative_dpo(config: CampaignConfig, accept_changes: bool = False) -> Any:
 
 def add_rounds(config: CampaignConfig, *, accept_changes: bool) -> Any:
     """What every start of a campaign does, from the command line, a schedule or the Prefect page; see `iterative_dpo`."""
+    refuse_runs_that_vanish()
     directory = campaign_directory(config.campaign)
     inputs = check_inputs(config)
     try:

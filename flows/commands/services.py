@@ -1,6 +1,6 @@
-"""Commands for the servers around a campaign: ui, up, down, deploy."""
+"""Commands for the servers around a campaign: ui, up, down, deploy, worker."""
 
-import os
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -42,39 +42,51 @@ def deploy(
     Notifications of promoted, refused and failed rounds go to the address in the environment's RATCHET_WEBHOOK.
     """
     from flows.prefect_page.deploy import deploy as put
-    from flows.servers.services import running
+    from flows.servers.services import chosen_api
 
     with told_in_one_line():
-        services = running(runs_directory())
-        api = os.environ.get("PREFECT_API_URL") or (services.api if services else "")
-        if not api:
-            raise ValueError("no Prefect server is known: `ratchet up` starts one, or set PREFECT_API_URL")
-        for name in put(api, file or conf_path("prefect.yaml")):
+        api = chosen_api(runs_directory())
+        for name in put(api, file or conf_path("prefect.yaml"), runs_directory()):
             console.print(name, highlight=False)
-    console.print(f"on {api.removesuffix('/api')}/deployments", highlight=False, soft_wrap=True)
+    console.print(f"on {api.url.removesuffix('/api')}/deployments", highlight=False, soft_wrap=True)
+    console.print(f"their runs write to {runs_directory()}", highlight=False, soft_wrap=True)
+
+
+def worker() -> None:
+    """Start one more worker, in the foreground, for the server in PREFECT_API_URL, else the one of `ratchet up`."""
+    from flows.servers.services import become_worker
+
+    with told_in_one_line():
+        become_worker(runs_directory())
 
 
 def ui(prefect_port: PrefectPort = 4200, mlflow_port: MlflowPort = 5000) -> None:
     """Start the Prefect and MLflow pages over what ran, print their addresses, and stay until Ctrl-C; those that are up are only named."""
-    from flows.servers.services import running
+    from flows.servers.services import running, services_directory
     from flows.servers.temporary import pages
 
-    services = running(runs_directory())
+    with told_in_one_line():
+        services = running(runs_directory())
     if services is not None:
         _print_pages(services.prefect, services.mlflow)
         console.print("`ratchet up` started them; `ratchet down` ends them", highlight=False)
         return
     console.print("starting; the MLflow page takes up to a minute the first time", highlight=False)
-    with told_in_one_line(), pages(runs_directory(), prefect_port=prefect_port, mlflow_port=mlflow_port) as until_one_ends:
+    runs, ports = runs_directory(), {"prefect_port": prefect_port, "mlflow_port": mlflow_port}
+    with told_in_one_line(), pages(runs, services_directory(runs), **ports) as until_one_ends:
         _print_pages(f"http://127.0.0.1:{prefect_port}", f"http://127.0.0.1:{mlflow_port}")
         console.print("Ctrl-C ends both", highlight=False)
         until_one_ends()
 
 
 def _print_pages(prefect: str, mlflow: str) -> None:
+    from flows.servers.services import sign_in
     from flows.terminal.rounds import rounds_pages
 
     console.print(f"Prefect  {prefect}", highlight=False)
+    if sign_in(runs_directory()).exists():
+        file = shlex.quote(str(sign_in(runs_directory())))
+        console.print(f"         sign in with the line that this prints: cat {file}", highlight=False, soft_wrap=True)
     console.print(f"MLflow   {mlflow}", highlight=False)
     for campaign, address in rounds_pages(runs_directory(), mlflow):
         console.print(f"         the rounds of {campaign}: {address}", highlight=False, soft_wrap=True)

@@ -15,20 +15,22 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import WorkerStatus
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import temporary_settings
 
+from components.campaign.state import RUNS_VARIABLE
 from components.records import ServiceFailed
 from flows.prefect_page.automations import automations
+from flows.servers.key import PrefectApi, explaining_refusal
 
 POOL = "ratchet"
 WEBHOOK_VARIABLE, WEBHOOK_BLOCK = "RATCHET_WEBHOOK", "ratchet-webhook"
 
 
-def ensure_work_pool(api: str, *, limit: int | None = None) -> None:
+def ensure_work_pool(api: PrefectApi, *, limit: int | None = None) -> None:
     """Makes the process work pool.
 
     Args:
-        api: Address of Prefect's API.
+        api: Prefect's API.
         limit: Flow runs at the same time; None leaves a pool that is there as it is, and makes a new one with a limit of one.
     """
     with _client(api) as client:
@@ -41,18 +43,19 @@ def ensure_work_pool(api: str, *, limit: int | None = None) -> None:
             client.update_work_pool(POOL, WorkPoolUpdate(concurrency_limit=limit))
 
 
-def worker_is_online(api: str) -> bool:
+def worker_is_online(api: PrefectApi) -> bool:
     """Whether a worker asks the pool for work."""
     with _client(api) as client:
         return any(worker.status == WorkerStatus.ONLINE for worker in client.read_workers_for_work_pool(POOL))
 
 
-def deploy(api: str, file: Path) -> list[str]:
-    """Puts everything on the Prefect page.
+def deploy(api: PrefectApi, file: Path, runs: Path) -> list[str]:
+    """Put everything on the Prefect page.
 
     Args:
-        api: Address of Prefect's API.
+        api: Prefect's API.
         file: A prefect.yaml, such as the one in `conf`.
+        runs: Where the flow runs write, and in which directory they work; it is made if it is not there.
 
     Returns:
         Names of the deployments, as `flow/deployment`.
@@ -63,10 +66,11 @@ def deploy(api: str, file: Path) -> list[str]:
     """
     content = _read(file)
     ensure_work_pool(api, limit=content["definitions"]["concurrency_limit"])
+    runs.mkdir(parents=True, exist_ok=True)
     with _client(api) as client:
         active = {(run.name, schedule.slug): schedule.active for run in client.read_deployments() for schedule in run.schedules}
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
-    environment = {**os.environ, "PREFECT_API_URL": api, "DO_NOT_TRACK": "true", "NO_COLOR": "1"}
+    environment = {**os.environ, **api.environment(), "DO_NOT_TRACK": "true", "NO_COLOR": "1", RUNS_VARIABLE: str(runs)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise ServiceFailed(f"prefect deploy failed: {' '.join((done.stdout + done.stderr).split())[-500:]}")
@@ -116,6 +120,6 @@ def _ensure_automations(client: SyncPrefectClient) -> None:
 
 
 @contextmanager
-def _client(api: str) -> Iterator[SyncPrefectClient]:
-    with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
+def _client(api: PrefectApi) -> Iterator[SyncPrefectClient]:
+    with explaining_refusal(api.url), temporary_settings(api.settings()), get_client(sync_client=True) as client:
         yield client

@@ -10,28 +10,35 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NoReturn
 
 from components.artifacts import read_json, write_json
+from components.campaign.state import RUNS_VARIABLE
 from components.config.shipped import conf_path
 from components.records import ServiceFailed
-from flows.servers.temporary import LIGHT_MLFLOW, QUIET_SERVER, STARTUP_SECONDS, answers, wait_until_up
+from flows.prefect_page.deployed import STORE_VARIABLE, WORKER_RUNS
+from flows.servers.key import PrefectApi, ensure_key, key_file, read_key, server_environment
+from flows.servers.temporary import LIGHT_MLFLOW, STARTUP_SECONDS, answers, wait_until_up
 
 STOP_SECONDS = 90
 PREFECT_PORT, MLFLOW_PORT = "RATCHET_PREFECT_PORT", "RATCHET_MLFLOW_PORT"
 
 
-class Addresses(NamedTuple):
+@dataclass(frozen=True)
+class Addresses:
     """Where the running services answer."""
 
     prefect: str
     mlflow: str
+    key: str | None = field(default=None, repr=False)
+    """What Prefect asks its clients for; None if an earlier version started it."""
 
     @property
-    def api(self) -> str:
-        """Prefect's API, as PREFECT_API_URL wants it."""
-        return f"{self.prefect}/api"
+    def api(self) -> PrefectApi:
+        """Prefect's API."""
+        return PrefectApi(f"{self.prefect}/api", self.key)
 
 
 def services_directory(runs: Path) -> Path:
@@ -39,12 +46,55 @@ def services_directory(runs: Path) -> Path:
     return runs / ".services"
 
 
+def sign_in(runs: Path) -> Path:
+    """Return the file with the line that signs in on the Prefect page."""
+    return key_file(services_directory(runs))
+
+
 def running(runs: Path) -> Addresses | None:
-    """Addresses of the services over `runs`, or None when they are not up."""
+    """Addresses of the services over `runs`, or None when they are not up.
+
+    Raises:
+        ValueError: Their key cannot be used.
+    """
     directory = services_directory(runs)
     if not (directory / "addresses.json").exists() or not _alive(directory):
         return None
-    return Addresses(**read_json(directory / "addresses.json"))
+    return Addresses(**read_json(directory / "addresses.json"), key=read_key(directory))
+
+
+def chosen_api(runs: Path) -> PrefectApi:
+    """Return the API that PREFECT_API_URL names (environment or profile), else the one of the services over `runs`.
+
+    Raises:
+        ValueError: There is neither.
+    """
+    from prefect.settings import PREFECT_API_URL
+
+    services = running(runs)
+    configured = os.environ.get("PREFECT_API_URL") or PREFECT_API_URL.value()
+    if services is not None and (not configured or services.api.is_at(configured)):
+        return services.api
+    if not configured:
+        raise ValueError("no Prefect server is known: `ratchet up` starts one, or set PREFECT_API_URL")
+    return PrefectApi(configured)
+
+
+def become_worker(runs: Path) -> NoReturn:
+    """Replace this process by a worker of the pool. Without a server Prefect would start one of its own, which nobody else finds.
+
+    Raises:
+        ValueError: There is no server.
+    """
+    from flows.prefect_page.deploy import POOL
+
+    services, api = running(runs), chosen_api(runs)
+    environment = {**os.environ, "DO_NOT_TRACK": "true", **api.environment(), RUNS_VARIABLE: str(runs)}
+    if os.environ.get(RUNS_VARIABLE):
+        environment[WORKER_RUNS] = str(runs)
+    if services is not None and services.api == api:
+        environment.setdefault(STORE_VARIABLE, services.mlflow)
+    os.execve(sys.executable, [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"], environment)
 
 
 def start(runs: Path, *, prefect_port: int, mlflow_port: int) -> Addresses:
@@ -58,6 +108,8 @@ def start(runs: Path, *, prefect_port: int, mlflow_port: int) -> Addresses:
     from flows.prefect_page.deploy import ensure_work_pool
 
     known = running(runs)
+    if known is not None and known.key is None:
+        raise ValueError("the servers that are up ask for no key, since an earlier version started them: `ratchet down`, then `ratchet up`")
     if known is not None:
         return known
     for variable, port in ((PREFECT_PORT, prefect_port), (MLFLOW_PORT, mlflow_port)):
@@ -68,12 +120,23 @@ def start(runs: Path, *, prefect_port: int, mlflow_port: int) -> Addresses:
         raise ValueError(f"MLFLOW_TRACKING_URI is {store}: unset it; this command starts an MLflow server of its own")
     ensure_store(runs)
     directory = services_directory(runs)
-    directory.mkdir(parents=True, exist_ok=True)
-    addresses = Addresses(f"http://127.0.0.1:{prefect_port}", f"http://127.0.0.1:{mlflow_port}")
-    environment = _environment(runs, addresses, prefect_port=prefect_port, mlflow_port=mlflow_port, store=store)
+    key = ensure_key(directory)
+    addresses = Addresses(f"http://127.0.0.1:{prefect_port}", f"http://127.0.0.1:{mlflow_port}", key)
+    environment = {
+        **os.environ,
+        **_places(runs),
+        RUNS_VARIABLE: str(runs),
+        WORKER_RUNS: str(runs),
+        "RATCHET_MLFLOW_STORE": store,
+        PREFECT_PORT: str(prefect_port),
+        MLFLOW_PORT: str(mlflow_port),
+        STORE_VARIABLE: addresses.mlflow,
+        **server_environment(prefect_port, key),
+        **LIGHT_MLFLOW,
+    }
     subprocess.run([sys.executable, "-m", "supervisor.supervisord", "-c", _configuration()], env=environment, check=True)
     try:
-        wait_until_up(f"{addresses.api}/health", "Prefect", log=directory / "prefect.log")
+        wait_until_up(f"{addresses.api.url}/health", "Prefect", log=directory / "prefect.log")
         ensure_work_pool(addresses.api)
         _control(environment, "start", "worker")
         wait_until_up(f"{addresses.mlflow}/health", "MLflow", log=directory / "mlflow.log")
@@ -81,7 +144,7 @@ def start(runs: Path, *, prefect_port: int, mlflow_port: int) -> Addresses:
     except BaseException:
         stop(runs)
         raise
-    write_json(directory / "addresses.json", addresses._asdict())
+    write_json(directory / "addresses.json", {"prefect": addresses.prefect, "mlflow": addresses.mlflow})
     return addresses
 
 
@@ -105,7 +168,7 @@ def stop(runs: Path) -> bool:
     return True
 
 
-def _wait_for_worker(api: str, log: Path) -> None:
+def _wait_for_worker(api: PrefectApi, log: Path) -> None:
     from flows.prefect_page.deploy import worker_is_online
 
     deadline = time.monotonic() + STARTUP_SECONDS
@@ -124,22 +187,6 @@ def _places(runs: Path) -> dict[str, str]:
     name = hashlib.sha256(str(runs.resolve()).encode()).hexdigest()[:16]
     socket = Path(tempfile.gettempdir()) / f"ratchet-{os.getuid()}-{name}.sock"
     return {"RATCHET_SERVICES": str(services_directory(runs)), "RATCHET_SOCKET": str(socket), "RATCHET_PYTHON": sys.executable}
-
-
-def _environment(runs: Path, addresses: Addresses, *, prefect_port: int, mlflow_port: int, store: str) -> dict[str, str]:
-    return {
-        **os.environ,
-        **_places(runs),
-        "RATCHET_RUNS": str(runs),
-        "RATCHET_MLFLOW_STORE": store,
-        PREFECT_PORT: str(prefect_port),
-        MLFLOW_PORT: str(mlflow_port),
-        "PREFECT_API_URL": addresses.api,
-        "PREFECT_UI_API_URL": addresses.api,
-        "MLFLOW_TRACKING_URI": addresses.mlflow,
-        **QUIET_SERVER,
-        **LIGHT_MLFLOW,
-    }
 
 
 def _control(environment: Mapping[str, str], *command: str) -> None:

@@ -14,23 +14,22 @@ import httpx
 from components.records import ServiceFailed
 from components.runtime.children import server_process
 from components.runtime.ports import free_port
+from flows.servers.key import PrefectApi, ensure_key, explaining_refusal, new_key, server_environment
 
 STARTUP_SECONDS = 180
-QUIET_SERVER = {"DO_NOT_TRACK": "true", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-"""Environment of a Prefect server that tells nobody about itself."""
 LIGHT_MLFLOW = {"DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 """Environment of an MLflow server without the half dozen processes that run jobs of its GenAI pages: nothing here has such jobs."""
 
 
 @contextlib.contextmanager
-def prefect_server(known: str | None = None, *, meanwhile: Callable[[], object] = lambda: None) -> Iterator[str]:
+def prefect_server(known: PrefectApi | None = None, *, meanwhile: Callable[[], object] = lambda: None) -> Iterator[str]:
     """Makes sure that flows find a Prefect API, and yields its address.
 
     A configured PREFECT_API_URL (environment or profile) is used as it is, then the known one. Otherwise a server is started on a
     free port; Prefect's own temporary server would outlive a killed parent.
 
     Args:
-        known: API of a server that is up, if there is one.
+        known: The server that is up, if there is one.
         meanwhile: Called while a server of our own comes up, which takes seconds.
     """
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
@@ -38,31 +37,38 @@ def prefect_server(known: str | None = None, *, meanwhile: Callable[[], object] 
     from flows.prefect_page.logs import send_logs
 
     configured = PREFECT_API_URL.value()
-    if configured:
-        yield configured
+    if configured and not (known and known.is_at(configured)):
+        with explaining_refusal(configured):
+            yield configured
         return
     # No automation of a server of our own watches for runs without a heartbeat, and every flow waits up to a second for its thread.
     own: dict[Any, Any] = {} if known else {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
-    with contextlib.nullcontext(known) if known else _own_server(meanwhile) as url, temporary_settings({PREFECT_API_URL: url} | own):
+    with contextlib.nullcontext(known) if known else _own_server(meanwhile) as api, temporary_settings(api.settings() | own):
         try:
-            yield url
+            yield api.url
         finally:
             send_logs()
 
 
 @contextlib.contextmanager
-def _own_server(meanwhile: Callable[[], object]) -> Iterator[str]:
-    port = free_port()
-    url = f"http://127.0.0.1:{port}/api"
-    with _prefect(port) as server:
+def _own_server(meanwhile: Callable[[], object]) -> Iterator[PrefectApi]:
+    port, key = free_port(), new_key()
+    api = PrefectApi(f"http://127.0.0.1:{port}/api", key)
+    with _prefect(port, key) as server:
         meanwhile()
-        wait_until_up(f"{url}/health", "Prefect", child=server)
-        yield url
+        wait_until_up(f"{api.url}/health", "Prefect", child=server)
+        yield api
 
 
 @contextlib.contextmanager
-def pages(runs: Path, *, prefect_port: int, mlflow_port: int) -> Iterator[Callable[[], None]]:
+def pages(runs: Path, services: Path, *, prefect_port: int, mlflow_port: int) -> Iterator[Callable[[], None]]:
     """Starts the Prefect and MLflow pages, waits until they answer, and yields a function that waits until one of them ends.
+
+    Args:
+        runs: Directory that holds the campaigns' directories.
+        services: Directory of the key that the Prefect page asks for.
+        prefect_port: Port of the Prefect page.
+        mlflow_port: Port of the MLflow page.
 
     Raises:
         ValueError: A port is taken, or MLFLOW_TRACKING_URI names a server, which has its own page.
@@ -77,7 +83,10 @@ def pages(runs: Path, *, prefect_port: int, mlflow_port: int) -> Iterator[Callab
             raise ValueError(f"port {port} is taken: choose another in {name}")
     ensure_store(runs)
     mlflow = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--host", "127.0.0.1", "--port", str(mlflow_port)]
-    with _prefect(prefect_port) as prefect_child, server_process(mlflow, env=os.environ | LIGHT_MLFLOW) as mlflow_child:
+    with (
+        _prefect(prefect_port, ensure_key(services)) as prefect_child,
+        server_process(mlflow, env=os.environ | LIGHT_MLFLOW) as mlflow_child,
+    ):
         wait_until_up(f"http://127.0.0.1:{prefect_port}/api/health", "Prefect", child=prefect_child)
         wait_until_up(f"http://127.0.0.1:{mlflow_port}/health", "MLflow", child=mlflow_child)
 
@@ -89,11 +98,10 @@ def pages(runs: Path, *, prefect_port: int, mlflow_port: int) -> Iterator[Callab
 
 
 @contextlib.contextmanager
-def _prefect(port: int) -> Iterator[subprocess.Popen[str]]:
+def _prefect(port: int, key: str) -> Iterator[subprocess.Popen[str]]:
     application = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--lifespan", "on"]
     address = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
-    environment = {**os.environ, **QUIET_SERVER, "PREFECT_UI_API_URL": f"http://127.0.0.1:{port}/api"}
-    with server_process([*application, *address], env=environment) as child:
+    with server_process([*application, *address], env=os.environ | server_environment(port, key)) as child:
         yield child
 
 

@@ -20,14 +20,17 @@ import httpx
 import psutil
 import pytest
 import yaml
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from components.config.shipped import conf_path
 from components.runtime.ports import free_port
+from flows.servers import services
+from flows.servers.key import PrefectApi
 
+ROOT = Path(__file__).parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 QUIET = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-SHOTS = Path(__file__).parents[2] / "runs" / "e2e"
+SHOTS = ROOT / "runs" / "e2e"
 
 
 @dataclass
@@ -44,6 +47,15 @@ class Site:
     @property
     def runs(self) -> Path:
         return self.place / "runs"
+
+    @property
+    def key(self) -> str:
+        """What a user copies from the file that `ratchet up` names."""
+        return (self.runs / ".services" / "prefect-key").read_text().strip()
+
+    @property
+    def api(self) -> PrefectApi:
+        return PrefectApi(f"{self.prefect}/api", self.key)
 
     def ratchet(self, *arguments: str, code: int = 0) -> str:
         """Runs the command as a user would; returns what it said."""
@@ -62,12 +74,33 @@ class Site:
         path.write_text(yaml.safe_dump(content))
         self.ratchet("deploy", "--file", str(path))
 
+    @contextlib.contextmanager
+    def make_worker(self) -> Iterator[None]:
+        """Lets a worker of `make worker`, which knows the servers and no RATCHET_RUNS, stand in for the one of `ratchet up`."""
+        environment = {name: value for name, value in self.environment.items() if name != "RATCHET_RUNS"}
+        environment |= self.api.environment() | {"MLFLOW_TRACKING_URI": self.mlflow}
+        command = ["make", "-o", ".venv/run.ready", f"BIN={Path(sys.executable).parent}", "worker"]  # installs nothing
+        control = {**os.environ, **services._places(self.runs)}
+        services._control(control, "stop", "worker")
+        with (self.place / "make-worker.log").open("w") as log:
+            make = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+            try:
+                yield
+            finally:
+                worker = psutil.Process(make.pid).children(recursive=True)
+                make.terminate()
+                make.wait(timeout=40)
+                gone, alive = psutil.wait_procs(worker, timeout=40)
+                services._control(control, "start", "worker")
+        assert gone, (self.place / "make-worker.log").read_text()
+        assert not alive
+
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """Prefect's API: GET, or POST with a body that may be sent twice."""
-        url = f"{self.prefect}/api{path}"
+        url, auth = f"{self.prefect}/api{path}", httpx.BasicAuth(*self.key.split(":"))
         for _ in range(10):
             with contextlib.suppress(httpx.TimeoutException):
-                answer = httpx.get(url, timeout=60) if body is None else httpx.post(url, json=body, timeout=60)
+                answer = httpx.get(url, timeout=60, auth=auth) if body is None else httpx.post(url, json=body, timeout=60, auth=auth)
                 if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
                     break
             time.sleep(1)  # two cores are busy, or SQLite is being written to; Prefect's own client is as patient
@@ -152,7 +185,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, webhook: tuple[str, list[dict
         "RATCHET_RUNS": str(place / "runs"),
         "PREFECT_HOME": str(place / "prefect"),
         "RATCHET_WEBHOOK": address,
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": str(ROOT),
     }
     prefect, mlflow = (f"http://127.0.0.1:{port}" for port in ports.values())
     site = Site(place, prefect, mlflow, environment, got)
@@ -200,10 +233,37 @@ def browser() -> Iterator[Browser]:
         yield playwright.chromium.launch(executable_path=found, args=QUIET.split())
 
 
-@pytest.fixture
-def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
-    """A page of its own for each test; what it showed last is kept under runs/e2e."""
+def enter_key(page: Page, key: str) -> None:
+    page.locator("input[type=password]").fill(key)
+    page.get_by_role("button", name="Login").click()
+
+
+@pytest.fixture(scope="session")
+def sign_in() -> Callable[[Page, str], None]:
+    """Types a key into the page that asks for it."""
+    return enter_key
+
+
+@pytest.fixture(scope="session")
+def signed_in(site: Site, browser: Browser) -> Any:
+    """What a browser remembers after its user has signed in on the Prefect page."""
     context = browser.new_context(viewport={"width": 1400, "height": 1000})
+    page = context.new_page()
+    page.goto(site.prefect)
+    expect(page.get_by_role("button", name="Login")).to_be_visible(timeout=30_000)
+    shoot(page, "sign-in")
+    enter_key(page, site.key)
+    expect(page.get_by_role("button", name="Login")).to_be_hidden(timeout=30_000)
+    shoot(page, "signed-in")
+    state = context.storage_state()
+    context.close()
+    return state
+
+
+@pytest.fixture
+def page(browser: Browser, signed_in: Any, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """A page of its own for each test, signed in; what it showed last is kept under runs/e2e."""
+    context = browser.new_context(viewport={"width": 1400, "height": 1000}, storage_state=signed_in)
     context.set_default_timeout(30_000)
     page = context.new_page()
     yield page

@@ -61,7 +61,9 @@ def test_form_filled_and_submitted_runs_rounds_with_artifacts(
     page.wait_for_url("**/*tab=Runs*")
     page.goto("about:blank")
     run = newest_run(site)
-    site.wait_for(run["id"], "Completed", "Failed", "Crashed", seconds=200)
+    with site.make_worker():
+        site.wait_for(run["id"], "Completed", "Failed", "Crashed", seconds=200)
+    assert read_json(site.runs / "quick" / "campaign.json")["target"] is None
 
     page.goto(f"{site.prefect}/runs/flow-run/{run['id']}")
     expect(page.get_by_text("Completed").first).to_be_visible()
@@ -82,7 +84,6 @@ def test_form_filled_and_submitted_runs_rounds_with_artifacts(
     picture("artifact-rounds")
     page.goto(f"{site.prefect}/artifacts/key/quick-round-001-progress")
     expect(page.get_by_text("evaluate").first).to_be_visible()
-    assert read_json(site.runs / "quick" / "campaign.json")["target"] is None
 
 
 def test_form_value_that_the_schema_excludes_is_refused_on_the_page(site: Any, page: Page, picture: Callable[[str], None]) -> None:
@@ -198,13 +199,13 @@ def test_webhook_is_told_of_promoted_refused_and_failed(site: Any) -> None:
 
 def test_run_whose_worker_and_engine_died_is_marked_crashed(site: Any, configs: dict[str, str]) -> None:
     from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import temporary_settings
 
     from flows.prefect_page.automations import automations
 
     [shipped] = automations(None)
     [impatient] = automations(None, silence=timedelta(seconds=40))
-    with temporary_settings({PREFECT_API_URL: f"{site.prefect}/api"}), get_client(sync_client=True) as client:
+    with temporary_settings(site.api.settings()), get_client(sync_client=True) as client:
         client.update_automation(client.read_automations_by_name(shipped.name)[0].id, impatient)
     run = site.start("campaign", what={"config_file": configs["slow"], "campaign": "zombie"})
     site.wait_for_training("zombie")

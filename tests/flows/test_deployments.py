@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,3 +40,68 @@ def test_report_and_gc_of_an_unknown_campaign_fail_with_one_line(runs: Path) -> 
         assert state.is_failed()
         assert "no campaign nothing under" in state.message
         assert "\n" not in state.message
+
+
+def run_deployed(flow: Any, **parameters: Any) -> Any:
+    """The final state of a flow run that comes from a deployment."""
+    from prefect.client.orchestration import get_client
+    from prefect.flow_engine import run_flow
+
+    with get_client(sync_client=True) as client:
+        deployment = client.create_deployment(client.create_flow(flow), name="deployed")
+        run = client.create_flow_run_from_deployment(deployment, parameters=parameters)
+    return run_flow(flow, flow_run=run, parameters=parameters, return_type="state")
+
+
+@pytest.mark.parametrize("name", ["campaign", "report", "gc"])
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({}, "RATCHET_RUNS is not set, so this run would write into a folder that its worker deletes: run `ratchet deploy` again"),
+        ({"RATCHET_RUNS": "runs"}, "RATCHET_RUNS is 'runs', so this run would write into a folder that its worker deletes"),
+        ({"RATCHET_RUNS": "/no/such/disk"}, "RATCHET_RUNS = /no/such/disk does not exist on this machine: mount its disk"),
+        ({"RATCHET_RUNS": "/", "RATCHET_WORKER_RUNS": "/tmp"}, "this deployment writes to /, but its worker was started for /tmp"),
+        ({"RATCHET_RUNS": "/", "MLFLOW_TRACKING_URI": "sqlite:///rounds.db"}, "MLFLOW_TRACKING_URI = sqlite:///rounds.db is relative"),
+    ],
+)
+def test_deployed_run_whose_files_would_vanish_is_refused_and_writes_nothing(
+    name: str, environment: dict[str, str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import deployments
+
+    monkeypatch.chdir(tmp_path)
+    for variable in ("RATCHET_RUNS", "RATCHET_WORKER_RUNS", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    state = run_deployed(getattr(deployments, name))
+    assert state.is_failed()
+    assert message in state.message, state.message
+    assert "\n" not in state.message
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("store", ["", "sqlite:////srv/rounds.db", "file:///srv/mlruns", "http://mlflow:5000", "databricks"])
+def test_deployed_run_that_lasts_is_let_through(store: str, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows.deployments import report
+
+    runs.mkdir()
+    monkeypatch.setenv("RATCHET_WORKER_RUNS", f"{runs}/../runs")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    assert "no campaign nothing under" in run_deployed(report, campaign="nothing").message
+
+
+def test_deploy_writes_where_its_runs_write_and_work(runs: Path) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL
+
+    from flows.prefect_page.deploy import deploy
+    from flows.servers.key import PrefectApi
+
+    names = deploy(PrefectApi(PREFECT_API_URL.value()), Path(strconf_path("prefect.yaml")), runs)
+    assert len(names) == 4
+    assert runs.is_dir()
+    with get_client(sync_client=True) as client:
+        for name in names:
+            variables = client.read_deployment_by_name(name).job_variables
+            assert variables["env"]["RATCHET_RUNS"] == variables["working_dir"] == str(runs)

@@ -6,15 +6,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from typer.testing import CliRunner
 
 from flows.cli import app
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("RATCHET_RUNS", str(tmp_path / "runs"))
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):  # the server of other tests in this process
+        yield
 
 
 @pytest.fixture
@@ -38,8 +41,9 @@ def test_down_when_nothing_is_up_says_so() -> None:
     assert (told.exit_code, told.output.strip()) == (0, "nothing is up")
 
 
-def test_deploy_without_a_server_says_how_to_get_one() -> None:
-    told = CliRunner().invoke(app, ["deploy"])
+@pytest.mark.parametrize("command", ["deploy", "worker"])
+def test_command_that_needs_a_server_says_how_to_get_one(command: str) -> None:
+    told = CliRunner().invoke(app, [command])
     assert told.exit_code == 2
     assert "no Prefect server is known: `ratchet up` starts one, or set PREFECT_API_URL" in told.output
 

@@ -1,0 +1,42 @@
+"""Whether what a deployed flow run writes will last: a worker runs it in a folder that it deletes afterwards, unless it is told another."""
+
+import os
+from pathlib import Path
+
+from components.campaign.state import RUNS_VARIABLE
+
+WORKER_RUNS = "RATCHET_WORKER_RUNS"
+"""The RATCHET_RUNS that a worker was started with; a deployment's own value replaces that one in its flow runs."""
+STORE_VARIABLE = "MLFLOW_TRACKING_URI"
+
+
+def refuse_runs_that_vanish() -> None:
+    """Refuse a flow run of a deployment that would write where nobody finds it. Flow runs from a terminal are left alone.
+
+    Raises:
+        ValueError: RATCHET_RUNS is missing, relative, not there, or not the worker's; or MLflow's store is relative.
+    """
+    from prefect.runtime import deployment
+
+    if deployment.id is None:
+        return
+    runs, worker_runs, store = (os.environ.get(name, "") for name in (RUNS_VARIABLE, WORKER_RUNS, STORE_VARIABLE))
+    if not Path(runs).is_absolute():
+        raise ValueError(
+            f"{RUNS_VARIABLE} is {repr(runs) if runs else 'not set'}, so this run would write into a folder that its worker deletes: "
+            f"run `ratchet deploy` again, or start the worker with {RUNS_VARIABLE} set to an absolute path"
+        )
+    if worker_runs and Path(worker_runs).resolve() != Path(runs).resolve():
+        raise ValueError(
+            f"this deployment writes to {runs}, but its worker was started for {worker_runs}: "
+            f"run `ratchet deploy` with {RUNS_VARIABLE}={worker_runs}, or start a worker with {RUNS_VARIABLE}={runs}"
+        )
+    if not Path(runs).is_dir():
+        raise ValueError(f"{RUNS_VARIABLE} = {runs} does not exist on this machine: mount its disk, or make the directory")
+    if _is_relative(store):
+        raise ValueError(f"{STORE_VARIABLE} = {store} is relative to a folder that a worker may delete: give it an absolute path")
+
+
+def _is_relative(store: str) -> bool:
+    path = store.removeprefix("sqlite:///").removeprefix("file:")
+    return bool(path) and ":" not in path and not path.startswith(("/", "databricks"))
