@@ -1,9 +1,10 @@
-"""Constraints on the policy: how far each response breaks a rule, as a differentiable number, and the multiplier that weighs it.
+"""Constraints on the policy: how far each response breaks a rule, and the multiplier that weighs it in the loss.
 
-A preference loss says which of two answers is better; a rule holds whatever the pairs prefer. Each constraint returns a violation per
-response, 0 where the rule is kept. It is added to the loss with a fixed weight, or with a Lagrange multiplier that rises while the mean
-violation is above its limit and falls while it is below (dual ascent; Altman 1999, "Constrained Markov Decision Processes", chapter 3;
-for preference losses Dai et al. 2023, arXiv 2310.12773). Knows no model and no batch layout.
+A preference loss says which of two answers is better; a rule holds whatever the pairs prefer. Each constraint returns a
+violation per response, a differentiable number that is 0 if the rule is kept. It is added to the loss with a fixed
+weight, or with a Lagrange multiplier. The multiplier rises while the mean violation is above its limit and falls while
+it is below (dual ascent; Altman 1999, "Constrained Markov Decision Processes", chapter 3; for preference losses Dai et
+al. 2023, arXiv 2310.12773). Knows no model and no batch layout.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +16,11 @@ from components.config import ConstraintsConfig
 
 
 class Responses(NamedTuple):
-    """Response tokens with what the policy says of them, each (responses, width); entries outside the mask mean nothing."""
+    """Response tokens and their log-probabilities, each (responses, width). Entries outside the mask mean nothing."""
 
     token_ids: torch.Tensor
     mask: torch.Tensor
-    """True where a response has a token; responses begin at column 0."""
+    """True where a response has a token. Responses begin at column 0."""
     logps: torch.Tensor
     """log pi(token | what stands before), in nats, with gradients."""
     end_logps: torch.Tensor
@@ -27,18 +28,19 @@ class Responses(NamedTuple):
 
 
 Constraint = Callable[[Responses], torch.Tensor]
-"""Returns violations, (responses,), 0 where the rule is kept."""
+"""Returns violations, (responses,), 0 if the rule is kept."""
 
 
 def phrase_probability(responses: Responses, *, phrases: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Probability that the policy gives to a banned phrase where the response has one, the most likely occurrence counting.
+    """Return the probability that the policy gives to the banned phrases of each response, (responses,), in [0, 1].
 
-    For an occurrence at position t the violation is prod_j pi(phrase_j | x, y_<t, phrase_<j), in (0, 1]; 0 where there is none. Both
-    answers of a pair count, so a phrase that the pairs prefer is pushed down as well.
+    For an occurrence at position t it is prod_j pi(phrase_j | x, y_<t, phrase_<j). The most likely occurrence of a
+    response counts; without one the violation is 0. Both answers of a pair count, so a phrase that the pairs prefer is
+    pushed down as well.
 
     Args:
         responses: The responses; (responses, width) tensors.
-        phrases: Banned phrases as token ids; a text that can be tokenised in several ways is several phrases.
+        phrases: Banned phrases as token ids. A text that can be tokenised in several ways is several phrases.
     """
     worst = torch.zeros(len(responses.token_ids), dtype=responses.logps.dtype, device=responses.logps.device)
     logps = responses.logps.masked_fill(~responses.mask, 0.0)
@@ -46,18 +48,18 @@ def phrase_probability(responses: Responses, *, phrases: Sequence[Sequence[int]]
         size = len(phrase)
         if not 0 < size <= responses.token_ids.shape[1]:
             continue
-        wanted = torch.tensor(phrase, device=logps.device)
-        found = (responses.token_ids.unfold(1, size, 1) == wanted).all(dim=2) & responses.mask.unfold(1, size, 1).all(dim=2)
-        probability = logps.unfold(1, size, 1).sum(dim=2).exp().masked_fill(~found, 0.0)
+        same_tokens = responses.token_ids.unfold(1, size, 1) == torch.tensor(phrase, device=logps.device)
+        occurs = same_tokens.all(dim=2) & responses.mask.unfold(1, size, 1).all(dim=2)
+        probability = logps.unfold(1, size, 1).sum(dim=2).exp().masked_fill(~occurs, 0.0)
         worst = torch.maximum(worst, probability.max(dim=1).values)
     return worst
 
 
 def overlong_probability(responses: Responses, *, max_tokens: int) -> torch.Tensor:
-    """Probability of going on where a response has passed its length ceiling, a mean over the positions past it.
+    """Return the probability of going on past the length ceiling, a mean over the positions past it, (responses,).
 
-    The violation is the mean of 1 - pi(end | x, y_<t) over positions t > max_tokens that the response reaches, in [0, 1]; 0 for a
-    response that ends sooner.
+    It is the mean of 1 - pi(end | x, y_<t) over positions t > max_tokens that the response reaches, in [0, 1]. For a
+    response that ends sooner it is 0.
 
     Args:
         responses: The responses; (responses, width) tensors.
@@ -65,37 +67,37 @@ def overlong_probability(responses: Responses, *, max_tokens: int) -> torch.Tens
     """
     past = responses.mask.clone()
     past[:, :max_tokens] = False
-    going_on = (1 - responses.end_logps.exp()).masked_fill(~past, 0.0)
-    return going_on.sum(dim=1) / past.sum(dim=1).clamp(min=1)
+    probability = (1 - responses.end_logps.exp()).masked_fill(~past, 0.0)
+    return probability.sum(dim=1) / past.sum(dim=1).clamp(min=1)
 
 
 def constraints_of(config: ConstraintsConfig, *, encode: Callable[[str], list[int]]) -> dict[str, Constraint]:
-    """The configured constraints by name; empty where none is configured.
+    """Return the configured constraints by name.
 
     Args:
         config: The constraints section.
         encode: Turns a text into token ids, without special tokens.
     """
-    chosen: dict[str, Constraint] = {}
+    constraints: dict[str, Constraint] = {}
     if config.banned_phrases:
         # Byte-level and sentence-piece tokenizers write a word differently within a sentence and at its beginning.
         texts = [variant for phrase in config.banned_phrases for variant in (phrase, f" {phrase}")]
         phrases = list(dict.fromkeys(tuple(encode(text)) for text in texts))
-        chosen["banned_phrases"] = lambda responses: phrase_probability(responses, phrases=phrases)
+        constraints["banned_phrases"] = lambda responses: phrase_probability(responses, phrases=phrases)
     if config.max_tokens:
-        chosen["max_tokens"] = lambda responses: overlong_probability(responses, max_tokens=config.max_tokens)
-    return chosen
+        constraints["max_tokens"] = lambda responses: overlong_probability(responses, max_tokens=config.max_tokens)
+    return constraints
 
 
 class Multipliers:
-    """The weight of each constraint. Under a limit it is a Lagrange multiplier, which a resumed run must find again."""
+    """The weight of each constraint. Under a limit it is a Lagrange multiplier, which a resumed run needs again."""
 
     def __init__(self, config: ConstraintsConfig, names: Sequence[str]) -> None:
         self.config = config
         self.values = dict.fromkeys(names, config.weight)
 
     def update(self, rates: Mapping[str, float]) -> None:
-        """Moves each multiplier by dual ascent: lambda <- max(0, lambda + step (rate - limit)); a fixed weight stays.
+        """Move each multiplier by dual ascent: lambda <- max(0, lambda + step (rate - limit)). A fixed weight stays.
 
         Args:
             rates: Mean violation of the optimizer step's responses, over all ranks, by constraint.
@@ -105,16 +107,13 @@ class Multipliers:
         for name, rate in rates.items():
             self.values[name] = max(0.0, self.values[name] + self.config.step * (rate - self.config.limit))
 
-    def state(self) -> dict[str, float]:
-        """What a checkpoint keeps."""
-        return dict(self.values)
-
-    def restore(self, state: Mapping[str, float]) -> None:
-        """Takes up what a checkpoint kept.
+    def restore(self, values: Mapping[str, float]) -> None:
+        """Take up the multipliers of a checkpoint.
 
         Raises:
-            ValueError: It is of other constraints.
+            ValueError: They are of other constraints.
         """
-        if state.keys() != self.values.keys():
-            raise ValueError(f"the checkpoint has multipliers of {sorted(state)}, and this run constraints {sorted(self.values)}")
-        self.values = dict(state)
+        if values.keys() != self.values.keys():
+            other, own = sorted(values), sorted(self.values)
+            raise ValueError(f"the checkpoint has multipliers of {other}, and this run has those of {own}")
+        self.values = dict(values)

@@ -15,7 +15,7 @@ from components.dpo.constraints import Constraint, Responses
 from components.dpo.losses import LOSSES, Loss, PairLosses, weighted_sum, with_divergence
 from components.dpo.losses.transforms import length_desensitised_logps, wpo_weights
 from components.dpo.losses.unpaired import losses_of_both
-from components.dpo.memory import Memory
+from components.dpo.objective_state import ObjectiveState
 from components.dpo.reference import PairLogps, score_pairs
 from components.dpo.responses import Sides, desirability, mismatched_answers, responses_loss
 from components.scoring.response_logps import Batch, TokenScores, response_logps, token_scores
@@ -65,7 +65,7 @@ class Objective:
         pair_weights: Sequence[float],
         balance: tuple[float, float],
         constraints: Mapping[str, Constraint],
-        memory: Memory,
+        state: ObjectiveState,
     ) -> None:
         """Takes what every step needs.
 
@@ -78,7 +78,7 @@ class Objective:
             pair_weights: Weight of each pair's loss.
             balance: Factors of the weights of desirable and undesirable responses, from the training pairs (`response_balance`).
             constraints: By name.
-            memory: Shared with other objectives of the run.
+            state: Shared with other objectives of the run.
 
         Raises:
             ValueError: There are unpaired responses and the loss takes pairs only.
@@ -87,7 +87,7 @@ class Objective:
         self.loss = configured_loss(training)
         self.responses_loss = responses_loss(pairs, training)
         self.settings = _settings(self.loss, training, balance)
-        self.constraints, self.memory = constraints, memory
+        self.constraints, self.state = constraints, state
         self.mismatched = mismatched_answers(pairs)
         self.measures = (*MEASURED, PAIR_LOSS, *SHARES, *(f"constraints/{name}/violation" for name in constraints))
         self.pair_weights = torch.tensor(pair_weights)
@@ -109,7 +109,7 @@ class Objective:
                 value = shown.pop(name)
                 # A step of responses that are all undesirable says nothing of desirable ones.
                 shown |= {name: value / means[share]} if means[share] else {}
-        return shown | self.memory.record() | ({} if kl is None else {"kl/mismatched": float(kl)})
+        return shown | self.state.record() | ({} if kl is None else {"kl/mismatched": float(kl)})
 
     def follow(self, engine: Any, layout: Layout) -> None:
         """Makes the policy as it is now the reference (TR-DPO's hard update, arXiv 2404.09656). Every rank must call it."""
@@ -160,7 +160,7 @@ class Objective:
         total = result.losses * self.pair_weights[index].to(device) * self._alignment(scores, batch, sides)
         violations = self._violations(scores, batch, sides)
         for name, violation in violations.items():
-            total = total + self.memory.multipliers.values[name] * violation
+            total = total + self.state.multipliers.values[name] * violation
         margins = result.chosen_rewards - result.rejected_rewards
         # A tie is half right, so that an untrained policy scores 0.5 and not 0.
         accuracies = (margins > 0).float() + 0.5 * (margins == 0).float()
@@ -177,7 +177,7 @@ class Objective:
 
     def _losses(self, logps: torch.Tensor, present: torch.Tensor, sides: Sides, index: list[int], kl: torch.Tensor | None) -> PairLosses:
         """Losses of the pairs whose log-probabilities are `logps`, (2, pairs)."""
-        shared = self.settings | {"reward_shift": self.memory.reward_shift.mean.to(logps.device)} | ({} if kl is None else {"kl": kl})
+        shared = self.settings | {"reward_shift": self.state.reward_shift.mean.to(logps.device)} | ({} if kl is None else {"kl": kl})
         lengths = sides.spread(torch.tensor([float(len(answer)) for answer in sides.answers], device=logps.device))
         p = torch.tensor([self.pairs[place].p for place in index], device=logps.device)
         available = {"policy_chosen_logps": logps[0], "policy_rejected_logps": logps[1], "p": p}

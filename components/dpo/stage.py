@@ -15,9 +15,9 @@ from components.dpo.constraints import constraints_of
 from components.dpo.diagnosis import Setting, diagnose, reference_moved
 from components.dpo.engine import build_engine, full_weights, join_process_group
 from components.dpo.finite import refuse_non_finite_reference
-from components.dpo.memory import Memory
 from components.dpo.mixing import combined_weights, tag_weights
 from components.dpo.objective import Objective, configured_loss
+from components.dpo.objective_state import ObjectiveState
 from components.dpo.out_of_memory import attempt_on, memory_told
 from components.dpo.policy import takes_fresh_adapter, trainable_policy
 from components.dpo.reference import PairLogps, cached, score_pairs
@@ -177,17 +177,18 @@ def _diagnosis(work: _Work, metrics: list[dict[str, float]], probe: list[Pair], 
 
 
 def _objectives(work: _Work, reference: PairLogps | None) -> tuple[Objective, Objective]:
-    """What is minimised over the training pairs, and the same to be measured on the evaluation pairs, with one memory."""
+    """What is minimised over the training pairs, and the same to be measured on the evaluation pairs, with one state."""
     request, tokenizer, training = work.request, work.tokenizer, work.request.training
     constraints = constraints_of(request.constraints, encode=lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]))
-    memory = Memory(request.constraints, list(constraints), shifts_rewards=configured_loss(training).needs_reward_shift)
+    needs_shift = configured_loss(training).needs_reward_shift
+    state = ObjectiveState(request.constraints, list(constraints), shifts_rewards=needs_shift)
     balance = response_balance(work.train_pairs)
     count = len(work.train_pairs)
     by_tag = tag_weights([pair.tag for pair in work.train_pairs], training.tag_weights)
 
     def objective(pairs: list[Pair], places: slice, weights: list[float]) -> Objective:
         ids = {"pad_id": tokenizer.pad_token_id, "end_id": tokenizer.eos_token_id}
-        shared: dict[str, Any] = {"balance": balance, "constraints": constraints, "memory": memory, **ids}
+        shared: dict[str, Any] = {"balance": balance, "constraints": constraints, "state": state, **ids}
         return Objective(pairs, None if reference is None else reference.part(places), training, pair_weights=weights, **shared)
 
     return (

@@ -27,14 +27,14 @@ def micro_batch_tokens(device: torch.device, dtype: torch.dtype) -> int:
     return CPU_TOKENS[dtype] if device.type == "cpu" else GPU_TOKENS
 
 
-class Remembers(Protocol):
-    """What an objective takes in after a step."""
+class StepState(Protocol):
+    """What an objective keeps between steps."""
 
     def update(self, means: Mapping[str, float], num_pairs: int) -> None:
-        """Takes in the means of a finished step, which are the same on every rank."""
+        """Take in the means of a finished step, which are the same on every rank."""
 
 
-class Minimised(Protocol):
+class StepObjective(Protocol):
     """What a step minimises: the objective of DPO, or that of a reward model."""
 
     @property
@@ -42,8 +42,8 @@ class Minimised(Protocol):
         """What it is minimised over."""
 
     @property
-    def memory(self) -> Remembers:
-        """What it must remember between steps."""
+    def state(self) -> StepState:
+        """What it keeps between steps."""
 
     @property
     def measures(self) -> Sequence[str]:
@@ -89,7 +89,7 @@ def train(
     training = objective.training
     objective.reference = followed or objective.reference
     if metrics:
-        objective.memory.restore(json.loads(metrics[-1]))
+        objective.state.restore(json.loads(metrics[-1]))
     engine.train()
     for step, pairs in plan.steps(resumed):
         record = train_step(engine, objective, pairs, layout, name=f"step {step + 1}", on_loss=on_first_loss if step == 0 else None)
@@ -105,7 +105,15 @@ def train(
     return metrics, resumed
 
 
-def train_step(engine: Any, objective: Minimised, pairs: list[int], layout: Layout, *, name: str, on_loss: OnLoss | None) -> dict[str, Any]:
+def train_step(
+    engine: Any,
+    objective: StepObjective,
+    pairs: list[int],
+    layout: Layout,
+    *,
+    name: str,
+    on_loss: OnLoss | None,
+) -> dict[str, Any]:
     """Makes one optimizer step over the pairs with these indices and returns its metrics; a step that is not finite is not made."""
     started = time.monotonic()
     learning_rate = engine.get_lr()[0]
@@ -124,7 +132,7 @@ def train_step(engine: Any, objective: Minimised, pairs: list[int], layout: Layo
         on_loss(means, pairs)
     norm = optimizer_step(engine)
     refuse_non_finite_gradient(norm, [objective.pairs[index] for index in pairs], name)
-    objective.memory.update(means, len(pairs))
+    objective.state.update(means, len(pairs))
     seconds = time.monotonic() - started
     rates = {"seconds": seconds, "tokens_per_second": tokens * layout.world_size / seconds, "time": time.time()}
     return objective.told(means, kl) | {"learning_rate": learning_rate, "grad_norm": norm} | rates

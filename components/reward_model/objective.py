@@ -11,11 +11,11 @@ from components.reward_model.loss import bradley_terry
 from components.reward_model.model import rewards
 
 
-class Forgetful:
-    """The memory of an objective that remembers nothing between steps."""
+class NoState:
+    """The state of an objective that keeps nothing between steps."""
 
     def update(self, means: Mapping[str, float], num_pairs: int) -> None:
-        """Keeps nothing."""
+        """Keep nothing."""
 
 
 class RewardObjective:
@@ -25,7 +25,7 @@ class RewardObjective:
 
     def __init__(self, pairs: Sequence[Pair], *, pad_id: int) -> None:
         self.pairs, self.pad_id = pairs, pad_id
-        self.memory = Forgetful()
+        self.state = NoState()
 
     def kl(self, engine: Any, micro_batches: list[list[Slot]], layout: Layout) -> None:
         """This loss reads no KL."""

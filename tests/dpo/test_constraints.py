@@ -61,7 +61,7 @@ def test_multipliers_of_a_penalty_stay_and_those_of_a_checkpoint_come_back() -> 
     fixed.update({"max_tokens": 1.0})
     assert fixed.values == {"max_tokens": 3.0}
     other = Multipliers(ConstraintsConfig(max_tokens=5), ["max_tokens"])
-    other.restore(fixed.state())
+    other.restore(fixed.values)
     assert other.values == {"max_tokens": 3.0}
     with pytest.raises(ValueError, match="multipliers of"):
         other.restore({"banned_phrases": 1.0})

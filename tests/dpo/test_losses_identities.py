@@ -1,6 +1,5 @@
 """What must hold for every loss, whatever its formula."""
 
-import inspect
 import math
 from typing import Any
 
@@ -205,20 +204,22 @@ def test_loss_apply_names_what_is_missing() -> None:
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_loss_is_called_as_its_signature_says(name: str) -> None:
-    signature, values = inspect.signature(LOSSES[name]), available(p=ones())
-    logps = [parameter for parameter in signature.parameters if parameter.endswith("_logps")]
-    named = {parameter: values[parameter] for parameter in signature.parameters if parameter not in logps}
-    assert list(signature.parameters) == logps + list(named)
-    found = LOSSES[name](*(values[parameter] for parameter in logps), **named)
-    assert torch.equal(found.losses, LOSSES[name].apply(values).losses)
+def test_loss_called_with_log_probabilities_in_order_equals_apply(name: str) -> None:
+    loss, values = LOSSES[name], available(p=ones())
+    logps = [key for key in values if key.endswith("_logps") and key in loss.inputs]
+    others = {key: value for key, value in values.items() if key not in logps}
+    called = loss(*(values[key] for key in logps), **others)
+    assert torch.equal(called.losses, loss.apply(values).losses)
+    with pytest.raises(ValueError, match="zip"):
+        loss(*(values[key] for key in logps), values["p"], **others)
 
 
 def test_loss_needs_are_told_apart() -> None:
     def with_need(need: str) -> set[str]:
         return {name for name, loss in LOSSES.items() if getattr(loss, need)}
 
-    assert with_need("needs_lengths") == {"sigmoid_norm", "ipo_mean", "sft", "rpo", "simpo", "orpo", "cpo"}
+    of_lengths = {name for name, loss in LOSSES.items() if {"chosen_lengths", "rejected_lengths"} <= set(loss.inputs)}
+    assert of_lengths == {"sigmoid_norm", "ipo_mean", "sft", "rpo", "simpo", "orpo", "cpo"}
     assert with_need("needs_reward_shift") == {"bco_pair"}
     assert with_need("needs_kl") == {"kto"}
     assert with_need("couples_batch") == {"aot", "aot_unpaired"}
@@ -230,4 +231,12 @@ def test_describe_argument_of_unknown_kind_is_refused() -> None:
         raise NotImplementedError
 
     with pytest.raises(AssertionError, match="annotate"):
+        describe(loss)
+
+
+def test_describe_tensor_that_is_no_input_or_quantity_is_refused() -> None:
+    def loss(margin: torch.Tensor, *, beta: float) -> torch.Tensor:
+        raise NotImplementedError
+
+    with pytest.raises(AssertionError, match="parameter margin of loss: a tensor is an input or quantity"):
         describe(loss)

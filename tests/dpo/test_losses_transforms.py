@@ -106,6 +106,14 @@ def test_with_divergence_refuses_what_it_cannot_replace() -> None:
         with_divergence(LOSSES["sigmoid"], "hellinger")
 
 
+def test_divergence_of_a_weighted_sum_reaches_every_term() -> None:
+    settings = {"beta": 0.5, "label_smoothing": 0.0, "divergence_alpha": 0.25}
+    total = with_divergence(weighted_sum({"sigmoid": 2.0, "hinge": 0.5}), "alpha").apply(VALUES | settings)
+    expected = SCORES["alpha"][0] - SCORES["alpha"][1]
+    assert total.losses.item() == pytest.approx(2 * nls(0.5 * expected) + 0.5 * max(0.0, 1 - 0.5 * expected), abs=1e-12)
+    assert total.chosen_rewards.item() == pytest.approx(0.5 * SCORES["alpha"][0], abs=1e-12)
+
+
 def test_weighted_sum_by_hand() -> None:
     # 2 (-log sigmoid(1.5)) + 3 * 1 / 2; rewards are those of sigmoid, named first.
     total = weighted_sum({"sigmoid": 2.0, "sft": 3.0})

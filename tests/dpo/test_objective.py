@@ -13,9 +13,9 @@ from components.config import ConstraintsConfig, LossName, TrainingConfig
 from components.dpo.batches import Layout, Pair, encode_pairs
 from components.dpo.constraints import constraints_of
 from components.dpo.losses import LOSSES
-from components.dpo.memory import Memory
 from components.dpo.mixing import tag_weights
 from components.dpo.objective import PAIR_LOSS, Objective, configured_loss
+from components.dpo.objective_state import ObjectiveState
 from components.dpo.reference import PairLogps, score_pairs
 from components.dpo.responses import mismatched_answers, response_balance
 from components.dpo.stage import _objectives, _Work
@@ -78,11 +78,11 @@ def build(loaded: tuple[Any, Any, list[Pair]]) -> Build:
             logps = logps._replace(chosen=logps.chosen + shift, rejected=logps.rejected - shift / 2)
         rules = constraints or ConstraintsConfig()
         chosen = constraints_of(rules, encode=lambda text: tokenizer(text, add_special_tokens=False)["input_ids"])
-        memory = Memory(rules, list(chosen), shifts_rewards=loss.needs_reward_shift)
+        state = ObjectiveState(rules, list(chosen), shifts_rewards=loss.needs_reward_shift)
         weights = tag_weights([pair.tag for pair in pairs], training.tag_weights)
         ids = {"pad_id": tokenizer.pad_token_id, "end_id": tokenizer.eos_token_id}
-        balance = response_balance(pairs)
-        return model, Objective(pairs, logps, training, **ids, pair_weights=weights, balance=balance, constraints=chosen, memory=memory)
+        beside = {"balance": response_balance(pairs), "constraints": chosen, "state": state}
+        return model, Objective(pairs, logps, training, **ids, pair_weights=weights, **beside)
 
     return make
 
@@ -163,19 +163,19 @@ def test_objective_violations_are_measured_and_weighed_by_the_multiplier(build: 
     rates = {name: means[f"constraints/{name}/violation"] for name in ("banned_phrases", "max_tokens")}
     assert all(0 < rate <= 1 for rate in rates.values())
     assert means["loss"] == pytest.approx(means[PAIR_LOSS] + 0.5 * sum(rates.values()), rel=1e-5)
-    objective.memory.update(means, 8)
+    objective.state.update(means, 8)
     multipliers = {name: 0.5 + rate - RULES.limit for name, rate in rates.items()}
-    assert objective.memory.multipliers.values == pytest.approx(multipliers)
+    assert objective.state.multipliers.values == pytest.approx(multipliers)
 
 
-def test_memory_comes_back_exactly_from_what_the_metrics_hold(build: Build) -> None:
+def test_objective_state_comes_back_exactly_from_the_metrics(build: Build) -> None:
     model, objective = build(loss="bco_pair", moved=True, constraints=RULES)
-    objective.memory.update(step(model, objective, 8)[0], 8)
-    told = objective.memory.record()
-    assert told["reward_shift"] != 0
+    objective.state.update(step(model, objective, 8)[0], 8)
+    record = objective.state.record()
+    assert record["reward_shift"] != 0
     _, fresh = build(loss="bco_pair", moved=True, constraints=RULES)
-    fresh.memory.restore(told)
-    assert fresh.memory.record() == told
+    fresh.state.restore(record)
+    assert fresh.state.record() == record
     shifted, plain = step(model, fresh, 8)[0]["loss"], step(*build(loss="bco_pair", moved=True, constraints=RULES), 8)[0]["loss"]
     assert shifted != pytest.approx(plain)
 

@@ -98,7 +98,7 @@ def test_deploy_writes_where_its_runs_write_and_work(runs: Path) -> None:
     from flows.prefect_page.deploy import deploy
     from flows.servers.key import PrefectApi
 
-    names = deploy(PrefectApi(PREFECT_API_URL.value()), Path(strconf_path("prefect.yaml")), runs)
+    names = deploy(PrefectApi(PREFECT_API_URL.value()), conf_path("prefect.yaml"), runs)
     assert len(names) == 4
     assert runs.is_dir()
     with get_client(sync_client=True) as client:

@@ -3,20 +3,21 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
-import torch.nn.functional as F
 
-PAIR_LOGPS = ("policy_chosen_logps", "policy_rejected_logps", "reference_chosen_logps", "reference_rejected_logps")
+from components.dpo.losses.quantities import INPUTS, Function, recipes_of, score_rewards, sources_of, value_of
+from components.dpo.losses.transforms import reverse_kl_scores
 
 
 class PairLosses(NamedTuple):
-    """Per-pair results, each of shape (batch,)."""
+    """Results per pair, each of shape (batch,)."""
 
     losses: torch.Tensor
     chosen_rewards: torch.Tensor
-    """What the loss takes for the reward of the chosen answer, detached: beta * (log pi(y_w|x) - log pi_ref(y_w|x)) unless it says
+    """The reward of the chosen answer by this loss, detached: beta (log pi(y_w|x) - log pi_ref(y_w|x)) unless it says
     otherwise."""
     rejected_rewards: torch.Tensor
 
@@ -26,63 +27,125 @@ class ResponseLosses(NamedTuple):
 
     losses: torch.Tensor
     rewards: torch.Tensor
-    """beta * (log pi(y|x) - log pi_ref(y|x)), detached."""
+    """beta (log pi(y|x) - log pi_ref(y|x)), detached."""
 
 
 Result = TypeVar("Result", PairLosses, ResponseLosses)
 FirstLoss = Callable[[torch.Tensor, Mapping[str, float]], float]
-"""Takes p (pairs,) of the first step's pairs and the settings; returns the mean loss where policy and reference are the same weights."""
+"""Takes p (pairs,) of the first step's pairs and the settings. Returns their mean loss for a policy that is the
+reference."""
+
+
+@dataclass(frozen=True)
+class Term(Generic[Result]):
+    """A published loss: its formula, and what a trainer must know of it."""
+
+    function: Function
+    """Takes what it reads by name; returns losses (batch,)."""
+    reads: tuple[str, ...]
+    """Names of the inputs, settings and quantities (see `quantities`) that the function takes."""
+    result: type[Result]
+    rewards: Function = score_rewards
+    """Makes the rewards of answers; a function of `quantities`."""
+    first_loss: FirstLoss | None = None
+    """Mean loss if policy and reference are the same weights; None if that depends on the weights."""
+    soft_labels: bool = True
+    """False if p must be 1 for every pair; the function raises ValueError if it is not."""
+    couples_batch: bool = False
+    """True if a pair's loss depends on the other pairs of its batch. Other micro-batches, or pairs of weight 0 that
+    fill one up, then change the result."""
+
+    @property
+    def rewards_of_result(self) -> tuple[str, ...]:
+        """Names of the rewards in the result, which follow the losses."""
+        return ("rewards",) if self.result is ResponseLosses else ("chosen_rewards", "rejected_rewards")
+
+    def sources(self, divergence: Function) -> list[str]:
+        """Return the inputs and settings that the function and the rewards are made from."""
+        recipes = recipes_of(divergence, self.rewards)
+        return [source for name in (*self.reads, *self.rewards_of_result) for source in sources_of(name, recipes)]
+
+    def apply(self, available: Mapping[str, Any], divergence: Function) -> Result:
+        """Make what the function reads, call it, and detach the rewards."""
+        recipes, values = recipes_of(divergence, self.rewards), dict(available)
+        losses = self.function(**{name: value_of(name, recipes, values) for name in self.reads})
+        return self.result(losses, *(value_of(name, recipes, values).detach() for name in self.rewards_of_result))
 
 
 @dataclass(frozen=True)
 class Loss(Generic[Result]):
-    """A loss with all that a trainer must know to call it: it never has to look at the loss's name."""
+    """A weighted sum of published losses, mostly of one. A trainer can call it without looking at its name."""
 
-    function: Callable[..., Result]
-    inputs: tuple[str, ...]
-    """Names of the tensors that it reads, in the order of its signature."""
-    settings: tuple[str, ...]
-    """Names of the numbers that it reads; they come from the configuration."""
-    first_loss: FirstLoss | None = None
-    """What the loss must be where policy and reference are the same weights; None where that depends on the weights."""
-    margin_only: bool = False
-    """True where policy and reference matter only through the difference of the two log-ratios (over lengths, where it reads them), so
-    that `with_divergence` may replace the log-ratios by another divergence's scores."""
-    soft_labels: bool = True
-    """False where p must be 1 for every pair; the loss raises ValueError where it is not."""
-    couples_batch: bool = False
-    """True where a pair's loss depends on the other pairs of its batch: other micro-batches, or pairs of weight 0 that fill one up,
-    then change the result."""
-
-    def __call__(self, *inputs: torch.Tensor, **keywords: Any) -> Result:
-        """Calls the function as its own signature says."""
-        return self.function(*inputs, **keywords)
-
-    @property
-    def __signature__(self) -> inspect.Signature:
-        """What a call takes, for `inspect.signature` and whoever completes a call: log-probabilities by place, all else by name."""
-        kinds = {True: inspect.Parameter.POSITIONAL_OR_KEYWORD, False: inspect.Parameter.KEYWORD_ONLY}
-        annotated = dict.fromkeys(self.inputs, torch.Tensor) | dict.fromkeys(self.settings, float)
-        parameters = [inspect.Parameter(name, kinds[name.endswith("_logps")], annotation=kind) for name, kind in annotated.items()]
-        return inspect.Signature(sorted(parameters, key=lambda parameter: parameter.kind))
+    terms: tuple[tuple[Term[Result], float], ...]
+    """Each with its weight. The rewards are those of the first."""
+    divergence: Function = reverse_kl_scores
+    """Makes the scores from log-ratios."""
 
     def apply(self, available: Mapping[str, Any]) -> Result:
-        """Calls the function with those of the available inputs and settings that it reads.
+        """Compute the loss from those of the available inputs and settings that it reads.
 
         Raises:
             ValueError: One that it reads is not available.
         """
-        reads = (*self.inputs, *self.settings)
-        if missing := [name for name in reads if name not in available]:
+        if missing := [name for name in (*self.inputs, *self.settings) if name not in available]:
             raise ValueError(f"this loss also reads {', '.join(missing)}: pass a value for each")
-        return self.function(**{name: available[name] for name in reads})
+        results = [term.apply(available, self.divergence) for term, _ in self.terms]
+        weighted = [weight * result.losses for result, (_, weight) in zip(results, self.terms, strict=True)]
+        return results[0]._replace(losses=torch.stack(weighted).sum(dim=0))
+
+    def __call__(self, *logps: torch.Tensor, **others: Any) -> Result:
+        """Compute the loss from log-probabilities in the order of `inputs`, and all else by name."""
+        names = [name for name in self.inputs if name.endswith("_logps")]
+        return self.apply(dict(zip(names, logps, strict=True)) | others)
 
     def expected_first_loss(self, p: torch.Tensor, settings: Mapping[str, float]) -> float | None:
-        """Mean loss of pairs with label probabilities p (pairs,) where policy and reference are the same weights; None if it has none.
+        """Return the mean loss of pairs if policy and reference are the same weights; None if that is not known.
 
-        `reward_shift` and `kl` are 0 there. Weights that multiply the losses, as those of WPO, are not counted.
+        `reward_shift` and `kl` are 0 there. Weights that multiply the losses, such as those of WPO, are not counted.
+
+        Args:
+            p: (pairs,) label probabilities.
+            settings: Those that the loss reads.
         """
         return None if self.first_loss is None else self.first_loss(p, settings)
+
+    @property
+    def first_loss(self) -> FirstLoss | None:
+        """What computes `expected_first_loss`; None if a term has no known first loss."""
+        known = [(term.first_loss, weight) for term, weight in self.terms if term.first_loss is not None]
+        if len(known) < len(self.terms):
+            return None
+        return lambda p, settings: sum(weight * first_loss(p, settings) for first_loss, weight in known)
+
+    @cached_property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the tensors that it reads, in the order of `INPUTS`."""
+        return tuple(name for name in INPUTS if name in self._sources)
+
+    @cached_property
+    def settings(self) -> tuple[str, ...]:
+        """Names of the numbers that it reads; they come from the configuration."""
+        return tuple(name for name in self._sources if name not in INPUTS)
+
+    @cached_property
+    def _sources(self) -> dict[str, None]:
+        return dict.fromkeys(source for term, _ in self.terms for source in term.sources(self.divergence))
+
+    @property
+    def margin_only(self) -> bool:
+        """Whether it reads log-probabilities only through `delta` or `mean_delta`, so that a divergence fits in."""
+        of_answers = {name for term, _ in self.terms for name in term.reads} - {"p", *self.settings}
+        return of_answers <= {"delta", "mean_delta"}
+
+    @property
+    def soft_labels(self) -> bool:
+        """Whether it takes pairs whose p is not 1."""
+        return all(term.soft_labels for term, _ in self.terms)
+
+    @property
+    def couples_batch(self) -> bool:
+        """Whether a pair's loss depends on the other pairs of its batch."""
+        return any(term.couples_batch for term, _ in self.terms)
 
     @property
     def needs_reference(self) -> bool:
@@ -90,46 +153,48 @@ class Loss(Generic[Result]):
         return any(name.startswith("reference_") for name in self.inputs)
 
     @property
-    def needs_lengths(self) -> bool:
-        """Whether it reads `chosen_lengths` and `rejected_lengths`, (batch,) response tokens."""
-        return "chosen_lengths" in self.inputs
-
-    @property
     def needs_reward_shift(self) -> bool:
-        """Whether it reads `reward_shift`, the mean of a `RunningMean` over rewards: state that a resumed run must find again."""
+        """Whether it reads `reward_shift`, the mean of a `RunningMean` over rewards: state that a resumed run needs."""
         return "reward_shift" in self.inputs
 
     @property
     def needs_kl(self) -> bool:
-        """Whether it reads `kl`, which takes a forward over mismatched prompts and responses (see `unpaired.kto_loss`)."""
+        """Whether it reads `kl`, which takes a forward over mismatched prompts and responses (`unpaired.kto_loss`)."""
         return "kl" in self.inputs
 
 
-def describe(function: Callable[..., Result], first_loss: FirstLoss | None = None, **says: bool) -> Loss[Result]:
-    """Makes the `Loss` of a function; what it reads is taken from its signature, so that the two cannot disagree.
+def describe(
+    function: Function,
+    first_loss: FirstLoss | None = None,
+    *,
+    rewards: Function = score_rewards,
+    soft_labels: bool = True,
+    couples_batch: bool = False,
+) -> Loss[PairLosses]:
+    """Return the `Loss` of a function over pairs.
+
+    What it reads is taken from its signature, so that the two cannot disagree.
 
     Args:
-        function: Its parameters are tensors and floats, annotated as such.
-        first_loss: See `Loss`.
-        **says: `margin_only`, `soft_labels` and `couples_batch` of `Loss`.
+        function: Its parameters are inputs and quantities, annotated as tensors, and settings, annotated as float.
+        first_loss: See `Term`, as for the rest.
+        rewards: A function of `quantities`.
+        soft_labels: Whether p may be below 1.
+        couples_batch: Whether a pair's loss depends on the other pairs.
     """
-    parameters = inspect.signature(function).parameters.values()
-    inputs = tuple(parameter.name for parameter in parameters if parameter.annotation is torch.Tensor)
-    settings = tuple(parameter.name for parameter in parameters if parameter.annotation is float)
-    assert len(inputs) + len(settings) == len(parameters), f"{function.__name__}: annotate tensors as torch.Tensor and settings as float"
-    return Loss(function, inputs, settings, first_loss, **says)
+    return Loss(((Term(function, _reads(function), PairLosses, rewards, first_loss, soft_labels, couples_batch), 1.0),))
 
 
-def smoothed(p: torch.Tensor, label_smoothing: float) -> torch.Tensor:
-    """Probability that chosen is preferred where a share eps of the labels is flipped: q = p (1 - eps) + (1 - p) eps, shape of p."""
-    return p * (1 - label_smoothing) + (1 - p) * label_smoothing
+def describe_responses(function: Function, first_loss: FirstLoss) -> Loss[ResponseLosses]:
+    """Return the `Loss` of a function over single responses, as `describe` does for pairs."""
+    return Loss(((Term(function, _reads(function), ResponseLosses, first_loss=first_loss), 1.0),))
 
 
-def expected_over_label(q: torch.Tensor, as_labelled: torch.Tensor, swapped: torch.Tensor) -> torch.Tensor:
-    """Expectation of a loss over the label: q * loss(y_w, y_l) + (1 - q) * loss(y_l, y_w), all (batch,)."""
-    return q * as_labelled + (1 - q) * swapped
-
-
-def cross_entropy(logits: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    """-q log sigmoid(logits) - (1 - q) log sigmoid(-logits), all (batch,); its gradient vanishes where sigmoid(logits) = q."""
-    return expected_over_label(q, -F.logsigmoid(logits), -F.logsigmoid(-logits))
+def _reads(function: Function) -> tuple[str, ...]:
+    parameters = inspect.signature(function).parameters
+    tensors = {*INPUTS, *recipes_of(reverse_kl_scores, score_rewards)}
+    for name, parameter in parameters.items():
+        where, kind = f"parameter {name} of {function.__name__}", parameter.annotation
+        assert kind in (torch.Tensor, float), f"{where}: annotate tensors as torch.Tensor and settings as float"
+        assert (kind is torch.Tensor) == (name in tensors), f"{where}: a tensor is an input or quantity of `quantities`"
+    return tuple(parameters)

@@ -1,4 +1,4 @@
-"""What may be done to log-probabilities before a loss, or to losses after it. All are free of any loss."""
+"""Change log-probabilities before a loss, log-ratios within it, or losses after it. Knows no loss."""
 
 import math
 
@@ -9,10 +9,11 @@ import torch.nn.functional as F
 def length_desensitised_logps(
     token_logps: torch.Tensor, target_mask: torch.Tensor, shared_lengths: torch.Tensor, *, ld_alpha: float
 ) -> torch.Tensor:
-    """LD-DPO: sums log-probabilities with weight 1 up to the length that both answers have and alpha beyond it.
+    """Sum log-probabilities with weight 1 up to the length that both answers have and alpha beyond it (LD-DPO).
 
-    Liu et al. 2024 (arXiv 2409.06411). The longer answer's tail is what DPO's preference for length comes from. Policy and reference must
-    both be summed so; the result then stands for the summed log-probabilities in any loss with a reference.
+    Liu et al. 2024 (arXiv 2409.06411). The longer answer's tail is what DPO's preference for length comes from. Policy
+    and reference must both be summed so. The result then stands for the summed log-probabilities in any loss with a
+    reference.
 
     Args:
         token_logps: (batch, width) log-probability of each response token in nats, zero where there is none.
@@ -28,16 +29,16 @@ def length_desensitised_logps(
 
 
 def wpo_weights(token_logps: torch.Tensor, log_collisions: torch.Tensor, target_mask: torch.Tensor) -> torch.Tensor:
-    """WPO: how likely the policy itself would be to give a response, as a geometric mean over its tokens.
+    """Return how likely the policy itself would be to give a response, as a geometric mean over its tokens (WPO).
 
-    Zhou et al. 2024 (arXiv 2406.11827): exp of the mean over tokens of log pi(token) - log sum_v pi(v)^2, "sampled alignment": the expected
-    ratio of a token that the policy samples is 1, whatever its entropy. A pair's loss is multiplied by the product of its two weights.
-    Weights may exceed 1.
+    Zhou et al. 2024 (arXiv 2406.11827): exp of the mean over tokens of log pi(token) - log sum_v pi(v)^2, "sampled
+    alignment". The expected ratio of a token that the policy samples is 1, whatever its entropy. A pair's loss is
+    multiplied by the product of its two weights. Weights may exceed 1.
 
     Args:
         token_logps: (batch, width) log pi of each response token under the policy in nats.
-        log_collisions: (batch, width) log sum over the vocabulary of pi squared, at each response token; zeros give the paper's weights
-            without alignment.
+        log_collisions: (batch, width) log sum over the vocabulary of pi squared, at each response token; zeros give the
+            paper's weights without alignment.
         target_mask: (batch, width) bool, true where there is a response token; each row has one.
 
     Returns:
@@ -48,20 +49,21 @@ def wpo_weights(token_logps: torch.Tensor, log_collisions: torch.Tensor, target_
 
 
 def reverse_kl_scores(log_ratios: torch.Tensor) -> torch.Tensor:
-    """f'(u) of the reverse KL divergence, which is DPO's: log u. Shapes as `js_scores`."""
+    """Return f'(u) of the reverse KL divergence, which is DPO's: log u. Shapes as `js_scores`."""
     return log_ratios
 
 
 def forward_kl_scores(log_ratios: torch.Tensor) -> torch.Tensor:
-    """f'(u) of the forward KL divergence: 1 - 1 / u. Shapes and limits as `alpha_scores`, of which it is the case alpha = 1."""
+    """Return f'(u) of the forward KL divergence: 1 - 1 / u. It is `alpha_scores` with alpha = 1, with its limits."""
     return alpha_scores(log_ratios, divergence_alpha=1.0)
 
 
 def js_scores(log_ratios: torch.Tensor) -> torch.Tensor:
-    """f'(u) of the Jensen-Shannon divergence: log(2 u / (1 + u)). Bounded above by log 2, so a very likely answer gains no more.
+    """Return f'(u) of the Jensen-Shannon divergence: log(2 u / (1 + u)).
 
-    Wang et al. 2023 (arXiv 2309.16240), f-DPO: with the constraint by an f-divergence, f'(pi / pi_ref) takes the place of the log-ratio in
-    the margin of `sigmoid_loss`. Constants, which the difference of two scores cancels, are chosen so that the score is 0 at u = 1.
+    Wang et al. 2023 (arXiv 2309.16240), f-DPO: if an f-divergence constrains the policy, f'(pi / pi_ref) replaces the
+    log-ratio in the margin of `sigmoid_loss`. The score is bounded above by log 2, so a very likely answer gains
+    no more. Constants cancel in the difference of two scores; here they make the score 0 at u = 1.
 
     Args:
         log_ratios: (batch,) log u = log pi(y|x) - log pi_ref(y|x), in nats.
@@ -73,10 +75,11 @@ def js_scores(log_ratios: torch.Tensor) -> torch.Tensor:
 
 
 def alpha_scores(log_ratios: torch.Tensor, *, divergence_alpha: float) -> torch.Tensor:
-    """f'(u) of the alpha-divergence: (1 - u^-alpha) / alpha. Its limit at 0 is the reverse KL, and at 1 it is the forward KL.
+    """Return f'(u) of the alpha-divergence: (1 - u^-alpha) / alpha.
 
-    alpha is that of f-DPO (arXiv 2309.16240); TRL's coefficient is 1 - alpha. Unlike TRL the exponent is bounded in every floating point
-    type and for the forward KL too: an answer that has become too unlikely for exp() keeps a finite score and has no gradient.
+    Its limit at alpha = 0 is the reverse KL, and at 1 it is the forward KL. alpha is that of f-DPO (arXiv 2309.16240);
+    TRL's coefficient is 1 - alpha. Unlike TRL, the exponent is bounded in every floating point type and for the forward
+    KL too. An answer that has become too unlikely for exp() keeps a finite score and has no gradient.
 
     Args:
         log_ratios: (batch,) log u = log pi(y|x) - log pi_ref(y|x), in nats, summed over response tokens.

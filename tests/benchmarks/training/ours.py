@@ -10,8 +10,8 @@ from shapes import EOS, PAD, Shape, Triple
 from components.config import ConstraintsConfig, LoraConfig, SoftPromptConfig, TrainingConfig
 from components.dpo.batches import Layout, Pair
 from components.dpo.engine import build_engine, join_process_group
-from components.dpo.memory import Memory
 from components.dpo.objective import Objective
+from components.dpo.objective_state import ObjectiveState
 from components.dpo.reference import PairLogps, score_pairs
 from components.dpo.train import micro_batch_tokens, train_step
 from components.models.adapters import with_fresh_adapter, without_adapter
@@ -84,7 +84,6 @@ class Ours:
         training = TrainingConfig(learning_rate=1e-6, pairs_per_step=pairs_per_step, warmup_share=0.0)
         self.pairs = [Pair(pair.prompt, pair.chosen, pair.rejected, 1.0) for pair in pairs]
         self.model, self.pairs_per_step, self.max_tokens = model, pairs_per_step, max_tokens or micro_batch_tokens(device, dtype)
-        memory = Memory(ConstraintsConfig(), [], shifts_rewards=False)
         self.objective = Objective(
             self.pairs,
             None,
@@ -94,7 +93,7 @@ class Ours:
             pair_weights=[1.0] * len(pairs),
             balance=(1.0, 1.0),
             constraints={},
-            memory=memory,
+            state=ObjectiveState(ConstraintsConfig(), [], shifts_rewards=False),
         )
         self.layout = Layout([pair.num_tokens for pair in self.pairs], self.max_tokens)
         self.num_steps, self.made = len(pairs) // pairs_per_step, 0

@@ -1,4 +1,4 @@
-"""What an objective must remember between steps, and find again in the metrics when a run is resumed. Knows no model."""
+"""What an objective keeps between steps and takes up again from the metrics of a resumed run. Knows no model."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,8 +11,8 @@ from components.dpo.losses.ratios import RunningMean
 REWARD_SHIFT, REWARD_COUNT = "reward_shift", "reward_count"
 
 
-class Memory:
-    """What the objective must find again when a run is resumed: the reward shift of the losses that have one, and the multipliers."""
+class ObjectiveState:
+    """The reward shift of the losses that have one, and the constraints' multipliers."""
 
     def __init__(self, constraints: ConstraintsConfig, names: Sequence[str], *, shifts_rewards: bool) -> None:
         self.shifts_rewards = shifts_rewards
@@ -20,7 +20,7 @@ class Memory:
         self.multipliers = Multipliers(constraints, names)
 
     def update(self, means: Mapping[str, float], num_pairs: int) -> None:
-        """Takes in the means of a finished step, which are the same on every rank."""
+        """Take in the means of a finished step, which are the same on every rank."""
         if self.shifts_rewards:
             count = torch.tensor(2.0 * num_pairs)
             total = torch.tensor((means["rewards/chosen"] + means["rewards/rejected"]) * num_pairs)
@@ -28,14 +28,14 @@ class Memory:
         self.multipliers.update({name: means[f"constraints/{name}/violation"] for name in self.multipliers.values})
 
     def record(self) -> dict[str, float]:
-        """What stands in the step's metrics, from which `restore` takes it up again."""
-        told = {f"constraints/{name}/multiplier": value for name, value in self.multipliers.values.items()}
+        """Return what stands in the step's metrics, from which `restore` takes it up again."""
+        metrics = {f"constraints/{name}/multiplier": value for name, value in self.multipliers.values.items()}
         if self.shifts_rewards:
-            told |= {REWARD_SHIFT: float(self.reward_shift.mean), REWARD_COUNT: float(self.reward_shift.count)}
-        return told
+            metrics |= {REWARD_SHIFT: float(self.reward_shift.mean), REWARD_COUNT: float(self.reward_shift.count)}
+        return metrics
 
-    def restore(self, record: Mapping[str, float]) -> None:
-        """Takes up the memory that the metrics of the last finished step hold."""
-        self.multipliers.restore({name: record[f"constraints/{name}/multiplier"] for name in self.multipliers.values})
+    def restore(self, metrics: Mapping[str, float]) -> None:
+        """Take up the state that stands in the metrics of the last finished step."""
+        self.multipliers.restore({name: metrics[f"constraints/{name}/multiplier"] for name in self.multipliers.values})
         if self.shifts_rewards:
-            self.reward_shift = RunningMean(torch.tensor(record[REWARD_SHIFT]), torch.tensor(record[REWARD_COUNT]))
+            self.reward_shift = RunningMean(torch.tensor(metrics[REWARD_SHIFT]), torch.tensor(metrics[REWARD_COUNT]))
