@@ -8,6 +8,7 @@ import pytest
 
 from components.artifacts import read_json
 from components.config import CampaignConfig
+from components.config.shipped import conf_path
 
 pytestmark = pytest.mark.usefixtures("prefect_session")
 Make = Callable[..., CampaignConfig]
