@@ -16,7 +16,7 @@ from components.campaign.stopping import RoundLimits
 from components.config import CampaignConfig
 from components.records import Manifest, RoundStopped
 from components.runtime import progress
-from flows.prefect_page.automations import tell_outcome
+from flows.prefect_page.automations import emit_outcome
 from flows.prefect_page.earlier_starts import show_as_suspended
 from flows.prefect_page.round_progress import shown_on_page
 from flows.prefect_page.suspension import Suspension
@@ -57,8 +57,8 @@ def dpo_round(
             # server for a concurrency limit of every tag.
             TagsContext(current_tags=set()),
             shown_on_page(here),
-            progress.shown_by(RoundLimits(here, config.budget)),
-            progress.shown_by(Suspension()),
+            progress.reporting_to(RoundLimits(here, config.budget)),
+            progress.reporting_to(Suspension()),
         ):
             manifests = _stages(requests)
             record = round_record(here, round, manifests)
@@ -69,7 +69,7 @@ def dpo_round(
     except Pause:
         show_as_suspended(UUID(str(flow_run.id)))
         raise
-    tell_outcome(directory.name, record)
+    emit_outcome(directory.name, record)
     return record
 
 

@@ -18,7 +18,7 @@ from components.records import RoundStopped
 from components.start.preflight import check_inputs
 from flows.dpo_round import STOPPED, dpo_round
 from flows.prefect_page.deployed import refuse_runs_that_vanish
-from flows.prefect_page.earlier_starts import adopt, refuse_if_overtaken
+from flows.prefect_page.earlier_starts import refuse_if_overtaken, take_over
 from flows.prefect_page.logs import logs_on_page
 from flows.requests import start_request
 from tasks.record_round import ship_to_mlflow
@@ -70,7 +70,7 @@ def add_rounds(config: CampaignConfig, *, accept_changes: bool) -> Any:
         refuse_if_stopped(directory)
         with logs_on_page(), locked(directory, flow_run=str(flow_run.id)) as before:
             refuse_if_overtaken(config.campaign, before)
-            adopt(directory, str(flow_run.id))
+            take_over(directory, str(flow_run.id))
             pin_config(directory, config, accept_changes=accept_changes)
             start = start_campaign(round_directory(directory, 0), start_request(config, inputs.prompts_digest))
             state = _state_with_target(directory, config)

@@ -9,8 +9,8 @@ import torch
 from components.dpo.batches import Pair
 from components.dpo.objective import PAIR_LOSS, Objective
 from components.dpo.policy import begins_elsewhere
-from components.generation.law import Law
 from components.generation.sampler import sample
+from components.generation.sampling_params import SamplingParams
 from components.models.loading import load_policy
 from components.records import ModelRef, TrainRequest
 from components.scoring.response_logps import response_logps
@@ -68,7 +68,7 @@ def check_reloaded(trained: ModelRef, probe: Probe, pad_id: int, *, dtype: torch
     worst = float((again - probe.logps).abs().max())
     if not worst <= LOGPS_TOLERANCE[dtype] * max(1.0, float(probe.logps.abs().max()) / 100):
         raise RuntimeError(f"the saved weights score pairs differently from the trained ones (by {worst:.4f} nats): they are incomplete")
-    law = Law(temperature=1.0, top_p=1.0, top_k=1, max_new_tokens=len(probe.tokens), stop_ids=frozenset())
+    law = SamplingParams(temperature=1.0, top_p=1.0, top_k=1, max_new_tokens=len(probe.tokens), stop_ids=frozenset())
     (said,) = sample(model, [probe.prompt], seeds=[[0]], law=law, pad_id=pad_id, batch_size=1, on_batch=lambda _: None)
     for place, (token, lead) in enumerate(zip(probe.tokens, probe.leads, strict=True)):
         if lead <= LEAD_TOLERANCE[dtype]:

@@ -34,7 +34,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def memory_told(
+def explaining_out_of_memory(
     what: str, training: TrainingConfig, *, micro_batch_pairs: int, has_adapter: bool, attempt: Callable[[int], None] | None = None
 ) -> Iterator[None]:
     """Turns an error of the allocator within the block into one that says which micro-batch fits.

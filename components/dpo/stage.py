@@ -18,7 +18,7 @@ from components.dpo.finite import refuse_non_finite_reference
 from components.dpo.mixing import combined_weights, tag_weights
 from components.dpo.objective import Objective, configured_loss
 from components.dpo.objective_state import ObjectiveState
-from components.dpo.out_of_memory import attempt_on, memory_told
+from components.dpo.out_of_memory import attempt_on, explaining_out_of_memory
 from components.dpo.policy import takes_fresh_adapter, trainable_policy
 from components.dpo.reference import PairLogps, cached, score_pairs
 from components.dpo.responses import mismatched_answers, response_balance
@@ -111,7 +111,7 @@ def _train(work: _Work, model: torch.nn.Module, reference: PairLogps | None) -> 
     engine = build_engine(model, training, num_steps=plan.num_steps, dtype=work.dtype)
     check, attempt = FirstLoss(work.request, objective, work.dtype), attempt_on(engine, objective)
     size = layout.most_pairs(training.pairs_per_step)
-    with memory_told("training", training, micro_batch_pairs=size, has_adapter=work.has_adapter, attempt=attempt):
+    with explaining_out_of_memory("training", training, micro_batch_pairs=size, has_adapter=work.has_adapter, attempt=attempt):
         metrics, resumed = train(engine, objective, plan, layout, directory=work.scratch, on_first_loss=check)
         evaluated = evaluate_pairs(engine, held_out, layout)
     limit = work.request.limits.max_response_tokens
@@ -216,7 +216,7 @@ def _reference_logps(work: _Work, model: torch.nn.Module) -> PairLogps | None:
         return score(model)
 
     size = request.training.micro_batch_pairs
-    with memory_told("scoring under the reference", request.training, micro_batch_pairs=size, has_adapter=work.has_adapter):
+    with explaining_out_of_memory("scoring under the reference", request.training, micro_batch_pairs=size, has_adapter=work.has_adapter):
         logps = cached(work.scratch / "reference.safetensors", rank=work.rank, compute=compute)
     refuse_non_finite_reference(logps, pairs)
     return logps

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from components.artifacts import derive_seed
-from components.generation.engines import Opened, opened
-from components.generation.law import Law
+from components.generation.engines import Sampler, opened
 from components.generation.responses import Response, respond
 from components.generation.sampler import Sampled
+from components.generation.sampling_params import SamplingParams
 from components.models.loading import give_memory_back, load_policy, load_tokenizer, pick_device, resolve_dtype
 from components.models.tokens import stop_ids
 from components.records import EvaluateRequest, ModelRef
@@ -95,7 +95,7 @@ def _logps(model: "PreTrainedModel", pad_id: int, prompts: Sequence[list[int]], 
 
 def _sample(
     request: EvaluateRequest,
-    policy: Opened,
+    policy: Sampler,
     tokenizer: "PreTrainedTokenizerBase",
     prompts: Sequence[list[int]],
     seeds: Sequence[int],
@@ -103,7 +103,7 @@ def _sample(
     done: tuple[int, int],
 ) -> list[Response]:
     """One response a prompt; `done` is how many responses of how many there are already."""
-    law = Law(
+    law = SamplingParams(
         temperature=request.evaluation.temperature,
         top_p=1.0,
         top_k=0,

@@ -16,7 +16,7 @@ MAX_UNJUDGED_SHARE = 0.05
 
 
 @dataclass(frozen=True)
-class Comparison:
+class HeldOutComparison:
     """What the judge said of the challenger's responses against each opponent's; None stands where a verdict is missing or invalid."""
 
     outcomes: dict[str, list[float | None]]
@@ -31,7 +31,7 @@ class Comparison:
     """All that the judge said, the parts of its conclusions included."""
 
 
-def compare(judge: Judge, prompts: Sequence[tuple[str, Messages]], texts: Mapping[str, Sequence[str]]) -> Comparison:
+def compare(judge: Judge, prompts: Sequence[tuple[str, Messages]], texts: Mapping[str, Sequence[str]]) -> HeldOutComparison:
     """Has the challenger's response to each prompt judged against each opponent's.
 
     A judge that scores decides by the higher score, one that compares by its conclusion; a chat model's is a win only where it said the
@@ -60,7 +60,7 @@ def compare(judge: Judge, prompts: Sequence[tuple[str, Messages]], texts: Mappin
     alone = any(verdict.opponent_id is None for verdict in verdicts)
     rewards = {name: [scores.get((prompt, SAMPLE_IDS[name], None)) for prompt in names] for name in texts} if alone else None
     invalid_share = sum(verdict.status == "invalid" for verdict in verdicts) / len(verdicts)
-    return Comparison(outcomes, rewards, invalid_share, groups, said)
+    return HeldOutComparison(outcomes, rewards, invalid_share, groups, said)
 
 
 def principle_violations(verdicts: Sequence[Verdict], *, models: Sequence[str]) -> dict[str, dict[str, float | None]]:

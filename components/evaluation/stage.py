@@ -12,7 +12,7 @@ import pandas as pd
 from components.artifacts import derive_seed, read_json, read_table, write_json, write_table
 from components.data.messages import Messages, parse_messages
 from components.evaluation.answers import Answers, answer
-from components.evaluation.outcomes import Comparison, compare, principle_violations
+from components.evaluation.outcomes import HeldOutComparison, compare, principle_violations
 from components.evaluation.rules import violation_shares
 from components.judges.chat.ledger import write_usage
 from components.judges.health import measure_health
@@ -102,7 +102,7 @@ def _held_out(request: EvaluateRequest) -> HeldOut:
     return HeldOut([prompts[row] for row in kept], [encoded[row] for row in kept], skipped)
 
 
-def _compare(request: EvaluateRequest, held_out: HeldOut, answers: Answers, judge: Judge) -> Comparison:
+def _compare(request: EvaluateRequest, held_out: HeldOut, answers: Answers, judge: Judge) -> HeldOutComparison:
     """Judges the responses; where champion and start are the same model, it is judged once and stands for both."""
     same = request.champion.digest == request.start.digest
     judged = [name for name in MODELS if not (same and name == "start")]
@@ -113,14 +113,14 @@ def _compare(request: EvaluateRequest, held_out: HeldOut, answers: Answers, judg
     return replace(found, outcomes=found.outcomes | {"start": found.outcomes["champion"]}, rewards=rewards)
 
 
-def _principle_violations(request: EvaluateRequest, comparison: Comparison) -> dict[str, dict[str, float | None]]:
+def _principle_violations(request: EvaluateRequest, comparison: HeldOutComparison) -> dict[str, dict[str, float | None]]:
     """By principle and model; where champion and start are the same model, it was judged once."""
     same = request.champion.digest == request.start.digest
     found = principle_violations(comparison.verdicts, models=[name for name in MODELS if not (same and name == "start")])
     return {principle: {"start": shares["champion"]} | shares for principle, shares in found.items()} if same else found
 
 
-def _win_rates(request: EvaluateRequest, comparison: Comparison) -> dict[str, Any]:
+def _win_rates(request: EvaluateRequest, comparison: HeldOutComparison) -> dict[str, Any]:
     settings = request.evaluation
     rates = {}
     for opponent in ("champion", "start"):
@@ -148,7 +148,7 @@ def _implicit_reward(request: EvaluateRequest) -> dict[str, float | None]:
     return {name: None if pairs is None else pairs[key] for name, key in names.items()}
 
 
-def _samples(held_out: HeldOut, answers: Answers, comparison: Comparison) -> pd.DataFrame:
+def _samples(held_out: HeldOut, answers: Answers, comparison: HeldOutComparison) -> pd.DataFrame:
     unscored: list[float | None] = [None] * len(held_out.prompts)
     rewards = comparison.rewards or {}
     words = {

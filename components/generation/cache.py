@@ -12,28 +12,28 @@ from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidi
 from components.generation.prefill import Prefilled
 
 
-class Closing(NamedTuple):
-    """How rows close ranks when some are done: those at `movers` go to the places `holes`, then the first `kept` rows stay."""
+class Compaction(NamedTuple):
+    """How rows close ranks when some are done: those at `sources` go to the places `slots`, then the first `kept` rows stay."""
 
-    holes: torch.Tensor
-    movers: torch.Tensor
+    slots: torch.Tensor
+    sources: torch.Tensor
     kept: int
 
     def apply(self, rows: torch.Tensor) -> torch.Tensor:
         """Closes the ranks of a tensor's first dimension, in its own memory."""
-        rows[self.holes] = rows[self.movers]
+        rows[self.slots] = rows[self.sources]
         return rows[: self.kept]
 
 
-def plan_closing(running: list[bool], device: torch.device) -> Closing:
+def plan_closing(running: list[bool], device: torch.device) -> Compaction:
     """Plans which of the rows still running move, so that they end up next to each other; as few as possible do."""
     kept = sum(running)
-    holes = [place for place in range(kept) if not running[place]]
-    movers = [place for place in range(kept, len(running)) if running[place]]
-    return Closing(torch.tensor(holes, dtype=torch.long, device=device), torch.tensor(movers, dtype=torch.long, device=device), kept)
+    slots = [place for place in range(kept) if not running[place]]
+    sources = [place for place in range(kept, len(running)) if running[place]]
+    return Compaction(torch.tensor(slots, dtype=torch.long, device=device), torch.tensor(sources, dtype=torch.long, device=device), kept)
 
 
-class Forked:
+class CopiedCache:
     """What decodes a batch of responses with a copy of its prompt's cache for each of them.
 
     Args:
@@ -71,7 +71,7 @@ class Forked:
         logits: torch.Tensor = output.logits[:, -1]
         return logits
 
-    def close_ranks(self, closing: Closing) -> None:
+    def close_ranks(self, closing: Compaction) -> None:
         """Drops the finished responses."""
         self.mask = closing.apply(self.mask)
         for layer in self.cache.layers:
@@ -113,7 +113,7 @@ class ReservedLayer(DynamicLayer):
         """Number of positions that the next update returns, and the first of them."""
         return self.seen + query_length - self._first_visible(), self._first_visible()
 
-    def close_ranks(self, closing: Closing) -> None:
+    def close_ranks(self, closing: Compaction) -> None:
         """Drops the finished rows."""
         for place, buffer in enumerate(self.buffers):
             closing.apply(buffer[:, :, : self.filled])

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from components.config import PolicyConfig, SamplingEngine
 from components.generation import vllm
-from components.generation.law import Law
 from components.generation.sampler import Sampled, sample
+from components.generation.sampling_params import SamplingParams
 from components.models.loading import load_generation_config, load_policy, pick_device, resolve_dtype
 from components.records import ModelRef
 
@@ -20,12 +20,17 @@ class Draw(Protocol):
     """Samples responses to every prompt, as `sampler.sample` does."""
 
     def __call__(
-        self, prompts: Sequence[list[int]], *, seeds: Sequence[Sequence[int]], law: Law, on_batch: Callable[[Sequence[Sampled]], None]
+        self,
+        prompts: Sequence[list[int]],
+        *,
+        seeds: Sequence[Sequence[int]],
+        law: SamplingParams,
+        on_batch: Callable[[Sequence[Sampled]], None],
     ) -> list[Sampled]:
         """One response for each seed, ordered by prompt, then sample."""
 
 
-class Opened:
+class Sampler:
     """A policy that can be sampled from."""
 
     def __init__(self, draw: Draw, generation_config: "GenerationConfig | None", model: "PreTrainedModel | None") -> None:
@@ -36,7 +41,7 @@ class Opened:
 @contextlib.contextmanager
 def opened(
     policy: ModelRef, limits: PolicyConfig, *, engine: SamplingEngine, longest: int, pad_id: int, batch_size: int
-) -> Iterator[Opened]:
+) -> Iterator[Sampler]:
     """Loads a policy where its responses are drawn.
 
     Args:
@@ -54,9 +59,9 @@ def opened(
     dtype = resolve_dtype(limits.dtype)
     if engine == "vllm":
         with vllm.loaded(policy, dtype=str(dtype).removeprefix("torch."), longest=longest) as session:
-            yield Opened(session.sample, load_generation_config(policy), None)
+            yield Sampler(session.sample, load_generation_config(policy), None)
         return
     model = load_policy(policy, dtype=dtype, device=pick_device(), quantization=limits.quantization)
 
     draw = partial(sample, model, pad_id=pad_id, batch_size=batch_size)
-    yield Opened(draw, model.generation_config, model)
+    yield Sampler(draw, model.generation_config, model)

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from components.generation.law import NOT_FINITE, Ending, Law, pick_tokens
+from components.generation.sampling_params import NOT_FINITE, Ending, SamplingParams, sample_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def decode_plainly(model: "PreTrainedModel", prompts: list[list[int]], uniforms: np.ndarray, law: Law, pad_id: int) -> list[Ending]:
+def decode_plainly(
+    model: "PreTrainedModel", prompts: list[list[int]], uniforms: np.ndarray, law: SamplingParams, pad_id: int
+) -> list[Ending]:
     """Decodes one batch.
 
     Args:
@@ -38,7 +40,7 @@ def decode_plainly(model: "PreTrainedModel", prompts: list[list[int]], uniforms:
     return endings
 
 
-def _generate(model: "PreTrainedModel", ids: torch.Tensor, draws: torch.Tensor, law: Law, pad_id: int) -> list[list[int]]:
+def _generate(model: "PreTrainedModel", ids: torch.Tensor, draws: torch.Tensor, law: SamplingParams, pad_id: int) -> list[list[int]]:
     from transformers import GenerationConfig, LogitsProcessorList
 
     settings = GenerationConfig(
@@ -63,11 +65,11 @@ def _generate(model: "PreTrainedModel", ids: torch.Tensor, draws: torch.Tensor, 
 class _Drawn:
     """Leaves transformers' greedy choice one token: the one that the law draws."""
 
-    def __init__(self, draws: torch.Tensor, law: Law, prompt_length: int) -> None:
+    def __init__(self, draws: torch.Tensor, law: SamplingParams, prompt_length: int) -> None:
         self.draws, self.law, self.prompt_length = draws, law, prompt_length
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        picked = pick_tokens(scores, self.draws[:, input_ids.shape[1] - self.prompt_length], self.law)
+        picked = sample_tokens(scores, self.draws[:, input_ids.shape[1] - self.prompt_length], self.law)
         if bool((picked < 0).any()):
             raise RuntimeError(NOT_FINITE)
         return torch.full_like(scores, -torch.inf).scatter_(1, picked.unsqueeze(1), 0.0)
@@ -89,7 +91,7 @@ def _without_own_generation_config(model: Any) -> Iterator[None]:
             owner.generation_config = config
 
 
-def _ending(tokens: list[int], law: Law) -> Ending:
+def _ending(tokens: list[int], law: SamplingParams) -> Ending:
     for place, token in enumerate(tokens):
         if token in law.stop_ids:
             return tokens[: place + 1], "stop"

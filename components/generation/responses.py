@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from components.generation.engines import Draw
-from components.generation.law import Law
 from components.generation.sampler import Sampled
+from components.generation.sampling_params import SamplingParams
 from components.runtime.ranks import over_ranks
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def respond(
     prompts: Sequence[list[int]],
     *,
     seeds: Sequence[Sequence[int]],
-    law: Law,
+    law: SamplingParams,
     on_batch: Callable[[Sequence[Sampled]], None],
 ) -> list[list[Response]]:
     """Samples responses to every prompt; arguments and errors as of `sampler.sample`. Ranks share the prompts out between them.

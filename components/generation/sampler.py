@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from components.generation.cache import plan_closing
-from components.generation.law import NOT_FINITE, Ending, Law, pick_tokens
 from components.generation.plain import decode_plainly
 from components.generation.prefill import prefill
+from components.generation.sampling_params import NOT_FINITE, Ending, SamplingParams, sample_tokens
 from components.generation.shared_prompt import decoder
 from components.models.adapters import num_virtual_tokens
 from components.models.padding import decodes_in_batches
@@ -47,7 +47,7 @@ def sample(
     prompts: Sequence[list[int]],
     *,
     seeds: Sequence[Sequence[int]],
-    law: Law,
+    law: SamplingParams,
     pad_id: int,
     batch_size: int,
     on_batch: Callable[[Sequence[Sampled]], None],
@@ -96,7 +96,7 @@ def sample(
     return sorted(responses, key=lambda response: response[:2])
 
 
-def _decode(model: "PreTrainedModel", prompts: list[list[int]], uniforms: np.ndarray, law: Law, pad_id: int) -> list[Ending]:
+def _decode(model: "PreTrainedModel", prompts: list[list[int]], uniforms: np.ndarray, law: SamplingParams, pad_id: int) -> list[Ending]:
     """Decodes one batch; `uniforms` is (rows, max_new_tokens), the rows of a prompt next to each other."""
     samples = len(uniforms) // len(prompts)
     begun = prefill(model, prompts, pad_id)
@@ -108,7 +108,7 @@ def _decode(model: "PreTrainedModel", prompts: list[list[int]], uniforms: np.nda
     stopped = [False] * len(tokens)
     rows = torch.arange(len(tokens), device=model.device)
     for step in range(law.max_new_tokens):
-        picked = pick_tokens(logits, draws[:, step], law)
+        picked = sample_tokens(logits, draws[:, step], law)
         live, drawn = torch.stack([rows, picked]).tolist()  # the step's only wait for the device
         for row, token in zip(live, drawn, strict=True):
             if token < 0:

@@ -15,7 +15,7 @@ import torch
 from transformers import AttentionInterface
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from components.generation.cache import Closing, Forked, plan_closing
+from components.generation.cache import Compaction, CopiedCache, plan_closing
 from components.generation.prefill import Prefilled, prefill
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 _known: "WeakKeyDictionary[torch.nn.Module, bool]" = WeakKeyDictionary()
 
 
-def decoder(begun: Prefilled, *, samples: int, room: int) -> "Shared | Forked":
+def decoder(begun: Prefilled, *, samples: int, room: int) -> "Shared | CopiedCache":
     """What decodes responses to prefilled prompts: with shared prompts where the model does so exactly, else from a forked cache."""
     base = _base(begun.model)
     if base not in _known:
@@ -43,7 +43,7 @@ def decoder(begun: Prefilled, *, samples: int, room: int) -> "Shared | Forked":
         _known[base] = not reason
         if reason:
             log.info("%s: every response is sampled with a copy of its prompt's keys and values", reason)
-    return (Shared if _known[base] else Forked)(begun, samples=samples, room=room)
+    return (Shared if _known[base] else CopiedCache)(begun, samples=samples, room=room)
 
 
 def _reason_against(base: Any) -> str:
@@ -56,7 +56,7 @@ def _reason_against(base: Any) -> str:
     if {type(layer) for layer in DynamicCache(config=base.config).layers} - {DynamicLayer}:
         return f"{name} has layers with a sliding window"
     try:
-        expected, found = (_trial(base, kind) for kind in (Forked, Shared))
+        expected, found = (_trial(base, kind) for kind in (CopiedCache, Shared))
     except (CannotShare, TypeError, AttributeError, ValueError, RuntimeError) as error:
         return f"{name} cannot share prompts: {error}"
     gap = float((found - expected).abs().max() / expected.std())
@@ -64,7 +64,7 @@ def _reason_against(base: Any) -> str:
 
 
 @torch.inference_mode()
-def _trial(base: Any, kind: "type[Shared | Forked]") -> torch.Tensor:
+def _trial(base: Any, kind: "type[Shared | CopiedCache]") -> torch.Tensor:
     """Logits of two steps; between them a response ends."""
     begun = prefill(base, [list(prompt) for prompt in PROMPTS], pad_id=0)
     state = kind(begun, samples=2, room=2)
@@ -115,7 +115,7 @@ class Run:
         """Places of the prompts that have responses left."""
         return slice(self.first, self.first + self.count)
 
-    def close_ranks(self, closing: Closing) -> None:
+    def close_ranks(self, closing: Compaction) -> None:
         """Drops the prompts that have no responses left."""
         self.count = closing.kept
         if self.hidden is not None:
@@ -168,16 +168,16 @@ class Shared:
         logits: torch.Tensor = output.logits[:, -1]
         return logits
 
-    def close_ranks(self, closing: Closing) -> None:
+    def close_ranks(self, closing: Compaction) -> None:
         """Drops the finished responses, and the prompts that have none left."""
         self.slots = closing.apply(self.slots)
         places, numbers = self.slots // self.samples, self.slots % self.samples
         running = torch.zeros(self.num_prompts, dtype=torch.bool).index_fill_(0, places, True)
-        of_runs: list[Closing] = []
+        of_runs: list[Compaction] = []
         now = torch.arange(self.num_prompts)
         for run in self.runs:
             of_run = plan_closing(running[run.places].tolist(), self.slots.device)
-            now[run.first + of_run.movers] = run.first + of_run.holes
+            now[run.first + of_run.sources] = run.first + of_run.slots
             run.close_ranks(of_run)
             of_runs.append(of_run)
         self.slots = now[places] * self.samples + numbers
@@ -270,7 +270,7 @@ class SharedLayer(DynamicLayer):
         """Number of positions that the next update makes visible, and the first of them."""
         return self.get_seq_length() + query_length, 0
 
-    def close_ranks(self, closing: Closing, of_runs: list[Closing]) -> None:
+    def close_ranks(self, closing: Compaction, of_runs: list[Compaction]) -> None:
         """Drops the finished responses, and of each run the prompts that have none left."""
         for place, buffer in enumerate(self.buffers):
             closing.apply(buffer[:, :, : self.filled])

@@ -12,9 +12,9 @@ from components.artifacts import derive_seed, read_table, write_json, write_tabl
 from components.data.messages import parse_messages
 from components.generation.curriculum import draw_round
 from components.generation.engines import opened
-from components.generation.law import Law
 from components.generation.responses import Response, respond
 from components.generation.sampler import Sampled
+from components.generation.sampling_params import SamplingParams
 from components.models.loading import load_tokenizer
 from components.models.tokens import prompt_ids, stop_ids
 from components.records import GenerateRequest
@@ -106,7 +106,7 @@ def _respond(
         pad_id=tokenizer.pad_token_id,
         batch_size=generation.batch_size,
     ) as policy:
-        law = Law(
+        law = SamplingParams(
             temperature=generation.temperature,
             top_p=generation.top_p,
             top_k=generation.top_k,

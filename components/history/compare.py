@@ -9,7 +9,7 @@ from components.campaign.state import campaign_directory, known_state
 from components.config import differences
 from components.history.names import RoundName
 from components.records import Interval, RoundRecord
-from components.report.samples import Answer, read_samples
+from components.report.samples import SampleAnswer, read_samples
 from components.report.wording import NOTHING, count, decimal, duration, estimate, model_name, stage_name
 
 NUM_SAMPLES = 3
@@ -29,12 +29,12 @@ class SharedSample:
     """Both challengers' answers to one held-out prompt."""
 
     prompt: str
-    left: Answer
-    right: Answer
+    left: SampleAnswer
+    right: SampleAnswer
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RoundComparison:
     """All that two rounds' files say about how they differ."""
 
     names: tuple[str, str]
@@ -57,7 +57,7 @@ class _Side:
     record: RoundRecord
 
 
-def compare_rounds(left: RoundName, right: RoundName) -> Comparison:
+def compare_rounds(left: RoundName, right: RoundName) -> RoundComparison:
     """Sets two finished rounds side by side.
 
     Raises:
@@ -65,7 +65,7 @@ def compare_rounds(left: RoundName, right: RoundName) -> Comparison:
     """
     sides = _side(left), _side(right)
     digests = _digests(*sides)
-    return Comparison(
+    return RoundComparison(
         names=(str(left), str(right)),
         measures=tuple(_rows(*(_measures(side) for side in sides))),
         warnings=tuple(_warnings(digests)),

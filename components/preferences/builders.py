@@ -13,7 +13,7 @@ from typing import NamedTuple
 from components.artifacts import derive_seed
 from components.config import PreferencesConfig
 from components.judges.protocol import SCORE_NOISE
-from components.preferences.candidates import Answer, Candidates, JudgedPrompt, Pair
+from components.preferences.candidates import Candidates, JudgedAnswer, JudgedPrompt, Pair
 
 Choose = Callable[[Sequence[Candidates], PreferencesConfig, int], list[list[Pair]]]
 """(what each prompt offers, configuration, the stage's seed) -> at least one pair of each prompt, in the prompts' order."""
@@ -89,7 +89,7 @@ BUILDERS: dict[str, Builder] = {
 }
 
 
-def _rank(answer: Answer) -> tuple[float, int]:
+def _rank(answer: JudgedAnswer) -> tuple[float, int]:
     return -answer.score, answer.sample_id
 
 
@@ -123,7 +123,7 @@ def win_rates(prompt: JudgedPrompt) -> dict[int, float]:
     return {answer.sample_id: _win_rate(answer, prompt) for answer in prompt.answers}
 
 
-def _win_rate(answer: Answer, prompt: JudgedPrompt) -> float:
+def _win_rate(answer: JudgedAnswer, prompt: JudgedPrompt) -> float:
     twins = len(answer.sample_ids) - 1
     won, met = [0.5 * twins], twins
     for other in prompt.answers:
@@ -134,7 +134,7 @@ def _win_rate(answer: Answer, prompt: JudgedPrompt) -> float:
     return math.fsum(won) / met if met else 0.5
 
 
-def _wins(answer: Answer, other: Answer, prompt: JudgedPrompt) -> float | None:
+def _wins(answer: JudgedAnswer, other: JudgedAnswer, prompt: JudgedPrompt) -> float | None:
     if prompt.comparisons:
         return prompt.comparisons.get((answer.sample_id, other.sample_id))
     if math.isclose(answer.score, other.score, rel_tol=SCORE_NOISE, abs_tol=SCORE_NOISE):

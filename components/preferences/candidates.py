@@ -21,7 +21,7 @@ compared where its word on exactly the two is needed."""
 
 
 @dataclass(frozen=True)
-class Answer:
+class JudgedAnswer:
     """A text that answers a prompt, with the judge's score of it."""
 
     sample_ids: tuple[int, ...]
@@ -40,7 +40,7 @@ class JudgedPrompt:
     """The answers to a prompt and what the judge said of them."""
 
     prompt_id: str
-    answers: tuple[Answer, ...]
+    answers: tuple[JudgedAnswer, ...]
     """Those with a score, each text once, by sample_id."""
     comparisons: Mapping[tuple[int, int], float]
     """Probability that the first is better than the second, by their `sample_id`, in both orders; empty where the judge scores alone."""
@@ -54,8 +54,8 @@ class JudgedPrompt:
 class Pair(NamedTuple):
     """Two answers to one prompt, the first preferred."""
 
-    chosen: Answer
-    rejected: Answer
+    chosen: JudgedAnswer
+    rejected: JudgedAnswer
     p: float
     """Probability that chosen is really better, in [0.5, 1]."""
     tied: bool = False
@@ -95,7 +95,7 @@ def candidates(prompt: JudgedPrompt, preferences: PreferencesConfig) -> Candidat
     return next((reason for reason in reasons if reason in found), "ties")
 
 
-def _related(prompt: JudgedPrompt, one: Answer, other: Answer, preferences: PreferencesConfig) -> Pair | Reason:
+def _related(prompt: JudgedPrompt, one: JudgedAnswer, other: JudgedAnswer, preferences: PreferencesConfig) -> Pair | Reason:
     better, worse = sorted((one, other), key=lambda answer: (-answer.score, answer.sample_id))
     said = prompt.comparisons.get((better.sample_id, worse.sample_id))
     if said is None and preferences.soft_labels == "verdict":
@@ -133,11 +133,11 @@ def _judged(group: Group, scored: Mapping[Key, float], compared: Compared) -> Ju
     return JudgedPrompt(group.prompt_id, answers, comparisons)
 
 
-def _answer(responses: Sequence[tuple[int, str, float]]) -> Answer:
+def _answer(responses: Sequence[tuple[int, str, float]]) -> JudgedAnswer:
     """Responses that differ in outer white space at most, as one answer: the first one's text, and their mean score."""
     given = [score for _, _, score in responses]
     mean = given[0] if len(set(given)) == 1 else math.fsum(given) / len(given)
-    return Answer(tuple(sample_id for sample_id, _, _ in responses), responses[0][1], mean)
+    return JudgedAnswer(tuple(sample_id for sample_id, _, _ in responses), responses[0][1], mean)
 
 
 def _compared(verdicts: Sequence[Verdict]) -> dict[str, dict[tuple[int, int], float]]:

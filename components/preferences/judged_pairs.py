@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 from components.config import PreferencesConfig
 from components.judges.protocol import Group, Key, Verdict, conclusions
 from components.preferences.builders import BUILDERS
-from components.preferences.candidates import SCORE_NOISE, Answer, Candidates, JudgedPrompt, Pair, candidates, judged_prompts
+from components.preferences.candidates import SCORE_NOISE, Candidates, JudgedAnswer, JudgedPrompt, Pair, candidates, judged_prompts
 from components.preferences.counts import PAIRED
 from components.preferences.labels import soft_label
 from components.preferences.tables import pair_row
 
 
-class Built(NamedTuple):
+class BuiltPairs(NamedTuple):
     """The pairs of a round."""
 
     rows: list[dict[str, Any]]
@@ -26,7 +26,9 @@ class Built(NamedTuple):
     """Responses that were revised, by the outcome of their revision; None where none was to be."""
 
 
-def build_pairs(groups: Sequence[Group], verdicts: Sequence[Verdict], *, judge: str, preferences: PreferencesConfig, seed: int) -> Built:
+def build_pairs(
+    groups: Sequence[Group], verdicts: Sequence[Verdict], *, judge: str, preferences: PreferencesConfig, seed: int
+) -> BuiltPairs:
     """Builds the pairs that the configured builder finds in the verdicts.
 
     Args:
@@ -50,7 +52,7 @@ def build_pairs(groups: Sequence[Group], verdicts: Sequence[Verdict], *, judge: 
         outcomes[group.prompt_id] = PAIRED if isinstance(offered, Candidates) else offered
         if isinstance(offered, Candidates):
             rows += [_row(group, pair, judge, cited, preferences) for pair in next(pairs)]
-    return Built(rows, outcomes)
+    return BuiltPairs(rows, outcomes)
 
 
 def _check_compared(verdicts: Iterable[Verdict], judge: str, preferences: PreferencesConfig) -> None:
@@ -94,7 +96,9 @@ THRESHOLDS: dict[str, Callable[[Sequence[float], float], float]] = {
 """(scores of the round's responses, the configured value) -> score above which a response is desirable."""
 
 
-def build_singles(groups: Sequence[Group], verdicts: Sequence[Verdict], *, judge: str, preferences: PreferencesConfig, seed: int) -> Built:
+def build_singles(
+    groups: Sequence[Group], verdicts: Sequence[Verdict], *, judge: str, preferences: PreferencesConfig, seed: int
+) -> BuiltPairs:
     """Every answer whose score is farther from the threshold than `min_margin`: desirable above it, undesirable below.
 
     Args:
@@ -124,10 +128,10 @@ def build_singles(groups: Sequence[Group], verdicts: Sequence[Verdict], *, judge
                 verdict_ids=[name for sample_id in answer.sample_ids for name in cited[group.prompt_id, sample_id]],
             )
             rows.append(row)
-    return Built(rows, outcomes)
+    return BuiltPairs(rows, outcomes)
 
 
-def _end(answer: Answer, threshold: float, preferences: PreferencesConfig) -> str:
+def _end(answer: JudgedAnswer, threshold: float, preferences: PreferencesConfig) -> str:
     if math.isclose(answer.score, threshold, rel_tol=SCORE_NOISE, abs_tol=SCORE_NOISE):
         return "ties"
     return PAIRED if abs(answer.score - threshold) > preferences.min_margin else "below_margin"
@@ -140,7 +144,7 @@ def _outcome(prompt: JudgedPrompt, ends: Sequence[str]) -> str:
 
 def build_from_verdicts(
     groups: Sequence[Group], verdicts: Sequence[Verdict], *, judge: str, preferences: PreferencesConfig, seed: int
-) -> Built:
+) -> BuiltPairs:
     """Builds what `preferences.pairs` names; arguments and errors as for `build_pairs`."""
     chosen = build_singles if preferences.pairs == "unpaired" else build_pairs
     return chosen(groups, verdicts, judge=judge, preferences=preferences, seed=seed)

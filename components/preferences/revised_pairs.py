@@ -13,7 +13,7 @@ from components.judges.protocol import Group, Key, Verdict, scores
 from components.judges.revision import Draft, Outcome, Revision
 from components.judges.violations import violated_principles
 from components.preferences.counts import NOT_REVISED, PAIRED
-from components.preferences.judged_pairs import Built, verdict_ids
+from components.preferences.judged_pairs import BuiltPairs, verdict_ids
 from components.preferences.tables import pair_row
 
 
@@ -32,7 +32,7 @@ class Revises(Protocol):
 
 def revised_pairs(
     groups: Sequence[Group], verdicts: Sequence[Verdict], *, reviser: Revises, judge: str, preferences: PreferencesConfig, seed: int
-) -> Built:
+) -> BuiltPairs:
     """Has the worst response to each prompt revised, and pairs the revision with it.
 
     A response is criticised by a principle that it violates, drawn by weight; by any where it violates none. Nobody has compared the
@@ -64,7 +64,7 @@ def revised_pairs(
     ]
     outcomes = {group.prompt_id: _ended(revisions.get(group.prompt_id)) for group in groups}
     counts = Counter(revision.outcome for revision in revisions.values())
-    return Built(rows, outcomes, {outcome: counts[outcome] for outcome in get_args(Outcome)})
+    return BuiltPairs(rows, outcomes, {outcome: counts[outcome] for outcome in get_args(Outcome)})
 
 
 def _worst(group: Group, scored: Mapping[Key, float]) -> int | None:

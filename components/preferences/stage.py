@@ -12,15 +12,15 @@ from components.judges.health_limits import check_limits
 from components.judges.protocol import JUDGING, Group, Judge, JudgeContext
 from components.judges.registry import load_pinned_judge
 from components.judges.revision import Reviser
-from components.preferences.active.refine import Costly, costly_judge, refine
+from components.preferences.active.refine import CostlyJudge, costly_judge, refine
 from components.preferences.counts import COUNTS, judged_counts, pair_counts, seeded_counts
-from components.preferences.judged_pairs import Built, build_from_verdicts
+from components.preferences.judged_pairs import BuiltPairs, build_from_verdicts
 from components.preferences.revised_pairs import revised_pairs
 from components.preferences.seeds import seeded_pairs
 from components.preferences.tables import check_invalid_share, read_groups, write_outcomes, write_pairs, write_verdicts
 from components.records import CollectRequest
 
-Build = Callable[..., Built]
+Build = Callable[..., BuiltPairs]
 """(groups, verdicts, *, judge, preferences, seed) -> what is trained on."""
 
 
@@ -54,7 +54,7 @@ def building(preferences: PreferencesConfig, judge: JudgeConfig, context: JudgeC
 
 
 def collect(
-    groups: Sequence[Group], judge: Judge, *, build: Build, preferences: PreferencesConfig, seed: int, out: Path, costly: Costly | None
+    groups: Sequence[Group], judge: Judge, *, build: Build, preferences: PreferencesConfig, seed: int, out: Path, costly: CostlyJudge | None
 ) -> None:
     """Judges the responses to each prompt, builds pairs, has some of them judged again, and writes everything with the counts.
 

@@ -11,7 +11,7 @@ MODELS = ("start", "champion", "challenger")
 
 
 @dataclass(frozen=True)
-class Answer:
+class SampleAnswer:
     """One model's response; no reward where the judge gives none or its verdict was invalid."""
 
     model: str
@@ -24,7 +24,7 @@ class Sample:
     """One held-out prompt with the three answers; outcomes are the challenger's: 1 win, 0.5 tie, 0 loss, None where unjudged."""
 
     prompt: str
-    answers: tuple[Answer, ...]
+    answers: tuple[SampleAnswer, ...]
     outcome_vs_champion: float | None
     outcome_vs_start: float | None
 
@@ -38,7 +38,7 @@ def read_samples(round_: RoundFiles) -> tuple[Sample, ...]:
     return tuple(
         Sample(
             prompt=row["prompt"],
-            answers=tuple(Answer(model=name, text=row[name], reward=_known(row[f"reward_{name}"])) for name in MODELS),
+            answers=tuple(SampleAnswer(model=name, text=row[name], reward=_known(row[f"reward_{name}"])) for name in MODELS),
             outcome_vs_champion=_known(row["outcome_vs_champion"]),
             outcome_vs_start=_known(row["outcome_vs_start"]),
         )

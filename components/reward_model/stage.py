@@ -17,7 +17,7 @@ from components.config import JudgeSettings
 from components.data.messages import parse_messages
 from components.dpo.batches import Layout, Pair, Plan
 from components.dpo.engine import build_engine, full_weights, join_process_group
-from components.dpo.out_of_memory import memory_told
+from components.dpo.out_of_memory import explaining_out_of_memory
 from components.judges.protocol import Group, scores
 from components.judges.reward_model import RewardModelJudge
 from components.judges.reward_model_directory import longest_read
@@ -97,7 +97,7 @@ def _train(
             )
 
     scratch = out.parent / CHECKPOINTS / digest(request)[:16]
-    with memory_told("training", training, micro_batch_pairs=training.micro_batch_pairs, has_adapter=False):
+    with explaining_out_of_memory("training", training, micro_batch_pairs=training.micro_batch_pairs, has_adapter=False):
         steps = train(engine, objective, training, plan, layout, directory=scratch, on_first_loss=check_first_loss)
     probe = pairs.train[: training.micro_batch_pairs]
     engine.eval()

@@ -236,7 +236,7 @@ def _child_main(message: Path, out: Path, pipes: list[str]) -> None:
     content = read_json(message)
     request = STAGES[content["stage"]].request.model_validate(content["request"])
     try:
-        with progress.shown_by(_Relay()) if rank == 0 else contextlib.nullcontext():
+        with progress.reporting_to(_Relay()) if rank == 0 else contextlib.nullcontext():
             importlib.import_module(content["module"]).run(request, out)
     except Exception as error:
         # The first to fail is the cause: it tells before its connections break, and the others then fail for having lost it.

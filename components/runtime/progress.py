@@ -43,7 +43,7 @@ def ended(round: str, stage: str, seconds: float, *, already_done: bool) -> None
 
 
 @contextlib.contextmanager
-def shown_by(listener: Listener) -> Iterator[None]:
+def reporting_to(listener: Listener) -> Iterator[None]:
     """Sends what is reported within the block to a listener."""
     _listeners.append(listener)
     try:

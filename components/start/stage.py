@@ -10,8 +10,8 @@ from components.builtin.starter import starter_model
 from components.config import BUILTIN, JudgeConfig, PolicyConfig
 from components.data.messages import format_messages
 from components.data.prompts import Prompt, split_prompts
-from components.generation.law import Law
 from components.generation.sampler import sample
+from components.generation.sampling_params import SamplingParams
 from components.judges.registry import judge_digest
 from components.models.directory import check_model_directory, locate_model
 from components.models.loading import load_policy, load_tokenizer, pick_device, resolve_dtype, start_ref
@@ -56,7 +56,7 @@ def run(request: StartRequest, out: Path) -> None:
 def _check_it_answers(model: ModelRef, policy: PolicyConfig, prompts: tuple[Prompt, ...]) -> None:
     """Loads the start model as every later stage will, and lets it say one token."""
     shortest = min(prompts, key=lambda prompt: sum(len(message["content"]) for message in prompt.messages))
-    law = Law(temperature=1.0, top_p=1.0, top_k=1, max_new_tokens=1, stop_ids=frozenset())
+    law = SamplingParams(temperature=1.0, top_p=1.0, top_k=1, max_new_tokens=1, stop_ids=frozenset())
     try:
         tokenizer = load_tokenizer(model)
         loaded = load_policy(model, dtype=resolve_dtype(policy.dtype), device=pick_device(), quantization=policy.quantization)

@@ -21,7 +21,7 @@ ROUND, VERDICT = "round", "verdict"
 
 
 @dataclass(frozen=True)
-class Comparison:
+class TracedComparison:
     """Two answers to a prompt, and all that was said of them."""
 
     conclusion: Verdict
@@ -38,7 +38,7 @@ class Comparison:
         return {"prompt": self.prompt, f"answer {first}": self.texts[first], f"answer {second}": self.texts[second]}
 
 
-def comparisons(facts: RoundFacts) -> list[Comparison]:
+def comparisons(facts: RoundFacts) -> list[TracedComparison]:
     """A sample of the round's comparisons that were made of parts, the same at every call; none of a judge that scores."""
     place = facts.directory / "collect_preferences" / VERDICTS
     if not place.exists():
@@ -60,10 +60,10 @@ def comparisons(facts: RoundFacts) -> list[Comparison]:
     texts: defaultdict[str, dict[int, str]] = defaultdict(dict)
     for prompt_id, sample_id, text in zip(responses["prompt_id"], responses["sample_id"], responses["text"], strict=True):
         texts[prompt_id][int(sample_id)] = text
-    return [Comparison(verdict, tuple(of), readable(asked[verdict.prompt_id]), texts[verdict.prompt_id]) for verdict, of in sampled]
+    return [TracedComparison(verdict, tuple(of), readable(asked[verdict.prompt_id]), texts[verdict.prompt_id]) for verdict, of in sampled]
 
 
-def add_traces(client: MlflowClient, run: Run, made: Sequence[Comparison], *, round: int, at_ms: int) -> None:
+def add_traces(client: MlflowClient, run: Run, made: Sequence[TracedComparison], *, round: int, at_ms: int) -> None:
     """Adds the comparisons that have no trace yet, and links all to the run.
 
     Args:
@@ -91,7 +91,7 @@ def add_traces(client: MlflowClient, run: Run, made: Sequence[Comparison], *, ro
     client.link_traces_to_run(list(known.values()), run.info.run_id)
 
 
-def _add(client: MlflowClient, comparison: Comparison, experiment: str, tags: dict[str, str], at_ns: int) -> str:
+def _add(client: MlflowClient, comparison: TracedComparison, experiment: str, tags: dict[str, str], at_ns: int) -> str:
     conclusion = comparison.conclusion
     name = conclusion.judge
     root = client.start_trace(name, inputs=comparison.shown, tags=tags, experiment_id=experiment, start_time_ns=at_ns)

@@ -9,7 +9,7 @@ import typer
 
 from components.campaign.lock import CampaignBusy
 from components.campaign.state import campaign_directory, known_campaigns, known_state
-from flows.terminal.console import CampaignArgument, console, errors, told_in_one_line
+from flows.terminal.console import CampaignArgument, console, errors, reporting_errors
 
 if TYPE_CHECKING:
     from components.history.cleanup import Collected
@@ -20,7 +20,7 @@ RoundArgument = Annotated[str, typer.Argument(metavar="ROUND", help="campaign/ro
 
 def compare(left: RoundArgument, right: RoundArgument) -> None:
     """Show two rounds side by side, of one campaign or of two: decisions, numbers, config, digests, answers."""
-    with told_in_one_line():
+    with reporting_errors():
         from components.history.compare import compare_rounds
         from components.history.names import parse_round
         from flows.terminal.history import print_comparison
@@ -33,7 +33,7 @@ def lineage(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with whole digests.")] = False,
 ) -> None:
     """Show what a model version was made from, down to prompts and start model, and whether the files still are that."""
-    with told_in_one_line(), _outage_is_told():
+    with reporting_errors(), _outage_is_told():
         from components.history.lineage import read_lineage
         from components.history.names import parse_version
         from flows.terminal.history import print_lineage
@@ -50,7 +50,7 @@ def rollback(
     round: Annotated[int, typer.Argument(min=0, help="A round that was promoted, or 0 for the start model.")],
 ) -> None:
     """Make an earlier promoted round, or the start model (0), the champion again; the next round starts from it."""
-    with _busy_is_told(), told_in_one_line():
+    with _busy_is_told(), reporting_errors():
         known_state(campaign)
         from components.history.rollback import roll_back
         from components.report.campaign import write_report
@@ -85,7 +85,7 @@ def gc(
     The champion, every model that was ever promoted, the start model and the latest rounds keep their weights; numbers, pairs and
     samples always stay.
     """
-    with told_in_one_line():
+    with reporting_errors():
         if campaign is not None:
             known_state(campaign)
         from components.history.cleanup import collect_garbage

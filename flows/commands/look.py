@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from components.campaign.state import campaign_directory, known_state, runs_directory
-from flows.terminal.console import CampaignArgument, console, told_in_one_line
+from flows.terminal.console import CampaignArgument, console, reporting_errors
 
 
 def status(
@@ -15,7 +15,7 @@ def status(
     """Show a campaign's rounds, its champion, and what is still open."""
     from flows.terminal.rounds import SHOWN_ROUNDS, print_rounds
 
-    with told_in_one_line():
+    with reporting_errors():
         state = known_state(campaign)
     print_rounds(console, state.model_dump(mode="json"), last=None if show_all else SHOWN_ROUNDS)
     if state.target is not None:
@@ -24,7 +24,7 @@ def status(
 
 def report(campaign: CampaignArgument) -> None:
     """Write a campaign's report.html again and print where it lies."""
-    with told_in_one_line():
+    with reporting_errors():
         known_state(campaign)
         from components.report.campaign import write_report
 

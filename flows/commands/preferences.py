@@ -10,7 +10,7 @@ import typer
 from components.campaign.models import model_of_round
 from components.campaign.state import campaign_directory, known_state
 from components.config import load_config
-from flows.terminal.console import console, quiet_libraries, told_in_one_line
+from flows.terminal.console import console, quiet_libraries, reporting_errors
 
 if TYPE_CHECKING:
     from components.records import ModelRef
@@ -44,7 +44,7 @@ def collect(
 
     Example: [bold]ratchet collect answers.jsonl --config my-model.yaml --out judged[/bold]
     """
-    with told_in_one_line():
+    with reporting_errors():
         settings = load_config(config)
         quiet_libraries()
         from components.preferences.standalone.responses_file import read_responses
@@ -69,7 +69,7 @@ def pairs(
     Example: [bold]ratchet pairs runs/demo/round-001 --config conf/demo.yaml --pairs all_pairs --min-margin 1 --out again[/bold]
     """
     chosen = {name: value for name, value in {"pairs": builder, "min_margin": min_margin}.items() if value is not None}
-    with told_in_one_line():
+    with reporting_errors():
         settings = load_config(config, {"preferences": chosen})
         from components.preferences.standalone.kept import read_judged
         from components.preferences.standalone.steps import pair_again
@@ -94,7 +94,7 @@ def calibrate(
 
     Example: [bold]ratchet calibrate labelled.jsonl --config my-model.yaml --out calibration[/bold]
     """
-    with told_in_one_line():
+    with reporting_errors():
         settings = load_config(config)
         quiet_libraries()
         from components.data.preference_file import load_seed_pairs
@@ -121,5 +121,5 @@ def _shown() -> Iterator[None]:
     from components.runtime import progress
     from flows.terminal.rounds import StageProgress
 
-    with StageProgress(console) as shown, progress.shown_by(shown):
+    with StageProgress(console) as shown, progress.reporting_to(shown):
         yield

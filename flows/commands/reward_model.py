@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from components.config import RewardModelConfig
-from flows.terminal.console import console, quiet_libraries, told_in_one_line
+from flows.terminal.console import console, quiet_libraries, reporting_errors
 
 
 def _default(name: str) -> str:
@@ -47,7 +47,7 @@ def reward_model(
         "num_processes": num_processes,
         "seed": seed,
     }
-    with told_in_one_line():
+    with reporting_errors():
         settings = _settings({name: value for name, value in given.items() if value is not None})
         quiet_libraries()
         from components.reward_model.preparing import check_place, prepare_request
@@ -58,7 +58,7 @@ def reward_model(
 
         check_place(out)
         request = prepare_request(pairs, split=split, base=base, revision=revision, settings=settings)
-        with StageProgress(console) as shown, progress.shown_by(shown):
+        with StageProgress(console) as shown, progress.reporting_to(shown):
             run_stage("reward_model", request, out, num_processes=settings.num_processes)
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
         print_reward_model(console, out / "reward_model")

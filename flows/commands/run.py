@@ -11,7 +11,7 @@ from components.campaign.config import refuse_changes
 from components.campaign.state import campaign_directory, runs_directory
 from components.config import load_config
 from components.records import RoundStopped
-from flows.terminal.console import console, errors, quiet_libraries, told_in_one_line
+from flows.terminal.console import console, errors, quiet_libraries, reporting_errors
 
 
 def run(
@@ -26,7 +26,7 @@ def run(
     A stage that is already published is not run again. Example: [bold]ratchet run conf/demo.yaml --rounds 1[/bold]
     """
     overrides = {"num_rounds": rounds, "campaign": campaign, "seed": seed}
-    with told_in_one_line():
+    with reporting_errors():
         settings = load_config(config, {name: value for name, value in overrides.items() if value is not None})
         directory = campaign_directory(settings.campaign)
         if not accept_changes:
@@ -58,7 +58,7 @@ def _run_flow(settings: Any, *, accept_changes: bool) -> None:
     from flows.iterative_dpo import SKIPPED, iterative_dpo
     from flows.terminal.rounds import StageProgress, print_places, print_rounds
 
-    with StageProgress(console) as shown, progress.shown_by(shown):
+    with StageProgress(console) as shown, progress.reporting_to(shown):
         state: Any = iterative_dpo(settings, accept_changes=accept_changes, return_state=True)
     if state.name == SKIPPED:
         errors.print(f"ratchet: skipped: {state.message}")

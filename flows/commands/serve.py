@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.terminal.console import CampaignArgument, console, told_in_one_line
+from flows.terminal.console import CampaignArgument, console, reporting_errors
 
 
 class EngineChoice(StrEnum):
@@ -26,7 +26,7 @@ def serve(
 
     Example: [bold]ratchet serve demo --port 8080[/bold]
     """
-    with told_in_one_line():
+    with reporting_errors():
         from components.serving.engines import pick_engine
         from components.serving.plan import curl_line, plan_serving
         from components.serving.server import served

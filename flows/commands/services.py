@@ -8,7 +8,7 @@ import typer
 
 from components.campaign.state import runs_directory
 from components.config.shipped import conf_path
-from flows.terminal.console import console, told_in_one_line
+from flows.terminal.console import console, reporting_errors
 
 PrefectPort = Annotated[int, typer.Option(min=1, max=65535, envvar="RATCHET_PREFECT_PORT", help="Port of the Prefect page.")]
 MlflowPort = Annotated[int, typer.Option(min=1, max=65535, envvar="RATCHET_MLFLOW_PORT", help="Port of the MLflow page.")]
@@ -19,7 +19,7 @@ def up(prefect_port: PrefectPort = 4200, mlflow_port: MlflowPort = 5000) -> None
     from flows.servers.services import services_directory, start
 
     console.print("starting; a fresh database takes up to a minute", highlight=False)
-    with told_in_one_line():
+    with reporting_errors():
         addresses = start(runs_directory(), prefect_port=prefect_port, mlflow_port=mlflow_port)
     _print_pages(addresses.prefect, addresses.mlflow)
     console.print(f"logs     {services_directory(runs_directory())}", highlight=False, soft_wrap=True)
@@ -30,7 +30,7 @@ def down() -> None:
     """End what `ratchet up` started, and the flow runs of its worker; their next start goes on from where they were."""
     from flows.servers.services import stop
 
-    with told_in_one_line():
+    with reporting_errors():
         console.print("ended" if stop(runs_directory()) else "nothing is up", highlight=False)
 
 
@@ -44,7 +44,7 @@ def deploy(
     from flows.prefect_page.deploy import deploy as put
     from flows.servers.services import chosen_api
 
-    with told_in_one_line():
+    with reporting_errors():
         api = chosen_api(runs_directory())
         for name in put(api, file or conf_path("prefect.yaml"), runs_directory()):
             console.print(name, highlight=False)
@@ -56,7 +56,7 @@ def worker() -> None:
     """Start one more worker, in the foreground, for the server in PREFECT_API_URL, else the one of `ratchet up`."""
     from flows.servers.services import become_worker
 
-    with told_in_one_line():
+    with reporting_errors():
         become_worker(runs_directory())
 
 
@@ -65,7 +65,7 @@ def ui(prefect_port: PrefectPort = 4200, mlflow_port: MlflowPort = 5000) -> None
     from flows.servers.services import running, services_directory
     from flows.servers.temporary import pages
 
-    with told_in_one_line():
+    with reporting_errors():
         services = running(runs_directory())
     if services is not None:
         _print_pages(services.prefect, services.mlflow)
@@ -73,7 +73,7 @@ def ui(prefect_port: PrefectPort = 4200, mlflow_port: MlflowPort = 5000) -> None
         return
     console.print("starting; the MLflow page takes up to a minute the first time", highlight=False)
     runs, ports = runs_directory(), {"prefect_port": prefect_port, "mlflow_port": mlflow_port}
-    with told_in_one_line(), pages(runs, services_directory(runs), **ports) as until_one_ends:
+    with reporting_errors(), pages(runs, services_directory(runs), **ports) as until_one_ends:
         _print_pages(f"http://127.0.0.1:{prefect_port}", f"http://127.0.0.1:{mlflow_port}")
         console.print("Ctrl-C ends both", highlight=False)
         until_one_ends()

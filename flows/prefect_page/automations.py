@@ -32,7 +32,7 @@ def automations(webhook: UUID | None, *, silence: timedelta = SILENCE) -> list[A
     return [_dead_runs(silence), *([] if webhook is None else _notifications(webhook))]
 
 
-def tell_outcome(campaign: str, record: RoundRecord) -> None:
+def emit_outcome(campaign: str, record: RoundRecord) -> None:
     """Emits the event that a round was promoted or refused, with its reasons."""
     verdict = "promoted" if record.promoted else "refused"
     emit_event(

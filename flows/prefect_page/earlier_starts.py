@@ -45,7 +45,7 @@ def refuse_if_overtaken(campaign: str, before: dict[str, Any]) -> None:
         raise CampaignBusy(f"campaign {campaign} was at work from {before['since']} to {before['until']}, when this start was due")
 
 
-def adopt(directory: Path, flow_run_id: str) -> None:
+def take_over(directory: Path, flow_run_id: str) -> None:
     """Marks the campaign's previous flow run as crashed if it never ended, and remembers this one. Call under the campaign's lock.
 
     The lock proves that the previous process is gone. A Prefect database that does not know the run, or does not answer, is no

@@ -33,7 +33,7 @@ def shown_on_page(directory: Path) -> Iterator[None]:
     assert isinstance(artifact, UUID)
     ended = threading.Event()
     thread = threading.Thread(target=contextvars.copy_context().run, args=[_renew, artifact, watched, ended], daemon=True)
-    with progress.shown_by(watched):
+    with progress.reporting_to(watched):
         thread.start()
         try:
             yield

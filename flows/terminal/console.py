@@ -17,7 +17,7 @@ CampaignArgument = Annotated[str, typer.Argument(help="Name of a campaign, as in
 
 
 @contextlib.contextmanager
-def told_in_one_line() -> Iterator[None]:
+def reporting_errors() -> Iterator[None]:
     """Ends the command with exit code 2 for the user's input, 1 for what went wrong; one line, no traceback."""
     try:
         yield

@@ -13,7 +13,7 @@ from components.report import wording
 
 if TYPE_CHECKING:
     from components.history.cleanup import Collected
-    from components.history.compare import Comparison, Row
+    from components.history.compare import RoundComparison, Row
     from components.history.lineage import Lineage
     from components.history.tree import Node
 
@@ -25,7 +25,7 @@ CONDITIONS = {
 }
 
 
-def print_comparison(console: Console, comparison: "Comparison") -> None:
+def print_comparison(console: Console, comparison: "RoundComparison") -> None:
     """Prints two rounds side by side."""
     _print_rows(console, comparison.names, comparison.measures)
     for warning in comparison.warnings:

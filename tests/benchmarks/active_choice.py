@@ -32,7 +32,7 @@ from components.data.prompts import prompt_id
 from components.judges.jury import Juror, JuryJudge
 from components.judges.protocol import Group, Opinion, Verdict, make_verdict
 from components.judges.rule import RuleJudge
-from components.preferences.active.refine import Costly, refine
+from components.preferences.active.refine import CostlyJudge, refine
 from components.preferences.judged_pairs import build_pairs
 
 KNOWN, UNKNOWN, CLOSE = 0.05, 0.45, 0.5
@@ -120,7 +120,7 @@ def measured(seed: int) -> dict[str, Any]:
                 found[f"{how} {share}"] = found[same]
                 continue
             active = ActiveConfig(budget=round(share * len(pairs)), choose_by=how)  # type: ignore[arg-type]
-            costly = Costly(RuleJudge(JudgeConfig()), active, None)
+            costly = CostlyJudge(RuleJudge(JudgeConfig()), active, None)
             refined = refine(pairs, groups, verdicts, costly=costly, preferences=PREFERENCES, seed=seed)
             with tempfile.TemporaryDirectory() as folder:
                 answers = held_out.answers(trained(refined.rows, policy, TRAINING, Path(folder), seed=seed))

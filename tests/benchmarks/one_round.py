@@ -21,9 +21,9 @@ from components.config import ConstraintsConfig, LoraConfig, PolicyConfig, SoftP
 from components.data.messages import Messages, format_messages
 from components.data.prompts import draw, prompt_id
 from components.dpo import stage as dpo
-from components.generation.law import Law
 from components.generation.responses import respond
 from components.generation.sampler import sample
+from components.generation.sampling_params import SamplingParams
 from components.models.loading import load_policy, load_tokenizer, pick_device, resolve_dtype, start_ref, trained_ref
 from components.models.tokens import prompt_ids, stop_ids
 from components.records import Artifact, ModelRef, TrainRequest
@@ -65,7 +65,9 @@ def sampled(model: ModelRef, prompts: Sequence[Messages], *, samples: int, seed:
     """Responses of a model, `samples` to each prompt."""
     tokenizer = load_tokenizer(model)
     policy = load_policy(model, dtype=resolve_dtype("float32"), device=pick_device(), quantization="none")
-    law = Law(temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=64, stop_ids=frozenset(stop_ids(tokenizer, policy.generation_config)))
+    law = SamplingParams(
+        temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=64, stop_ids=frozenset(stop_ids(tokenizer, policy.generation_config))
+    )
     ids = [prompt_ids(tokenizer, messages) for messages in prompts]
     seeds = [[derive_seed(seed, model.digest, row, number) for number in range(samples)] for row in range(len(ids))]
     draw = partial(sample, policy, pad_id=tokenizer.pad_token_id, batch_size=128)

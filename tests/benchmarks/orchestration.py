@@ -134,7 +134,7 @@ def measure(rounds: int, place: Path) -> list[dict[str, float]]:
         iterative_dpo(settings(SOURCE, place / "starter", 1))
         copies, clock = Copies(place / "runs" / SOURCE), Clock()
         copies.install()
-        with progress.shown_by(clock):
+        with progress.reporting_to(clock):
             iterative_dpo(settings("copied", place / "starter", rounds + 1))
     begun = sorted(clock.rounds.items())
     samples = []

@@ -92,7 +92,7 @@ def run_until() -> Callable[[TrainRequest, Path, int], None]:
 
     def run_and_stop(request: TrainRequest, out: Path, step: int) -> None:
         out.mkdir(parents=True)
-        with progress.shown_by(StopAfter(step)), pytest.raises(Stop):
+        with progress.reporting_to(StopAfter(step)), pytest.raises(Stop):
             run(request, out)
 
     return run_and_stop

@@ -19,8 +19,8 @@ from components.campaign.state import round_directory
 from components.config import LoraConfig, SoftPromptConfig
 from components.dpo import checks, stage
 from components.dpo.stage import run
-from components.generation.law import Law
 from components.generation.sampler import Sampled, sample
+from components.generation.sampling_params import SamplingParams
 from components.models.adapters import describe_saved
 from components.models.loading import load_policy, tensors_digest
 from components.records import ModelRef, TrainRequest
@@ -63,7 +63,7 @@ def campaign(tmp_path: Path, make_request: Make) -> Campaign:
 
 def tokens_of(ref: ModelRef) -> list[list[int]]:
     model = load_policy(ref, dtype=torch.float32, device=torch.device("cpu"))
-    law = Law(temperature=1.0, top_p=1.0, top_k=1, max_new_tokens=6, stop_ids=frozenset())
+    law = SamplingParams(temperature=1.0, top_p=1.0, top_k=1, max_new_tokens=6, stop_ids=frozenset())
     found = sample(model, [[7, 8, 9], [10, 11]], seeds=[[1], [2]], law=law, pad_id=0, batch_size=2, on_batch=lambda _: None)
     return [answer.token_ids for answer in found]
 

@@ -13,7 +13,7 @@ import transformers
 
 from components.config import TrainingConfig
 from components.dpo import objective
-from components.dpo.out_of_memory import OutOfMemory, is_out_of_memory, memory_told
+from components.dpo.out_of_memory import OutOfMemory, explaining_out_of_memory, is_out_of_memory
 from components.records import StageFailed, TrainRequest
 from components.runtime.launch import run_stage
 from components.scoring import response_logps as scoring
@@ -98,7 +98,7 @@ def test_reference_scoring_out_of_memory_is_told(make_request: Make, tmp_path: P
 def told(attempt: Callable[[int], None] | None, size: int = 9) -> str:
     with (
         pytest.raises(OutOfMemory) as caught,
-        memory_told("training", TrainingConfig(), micro_batch_pairs=size, has_adapter=True, attempt=attempt),
+        explaining_out_of_memory("training", TrainingConfig(), micro_batch_pairs=size, has_adapter=True, attempt=attempt),
     ):
         raise MemoryError
     return str(caught.value)
@@ -121,7 +121,7 @@ def test_memory_told_one_pair_cannot_be_lower() -> None:
 def test_memory_told_other_errors_pass_unchanged() -> None:
     with (
         pytest.raises(RuntimeError, match=r"^shapes differ$"),
-        memory_told("training", TrainingConfig(), micro_batch_pairs=2, has_adapter=False),
+        explaining_out_of_memory("training", TrainingConfig(), micro_batch_pairs=2, has_adapter=False),
     ):
         raise RuntimeError("shapes differ")
 
@@ -143,7 +143,7 @@ def test_memory_told_lets_go_of_what_failed_before_it_tries_less() -> None:
 
     with (
         pytest.raises(OutOfMemory, match="set it to 4, tried"),
-        memory_told("training", TrainingConfig(), micro_batch_pairs=8, has_adapter=False, attempt=attempt),
+        explaining_out_of_memory("training", TrainingConfig(), micro_batch_pairs=8, has_adapter=False, attempt=attempt),
     ):
         forward()
 

@@ -107,7 +107,7 @@ def test_answers_report_progress_over_all_models(make_request: Make, tmp_path: P
 
         def ended(self, round: str, stage: str, seconds: float, *, already_done: bool) -> None: ...
 
-    with progress.shown_by(Heard()):
+    with progress.reporting_to(Heard()):
         answered(make_request("rambling", "near", batch_size=8))
     assert heard == [(8, 36), (12, 36), (20, 36), (24, 36), (32, 36), (36, 36)]
 

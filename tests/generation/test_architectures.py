@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from components.config import LoraConfig, SoftPromptConfig
-from components.generation.law import Law
 from components.generation.plain import decode_plainly
 from components.generation.sampler import sample
+from components.generation.sampling_params import SamplingParams
 from components.models import padding
 from components.models.adapters import with_fresh_adapter, without_adapter
 from components.scoring.response_logps import Batch, response_logps, token_logps
@@ -71,7 +71,7 @@ def test_what_a_model_is_made_of_says_how_it_is_padded_and_the_log_says_why_once
 
 
 def test_plain_decoding_says_what_batches_say(any_model: Any, prompts: list[list[int]]) -> None:
-    law = Law(temperature=1.0, top_p=0.9, top_k=0, max_new_tokens=8, stop_ids=frozenset({1, 4, 9}))
+    law = SamplingParams(temperature=1.0, top_p=0.9, top_k=0, max_new_tokens=8, stop_ids=frozenset({1, 4, 9}))
     seeds = [[10 * index, 10 * index + 1] for index in range(len(prompts))]
     found = sample(any_model, prompts, seeds=seeds, law=law, pad_id=0, batch_size=4, on_batch=lambda _: None)
     uniforms = np.stack([np.random.Generator(np.random.Philox(key=seed)).random(8) for several in seeds for seed in several])
@@ -81,7 +81,7 @@ def test_plain_decoding_says_what_batches_say(any_model: Any, prompts: list[list
 @pytest.mark.parametrize("kind", ["prompt", "prefix"])
 def test_greedy_samples_of_virtual_tokens_are_what_peft_generates(kind: str, llama: Any, prompts: list[list[int]]) -> None:
     model = with_fresh_adapter(llama, LoraConfig(), SoftPromptConfig.model_validate({"kind": kind, "num_tokens": 5})).eval()
-    law = Law(temperature=1.0, top_p=1.0, top_k=1, max_new_tokens=8, stop_ids=frozenset())
+    law = SamplingParams(temperature=1.0, top_p=1.0, top_k=1, max_new_tokens=8, stop_ids=frozenset())
     found = sample(model, prompts, seeds=[[0]] * len(prompts), law=law, pad_id=0, batch_size=6, on_batch=lambda _: None)
     for prompt, answer in zip(prompts, found, strict=True):
         with warnings.catch_warnings():

@@ -13,19 +13,21 @@ from transformers import GenerationConfig
 from components.config import LoraConfig, SoftPromptConfig
 from components.generation import prefill as prefilling
 from components.generation import sampler
-from components.generation.law import Law, pick_tokens
 from components.generation.sampler import Sampled, sample
+from components.generation.sampling_params import SamplingParams, sample_tokens
 from components.models.adapters import with_fresh_adapter
 
 STOP = 1
 
 
-def law(**changes: Any) -> Law:
+def law(**changes: Any) -> SamplingParams:
     settings: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 12, "stop_ids": frozenset({STOP})}
-    return Law(**{**settings, **changes})
+    return SamplingParams(**{**settings, **changes})
 
 
-def sampled(model: Any, prompts: Sequence[list[int]], seeds: Sequence[Sequence[int]], rule: Law, *, batch_size: int = 64) -> list[Sampled]:
+def sampled(
+    model: Any, prompts: Sequence[list[int]], seeds: Sequence[Sequence[int]], rule: SamplingParams, *, batch_size: int = 64
+) -> list[Sampled]:
     return sample(model, prompts, seeds=seeds, law=rule, pad_id=0, batch_size=batch_size, on_batch=lambda batch: None)
 
 
@@ -33,7 +35,7 @@ def seeds_for(prompts: Sequence[list[int]], samples: int) -> list[list[int]]:
     return [[1000 * index + number for number in range(samples)] for index in range(len(prompts))]
 
 
-def without_cache(model: Any, prompt: list[int], seed: int, rule: Law) -> tuple[list[int], str]:
+def without_cache(model: Any, prompt: list[int], seed: int, rule: SamplingParams) -> tuple[list[int], str]:
     """The response by the plainest loop there is: one row, no padding, no cache, the whole sequence again for every token."""
     uniforms = np.random.Generator(np.random.Philox(key=seed)).random(rule.max_new_tokens)
     tokens: list[int] = []
@@ -208,7 +210,7 @@ def test_sample_with_broken_weights_fails(llama: Any) -> None:
             weight.copy_(kept)
 
 
-def admitted(logits: list[float], rule: Law) -> dict[int, float]:
+def admitted(logits: list[float], rule: SamplingParams) -> dict[int, float]:
     """Tokens and probabilities by the definitions of temperature, top-k and nucleus, for logits without ties."""
     weights = {token: np.exp((value - max(logits)) / rule.temperature) for token, value in enumerate(logits)}
     ranked = sorted(weights, key=lambda token: -weights[token])
@@ -231,7 +233,7 @@ def test_pick_tokens_inverts_the_restricted_distribution(limits: dict[str, Any])
     rule = law(**limits)
     for _ in range(10):
         logits = [chance.gauss(0, 2) for _ in range(9)]
-        picked = pick_tokens(torch.tensor([logits]).expand(len(grid), -1), grid, rule)
+        picked = sample_tokens(torch.tensor([logits]).expand(len(grid), -1), grid, rule)
         expected = admitted(logits, rule)
         edges = np.cumsum(list(expected.values()))
         assert set(picked.tolist()) <= set(expected)
@@ -247,22 +249,22 @@ def test_pick_tokens_admits_tokens_tied_with_the_last_one() -> None:
     logits = torch.tensor([[2.0, 1.0, 1.0, 0.0]]).expand(1000, -1)
     uniforms = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
     for rule in (law(top_k=2), law(top_p=0.62)):
-        assert set(pick_tokens(logits, uniforms, rule).tolist()) == {0, 1, 2}
+        assert set(sample_tokens(logits, uniforms, rule).tolist()) == {0, 1, 2}
 
 
 def test_pick_tokens_at_the_ends_of_the_unit_interval_takes_possible_tokens() -> None:
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 3.0, -torch.inf]]).expand(2, -1)
     ends = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
-    assert pick_tokens(logits, ends, law()).tolist() == [1, 3]
+    assert sample_tokens(logits, ends, law()).tolist() == [1, 3]
 
 
 def test_pick_tokens_reaches_a_token_too_rare_for_a_float32_sum() -> None:
     logits = torch.tensor([[0.0, -18.0]])
     rare = 1 / (1 + float(np.exp(18)))
     for share, token in ((0.5, 1), (1.5, 0)):
-        assert pick_tokens(logits, torch.tensor([1 - share * rare], dtype=torch.float64), law()).tolist() == [token]
+        assert sample_tokens(logits, torch.tensor([1 - share * rare], dtype=torch.float64), law()).tolist() == [token]
 
 
 @pytest.mark.parametrize("bad", [[0.0, torch.nan], [0.0, torch.inf], [-torch.inf, -torch.inf]])
 def test_pick_tokens_of_unusable_logits_says_so(bad: list[float]) -> None:
-    assert pick_tokens(torch.tensor([bad]), torch.tensor([0.3], dtype=torch.float64), law()).tolist() == [-1]
+    assert sample_tokens(torch.tensor([bad]), torch.tensor([0.3], dtype=torch.float64), law()).tolist() == [-1]

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from components.generation import shared_prompt
-from components.generation.cache import Forked
-from components.generation.law import Law
+from components.generation.cache import CopiedCache
 from components.generation.prefill import prefill
 from components.generation.sampler import Sampled, sample
+from components.generation.sampling_params import SamplingParams
 from components.generation.shared_prompt import Shared, decoder
 
 
@@ -19,13 +19,13 @@ def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_prompt, "_known", type(shared_prompt._known)())
 
 
-def kind_of(model: Any) -> type[Shared | Forked]:
+def kind_of(model: Any) -> type[Shared | CopiedCache]:
     with torch.inference_mode():
         return type(decoder(prefill(model, [[1, 2, 3], [4]], 0), samples=2, room=3))
 
 
 def sampled(model: Any, prompts: list[list[int]]) -> list[Sampled]:
-    law = Law(temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=12, stop_ids=frozenset({1, 4, 9}))
+    law = SamplingParams(temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=12, stop_ids=frozenset({1, 4, 9}))
     seeds = [[7 * index, 7 * index + 1] for index in range(len(prompts))]
     return sample(model, prompts, seeds=seeds, law=law, pad_id=0, batch_size=8, on_batch=lambda _: None)
 
@@ -47,14 +47,14 @@ def test_plain_attention_shares_prompts_in_bfloat16(llama: Any) -> None:
 @pytest.mark.parametrize("any_model", ["qwen2", "gemma2", "gemma3", "prompt on gemma3"], indirect=True)
 def test_windows_and_caps_are_decoded_from_copies_and_the_log_says_why(any_model: Any, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        assert {kind_of(any_model) for _ in range(2)} == {Forked}
+        assert {kind_of(any_model) for _ in range(2)} == {CopiedCache}
     assert len([line for line in caplog.messages if "copy of its prompt" in line]) == 1
 
 
 def test_eager_attention_stays_as_it_was_asked_for(llama: Any) -> None:
     llama.set_attn_implementation("eager")
     try:
-        assert kind_of(llama) is Forked
+        assert kind_of(llama) is CopiedCache
     finally:
         llama.set_attn_implementation("sdpa")
 
@@ -64,14 +64,14 @@ def test_logits_that_would_be_others_are_found_out(llama: Any, prompts: list[lis
     attend = Shared.attend
     monkeypatch.setattr(shared_prompt, "_known", type(shared_prompt._known)())
     monkeypatch.setattr(Shared, "attend", lambda self, layer, query, scale: attend(self, layer, query, 1.01 * scale))
-    assert kind_of(llama) is Forked
+    assert kind_of(llama) is CopiedCache
     assert sampled(llama, prompts) == expected
 
 
 def test_attention_that_never_asks_is_found_out(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model with attention code of its own would read the keys of the last token only."""
     monkeypatch.setattr(shared_prompt, "NAME", "sdpa")
-    assert kind_of(llama) is Forked
+    assert kind_of(llama) is CopiedCache
 
 
 def test_a_prompt_is_held_once_and_no_longer_than_its_responses(llama: Any) -> None:

@@ -11,9 +11,9 @@ from components.builtin.world import train_prompts
 from components.config import GenerationConfig, PolicyConfig
 from components.data.messages import Messages, format_messages
 from components.data.prompts import make_prompt
-from components.generation.law import Law
 from components.generation.responses import Response, respond
 from components.generation.sampler import sample
+from components.generation.sampling_params import SamplingParams
 from components.generation.stage import run
 from components.models.loading import load_policy, load_tokenizer, start_ref
 from components.models.tokens import prompt_ids
@@ -90,7 +90,7 @@ def generated(request: GenerateRequest, out: Path) -> tuple[pd.DataFrame, pd.Dat
 def test_generation_answers_every_drawn_prompt_as_often_as_asked(request_for: Any, tmp_path: Path) -> None:
     request = request_for()
     heard = _Heard()
-    with progress.shown_by(heard):
+    with progress.reporting_to(heard):
         prompts, responses, counts = generated(request, tmp_path / "out")
     assert len(prompts) == prompts["prompt_id"].nunique() == 12
     expected = [(name, number) for name in prompts["prompt_id"] for number in range(3)]
@@ -137,7 +137,7 @@ def test_generation_with_the_batches_that_fit_gives_the_same_responses(request_f
 
 def test_ranks_share_the_prompts_and_give_the_same_responses(request_for: Any, tmp_path: Path) -> None:
     heard = _Listener()
-    with progress.shown_by(heard):
+    with progress.reporting_to(heard):
         for name, ranks in (("alone", 1), ("two", 2)):
             run_stage("generate_responses", request_for(), tmp_path / name, num_processes=ranks)
     alone, two = (tmp_path / name / "generate_responses" for name in ("alone", "two"))
@@ -194,7 +194,7 @@ def test_respond_leaves_an_ordinary_stop_word_out_of_the_text(starter_directory:
     start = start_ref(starter_directory, revision="main")
     tokenizer, model = load_tokenizer(start), load_policy(start, dtype=torch.float32, device=torch.device("cpu"))
     words = frozenset(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
-    rule = Law(temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=6, stop_ids=words)
+    rule = SamplingParams(temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=6, stop_ids=words)
     prompt = prompt_ids(tokenizer, train_prompts()[0])
     draw = partial(sample, model, pad_id=0, batch_size=1)
     answers = respond(draw, tokenizer, [prompt], seeds=[range(8)], law=rule, on_batch=lambda batch: None)[0]

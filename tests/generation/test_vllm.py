@@ -11,17 +11,17 @@ import torch
 
 from components.artifacts import write_json
 from components.config import CampaignConfig, GenerationConfig, LoraConfig, PolicyConfig, SoftPromptConfig
-from components.generation.law import Law
+from components.generation.sampling_params import SamplingParams
 from components.generation.vllm import loaded
 from components.models import vllm
 from components.models.loading import start_ref
 from components.records import ModelRef
 from components.start.preflight import check_inputs
 
-LAW = Law(temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=8, stop_ids=frozenset({1}))
+LAW = SamplingParams(temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=8, stop_ids=frozenset({1}))
 
 
-def drawn(policy: ModelRef, seeds: list[list[int]], law: Law = LAW) -> list[Any]:
+def drawn(policy: ModelRef, seeds: list[list[int]], law: SamplingParams = LAW) -> list[Any]:
     heard: list[Any] = []
     with loaded(policy, dtype="float32", longest=32) as session:
         sampled = session.sample([[3, 4, 5], [6, 7]], seeds=seeds, law=law, on_batch=heard.extend)

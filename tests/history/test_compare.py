@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 from components.artifacts import digest, write_json
 from components.campaign.config import pin_config
 from components.config import CampaignConfig
-from components.history.compare import Comparison, compare_rounds
+from components.history.compare import RoundComparison, compare_rounds
 from components.history.names import RoundName, parse_round, parse_version
 from components.history.rollback import roll_back
 from flows.cli import app
@@ -16,15 +16,15 @@ def invoke(*arguments: str) -> Any:
     return CliRunner().invoke(app, ["compare", *arguments])
 
 
-def compared(left: str, right: str) -> Comparison:
+def compared(left: str, right: str) -> RoundComparison:
     return compare_rounds(parse_round(left), parse_round(right))
 
 
-def measures(comparison: Comparison) -> dict[str, tuple[str, str]]:
+def measures(comparison: RoundComparison) -> dict[str, tuple[str, str]]:
     return {row.what: (row.left, row.right) for row in comparison.measures}
 
 
-def digests(comparison: Comparison) -> dict[str, tuple[str, str]]:
+def digests(comparison: RoundComparison) -> dict[str, tuple[str, str]]:
     return {row.what: (row.left, row.right) for row in comparison.digests}
 
 

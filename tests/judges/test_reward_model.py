@@ -16,7 +16,7 @@ from components.config import JudgeConfig
 from components.judges import reward_model as reward_model_module
 from components.judges.protocol import Group, JudgeContext, Verdict
 from components.judges.registry import check_judge, judge_digest, load_judge
-from components.models.cpu.linear import rows_to_fill
+from components.models.cpu.linear import pad_rows
 
 UNUSED = JudgeContext(Path("unused"))
 WORDS = ["<unk>", "<user>", "<assistant>", "<end>", "<pad>", *(f"w{number}" for number in range(40))]
@@ -113,7 +113,7 @@ def test_reward_model_reads_each_prompt_once(reward_model: Path) -> None:
     model.get_input_embeddings().register_forward_pre_hook(lambda _, words: read.append(words[0].numel()))
     verdicts = judge.judge([group])
     prompt, response = 1 + 6 + 2, 2 + 1
-    filled = rows_to_fill(prompt + 4 * response, model.device, model.dtype)
+    filled = pad_rows(prompt + 4 * response, model.device, model.dtype)
     assert read == [prompt + 4 * response + filled]
     assert [verdict.score for verdict in verdicts] == pytest.approx(
         [plain_score(reward_model, group, text) for _, text in group.responses], abs=1e-5

@@ -130,7 +130,7 @@ def test_self_judge_that_is_stopped_while_its_server_starts_leaves_none(
     starts_for_ever = [sys.executable, "-c", "import time; time.sleep(600)"]
     monkeypatch.setitem(server.COMMANDS, "transformers", lambda serving: (starts_for_ever, {}))
     with (
-        progress.shown_by(Stop()),
+        progress.reporting_to(Stop()),
         pytest.raises(RoundStopped),
         serving_policy(policy, LIMITS, EndpointConfig(), scratch=tmp_path),
     ):

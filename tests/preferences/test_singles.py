@@ -6,13 +6,13 @@ import pytest
 
 from components.config import PreferencesConfig
 from components.judges.protocol import Group, Opinion, make_verdict
-from components.preferences.judged_pairs import Built, build_singles
+from components.preferences.judged_pairs import BuiltPairs, build_singles
 
 ASK = [{"role": "user", "content": "?"}]
 Said = dict[str, float | None]
 
 
-def built(*prompts: Said, **knobs: object) -> Built:
+def built(*prompts: Said, **knobs: object) -> BuiltPairs:
     """Singles of prompts whose responses were scored as given."""
     groups = [Group(f"p{number}", [*ASK], tuple(enumerate(said))) for number, said in enumerate(prompts)]
     verdicts = [
@@ -24,7 +24,7 @@ def built(*prompts: Said, **knobs: object) -> Built:
     return build_singles(groups, verdicts, judge="judge", preferences=preferences, seed=0)
 
 
-def rows(found: Built) -> list[tuple[str | None, str | None, float, float]]:
+def rows(found: BuiltPairs) -> list[tuple[str | None, str | None, float, float]]:
     return [(row["chosen"], row["rejected"], row["p"], row["margin"]) for row in found.rows]
 
 
@@ -65,4 +65,4 @@ def test_singles_equal_texts_are_one_response() -> None:
 
 
 def test_singles_without_any_score_are_none() -> None:
-    assert built({"a": None, "b": None}) == Built([], {"p0": "no_verdict"})
+    assert built({"a": None, "b": None}) == BuiltPairs([], {"p0": "no_verdict"})

@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 
 from components.artifacts import write_json
 from components.campaign.models import model_of_round
-from components.generation.law import Law
 from components.generation.sampler import sample
+from components.generation.sampling_params import SamplingParams
 from components.models import vllm
 from components.models.loading import load_policy, load_tokenizer
 from components.models.tokens import prompt_ids, stop_ids
@@ -83,7 +83,7 @@ def own_greedy_answer(directory: Path, round: int) -> str:
     """The answer of this project's own sampler that may only take the most likely token."""
     ref = model_of_round(directory, round)
     model, tokenizer = load_policy(ref, dtype=torch.float32, device=torch.device("cpu")), load_tokenizer(ref)
-    law = Law(
+    law = SamplingParams(
         temperature=1.0, top_p=1.0, top_k=1, max_new_tokens=MAX_TOKENS, stop_ids=frozenset(stop_ids(tokenizer, model.generation_config))
     )
     prompt = prompt_ids(tokenizer, QUESTION)

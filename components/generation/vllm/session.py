@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.generation.law import Law
 from components.generation.sampler import Sampled
+from components.generation.sampling_params import SamplingParams
 from components.models import vllm
 from components.records import ModelRef
 from components.runtime.children import server_process
@@ -36,7 +36,7 @@ class Session:
         prompts: Sequence[list[int]],
         *,
         seeds: Sequence[Sequence[int]],
-        law: Law,
+        law: SamplingParams,
         on_batch: Callable[[Sequence[Sampled]], None],
         **further: Any,
     ) -> list[Sampled]:

@@ -13,7 +13,7 @@ from components.data.messages import Messages
 from components.judges.chat.background import all_or_none
 from components.judges.chat.endpoint import AttemptFailed, ChatEndpoint, QuestionRefused
 from components.judges.chat.form import Question, Reply, messages_with_form, read_answer, repair_messages, response_format
-from components.judges.chat.ledger import NOTHING, Answer, Entry, Ledger, cost_of
+from components.judges.chat.ledger import NOTHING, ChatAnswer, Entry, Ledger, cost_of
 from components.judges.chat.limits import Budget, BudgetUsedUp, RateLimits
 from components.records import JudgeUnavailable
 from components.runtime import progress
@@ -113,11 +113,11 @@ class Asking:
             return reply._replace(detail=f"{reply.detail}, and was cut at endpoint.max_tokens = {self._endpoint.max_tokens}")
         return reply
 
-    async def _pay(self, key: str, body: dict[str, Any]) -> Answer:
-        answer: Answer = await retrying(self._endpoint.max_attempts)(self._attempt, key, body)
+    async def _pay(self, key: str, body: dict[str, Any]) -> ChatAnswer:
+        answer: ChatAnswer = await retrying(self._endpoint.max_attempts)(self._attempt, key, body)
         return answer
 
-    async def _attempt(self, key: str, body: dict[str, Any]) -> Answer:
+    async def _attempt(self, key: str, body: dict[str, Any]) -> ChatAnswer:
         input_tokens = sum(len(message["content"].encode()) for message in body["messages"]) // BYTES_PER_TOKEN
         reserved = await self._budget.admit(input_tokens)
         try:
@@ -127,7 +127,7 @@ class Asking:
             self._ledger.add(Entry(key, answer, cost, reserved))
         except AttemptFailed as failure:
             self._trouble = f"the endpoint {failure}"
-            self._limits.silence(wait_asked_for(failure) or 0.0)
+            self._limits.pause(wait_asked_for(failure) or 0.0)
             if failure.may_be_charged:
                 self._ledger.add(Entry(key, NOTHING, None, reserved))
             raise

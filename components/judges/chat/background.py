@@ -11,7 +11,7 @@ TICK_SECONDS = 0.5
 Result = TypeVar("Result")
 
 
-def run_beside(work: Coroutine[Any, Any, Result], tick: Callable[[], None]) -> Result:
+def run_in_background(work: Coroutine[Any, Any, Result], tick: Callable[[], None]) -> Result:
     """Runs `work` to its end; what it raises, and what `tick` raises, is raised here, and nothing of it goes on then.
 
     Args:

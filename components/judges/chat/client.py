@@ -5,7 +5,7 @@ from pathlib import Path
 
 from components.config import EndpointConfig
 from components.judges.chat.asking import Asking
-from components.judges.chat.background import run_beside
+from components.judges.chat.background import run_in_background
 from components.judges.chat.credentials import read_key
 from components.judges.chat.form import Question, Reply
 from components.judges.chat.ledger import Ledger, Usage
@@ -53,7 +53,7 @@ class Chat:
         """
         with self._ledger:
             asking = Asking(self._endpoint, self._key, self._ledger, self._limits, questions)
-            run_beside(asking.run(), lambda: asking.report(what))
+            run_in_background(asking.run(), lambda: asking.report(what))
             asking.report(what)
         if asking.used_up is not None:
             raise RoundStopped(f"judge {self._endpoint.model} has used {asking.used_up}: raise it to go on; what it answered is kept")

@@ -12,26 +12,26 @@ from typing import Any, Self
 import httpx
 
 from components.config import EndpointConfig
-from components.judges.chat.ledger import Answer, Tokens
+from components.judges.chat.ledger import ChatAnswer, Tokens
 from components.records import JudgeUnavailable
 
 log = logging.getLogger(__name__)
 
 
-class Dialect:
+class RequestQuirks:
     """Rewrites requests for one model."""
 
     def __init__(self) -> None:
         self._completion_tokens = self._own_temperature = False
 
-    def spoken(self, body: dict[str, Any]) -> dict[str, Any]:
+    def apply(self, body: dict[str, Any]) -> dict[str, Any]:
         """The request as this model takes it."""
-        spoken = dict(body)
+        request = dict(body)
         if self._completion_tokens:
-            spoken["max_completion_tokens"] = spoken.pop("max_tokens")
+            request["max_completion_tokens"] = request.pop("max_tokens")
         if self._own_temperature:
-            del spoken["temperature"]
-        return spoken
+            del request["temperature"]
+        return request
 
     def learn(self, refusal: str) -> None:
         """Takes a hint from the message of a refused request: reasoning models count their thoughts, and take no temperature."""
@@ -76,7 +76,7 @@ class ChatEndpoint:
     def __init__(self, endpoint: EndpointConfig, key: str | None) -> None:
         self._endpoint, self._key = endpoint, key
         self._url = f"{endpoint.url.rstrip('/')}/chat/completions"
-        self._dialect = Dialect()
+        self._dialect = RequestQuirks()
         # Compressed, a short answer may be a long one.
         headers = {"Accept-Encoding": "identity"} | ({} if key is None else {"Authorization": f"Bearer {key}"})
         limits = httpx.Limits(max_connections=endpoint.concurrency, max_keepalive_connections=endpoint.concurrency)
@@ -90,7 +90,7 @@ class ChatEndpoint:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self._client.__aexit__(kind, error, trace)
 
-    async def request(self, body: dict[str, Any]) -> Answer:
+    async def request(self, body: dict[str, Any]) -> ChatAnswer:
         """Sends a request and reads its answer, within the endpoint's time-out however slowly it comes.
 
         Raises:
@@ -98,16 +98,16 @@ class ChatEndpoint:
             QuestionRefused: It will not, but other questions may.
             JudgeUnavailable: No question will be answered.
         """
-        spoken = self._dialect.spoken(body)
+        spoken = self._dialect.apply(body)
         try:
             return await self._request(spoken)
         except QuestionRefused as refusal:
             self._dialect.learn(str(refusal))
-            if self._dialect.spoken(body) == spoken:
+            if self._dialect.apply(body) == spoken:
                 raise
         return await self.request(body)
 
-    async def _request(self, body: dict[str, Any]) -> Answer:
+    async def _request(self, body: dict[str, Any]) -> ChatAnswer:
         seconds = self._endpoint.timeout_seconds
         try:
             async with asyncio.timeout(seconds):
@@ -146,7 +146,7 @@ class ChatEndpoint:
         return text.replace(self._key, "***") if self._key is not None and len(self._key) >= 8 else text
 
 
-def _read(text: str) -> Answer:
+def _read(text: str) -> ChatAnswer:
     try:
         content = json.loads(text)
         choice = content["choices"][0]
@@ -157,7 +157,7 @@ def _read(text: str) -> Answer:
         raise AttemptFailed(f"answered with no chat completion{_quoted(text)}", may_be_charged=True) from None
     if not isinstance(said, str):
         raise AttemptFailed(f"answered with no text{_quoted(text)}", may_be_charged=True)
-    return Answer(said, str(finish), _tokens(usage))
+    return ChatAnswer(said, str(finish), _tokens(usage))
 
 
 def _tokens(usage: Any) -> Tokens | None:

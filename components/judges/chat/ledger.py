@@ -66,7 +66,7 @@ def together(one: Usage, other: Usage) -> Usage:
     )
 
 
-class Answer(NamedTuple):
+class ChatAnswer(NamedTuple):
     """What a call brought."""
 
     text: str | None
@@ -77,7 +77,7 @@ class Answer(NamedTuple):
     """None when the endpoint did not say."""
 
 
-NOTHING = Answer(None, "", None)
+NOTHING = ChatAnswer(None, "", None)
 """What a call brought that the endpoint may have worked on, but of which no answer came."""
 
 
@@ -86,7 +86,7 @@ class Entry(NamedTuple):
 
     key: str
     """Identity of the request, by content."""
-    answer: Answer
+    answer: ChatAnswer
     cost: float | None
     """What it cost; None when its tokens or its price are not known."""
     at_most: float
@@ -98,7 +98,7 @@ class Ledger:
 
     def __init__(self, directory: Path, model: str) -> None:
         self._path = directory / f"chat-{re.sub(r'[^A-Za-z0-9._-]+', '-', model)}-{digest(model)[:8]}.jsonl"
-        self._answers: dict[str, Answer] = {}
+        self._answers: dict[str, ChatAnswer] = {}
         self.usage = NO_USAGE
         """What all calls came to."""
         self.cost_at_most = 0.0
@@ -121,7 +121,7 @@ class Ledger:
         os.close(self._file)
         self._file = None
 
-    def find(self, key: str) -> Answer | None:
+    def find(self, key: str) -> ChatAnswer | None:
         """The answer to a request, if it was paid for already."""
         return self._answers.get(key)
 
@@ -168,7 +168,7 @@ def _entries(written: bytes, path: Path) -> Iterator[Entry]:
 def _entry(content: dict[str, Any]) -> Entry:
     answer = content["answer"]
     tokens = None if answer["tokens"] is None else Tokens(*answer["tokens"])
-    return Entry(content["key"], Answer(answer["text"], answer["finish"], tokens), content["cost"], content["at_most"])
+    return Entry(content["key"], ChatAnswer(answer["text"], answer["finish"], tokens), content["cost"], content["at_most"])
 
 
 def write_usage(out: Path, scratch: Path) -> None:

@@ -71,7 +71,7 @@ class RateLimits:
             self._requests.add(1, now)
         return Sent(now, tokens) if self._tokens is None else self._tokens.add(tokens, now)
 
-    def silence(self, seconds: float) -> None:
+    def pause(self, seconds: float) -> None:
         """Lets nothing out for so long."""
         self._silent_until = max(self._silent_until, self._clock() + seconds)
 

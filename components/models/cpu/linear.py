@@ -17,7 +17,7 @@ ROWS_AT_ONCE = 16
 
 
 @functools.cache
-def pays() -> bool:
+def onednn_is_faster() -> bool:
     """Whether fp32 products are faster by oneDNN here; the same answer in every run on a processor, so that runs repeat bit by bit."""
     if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         return False
@@ -46,7 +46,7 @@ def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None)
         result: torch.Tensor = _Linear.apply(input, weight, bias)
         return result
     count = input.shape[:-1].numel()
-    if input.dtype != torch.bfloat16 or not rows_to_fill(count, input.device, input.dtype):
+    if input.dtype != torch.bfloat16 or not pad_rows(count, input.device, input.dtype):
         return torch.nn.functional.linear(input, weight, bias)
     made = torch.nn.functional.linear(_filled_up(input.reshape(count, -1)), weight, bias)
     return made[:count].view(*input.shape[:-1], made.shape[1])
@@ -64,7 +64,7 @@ def product_over_rows(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 def _takes(a: torch.Tensor, b: torch.Tensor) -> bool:
     plain = a.dtype == b.dtype == torch.float32 and a.device.type == b.device.type == "cpu" and a.numel() > 0
-    return plain and not torch.is_autocast_enabled("cpu") and pays()
+    return plain and not torch.is_autocast_enabled("cpu") and onednn_is_faster()
 
 
 def _multiply(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -72,25 +72,25 @@ def _multiply(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None
     return result
 
 
-def keeps_programs(device: torch.device, dtype: torch.dtype) -> bool:
+def caches_primitives(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether products there are oneDNN's."""
-    return device.type == "cpu" and (dtype == torch.bfloat16 or (dtype == torch.float32 and pays()))
+    return device.type == "cpu" and (dtype == torch.bfloat16 or (dtype == torch.float32 and onednn_is_faster()))
 
 
-def rows_to_fill(count: int, device: torch.device, dtype: torch.dtype) -> int:
+def pad_rows(count: int, device: torch.device, dtype: torch.dtype) -> int:
     """Rows that a matrix of `count` rows lacks to the next of sixteen numbers an octave, and in bf16 of `ROWS_AT_ONCE`.
 
     Packed rows hardly ever have the same length twice, and responses that are decoded end one by one. Where products are not oneDNN's no
     row lacks.
     """
-    if not keeps_programs(device, dtype):
+    if not caches_primitives(device, dtype):
         return 0
     return -count % max(ROWS_AT_ONCE if dtype == torch.bfloat16 else 1, 2 ** (count.bit_length() - 5))
 
 
 def _filled_up(rows: torch.Tensor) -> torch.Tensor:
     """The matrix with rows of zeros behind it where it lacks some."""
-    lacking = rows_to_fill(len(rows), rows.device, rows.dtype)
+    lacking = pad_rows(len(rows), rows.device, rows.dtype)
     return torch.nn.functional.pad(rows, (0, 0, 0, lacking)) if lacking else rows
 
 

@@ -11,7 +11,7 @@ from components.config import ActiveConfig, JudgeConfig, PreferencesConfig
 from components.judges.protocol import Group, Judge, JudgeContext, Verdict, as_part
 from components.judges.registry import load_judge
 from components.preferences.active.choice import choose
-from components.preferences.active.doubts import Doubted, Word, candidates, doubts, words
+from components.preferences.active.uncertain_pairs import CostlyVerdict, UncertainPair, candidates, costly_verdicts, uncertain_pairs
 from components.preferences.labels import TIED, soft_label
 from components.preferences.tables import check_invalid_share, pair_row
 
@@ -21,7 +21,7 @@ OUTCOMES = ("agreed", "flipped", "ties", "invalid")
 """What came of a pair that the costly judge was asked about."""
 
 
-class Costly(NamedTuple):
+class CostlyJudge(NamedTuple):
     """A costly judge, and how it is used."""
 
     judge: Judge
@@ -30,7 +30,7 @@ class Costly(NamedTuple):
     """Scores by the policy's implicit reward; needed where the choice is by closeness."""
 
 
-class Refined(NamedTuple):
+class RefinedPairs(NamedTuple):
     """The pairs of a round after the costly judge was heard."""
 
     rows: list[dict[str, Any]]
@@ -41,14 +41,14 @@ class Refined(NamedTuple):
     """For `collect.json`: `budget`, `choose_by`, `candidates`, `asked` and what came of them (`OUTCOMES`, which add up), `dropped`."""
 
 
-def costly_judge(judge: Judge, active: ActiveConfig, context: JudgeContext) -> Costly:
+def costly_judge(judge: Judge, active: ActiveConfig, context: JudgeContext) -> CostlyJudge:
     """A costly judge with what its choice of pairs needs.
 
     Raises:
         ValueError: The choice is by closeness, and the context names no policy.
     """
     by_closeness = active.choose_by in ("closeness", "both")
-    return Costly(judge, active, load_judge(JudgeConfig(kind="implicit_reward"), context) if by_closeness else None)
+    return CostlyJudge(judge, active, load_judge(JudgeConfig(kind="implicit_reward"), context) if by_closeness else None)
 
 
 def refine(
@@ -56,10 +56,10 @@ def refine(
     groups: Sequence[Group],
     verdicts: Sequence[Verdict],
     *,
-    costly: Costly,
+    costly: CostlyJudge,
     preferences: PreferencesConfig,
     seed: int,
-) -> Refined:
+) -> RefinedPairs:
     """Chooses pairs, has them judged again, and labels them anew.
 
     A pair that the costly judge sees the other way round is turned; one that it finds tied is dropped, or kept with p = 0.5 as
@@ -76,7 +76,7 @@ def refine(
     Raises:
         JudgeUnavailable: The costly judge cannot be reached, or too many of its verdicts are invalid.
     """
-    pairs = doubts(rows, groups, verdicts, preferences)
+    pairs = uncertain_pairs(rows, groups, verdicts, preferences)
     judge, active = costly.judge, costly.active
     chosen = choose(candidates(pairs, costly.implicit_reward), active, seed=seed)
     asked = [pairs[index].group for index in chosen]
@@ -85,7 +85,7 @@ def refine(
         check_invalid_share(judge.name, said, preferences.max_invalid_share)
     kept = [as_part(verdict, COSTLY) for verdict in dict.fromkeys(said)]
     concluded = [verdict for verdict in kept if verdict.part == COSTLY]
-    heard = dict(zip(chosen, words([pairs[index] for index in chosen], concluded), strict=True))
+    heard = dict(zip(chosen, costly_verdicts([pairs[index] for index in chosen], concluded), strict=True))
     outcomes: Counter[str] = Counter()
     found: list[dict[str, Any]] = []
     for index, pair in enumerate(pairs):
@@ -99,10 +99,10 @@ def refine(
             found += relabelled
     counts = {"budget": active.budget, "choose_by": active.choose_by, "candidates": len(pairs), "asked": len(asked)}
     counts |= {outcome: outcomes[outcome] for outcome in OUTCOMES} | {"dropped": len(pairs) - len(found)}
-    return Refined(found, kept, counts)
+    return RefinedPairs(found, kept, counts)
 
 
-def _relabelled(pair: Doubted, word: Word, judge: str, preferences: PreferencesConfig) -> tuple[str, list[dict[str, Any]]]:
+def _relabelled(pair: UncertainPair, word: CostlyVerdict, judge: str, preferences: PreferencesConfig) -> tuple[str, list[dict[str, Any]]]:
     """What came of a pair, and its new row, if it has one."""
     chosen, rejected = pair.row["chosen"], pair.row["rejected"]
     outcome = "ties" if word.margin == 0 else "agreed" if word.margin > 0 else "flipped"
@@ -115,7 +115,7 @@ def _relabelled(pair: Doubted, word: Word, judge: str, preferences: PreferencesC
     return outcome, [row]
 
 
-def _label(word: Word, preferences: PreferencesConfig) -> float:
+def _label(word: CostlyVerdict, preferences: PreferencesConfig) -> float:
     if word.margin == 0:
         return TIED
     if preferences.soft_labels == "verdict" and word.p is not None:

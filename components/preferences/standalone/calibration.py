@@ -25,7 +25,7 @@ LARGEST = 1e12
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownPair:
     """One pair with a known label, and what the judge said of it."""
 
     prompt: str
@@ -47,12 +47,12 @@ class Known:
         return self.margin / scale if self.said is None else float(logit(self.said))
 
 
-def predictions(pairs: Sequence[Known], *, scale: float) -> list[Prediction]:
+def predictions(pairs: Sequence[KnownPair], *, scale: float) -> list[Prediction]:
     """The pairs as what is measured of every source of preferences: the known better answer is the chosen one."""
     return [Prediction(pair.prompt, pair.log_odds(scale), pair.label, pair.tag) for pair in pairs]
 
 
-def log_loss(pairs: Sequence[Known], *, scale: float) -> float:
+def log_loss(pairs: Sequence[KnownPair], *, scale: float) -> float:
     """Mean negative log-likelihood of the labels under the judge's probabilities, in nats; ln 2 is what a coin has.
 
     Args:
@@ -64,7 +64,7 @@ def log_loss(pairs: Sequence[Known], *, scale: float) -> float:
     return float(-(labels * np.log(told) + (1 - labels) * np.log1p(-told)).mean())
 
 
-def fit_scale(pairs: Sequence[Known]) -> float | None:
+def fit_scale(pairs: Sequence[KnownPair]) -> float | None:
     """The `soft_label_scale` under which p = sigmoid(margin / scale) makes the labels most likely.
 
     Platt's scaling (1999) with no offset, since a pair has no first answer: the temperature of a Bradley-Terry model, by maximum
@@ -119,7 +119,7 @@ def questions(pairs: Sequence[SeedPair], *, default_tag: str) -> list[Question]:
     return list(found.values())
 
 
-def known(asked: Sequence[Question], verdicts: Sequence[Verdict]) -> list[Known]:
+def known(asked: Sequence[Question], verdicts: Sequence[Verdict]) -> list[KnownPair]:
     """What the judge said of each question; one without a valid verdict is left out."""
     scored = scores(verdicts)
     said = {
@@ -135,7 +135,7 @@ def known(asked: Sequence[Question], verdicts: Sequence[Verdict]) -> list[Known]
         first, second = said.get((name, better)), said.get((name, other))
         probability = first if first is not None else None if second is None else 1 - second
         margin = scored[name, better] - scored[name, other]
-        found.append(Known(prompt_id(question.group.messages), question.tag, question.label, margin, probability))
+        found.append(KnownPair(prompt_id(question.group.messages), question.tag, question.label, margin, probability))
     return found
 
 

@@ -22,7 +22,7 @@ from components.preferences.active.refine import costly_judge
 from components.preferences.counts import COUNTS, judged_counts
 from components.preferences.judged_pairs import build_from_verdicts
 from components.preferences.stage import building, collect
-from components.preferences.standalone.calibration import Known, fit_scale, known, log_loss, predictions, questions
+from components.preferences.standalone.calibration import KnownPair, fit_scale, known, log_loss, predictions, questions
 from components.preferences.standalone.kept import Judged, write_groups
 from components.preferences.tables import check_invalid_share, write_pairs, write_portable, write_verdicts
 from components.records import JudgeUnavailable, ModelRef
@@ -103,7 +103,7 @@ def calibrate(pairs: SeedPairs, config: CampaignConfig, models: tuple[ModelRef, 
             write_json(work / CALIBRATION, counts | measured | {"judge_health": health})
 
 
-def _calibration(found: Sequence[Known], judge: str, *, scale: float, seed: int) -> dict[str, Any]:
+def _calibration(found: Sequence[KnownPair], judge: str, *, scale: float, seed: int) -> dict[str, Any]:
     if not found:
         raise JudgeUnavailable(f"judge {judge} gave no valid verdict on any pair with a known label")
     predicted, fitted = predictions(found, scale=scale), fit_scale(found)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
-from components.models.cpu.linear import ROWS_AT_ONCE, product, product_over_rows, rows_to_fill
+from components.models.cpu.linear import ROWS_AT_ONCE, pad_rows, product, product_over_rows
 
 TILE_BYTES = {True: 16 * 2**20, False: 256 * 2**20}
 """Logits of one product in fp32, on a CPU (True) and elsewhere, where they keep the device busy."""
@@ -35,7 +35,7 @@ def column_logps(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor 
     Returns:
         (rows, k), fp32, in nats.
     """
-    lacking = rows_to_fill(len(hidden), hidden.device, hidden.dtype)
+    lacking = pad_rows(len(hidden), hidden.device, hidden.dtype)
     more = (0, 0, 0, lacking)
     logps: torch.Tensor = _ColumnLogps.apply(pad(hidden, more), weight, bias, pad(columns, more), torch.is_grad_enabled())
     return logps[: len(hidden)]

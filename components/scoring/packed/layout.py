@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from components.models.cpu.linear import rows_to_fill
+from components.models.cpu.linear import pad_rows
 
 
 class Segment(NamedTuple):
@@ -72,7 +72,7 @@ class Packed:
         """Tokens of the longest prompt and response."""
         self.num_tokens = len(ids)
         """Tokens of prompts and responses; behind them stand some that nothing sees, where every layer would have to fill up its rows."""
-        filling = rows_to_fill(len(ids), device, dtype)
+        filling = pad_rows(len(ids), device, dtype)
         ids, positions = ids + ids[:1] * filling, positions + [0] * filling
         self.input_ids = torch.tensor([ids], device=device)
         self.position_ids = torch.tensor([positions], device=device)
@@ -82,7 +82,7 @@ class Packed:
         prompt's last token predicts the first of each of its responses, and is there for each of them."""
         read = torch.zeros(len(ids), dtype=torch.bool)
         read[places] = True
-        read[(~read).nonzero().squeeze(1)[: rows_to_fill(int(read.sum()), device, dtype)]] = True
+        read[(~read).nonzero().squeeze(1)[: pad_rows(int(read.sum()), device, dtype)]] = True
         self.read = read.nonzero().squeeze(1).to(device)
         """The same places in order, each once, and with them others where products of so many rows would have to be filled up."""
 

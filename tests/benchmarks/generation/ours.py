@@ -7,8 +7,8 @@ from cases import Case, end_after
 from shapes import EOS, PAD, Shape
 
 from components.config import GenerationConfig
-from components.generation.law import Law
 from components.generation.sampler import sample
+from components.generation.sampling_params import SamplingParams
 from components.models.loading import load_policy, start_ref
 
 Answers = list[list[list[int]]]
@@ -23,7 +23,7 @@ class Ours:
         if case.ragged:
             end_after(self.model, shape, max_new_tokens / 2)
         stop_ids = frozenset([EOS]) if case.ragged else frozenset()
-        self.law = Law(temperature=1.0, top_p=1.0, top_k=int(greedy), max_new_tokens=max_new_tokens, stop_ids=stop_ids)
+        self.law = SamplingParams(temperature=1.0, top_p=1.0, top_k=int(greedy), max_new_tokens=max_new_tokens, stop_ids=stop_ids)
         self.samples, self.seeded = case.samples, 0
 
     def __call__(self, prompts: list[list[int]]) -> Answers:

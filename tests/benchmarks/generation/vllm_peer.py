@@ -10,7 +10,7 @@ from cases import Case, end_bias
 from ours import Answers
 from shapes import EOS, Shape
 
-from components.generation.law import Law
+from components.generation.sampling_params import SamplingParams
 from components.generation.vllm import loaded
 from components.models.loading import start_ref
 
@@ -30,7 +30,7 @@ class Vllm:
         self.held = contextlib.ExitStack()
         self.session = self.held.enter_context(opening)
         stop_ids = frozenset([EOS]) if case.ragged else frozenset()
-        self.law = Law(temperature=1.0, top_p=1.0, top_k=int(greedy), max_new_tokens=max_new_tokens, stop_ids=stop_ids)
+        self.law = SamplingParams(temperature=1.0, top_p=1.0, top_k=int(greedy), max_new_tokens=max_new_tokens, stop_ids=stop_ids)
         self.further: dict[str, Any] = {"logit_bias": {EOS: end_bias(shape, max_new_tokens / 2)}} if case.ragged else {}
         self.samples, self.seeded = case.samples, 0
 

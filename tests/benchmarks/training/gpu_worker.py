@@ -21,8 +21,8 @@ from plain_engine import PlainEngine
 from shapes import EOS, PAD, PROFILES, SHAPES, Profile, fingerprint, triples
 
 from components.config import TrainingConfig
-from components.generation.law import Law
 from components.generation.sampler import sample
+from components.generation.sampling_params import SamplingParams
 from components.runtime.launch import keep_freed_memory
 from components.scoring.packed import attention as packed_attention
 from components.scoring.packed.layout import Packed
@@ -175,7 +175,7 @@ def sampling(task: dict[str, Any], device: torch.device) -> dict[str, Any]:
     shape, new, samples = SHAPES[task["shape"]], task["new_tokens"], task["samples"]
     model = shape.build(DTYPES[task["precision"]], device).eval()
     prompts = [pair.prompt for pair in triples(Profile(127, 1), task["prompts"], shape.vocabulary, longest=512)]
-    law = Law(temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=new, stop_ids=frozenset())
+    law = SamplingParams(temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=new, stop_ids=frozenset())
     seeds = [[samples * row + number for number in range(samples)] for row in range(len(prompts))]
     width = max(map(len, prompts))
     ids = torch.tensor([[PAD] * (width - len(prompt)) + prompt for prompt in prompts], device=device)

@@ -27,7 +27,7 @@ FULL_LOGITS, HEAD_ON_ANSWERS, PACKED, SHARED, PRODUCTS, CACHED_REFERENCE = range
 def _take_away(rung: int) -> None:
     """Takes from this process what comes above a rung of the ladder."""
     if rung < PRODUCTS:
-        cpu_linear.pays = lambda: False
+        cpu_linear.onednn_is_faster = lambda: False
     if rung < SHARED:
         scoring.Packed = Unshared
     if rung < PACKED:

@@ -159,13 +159,13 @@ def test_ask_waits_as_long_as_retry_after_says(
         waited.append(wait)
 
     monkeypatch.setattr(retries, "sleep", sleep)
-    monkeypatch.setattr(RateLimits, "silence", lambda self, wait: waited.append(wait))
+    monkeypatch.setattr(RateLimits, "pause", lambda self, wait: waited.append(wait))
     monkeypatch.setattr(endpoint_module.time, "time", lambda: 1_000_000_000.0)
     server = chat_server(lambda request: GOOD, [status(429, Retry_After=header)])
     assert chat(server, tmp_path).ask([question()], "verdicts")[0].value
-    silence, wait = waited
-    assert silence == (seconds or 0)
-    assert wait == silence if seconds is not None else 0 < wait < 0.1
+    pause, wait = waited
+    assert pause == (seconds or 0)
+    assert wait == pause if seconds is not None else 0 < wait < 0.1
 
 
 def test_ask_attempts_wait_longer_each_time(chat_server: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +200,7 @@ class Stopper:
 def test_ask_is_stopped_by_a_listener_while_the_endpoint_hangs(chat_server: Start, tmp_path: Path) -> None:
     server, stopper = chat_server(lambda request: GOOD, [hang] * 9), Stopper()
     began = time.monotonic()
-    with progress.shown_by(stopper), pytest.raises(RoundStopped, match="enough"):
+    with progress.reporting_to(stopper), pytest.raises(RoundStopped, match="enough"):
         chat(server, tmp_path, timeout_seconds=60).ask([question(str(number)) for number in range(9)], "verdicts")
     assert time.monotonic() - began < 5
     assert stopper.threads == {threading.get_ident()}

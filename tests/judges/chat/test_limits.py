@@ -71,6 +71,6 @@ def test_limits_correction_makes_room() -> None:
 def test_limits_silence_holds_everything_back() -> None:
     clock = Clock()
     rate = RateLimits(EndpointConfig(), clock=clock, sleep=clock.sleep)
-    rate.silence(5)
-    rate.silence(2)
+    rate.pause(5)
+    rate.pause(2)
     assert asyncio.run(rate.admit(1)).at == 5

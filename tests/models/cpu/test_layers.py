@@ -21,12 +21,12 @@ def model() -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("pays", [True, False])
-def test_neither_names_nor_weights_nor_numbers_change(monkeypatch: pytest.MonkeyPatch, pays: bool) -> None:
+def test_neither_names_nor_weights_nor_numbers_change(monkeypatch: pytest.MonkeyPatch, onednn_is_faster: bool) -> None:
     changed, x = model(), torch.randn(5, 4)
     before, expected = {name: tensor.clone() for name, tensor in changed.state_dict().items()}, changed(x)
-    monkeypatch.setattr(cpu_linear, "pays", lambda: pays)
+    monkeypatch.setattr(cpu_linear, "pays", lambda: onednn_is_faster)
     speed_up(changed)
-    linear = OneDnnLinear if pays else torch.nn.Linear
+    linear = OneDnnLinear if onednn_is_faster else torch.nn.Linear
     assert [type(module) for module in changed] == [linear, CpuRmsNorm, torch.nn.ReLU, linear]
     for each in (changed, copy.deepcopy(changed), pickle.loads(pickle.dumps(changed))):
         torch.testing.assert_close(each(x), expected, atol=1e-6, rtol=1e-6)

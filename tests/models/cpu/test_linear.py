@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from components.models.cpu import linear as cpu_linear
-from components.models.cpu.linear import linear, product, product_over_rows, rows_to_fill
+from components.models.cpu.linear import linear, pad_rows, product, product_over_rows
 
 CPU = torch.device("cpu")
 HAS_OP = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 @pytest.fixture(params=[True, False] if HAS_OP else [False], ids=lambda param: "onednn" if param else "torch")
-def pays(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+def onednn_is_faster(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Both libraries compute on any processor; which one is faster is another question."""
     monkeypatch.setattr(cpu_linear, "pays", lambda: request.param)
     return bool(request.param)
@@ -27,7 +27,9 @@ def test_torch_still_has_the_product_that_is_called() -> None:
 @pytest.mark.parametrize("shape", [(7, 12), (2, 3, 12), (1, 12), (0, 12), (83, 12), (5, 67, 12)])
 @pytest.mark.parametrize("biased", [True, False])
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
-def test_linear_and_its_gradients_are_torchs(pays: bool, shape: tuple[int, ...], biased: bool, dtype: torch.dtype, rtol: float) -> None:
+def test_linear_and_its_gradients_are_torchs(
+    onednn_is_faster: bool, shape: tuple[int, ...], biased: bool, dtype: torch.dtype, rtol: float
+) -> None:
     draw = torch.Generator().manual_seed(4)
     results = []
     for way in (linear, torch.nn.functional.linear):
@@ -43,7 +45,7 @@ def test_linear_and_its_gradients_are_torchs(pays: bool, shape: tuple[int, ...],
 
 
 @pytest.mark.parametrize("rows", [1, 31, 83])
-def test_products_without_a_gradient_are_torchs(pays: bool, rows: int) -> None:
+def test_products_without_a_gradient_are_torchs(onednn_is_faster: bool, rows: int) -> None:
     x, y, weight = torch.randn(rows, 12), torch.randn(rows, 7), torch.randn(5, 12)
     torch.testing.assert_close(product(x, weight), x @ weight.T)
     torch.testing.assert_close(product_over_rows(x, y), x.T @ y)
@@ -74,7 +76,7 @@ def test_rows_are_filled_up_by_a_sixteenth_at_most_and_to_sixteen_numbers_an_oct
     monkeypatch.setattr(cpu_linear, "pays", lambda: True)
 
     def filled(count: int, dtype: torch.dtype) -> int:
-        return count + rows_to_fill(count, CPU, dtype)
+        return count + pad_rows(count, CPU, dtype)
 
     for count in range(1, 5000):
         assert 0 <= filled(count, torch.float32) - count < max(1, count / 16)
@@ -87,10 +89,10 @@ def test_rows_are_filled_up_by_a_sixteenth_at_most_and_to_sixteen_numbers_an_oct
 
 def test_no_row_is_filled_up_where_products_are_not_onednns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_linear, "pays", lambda: False)
-    assert rows_to_fill(1025, CPU, torch.float32) == rows_to_fill(1025, torch.device("meta"), torch.bfloat16) == 0
+    assert pad_rows(1025, CPU, torch.float32) == pad_rows(1025, torch.device("meta"), torch.bfloat16) == 0
 
 
-def test_linear_frozen_weight_gets_no_gradient(pays: bool) -> None:
+def test_linear_frozen_weight_gets_no_gradient(onednn_is_faster: bool) -> None:
     x, weight = torch.ones(3, 4, requires_grad=True), torch.ones(2, 4)
     linear(x, weight, None).sum().backward()
     assert weight.grad is None
@@ -98,13 +100,13 @@ def test_linear_frozen_weight_gets_no_gradient(pays: bool) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_other_precisions_stay_torchs_own(pays: bool, dtype: torch.dtype) -> None:
+def test_other_precisions_stay_torchs_own(onednn_is_faster: bool, dtype: torch.dtype) -> None:
     x, weight = torch.randn(3, 4).to(dtype), torch.randn(2, 4).to(dtype)
     assert torch.equal(linear(x, weight, None), torch.nn.functional.linear(x, weight))
     assert torch.equal(product(x, weight), x @ weight.T)
 
 
-def test_autocast_stays_torchs_own(pays: bool) -> None:
+def test_autocast_stays_torchs_own(onednn_is_faster: bool) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert linear(torch.ones(3, 4), torch.ones(2, 4), None).dtype == torch.bfloat16
 
@@ -115,4 +117,4 @@ def test_pays_is_true_for_amd_with_avx512_only(monkeypatch: pytest.MonkeyPatch) 
     for vendor, flag, expected in machines:
         monkeypatch.setattr(cpu_linear, "_vendor", lambda vendor=vendor: vendor)
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda flag=flag: {"avx512_f": flag})
-        assert cpu_linear.pays.__wrapped__() is expected
+        assert cpu_linear.onednn_is_faster.__wrapped__() is expected

@@ -10,7 +10,7 @@ from components.config import ActiveConfig, PreferencesConfig
 from components.data.prompts import prompt_id
 from components.judges.jury import Juror, JuryJudge
 from components.judges.protocol import Group, Judge, Opinion, Verdict, conclude_pair, make_verdict
-from components.preferences.active.refine import COSTLY, Costly, Refined, refine
+from components.preferences.active.refine import COSTLY, CostlyJudge, RefinedPairs, refine
 from components.preferences.judged_pairs import build_pairs
 from components.records import JudgeUnavailable
 
@@ -58,15 +58,17 @@ LENGTH = Scoring(len)
 BY_ONE = Scoring(lambda text: float(text in ("bbbb", "ddd", "eee", "hhhhhhh")))
 
 
-def refined(costly: Judge, active: dict[str, Any], cheap: Judge = LENGTH, closeness: Judge | None = None, **preferences: Any) -> Refined:
+def refined(
+    costly: Judge, active: dict[str, Any], cheap: Judge = LENGTH, closeness: Judge | None = None, **preferences: Any
+) -> RefinedPairs:
     config = PreferencesConfig.model_validate({"max_invalid_share": 1.0, **preferences})
     verdicts = cheap.judge(GROUPS)
     rows = build_pairs(GROUPS, verdicts, judge=cheap.name, preferences=config, seed=1).rows
     settings = ActiveConfig.model_validate({"choose_by": "disagreement", **active})
-    return refine(rows, GROUPS, verdicts, costly=Costly(costly, settings, closeness), preferences=config, seed=1)
+    return refine(rows, GROUPS, verdicts, costly=CostlyJudge(costly, settings, closeness), preferences=config, seed=1)
 
 
-def pairs(found: Refined) -> list[tuple[str, str, float, float]]:
+def pairs(found: RefinedPairs) -> list[tuple[str, str, float, float]]:
     return [(row["chosen"], row["rejected"], row["p"], row["margin"]) for row in found.rows]
 
 

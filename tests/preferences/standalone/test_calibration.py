@@ -8,14 +8,14 @@ import pytest
 from components.config import JudgeConfig
 from components.data.preference_file import SeedPair
 from components.judges.protocol import Group, Opinion, Verdict, make_verdict
-from components.preferences.standalone.calibration import Known, Question, fit_scale, known, log_loss, predictions, questions
+from components.preferences.standalone.calibration import KnownPair, Question, fit_scale, known, log_loss, predictions, questions
 from components.statistics.calibration import quality
 
 ASK = [{"role": "user", "content": "?"}]
 
 
-def pairs(*margins: float, label: float = 1.0, said: float | None = None) -> list[Known]:
-    return [Known(f"prompt {number}", "t", label, margin, said) for number, margin in enumerate(margins)]
+def pairs(*margins: float, label: float = 1.0, said: float | None = None) -> list[KnownPair]:
+    return [KnownPair(f"prompt {number}", "t", label, margin, said) for number, margin in enumerate(margins)]
 
 
 def test_fit_scale_is_where_the_share_of_right_labels_is_the_probability() -> None:

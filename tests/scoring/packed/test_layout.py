@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.models.cpu.linear import rows_to_fill
+from components.models.cpu.linear import pad_rows
 from components.scoring.packed.layout import Packed
 
 CPU = torch.device("cpu")
@@ -20,7 +20,7 @@ def test_packed_holds_each_prompt_once_and_predicts_every_response_token_where_i
     ids, positions = packed.input_ids[0].tolist(), packed.position_ids[0].tolist()
     different = {tuple(prompt) for prompt in prompts}
     assert packed.num_tokens == sum(map(len, different)) + sum(map(len, responses))
-    assert len(ids) == len(positions) == packed.num_tokens + rows_to_fill(packed.num_tokens, CPU, dtype)
+    assert len(ids) == len(positions) == packed.num_tokens + pad_rows(packed.num_tokens, CPU, dtype)
     predicting = iter(packed.places.tolist())
     for segment, prompt, response in zip(packed.segments, prompts, responses, strict=True):
         assert ids[segment.prompt_start : segment.prompt_start + segment.prompt_length] == prompt

@@ -11,7 +11,7 @@ FIRST_LOOK, BLOCK = 256, 128
 NOT_FINITE = "the policy's logits are not finite: set policy.dtype to float32, or lower training.learning_rate"
 
 
-class Law(NamedTuple):
+class SamplingParams(NamedTuple):
     """What is sampled from: the model's distribution after temperature, then top-k, then top-p, until a stop token or the limit."""
 
     temperature: float
@@ -26,7 +26,7 @@ class Law(NamedTuple):
     """Tokens that end a response."""
 
 
-def pick_tokens(logits: torch.Tensor, uniforms: torch.Tensor, law: Law) -> torch.Tensor:
+def sample_tokens(logits: torch.Tensor, uniforms: torch.Tensor, law: SamplingParams) -> torch.Tensor:
     """Draws one token a row by inverting its cumulative distribution at a uniform number.
 
     Tokens tied with the last one that top-k or top-p admits are admitted too, so the law does not hang on a sort's order. At one

@@ -12,7 +12,7 @@ from components.preferences.candidates import judged_prompts
 from components.preferences.labels import sigmoid
 
 
-class Doubted(NamedTuple):
+class UncertainPair(NamedTuple):
     """A pair of the round that can be judged again."""
 
     row: dict[str, Any]
@@ -26,9 +26,9 @@ class Doubted(NamedTuple):
     """Probability that chosen is better, as the judge sees it."""
 
 
-def doubts(
+def uncertain_pairs(
     rows: Sequence[dict[str, Any]], groups: Sequence[Group], verdicts: Sequence[Verdict], preferences: PreferencesConfig
-) -> list[Doubted]:
+) -> list[UncertainPair]:
     """One for each pair, in order; p is the judge's own word on the two, or sigmoid(margin / soft_label_scale) where it scores alone."""
     prompts = {prompt.prompt_id: (group, prompt) for group, prompt in zip(groups, judged_prompts(groups, verdicts), strict=True)}
     found = []
@@ -38,11 +38,11 @@ def doubts(
         two = tuple(response for response in group.responses if response[0] in (chosen, rejected))
         p = prompt.comparisons.get((chosen, rejected))
         p = sigmoid(row["margin"] / preferences.soft_label_scale) if p is None else p
-        found.append(Doubted(row, replace(group, responses=two), chosen, rejected, p))
+        found.append(UncertainPair(row, replace(group, responses=two), chosen, rejected, p))
     return found
 
 
-def candidates(pairs: Sequence[Doubted], implicit_reward: Judge | None) -> list[Candidate]:
+def candidates(pairs: Sequence[UncertainPair], implicit_reward: Judge | None) -> list[Candidate]:
     """What the choice looks at; how close the pairs are stays unknown without the judge of implicit rewards, or where it has no word."""
     rewards = {} if implicit_reward is None else scores(implicit_reward.judge([pair.group for pair in pairs]))
     found = []
@@ -54,7 +54,7 @@ def candidates(pairs: Sequence[Doubted], implicit_reward: Judge | None) -> list[
     return found
 
 
-class Word(NamedTuple):
+class CostlyVerdict(NamedTuple):
     """What the costly judge concluded about a pair."""
 
     margin: float
@@ -64,22 +64,22 @@ class Word(NamedTuple):
     verdict_ids: list[str]
 
 
-def words(pairs: Sequence[Doubted], conclusions: Sequence[Verdict]) -> list[Word | None]:
+def costly_verdicts(pairs: Sequence[UncertainPair], conclusions: Sequence[Verdict]) -> list[CostlyVerdict | None]:
     """The judge's word on each pair, from its conclusions; None where it has none."""
     concluded = [verdict for verdict in conclusions if verdict.score is not None]
     alone = {(verdict.prompt_id, verdict.sample_id): verdict for verdict in concluded if verdict.opponent_id is None}
     compared = {(verdict.prompt_id, verdict.sample_id, verdict.opponent_id): verdict for verdict in concluded}
-    found: list[Word | None] = []
+    found: list[CostlyVerdict | None] = []
     for pair in pairs:
         name = pair.group.prompt_id
         first, second = alone.get((name, pair.chosen)), alone.get((name, pair.rejected))
         forward, backward = compared.get((name, pair.chosen, pair.rejected)), compared.get((name, pair.rejected, pair.chosen))
         if first is not None and second is not None:
-            found.append(Word(_difference(first, second), None, [first.verdict_id, second.verdict_id]))
+            found.append(CostlyVerdict(_difference(first, second), None, [first.verdict_id, second.verdict_id]))
         elif forward is not None and forward.score is not None:
-            found.append(Word(2 * forward.score - 1, forward.score, [forward.verdict_id]))
+            found.append(CostlyVerdict(2 * forward.score - 1, forward.score, [forward.verdict_id]))
         elif backward is not None and backward.score is not None:
-            found.append(Word(1 - 2 * backward.score, 1 - backward.score, [backward.verdict_id]))
+            found.append(CostlyVerdict(1 - 2 * backward.score, 1 - backward.score, [backward.verdict_id]))
         else:
             found.append(None)
     return found
