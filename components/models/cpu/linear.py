@@ -1,9 +1,9 @@
 """Linear layers by oneDNN: in fp32 on processors for which torch's own library has no fast kernels, and in bf16. Knows no model.
 
-torch multiplies fp32 matrices by MKL, which takes AVX-512 on Intel's processors only; oneDNN takes it wherever it is, in the same
-precision: on a Zen 5 core 1.4 to 2.3 times as many products a second (measured, all three products of a layer, 16 rows and more). In
-bf16 torch takes oneDNN by itself. Either way it makes and keeps a program (3 ms, 0.5 MiB) for every shape that it meets, so rows are
-filled up to a few numbers of rows.
+torch multiplies fp32 matrices by MKL, which uses AVX-512 on Intel's processors only; oneDNN uses it on all, in the same precision. On a
+Zen 5 core oneDNN makes 1.4 to 2.3 times as many products per second (measured, all three products of a layer, 16 rows and more). In bf16
+torch calls oneDNN itself. oneDNN compiles and caches a primitive (3 ms, 0.5 MiB) per matrix shape, so we pad the row count to one of a
+few sizes.
 """
 
 import functools

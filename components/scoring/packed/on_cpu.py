@@ -59,27 +59,27 @@ class _OnCpu(torch.autograd.Function):
         # The scores are fp32, as a flash kernel's are, whatever the precision of the states.
         queries, keys = (_lines(states, key, torch.float32) for states in (query, key))
         queries, values = queries.mul_(scale), _lines(value, key, value.dtype)
-        made = query.new_empty(len(keys), tokens * groups, query.shape[3])
-        made[:, packed.num_tokens * groups :] = 0
+        lines = query.new_empty(len(keys), tokens * groups, query.shape[3])
+        lines[:, packed.num_tokens * groups :] = 0
         totals = query.new_empty(1, heads, tokens, dtype=torch.float32)
         weights: list[torch.Tensor] = []
         for segment in packed.in_order:
-            rows, runs = _seen(segment)
+            rows, runs = _keys_seen_by(segment)
             if _is_long(segment):
                 result, totals[:, :, rows] = _merged(query, key, value, rows, runs, scale)
-                made.unflatten(1, (tokens, groups))[:, rows] = _by_key_head(result, key)
+                lines.unflatten(1, (tokens, groups))[:, rows] = _by_key_head(result, key)
                 continue
-            seen, carried = _joined(keys, runs, query.dtype).transpose(1, 2), _joined(values, runs, query.dtype)
+            seen_keys, seen_values = _joined(keys, runs, query.dtype).transpose(1, 2), _joined(values, runs, query.dtype)
             for piece in _pieces(rows, segment, groups, query.dtype):
-                scores = torch.bmm(queries[:, piece.lines], seen[:, :, : piece.width])
+                scores = torch.bmm(queries[:, piece.lines], seen_keys[:, :, : piece.width])
                 hidden = scores.view(len(keys), -1, groups, piece.width)[..., piece.first_key :]
                 hidden += _no_future(2 * QUERIES_TOGETHER + MOST_MORE)[: hidden.shape[1], :, : hidden.shape[3]]
-                shares = scores.softmax(dim=2).to(query.dtype)
-                shares[:, piece.num_lines :] = 0
+                probs = scores.softmax(dim=2).to(query.dtype)
+                probs[:, piece.num_lines :] = 0
                 if learns:
-                    weights.append(shares)
-                made[:, piece.own_lines] = torch.bmm(shares, carried[:, : piece.width])[:, : piece.num_lines]
-        out = _by_token(made, heads)
+                    weights.append(probs)
+                lines[:, piece.own_lines] = torch.bmm(probs, seen_values[:, : piece.width])[:, : piece.num_lines]
+        out = _by_token(lines, heads)
         ctx.save_for_backward(query, key, value, out, totals, *weights)
         ctx.packed, ctx.scale = packed, scale
         return out
@@ -91,30 +91,30 @@ class _OnCpu(torch.autograd.Function):
         groups, kept = heads // key.shape[1], iter(weights)
         states = gradient.transpose(1, 2), query, key, value, out.transpose(1, 2), totals
         gradients, queries, keys, values = (_lines(one, key, query.dtype) for one in states[:4])
-        of_query, of_key, of_value = (query.new_zeros(len(keys), tokens * several, size) for several in (groups, 1, 1))
+        grad_query, grad_key, grad_value = (query.new_zeros(len(keys), tokens * count, size) for count in (groups, 1, 1))
         for segment in ctx.packed.in_order:
-            rows, runs = _seen(segment)
+            rows, runs = _keys_seen_by(segment)
             if _is_long(segment):
-                result = _merged_backward(states, (of_key, of_value), rows, runs, ctx.scale)
-                of_query.unflatten(1, (tokens, groups))[:, rows] = _by_key_head(result, key)
+                result = _merged_backward(states, (grad_key, grad_value), rows, runs, ctx.scale)
+                grad_query.unflatten(1, (tokens, groups))[:, rows] = _by_key_head(result, key)
                 continue
-            seen, carried = _joined(keys, runs, query.dtype), _joined(values, runs, query.dtype).transpose(1, 2)
+            seen_keys, seen_values = _joined(keys, runs, query.dtype), _joined(values, runs, query.dtype).transpose(1, 2)
             for piece in _pieces(rows, segment, groups, query.dtype):
-                shares = next(kept)
-                of_shares = torch.bmm(gradients[:, piece.lines], carried[:, :, : piece.width])
-                of_scores = torch._softmax_backward_data(of_shares, shares, 2, shares.dtype).mul_(ctx.scale)
-                of_query[:, piece.own_lines] = torch.bmm(of_scores, seen[:, : piece.width])[:, : piece.num_lines]
-                for whole, product in ((of_key, (of_scores, queries)), (of_value, (shares, gradients))):
+                probs = next(kept)
+                grad_probs = torch.bmm(gradients[:, piece.lines], seen_values[:, :, : piece.width])
+                grad_scores = torch._softmax_backward_data(grad_probs, probs, 2, probs.dtype).mul_(ctx.scale)
+                grad_query[:, piece.own_lines] = torch.bmm(grad_scores, seen_keys[:, : piece.width])[:, : piece.num_lines]
+                for whole, product in ((grad_key, (grad_scores, queries)), (grad_value, (probs, gradients))):
                     part = torch.bmm(product[0].transpose(1, 2), product[1][:, piece.lines])
                     _add_apart(whole, part[:, : piece.num_keys], runs)
-        return _by_token(of_query, heads).transpose(1, 2), of_key.unsqueeze(0), of_value.unsqueeze(0), None, None, None
+        return _by_token(grad_query, heads).transpose(1, 2), grad_key.unsqueeze(0), grad_value.unsqueeze(0), None, None, None
 
 
 def _is_long(segment: Segment) -> bool:
     return segment.prompt_length + segment.length > LONGEST_BLOCK
 
 
-def _seen(segment: Segment) -> tuple[slice, list[slice]]:
+def _keys_seen_by(segment: Segment) -> tuple[slice, list[slice]]:
     """The queries that stand for a response, and the runs of keys that they see; the last run is the queries' own, causally.
 
     The prompt's own queries go with the response that adjoins it.
@@ -154,12 +154,12 @@ def _pieces(rows: slice, segment: Segment, groups: int, dtype: torch.dtype) -> I
         begin = piece * QUERIES_TOGETHER
         end = queries if piece + 1 == number else begin + QUERIES_TOGETHER
         first, num_keys = (rows.start + begin) * groups, keys - queries + end
-        lines = slice(first, first + _size(end - begin, dtype) * groups)
-        yield _Piece(lines, (end - begin) * groups, num_keys, keys - queries + begin, _size(num_keys, dtype))
+        lines = slice(first, first + _padded_count(end - begin, dtype) * groups)
+        yield _Piece(lines, (end - begin) * groups, num_keys, keys - queries + begin, _padded_count(num_keys, dtype))
 
 
-def _size(count: int, dtype: torch.dtype) -> int:
-    """How many queries or keys stand for so many."""
+def _padded_count(count: int, dtype: torch.dtype) -> int:
+    """Round `count` up to the next padded number of queries or keys."""
     if dtype == torch.float32:
         return count
     step = max(2 * SIZES_AN_OCTAVE, 2 ** (count.bit_length() - 1) // SIZES_AN_OCTAVE)
@@ -175,10 +175,10 @@ def _lines(states: torch.Tensor, key: torch.Tensor, dtype: torch.dtype) -> torch
     """(1, heads, tokens, head size) as (key heads, tokens * groups, head size), and zeros behind the last, whose run may be longer."""
     apart = _by_key_head(states, key)
     tokens, room = apart.shape[1], 0 if key.dtype == torch.float32 else MOST_MORE
-    made = states.new_empty(len(apart), tokens + room, *apart.shape[2:], dtype=dtype)
-    made[:, :tokens] = apart
-    made[:, tokens:] = 0
-    return made.flatten(1, 2)
+    lines = states.new_empty(len(apart), tokens + room, *apart.shape[2:], dtype=dtype)
+    lines[:, :tokens] = apart
+    lines[:, tokens:] = 0
+    return lines.flatten(1, 2)
 
 
 def _by_token(states: torch.Tensor, heads: int) -> torch.Tensor:
@@ -190,7 +190,7 @@ def _by_token(states: torch.Tensor, heads: int) -> torch.Tensor:
 def _joined(states: torch.Tensor, runs: list[slice], dtype: torch.dtype) -> torch.Tensor:
     """(key heads, keys, head size) of the runs, and zeros behind them where so many would be one more shape."""
     count = sum(run.stop - run.start for run in runs)
-    more = _size(count, dtype) - count
+    more = _padded_count(count, dtype) - count
     parts = [states[:, run] for run in runs] + ([states.new_zeros(len(states), more, states.shape[2])] if more else [])
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
@@ -239,8 +239,8 @@ def _merged(
     if len(parts) == 1:
         return parts[0]
     total = torch.logaddexp(parts[0][1], parts[1][1])
-    shares = [(of_run - total).exp().unsqueeze(3) for _, of_run in parts]
-    return (parts[0][0] * shares[0] + parts[1][0] * shares[1]).to(query.dtype), total
+    probs = [(of_run - total).exp().unsqueeze(3) for _, of_run in parts]
+    return (parts[0][0] * probs[0] + parts[1][0] * probs[1]).to(query.dtype), total
 
 
 def _merged_backward(
@@ -257,7 +257,7 @@ def _merged_backward(
     """
     gradient, query, key, value, out, totals = states
     groups = query.shape[1] // key.shape[1]
-    of_query = torch.zeros_like(query[:, :, rows])
+    grad_query = torch.zeros_like(query[:, :, rows])
     for run in runs:
         parts = _FLASH_BACKWARD(  # type: ignore[misc]
             gradient[:, :, rows],
@@ -270,7 +270,7 @@ def _merged_backward(
             run == rows,
             scale=scale,
         )
-        of_query += parts[0]
+        grad_query += parts[0]
         for whole, part in zip(gradients, parts[1:], strict=True):
             whole[:, run] += _for_each_key_head(part, groups)[0]
-    return of_query
+    return grad_query
