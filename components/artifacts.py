@@ -1,7 +1,7 @@
 """Published files: atomic stage directories, digests, verification on read, and the table format.
 
-A stage directory appears complete or not at all. Its MANIFEST.json holds the hashes of all its files and the key of what it was
-made from; it, and no database, is the truth about what is done.
+A stage directory appears complete or not at all. Its MANIFEST.json holds the hashes of all its files and the key of
+what it was made from; it, and no database, is the truth about what is done.
 """
 
 import contextlib
@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from components.records import Artifact, FileRecord, Manifest, Record, identity
 
 if TYPE_CHECKING:
-    # Loaded where tables are read and written: commands that only look at a campaign would wait for it longer than for all else.
+    # Loaded where tables are read and written: commands that only look at a campaign would wait for it longer than for
+    # all else.
     import pandas as pd
 
 MANIFEST = "MANIFEST.json"
@@ -28,7 +29,10 @@ log = logging.getLogger(__name__)
 
 
 def digest(value: Any) -> str:
-    """sha256 of a record or JSON value, by content: artifacts and models count by their digests, never by their paths."""
+    """sha256 of a record or JSON value, by content.
+
+    Artifacts and models count by their digests, never by their paths.
+    """
     return hashlib.sha256(json.dumps(identity(value), sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
@@ -127,8 +131,8 @@ class Workspace:
 def publishing(directory: Path, *, stage: str, version: int, key: str) -> Iterator[Workspace]:
     """Gives a workspace to write in, and publishes it under the stage's name when the block ends without an error.
 
-    Files are hashed and synced, the manifest is written last, then the directory is renamed into place; one that stood there before
-    is replaced. After an error or a crash nothing is left that a reader could take for a result.
+    Files are hashed and synced, the manifest is written last, then the directory is renamed into place; one that stood
+    there before is replaced. After an error or a crash nothing is left that a reader could take for a result.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     _clear_leftovers(directory)

@@ -1,4 +1,7 @@
-"""The frozen records that pass between stages, and the domain errors. Knows no stage and loads no machine-learning library."""
+"""The frozen records that pass between stages, and the domain errors.
+
+Knows no stage and loads no machine-learning library.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -48,7 +51,10 @@ class ServiceFailed(Exception):
 
 
 class RoundStopped(Exception):
-    """Somebody, or the round's budget, ended the work on it; no failure, and a later start goes on. The message says why."""
+    """Somebody, or the round's budget, ended the work on it; no failure, and a later start goes on.
+
+    The message says why.
+    """
 
 
 JUDGE_USAGE = "judge_usage.json"
@@ -91,7 +97,10 @@ class Artifact(Record):
 
 
 class ModelRef(Record):
-    """Weights that can be loaded: a full model, or a base with an adapter. Its identity is the digest of its tensors."""
+    """Weights that can be loaded: a full model, or a base with an adapter.
+
+    Its identity is the digest of its tensors.
+    """
 
     round: int
     """Round that made these weights; 0 is the start model."""
@@ -276,7 +285,10 @@ class RoundRecord(Record):
 
 
 def identity(value: Any) -> Any:
-    """Reduces a record to what its result may depend on: artifacts and models become their digests, paths and endpoints' limits vanish."""
+    """Reduces a record to what its result may depend on.
+
+    Artifacts and models become their digests, paths and endpoints' limits vanish.
+    """
     if isinstance(value, Artifact | ModelRef):
         return value.digest
     if isinstance(value, BaseModel):

@@ -1,4 +1,7 @@
-"""The command `ratchet`. Exit code 0: done; 2: the user's input is wrong; 1: anything else. Errors are one line, never a traceback."""
+"""The command `ratchet`. Exit code 0: done; 2: the user's input is wrong; 1: anything else.
+
+Errors are one line, never a traceback.
+"""
 
 import logging
 from collections.abc import Callable

@@ -63,11 +63,15 @@ def report(campaign: Annotated[str, Field(description="Name of the campaign.", p
 
 @flow(name="gc", flow_run_name="gc")
 def gc(
-    campaign: Annotated[str, Field(description="Name of the campaign; empty looks at all of them.", pattern=ANY_OR_ONE)] = "",
+    campaign: Annotated[
+        str, Field(description="Name of the campaign; empty looks at all of them.", pattern=ANY_OR_ONE)
+    ] = "",
     keep: Annotated[int, Field(description="Latest rounds of each campaign whose weights stay in any case.", ge=1)] = 2,
     dry_run: Annotated[bool, Field(description="Only say what would go.")] = False,
 ) -> int:
-    """Frees the disk of weights that no round, rollback or champion needs. A campaign at work is left for the next time.
+    """Frees the disk of weights that no round, rollback or champion needs.
+
+    A campaign at work is left for the next time.
 
     Returns:
         The bytes that went, as far as they could be measured.

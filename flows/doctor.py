@@ -42,14 +42,29 @@ def _versions() -> list[Finding]:
     return found
 
 
-NAMED = {"torch", "transformers", "peft", "deepspeed", "datasets", "pandera", "prefect", "fastapi", "mlflow", "pydantic"}
+NAMED = {
+    "torch",
+    "transformers",
+    "peft",
+    "deepspeed",
+    "datasets",
+    "pandera",
+    "prefect",
+    "fastapi",
+    "mlflow",
+    "pydantic",
+}
 
 
 def _processor() -> Finding:
     import torch
 
     native = torch.cpu.get_capabilities()
-    bf16 = "native bfloat16" if native.get("avx512_bf16") or native.get("amx_bf16") else "no native bfloat16: float32 is faster"
+    bf16 = (
+        "native bfloat16"
+        if native.get("avx512_bf16") or native.get("amx_bf16")
+        else "no native bfloat16: float32 is faster"
+    )
     return Finding("processor", True, f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {bf16}")
 
 
@@ -58,7 +73,9 @@ def _accelerators() -> Finding:
 
     count = visible_gpus()
     if count and not torch.cuda.is_available():
-        return Finding("accelerators", False, f"{count} GPUs are visible but this torch ({torch.__version__}) cannot use them")
+        return Finding(
+            "accelerators", False, f"{count} GPUs are visible but this torch ({torch.__version__}) cannot use them"
+        )
     names = [torch.cuda.get_device_name(index) for index in range(count)]
     return Finding("accelerators", True, ", ".join(names) if names else "none: stages run on the processor")
 

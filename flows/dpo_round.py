@@ -1,4 +1,7 @@
-"""One round: generate -> collect -> validate -> train -> evaluate -> promote, read top to bottom. Computes nothing itself."""
+"""One round: generate -> collect -> validate -> train -> evaluate -> promote, read top to bottom.
+
+Computes nothing itself.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -34,7 +37,12 @@ STOPPED = "Stopped"
 
 @flow(name="dpo-round", flow_run_name="{directory.name}-round-{round:03d}")
 def dpo_round(
-    config: CampaignConfig, directory: Path, round: int, champion_round: int, start: Manifest, seed_pairs_digest: str | None
+    config: CampaignConfig,
+    directory: Path,
+    round: int,
+    champion_round: int,
+    start: Manifest,
+    seed_pairs_digest: str | None,
 ) -> Any:
     """Run every stage of a round that is not already published, and record its outcome in campaign.json.
 
@@ -42,7 +50,8 @@ def dpo_round(
         config: The campaign's configuration.
         directory: The campaign's directory.
         round: Index of the round, from 1.
-        champion_round: Round of the champion that it starts from. Not the whole state: Prefect refuses parameters above 512 KiB.
+        champion_round: Round of the champion that it starts from. Not the whole state: Prefect refuses parameters above
+            512 KiB.
         start: Manifest of round 0.
         seed_pairs_digest: Content digest of the data set that is round 1's data; None samples round 1 like any other.
 
@@ -53,8 +62,8 @@ def dpo_round(
     here = requests.directory
     try:
         with (
-            # The campaign's tag stays on the round's run. On its tasks it would cost a second a round: before each task Prefect asks its
-            # server for a concurrency limit of every tag.
+            # The campaign's tag stays on the round's run. On its tasks it would cost a second a round: before each task
+            # Prefect asks its server for a concurrency limit of every tag.
             TagsContext(current_tags=set()),
             shown_on_page(here),
             progress.reporting_to(RoundLimits(here, config.budget)),

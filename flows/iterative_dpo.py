@@ -11,7 +11,15 @@ from prefect.states import Cancelled, Completed
 from components.campaign.config import pin_config
 from components.campaign.lock import CampaignBusy, locked
 from components.campaign.models import model_of_round
-from components.campaign.state import Champion, State, campaign_directory, open_target, read_state, round_directory, write_state
+from components.campaign.state import (
+    Champion,
+    State,
+    campaign_directory,
+    open_target,
+    read_state,
+    round_directory,
+    write_state,
+)
 from components.campaign.stopping import refuse_if_stopped
 from components.config import CampaignConfig
 from components.records import RoundStopped
@@ -33,7 +41,9 @@ def rounds_name(config: CampaignConfig) -> str:
     state = read_state(campaign_directory(config.campaign))
     first = 1 if state is None else state.last_round + 1
     last = first + config.num_rounds - 1 if state is None else open_target(state, config.num_rounds)
-    return f"{config.campaign}-round-{first:03d}" if first >= last else f"{config.campaign}-rounds-{first:03d}-{last:03d}"
+    return (
+        f"{config.campaign}-round-{first:03d}" if first >= last else f"{config.campaign}-rounds-{first:03d}-{last:03d}"
+    )
 
 
 def _run_name() -> str:
@@ -49,8 +59,8 @@ def iterative_dpo(config: CampaignConfig, accept_changes: bool = False) -> Any:
         accept_changes: Go on with a configuration that differs from the one the campaign began with.
 
     Returns:
-        The campaign's state as a dict; a state named Skipped when another run works on the campaign or waits to go on with it; one
-        named Stopped when the stop-file or a round's budget ended the work.
+        The campaign's state as a dict; a state named Skipped when another run works on the campaign or waits to go on
+        with it; one named Stopped when the stop-file or a round's budget ended the work.
 
     Raises:
         ValueError: The user's input is wrong; nothing was written.
@@ -62,7 +72,10 @@ def iterative_dpo(config: CampaignConfig, accept_changes: bool = False) -> Any:
 
 
 def add_rounds(config: CampaignConfig, *, accept_changes: bool) -> Any:
-    """What every start of a campaign does, from the command line, a schedule or the Prefect page; see `iterative_dpo`."""
+    """What every start of a campaign does, from the command line, a schedule or the Prefect page.
+
+    See `iterative_dpo`.
+    """
     refuse_runs_that_vanish()
     directory = campaign_directory(config.campaign)
     inputs = check_inputs(config)
@@ -77,7 +90,9 @@ def add_rounds(config: CampaignConfig, *, accept_changes: bool) -> Any:
             _ship_what_mlflow_missed(directory, state)
             while state.target is not None and state.last_round < state.target:
                 with tags(f"campaign:{config.campaign}"):
-                    dpo_round(config, directory, state.last_round + 1, state.champion.round, start, inputs.seed_pairs_digest)
+                    dpo_round(
+                        config, directory, state.last_round + 1, state.champion.round, start, inputs.seed_pairs_digest
+                    )
                 state = _read(directory)
             state = _closed(directory)
             show_campaign(directory, state)

@@ -1,4 +1,7 @@
-"""The configuration reference, written from the docstrings of `components.config`: for the command line and for the README."""
+"""The configuration reference, written from the docstrings of `components.config`.
+
+For the command line and for the README.
+"""
 
 import json
 import re
@@ -17,8 +20,15 @@ def config_reference() -> str:
     """Every section of the configuration as a Markdown table: key, type and range, default, meaning."""
     top = {name: field for name, field in CampaignConfig.model_fields.items() if not _is_section(field)}
     told: dict[type[BaseModel], str] = {}
-    tables = [table for name, field in CampaignConfig.model_fields.items() if _is_section(field) for table in _tables(name, field, told)]
-    return "\n".join([_table("Top level", "A campaign: a named, long-lived sequence of rounds on one policy.", top), *tables])
+    tables = [
+        table
+        for name, field in CampaignConfig.model_fields.items()
+        if _is_section(field)
+        for table in _tables(name, field, told)
+    ]
+    return "\n".join(
+        [_table("Top level", "A campaign: a named, long-lived sequence of rounds on one policy.", top), *tables]
+    )
 
 
 def _tables(name: str, field: FieldInfo, told: dict[type[BaseModel], str]) -> Iterator[str]:
@@ -39,7 +49,10 @@ def _tables(name: str, field: FieldInfo, told: dict[type[BaseModel], str]) -> It
 
 def _table(title: str, about: str, fields: dict[str, FieldInfo]) -> str:
     rows = [f"| `{name}` | {_type(field)} | {_default(field)} | {_meaning(field)} |" for name, field in fields.items()]
-    return "\n".join([f"### {title}\n", f"{about}\n", "| key | type | default | meaning |", "|---|---|---|---|", *rows]) + "\n"
+    return (
+        "\n".join([f"### {title}\n", f"{about}\n", "| key | type | default | meaning |", "|---|---|---|---|", *rows])
+        + "\n"
+    )
 
 
 def _is_section(field: FieldInfo) -> bool:
@@ -50,7 +63,12 @@ def _type(field: FieldInfo) -> str:
     if get_origin(field.annotation) is Literal:
         return ", ".join(f"`{choice}`" for choice in get_args(field.annotation))
     symbols = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
-    bounds = [f"{symbol} {getattr(rule, name):g}" for rule in field.metadata for name, symbol in symbols if hasattr(rule, name)]
+    bounds = [
+        f"{symbol} {getattr(rule, name):g}"
+        for rule in field.metadata
+        for name, symbol in symbols
+        if hasattr(rule, name)
+    ]
     return " ".join([getattr(field.annotation, "__name__", str(field.annotation)), ", ".join(bounds)]).strip()
 
 
@@ -66,7 +84,9 @@ def _default(field: FieldInfo) -> str:
 def _write_into(readme: Path) -> None:
     text = readme.read_text(encoding="utf-8")
     begin, end = r"(<!-- reference: [^>]*-->\n)", r"(\n<!-- end of the reference -->)"
-    written = re.sub(f"{begin}.*?{end}", lambda marks: f"{marks[1]}{config_reference().strip()}{marks[2]}", text, flags=re.DOTALL)
+    written = re.sub(
+        f"{begin}.*?{end}", lambda marks: f"{marks[1]}{config_reference().strip()}{marks[2]}", text, flags=re.DOTALL
+    )
     readme.write_text(written, encoding="utf-8")
 
 

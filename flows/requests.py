@@ -39,7 +39,10 @@ def start_request(config: CampaignConfig, prompts_digest: str) -> StartRequest:
 
 @dataclass(frozen=True)
 class Round:
-    """A round of a campaign as it begins; each method returns the request of one stage, once the stages before it are published."""
+    """A round of a campaign as it begins.
+
+    Each method returns the request of one stage, once the stages before it are published.
+    """
 
     config: CampaignConfig
     campaign_directory: Path
@@ -91,7 +94,9 @@ class Round:
             limits=self.config.policy,
             preferences=self.config.preferences,
             active=active,
-            active_judge=JudgeRef(config=active.judge, digest=self._judge_digest("active_judge")) if active.budget else None,
+            active_judge=JudgeRef(config=active.judge, digest=self._judge_digest("active_judge"))
+            if active.budget
+            else None,
             seed=self._seed("collect_preferences"),
         )
 

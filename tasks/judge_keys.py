@@ -1,4 +1,7 @@
-"""The keys of judges' endpoints that Prefect keeps: from Secret blocks into this process's environment, and nowhere else."""
+"""The keys of judges' endpoints that Prefect keeps.
+
+From Secret blocks into this process's environment, and nowhere else.
+"""
 
 import os
 
@@ -32,5 +35,7 @@ def _secret(block: str) -> str:
     assert isinstance(loaded, Secret)
     key = loaded.get()
     if not isinstance(key, str) or not key.strip():
-        raise ValueError(f"endpoint.api_key_from = {PREFECT}{block}: the Secret block {block} holds no text: put the key there")
+        raise ValueError(
+            f"endpoint.api_key_from = {PREFECT}{block}: the Secret block {block} holds no text: put the key there"
+        )
     return key

@@ -67,7 +67,10 @@ def ship_to_mlflow(directory: Path, round: int) -> bool:
 
 
 def mlflow_links(directory: Path) -> str:
-    """Links to MLflow's pages of the campaign's rounds; nothing where MLflow is a database without pages, or has no round yet."""
+    """Links to MLflow's pages of the campaign's rounds.
+
+    Nothing where MLflow is a database without pages, or has no round yet.
+    """
     from components.tracking import compare_url, experiment_url, is_server, tracking_uri
 
     uri = tracking_uri(directory.parent)

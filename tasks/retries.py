@@ -9,7 +9,10 @@ from components.records import StageFailed
 
 
 def may_pass(task: Task[..., Any], task_run: TaskRun, state: State) -> bool:
-    """Whether the stage failed for a reason that may be gone: the network, or a child process that something else ended."""
+    """Whether the stage failed for a reason that may be gone.
+
+    The network, or a child process that something else ended.
+    """
     error = state.result(raise_on_failure=False)
     return isinstance(error, StageFailed) and error.may_pass
 

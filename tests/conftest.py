@@ -3,7 +3,8 @@
 import os
 import sys
 
-# Models this small gain little from a second thread, and beside another busy process two threads are several times slower than one.
+# Models this small gain little from a second thread, and beside another busy process two threads are several times
+# slower than one.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["DO_NOT_TRACK"] = "true"
@@ -58,7 +59,10 @@ def stand_in_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def chat_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ChatServer]]:
-    """Starts chat endpoints that answer by a script; see tests/judges/chat_server.py. Whoever asks them retries without delay."""
+    """Starts chat endpoints that answer by a script; see tests/judges/chat_server.py.
+
+    Whoever asks them retries without delay.
+    """
     from components.judges.chat import asking as retries
 
     monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 0.01)

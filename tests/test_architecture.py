@@ -50,7 +50,9 @@ def test_imports_of_a_library_stay_with_its_owner(library: str) -> None:
 
 
 def test_files_that_git_knows_name_no_registry_and_no_machine() -> None:
-    listed = subprocess.run(["git", "ls-files", "-z"], capture_output=True, text=True, check=True, cwd=ROOT).stdout.split("\0")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout.split("\0")
     hosts = re.compile(r"pypi\.org|pythonhosted|npmjs\.org|deb\.debian\.org|--index-url|--extra-index-url")
     for name in filter(None, listed):
         path = ROOT / name

@@ -1,7 +1,9 @@
-"""The built-in campaign's start model: an ordinary transformers causal LM of about a million parameters, trained once and cached.
+"""The built-in campaign's start model.
 
-It learns the corpus of mixed-quality replies as it is, so it writes well-formed replies of every quality. Knows the world's prompts
-and corpus, never its judge.
+An ordinary transformers causal LM of about a million parameters, trained once and cached.
+
+It learns the corpus of mixed-quality replies as it is, so it writes well-formed replies of every quality. Knows the
+world's prompts and corpus, never its judge.
 """
 
 import contextlib
@@ -30,12 +32,14 @@ CODE_VERSION = 1
 
 STEPS = 450
 DRILL_SHARE = 0.22
-"""Share of the steps, the first ones, that are drills: without them, copying a number takes several times as many steps to emerge."""
+"""Share of the steps, the first ones, that are drills: without them, copying a number takes several times as many steps
+to emerge."""
 ROWS_PER_STEP = 16
 DRILLS_PER_STEP = 32
 LEARNING_RATE = 2e-3
 SHARPNESS = 1.25
-"""Factor on the trained model's logits: sentences get well formed, while every choice that the corpus leaves open stays open."""
+"""Factor on the trained model's logits: sentences get well formed, while every choice that the corpus leaves open stays
+open."""
 SEED = 20260803
 ARCHITECTURE: dict[str, Any] = {
     "hidden_size": 192,
@@ -48,7 +52,8 @@ ARCHITECTURE: dict[str, Any] = {
 
 PAD, UNKNOWN, USER, ASSISTANT, END = "<pad>", "<unk>", "<|user|>", "<|assistant|>", "<|end|>"
 PIECE = r" ?[A-Za-z]+| ?#|[^A-Za-z#]"
-"""A word or a number sign with the space before it, or any other single character, so that an order number is digit by digit."""
+"""A word or a number sign with the space before it, or any other single character, so that an order number is digit by
+digit."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -127,15 +132,25 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def train_starter(tokenizer: PreTrainedTokenizerFast, *, steps: int) -> LlamaForCausalLM:
-    """Supervised training on the corpus, loss on the replies only; the same weights every time on one kind of machine."""
+    """Supervised training on the corpus, loss on the replies only.
+
+    The same weights every time on one kind of machine.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         model = LlamaForCausalLM(_model_config(tokenizer))
     model.generation_config = GenerationConfig(
-        do_sample=True, temperature=1.0, top_k=0, top_p=1.0, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps + 1, pct_start=0.1, anneal_strategy="cos")
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, LEARNING_RATE, total_steps=steps + 1, pct_start=0.1, anneal_strategy="cos"
+    )
     model.train()
     for step, (tokens, prompt_lengths, lengths) in enumerate(_batches(tokenizer, steps), start=1):
         loss = reply_loss(model, tokens, prompt_lengths, lengths)
@@ -151,7 +166,9 @@ def train_starter(tokenizer: PreTrainedTokenizerFast, *, steps: int) -> LlamaFor
     return model.eval()
 
 
-def reply_loss(model: LlamaForCausalLM, tokens: torch.Tensor, prompt_lengths: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+def reply_loss(
+    model: LlamaForCausalLM, tokens: torch.Tensor, prompt_lengths: torch.Tensor, lengths: torch.Tensor
+) -> torch.Tensor:
     """Mean cross-entropy of the reply tokens of right-padded rows.
 
     Args:
@@ -176,7 +193,10 @@ def _batches(tokenizer: PreTrainedTokenizerFast, steps: int) -> Iterator[Batch]:
 
 
 def _corpus_batches(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> Iterator[Batch]:
-    """The corpus in random order, again and again; the rows of a batch have similar lengths, so that little is padding."""
+    """The corpus in random order, again and again.
+
+    The rows of a batch have similar lengths, so that little is padding.
+    """
     examples = corpus()
     window = 16 * ROWS_PER_STEP
     while True:
@@ -190,13 +210,19 @@ def _corpus_batches(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> I
 
 
 def _drill(rng: random.Random) -> tuple[list[dict[str, str]], str]:
-    """A short exercise: products and order numbers to be repeated, or an issue to be answered by its remedy and the days it takes."""
+    """A short exercise.
+
+    Products and order numbers to be repeated, or an issue to be answered by its remedy and the days it takes.
+    """
     world = load_world()
     if rng.random() < 0.3:
         issue = rng.choice(list(world.issues.values()))
         remedy = world.remedies[issue.remedy]
         return [{"role": "user", "content": rng.choice(issue.phrases)}], f"{remedy.phrase} {remedy.days} days"
-    items = [product if rng.random() < 0.5 else "#" + "".join(rng.sample("0123456789", 4)) for product in rng.sample(world.products, 4)]
+    items = [
+        product if rng.random() < 0.5 else "#" + "".join(rng.sample("0123456789", 4))
+        for product in rng.sample(world.products, 4)
+    ]
     text = " ".join(items[: rng.randint(2, 4)])
     return [{"role": "user", "content": text}], text
 
@@ -209,7 +235,11 @@ def _row(tokenizer: PreTrainedTokenizerFast, messages: list[dict[str, str]], rep
 def _padded(rows: list[Row], pad: int) -> Batch:
     longest = max(len(prompt) + len(reply) for prompt, reply in rows)
     tokens = torch.tensor([prompt + reply + [pad] * (longest - len(prompt) - len(reply)) for prompt, reply in rows])
-    return tokens, torch.tensor([len(prompt) for prompt, _ in rows]), torch.tensor([len(prompt) + len(reply) for prompt, reply in rows])
+    return (
+        tokens,
+        torch.tensor([len(prompt) for prompt, _ in rows]),
+        torch.tensor([len(prompt) + len(reply) for prompt, reply in rows]),
+    )
 
 
 def _model_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:

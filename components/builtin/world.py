@@ -1,6 +1,9 @@
-"""The built-in campaign's world: its prompts, its corpus of mixed-quality replies, and the rule judge that scores a reply exactly.
+"""The built-in campaign's world.
 
-All words, weights and probabilities are data in conf/builtin/world.yaml. Loads no machine-learning library and knows no model.
+Its prompts, its corpus of mixed-quality replies, and the rule judge that scores a reply exactly.
+
+All words, weights and probabilities are data in conf/builtin/world.yaml. Loads no machine-learning library and knows no
+model.
 """
 
 import functools
@@ -117,7 +120,10 @@ def held_out_prompts() -> list[list[Message]]:
 
 
 def corpus() -> list[tuple[list[Message], str]]:
-    """Replies of mixed quality to the training prompts, for the starter's supervised training: (conversation, reply) by reply."""
+    """Replies of mixed quality to the training prompts, for the starter's supervised training.
+
+    (conversation, reply) by reply.
+    """
     return [(_conversation(text), reply) for text, reply in _corpus_texts()]
 
 
@@ -137,8 +143,8 @@ def support_reply(messages: Sequence[Mapping[str, str]], response: str) -> float
 def assess(messages: Sequence[Mapping[str, str]], response: str) -> dict[str, float]:
     """What a reply earns and loses, by the names of world.yaml's `weights`; what does not apply is left out.
 
-    Credit is given once however often something is said, and every product, remedy, number and sentence too many costs, so neither
-    listing all answers nor saying a good one twice pays.
+    Credit is given once however often something is said, and every product, remedy, number and sentence too many costs,
+    so neither listing all answers nor saying a good one twice pays.
     """
     world, case = load_world(), read_case(messages)
     text = _normalised(response)
@@ -240,9 +246,13 @@ def _prompt_pools() -> tuple[tuple[tuple[str, Case], ...], tuple[tuple[str, Case
     numbers = world.prompts
     rng = random.Random(numbers.seed)
     pairs = list(combinations(world.products, world.issues))
-    held = [pair for index, pair in enumerate(pairs) if (index // len(world.issues) + index) % numbers.held_out_every == 0]
+    held = [
+        pair for index, pair in enumerate(pairs) if (index // len(world.issues) + index) % numbers.held_out_every == 0
+    ]
     seen = [pair for pair in pairs if pair not in held]
-    orders = rng.sample([str(order) for order in range(1000, 10000) if len(set(str(order))) == 4], numbers.train + numbers.held_out)
+    orders = rng.sample(
+        [str(order) for order in range(1000, 10000) if len(set(str(order))) == 4], numbers.train + numbers.held_out
+    )
     cases = [seen[i % len(seen)] if i < numbers.train else held[i % len(held)] for i in range(len(orders))]
     texts = [_message(world, Case(*case, order), rng) for case, order in zip(cases, orders, strict=True)]
     return tuple(texts[: numbers.train]), tuple(texts[numbers.train :])
@@ -259,7 +269,9 @@ def _corpus_texts() -> tuple[tuple[str, str], ...]:
     world = load_world()
     rng = random.Random(world.corpus.seed)
     pool = _prompt_pools()[0]
-    return tuple((text, _corpus_reply(world, case, rng)) for _ in range(world.corpus.replies_per_prompt) for text, case in pool)
+    return tuple(
+        (text, _corpus_reply(world, case, rng)) for _ in range(world.corpus.replies_per_prompt) for text, case in pool
+    )
 
 
 def _corpus_reply(world: World, case: Case, rng: random.Random) -> str:
@@ -289,14 +301,18 @@ def _sentence(world: World, kind: str, case: Case, rng: random.Random) -> str:
     phrases = [other.phrase for other in world.remedies.values()]
     days = sorted({other.days for other in world.remedies.values()})
     place = rng.randrange(len(case.order))
-    misread = [case.order[:place] + digit + case.order[place + 1 :] for digit in "0123456789" if digit not in case.order]
+    misread = [
+        case.order[:place] + digit + case.order[place + 1 :] for digit in "0123456789" if digit not in case.order
+    ]
     slots = {
         "product": (case.product, world.products),
         "remedy": (remedy.phrase, phrases),
         "days": (remedy.days, days),
         "order": (case.order, misread),
     }
-    return form.format(**{slot: _filled(right, values, shares.right[slot], rng) for slot, (right, values) in slots.items()})
+    return form.format(
+        **{slot: _filled(right, values, shares.right[slot], rng) for slot, (right, values) in slots.items()}
+    )
 
 
 def _filled(right: str, values: Sequence[str], share_right: float, rng: random.Random) -> str:

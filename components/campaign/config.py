@@ -45,7 +45,10 @@ def pin_config(directory: Path, config: CampaignConfig, *, accept_changes: bool)
 
 
 def _keep_config(directory: Path) -> None:
-    """Sets the configuration of the finished rounds aside. One that is there already is theirs: no round ran between two changes."""
+    """Sets the configuration of the finished rounds aside.
+
+    One that is there already is theirs: no round ran between two changes.
+    """
     state = read_state(directory)
     kept = directory / REPLACED_CONFIG.format(state.last_round if state else 0)
     if state and state.rounds and not kept.exists():
@@ -53,7 +56,10 @@ def _keep_config(directory: Path) -> None:
 
 
 def config_of_round(directory: Path, round: int) -> dict[str, Any]:
-    """The resolved configuration under which a round ran: the first one that was replaced after it, else the present one."""
+    """The resolved configuration under which a round ran.
+
+    The first one that was replaced after it, else the present one.
+    """
     replaced = {int(path.stem.rpartition("-")[2]): path for path in directory.glob("config-until-round-*.json")}
     later = [last for last in replaced if last >= round]
     return read_json(replaced[min(later)] if later else directory / CONFIG)
@@ -63,7 +69,9 @@ def _changes(directory: Path, config: CampaignConfig) -> list[str]:
     if not (directory / CONFIG).exists():
         return []
     new = config.model_dump(mode="json")
-    return differences(_fixed(_resolved(read_json(directory / CONFIG)) | {key: new[key] for key in FREE_TO_CHANGE}), _fixed(new))
+    return differences(
+        _fixed(_resolved(read_json(directory / CONFIG)) | {key: new[key] for key in FREE_TO_CHANGE}), _fixed(new)
+    )
 
 
 def _fixed(written: Any) -> Any:
@@ -74,7 +82,9 @@ def _fixed(written: Any) -> Any:
         return written
     kept = {key: _fixed(value) for key, value in written.items()}
     if isinstance(kept.get("endpoint"), dict):
-        kept["endpoint"] = {name: value for name, value in kept["endpoint"].items() if name not in EndpointConfig.FREE_TO_CHANGE}
+        kept["endpoint"] = {
+            name: value for name, value in kept["endpoint"].items() if name not in EndpointConfig.FREE_TO_CHANGE
+        }
     return kept
 
 

@@ -1,6 +1,9 @@
-"""Read a campaign's directory as it stands, finished or not. The one place that knows which stage publishes what, and its formats.
+"""Read a campaign's directory as it stands, finished or not.
 
-Loads no table library before a table is asked for: commands that only look at a campaign would wait for it longer than for all else.
+The one place that knows which stage publishes what, and its formats.
+
+Loads no table library before a table is asked for: commands that only look at a campaign would wait for it longer than
+for all else.
 """
 
 import json
@@ -65,7 +68,11 @@ class RoundFiles:
     @property
     def pending(self) -> list[str]:
         """Stages that have not been published, in order."""
-        return [stage for stage in STAGES if stage not in self.manifests and not (self.seeded and stage == "generate_responses")]
+        return [
+            stage
+            for stage in STAGES
+            if stage not in self.manifests and not (self.seeded and stage == "generate_responses")
+        ]
 
     @cached_property
     def collected(self) -> dict[str, Any] | None:
@@ -137,7 +144,9 @@ class RoundFiles:
             return None
         import pandas as pd
 
-        return pd.read_parquet(self.directory / "generate_responses" / "responses.parquet", columns=["n_tokens", "finish_reason"])
+        return pd.read_parquet(
+            self.directory / "generate_responses" / "responses.parquet", columns=["n_tokens", "finish_reason"]
+        )
 
     @cached_property
     def length_deciles(self) -> tuple[float, float, float] | None:
@@ -190,8 +199,15 @@ class CampaignFiles:
 
     @property
     def compare_page(self) -> str | None:
-        """What follows the MLflow server's address for the page that shows the recorded rounds side by side; None before there are any."""
-        recorded = [(tracking["experiment_id"], tracking["run_id"]) for round_ in self.rounds if (tracking := round_.tracking) is not None]
+        """What follows the MLflow server's address for the page that shows the recorded rounds side by side.
+
+        None before there are any.
+        """
+        recorded = [
+            (tracking["experiment_id"], tracking["run_id"])
+            for round_ in self.rounds
+            if (tracking := round_.tracking) is not None
+        ]
         return f"/#/{compare_page(recorded)}" if recorded else None
 
     def champion_before(self, round_: int) -> int:
@@ -207,7 +223,9 @@ class CampaignFiles:
         for round_ in self.rounds:
             if round_.round == number:
                 return round_
-        raise ValueError(f"{self.directory} has no round {number}; its rounds: {', '.join(str(round_.round) for round_ in self.rounds)}")
+        raise ValueError(
+            f"{self.directory} has no round {number}; its rounds: {', '.join(str(round_.round) for round_ in self.rounds)}"
+        )
 
 
 def read_campaign(directory: Path) -> CampaignFiles:
@@ -237,7 +255,9 @@ def read_campaign(directory: Path) -> CampaignFiles:
         start=read_json(start / "start.json") if start_manifest and (start / "start.json").is_file() else None,
         start_manifest=start_manifest,
         rounds=tuple(
-            round_files(directory, number, records.get(number), seeded=number == 1 and bool(config.preferences.seed_pairs))
+            round_files(
+                directory, number, records.get(number), seeded=number == 1 and bool(config.preferences.seed_pairs)
+            )
             for number in sorted((begun | records.keys()) - {0})
         ),
     )
@@ -246,8 +266,9 @@ def read_campaign(directory: Path) -> CampaignFiles:
 def round_files(campaign_dir: Path, number: int, record: RoundRecord | None, *, seeded: bool) -> RoundFiles:
     """Return the files of a round.
 
-    A finished round's are those of the reading before, unless a stage was published again or its record changed: the report is
-    written after each round and shows all of them, so its cost must not grow with what earlier rounds published.
+    A finished round's are those of the reading before, unless a stage was published again or its record changed: the
+    report is written after each round and shows all of them, so its cost must not grow with what earlier rounds
+    published.
 
     Args:
         campaign_dir: runs/<campaign>.
@@ -258,12 +279,16 @@ def round_files(campaign_dir: Path, number: int, record: RoundRecord | None, *, 
     directory = round_directory(campaign_dir, number)
     if record is None:
         return RoundFiles(directory=directory, round=number, record=None, seeded=seeded)
-    published = tuple(_modified_ns(directory / name) for name in (*(f"{stage}/{MANIFEST}" for stage in STAGES), TRACKING))
+    published = tuple(
+        _modified_ns(directory / name) for name in (*(f"{stage}/{MANIFEST}" for stage in STAGES), TRACKING)
+    )
     return _finished_round(directory, number, record.model_dump_json(), seeded, published)
 
 
 @lru_cache(maxsize=2048)
-def _finished_round(directory: Path, number: int, record: str, seeded: bool, published: tuple[int | None, ...]) -> RoundFiles:
+def _finished_round(
+    directory: Path, number: int, record: str, seeded: bool, published: tuple[int | None, ...]
+) -> RoundFiles:
     return RoundFiles(directory=directory, round=number, record=RoundRecord.model_validate_json(record), seeded=seeded)
 
 
@@ -309,7 +334,10 @@ def compare_page(rounds: Sequence[tuple[str, str]]) -> str:
 
 
 def judged_rounds(directory: Path, round: int) -> tuple[JudgedRound, ...]:
-    """What became of the prompts of the rounds before this one, oldest first; rounds that a data set seeded judged none."""
+    """What became of the prompts of the rounds before this one, oldest first.
+
+    Rounds that a data set seeded judged none.
+    """
     stages = {earlier: round_directory(directory, earlier) / "collect_preferences" for earlier in range(1, round)}
     manifests = {earlier: Manifest.model_validate(read_json(stage / MANIFEST)) for earlier, stage in stages.items()}
     return tuple(
@@ -328,7 +356,10 @@ def replayed_pairs(directory: Path, round: int, count: int) -> tuple[Artifact, .
 
 def round_record(here: Path, round: int, manifests: dict[str, Manifest]) -> RoundRecord:
     """Put a finished round's outcome together from what its stages published."""
-    evaluation, decision = read_json(here / "evaluate" / "evaluation.json"), read_json(here / "promote" / "decision.json")
+    evaluation, decision = (
+        read_json(here / "evaluate" / "evaluation.json"),
+        read_json(here / "promote" / "decision.json"),
+    )
     trained = read_json(here / "dpo_train" / "train.json")
     rewards = evaluation["mean_reward"]
     return RoundRecord(

@@ -20,7 +20,8 @@ def locked(directory: Path, **holder: Any) -> Iterator[dict[str, Any]]:
     """Holds the campaign's lock; the kernel lets go of it when the process ends, however it ends.
 
     Yields:
-        What the holder before wrote about itself: who it was, `since` when and, if it ended in order, `until` when it worked.
+        What the holder before wrote about itself: who it was, `since` when and, if it ended in order, `until` when it
+        worked.
 
     Raises:
         CampaignBusy: Somebody else holds it. Raised within the block, it leaves no trace of this holder.
@@ -65,4 +66,7 @@ def _holder(content: str) -> dict[str, Any]:
 
 
 def _describe_holder(content: str) -> str:
-    return ", ".join(f"{name} {value}" for name, value in _holder(content).items()) or "another process that is just starting"
+    return (
+        ", ".join(f"{name} {value}" for name, value in _holder(content).items())
+        or "another process that is just starting"
+    )

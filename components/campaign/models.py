@@ -51,7 +51,8 @@ def _round_of_base(directory: Path, round: int, trained: dict[str, Any]) -> int:
     """The round whose full weights a round's adapter stands on."""
     if "base_round" in trained:
         return int(trained["base_round"])
-    # Earlier versions wrote only the digest of the policy that the round started from: the base is that policy, or the policy's base.
+    # Earlier versions wrote only the digest of the policy that the round started from: the base is that policy, or the
+    # policy's base.
     for earlier in range(round - 1, 0, -1):
         path = round_directory(directory, earlier) / "dpo_train" / "train.json"
         before = read_json(path) if path.is_file() else {}

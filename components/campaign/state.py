@@ -1,6 +1,7 @@
 """A campaign's state on disk: its rounds, its champion and its target.
 
-Computes nothing and loads no ML library. Who the champion is stands in campaign.json and nowhere else; all other places follow it.
+Computes nothing and loads no ML library. Who the champion is stands in campaign.json and nowhere else; all other places
+follow it.
 """
 
 import os
@@ -86,7 +87,9 @@ def read_state(directory: Path) -> State | None:
     try:
         return State.model_validate_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({str(error).splitlines()[0]}): restore it, or move the campaign's directory away") from None
+        raise ValueError(
+            f"{path} is damaged ({str(error).splitlines()[0]}): restore it, or move the campaign's directory away"
+        ) from None
 
 
 def known_campaigns() -> list[str]:
@@ -115,7 +118,10 @@ def write_state(directory: Path, state: State) -> None:
 
 
 def open_target(state: State, num_rounds: int) -> int:
-    """The round a start goes to: the open target of a start that did not finish, else `num_rounds` beyond the last round."""
+    """The round a start goes to.
+
+    The open target of a start that did not finish, else `num_rounds` beyond the last round.
+    """
     return state.last_round + num_rounds if state.target is None else state.target
 
 
@@ -127,11 +133,16 @@ def with_round(state: State, record: RoundRecord) -> State:
     new = all(known.round != record.round for known in state.rounds)
     rounds = [*(known for known in state.rounds if known.round != record.round), record]
     champion = Champion(round=record.round, digest=record.policy_digest) if new and record.promoted else state.champion
-    return state.model_copy(update={"rounds": tuple(sorted(rounds, key=lambda known: known.round)), "champion": champion})
+    return state.model_copy(
+        update={"rounds": tuple(sorted(rounds, key=lambda known: known.round)), "champion": champion}
+    )
 
 
 def finish_round(directory: Path, record: RoundRecord) -> State:
-    """Adds a finished round to campaign.json, and moves the champion if it was promoted. Adding it again moves nothing."""
+    """Adds a finished round to campaign.json, and moves the champion if it was promoted.
+
+    Adding it again moves nothing.
+    """
     state = read_state(directory)
     assert state is not None
     state = with_round(state, record)
@@ -143,5 +154,7 @@ def note_mlflow_run(directory: Path, round: int, run_id: str) -> None:
     """Writes where MLflow has a finished round into campaign.json, and changes nothing else of it."""
     state = read_state(directory)
     assert state is not None
-    rounds = tuple(known.model_copy(update={"mlflow_run_id": run_id}) if known.round == round else known for known in state.rounds)
+    rounds = tuple(
+        known.model_copy(update={"mlflow_run_id": run_id}) if known.round == round else known for known in state.rounds
+    )
     write_state(directory, state.model_copy(update={"rounds": rounds}))

@@ -1,4 +1,7 @@
-"""What ends the work on a round from outside: a file that says so, and the round's budget. Looked at whenever a stage reports progress."""
+"""What ends the work on a round from outside: a file that says so, and the round's budget.
+
+Looked at whenever a stage reports progress.
+"""
 
 import time
 from pathlib import Path
@@ -24,7 +27,10 @@ def refuse_if_stopped(campaign: Path) -> None:
 
 
 class RoundLimits:
-    """Ends the running stage when the stop-file appears or the budget is used up; a `components.runtime.progress.Listener`."""
+    """Ends the running stage when the stop-file appears or the budget is used up.
+
+    A `components.runtime.progress.Listener`.
+    """
 
     def __init__(self, round_directory: Path, budget: BudgetConfig) -> None:
         self.directory, self.budget = round_directory, budget
@@ -53,7 +59,9 @@ class RoundLimits:
             (cost, self.budget.max_round_cost, "max_round_cost"),
         ):
             if limit and used >= limit:
-                raise RoundStopped(f"{self.directory.name} has used {used:.3g} of budget.{key} = {limit:g}: raise it to go on")
+                raise RoundStopped(
+                    f"{self.directory.name} has used {used:.3g} of budget.{key} = {limit:g}: raise it to go on"
+                )
 
     def began(self, round: str, stage: str) -> None:
         """Looks before the stage begins."""

@@ -1,7 +1,7 @@
 """The campaign's configuration: the only place where a knob and its default exist.
 
-Frozen pydantic sections; unknown keys are refused with the nearest known name. Functions elsewhere take their own section, never
-the whole configuration. Importing this package loads no machine-learning library.
+Frozen pydantic sections; unknown keys are refused with the nearest known name. Functions elsewhere take their own
+section, never the whole configuration. Importing this package loads no machine-learning library.
 """
 
 from components.config.active import ActiveConfig

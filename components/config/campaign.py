@@ -18,14 +18,18 @@ CAMPAIGN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class BudgetConfig(Section):
-    """What one round may use before it stops. A start with a higher limit goes on; changing this needs no `--accept-changes`."""
+    """What one round may use before it stops.
+
+    A start with a higher limit goes on; changing this needs no `--accept-changes`.
+    """
 
     max_round_minutes: float = Field(default=0.0, ge=0.0)
     """Minutes of work on a round, over all its starts, after which it stops; 0 sets no limit."""
     cost_per_hour: float = Field(default=0.0, ge=0.0)
     """What an hour of the machine costs, in any currency; 0 says that the cost is not known."""
     max_round_cost: float = Field(default=0.0, ge=0.0)
-    """Cost of a round, over all its starts, after which it stops, in the currency of `cost_per_hour`; 0 sets no limit."""
+    """Cost of a round, over all its starts, after which it stops, in the currency of `cost_per_hour`; 0 sets no
+    limit."""
 
     @model_validator(mode="after")
     def _cost_is_known(self) -> Self:
@@ -38,13 +42,15 @@ class CampaignConfig(Section):
     """A campaign: a named, long-lived sequence of rounds on one policy."""
 
     campaign: str
-    """Name of the campaign: letters, digits, dot, dash and underscore; it names the run directory, the MLflow experiment and the model."""
+    """Name of the campaign: letters, digits, dot, dash and underscore; it names the run directory, the MLflow
+    experiment and the model."""
     seed: int = Field(default=17, ge=0, lt=2**31)
     """Every stage's random numbers derive from this, the round and the stage."""
     num_rounds: int = Field(default=1, ge=1, le=1000)
     """Rounds that one start adds to the campaign."""
     reference: Literal["start", "previous", "champion"] = "champion"
-    """Policy the loss is measured against: round 0, the previous round's model (promoted or not), or the best promoted so far."""
+    """Policy the loss is measured against: round 0, the previous round's model (promoted or not), or the best promoted
+    so far."""
     policy: PolicyConfig = PolicyConfig()
     lora: LoraConfig = LoraConfig()
     soft_prompt: SoftPromptConfig = SoftPromptConfig()
@@ -66,7 +72,9 @@ class CampaignConfig(Section):
     @classmethod
     def _names_a_directory(cls, name: str) -> str:
         if not CAMPAIGN_NAME.fullmatch(name):
-            raise ValueError("is no file name: use 1 to 64 letters, digits, dots, dashes or underscores, beginning with a letter or digit")
+            raise ValueError(
+                "is no file name: use 1 to 64 letters, digits, dots, dashes or underscores, beginning with a letter or digit"
+            )
         return name
 
     @model_validator(mode="after")
@@ -101,7 +109,9 @@ class CampaignConfig(Section):
                 "`preferences: {seed_pairs: ...}`, or make it one of a jury"
             )
         if "self" in (*self.judge.kinds, *self.active.judge.kinds) and self.soft_prompt.kind != "none":
-            raise ValueError("judge.kind self serves the policy, and no server takes virtual tokens: set `soft_prompt: {kind: none}`")
+            raise ValueError(
+                "judge.kind self serves the policy, and no server takes virtual tokens: set `soft_prompt: {kind: none}`"
+            )
         return self
 
     @model_validator(mode="after")
@@ -149,11 +159,17 @@ class CampaignConfig(Section):
     def _adapter_can_be_trained(self) -> Self:
         soft_prompt = self.soft_prompt.kind
         if self.lora.rank and soft_prompt != "none":
-            raise ValueError("lora.rank and soft_prompt.kind are both set: set `lora: {rank: 0}` or `soft_prompt: {kind: none}`")
+            raise ValueError(
+                "lora.rank and soft_prompt.kind are both set: set `lora: {rank: 0}` or `soft_prompt: {kind: none}`"
+            )
         if soft_prompt == "prefix" and self.training.gradient_checkpointing:
-            raise ValueError("soft_prompt.kind prefix is lost by gradient checkpointing: set `training: {gradient_checkpointing: false}`")
+            raise ValueError(
+                "soft_prompt.kind prefix is lost by gradient checkpointing: set `training: {gradient_checkpointing: false}`"
+            )
         if self.policy.quantization != "none" and not self.lora.rank and soft_prompt == "none":
-            raise ValueError("policy.quantization 4bit cannot train all weights: set `lora: {rank: 16}`, or `policy: {quantization: none}`")
+            raise ValueError(
+                "policy.quantization 4bit cannot train all weights: set `lora: {rank: 16}`, or `policy: {quantization: none}`"
+            )
         if self.policy.quantization != "none" and self.training.zero_stage == 3:
             raise ValueError("policy.quantization 4bit cannot be sharded: set `training: {zero_stage: 2}` or lower")
         return self

@@ -17,7 +17,8 @@ class PromptsConfig(Section):
     train: str = BUILTIN
     """Training prompts: a JSONL or Parquet file, a saved or hub `datasets` name, or `builtin`."""
     held_out: str = BUILTIN
-    """Held-out prompts, same forms as `train`; empty holds `num_held_out` of the training prompts out, chosen by content."""
+    """Held-out prompts, same forms as `train`; empty holds `num_held_out` of the training prompts out, chosen by
+    content."""
     column: str = "prompt"
     """Column that holds the prompt: plain text, or a list of chat messages with `role` and `content`."""
     train_split: str = "train"
@@ -30,7 +31,8 @@ class PromptsConfig(Section):
     """Rounds for which a prompt is left out of the draw after its responses gave no preference (ties, or none better by
     `preferences.min_margin`) or reached `solved_score`; 0 leaves none out."""
     solved_score: float | None = None
-    """Mean score of its responses from which a prompt is solved too, when `solved_rounds` is above 0; left out, there is no such bar."""
+    """Mean score of its responses from which a prompt is solved too, when `solved_rounds` is above 0; left out, there
+    is no such bar."""
     num_held_out: int = Field(default=256, ge=1)
     """Held-out prompts that an evaluation uses (all of them where there are fewer)."""
 
@@ -45,7 +47,8 @@ class GenerationConfig(Section):
     """How responses are sampled from the current policy."""
 
     engine: SamplingEngine = "transformers"
-    """What draws responses, also in evaluation: `transformers`, our own loop over its models, or `vllm` in an environment of its own."""
+    """What draws responses, also in evaluation: `transformers`, our own loop over its models, or `vllm` in an
+    environment of its own."""
     samples_per_prompt: int = Field(default=4, ge=2, le=256)
     """Responses sampled for each prompt."""
     temperature: float = Field(default=1.0, gt=0.0, le=5.0)
@@ -55,10 +58,11 @@ class GenerationConfig(Section):
     top_k: int = Field(default=0, ge=0)
     """Samples from the k most likely tokens; 0 keeps all tokens."""
     batch_size: int = Field(default=0, ge=0)
-    """Prompts that are decoded together (times `samples_per_prompt` rows) by `transformers`; 0 takes as many as fit. Changes memory and
-    speed only."""
+    """Prompts that are decoded together (times `samples_per_prompt` rows) by `transformers`; 0 takes as many as fit.
+    Changes memory and speed only."""
     num_processes: int = Field(default=0, ge=0)
-    """Processes on this machine that share the prompts, also in evaluation; 0 takes one for each visible GPU, or one on a CPU."""
+    """Processes on this machine that share the prompts, also in evaluation; 0 takes one for each visible GPU, or one on
+    a CPU."""
 
 
 class ValidationConfig(Section):
@@ -73,4 +77,5 @@ class ValidationConfig(Section):
     replay: int = Field(default=0, ge=0)
     """How many earlier rounds' validated training pairs are trained on again."""
     replay_decay: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Factor by which a replayed pair's weight in the loss falls with each round of its age; 1 lets old pairs count as new ones."""
+    """Factor by which a replayed pair's weight in the loss falls with each round of its age; 1 lets old pairs count as
+    new ones."""

@@ -8,7 +8,10 @@ from components.config.section import Section
 
 
 class EndpointConfig(Section):
-    """An OpenAI-compatible chat endpoint, and what may be asked of it. Changing more than `model`, `output`, `max_tokens` is free."""
+    """An OpenAI-compatible chat endpoint, and what may be asked of it.
+
+    Changing more than `model`, `output`, `max_tokens` is free.
+    """
 
     FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset(
         {
@@ -25,7 +28,8 @@ class EndpointConfig(Section):
             "max_cost",
         }
     )
-    """What no verdict depends on: a start may change it without --accept-changes, and nothing is asked or made again."""
+    """What no verdict depends on: a start may change it without --accept-changes, and nothing is asked or made
+    again."""
     url: str = ""
     """Base address, such as http://127.0.0.1:8000/v1."""
     model: str = ""
@@ -76,14 +80,18 @@ class JudgeSettings(Section):
     batch_size: int = Field(default=16, ge=1)
     """Texts that a reward model, or the policy as implicit reward, reads together."""
     max_tokens: int = Field(default=2048, ge=1)
-    """Longest prompt plus response the reward model reads, in tokens; a longer one gets an invalid verdict, never a score of its start."""
+    """Longest prompt plus response the reward model reads, in tokens; a longer one gets an invalid verdict, never a
+    score of its start."""
     endpoint: EndpointConfig = EndpointConfig()
     prompt: str = "plain"
-    """Template of the pairwise question, for `llm` and `self`: `plain`, `concise` (length counts against an answer), or a file of yours."""
+    """Template of the pairwise question, for `llm` and `self`: `plain`, `concise` (length counts against an answer), or
+    a file of yours."""
     principles: str = "helpful"
-    """Principles, when `kind` is `constitution`: `helpful` (ours), or a YAML file with a list of `{name, text, weight}`."""
+    """Principles, when `kind` is `constitution`: `helpful` (ours), or a YAML file with a list of `{name, text,
+    weight}`."""
     comparisons: int = Field(default=0, ge=0)
-    """Pairs of a prompt's responses that a comparing judge is asked about, chosen by content; 0 asks about all of them."""
+    """Pairs of a prompt's responses that a comparing judge is asked about, chosen by content; 0 asks about all of
+    them."""
     repeat_share: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of the comparisons that are asked a second time, past the cache, to measure how stable the verdicts are."""
 
@@ -113,13 +121,14 @@ class JudgeConfig(JudgeSettings):
     """Who decides which response is better."""
 
     kind: Literal["rule", "reward_model", "implicit_reward", "llm", "self", "constitution", "debate", "jury"] = "rule"
-    """`rule`: an allow-listed Python function; `reward_model`: a sequence-classification model with one output; `implicit_reward`: the
-    policy's log-ratio against the start; `llm`: a chat model at `endpoint`; `self`: the round's own policy, served here; `constitution`:
-    a chat model at `endpoint`, asked principle by principle; `debate`: such a model after a case for each answer; `jury`: several of
-    the others."""
+    """`rule`: an allow-listed Python function; `reward_model`: a sequence-classification model with one output;
+    `implicit_reward`: the policy's log-ratio against the start; `llm`: a chat model at `endpoint`; `self`: the round's
+    own policy, served here; `constitution`: a chat model at `endpoint`, asked principle by principle; `debate`: such a
+    model after a case for each answer; `jury`: several of the others."""
     votes: Literal["majority", "bradley_terry", "dawid_skene"] = "majority"
-    """How a jury's votes become one probability: `majority`, their weighted share; `bradley_terry`, strengths of a prompt's responses that
-    explain them best; `dawid_skene`, where each juror's reliability is estimated from how the jurors agree over all pairs."""
+    """How a jury's votes become one probability: `majority`, their weighted share; `bradley_terry`, strengths of a
+    prompt's responses that explain them best; `dawid_skene`, where each juror's reliability is estimated from how the
+    jurors agree over all pairs."""
     jurors: tuple[JurorConfig, ...] = ()
     """The judges of a jury, each with its `kind`, `weight` and what that kind reads."""
 
@@ -141,7 +150,9 @@ class JudgeConfig(JudgeSettings):
         if self.kind != "jury" and self.jurors:
             raise ValueError(f"jurors are listed but kind is {self.kind}: set `kind: jury`, or leave `jurors` out")
         if self.votes == "dawid_skene" and len({juror.weight for juror in self.jurors}) > 1:
-            raise ValueError("dawid_skene estimates what each juror is worth: leave `weight` out, or use votes majority or bradley_terry")
+            raise ValueError(
+                "dawid_skene estimates what each juror is worth: leave `weight` out, or use votes majority or bradley_terry"
+            )
         return self
 
 
@@ -153,4 +164,6 @@ def _check_kind(judge: JudgeSettings, kind: str) -> None:
         if missing:
             raise ValueError(f"kind {kind} needs a chat endpoint: set `endpoint: {{url: ..., model: ...}}`")
     if kind == "self" and (judge.endpoint.url or judge.endpoint.model):
-        raise ValueError("kind self asks the policy, which is served here: leave `endpoint.url` and `endpoint.model` out, or use kind llm")
+        raise ValueError(
+            "kind self asks the policy, which is served here: leave `endpoint.url` and `endpoint.model` out, or use kind llm"
+        )

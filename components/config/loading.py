@@ -20,7 +20,8 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Campa
         overrides: Values that win over the file's; a section's keys are replaced one by one.
 
     Raises:
-        ValueError: The file cannot be read or parsed, or a key or value in it is wrong; one line that names it and the remedy.
+        ValueError: The file cannot be read or parsed, or a key or value in it is wrong; one line that names it and the
+            remedy.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))

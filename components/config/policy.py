@@ -13,13 +13,16 @@ class PolicyConfig(Section):
     """The model that is being aligned."""
 
     model: str = BUILTIN
-    """Start model: a local directory, a hub name, or `builtin` (a starter of about a million parameters, trained on first use)."""
+    """Start model: a local directory, a hub name, or `builtin` (a starter of about a million parameters, trained on
+    first use)."""
     revision: str = "main"
     """Hub revision (branch, tag or commit) of `model`; local directories ignore it."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of weights and compute; `auto` takes bfloat16 where the accelerator or processor has it natively, else float32."""
+    """Precision of weights and compute; `auto` takes bfloat16 where the accelerator or processor has it natively, else
+    float32."""
     quantization: Literal["none", "4bit"] = "none"
-    """`4bit` holds the frozen weights as NF4 in every stage and trains an adapter on them (QLoRA, arXiv 2305.14314); needs bitsandbytes."""
+    """`4bit` holds the frozen weights as NF4 in every stage and trains an adapter on them (QLoRA, arXiv 2305.14314);
+    needs bitsandbytes."""
     max_prompt_tokens: int = Field(default=512, ge=1, le=131072)
     """Longest prompt in tokens, chat template included; a pair with a longer prompt is quarantined, never cut."""
     max_response_tokens: int = Field(default=512, ge=1, le=131072)
@@ -34,7 +37,8 @@ class LoraConfig(Section):
     alpha: int = Field(default=32, ge=1, le=4096)
     """Scale of the adapter: its output is multiplied by alpha / rank."""
     kind: Literal["lora", "dora"] = "lora"
-    """`lora`, or `dora`: a trained magnitude beside the low-rank direction (Liu et al. 2024, arXiv 2402.09353); slower, often better."""
+    """`lora`, or `dora`: a trained magnitude beside the low-rank direction (Liu et al. 2024, arXiv 2402.09353); slower,
+    often better."""
     target_modules: str = "all-linear"
     """Module names to adapt, separated by commas, or `all-linear` for every linear layer but the head."""
 
@@ -49,7 +53,8 @@ class SoftPromptConfig(Section):
     """Virtual tokens before every prompt, trained in place of the model's weights."""
 
     kind: Literal["none", "prompt", "prefix"] = "none"
-    """`prompt`: embeddings before the first layer (Lester et al. 2021, arXiv 2104.08691); `prefix`: keys and values in every layer (Li and
-    Liang 2021, arXiv 2101.00190). Both change the model before the first step, so a campaign's first loss is not ln 2."""
+    """`prompt`: embeddings before the first layer (Lester et al. 2021, arXiv 2104.08691); `prefix`: keys and values in
+    every layer (Li and Liang 2021, arXiv 2101.00190). Both change the model before the first step, so a campaign's
+    first loss is not ln 2."""
     num_tokens: int = Field(default=16, ge=1, le=1024)
     """Virtual tokens; they take their places in the model's context."""

@@ -10,26 +10,31 @@ from components.config.section import Section
 class PreferencesConfig(Section):
     """How judged responses become preference pairs."""
 
-    pairs: Literal["best_worst", "best_random", "all_pairs", "top_k", "length_balanced", "nash", "unpaired", "revised"] = "best_worst"
-    """Which responses become pairs. `best_worst`: the best and the worst; `best_random`: the best and one drawn among the worse;
-    `all_pairs`: every two; `top_k`: each of the best and the worst of the rest; `length_balanced`: one pair a prompt such that over the
-    round chosen is as long as rejected; `nash`: best and worst by their win rate against the policy's other answers, p from it;
-    `unpaired`: each response alone, desirable or not, for the losses `kto` and `apo_zero_unpaired`; `revised`: what the constitution's
-    model makes of the worst (Bai et al. 2022, arXiv 2212.08073), and the worst."""
+    pairs: Literal[
+        "best_worst", "best_random", "all_pairs", "top_k", "length_balanced", "nash", "unpaired", "revised"
+    ] = "best_worst"
+    """Which responses become pairs. `best_worst`: the best and the worst; `best_random`: the best and one drawn among
+    the worse; `all_pairs`: every two; `top_k`: each of the best and the worst of the rest; `length_balanced`: one pair
+    a prompt such that over the round chosen is as long as rejected; `nash`: best and worst by their win rate against
+    the policy's other answers, p from it; `unpaired`: each response alone, desirable or not, for the losses `kto` and
+    `apo_zero_unpaired`; `revised`: what the constitution's model makes of the worst (Bai et al. 2022, arXiv
+    2212.08073), and the worst."""
     top_k: int = Field(default=2, ge=1)
     """How many of a prompt's best responses are chosen, when `pairs` is `top_k`."""
     threshold: Literal["median", "mean", "value"] = "median"
-    """Score above which a response is desirable, when `pairs` is `unpaired`: of all the round's responses, or `threshold_value`."""
+    """Score above which a response is desirable, when `pairs` is `unpaired`: of all the round's responses, or
+    `threshold_value`."""
     threshold_value: float = 0.0
     """The score itself, when `threshold` is `value`."""
     min_margin: float = Field(default=0.0, ge=0.0)
-    """Least difference of judge scores between chosen and rejected (of win shares, for a judge that compares and for `nash`); pairs at or
-    below it are dropped. In `unpaired`, the least distance from the threshold."""
+    """Least difference of judge scores between chosen and rejected (of win shares, for a judge that compares and for
+    `nash`); pairs at or below it are dropped. In `unpaired`, the least distance from the threshold."""
     ties: Literal["drop", "half"] = "drop"
-    """What becomes of two responses that the judge finds equal, or whose two orders disagree: no pair, or a pair with p = 0.5."""
+    """What becomes of two responses that the judge finds equal, or whose two orders disagree: no pair, or a pair with p
+    = 0.5."""
     soft_labels: Literal["none", "bradley_terry", "verdict"] = "none"
-    """`none`: every pair is certain (p = 1); `bradley_terry`: p = sigmoid(margin / soft_label_scale); `verdict`: p is what the judge
-    concluded about exactly these two, and two that it did not compare give no pair."""
+    """`none`: every pair is certain (p = 1); `bradley_terry`: p = sigmoid(margin / soft_label_scale); `verdict`: p is
+    what the judge concluded about exactly these two, and two that it did not compare give no pair."""
     soft_label_scale: float = Field(default=1.0, gt=0.0)
     """Margin, in judge score units, at which `bradley_terry` gives p = 0.73."""
     tag: str = "helpfulness"
@@ -37,17 +42,19 @@ class PreferencesConfig(Section):
     max_invalid_share: float = Field(default=0.05, ge=0.0, le=1.0)
     """Share of invalid verdicts above which the round stops."""
     min_position_consistency: float = Field(default=0.2, ge=0.0, le=1.0)
-    """Share of comparisons whose two orders agree; with its whole interval below this the round stops. A coin has 0.5; 0 sets no limit."""
+    """Share of comparisons whose two orders agree; with its whole interval below this the round stops. A coin has 0.5;
+    0 sets no limit."""
     min_repetition_stability: float = Field(default=0.6, ge=0.0, le=1.0)
-    """Share of repeated questions answered alike; with its whole interval below this the round stops. A coin has 0.5; 0 sets no limit."""
+    """Share of repeated questions answered alike; with its whole interval below this the round stops. A coin has 0.5; 0
+    sets no limit."""
     max_tie_share: float = Field(default=1.0, ge=0.0, le=1.0)
     """Share of ties; with its whole interval above this the round stops. 1 sets no limit."""
     max_length_preference: float = Field(default=1.0, ge=0.0, le=1.0)
-    """Share of comparisons won by the longer answer; with its whole interval above this the round stops. 1 sets no limit: longer may be
-    better."""
+    """Share of comparisons won by the longer answer; with its whole interval above this the round stops. 1 sets no
+    limit: longer may be better."""
     seed_pairs: str = ""
-    """A preference data set that is round 1's data (JSONL, Parquet or `datasets` name; prompt/chosen/rejected or HH transcripts); empty
-    samples round 1 like the others."""
+    """A preference data set that is round 1's data (JSONL, Parquet or `datasets` name; prompt/chosen/rejected or HH
+    transcripts); empty samples round 1 like the others."""
     seed_pairs_split: str = "train"
     """Split that is read when `seed_pairs` is a `datasets` name."""
 
@@ -61,7 +68,9 @@ class PreferencesConfig(Section):
         if self.pairs == "nash" and self.soft_labels != "none":
             raise ValueError("pairs nash takes p from the win rates: leave `soft_labels` out")
         if self.pairs == "unpaired" and (self.soft_labels == "verdict" or self.ties == "half"):
-            raise ValueError("pairs unpaired compares no two responses: set `soft_labels` to none or bradley_terry, and `ties: drop`")
+            raise ValueError(
+                "pairs unpaired compares no two responses: set `soft_labels` to none or bradley_terry, and `ties: drop`"
+            )
         if self.pairs == "revised" and (self.soft_labels != "none" or self.ties == "half"):
             raise ValueError("pairs revised has no margins and no ties: leave `soft_labels` and `ties` out")
         return self

@@ -44,7 +44,20 @@ HARD_LABEL_LOSSES = frozenset({"aot", "aot_unpaired"})
 RESPONSE_LOSSES = frozenset({"kto", "apo_zero_unpaired"})
 """Losses that take single responses, desirable or not, and pairs by taking them apart."""
 UNSMOOTHED_LOSSES = frozenset(
-    {"apo_down", "apo_zero", "apo_zero_unpaired", "bco_pair", "discopop", "dpop", "kto", "nca_pair", "orpo", "sft", "sppo", "sppo_hard"}
+    {
+        "apo_down",
+        "apo_zero",
+        "apo_zero_unpaired",
+        "bco_pair",
+        "discopop",
+        "dpop",
+        "kto",
+        "nca_pair",
+        "orpo",
+        "sft",
+        "sppo",
+        "sppo_hard",
+    }
 )
 """Losses that read no label smoothing."""
 
@@ -53,8 +66,8 @@ class TrainingConfig(Section):
     """Direct Preference Optimization (Rafailov et al. 2023, arXiv 2305.18290) on the DeepSpeed engine."""
 
     loss: LossName = "sigmoid"
-    """Preference loss; `sigmoid` is DPO, `ipo` takes sums of log-probabilities and `ipo_mean` their means, `simpo`, `orpo`, `cpo` and
-    `sft` need no reference."""
+    """Preference loss; `sigmoid` is DPO, `ipo` takes sums of log-probabilities and `ipo_mean` their means, `simpo`,
+    `orpo`, `cpo` and `sft` need no reference."""
     added_losses: dict[LossName, PositiveFloat] = {}
     """Further losses with their weights, such as {sft: 0.2}; they are added to `loss`, whose weight is 1."""
     beta: float = Field(default=0.1, gt=0.0)
@@ -62,13 +75,16 @@ class TrainingConfig(Section):
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=0.5)
     """Assumed share of flipped labels (conservative DPO); `exo_pair` needs it above 0."""
     divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "reverse_kl"
-    """What holds the policy near the reference (f-DPO, arXiv 2309.16240); other than `reverse_kl` for losses of the margin only."""
+    """What holds the policy near the reference (f-DPO, arXiv 2309.16240); other than `reverse_kl` for losses of the
+    margin only."""
     divergence_alpha: float = Field(default=0.5, ge=0.0, le=1.0)
     """Alpha of the divergence `alpha`: 0 is the reverse KL, 1 the forward KL."""
     ld_alpha: float = Field(default=1.0, ge=0.0, le=1.0)
-    """Weight of the longer answer's tail (LD-DPO, arXiv 2409.06411); 1 counts it in full, lower curbs growing length."""
+    """Weight of the longer answer's tail (LD-DPO, arXiv 2409.06411); 1 counts it in full, lower curbs growing
+    length."""
     weighting: Literal["none", "wpo"] = "none"
-    """`wpo` weighs a pair by how likely the policy itself would answer so (arXiv 2406.11827): for pairs that are not its own."""
+    """`wpo` weighs a pair by how likely the policy itself would answer so (arXiv 2406.11827): for pairs that are not
+    its own."""
     nll_weight: float = Field(default=1.0, ge=0.0)
     """Weight of the chosen answer's likelihood in `rpo` and `cpo`."""
     simpo_gamma: float = Field(default=0.5, ge=0.0)
@@ -82,19 +98,24 @@ class TrainingConfig(Section):
     undesirable_weight: float = Field(default=1.0, gt=0.0)
     """Weight of undesirable answers in `kto`, beside the balance of their numbers."""
     tag_weights: dict[str, NonNegativeFloat] = {}
-    """Weight of a pair's loss by its tag, such as {safety: 2}; others count 1, and the mean over the pairs is kept at 1."""
+    """Weight of a pair's loss by its tag, such as {safety: 2}; others count 1, and the mean over the pairs is kept at
+    1."""
     tag_shares: dict[str, Annotated[float, Field(ge=0.0, le=1.0)]] = {}
-    """Share of an epoch's pairs by tag, such as {safety: 0.3}, met by repeating or leaving out; others divide the rest."""
+    """Share of an epoch's pairs by tag, such as {safety: 0.3}, met by repeating or leaving out; others divide the
+    rest."""
     reference_sync_steps: int = Field(default=0, ge=0)
-    """After every so many optimizer steps the policy becomes the reference (TR-DPO's hard update, arXiv 2404.09656); 0 leaves it still."""
+    """After every so many optimizer steps the policy becomes the reference (TR-DPO's hard update, arXiv 2404.09656); 0
+    leaves it still."""
     epochs: int = Field(default=1, ge=1)
     """Passes over the round's pairs."""
     pairs_per_step: int = Field(default=64, ge=1)
     """Pairs in one optimizer step, over all ranks and micro-batches."""
     micro_batch_tokens: int = Field(default=0, ge=0)
-    """Tokens in one pass with gradients on a rank, prompts once; 0: 8192 on a GPU, 1024 (bf16: 1536) on a CPU. A longer pair is alone."""
+    """Tokens in one pass with gradients on a rank, prompts once; 0: 8192 on a GPU, 1024 (bf16: 1536) on a CPU. A longer
+    pair is alone."""
     micro_batch_pairs: int = Field(default=0, ge=0)
-    """Pairs in one forward and backward pass on one rank, to be lowered when memory runs out; 0 sets no limit but the tokens."""
+    """Pairs in one forward and backward pass on one rank, to be lowered when memory runs out; 0 sets no limit but the
+    tokens."""
     learning_rate: float = Field(default=1e-6, gt=0.0, le=1.0)
     """Peak learning rate of AdamW."""
     warmup_share: float = Field(default=0.1, ge=0.0, le=1.0)
@@ -110,7 +131,8 @@ class TrainingConfig(Section):
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed ZeRO stage: what is sharded over the ranks (1 optimizer state, 2 and gradients, 3 and weights)."""
     offload: Literal["none", "optimizer", "optimizer_and_parameters"] = "none"
-    """What DeepSpeed keeps in the host's memory: the optimizer's state (ZeRO 1 and up), or the sharded weights as well (ZeRO 3)."""
+    """What DeepSpeed keeps in the host's memory: the optimizer's state (ZeRO 1 and up), or the sharded weights as well
+    (ZeRO 3)."""
     num_processes: int = Field(default=0, ge=0)
     """Training processes on this machine; 0 takes one for each visible GPU, or one on a CPU."""
     checkpoint_every: int = Field(default=50, ge=1)
@@ -132,7 +154,9 @@ class TrainingConfig(Section):
             raise ValueError(f"added_losses names {self.loss}, which `loss` has already: leave it out, its weight is 1")
         odd = [name for name in self.losses if name not in MARGIN_LOSSES]
         if self.divergence != "reverse_kl" and odd:
-            raise ValueError(f"divergence {self.divergence} needs losses of the margin and {odd[0]} is none: set `divergence: reverse_kl`")
+            raise ValueError(
+                f"divergence {self.divergence} needs losses of the margin and {odd[0]} is none: set `divergence: reverse_kl`"
+            )
         if self.label_smoothing and set(self.losses) <= UNSMOOTHED_LOSSES:
             raise ValueError(
                 f"label_smoothing does nothing to {', '.join(self.losses)}: leave it out, or soften labels by preferences.soft_labels"
@@ -149,26 +173,35 @@ class TrainingConfig(Section):
     def _something_follows_the_policy(self) -> Self:
         without = {"sft", "simpo", "orpo", "cpo"}
         if self.reference_sync_steps and set(self.losses) <= without:
-            raise ValueError(f"reference_sync_steps does nothing to {', '.join(self.losses)}, which reads no reference: leave it out")
+            raise ValueError(
+                f"reference_sync_steps does nothing to {', '.join(self.losses)}, which reads no reference: leave it out"
+            )
         return self
 
     @model_validator(mode="after")
     def _offload_fits_the_stage(self) -> Self:
         least = {"none": 0, "optimizer": 1, "optimizer_and_parameters": 3}[self.offload]
         if self.zero_stage < least:
-            raise ValueError(f"offload {self.offload} needs ZeRO stage {least}: set `zero_stage: {least}`, or `offload: none`")
+            raise ValueError(
+                f"offload {self.offload} needs ZeRO stage {least}: set `zero_stage: {least}`, or `offload: none`"
+            )
         return self
 
 
 class ConstraintsConfig(Section):
-    """Rules that hold whatever the pairs prefer: a violation is added to the loss, weighed so that its mean stays under a limit."""
+    """Rules that hold whatever the pairs prefer.
+
+    A violation is added to the loss, weighed so that its mean stays under a limit.
+    """
 
     banned_phrases: tuple[str, ...] = ()
-    """Texts that no answer may contain; the violation is the policy's probability of the phrase where a pair's answer has it."""
+    """Texts that no answer may contain; the violation is the policy's probability of the phrase where a pair's answer
+    has it."""
     max_tokens: int = Field(default=0, ge=0)
     """Length ceiling of an answer in tokens; the violation is the probability of going on past it. 0 sets none."""
     mode: Literal["limit", "penalty"] = "limit"
-    """`limit`: the weight is a Lagrange multiplier that keeps the mean violation under `limit`; `penalty`: the weight stays as it is."""
+    """`limit`: the weight is a Lagrange multiplier that keeps the mean violation under `limit`; `penalty`: the weight
+    stays as it is."""
     limit: float = Field(default=0.05, ge=0.0)
     """Mean violation that is allowed, when `mode` is `limit`."""
     weight: float = Field(default=1.0, ge=0.0)

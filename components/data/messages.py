@@ -14,4 +14,6 @@ def parse_messages(text: str) -> Messages:
 
 def format_messages(messages: Messages) -> str:
     """Writes chat messages as the JSON text that tables hold; equal messages give equal text."""
-    return json.dumps([{"role": message["role"], "content": message["content"]} for message in messages], ensure_ascii=False)
+    return json.dumps(
+        [{"role": message["role"], "content": message["content"]} for message in messages], ensure_ascii=False
+    )

@@ -1,8 +1,8 @@
 """Reads a preference data set in the forms that TRL, UltraFeedback and HH users have. Knows no judge and no stage.
 
-A row is `chosen` and `rejected` with an optional `prompt`: plain text, chat messages that include the prompt or leave it out, or HH
-transcripts. Optional columns: `p`, `margin` (or the two scores), `tag`. Or it is a single response, as KTO takes it: `completion` and
-`label` (true where it is desirable).
+A row is `chosen` and `rejected` with an optional `prompt`: plain text, chat messages that include the prompt or leave
+it out, or HH transcripts. Optional columns: `p`, `margin` (or the two scores), `tag`. Or it is a single response, as
+KTO takes it: `completion` and `label` (true where it is desirable).
 """
 
 import hashlib
@@ -23,12 +23,25 @@ SCORES = (
     ("chosen_rating", "rejected_rating"),
 )
 """Columns of the two scores whose difference is the margin, as the published data sets call them."""
-COLUMNS = ("prompt", "chosen", "rejected", "completion", "label", "p", "margin", "tag", *(name for names in SCORES for name in names))
+COLUMNS = (
+    "prompt",
+    "chosen",
+    "rejected",
+    "completion",
+    "label",
+    "p",
+    "margin",
+    "tag",
+    *(name for names in SCORES for name in names),
+)
 
 
 @dataclass(frozen=True)
 class SeedPair:
-    """A preference pair of a data set; what its row does not say is None, and so is the other answer of a single response."""
+    """A preference pair of a data set.
+
+    What its row does not say is None, and so is the other answer of a single response.
+    """
 
     messages: Messages
     chosen: str | None
@@ -76,7 +89,9 @@ def load_seed_pairs(source: str, *, split: str) -> SeedPairs:
     pairs = [pair for pair in loaded if isinstance(pair, SeedPair)]
     earlier = tuple(row.place for row, pair in zip(read.rows, loaded, strict=True) if pair is None)
     if not pairs:
-        raise ValueError(f"{source} holds no pair of answers to one prompt: chosen and rejected must share all messages but the last")
+        raise ValueError(
+            f"{source} holds no pair of answers to one prompt: chosen and rejected must share all messages but the last"
+        )
     return SeedPairs(pairs, earlier)
 
 
@@ -86,7 +101,9 @@ def _pair(row: Row, read: Rows) -> SeedPair | None:
     for column in ("chosen", "rejected"):
         if row.values.get(column) is None:
             there = ", ".join(read.columns)
-            raise ValueError(f"{row.place} has no {column}: a pair needs the columns chosen and rejected (there are {there})")
+            raise ValueError(
+                f"{row.place} has no {column}: a pair needs the columns chosen and rejected (there are {there})"
+            )
     prompt = row.values.get("prompt")
     before_chosen, chosen = _answer(row.values["chosen"], prompt, f"{row.place} chosen")
     before_rejected, rejected = _answer(row.values["rejected"], prompt, f"{row.place} rejected")
@@ -99,9 +116,18 @@ def _response(row: Row) -> SeedPair:
     """A single response, which is `chosen` where its label says that it is desirable and `rejected` where it is not."""
     label = row.values.get("label")
     if not isinstance(label, bool):
-        raise ValueError(f"{row.place}: label is {label!r}: write true where the completion is desirable, and false where it is not")
+        raise ValueError(
+            f"{row.place}: label is {label!r}: write true where the completion is desirable, and false where it is not"
+        )
     before, answer = _answer(row.values["completion"], row.values.get("prompt"), f"{row.place} completion")
-    return SeedPair(before, answer if label else None, None if label else answer, _number(row, "p"), _number(row, "margin"), _tag(row))
+    return SeedPair(
+        before,
+        answer if label else None,
+        None if label else answer,
+        _number(row, "p"),
+        _number(row, "margin"),
+        _tag(row),
+    )
 
 
 def _tag(row: Row) -> str | None:
@@ -114,7 +140,11 @@ def _tag(row: Row) -> str | None:
 def _answer(value: Any, prompt: Any, place: str) -> tuple[Messages, str]:
     """The messages before the last answer, and the answer; `prompt` is the cell of the prompt's column, or None."""
     given = None if prompt is None else _prompt(prompt, place)
-    whole = isinstance(value, str) and is_transcript(value) and (prompt is None or (isinstance(prompt, str) and is_transcript(prompt)))
+    whole = (
+        isinstance(value, str)
+        and is_transcript(value)
+        and (prompt is None or (isinstance(prompt, str) and is_transcript(prompt)))
+    )
     if isinstance(value, str) and given is not None and not whole:
         return given, value
     turns = parse_transcript(value, place) if isinstance(value, str) else chat_messages(value, place)
@@ -146,7 +176,9 @@ def _joined(given: Messages | None, before: Messages, place: str) -> Messages:
         return before
     if theirs == ours[-len(theirs) :]:
         return given
-    raise ValueError(f"{place}: the messages before the answer are not those of the column prompt: make them agree, or remove the column")
+    raise ValueError(
+        f"{place}: the messages before the answer are not those of the column prompt: make them agree, or remove the column"
+    )
 
 
 def _stripped(messages: Messages) -> list[tuple[str, str]]:

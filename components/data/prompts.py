@@ -1,7 +1,7 @@
 """The campaign's prompts: loading, the split into training and held-out prompts by content, and each round's draw.
 
-Two prompts have the same content when their messages agree in everything but white space, letter case and Unicode form. Knows no
-model and no stage, and loads no machine-learning library.
+Two prompts have the same content when their messages agree in everything but white space, letter case and Unicode form.
+Knows no model and no stage, and loads no machine-learning library.
 """
 
 import hashlib
@@ -59,7 +59,10 @@ def prompt_id(messages: Messages) -> str:
 
 def content_key(messages: Messages) -> str:
     """Equal for conversations of the same content: white space, letter case and Unicode form do not count."""
-    plain = [(message["role"], " ".join(unicodedata.normalize("NFKC", message["content"]).casefold().split())) for message in messages]
+    plain = [
+        (message["role"], " ".join(unicodedata.normalize("NFKC", message["content"]).casefold().split()))
+        for message in messages
+    ]
     return _sha256(json.dumps(plain))
 
 
@@ -72,7 +75,8 @@ def load_prompts(source: str, *, column: str, split: str) -> list[Prompt]:
         split: Split of a data set with splits; `train` or `test` for `builtin`.
 
     Raises:
-        ValueError: The source cannot be read or is empty, it has no such column, or a prompt is empty or no conversation.
+        ValueError: The source cannot be read or is empty, it has no such column, or a prompt is empty or no
+            conversation.
     """
     if source == BUILTIN:
         if split not in BUILTIN_SPLITS:
@@ -123,8 +127,8 @@ def chat_messages(value: Any, place: str) -> Messages:
 def split_prompts(config: PromptsConfig) -> PromptSplit:
     """Loads both prompt sets and makes them disjoint by content: a training prompt that is also held out is removed.
 
-    With no `held_out` source, the `num_held_out` training prompts whose content hashes lowest are held out, so that the choice
-    depends on neither order nor seed.
+    With no `held_out` source, the `num_held_out` training prompts whose content hashes lowest are held out, so that the
+    choice depends on neither order nor seed.
 
     Raises:
         ValueError: A source is unusable, or nothing is left to train on.
@@ -140,7 +144,9 @@ def split_prompts(config: PromptsConfig) -> PromptSplit:
     duplicates = len(loaded) - len(train)
     if config.held_out:
         builtin_held = config.held_out == BUILTIN
-        loaded = load_prompts(config.held_out, column=config.column, split="test" if builtin_held else config.held_out_split)
+        loaded = load_prompts(
+            config.held_out, column=config.column, split="test" if builtin_held else config.held_out_split
+        )
         held_out = _distinct(loaded)
         duplicates += len(loaded) - len(held_out)
     else:
@@ -148,7 +154,9 @@ def split_prompts(config: PromptsConfig) -> PromptSplit:
         train = {key: prompt for key, prompt in train.items() if key not in held_out}
     kept = [prompt for key, prompt in train.items() if key not in held_out]
     if not kept:
-        raise ValueError(f"all {len(train)} training prompts of {config.train} are held out too: name prompts that are not held out")
+        raise ValueError(
+            f"all {len(train)} training prompts of {config.train} are held out too: name prompts that are not held out"
+        )
     return PromptSplit(tuple(kept), tuple(held_out.values()), duplicates, len(train) - len(kept))
 
 
@@ -160,8 +168,9 @@ def place_in_pass(name: str, *, seed: int, passes: int) -> str:
 def draw(pool_ids: Iterable[str], *, round: int, per_round: int, seed: int) -> list[str]:
     """Draws a round's prompts without replacement until the pool is used up, then begins again in another order.
 
-    Where a round takes the last prompts of one pass and the first of the next, the next pass's order puts off those that the round
-    already has: no round holds a prompt twice, and at any time no prompt has been drawn more than once more than another.
+    Where a round takes the last prompts of one pass and the first of the next, the next pass's order puts off those
+    that the round already has: no round holds a prompt twice, and at any time no prompt has been drawn more than once
+    more than another.
 
     Args:
         pool_ids: Prompt ids; their order does not matter.
@@ -189,7 +198,9 @@ def draw(pool_ids: Iterable[str], *, round: int, per_round: int, seed: int) -> l
 def _cells(read: Rows, column: str) -> Iterable[tuple[str, Any]]:
     for row in read.rows:
         if column not in row.values:
-            raise ValueError(f"{row.place} has no column {column}: set prompts.column to one of {', '.join(read.columns)}")
+            raise ValueError(
+                f"{row.place} has no column {column}: set prompts.column to one of {', '.join(read.columns)}"
+            )
         yield row.place, row.values[column]
 
 

@@ -1,7 +1,7 @@
 """Rows of a user's data: JSON lines, Parquet, a saved data set or a hub `datasets` name.
 
-Owns the reading and the errors about files and rows; knows nothing of prompts or pairs. `datasets` is imported only when a source
-is neither a JSON nor a Parquet file.
+Owns the reading and the errors about files and rows; knows nothing of prompts or pairs. `datasets` is imported only
+when a source is neither a JSON nor a Parquet file.
 """
 
 import gzip
@@ -40,13 +40,14 @@ def read_rows(source: str, *, split: str, columns: Collection[str]) -> Rows:
     """Reads a data set.
 
     Args:
-        source: A `.jsonl`, `.json` (lines or one array) or `.parquet` file, a directory that `save_to_disk` wrote or that holds data
-            files, or a hub name. JSON files may be gzipped.
+        source: A `.jsonl`, `.json` (lines or one array) or `.parquet` file, a directory that `save_to_disk` wrote or
+            that holds data files, or a hub name. JSON files may be gzipped.
         split: Split to read where the source has splits.
         columns: Names to read where they exist; others stay unread.
 
     Raises:
-        ValueError: The source is missing, unreadable or empty, or a line is not JSON; one line that names it and the remedy.
+        ValueError: The source is missing, unreadable or empty, or a line is not JSON; one line that names it and the
+            remedy.
     """
     path = Path(source).expanduser()
     suffix = Path(path.name.removesuffix(".gz")).suffix
@@ -57,7 +58,9 @@ def read_rows(source: str, *, split: str, columns: Collection[str]) -> Rows:
     elif suffix in (".jsonl", ".json", ".ndjson"):
         read = _from_json(source, path, columns)
     elif path.exists():
-        raise ValueError(f"{source} is no kind of file that is read here: use JSONL (.jsonl), Parquet (.parquet) or a saved data set")
+        raise ValueError(
+            f"{source} is no kind of file that is read here: use JSONL (.jsonl), Parquet (.parquet) or a saved data set"
+        )
     elif source.startswith(LOCAL_PREFIXES):
         raise ValueError(f"{source} does not exist: name a JSONL or Parquet file, a saved data set or a hub data set")
     else:
@@ -72,7 +75,9 @@ def _from_json(source: str, path: Path, columns: Collection[str]) -> Rows:
     rows, names = [], dict[str, None]()
     for place, value in _json_values(source, content):
         if not isinstance(value, dict):
-            raise ValueError(f"{place} is no JSON object but {type(value).__name__}: write one object such as {{...}} a line")
+            raise ValueError(
+                f"{place} is no JSON object but {type(value).__name__}: write one object such as {{...}} a line"
+            )
         names.update(dict.fromkeys(value))
         rows.append(Row(place, {name: value[name] for name in columns if name in value}))
     return Rows(source, tuple(names), rows)
@@ -83,7 +88,9 @@ def _content(source: str, path: Path) -> bytes:
         content = path.read_bytes()
         return gzip.decompress(content) if path.suffix == ".gz" else content
     except FileNotFoundError:
-        raise ValueError(f"file {source} does not exist: name a JSONL or Parquet file, a saved data set or a hub data set") from None
+        raise ValueError(
+            f"file {source} does not exist: name a JSONL or Parquet file, a saved data set or a hub data set"
+        ) from None
     except (OSError, EOFError) as error:
         raise ValueError(f"file {source} cannot be read: {error}") from None
 
@@ -109,7 +116,9 @@ def _json(text: bytes, place: str) -> Any:
     except UnicodeEncodeError:
         raise ValueError(f"{place} holds half a character (a lone \\ud800-\\udfff escape): remove it") from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"{place} is not JSON: {error.msg} at character {error.pos + 1}: write one JSON object a line") from None
+        raise ValueError(
+            f"{place} is not JSON: {error.msg} at character {error.pos + 1}: write one JSON object a line"
+        ) from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{place} is not UTF-8 at byte {error.start + 1}: save the file as UTF-8") from None
 
@@ -120,7 +129,9 @@ def _from_parquet(source: str, path: Path, columns: Collection[str]) -> Rows:
         names = tuple(file.schema_arrow.names)
         values = file.read(columns=[name for name in names if name in columns]).to_pylist()
     except FileNotFoundError:
-        raise ValueError(f"file {source} does not exist: name a JSONL or Parquet file, a saved data set or a hub data set") from None
+        raise ValueError(
+            f"file {source} does not exist: name a JSONL or Parquet file, a saved data set or a hub data set"
+        ) from None
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"file {source} cannot be read as Parquet: {_one_line(error)}") from None
     return Rows(source, names, [Row(f"{source} row {number}", value) for number, value in enumerate(values, 1)])
@@ -140,7 +151,9 @@ def _saved_dataset(path: Path, split: str) -> "Dataset":
     try:
         loaded = load_from_disk(str(path))
     except Exception as error:
-        raise ValueError(f"data set {path} cannot be read: {_one_line(error)}: save it again with save_to_disk()") from None
+        raise ValueError(
+            f"data set {path} cannot be read: {_one_line(error)}: save it again with save_to_disk()"
+        ) from None
     if isinstance(loaded, Dataset):
         return loaded
     if split not in loaded:

@@ -1,4 +1,7 @@
-"""Pairs as token ids, and the plan of which pair is trained on when, on which rank, in which micro-batch. Knows no model."""
+"""Pairs as token ids, and the plan of which pair is trained on when, on which rank, in which micro-batch.
+
+Knows no model.
+"""
 
 import heapq
 import itertools
@@ -20,8 +23,8 @@ if TYPE_CHECKING:
 class Pair:
     """One preference pair as token ids, and the probability that chosen is really preferred.
 
-    An unpaired response has one answer and an empty other one: it is `chosen` where it is desirable, else `rejected`, each with
-    probability p.
+    An unpaired response has one answer and an empty other one: it is `chosen` where it is desirable, else `rejected`,
+    each with probability p.
     """
 
     prompt: list[int]
@@ -51,7 +54,9 @@ class Pair:
         return self.chosen or self.rejected
 
 
-def encode_pairs(table: pd.DataFrame, tokenizer: "PreTrainedTokenizerBase", *, max_response_tokens: int, source: str) -> list[Pair]:
+def encode_pairs(
+    table: pd.DataFrame, tokenizer: "PreTrainedTokenizerBase", *, max_response_tokens: int, source: str
+) -> list[Pair]:
     """Tokenises a validated table of pairs, in its order; `source` names the table in messages."""
     pairs = []
     columns = (table[name] for name in ("prompt", "chosen", "rejected", "p", "prompt_id", "tag", "weight"))
@@ -113,7 +118,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a step's pairs are spread over ranks and micro-batches: by their tokens, so that all have about as much to do."""
+    """How a step's pairs are spread over ranks and micro-batches.
+
+    By their tokens, so that all have about as much to do.
+    """
 
     lengths: Sequence[int]
     """Tokens of each pair, its prompt counted once."""
@@ -125,10 +133,12 @@ class Layout:
     world_size: int = 1
 
     def micro_batches(self, pairs: Sequence[int]) -> list[list[Slot]]:
-        """This rank's micro-batches of a step, as many on every rank, none empty; a pair's weight is its share of the step's mean.
+        """This rank's micro-batches of a step, as many on every rank, none empty.
 
-        DeepSpeed averages over ranks, so weights sum to the world size over all of them, also when the last step of an epoch has fewer
-        pairs than the others or fewer than there are ranks.
+        A pair's weight is its share of the step's mean.
+
+        DeepSpeed averages over ranks, so weights sum to the world size over all of them, also when the last step of an
+        epoch has fewer pairs than the others or fewer than there are ranks.
         """
         weight = self.world_size / len(pairs)
         filler = Slot(min(pairs, key=lambda pair: self.lengths[pair]), 0.0)
@@ -153,10 +163,15 @@ class Layout:
             each += 1
 
     def _fits(self, pairs: Sequence[int]) -> bool:
-        return sum(self.lengths[pair] for pair in pairs) <= self.max_tokens and len(pairs) <= (self.max_pairs or len(pairs))
+        return sum(self.lengths[pair] for pair in pairs) <= self.max_tokens and len(pairs) <= (
+            self.max_pairs or len(pairs)
+        )
 
     def _balanced(self, pairs: Sequence[int], count: int) -> list[list[int]]:
-        """The longest pairs first, each into the bin with the fewest tokens (Graham 1969); within a bin in the step's order."""
+        """The longest pairs first, each into the bin with the fewest tokens (Graham 1969).
+
+        Within a bin in the step's order.
+        """
         bins: list[list[int]] = [[] for _ in range(count)]
         free = [(0, number) for number in range(count)]
         for place in sorted(range(len(pairs)), key=lambda place: -self.lengths[pairs[place]]):

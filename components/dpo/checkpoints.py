@@ -20,10 +20,12 @@ log = logging.getLogger(__name__)
 
 
 def save(directory: Path, engine: Any, step: int, metrics: list[str], *, reference: PairLogps | None) -> None:
-    """Publishes a checkpoint after `step` optimizer steps; every rank must call it. `reference` is kept where it follows the policy.
+    """Publishes a checkpoint after `step` optimizer steps; every rank must call it.
 
-    The files are written under a temporary name and hashed; the rename that makes the checkpoint visible comes last, so a crash at
-    any moment leaves the one before. The newest `KEEP` checkpoints are kept.
+    `reference` is kept where it follows the policy.
+
+    The files are written under a temporary name and hashed; the rename that makes the checkpoint visible comes last, so
+    a crash at any moment leaves the one before. The newest `KEEP` checkpoints are kept.
     """
     temporary = directory / ".unfinished"
     if torch.distributed.get_rank() == 0:
@@ -43,7 +45,9 @@ def save(directory: Path, engine: Any, step: int, metrics: list[str], *, referen
 
 
 def _publish(temporary: Path, target: Path, step: int) -> None:
-    files = {str(path.relative_to(temporary)): file_digest(path) for path in sorted(temporary.rglob("*")) if path.is_file()}
+    files = {
+        str(path.relative_to(temporary)): file_digest(path) for path in sorted(temporary.rglob("*")) if path.is_file()
+    }
     content = {"step": step, "num_processes": torch.distributed.get_world_size(), "files": files}
     write_json(temporary / HASHES, content | {"digest": digest(content)})
     for path in temporary.rglob("*"):
@@ -84,7 +88,10 @@ def _newest_intact_step(directory: Path) -> int:
 
 
 def _defect(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, or None: its list of hashes, one of its files, or for how many processes it was made."""
+    """What is wrong with a checkpoint, or None.
+
+    Its list of hashes, one of its files, or for how many processes it was made.
+    """
     try:
         recorded = read_json(checkpoint / HASHES)
         if recorded.pop("digest") != digest(recorded) or checkpoint.name != f"step-{recorded['step']:06d}":
@@ -96,5 +103,7 @@ def _defect(checkpoint: Path) -> str | None:
         return f"{damaged[0]} is damaged"
     if recorded["num_processes"] != torch.distributed.get_world_size():
         # DeepSpeed shards the optimizer's state over the ranks, and cannot load the shards of another number of them.
-        return f"it was made by {recorded['num_processes']} processes, and these are {torch.distributed.get_world_size()}"
+        return (
+            f"it was made by {recorded['num_processes']} processes, and these are {torch.distributed.get_world_size()}"
+        )
     return None

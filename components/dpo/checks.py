@@ -1,4 +1,7 @@
-"""What must hold before a training is published: its first loss, and what its saved weights score and say when loaded again."""
+"""What must hold before a training is published.
+
+Its first loss, and what its saved weights score and say when loaded again.
+"""
 
 import math
 from collections.abc import Mapping
@@ -49,14 +52,20 @@ def _greedy(engine: Any, prompt: list[int], count: int) -> tuple[list[int], list
     tokens: list[int] = []
     leads: list[float] = []
     for _ in range(count):
-        logits = engine(input_ids=torch.tensor([prompt + tokens], device=engine.device), use_cache=False).logits[0, -1].float()
+        logits = (
+            engine(input_ids=torch.tensor([prompt + tokens], device=engine.device), use_cache=False)
+            .logits[0, -1]
+            .float()
+        )
         best = logits.topk(2)
         tokens.append(int(best.indices[0]))
         leads.append(float(best.values[0] - best.values[1]))
     return tokens, leads
 
 
-def check_reloaded(trained: ModelRef, probe: Probe, pad_id: int, *, dtype: torch.dtype, device: torch.device, quantization: Any) -> None:
+def check_reloaded(
+    trained: ModelRef, probe: Probe, pad_id: int, *, dtype: torch.dtype, device: torch.device, quantization: Any
+) -> None:
     """Loads what was saved, scores the probe's pairs and answers its prompt with the sampler.
 
     Raises:
@@ -67,7 +76,9 @@ def check_reloaded(trained: ModelRef, probe: Probe, pad_id: int, *, dtype: torch
     again = response_logps(model, pad_id, prompts, [pair.answer for pair in probe.pairs])
     worst = float((again - probe.logps).abs().max())
     if not worst <= LOGPS_TOLERANCE[dtype] * max(1.0, float(probe.logps.abs().max()) / 100):
-        raise RuntimeError(f"the saved weights score pairs differently from the trained ones (by {worst:.4f} nats): they are incomplete")
+        raise RuntimeError(
+            f"the saved weights score pairs differently from the trained ones (by {worst:.4f} nats): they are incomplete"
+        )
     law = SamplingParams(temperature=1.0, top_p=1.0, top_k=1, max_new_tokens=len(probe.tokens), stop_ids=frozenset())
     (said,) = sample(model, [probe.prompt], seeds=[[0]], law=law, pad_id=pad_id, batch_size=1, on_batch=lambda _: None)
     for place, (token, lead) in enumerate(zip(probe.tokens, probe.leads, strict=True)):

@@ -1,7 +1,9 @@
-"""What went wrong in a training that ended well: pure functions over its metrics, each of which names one cause and a remedy.
+"""What went wrong in a training that ended well.
 
-A training can run to its end, with a finite loss, and have learned nothing, or the wrong thing. None of these stops a round: the gate
-judges the answers. They say why, so that nobody has to read curves.
+Pure functions over its metrics, each of which names one cause and a remedy.
+
+A training can run to its end, with a finite loss, and have learned nothing, or the wrong thing. None of these stops a
+round: the gate judges the answers. They say why, so that nobody has to read curves.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,19 +17,22 @@ Metrics = Sequence[Mapping[str, float]]
 FEWEST_STEPS = 8
 """A quarter of fewer steps is one step, whose pairs say more than the training does."""
 LEAST_MARGIN = 0.02
-"""Growth of the mean reward margin below which nothing was learned: at this margin a pair's loss is ln 2 less 1 %, and an untrained
-policy's steps differ by less."""
+"""Growth of the mean reward margin below which nothing was learned: at this margin a pair's loss is ln 2 less 1 %, and
+an untrained policy's steps differ by less."""
 STILL = 0.95
-"""Share of its first value at which a loss has not moved; one that likelihood is part of can fall while no margin grows."""
+"""Share of its first value at which a loss has not moved; one that likelihood is part of can fall while no margin
+grows."""
 LEAST_MOVE = 0.1
 """Change of a mean reward from which on the policy has plainly moved: five times what `LEAST_MARGIN` asks for."""
 LEAST_GRADIENT = 1e-6
 """Gradient norm below which no gradient reached the weights; healthy trainings are at 0.1 to 100."""
 MOST_LOST = 0.3
-"""Nats a token by which chosen answers may become less likely: at 0.3 each of their tokens has lost a quarter of its probability, and
-an answer of 30 tokens is 8,000 times less likely. The built-in campaign, which does well, loses 0.02; at ten times its rate, 4."""
+"""Nats a token by which chosen answers may become less likely: at 0.3 each of their tokens has lost a quarter of its
+probability, and an answer of 30 tokens is 8,000 times less likely. The built-in campaign, which does well, loses 0.02;
+at ten times its rate, 4."""
 LARGEST_MARGIN = 10.0
-"""Mean reward margin from which on pairs teach nothing: the sigmoid loss's gradient is below 5e-5 of what it was at the start."""
+"""Mean reward margin from which on pairs teach nothing: the sigmoid loss's gradient is below 5e-5 of what it was at the
+start."""
 RISE = 1.2
 """The loss's rise over its start, as a factor, that chance does not bring about over a quarter of the steps."""
 
@@ -46,22 +51,35 @@ class Setting(NamedTuple):
 
 
 def diagnose(metrics: Metrics, setting: Setting) -> list[str]:
-    """Names what went wrong, each in one line with what to change; empty where nothing did, or where the steps are too few to tell."""
+    """Names what went wrong, each in one line with what to change.
+
+    Empty where nothing did, or where the steps are too few to tell.
+    """
     # Of unpaired responses, a step may hold none that is desirable.
     metrics = [line for line in metrics if "rewards/chosen" in line and "rewards/rejected" in line]
     if len(metrics) < FEWEST_STEPS:
         return []
-    found = [not_learning(metrics, setting), displaced(metrics, setting), exploding(metrics, setting), diverging(metrics)]
+    found = [
+        not_learning(metrics, setting),
+        displaced(metrics, setting),
+        exploding(metrics, setting),
+        diverging(metrics),
+    ]
     return [cause for cause in found if cause is not None]
 
 
 def not_learning(metrics: Metrics, setting: Setting) -> str | None:
-    """The margins have not grown: for the sigmoid loss, it is stuck at ln 2 where policy and reference begin as the same weights."""
+    """The margins have not grown.
+
+    For the sigmoid loss, it is stuck at ln 2 where policy and reference begin as the same weights.
+    """
     growth = _growth(metrics, "rewards/margins")
     fell = _at_end(metrics, "loss") < STILL * metrics[0]["loss"]
     if abs(growth) >= LEAST_MARGIN or fell:
         return None
-    stuck = f"nothing was learned: the loss ended at {_at_end(metrics, 'loss'):.4f} and the margins grew by {growth:.4f}"
+    stuck = (
+        f"nothing was learned: the loss ended at {_at_end(metrics, 'loss'):.4f} and the margins grew by {growth:.4f}"
+    )
     if _at_end(metrics, "grad_norm") < LEAST_GRADIENT:
         return f"{stuck}, because no gradient reached the weights: are those that are trained frozen, or of no effect?"
     moved = max(abs(_growth(metrics, "rewards/chosen")), abs(_growth(metrics, "rewards/rejected")))
@@ -75,9 +93,12 @@ def not_learning(metrics: Metrics, setting: Setting) -> str | None:
 
 
 def displaced(metrics: Metrics, setting: Setting) -> str | None:
-    """Likelihood displacement (Razin et al. 2024, arXiv 2410.05779): margins grow while chosen answers become much less likely.
+    """Likelihood displacement (Razin et al.
 
-    What was likely before goes to answers that are in neither set, so the reward accuracy looks well while the answers get worse.
+    2024, arXiv 2410.05779): margins grow while chosen answers become much less likely.
+
+    What was likely before goes to answers that are in neither set, so the reward accuracy looks well while the answers
+    get worse.
     """
     if setting.reference_chosen_logps is None:
         return None
@@ -106,9 +127,7 @@ def diverging(metrics: Metrics) -> str | None:
     before, after = _at_start(metrics, "loss"), _at_end(metrics, "loss")
     if before <= 0 or after <= RISE * before or _growth(metrics, "rewards/margins") >= 0:
         return None
-    return (
-        f"diverging: the loss rose from {before:.4f} to {after:.4f} while the margins fell. Lower training.learning_rate, or warm up longer"
-    )
+    return f"diverging: the loss rose from {before:.4f} to {after:.4f} while the margins fell. Lower training.learning_rate, or warm up longer"
 
 
 def reference_moved(cached: torch.Tensor, again: torch.Tensor, *, tolerance: float) -> str | None:

@@ -1,4 +1,7 @@
-"""The DeepSpeed engine: the only importer of deepspeed. One engine for one CPU, one GPU or N ranks under torchrun, ZeRO 0 to 3."""
+"""The DeepSpeed engine: the only importer of deepspeed.
+
+One engine for one CPU, one GPU or N ranks under torchrun, ZeRO 0 to 3.
+"""
 
 import contextlib
 import functools
@@ -47,8 +50,17 @@ def _silent_stderr() -> Iterator[None]:
 
 
 def join_process_group() -> tuple[int, int]:
-    """Joins torchrun's process group, or makes one of this process alone; returns (rank, world size). Safe to call again."""
-    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
+    """Joins torchrun's process group, or makes one of this process alone; returns (rank, world size).
+
+    Safe to call again.
+    """
+    for name, value in {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "0",
+    }.items():
         os.environ.setdefault(name, value)
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -63,7 +75,8 @@ def join_process_group() -> tuple[int, int]:
 
 
 def _skip_compiled_cpu_collectives() -> None:
-    # On a CPU, init_distributed compiles a shared-memory collective that is not needed and fails where there is no C++ compiler.
+    # On a CPU, init_distributed compiles a shared-memory collective that is not needed and fails where there is no C++
+    # compiler.
     accelerator = deepspeed_module().accelerator.get_accelerator()
     if accelerator.device_name() == "cpu":
         builder = accelerator.create_op_builder("ShareMemCommBuilder")
@@ -83,10 +96,16 @@ def build_engine(model: torch.nn.Module, training: TrainingConfig, *, num_steps:
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
-        trainable, lr=training.learning_rate, betas=(0.9, training.adam_beta2), weight_decay=training.weight_decay, fused=True
+        trainable,
+        lr=training.learning_rate,
+        betas=(0.9, training.adam_beta2),
+        weight_decay=training.weight_decay,
+        fused=True,
     )
     warmup = round(training.warmup_share * num_steps)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_share(step, warmup=warmup, num_steps=num_steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate_share(step, warmup=warmup, num_steps=num_steps)
+    )
     settings = {
         # Of batches, DeepSpeed is told only where a step ends (`accumulate`): their number differs from step to step.
         "train_micro_batch_size_per_gpu": 1,
@@ -104,7 +123,10 @@ def build_engine(model: torch.nn.Module, training: TrainingConfig, *, num_steps:
 
 
 def learning_rate_share(step: int, *, warmup: int, num_steps: int) -> float:
-    """Share of the peak learning rate at a step (from 0): rises over `warmup` steps, then falls to zero after the last."""
+    """Share of the peak learning rate at a step (from 0).
+
+    Rises over `warmup` steps, then falls to zero after the last.
+    """
     if step < warmup:
         return (step + 1) / warmup
     return max(0.0, (num_steps - step) / max(1, num_steps - warmup))
@@ -120,8 +142,9 @@ def optimizer_step(engine: Any) -> float:
     """Makes the optimizer step that ends an accumulation, unless the gradient is not finite.
 
     Returns:
-        The global L2 norm of the gradients before clipping, the same on every rank. Where it is NaN or infinite, weights and optimizer
-        are what they were: DeepSpeed's own optimizers (ZeRO above 0, bfloat16) skip such a step by themselves, torch's does not.
+        The global L2 norm of the gradients before clipping, the same on every rank. Where it is NaN or infinite,
+        weights and optimizer are what they were: DeepSpeed's own optimizers (ZeRO above 0, bfloat16) skip such a step
+        by themselves, torch's does not.
     """
     if _reports_grad_norm(engine):
         engine.step()
@@ -145,9 +168,9 @@ def _plain_grad_norm(engine: Any) -> float:
 def full_weights(engine: Any) -> dict[str, torch.Tensor] | None:
     """What was trained, on the CPU, gathered from all ranks: on rank 0; None elsewhere. Every rank must call it.
 
-    All tensors of a model of which all weights are trained; of a model with an adapter, the adapter's only, since the others lie on
-    disk and would fill the memory of one machine. Tied weights come once, under their first name: copies under both names would be
-    saved as two tensors.
+    All tensors of a model of which all weights are trained; of a model with an adapter, the adapter's only, since the
+    others lie on disk and would fill the memory of one machine. Tied weights come once, under their first name: copies
+    under both names would be saved as two tensors.
     """
     partitioned, first = engine.zero_optimization_stage() == 3, torch.distributed.get_rank() == 0
     has_frozen = any(not parameter.requires_grad for parameter in engine.module.parameters())
@@ -158,7 +181,9 @@ def full_weights(engine: Any) -> dict[str, torch.Tensor] | None:
             continue
         seen.add(id(tensor))
         whole = (
-            deepspeed_module().zero.GatheredParameters([tensor]) if partitioned and hasattr(tensor, "ds_id") else contextlib.nullcontext()
+            deepspeed_module().zero.GatheredParameters([tensor])
+            if partitioned and hasattr(tensor, "ds_id")
+            else contextlib.nullcontext()
         )
         with whole:
             if first:

@@ -19,14 +19,16 @@ class NonFiniteGradient(RuntimeError):
     """The gradient of a step with a finite loss is NaN or infinite; the optimizer step was not made."""
 
 
-def refuse_non_finite_loss(means: dict[str, float], pairs: Sequence[Pair], finite: list[tuple[list[int], torch.Tensor]], what: str) -> None:
+def refuse_non_finite_loss(
+    means: dict[str, float], pairs: Sequence[Pair], finite: list[tuple[list[int], torch.Tensor]], what: str
+) -> None:
     """Looks at a step's means, which are the same on every rank, so that all ranks stop together or none does.
 
     Args:
         means: Means over the step's pairs and over all ranks; a value that is not finite makes its mean so.
         pairs: All pairs of the data.
-        finite: For each micro-batch of this rank, the indices of its pairs and whether each one's values are finite. Looked at only
-            where a mean is not finite, so that a step waits for no other transfer from the device.
+        finite: For each micro-batch of this rank, the indices of its pairs and whether each one's values are finite.
+            Looked at only where a mean is not finite, so that a step waits for no other transfer from the device.
         what: What was being done, for the message.
 
     Raises:
@@ -52,7 +54,8 @@ def refuse_non_finite_gradient(norm: float, pairs: Sequence[Pair], what: str) ->
     """Looks at a step's gradient norm, which is the same on every rank.
 
     Raises:
-        NonFiniteGradient: The norm is NaN or infinite; names the pairs of the step, none of which can be told to be the cause.
+        NonFiniteGradient: The norm is NaN or infinite; names the pairs of the step, none of which can be told to be the
+            cause.
     """
     if not math.isfinite(norm):
         raise NonFiniteGradient(

@@ -1,4 +1,7 @@
-"""How much each kind of preference (its tag) counts, so that one kind cannot drown another. Knows no model and no batch."""
+"""How much each kind of preference (its tag) counts, so that one kind cannot drown another.
+
+Knows no model and no batch.
+"""
 
 import math
 from collections import Counter
@@ -8,7 +11,9 @@ import torch
 
 
 def tag_weights(tags: Sequence[str], weights: Mapping[str, float]) -> list[float]:
-    """Weight of each pair's loss; a tag that is not named counts 1. The mean over the pairs is 1, so the learning rate keeps its meaning.
+    """Weight of each pair's loss; a tag that is not named counts 1.
+
+    The mean over the pairs is 1, so the learning rate keeps its meaning.
 
     Args:
         tags: Tag of each pair.
@@ -39,8 +44,9 @@ def combined_weights(*factors: Sequence[float]) -> list[float]:
 def mixed_order(tags: Sequence[str], shares: Mapping[str, float], *, seed: int) -> list[int]:
     """Pairs of one epoch in their order, with the configured share of each tag; as many as there are pairs.
 
-    Tags that are not named divide what the shares leave in proportion to their pairs. A tag that gets more places than it has pairs
-    repeats them, each as often as the others give or take one; one that gets fewer leaves some for another epoch's draw.
+    Tags that are not named divide what the shares leave in proportion to their pairs. A tag that gets more places than
+    it has pairs repeats them, each as often as the others give or take one; one that gets fewer leaves some for another
+    epoch's draw.
 
     Args:
         tags: Tag of each pair.
@@ -73,7 +79,10 @@ def _places(tags: Sequence[str], shares: Mapping[str, float]) -> dict[str, int]:
         raise ValueError(
             f"training.tag_shares adds up to {1 - left:g}: it must be 1 where it names every tag, and at most 1 where it does not"
         )
-    wanted = {tag: shares[tag] if tag in shares else left * count / sum(rest.values()) for tag, count in sorted(counts.items())}
+    wanted = {
+        tag: shares[tag] if tag in shares else left * count / sum(rest.values())
+        for tag, count in sorted(counts.items())
+    }
     exact = {tag: share * len(tags) for tag, share in wanted.items()}
     places = {tag: int(number) for tag, number in exact.items()}
     by_remainder = sorted(exact, key=lambda tag: (places[tag] - exact[tag], tag))
@@ -85,4 +94,6 @@ def _places(tags: Sequence[str], shares: Mapping[str, float]) -> dict[str, int]:
 def _refuse_unknown(tags: Sequence[str], named: Mapping[str, float], key: str) -> None:
     unknown = sorted(set(named) - set(tags))
     if unknown:
-        raise ValueError(f"{key} names {', '.join(unknown)}, and no training pair has that tag; there are: {', '.join(sorted(set(tags)))}")
+        raise ValueError(
+            f"{key} names {', '.join(unknown)}, and no training pair has that tag; there are: {', '.join(sorted(set(tags)))}"
+        )

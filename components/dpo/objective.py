@@ -1,6 +1,7 @@
 """What a step minimises: the configured loss over pairs, and the constraints beside it.
 
-Knows no optimizer and no files. The loss says what it reads (`losses.Loss`); this module has it at hand and never looks at its name.
+Knows no optimizer and no files. The loss says what it reads (`losses.Loss`); this module has it at hand and never looks
+at its name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,15 @@ from components.dpo.reference import PairLogps, score_pairs
 from components.dpo.responses import Sides, desirability, mismatched_answers, responses_loss
 from components.scoring.response_logps import Batch, TokenScores, response_logps, token_scores
 
-MEASURED = ("loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected")
+MEASURED = (
+    "loss",
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/margins",
+    "rewards/accuracies",
+    "logps/chosen",
+    "logps/rejected",
+)
 PAIR_LOSS = "loss/pairs"
 """The loss of the pairs alone: without tag weights, WPO's weights and constraints."""
 SHARES = {"share/chosen": ("rewards/chosen", "logps/chosen"), "share/rejected": ("rewards/rejected", "logps/rejected")}
@@ -76,7 +85,8 @@ class Objective:
             pad_id: Token that fills the padding.
             end_id: Token that ends an answer.
             pair_weights: Weight of each pair's loss.
-            balance: Factors of the weights of desirable and undesirable responses, from the training pairs (`response_balance`).
+            balance: Factors of the weights of desirable and undesirable responses, from the training pairs
+                (`response_balance`).
             constraints: By name.
             state: Shared with other objectives of the run.
 
@@ -93,7 +103,10 @@ class Objective:
         self.pair_weights = torch.tensor(pair_weights)
 
     def expected_first_loss(self, pairs: Sequence[int]) -> float | None:
-        """`PAIR_LOSS` of a step over these pairs where policy and reference are the same weights; None if the loss has none."""
+        """`PAIR_LOSS` of a step over these pairs where policy and reference are the same weights.
+
+        None if the loss has none.
+        """
         if self.responses_loss is None:
             return self.loss.expected_first_loss(torch.tensor([self.pairs[index].p for index in pairs]), self.settings)
         each = [[p for p in desirability(self.pairs[index]) if p is not None] for index in pairs]
@@ -112,7 +125,10 @@ class Objective:
         return shown | self.state.record() | ({} if kl is None else {"kl/mismatched": float(kl)})
 
     def follow(self, engine: Any, layout: Layout) -> None:
-        """Makes the policy as it is now the reference (TR-DPO's hard update, arXiv 2404.09656). Every rank must call it."""
+        """Makes the policy as it is now the reference (TR-DPO's hard update, arXiv 2404.09656).
+
+        Every rank must call it.
+        """
         engine.eval()
         self.reference = score_pairs(
             engine,
@@ -129,9 +145,12 @@ class Objective:
 
     @torch.no_grad()
     def kl(self, engine: Any, micro_batches: list[list[Slot]], layout: Layout) -> torch.Tensor | None:
-        """Mean log-ratio of the step's prompts with other prompts' answers, over all ranks, for losses that need it; else None.
+        """Mean log-ratio of the step's prompts with other prompts' answers, over all ranks, for losses that need it.
 
-        It takes one more forward, before the step, so that the estimate does not depend on how the step is cut into micro-batches.
+        Else None.
+
+        It takes one more forward, before the step, so that the estimate does not depend on how the step is cut into
+        micro-batches.
         """
         if not self.loss.needs_kl:
             return None
@@ -140,7 +159,10 @@ class Objective:
         total = torch.zeros((), device=engine.device)
         for slots in micro_batches:
             index = [slot.pair for slot in slots]
-            prompts, answers = [self.pairs[place].prompt for place in index], [self.mismatched[place] for place in index]
+            prompts, answers = (
+                [self.pairs[place].prompt for place in index],
+                [self.mismatched[place] for place in index],
+            )
             policy = response_logps(engine, self.pad_id, prompts, answers, max_tokens=layout.max_tokens)
             weights = torch.tensor([slot.weight for slot in slots])
             total += ((policy - self.reference.mismatched[index]) * weights).sum().to(engine.device)
@@ -153,7 +175,9 @@ class Objective:
         mine, device = [self.pairs[slot.pair] for slot in slots], engine.device
         sides = Sides(mine)
         batch = Batch(sides.prompts, sides.answers, self.pad_id, device)
-        scores = token_scores(engine, batch, end_id=self.end_id if self.constraints else None, collisions=self.training.weighting == "wpo")
+        scores = token_scores(
+            engine, batch, end_id=self.end_id if self.constraints else None, collisions=self.training.weighting == "wpo"
+        )
         index, weights = [slot.pair for slot in slots], torch.tensor([slot.weight for slot in slots], device=device)
         present = sides.present(device)
         result = self._losses(sides.spread(self._summed(scores, batch, sides)), present, sides, index, kl)
@@ -167,7 +191,9 @@ class Objective:
         chosen, rejected = sides.spread(scores.logps.detach().sum(dim=1))
         rewards = (result.chosen_rewards, result.rejected_rewards, margins, accuracies)
         rows = torch.stack([total, *rewards, chosen, rejected, result.losses, *present, *violations.values()]).detach()
-        return MicroBatch((total * weights).sum(), rows @ weights, torch.isfinite(rows).all(dim=0), sum(map(len, sides.answers)))
+        return MicroBatch(
+            (total * weights).sum(), rows @ weights, torch.isfinite(rows).all(dim=0), sum(map(len, sides.answers))
+        )
 
     def _summed(self, scores: TokenScores, batch: Batch, sides: Sides) -> torch.Tensor:
         if self.training.ld_alpha == 1:
@@ -175,15 +201,24 @@ class Objective:
         shared = sides.shared_lengths().to(scores.logps.device)
         return length_desensitised_logps(scores.logps, batch.target_mask, shared, ld_alpha=self.training.ld_alpha)
 
-    def _losses(self, logps: torch.Tensor, present: torch.Tensor, sides: Sides, index: list[int], kl: torch.Tensor | None) -> PairLosses:
+    def _losses(
+        self, logps: torch.Tensor, present: torch.Tensor, sides: Sides, index: list[int], kl: torch.Tensor | None
+    ) -> PairLosses:
         """Losses of the pairs whose log-probabilities are `logps`, (2, pairs)."""
-        shared = self.settings | {"reward_shift": self.state.reward_shift.mean.to(logps.device)} | ({} if kl is None else {"kl": kl})
+        shared = (
+            self.settings
+            | {"reward_shift": self.state.reward_shift.mean.to(logps.device)}
+            | ({} if kl is None else {"kl": kl})
+        )
         lengths = sides.spread(torch.tensor([float(len(answer)) for answer in sides.answers], device=logps.device))
         p = torch.tensor([self.pairs[place].p for place in index], device=logps.device)
         available = {"policy_chosen_logps": logps[0], "policy_rejected_logps": logps[1], "p": p}
         available |= {"chosen_lengths": lengths[0], "rejected_lengths": lengths[1]}
         if self.reference is not None:
-            of_reference = self.reference.chosen[index].to(logps.device), self.reference.rejected[index].to(logps.device)
+            of_reference = (
+                self.reference.chosen[index].to(logps.device),
+                self.reference.rejected[index].to(logps.device),
+            )
             if self.responses_loss is not None:
                 return losses_of_both(self.responses_loss, logps, torch.stack(of_reference), p, present, shared)
             available |= {"reference_chosen_logps": of_reference[0], "reference_rejected_logps": of_reference[1]}
@@ -201,7 +236,10 @@ class Objective:
         assert scores.end_logps is not None
         responses = Responses(batch.targets, batch.target_mask, scores.logps, scores.end_logps)
         answers = sides.present(scores.logps.device).sum(dim=0)
-        return {name: sides.spread(constraint(responses)).sum(dim=0) / answers for name, constraint in self.constraints.items()}
+        return {
+            name: sides.spread(constraint(responses)).sum(dim=0) / answers
+            for name, constraint in self.constraints.items()
+        }
 
 
 def _settings(loss: Loss[PairLosses], training: TrainingConfig, balance: tuple[float, float]) -> dict[str, float]:

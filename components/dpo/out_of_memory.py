@@ -25,7 +25,10 @@ class OutOfMemory(RuntimeError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, of a device or of this machine; torch's CPU allocator has no type for it."""
+    """Whether an error says that memory ran out, of a device or of this machine.
+
+    Torch's CPU allocator has no type for it.
+    """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     if isinstance(error, OSError):
@@ -35,7 +38,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def explaining_out_of_memory(
-    what: str, training: TrainingConfig, *, micro_batch_pairs: int, has_adapter: bool, attempt: Callable[[int], None] | None = None
+    what: str,
+    training: TrainingConfig,
+    *,
+    micro_batch_pairs: int,
+    has_adapter: bool,
+    attempt: Callable[[int], None] | None = None,
 ) -> Iterator[None]:
     """Turns an error of the allocator within the block into one that says which micro-batch fits.
 
@@ -44,8 +52,9 @@ def explaining_out_of_memory(
         training: The training section.
         micro_batch_pairs: Pairs in a micro-batch, which is less than the configured number where a step has fewer.
         has_adapter: Whether adapters are trained in place of all weights.
-        attempt: Works on a number of pairs as the block does, and raises the allocator's error where they do not fit. Without it, half
-            of what failed is named: what a micro-batch holds grows in proportion to its pairs, what the weights hold does not.
+        attempt: Works on a number of pairs as the block does, and raises the allocator's error where they do not fit.
+            Without it, half of what failed is named: what a micro-batch holds grows in proportion to its pairs, what
+            the weights hold does not.
 
     Raises:
         OutOfMemory: Memory ran out within the block.
@@ -74,7 +83,11 @@ def _advice(failed: int, attempt: Callable[[int], None] | None) -> str:
     except Exception as error:
         log.warning("smaller micro-batches could not be tried: %s: %s", type(error).__name__, error)
         return f"set it to {failed // 2}, half of what failed (not tried)"
-    return f"set it to {fits}, tried just now on the longest pairs; the steps stay the same" if fits else "not even 1 pair fits"
+    return (
+        f"set it to {fits}, tried just now on the longest pairs; the steps stay the same"
+        if fits
+        else "not even 1 pair fits"
+    )
 
 
 def _largest_that_fits(failed: int, attempt: Callable[[int], None]) -> int:
@@ -112,7 +125,9 @@ def _remedies(training: TrainingConfig, has_adapter: bool) -> list[str]:
 
 
 def attempt_on(engine: Any, objective: Objective) -> Callable[[int], None] | None:
-    """What tries a forward and backward pass over the longest pairs, without touching the engine's gradients; None where it cannot.
+    """What tries a forward and backward pass over the longest pairs, without touching the engine's gradients.
+
+    None where it cannot.
 
     Ranks that work together cannot try alone, and ZeRO 3 shards the weights that a gradient would be taken for.
     """
@@ -123,7 +138,9 @@ def attempt_on(engine: Any, objective: Objective) -> Callable[[int], None] | Non
     def attempt(size: int) -> None:
         trained = [parameter for parameter in engine.module.parameters() if parameter.requires_grad]
         # Plain AdamW takes the memory of its averages at the first step only.
-        kept = [] if engine.optimizer.state else [torch.empty_like(parameter) for parameter in trained for _ in range(2)]
+        kept = (
+            [] if engine.optimizer.state else [torch.empty_like(parameter) for parameter in trained for _ in range(2)]
+        )
         kl = torch.zeros((), device=engine.device) if objective.loss.needs_kl else None
         result = objective.micro_batch(engine.module, [Slot(index, 1.0) for index in order[-size:]], kl)
         torch.autograd.grad(result.loss, trained, allow_unused=True)

@@ -1,4 +1,7 @@
-"""The policy as a round's training takes it up: its own adapter, a fresh one, or all weights. Knows no pairs and no loss."""
+"""The policy as a round's training takes it up: its own adapter, a fresh one, or all weights.
+
+Knows no pairs and no loss.
+"""
 
 from typing import Any
 
@@ -27,7 +30,9 @@ def trainable_policy(request: TrainRequest, dtype: torch.dtype, device: torch.de
     """
     _refuse_another_adapter(request)
     torch.manual_seed(request.seed)
-    model: Any = load_policy(request.policy, dtype=dtype, device=device, quantization=request.limits.quantization, trainable_adapter=True)
+    model: Any = load_policy(
+        request.policy, dtype=dtype, device=device, quantization=request.limits.quantization, trainable_adapter=True
+    )
     if takes_fresh_adapter(request):
         model = with_fresh_adapter(model, request.lora, request.soft_prompt)
     elif request.policy.adapter is not None and not is_wanted(request.lora, request.soft_prompt):

@@ -21,7 +21,10 @@ log = logging.getLogger(__name__)
 
 
 class PairLogps(NamedTuple):
-    """log-probabilities of chosen and rejected, each (pairs,), summed over response tokens, float32 on the CPU; 0 where there is none."""
+    """log-probabilities of chosen and rejected, each (pairs,), summed over response tokens, float32 on the CPU.
+
+    0 where there is none.
+    """
 
     chosen: torch.Tensor
     rejected: torch.Tensor
@@ -69,7 +72,9 @@ def score_pairs(
             return length_desensitised_logps(logps, mask, shared[rows].to(logps.device), ld_alpha=ld_alpha)
 
         sums = plain_sum if ld_alpha == 1 else summed
-        scored = response_logps(model, pad_id, sides.prompts, sides.answers, max_tokens=max_tokens, max_rows=max_rows, summed=sums)
+        scored = response_logps(
+            model, pad_id, sides.prompts, sides.answers, max_tokens=max_tokens, max_rows=max_rows, summed=sums
+        )
         logps[:2, mine] = sides.spread(scored).to(logps.device)
         if mismatched is not None:
             prompts, others = [pairs[index].prompt for index in mine], [mismatched[index] for index in mine]
@@ -84,8 +89,9 @@ def score_pairs(
 def cached(path: Path, *, rank: int, compute: Callable[[], PairLogps]) -> PairLogps:
     """Reads the log-probabilities that an interrupted run of the same request left, or computes and keeps them.
 
-    The file lies in a directory named by the digest of the whole request, which covers the reference's weights, the pairs and the
-    limits, so numbers of other weights can never be read; it holds a hash of them, so neither can damaged ones. Every rank must call it.
+    The file lies in a directory named by the digest of the whole request, which covers the reference's weights, the
+    pairs and the limits, so numbers of other weights can never be read; it holds a hash of them, so neither can damaged
+    ones. Every rank must call it.
     """
     stored = read_logps(path)
     usable: list[Any] = [None] * torch.distributed.get_world_size()

@@ -1,4 +1,7 @@
-"""Pairs taken apart into single responses: their two sides, which are desirable, and unpaired responses. Knows no model."""
+"""Pairs taken apart into single responses: their two sides, which are desirable, and unpaired responses.
+
+Knows no model.
+"""
 
 from collections.abc import Sequence
 
@@ -12,7 +15,10 @@ from components.dpo.losses.unpaired import balanced_weights
 
 
 def mismatched_answers(pairs: Sequence[Pair]) -> list[list[int]]:
-    """For each pair an answer to another prompt: that of the next pair with one, so that the reference can score it beforehand."""
+    """For each pair an answer to another prompt.
+
+    That of the next pair with one, so that the reference can score it beforehand.
+    """
     following = [*range(1, len(pairs)), 0][: len(pairs)]
     for index in reversed(range(len(pairs) - 1)):
         if pairs[following[index]].prompt == pairs[index].prompt:
@@ -43,7 +49,9 @@ def responses_loss(pairs: Sequence[Pair], training: TrainingConfig) -> Loss[Resp
     others = [name for name in training.losses if name not in RESPONSE_LOSSES] or list(training.added_losses)
     if others:
         takers = " or ".join(RESPONSE_LOSSES)
-        raise ValueError(f"{single.name} is an unpaired response, and training.loss {others[0]} takes pairs: set {takers}")
+        raise ValueError(
+            f"{single.name} is an unpaired response, and training.loss {others[0]} takes pairs: set {takers}"
+        )
     return RESPONSE_LOSSES[training.loss]
 
 
@@ -60,7 +68,10 @@ class Sides:
         self.answers = [both[place][1] for place in self.places]
 
     def spread(self, values: torch.Tensor, *, gap: float = 0.0) -> torch.Tensor:
-        """Puts values of the answers, (answers,), in their places, (2, pairs), with `gap` where there is no answer; differentiable."""
+        """Puts values of the answers, (answers,), in their places, (2, pairs), with `gap` where there is no answer.
+
+        Differentiable.
+        """
         full = values.new_full((2 * self.num_pairs,), gap)
         return full.scatter(0, torch.tensor(self.places, device=values.device), values).view(2, self.num_pairs)
 

@@ -76,23 +76,25 @@ class _Trained(NamedTuple):
 def run(request: TrainRequest, out: Path) -> None:
     """Trains on the round's pairs and writes `model/` or `adapter/`, `metrics.jsonl`, `system.jsonl` and `train.json`.
 
-    Runs on one process or on every rank of torchrun; rank 0 writes. Checkpoints lie beside `out` under the digest of the request, so
-    an interrupted run of the same request resumes from its last one.
+    Runs on one process or on every rank of torchrun; rank 0 writes. Checkpoints lie beside `out` under the digest of
+    the request, so an interrupted run of the same request resumes from its last one.
 
     Raises:
         NonFiniteLoss: A loss, or a log-probability of the reference, is not finite; names the pairs.
         NonFiniteGradient: A gradient is not finite; no step was made with it.
         OutOfMemory: Memory ran out; says which micro-batch fits.
         ValueError: There are unpaired responses and the loss takes pairs only, or all of them are of one kind.
-        RuntimeError: The first loss is not ln 2 although policy and reference are the same weights, or the saved weights do not score
-            or answer as the trained ones did.
+        RuntimeError: The first loss is not ln 2 although policy and reference are the same weights, or the saved
+            weights do not score or answer as the trained ones did.
     """
     rank, world_size = join_process_group()
     device = pick_device()
     tokenizer, limit = load_tokenizer(request.policy), request.limits.max_response_tokens
     train_pairs = encode_pairs(read_table(request.train), tokenizer, max_response_tokens=limit, source="train.parquet")
     eval_pairs = encode_pairs(read_table(request.eval), tokenizer, max_response_tokens=limit, source="eval.parquet")
-    work = _Work(request, out, rank, world_size, device, resolve_dtype(request.limits.dtype), tokenizer, train_pairs, eval_pairs)
+    work = _Work(
+        request, out, rank, world_size, device, resolve_dtype(request.limits.dtype), tokenizer, train_pairs, eval_pairs
+    )
     with sampled(out, rank=rank, device=device):
         model = trainable_policy(request, work.dtype, device)
         reference = _reference_logps(work, model)
@@ -101,31 +103,50 @@ def run(request: TrainRequest, out: Path) -> None:
             _publish(work, trained, module, state, reference)
 
 
-def _train(work: _Work, model: torch.nn.Module, reference: PairLogps | None) -> tuple[_Trained, Any, dict[str, torch.Tensor] | None]:
+def _train(
+    work: _Work, model: torch.nn.Module, reference: PairLogps | None
+) -> tuple[_Trained, Any, dict[str, torch.Tensor] | None]:
     """Trains; returns what it came to, the trained module and, on rank 0, its weights."""
     training, pairs = work.request.training, work.train_pairs
     lengths = [pair.num_tokens for pair in pairs]
     layout = Layout(lengths, work.max_tokens, training.micro_batch_pairs, work.rank, work.world_size)
-    plan = Plan([pair.tag for pair in pairs], training.pairs_per_step, training.epochs, work.request.seed, training.tag_shares)
+    plan = Plan(
+        [pair.tag for pair in pairs], training.pairs_per_step, training.epochs, work.request.seed, training.tag_shares
+    )
     objective, held_out = _objectives(work, reference)
     engine = build_engine(model, training, num_steps=plan.num_steps, dtype=work.dtype)
     check, attempt = FirstLoss(work.request, objective, work.dtype), attempt_on(engine, objective)
     size = layout.most_pairs(training.pairs_per_step)
-    with explaining_out_of_memory("training", training, micro_batch_pairs=size, has_adapter=work.has_adapter, attempt=attempt):
+    with explaining_out_of_memory(
+        "training", training, micro_batch_pairs=size, has_adapter=work.has_adapter, attempt=attempt
+    ):
         metrics, resumed = train(engine, objective, plan, layout, directory=work.scratch, on_first_loss=check)
         evaluated = evaluate_pairs(engine, held_out, layout)
     limit = work.request.limits.max_response_tokens
     probe = probe_trained(engine, pairs[:PROBED], work.tokenizer.pad_token_id, max_tokens=limit)
-    return _Trained(metrics, resumed, plan.num_steps, check.applied, evaluated, probe), engine.module, full_weights(engine)
+    return (
+        _Trained(metrics, resumed, plan.num_steps, check.applied, evaluated, probe),
+        engine.module,
+        full_weights(engine),
+    )
 
 
-def _publish(work: _Work, trained: _Trained, module: Any, state: dict[str, torch.Tensor], reference: PairLogps | None) -> None:
+def _publish(
+    work: _Work, trained: _Trained, module: Any, state: dict[str, torch.Tensor], reference: PairLogps | None
+) -> None:
     """Writes the weights, holds what was written against what was trained, and writes the rest."""
     request, out = work.request, work.out
     _save(request, module, work.tokenizer, state, out)
     saved = trained_ref(out, request.policy, request.round)
     quantization = request.limits.quantization
-    check_reloaded(saved, trained.probe, work.tokenizer.pad_token_id, dtype=work.dtype, device=work.device, quantization=quantization)
+    check_reloaded(
+        saved,
+        trained.probe,
+        work.tokenizer.pad_token_id,
+        dtype=work.dtype,
+        device=work.device,
+        quantization=quantization,
+    )
     _refuse_unchanged(saved, request)
     metrics = [json.loads(line) for line in trained.metrics]
     write_bytes(out / "metrics.jsonl", "".join(f"{line}\n" for line in trained.metrics).encode())
@@ -154,7 +175,9 @@ def _publish(work: _Work, trained: _Trained, module: Any, state: dict[str, torch
     write_json(out / "train.json", outcome)
 
 
-def _diagnosis(work: _Work, metrics: list[dict[str, float]], probe: list[Pair], reference: PairLogps | None) -> list[str]:
+def _diagnosis(
+    work: _Work, metrics: list[dict[str, float]], probe: list[Pair], reference: PairLogps | None
+) -> list[str]:
     """What went wrong in the training, each cause warned of once; the probe is the first of the training pairs."""
     training, chosen = work.request.training, [index for index, pair in enumerate(work.train_pairs) if pair.chosen]
     setting = Setting(
@@ -179,7 +202,9 @@ def _diagnosis(work: _Work, metrics: list[dict[str, float]], probe: list[Pair], 
 def _objectives(work: _Work, reference: PairLogps | None) -> tuple[Objective, Objective]:
     """What is minimised over the training pairs, and the same to be measured on the evaluation pairs, with one state."""
     request, tokenizer, training = work.request, work.tokenizer, work.request.training
-    constraints = constraints_of(request.constraints, encode=lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]))
+    constraints = constraints_of(
+        request.constraints, encode=lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    )
     needs_shift = configured_loss(training).needs_reward_shift
     state = ObjectiveState(request.constraints, list(constraints), shifts_rewards=needs_shift)
     balance = response_balance(work.train_pairs)
@@ -189,7 +214,9 @@ def _objectives(work: _Work, reference: PairLogps | None) -> tuple[Objective, Ob
     def objective(pairs: list[Pair], places: slice, weights: list[float]) -> Objective:
         ids = {"pad_id": tokenizer.pad_token_id, "end_id": tokenizer.eos_token_id}
         shared: dict[str, Any] = {"balance": balance, "constraints": constraints, "state": state, **ids}
-        return Objective(pairs, None if reference is None else reference.part(places), training, pair_weights=weights, **shared)
+        return Objective(
+            pairs, None if reference is None else reference.part(places), training, pair_weights=weights, **shared
+        )
 
     return (
         objective(work.train_pairs, slice(count), combined_weights(by_tag, [pair.weight for pair in work.train_pairs])),
@@ -202,7 +229,9 @@ def _reference_logps(work: _Work, model: torch.nn.Module) -> PairLogps | None:
     request, loss, pairs = work.request, configured_loss(work.request.training), [*work.train_pairs, *work.eval_pairs]
     if not loss.needs_reference:
         return None
-    mismatched = [*mismatched_answers(work.train_pairs), *mismatched_answers(work.eval_pairs)] if loss.needs_kl else None
+    mismatched = (
+        [*mismatched_answers(work.train_pairs), *mismatched_answers(work.eval_pairs)] if loss.needs_kl else None
+    )
 
     def score(reference: Any) -> PairLogps:
         return _score(work, reference, pairs, mismatched, rank=work.rank, world_size=work.world_size)
@@ -216,7 +245,9 @@ def _reference_logps(work: _Work, model: torch.nn.Module) -> PairLogps | None:
         return score(model)
 
     size = request.training.micro_batch_pairs
-    with explaining_out_of_memory("scoring under the reference", request.training, micro_batch_pairs=size, has_adapter=work.has_adapter):
+    with explaining_out_of_memory(
+        "scoring under the reference", request.training, micro_batch_pairs=size, has_adapter=work.has_adapter
+    ):
         logps = cached(work.scratch / "reference.safetensors", rank=work.rank, compute=compute)
     refuse_non_finite_reference(logps, pairs)
     return logps
@@ -224,10 +255,14 @@ def _reference_logps(work: _Work, model: torch.nn.Module) -> PairLogps | None:
 
 def _load_reference(work: _Work) -> Any:
     request = work.request
-    return load_policy(request.reference, dtype=work.dtype, device=work.device, quantization=request.limits.quantization)
+    return load_policy(
+        request.reference, dtype=work.dtype, device=work.device, quantization=request.limits.quantization
+    )
 
 
-def _score(work: _Work, model: Any, pairs: list[Pair], mismatched: list[list[int]] | None, *, rank: int, world_size: int) -> PairLogps:
+def _score(
+    work: _Work, model: Any, pairs: list[Pair], mismatched: list[list[int]] | None, *, rank: int, world_size: int
+) -> PairLogps:
     training = work.request.training
     return score_pairs(
         model.eval(),

@@ -1,6 +1,7 @@
 """What training costs its machine: samples of CPU, memory and GPU on every rank, taken by a thread beside the training.
 
-Owns `system.jsonl`. Draws no random number and touches no tensor, so that it cannot change a result; nothing but people reads the file.
+Owns `system.jsonl`. Draws no random number and touches no tensor, so that it cannot change a result; nothing but people
+reads the file.
 """
 
 import contextlib
@@ -26,8 +27,8 @@ log = logging.getLogger(__name__)
 def sampled(out: Path, *, rank: int, device: torch.device) -> Iterator[None]:
     """Samples while the block runs, at its begin and at its end too, so that a short training has points.
 
-    Every rank of a machine appends its lines to one `system.jsonl`: Unix time, seconds since this rank's begin, rank, and the values
-    under the names that MLflow's own monitor gives them. A value that cannot be measured is absent.
+    Every rank of a machine appends its lines to one `system.jsonl`: Unix time, seconds since this rank's begin, rank,
+    and the values under the names that MLflow's own monitor gives them. A value that cannot be measured is absent.
 
     Args:
         out: The stage's output.
@@ -82,7 +83,10 @@ class _Monitor:
 
 
 def _gpu_reader(device: torch.device) -> Callable[[], dict[str, float]]:
-    """What reads the values of the GPU that this rank trains on; gives none where there is no such GPU or no `pynvml`."""
+    """What reads the values of the GPU that this rank trains on.
+
+    Gives none where there is no such GPU or no `pynvml`.
+    """
     if device.type != "cuda":
         return dict
     try:

@@ -17,7 +17,8 @@ from components.dpo.objective import MicroBatch, Objective
 from components.runtime import progress
 
 CPU_TOKENS = {torch.float32: 1024, torch.bfloat16: 1536}
-"""Tokens of a pass with gradients on a CPU. More are hardly faster (measured: 15 % at most) and take up to twice the memory."""
+"""Tokens of a pass with gradients on a CPU. More are hardly faster (measured: 15 % at most) and take up to twice the
+memory."""
 GPU_TOKENS = 8192
 OnLoss = Callable[[Mapping[str, float], list[int]], None]
 
@@ -76,7 +77,8 @@ def train(
         plan: Which pairs each step takes.
         layout: How a step is spread over ranks and micro-batches.
         directory: Where checkpoints lie.
-        on_first_loss: Called with the means of step 1 and the indices of its pairs, before its optimizer step; it may raise.
+        on_first_loss: Called with the means of step 1 and the indices of its pairs, before its optimizer step; it may
+            raise.
 
     Returns:
         The metrics lines of all steps (JSON, one a step), and the step that the run resumed from (0: none).
@@ -92,7 +94,9 @@ def train(
         objective.state.restore(json.loads(metrics[-1]))
     engine.train()
     for step, pairs in plan.steps(resumed):
-        record = train_step(engine, objective, pairs, layout, name=f"step {step + 1}", on_loss=on_first_loss if step == 0 else None)
+        record = train_step(
+            engine, objective, pairs, layout, name=f"step {step + 1}", on_loss=on_first_loss if step == 0 else None
+        )
         record |= {"step": step + 1, "epoch": (step + 1) / plan.steps_per_epoch}
         record["pairs_per_second"] = len(pairs) / record.pop("seconds")
         metrics.append(json.dumps(record, sort_keys=True))
@@ -114,7 +118,10 @@ def train_step(
     name: str,
     on_loss: OnLoss | None,
 ) -> dict[str, Any]:
-    """Makes one optimizer step over the pairs with these indices and returns its metrics; a step that is not finite is not made."""
+    """Makes one optimizer step over the pairs with these indices and returns its metrics.
+
+    A step that is not finite is not made.
+    """
     started = time.monotonic()
     learning_rate = engine.get_lr()[0]
     micro_batches = layout.micro_batches(pairs)
@@ -139,7 +146,10 @@ def train_step(
 
 
 def mean_over_ranks(totals: torch.Tensor, world_size: int, measures: Sequence[str]) -> dict[str, float]:
-    """Turns weighted sums over this rank's micro-batches into means over the step's pairs: one synchronisation a step."""
+    """Turns weighted sums over this rank's micro-batches into means over the step's pairs.
+
+    One synchronisation a step.
+    """
     if world_size > 1:
         torch.distributed.all_reduce(totals)
     means = (totals / world_size).tolist()
@@ -148,7 +158,10 @@ def mean_over_ranks(totals: torch.Tensor, world_size: int, measures: Sequence[st
 
 @torch.no_grad()
 def evaluate_pairs(engine: Any, objective: Objective, layout: Layout) -> dict[str, float] | None:
-    """Means of the objective's measures over pairs that were not trained on; None where there are none. Every rank must call it."""
+    """Means of the objective's measures over pairs that were not trained on; None where there are none.
+
+    Every rank must call it.
+    """
     if not objective.pairs:
         return None
     engine.eval()

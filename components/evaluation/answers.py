@@ -32,16 +32,17 @@ class Answers:
     responses: dict[str, list[Response]]
     """By model: `challenger`, `champion`, `start`."""
     log_ratios: list[float]
-    """log p_challenger(y) - log p_start(y) of the challenger's response y to each prompt, in nats; their mean estimates the KL."""
+    """log p_challenger(y) - log p_start(y) of the challenger's response y to each prompt, in nats; their mean estimates
+    the KL."""
 
 
 def answer(request: EvaluateRequest, prompts: Sequence[list[int]], seeds: Sequence[int]) -> Answers:
     """Samples from the three models, and scores the challenger's responses under challenger and start.
 
-    Models with equal digests are one model: it is loaded once, and its responses serve under each of its names. Different models draw
-    independently, so a win rate estimates the chance that a response of one beats a response of the other. (Drawing them on common
-    random numbers measures something else and flatters: after one round on the built-in world 0.848 against 0.824, means over 14
-    seeds, difference 0.024 with a standard error of 0.004.)
+    Models with equal digests are one model: it is loaded once, and its responses serve under each of its names.
+    Different models draw independently, so a win rate estimates the chance that a response of one beats a response of
+    the other. (Drawing them on common random numbers measures something else and flatters: after one round on the
+    built-in world 0.848 against 0.824, means over 14 seeds, difference 0.024 with a standard error of 0.004.)
 
     Args:
         request: The models, limits and sampling temperature.
@@ -78,10 +79,14 @@ def answer(request: EvaluateRequest, prompts: Sequence[list[int]], seeds: Sequen
 
 
 def _loaded(request: EvaluateRequest, ref: ModelRef) -> "PreTrainedModel":
-    return load_policy(ref, dtype=resolve_dtype(request.limits.dtype), device=pick_device(), quantization=request.limits.quantization)
+    return load_policy(
+        ref, dtype=resolve_dtype(request.limits.dtype), device=pick_device(), quantization=request.limits.quantization
+    )
 
 
-def _logps(model: "PreTrainedModel", pad_id: int, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> torch.Tensor:
+def _logps(
+    model: "PreTrainedModel", pad_id: int, prompts: Sequence[list[int]], answers: Sequence[list[int]]
+) -> torch.Tensor:
     """Log-probability of each answer, float64; ranks share the answers."""
 
     def work(share: list[int]) -> list[float]:

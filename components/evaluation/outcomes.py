@@ -17,7 +17,10 @@ MAX_UNJUDGED_SHARE = 0.05
 
 @dataclass(frozen=True)
 class HeldOutComparison:
-    """What the judge said of the challenger's responses against each opponent's; None stands where a verdict is missing or invalid."""
+    """What the judge said of the challenger's responses against each opponent's.
+
+    None stands where a verdict is missing or invalid.
+    """
 
     outcomes: dict[str, list[float | None]]
     """By opponent, one a prompt: 1 win of the challenger, 0.5 tie, 0 loss."""
@@ -31,11 +34,13 @@ class HeldOutComparison:
     """All that the judge said, the parts of its conclusions included."""
 
 
-def compare(judge: Judge, prompts: Sequence[tuple[str, Messages]], texts: Mapping[str, Sequence[str]]) -> HeldOutComparison:
+def compare(
+    judge: Judge, prompts: Sequence[tuple[str, Messages]], texts: Mapping[str, Sequence[str]]
+) -> HeldOutComparison:
     """Has the challenger's response to each prompt judged against each opponent's.
 
-    A judge that scores decides by the higher score, one that compares by its conclusion; a chat model's is a win only where it said the
-    same in both orders.
+    A judge that scores decides by the higher score, one that compares by its conclusion; a chat model's is a win only
+    where it said the same in both orders.
 
     Args:
         judge: Who decides.
@@ -58,21 +63,30 @@ def compare(judge: Judge, prompts: Sequence[tuple[str, Messages]], texts: Mappin
     outcomes = {opponent: [_outcome(scores, name, SAMPLE_IDS[opponent]) for name in names] for opponent in opponents}
     _check_unjudged(judge.name, verdicts, [outcome for several in outcomes.values() for outcome in several])
     alone = any(verdict.opponent_id is None for verdict in verdicts)
-    rewards = {name: [scores.get((prompt, SAMPLE_IDS[name], None)) for prompt in names] for name in texts} if alone else None
+    rewards = (
+        {name: [scores.get((prompt, SAMPLE_IDS[name], None)) for prompt in names] for name in texts} if alone else None
+    )
     invalid_share = sum(verdict.status == "invalid" for verdict in verdicts) / len(verdicts)
     return HeldOutComparison(outcomes, rewards, invalid_share, groups, said)
 
 
 def principle_violations(verdicts: Sequence[Verdict], *, models: Sequence[str]) -> dict[str, dict[str, float | None]]:
-    """Share of each model's responses that violate each of a constitution's principles, in [0, 1]; None where none was checked.
+    """Share of each model's responses that violate each of a constitution's principles, in [0, 1].
+
+    None where none was checked.
 
     Args:
         verdicts: All that the judge said in `compare`.
         models: Those that were compared. Empty is returned where no constitution judged.
     """
-    counted = {name: count_violations(verdict for verdict in verdicts if verdict.sample_id == SAMPLE_IDS[name]) for name in models}
+    counted = {
+        name: count_violations(verdict for verdict in verdicts if verdict.sample_id == SAMPLE_IDS[name])
+        for name in models
+    }
     principles = dict.fromkeys(principle for found in counted.values() for principle in found)
-    return {f"{PRINCIPLE}{principle}": {name: counted[name][principle].rate for name in models} for principle in principles}
+    return {
+        f"{PRINCIPLE}{principle}": {name: counted[name][principle].rate for name in models} for principle in principles
+    }
 
 
 def _scores(verdicts: Sequence[Verdict]) -> dict[tuple[str, int, int | None], float]:
@@ -109,4 +123,6 @@ def _check_unjudged(judge: str, verdicts: Sequence[Verdict], outcomes: Sequence[
         detail, count = invalid.most_common(1)[0]
         cause += f", {count} times: {detail}"
     limit = f"more than {MAX_UNJUDGED_SHARE:.0%}"
-    raise JudgeUnavailable(f"judge {judge}: {unjudged} of {len(outcomes)} comparisons have no verdict, {limit}; {cause}")
+    raise JudgeUnavailable(
+        f"judge {judge}: {unjudged} of {len(outcomes)} comparisons have no verdict, {limit}; {cause}"
+    )

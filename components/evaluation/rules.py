@@ -1,4 +1,7 @@
-"""How many answers break the configured rules: the same rules that training is constrained by, looked at in what is really sampled."""
+"""How many answers break the configured rules.
+
+The same rules that training is constrained by, looked at in what is really sampled.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -22,7 +25,9 @@ class Sampled(Protocol):
         """`stop` where it ended by itself."""
 
 
-def violation_shares(responses: Mapping[str, Sequence[Sampled]], constraints: ConstraintsConfig) -> dict[str, dict[str, float]]:
+def violation_shares(
+    responses: Mapping[str, Sequence[Sampled]], constraints: ConstraintsConfig
+) -> dict[str, dict[str, float]]:
     """Share of each model's responses that break each rule.
 
     Args:
@@ -38,5 +43,6 @@ def violation_shares(responses: Mapping[str, Sequence[Sampled]], constraints: Co
     if constraints.max_tokens:
         rules["max_tokens"] = lambda one: len(one.token_ids) - (one.finish_reason == "stop") > constraints.max_tokens
     return {
-        name: {model: sum(map(breaks, several)) / len(several) for model, several in responses.items()} for name, breaks in rules.items()
+        name: {model: sum(map(breaks, several)) / len(several) for model, several in responses.items()}
+        for name, breaks in rules.items()
     }

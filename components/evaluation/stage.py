@@ -55,7 +55,9 @@ def run(request: EvaluateRequest, out: Path) -> None:
     answers = answer(request, held_out.token_ids, seeds)
     if rank() != 0:
         return
-    context = JudgeContext(out.parent / JUDGING / "evaluate", policy=request.champion, start=request.start, limits=request.limits)
+    context = JudgeContext(
+        out.parent / JUDGING / "evaluate", policy=request.champion, start=request.start, limits=request.limits
+    )
     judge = load_pinned_judge(request.judge, context)
     comparison = _compare(request, held_out, answers, judge)
     write_usage(out, context.scratch)
@@ -70,11 +72,16 @@ def run(request: EvaluateRequest, out: Path) -> None:
         **_divergence(request, answers.log_ratios),
         "mean_tokens": {name: _mean(lengths[name]) for name in MODELS},
         "empty_share": {name: _mean([response.empty for response in answers.responses[name]]) for name in MODELS},
-        "unfinished_share": {name: _mean([response.unfinished for response in answers.responses[name]]) for name in MODELS},
-        "violations": violation_shares(answers.responses, request.constraints) | _principle_violations(request, comparison),
+        "unfinished_share": {
+            name: _mean([response.unfinished for response in answers.responses[name]]) for name in MODELS
+        },
+        "violations": violation_shares(answers.responses, request.constraints)
+        | _principle_violations(request, comparison),
         **_implicit_reward(request),
         "invalid_share": comparison.invalid_share,
-        "judge_health": measure_health(comparison.verdicts, comparison.groups, seed=request.seed).model_dump(mode="json"),
+        "judge_health": measure_health(comparison.verdicts, comparison.groups, seed=request.seed).model_dump(
+            mode="json"
+        ),
     }
     write_json(out / "evaluation.json", content)
     write_table(out / "samples.parquet", _samples(held_out, answers, comparison).head(request.evaluation.num_samples))
@@ -95,10 +102,14 @@ def _held_out(request: EvaluateRequest) -> HeldOut:
     limit = request.limits.max_prompt_tokens
     kept = [row for row, ids in enumerate(encoded) if len(ids) <= limit]
     if not kept:
-        raise ValueError(f"all {len(prompts)} held-out prompts are longer than policy.max_prompt_tokens = {limit}: raise it")
+        raise ValueError(
+            f"all {len(prompts)} held-out prompts are longer than policy.max_prompt_tokens = {limit}: raise it"
+        )
     skipped = len(prompts) - len(kept)
     if skipped:
-        log.warning("%d of %d held-out prompts are longer than %d tokens and are left out", skipped, len(prompts), limit)
+        log.warning(
+            "%d of %d held-out prompts are longer than %d tokens and are left out", skipped, len(prompts), limit
+        )
     return HeldOut([prompts[row] for row in kept], [encoded[row] for row in kept], skipped)
 
 
@@ -106,17 +117,23 @@ def _compare(request: EvaluateRequest, held_out: HeldOut, answers: Answers, judg
     """Judges the responses; where champion and start are the same model, it is judged once and stands for both."""
     same = request.champion.digest == request.start.digest
     judged = [name for name in MODELS if not (same and name == "start")]
-    found = compare(judge, held_out.prompts, {name: [response.text for response in answers.responses[name]] for name in judged})
+    found = compare(
+        judge, held_out.prompts, {name: [response.text for response in answers.responses[name]] for name in judged}
+    )
     if not same:
         return found
     rewards = None if found.rewards is None else found.rewards | {"start": found.rewards["champion"]}
     return replace(found, outcomes=found.outcomes | {"start": found.outcomes["champion"]}, rewards=rewards)
 
 
-def _principle_violations(request: EvaluateRequest, comparison: HeldOutComparison) -> dict[str, dict[str, float | None]]:
+def _principle_violations(
+    request: EvaluateRequest, comparison: HeldOutComparison
+) -> dict[str, dict[str, float | None]]:
     """By principle and model; where champion and start are the same model, it was judged once."""
     same = request.champion.digest == request.start.digest
-    found = principle_violations(comparison.verdicts, models=[name for name in MODELS if not (same and name == "start")])
+    found = principle_violations(
+        comparison.verdicts, models=[name for name in MODELS if not (same and name == "start")]
+    )
     return {principle: {"start": shares["champion"]} | shares for principle, shares in found.items()} if same else found
 
 
@@ -127,9 +144,13 @@ def _win_rates(request: EvaluateRequest, comparison: HeldOutComparison) -> dict[
         name = f"win_rate_vs_{opponent}"
         known = _known(comparison.outcomes[opponent])
         seed = derive_seed(request.seed, "win_rate")
-        rates[name] = win_rate(known, confidence=settings.confidence, resamples=settings.bootstrap_resamples, seed=seed).model_dump()
+        rates[name] = win_rate(
+            known, confidence=settings.confidence, resamples=settings.bootstrap_resamples, seed=seed
+        ).model_dump()
         if len(known) < len(comparison.outcomes[opponent]):
-            log.warning("%d comparisons with the %s have no verdict", len(comparison.outcomes[opponent]) - len(known), opponent)
+            log.warning(
+                "%d comparisons with the %s have no verdict", len(comparison.outcomes[opponent]) - len(known), opponent
+            )
     return rates
 
 
@@ -137,12 +158,17 @@ def _divergence(request: EvaluateRequest, log_ratios: Sequence[float]) -> dict[s
     """KL(challenger || start) a response, estimated on the challenger's own samples; unbiased at temperature 1."""
     settings = request.evaluation
     seed = derive_seed(request.seed, "kl_to_start")
-    interval: Interval = mean_interval(log_ratios, confidence=settings.confidence, resamples=settings.bootstrap_resamples, seed=seed)
+    interval: Interval = mean_interval(
+        log_ratios, confidence=settings.confidence, resamples=settings.bootstrap_resamples, seed=seed
+    )
     return {"kl_to_start": interval.value, "kl_to_start_interval": interval.model_dump()}
 
 
 def _implicit_reward(request: EvaluateRequest) -> dict[str, float | None]:
-    """How well the trained policy's implicit reward orders the pairs that it was not trained on; None where there were none."""
+    """How well the trained policy's implicit reward orders the pairs that it was not trained on.
+
+    None where there were none.
+    """
     pairs = read_json(request.training.path)["eval"]
     names = {"reward_accuracy": "rewards/accuracies", "reward_margin": "rewards/margins"}
     return {name: None if pairs is None else pairs[key] for name, key in names.items()}

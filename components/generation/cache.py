@@ -1,7 +1,9 @@
-"""A key-value cache that is made for sampling: forked after one prefill, with room reserved, and cheap to drop finished rows from.
+"""A key-value cache that is made for sampling.
 
-transformers' dynamic cache copies the keys and values of all positions in every layer at every token, and again when rows are
-dropped; here a step writes one column, and dropping moves only the rows that fill the gaps.
+Forked after one prefill, with room reserved, and cheap to drop finished rows from.
+
+transformers' dynamic cache copies the keys and values of all positions in every layer at every token, and again when
+rows are dropped; here a step writes one column, and dropping moves only the rows that fill the gaps.
 """
 
 from typing import Any, NamedTuple
@@ -13,7 +15,10 @@ from components.generation.prefill import Prefilled
 
 
 class Compaction(NamedTuple):
-    """How rows close ranks when some are done: those at `sources` go to the places `slots`, then the first `kept` rows stay."""
+    """How rows close ranks when some are done.
+
+    Those at `sources` go to the places `slots`, then the first `kept` rows stay.
+    """
 
     slots: torch.Tensor
     sources: torch.Tensor
@@ -30,7 +35,11 @@ def plan_closing(running: list[bool], device: torch.device) -> Compaction:
     kept = sum(running)
     slots = [place for place in range(kept) if not running[place]]
     sources = [place for place in range(kept, len(running)) if running[place]]
-    return Compaction(torch.tensor(slots, dtype=torch.long, device=device), torch.tensor(sources, dtype=torch.long, device=device), kept)
+    return Compaction(
+        torch.tensor(slots, dtype=torch.long, device=device),
+        torch.tensor(sources, dtype=torch.long, device=device),
+        kept,
+    )
 
 
 class CopiedCache:
@@ -54,9 +63,13 @@ class CopiedCache:
             )
         self.model, self.cache = begun.model, begun.cache
         # A layer that was never filled reads another layer's keys and values, and has nothing of its own to repeat.
-        self.cache.layers = [ReservedLayer(layer, samples, room) if layer.is_initialized else layer for layer in begun.cache.layers]
+        self.cache.layers = [
+            ReservedLayer(layer, samples, room) if layer.is_initialized else layer for layer in begun.cache.layers
+        ]
         self.filled, self.padded = begun.mask.shape[1], not bool(begun.mask.all())
-        self.mask = torch.cat([begun.mask, begun.mask.new_ones(len(begun.mask), room)], dim=1).repeat_interleave(samples, dim=0)
+        self.mask = torch.cat([begun.mask, begun.mask.new_ones(len(begun.mask), room)], dim=1).repeat_interleave(
+            samples, dim=0
+        )
 
     def step(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Logits (responses, vocabulary) after one token more of each response; `positions` is (responses, 1)."""
@@ -94,7 +107,9 @@ class ReservedLayer(DynamicLayer):
         self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, True
         self.buffers = [_reserve(states, samples, room) for states in (layer.keys, layer.values)]
 
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Adds the states of new positions; returns those of all positions that the new ones may look at."""
         start = self._first_visible() - (self.seen - self.filled)
         end = self.filled + key_states.shape[-2]

@@ -1,7 +1,9 @@
-"""A draw of prompts that lets those rest that the policy has solved. Pure, but for reading what earlier rounds published.
+"""A draw of prompts that lets those rest that the policy has solved.
 
-A prompt is solved by a round in which its responses gave no preference to learn (all tied, or none better by the margin), or in
-which their mean score reached a bar. It rests for some rounds and is then drawn again like the others.
+Pure, but for reading what earlier rounds published.
+
+A prompt is solved by a round in which its responses gave no preference to learn (all tied, or none better by the
+margin), or in which their mean score reached a bar. It rests for some rounds and is then drawn again like the others.
 """
 
 from collections import Counter
@@ -40,7 +42,10 @@ def draw_round(pool: Iterable[str], request: GenerateRequest) -> Draw:
     """Draws the prompts that a request asks for: `prompts.draw`, or one that knows of solved prompts."""
     if not request.solved_rounds:
         return Draw(draw(pool, round=request.round, per_round=request.per_round, seed=request.campaign_seed), 0, 0)
-    earlier = [read_earlier(judged.round, read_table(judged.outcomes), solved_score=request.solved_score) for judged in request.earlier]
+    earlier = [
+        read_earlier(judged.round, read_table(judged.outcomes), solved_score=request.solved_score)
+        for judged in request.earlier
+    ]
     return draw_unsolved(
         pool,
         earlier,
@@ -59,7 +64,9 @@ def read_earlier(round: int, outcomes: pd.DataFrame, *, solved_score: float | No
         outcomes: Columns prompt_id, outcome, pairs, tied_pairs and mean_score.
         solved_score: Mean score from which a prompt is solved whatever its pairs; None sets no bar.
     """
-    solved = outcomes["outcome"].isin(NO_PREFERENCE) | ((outcomes["pairs"] > 0) & (outcomes["pairs"] == outcomes["tied_pairs"]))
+    solved = outcomes["outcome"].isin(NO_PREFERENCE) | (
+        (outcomes["pairs"] > 0) & (outcomes["pairs"] == outcomes["tied_pairs"])
+    )
     if solved_score is not None:
         solved |= outcomes["mean_score"] >= solved_score
     return EarlierDraw(round, frozenset(outcomes["prompt_id"]), frozenset(outcomes.loc[solved, "prompt_id"]))
@@ -70,7 +77,8 @@ def draw_unsolved(
 ) -> Draw:
     """Draws the prompts that were drawn least often, and of the solved ones none while they rest.
 
-    Where nothing is solved this is `prompts.draw`. Where too few prompts are left, resting ones fill up, the longest solved first.
+    Where nothing is solved this is `prompts.draw`. Where too few prompts are left, resting ones fill up, the longest
+    solved first.
 
     Args:
         pool: Prompt ids; their order does not matter.
@@ -83,7 +91,11 @@ def draw_unsolved(
     names = set(pool)
     times = Counter(name for past in earlier for name in past.drawn)
     last_drawn = {name: past for past in earlier for name in past.drawn}
-    resting = {name: past.round for name, past in last_drawn.items() if name in past.solved and round - past.round <= solved_rounds}
+    resting = {
+        name: past.round
+        for name, past in last_drawn.items()
+        if name in past.solved and round - past.round <= solved_rounds
+    }
 
     def place(name: str) -> tuple[int, str]:
         return times[name], place_in_pass(name, seed=seed, passes=times[name])

@@ -1,4 +1,7 @@
-"""What draws the responses: this project's own loop over a loaded policy, or vLLM in a process of its own. Knows no text and no stage."""
+"""What draws the responses: this project's own loop over a loaded policy, or vLLM in a process of its own.
+
+Knows no text and no stage.
+"""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +36,9 @@ class Draw(Protocol):
 class Sampler:
     """A policy that can be sampled from."""
 
-    def __init__(self, draw: Draw, generation_config: "GenerationConfig | None", model: "PreTrainedModel | None") -> None:
+    def __init__(
+        self, draw: Draw, generation_config: "GenerationConfig | None", model: "PreTrainedModel | None"
+    ) -> None:
         self.draw, self.generation_config, self.model = draw, generation_config, model
         """The model is what this process has loaded; None where another one has."""
 

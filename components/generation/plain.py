@@ -1,4 +1,6 @@
-"""Decoding by transformers' own loop, for models that the sampler's cache or padding does not fit. Slower, and exact for all of them.
+"""Decoding by transformers' own loop, for models that the sampler's cache or padding does not fit.
+
+Slower, and exact for all of them.
 
 Prompts of one length are decoded together, so that none is padded; the model, or peft, prepares its own inputs.
 """
@@ -32,7 +34,12 @@ def decode_plainly(
     samples = len(uniforms) // len(prompts)
     endings: list[Ending] = [([], "length")] * len(uniforms)
     for length in {len(prompt) for prompt in prompts}:
-        rows = [index * samples + number for index, prompt in enumerate(prompts) if len(prompt) == length for number in range(samples)]
+        rows = [
+            index * samples + number
+            for index, prompt in enumerate(prompts)
+            if len(prompt) == length
+            for number in range(samples)
+        ]
         ids = torch.tensor([prompts[row // samples] for row in rows], device=model.device)
         draws = torch.from_numpy(uniforms[rows]).to(model.device)
         for row, tokens in zip(rows, _generate(model, ids, draws, law, pad_id), strict=True):
@@ -40,7 +47,9 @@ def decode_plainly(
     return endings
 
 
-def _generate(model: "PreTrainedModel", ids: torch.Tensor, draws: torch.Tensor, law: SamplingParams, pad_id: int) -> list[list[int]]:
+def _generate(
+    model: "PreTrainedModel", ids: torch.Tensor, draws: torch.Tensor, law: SamplingParams, pad_id: int
+) -> list[list[int]]:
     from transformers import GenerationConfig, LogitsProcessorList
 
     settings = GenerationConfig(

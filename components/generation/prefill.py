@@ -1,4 +1,7 @@
-"""What a batch of prompts is before its first sampled token: last logits and a filled cache, with virtual tokens where there are any."""
+"""What a batch of prompts is before its first sampled token.
+
+Last logits and a filled cache, with virtual tokens where there are any.
+"""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,7 +16,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MOST_TOKENS = {"cpu": 1024, "cuda": 16384}
-"""Tokens that are prefilled at once, padding included: on a CPU few, since that pads least (measured), and a GPU wants to be busy."""
+"""Tokens that are prefilled at once, padding included: on a CPU few, since that pads least (measured), and a GPU wants
+to be busy."""
 
 
 class Prefilled(NamedTuple):
@@ -29,9 +33,12 @@ class Prefilled(NamedTuple):
 
 
 def prefill(model: "PreTrainedModel", prompts: list[list[int]], pad_id: int) -> Prefilled:
-    """Runs prompts that are padded on the left; virtual tokens, where the model has them, are at the positions that peft gives them.
+    """Runs prompts that are padded on the left.
 
-    Many prompts are run in pieces, each as wide as its own longest, so that what the layers hold for a moment does not grow with them.
+    Virtual tokens, where the model has them, are at the positions that peft gives them.
+
+    Many prompts are run in pieces, each as wide as its own longest, so that what the layers hold for a moment does not
+    grow with them.
     """
     pieces = [_padded(model, piece, pad_id) for piece in _pieces(prompts, MOST_TOKENS[model.device.type])]
     return pieces[0] if len(pieces) == 1 else _joined(pieces)
@@ -49,7 +56,10 @@ def _pieces(prompts: list[list[int]], most_tokens: int) -> Iterator[list[list[in
 
 
 def _joined(pieces: list[Prefilled]) -> Prefilled:
-    """One batch of the pieces' prompts, all as wide as the widest; the cache is made anew, layer by layer, and the pieces' are emptied."""
+    """One batch of the pieces' prompts, all as wide as the widest.
+
+    The cache is made anew, layer by layer, and the pieces' are emptied.
+    """
     width = max(piece.mask.shape[1] for piece in pieces)
     mask = torch.cat([pad(piece.mask, (width - piece.mask.shape[1], 0), value=False) for piece in pieces])
     cache = pieces[0].cache
@@ -75,7 +85,9 @@ def _joined(pieces: list[Prefilled]) -> Prefilled:
 def _padded(model: "PreTrainedModel", prompts: list[list[int]], pad_id: int) -> Prefilled:
     width = max(len(prompt) for prompt in prompts)
     ids = torch.tensor([[pad_id] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)
-    mask = torch.tensor([[False] * (width - len(prompt)) + [True] * len(prompt) for prompt in prompts], device=model.device)
+    mask = torch.tensor(
+        [[False] * (width - len(prompt)) + [True] * len(prompt) for prompt in prompts], device=model.device
+    )
     if not num_virtual_tokens(model):
         return _run(model, {"input_ids": ids}, mask, first=0)
     return (_after_prefix if _has_prefix(model) else _after_embeddings)(model, ids, mask)

@@ -1,4 +1,7 @@
-"""Sampled responses as text, and what is counted of them. Shared by generation and evaluation; knows no files and no judge."""
+"""Sampled responses as text, and what is counted of them.
+
+Shared by generation and evaluation; knows no files and no judge.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,7 +46,9 @@ def respond(
     law: SamplingParams,
     on_batch: Callable[[Sequence[Sampled]], None],
 ) -> list[list[Response]]:
-    """Samples responses to every prompt; arguments and errors as of `sampler.sample`. Ranks share the prompts out between them.
+    """Samples responses to every prompt; arguments and errors as of `sampler.sample`.
+
+    Ranks share the prompts out between them.
 
     Returns:
         For each prompt, a response for each of its seeds; the same on every rank.
@@ -57,7 +62,9 @@ def respond(
     return over_ranks([len(prompt) for prompt in prompts], work)
 
 
-def _as_text(sampled: Sequence[Sampled], tokenizer: "PreTrainedTokenizerBase", num_prompts: int) -> list[list[Response]]:
+def _as_text(
+    sampled: Sequence[Sampled], tokenizer: "PreTrainedTokenizerBase", num_prompts: int
+) -> list[list[Response]]:
     responses: list[list[Response]] = [[] for _ in range(num_prompts)]
     for answer in sampled:
         said = answer.token_ids[:-1] if answer.finish_reason == "stop" else answer.token_ids

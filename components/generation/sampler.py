@@ -1,8 +1,8 @@
 """Samples several responses a prompt from a causal language model, with one prefill a prompt.
 
-Owns its decoding loop, so that the law of the samples is what the arguments say: no generation config of the model has a part in it.
-Every response draws its tokens from its own seeded stream; how prompts are batched changes nothing but float noise. Knows token ids
-only: no text, no files, no stage.
+Owns its decoding loop, so that the law of the samples is what the arguments say: no generation config of the model has
+a part in it. Every response draws its tokens from its own seeded stream; how prompts are batched changes nothing but
+float noise. Knows token ids only: no text, no files, no stage.
 """
 
 import logging
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 MOST_ROWS = {"cpu": 256, "cuda": 4096}
 """Responses decoded together beyond which a device gains nothing, and progress would be told too seldom."""
 ROW_WIDTHS = 2**18
-"""Rows times hidden size up to which a CPU gains from more rows than that: in a narrow model what a call costs outweighs its work."""
+"""Rows times hidden size up to which a CPU gains from more rows than that: in a narrow model what a call costs
+outweighs its work."""
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,8 @@ def sample(
     Args:
         model: Causal language model (or a peft wrapper of one) in evaluation mode.
         prompts: Token ids of each prompt; none empty.
-        seeds: A seed for each response, (num_prompts, num_samples), in [0, 2**31); equal seeds see equal uniform numbers.
+        seeds: A seed for each response, (num_prompts, num_samples), in [0, 2**31); equal seeds see equal uniform
+            numbers.
         law: What is sampled from, and when a response ends.
         pad_id: Fills the left of shorter prompts; it is masked, so any valid id will do.
         batch_size: Prompts that are decoded together; 0 takes as many as memory allows, or as this device gains from.
@@ -67,7 +69,8 @@ def sample(
         One response for each seed, ordered by prompt, then sample.
 
     Raises:
-        ValueError: A prompt and its response would not fit the model's context, or its attention layers keep a cache of another kind.
+        ValueError: A prompt and its response would not fit the model's context, or its attention layers keep a cache of
+            another kind.
         RuntimeError: The model's logits are not finite.
     """
     longest = max((len(prompt) for prompt in prompts), default=0) + law.max_new_tokens
@@ -96,7 +99,9 @@ def sample(
     return sorted(responses, key=lambda response: response[:2])
 
 
-def _decode(model: "PreTrainedModel", prompts: list[list[int]], uniforms: np.ndarray, law: SamplingParams, pad_id: int) -> list[Ending]:
+def _decode(
+    model: "PreTrainedModel", prompts: list[list[int]], uniforms: np.ndarray, law: SamplingParams, pad_id: int
+) -> list[Ending]:
     """Decodes one batch; `uniforms` is (rows, max_new_tokens), the rows of a prompt next to each other."""
     samples = len(uniforms) // len(prompts)
     begun = prefill(model, prompts, pad_id)
@@ -134,7 +139,9 @@ def _rows_that_fit(model: Any, longest: int) -> int:
     states = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * head_size
     # Beside keys and values: logits, probabilities and their sums, at most 24 bytes a token of the vocabulary.
     needed = longest * states * (model.dtype.itemsize if on_gpu else 4) + 24 * config.vocab_size
-    memory = torch.cuda.mem_get_info(model.device)[0] if on_gpu else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory = (
+        torch.cuda.mem_get_info(model.device)[0] if on_gpu else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    )
     share = 0.8 if on_gpu else 0.25 / world_size()
     most = MOST_ROWS["cuda"] if on_gpu else max(MOST_ROWS["cpu"], ROW_WIDTHS // config.hidden_size)
     return int(min(share * memory / needed, most))

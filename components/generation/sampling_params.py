@@ -12,7 +12,10 @@ NOT_FINITE = "the policy's logits are not finite: set policy.dtype to float32, o
 
 
 class SamplingParams(NamedTuple):
-    """What is sampled from: the model's distribution after temperature, then top-k, then top-p, until a stop token or the limit."""
+    """What is sampled from.
+
+    The model's distribution after temperature, then top-k, then top-p, until a stop token or the limit.
+    """
 
     temperature: float
     """Divides the logits; above 0."""
@@ -29,8 +32,9 @@ class SamplingParams(NamedTuple):
 def sample_tokens(logits: torch.Tensor, uniforms: torch.Tensor, law: SamplingParams) -> torch.Tensor:
     """Draws one token a row by inverting its cumulative distribution at a uniform number.
 
-    Tokens tied with the last one that top-k or top-p admits are admitted too, so the law does not hang on a sort's order. At one
-    uniform number, equal distributions give the same token, and close ones mostly do where few tokens have most of the probability.
+    Tokens tied with the last one that top-k or top-p admits are admitted too, so the law does not hang on a sort's
+    order. At one uniform number, equal distributions give the same token, and close ones mostly do where few tokens
+    have most of the probability.
 
     Args:
         logits: (rows, vocabulary), any precision; the softmax is in float32 and its running sum in float64.
@@ -52,7 +56,10 @@ def sample_tokens(logits: torch.Tensor, uniforms: torch.Tensor, law: SamplingPar
 
 
 def _least_admitted(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
-    """(rows, 1): the probability of the last token that top-p admits. Looks at more tokens only where some row needs them."""
+    """(rows, 1): the probability of the last token that top-p admits.
+
+    Looks at more tokens only where some row needs them.
+    """
     vocabulary, looked = probabilities.shape[-1], min(FIRST_LOOK, probabilities.shape[-1])
     while True:
         ranked = probabilities.topk(looked, dim=-1).values
@@ -63,7 +70,10 @@ def _least_admitted(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
 
 
 def _inverted(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """The token at which each row's running sum passes its uniform number: first the block of tokens, then the token in it."""
+    """The token at which each row's running sum passes its uniform number.
+
+    First the block of tokens, then the token in it.
+    """
     rows, vocabulary = probabilities.shape
     size = min(BLOCK, vocabulary)
     blocks = torch.nn.functional.pad(probabilities, (0, -vocabulary % size)).view(rows, -1, size)

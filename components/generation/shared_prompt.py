@@ -1,8 +1,9 @@
 """Decoding on a CPU with each prompt's keys and values held once for all its responses, and the attention that reads them so.
 
-A response's query sees its prompt and its own tokens. The queries of one prompt's responses meet its keys in one product of matrices,
-each response's own keys in another, and the two are merged by their log-sum-exp: exact (Hydragen, arXiv 2402.05099). A flash kernel
-would read the prompt once for every response and head. Scores and sums are fp32, whatever the precision of the model.
+A response's query sees its prompt and its own tokens. The queries of one prompt's responses meet its keys in one
+product of matrices, each response's own keys in another, and the two are merged by their log-sum-exp: exact (Hydragen,
+arXiv 2402.05099). A flash kernel would read the prompt once for every response and head. Scores and sums are fp32,
+whatever the precision of the model.
 """
 
 import contextlib
@@ -25,10 +26,19 @@ NAME = "ratchet_shared_prompt"
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 """Difference of logits, over their standard deviation, between this attention and the model's own in a trial."""
 LIKE_LENGTH = 0.5
-"""Share of a run's longest prompt that its shortest has at least: each run is a product of its own, and reads its padding."""
+"""Share of a run's longest prompt that its shortest has at least: each run is a product of its own, and reads its
+padding."""
 PROMPTS = ((1, 2, 3, 4, 5), (3, 1))
 _HARMLESS = frozenset(
-    {"position_ids", "cache_position", "use_cache", "output_attentions", "output_hidden_states", "is_causal", "sliding_window"}
+    {
+        "position_ids",
+        "cache_position",
+        "use_cache",
+        "output_attentions",
+        "output_hidden_states",
+        "is_causal",
+        "sliding_window",
+    }
 )
 
 log = logging.getLogger(__name__)
@@ -36,7 +46,10 @@ _known: "WeakKeyDictionary[torch.nn.Module, bool]" = WeakKeyDictionary()
 
 
 def decoder(begun: Prefilled, *, samples: int, room: int) -> "Shared | CopiedCache":
-    """What decodes responses to prefilled prompts: with shared prompts where the model does so exactly, else from a forked cache."""
+    """What decodes responses to prefilled prompts.
+
+    With shared prompts where the model does so exactly, else from a forked cache.
+    """
     base = _base(begun.model)
     if base not in _known:
         reason = _reason_against(base)
@@ -60,7 +73,11 @@ def _reason_against(base: Any) -> str:
     except (CannotShare, TypeError, AttributeError, ValueError, RuntimeError) as error:
         return f"{name} cannot share prompts: {error}"
     gap = float((found - expected).abs().max() / expected.std())
-    return "" if gap <= TOLERANCE[base.dtype] else f"{name} gives logits that are off by {gap:.3g} of their deviation with shared prompts"
+    return (
+        ""
+        if gap <= TOLERANCE[base.dtype]
+        else f"{name} gives logits that are off by {gap:.3g} of their deviation with shared prompts"
+    )
 
 
 @torch.inference_mode()
@@ -185,7 +202,10 @@ class Shared:
             layer.close_ranks(closing, of_runs)
 
     def attend(self, layer: "SharedLayer", query: torch.Tensor, scale: float) -> torch.Tensor:
-        """Attention of queries (responses, heads, 1, head size) over their prompts and their own tokens; shaped as the queries."""
+        """Attention of queries (responses, heads, 1, head size) over their prompts and their own tokens.
+
+        Shaped as the queries.
+        """
         rows, heads, _, size = query.shape
         kept = layer.buffers[0].shape[1]
         groups = heads // kept
@@ -197,7 +217,9 @@ class Shared:
         parts = [own.new_empty(*of_prompts.shape[:4], last) for last in (1, 1, size)]
         for run, (keys, values) in zip(self.runs, layer.prompts, strict=True):
             if run.count:
-                scores = torch.matmul(of_prompts[run.places].flatten(2, 3), keys.transpose(2, 3)).unflatten(2, (self.samples, groups))
+                scores = torch.matmul(of_prompts[run.places].flatten(2, 3), keys.transpose(2, 3)).unflatten(
+                    2, (self.samples, groups)
+                )
                 if run.hidden is not None:
                     scores += run.hidden
                 for part, of_run in zip(parts, _summed(scores, values), strict=True):
@@ -227,14 +249,19 @@ def _merged(one: "list[torch.Tensor]", other: "list[torch.Tensor]") -> torch.Ten
 
 
 class SharedLayer(DynamicLayer):
-    """One layer's keys and values in fp32: the prompts' run by run, (prompts, key heads, width, head size), and the responses' own."""
+    """One layer's keys and values in fp32.
+
+    The prompts' run by run, (prompts, key heads, width, head size), and the responses' own.
+    """
 
     def __init__(self, layer: Any, runs: list[Run], samples: int, room: int) -> None:
         super().__init__()
         self.dtype, self.device, self.is_initialized = torch.float32, layer.device, True
         prompts, heads, self.width, size = layer.keys.shape
         keys, values = layer.keys.float(), layer.values.float()
-        self.prompts = [tuple(states[run.places, :, -run.width :].contiguous() for states in (keys, values)) for run in runs]
+        self.prompts = [
+            tuple(states[run.places, :, -run.width :].contiguous() for states in (keys, values)) for run in runs
+        ]
         """Keys and values of each run's prompts."""
         layer.keys = layer.values = None
         self.buffers = [keys.new_empty(prompts * samples, heads, room, size) for _ in range(2)]
@@ -242,8 +269,13 @@ class SharedLayer(DynamicLayer):
         self.unread = False
         """Whether states came in that no attention has read."""
 
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Adds the states of each response's next token; returns them as they are, since `Shared.attend` reads this layer itself."""
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Adds the states of each response's next token.
+
+        Returns them as they are, since `Shared.attend` reads this layer itself.
+        """
         if self.unread:
             raise CannotShare("attention that is not transformers' interface")
         for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
@@ -275,7 +307,10 @@ class SharedLayer(DynamicLayer):
         for place, buffer in enumerate(self.buffers):
             closing.apply(buffer[:, :, : self.filled])
             self.buffers[place] = buffer[: closing.kept]
-        self.prompts = [(of_run.apply(keys), of_run.apply(values)) for of_run, (keys, values) in zip(of_runs, self.prompts, strict=True)]
+        self.prompts = [
+            (of_run.apply(keys), of_run.apply(values))
+            for of_run, (keys, values) in zip(of_runs, self.prompts, strict=True)
+        ]
 
 
 def attention(
@@ -290,7 +325,9 @@ def attention(
     shared: Shared | None = None,
     **rest: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What transformers calls in every layer, as its own attention functions are called; reads keys and values from `shared`.
+    """What transformers calls in every layer, as its own attention functions are called.
+
+    Reads keys and values from `shared`.
 
     Returns:
         (responses, 1, heads, head size), and no weights.

@@ -38,7 +38,9 @@ log = logging.getLogger(__name__)
 
 
 def run(request: GenerateRequest, out: Path) -> None:
-    """Writes `prompts.parquet` (the draw), `responses.parquet` and `generate.json`; ranks share the prompts, and the first one writes.
+    """Writes `prompts.parquet` (the draw), `responses.parquet` and `generate.json`.
+
+    Ranks share the prompts, and the first one writes.
 
     A drawn prompt that is longer than `max_prompt_tokens` gets no responses and is counted.
 
@@ -64,7 +66,10 @@ def run(request: GenerateRequest, out: Path) -> None:
     skipped = len(drawn) - len(sampled)
     if skipped:
         log.warning("%d of %d prompts are longer than %d tokens and get no responses", skipped, len(drawn), limit)
-    seeds = [[derive_seed(request.seed, name, number) for number in range(request.generation.samples_per_prompt)] for name in sampled]
+    seeds = [
+        [derive_seed(request.seed, name, number) for number in range(request.generation.samples_per_prompt)]
+        for name in sampled
+    ]
     responses = _respond(request, tokenizer, list(sampled.values()), seeds)
     if rank() != 0:
         return
@@ -79,13 +84,19 @@ def run(request: GenerateRequest, out: Path) -> None:
         "unfinished": sum(response.unfinished for response in everything),
         "empty": sum(response.empty for response in everything),
     }
-    write_table(out / "prompts.parquet", pd.DataFrame({"prompt_id": drawn, "messages": [pool[name] for name in drawn]}, dtype="str"))
+    write_table(
+        out / "prompts.parquet",
+        pd.DataFrame({"prompt_id": drawn, "messages": [pool[name] for name in drawn]}, dtype="str"),
+    )
     write_table(out / "responses.parquet", _table(list(sampled), seeds, responses))
     write_json(out / "generate.json", counts)
 
 
 def _respond(
-    request: GenerateRequest, tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[list[int]], seeds: Sequence[Sequence[int]]
+    request: GenerateRequest,
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: Sequence[list[int]],
+    seeds: Sequence[Sequence[int]],
 ) -> list[list[Response]]:
     generation, most = request.generation, request.limits.max_response_tokens
     total = len(prompts) * generation.samples_per_prompt
@@ -116,7 +127,9 @@ def _respond(
         return respond(policy.draw, tokenizer, prompts, seeds=seeds, law=law, on_batch=report)
 
 
-def _table(names: Sequence[str], seeds: Sequence[Sequence[int]], responses: Sequence[Sequence[Response]]) -> pd.DataFrame:
+def _table(
+    names: Sequence[str], seeds: Sequence[Sequence[int]], responses: Sequence[Sequence[Response]]
+) -> pd.DataFrame:
     rows = [
         (name, number, answer.text, answer.token_ids, len(answer.token_ids), answer.finish_reason, seed)
         for name, own_seeds, several in zip(names, seeds, responses, strict=True)

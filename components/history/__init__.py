@@ -1,1 +1,4 @@
-"""What people do with a campaign's past: compare rounds, follow a model's lineage, roll the champion back, free the disk."""
+"""What people do with a campaign's past.
+
+Compare rounds, follow a model's lineage, roll the champion back, free the disk.
+"""

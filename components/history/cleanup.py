@@ -1,9 +1,11 @@
-"""Frees the disk under a campaign: weights that nothing needs any more, their copies in MLflow, and what killed processes left.
+"""Frees the disk under a campaign.
 
-Kept are the start model, the champion, every model that was ever promoted (a rollback may want it) and the last rounds' models (the
-next round's reference may be the previous one). Pairs, verdicts, metrics and samples stay. Weights vanish by a rename, are recorded in
-the round's collected.json, and only then deleted: whenever this is killed, no reader takes half of them for a model, and the next
-collection finishes what was begun.
+Weights that nothing needs any more, their copies in MLflow, and what killed processes left.
+
+Kept are the start model, the champion, every model that was ever promoted (a rollback may want it) and the last rounds'
+models (the next round's reference may be the previous one). Pairs, verdicts, metrics and samples stay. Weights vanish
+by a rename, are recorded in the round's collected.json, and only then deleted: whenever this is killed, no reader takes
+half of them for a model, and the next collection finishes what was begun.
 """
 
 import os
@@ -56,12 +58,18 @@ def collect_garbage(directory: Path, *, keep: int, dry_run: bool) -> list[Collec
         state = read_state(directory)
         if state is None:
             return []
-        removed = [item for record in state.rounds for item in _collect_weights(directory, state, record, keep=keep, dry_run=dry_run)]
+        removed = [
+            item
+            for record in state.rounds
+            for item in _collect_weights(directory, state, record, keep=keep, dry_run=dry_run)
+        ]
         removed += _collect_copies(directory, state, {item.round for item in removed}, dry_run=dry_run)
         return [*removed, *_sweep(directory, state, dry_run=dry_run)]
 
 
-def _collect_weights(directory: Path, state: State, record: RoundRecord, *, keep: int, dry_run: bool) -> Iterator[Collected]:
+def _collect_weights(
+    directory: Path, state: State, record: RoundRecord, *, keep: int, dry_run: bool
+) -> Iterator[Collected]:
     stage = round_directory(directory, record.round) / "dpo_train"
     for name in WEIGHTS:
         weights, begun = stage / name, sorted(stage.glob(f".{name}.old-*"))
@@ -71,7 +79,9 @@ def _collect_weights(directory: Path, state: State, record: RoundRecord, *, keep
         num_bytes = sum(_size(path) for path in (weights, *begun))
         if not dry_run:
             _remove_weights(directory, record, weights, begun)
-        yield Collected(campaign=directory.name, round=record.round, what="weights", path=str(weights), num_bytes=num_bytes)
+        yield Collected(
+            campaign=directory.name, round=record.round, what="weights", path=str(weights), num_bytes=num_bytes
+        )
 
 
 def _is_wanted(state: State, record: RoundRecord, keep: int) -> bool:
@@ -104,7 +114,14 @@ def _collect_copies(directory: Path, state: State, collected: set[int], *, dry_r
     from components.tracking import TrackingUnavailable, collect_copies  # loads mlflow, which takes seconds
 
     def item(round: int, num_bytes: int | None, postponed: str | None = None) -> Collected:
-        return Collected(campaign=directory.name, round=round, what="copy in MLflow", path=None, num_bytes=num_bytes, postponed=postponed)
+        return Collected(
+            campaign=directory.name,
+            round=round,
+            what="copy in MLflow",
+            path=None,
+            num_bytes=num_bytes,
+            postponed=postponed,
+        )
 
     try:
         freed = collect_copies(directory, pending, dry_run=dry_run)
@@ -113,7 +130,9 @@ def _collect_copies(directory: Path, state: State, collected: set[int], *, dry_r
     for round, num_bytes in freed.items():
         note = notes[round]
         if note is not None and not dry_run:
-            write_json(round_directory(directory, round) / COLLECTED, note.model_copy(update={"mlflow_bytes": num_bytes}))
+            write_json(
+                round_directory(directory, round) / COLLECTED, note.model_copy(update={"mlflow_bytes": num_bytes})
+            )
     return [item(round, num_bytes) for round, num_bytes in freed.items() if num_bytes]
 
 
@@ -122,7 +141,10 @@ def _has_copy(note: CollectedWeights | None, collected_now: bool) -> bool:
 
 
 def _sweep(directory: Path, state: State, *, dry_run: bool) -> Iterator[Collected]:
-    """Removes what killed processes left: under the lock nobody writes there. Checkpoints of a round that is open are still needed."""
+    """Removes what killed processes left: under the lock nobody writes there.
+
+    Checkpoints of a round that is open are still needed.
+    """
     finished = {record.round for record in state.rounds}
     for place in sorted(directory.glob("round-*")):
         round = int(place.name.rpartition("-")[2])

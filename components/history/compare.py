@@ -1,4 +1,7 @@
-"""Two rounds side by side, of one campaign or of two: decisions, numbers, configuration, digests, answers. Reads files only."""
+"""Two rounds side by side, of one campaign or of two: decisions, numbers, configuration, digests, answers.
+
+Reads files only.
+"""
 
 import os
 from dataclasses import dataclass
@@ -141,7 +144,11 @@ def _warnings(digests: tuple[Row, ...]) -> list[str]:
         "evaluation judge": "another judge compared their answers",
         "start model": "they are measured against other start models",
     }
-    return [f"win rates and rewards cannot be set against each other: {reason}" for what, reason in reasons.items() if what in differ]
+    return [
+        f"win rates and rewards cannot be set against each other: {reason}"
+        for what, reason in reasons.items()
+        if what in differ
+    ]
 
 
 def _config_changes(left: _Side, right: _Side) -> list[str]:
@@ -155,7 +162,11 @@ def _config_changes(left: _Side, right: _Side) -> list[str]:
 def _shared_samples(left: _Side, right: _Side) -> list[SharedSample]:
     """A few prompts that both kept, those with different answers first."""
     challengers = [{sample.prompt: sample.answers[-1] for sample in read_samples(side.files)} for side in (left, right)]
-    shared = [SharedSample(prompt, answer, challengers[1][prompt]) for prompt, answer in challengers[0].items() if prompt in challengers[1]]
+    shared = [
+        SharedSample(prompt, answer, challengers[1][prompt])
+        for prompt, answer in challengers[0].items()
+        if prompt in challengers[1]
+    ]
     return sorted(shared, key=lambda sample: sample.left.text == sample.right.text)[:NUM_SAMPLES]
 
 
@@ -166,4 +177,6 @@ def _page(left: _Side, right: _Side) -> str | None:
         return None
     from components.tracking import compare_rounds_url  # loads mlflow, which takes seconds
 
-    return compare_rounds_url(uri, [(entry["experiment_id"], entry["run_id"]) for entry in recorded if entry is not None])
+    return compare_rounds_url(
+        uri, [(entry["experiment_id"], entry["run_id"]) for entry in recorded if entry is not None]
+    )

@@ -21,11 +21,15 @@ class Lineage:
     aliases: tuple[str, ...]
     campaign: str
     models: tuple[Node, ...]
-    """The version's own model first, then each one that some model above was trained from or measured against, down to the start."""
+    """The version's own model first, then each one that some model above was trained from or measured against, down to
+    the start."""
 
     @property
     def damaged(self) -> list[str]:
-        """Paths of files that are gone, or are no longer what was published. Weights that were collected are not among them."""
+        """Paths of files that are gone, or are no longer what was published.
+
+        Weights that were collected are not among them.
+        """
         nodes = [node for node in walk(self.models) if node.condition in ("changed", "gone")]
         files = [node for node in nodes if not any(child.what == FILE for child in node.children)]
         return list(dict.fromkeys(node.path for node in files if node.path is not None))
@@ -47,7 +51,10 @@ def read_lineage(name: VersionName) -> Lineage:
     versions: list[Version] = read_versions(runs_directory(), name.model)
     wanted = [each for each in versions if name.version == each.version or name.alias in each.aliases]
     if not wanted:
-        known = [*(str(each.version) for each in versions), *(f"@{alias}" for each in versions for alias in each.aliases)]
+        known = [
+            *(str(each.version) for each in versions),
+            *(f"@{alias}" for each in versions for alias in each.aliases),
+        ]
         raise ValueError(f"MLflow has no model version {name}: {name.model} has {', '.join(known) or 'none'}")
     version = wanted[0]
     known_state(name.model)
@@ -66,11 +73,16 @@ def _record_of(campaign: CampaignFiles, tags: dict[str, str], name: VersionName)
     for known in campaign.finished:
         if (str(known.round), known.policy_digest) == (tags.get("round"), tags.get("policy_digest")):
             return known
-    raise ValueError(f"{name} is of no round under {campaign.directory}: an earlier campaign of that name made it, and its files are gone")
+    raise ValueError(
+        f"{name} is of no round under {campaign.directory}: an earlier campaign of that name made it, and its files are gone"
+    )
 
 
 def _ancestry(campaign: CampaignFiles, round: int, git_shas: dict[str, str]) -> list[ModelTree]:
-    """The round, and every model that was behind it as its origin or as a reference, newest first; the start model is the last."""
+    """The round, and every model that was behind it as its origin or as a reference, newest first.
+
+    The start model is the last.
+    """
     found, waiting = dict[int, ModelTree](), [round]
     while waiting:
         number = waiting.pop()

@@ -50,5 +50,7 @@ def parse_version(text: str) -> VersionName:
     """
     found = _VERSION.fullmatch(text)
     if found is None:
-        raise ValueError(f"{text} names no model version: write model/version or model@alias, such as demo/3 or demo@champion")
+        raise ValueError(
+            f"{text} names no model version: write model/version or model@alias, such as demo/3 or demo@champion"
+        )
     return VersionName(found["model"], int(found["version"]) if found["version"] else None, found["alias"])

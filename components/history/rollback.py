@@ -1,7 +1,7 @@
 """Makes an earlier promoted round, or the start model, the champion again.
 
-Only campaign.json changes. A round that is open is safe: its stages are keyed by the digests of what they were made from, so what it
-has published from the champion that was put aside is made again from the restored one.
+Only campaign.json changes. A round that is open is safe: its stages are keyed by the digests of what they were made
+from, so what it has published from the champion that was put aside is made again from the restored one.
 """
 
 from datetime import UTC, datetime
@@ -16,7 +16,9 @@ from components.report.wording import model_name
 
 
 def roll_back(directory: Path, round: int) -> State:
-    """Puts a champion back under the campaign's lock; the next round starts from it. MLflow is told by `tracking.announce_champion`.
+    """Puts a champion back under the campaign's lock; the next round starts from it.
+
+    MLflow is told by `tracking.announce_champion`.
 
     Args:
         directory: runs/<campaign>, which must exist.
@@ -26,7 +28,8 @@ def roll_back(directory: Path, round: int) -> State:
         The campaign's new state, the rollback last among its `rollbacks`.
 
     Raises:
-        ValueError: There is no such round, it was never promoted, it is the champion already, or its weights are gone or damaged.
+        ValueError: There is no such round, it was never promoted, it is the champion already, or its weights are gone
+            or damaged.
         CampaignBusy: Somebody works on the campaign.
     """
     with locked(directory, command="ratchet rollback"):
@@ -52,17 +55,26 @@ def _refuse_unless_earlier_champion(state: State, round: int) -> None:
     if round not in (0, *(record.round for record in state.rounds)):
         raise ValueError(f"campaign {state.campaign} has finished no round {round}: {choice}")
     if round not in promoted:
-        raise ValueError(f"round {round} of {state.campaign} was never promoted, so nothing shows that it is any good: {choice}")
+        raise ValueError(
+            f"round {round} of {state.campaign} was never promoted, so nothing shows that it is any good: {choice}"
+        )
 
 
 def _refuse_damaged(directory: Path, round: int, base: Path) -> None:
-    """Looks at the hashes of weights that lie within the campaign; a start model from elsewhere must at least be there."""
+    """Looks at the hashes of weights that lie within the campaign.
+
+    A start model from elsewhere must at least be there.
+    """
     if not base.is_dir():
-        raise ValueError(f"the weights of {model_name(round)} are gone: {base} is no directory; restore it, or name another round")
+        raise ValueError(
+            f"the weights of {model_name(round)} are gone: {base} is no directory; restore it, or name another round"
+        )
     stage = round_directory(directory, round) / ("dpo_train" if round else "start")
     manifest = read_manifest(stage)
     if manifest is None:
-        raise ValueError(f"{stage} has no manifest that can be read, so its weights cannot be trusted: restore it, or name another round")
+        raise ValueError(
+            f"{stage} has no manifest that can be read, so its weights cannot be trusted: restore it, or name another round"
+        )
     weights = [*stored_files(stage, manifest, within="model/"), *stored_files(stage, manifest, within="adapter/")]
     damaged = [file.name for file in weights if file.condition != "intact"]
     if damaged:

@@ -65,7 +65,10 @@ class ModelTree:
 
     @property
     def parents(self) -> tuple[int | None, ...]:
-        """Rounds of the models that it was trained from and measured against; by campaign.json where the training is no witness."""
+        """Rounds of the models that it was trained from and measured against.
+
+        By campaign.json where the training is no witness.
+        """
         if self.round == 0:
             return ()
         if self.trained is None:
@@ -79,7 +82,14 @@ class ModelTree:
         record = next(known for known in self.campaign.finished if known.round == self.round)
         standing = "promoted" if record.promoted else "refused"
         crowned = ", the champion" if self.campaign.state.champion.round == self.round else ""
-        parts = [self._weights(), *self._origins(), self._pairs(), self._evaluation(), self._config(), self._git_sha(record)]
+        parts = [
+            self._weights(),
+            *self._origins(),
+            self._pairs(),
+            self._evaluation(),
+            self._config(),
+            self._git_sha(record),
+        ]
         shown = {node.path for node in walk(tuple(parts))}
         others = [node for node in self._damaged() if node.path not in shown]
         return Node(model_name(self.round), record.policy_digest, f"{standing}{crowned}", children=(*parts, *others))
@@ -92,7 +102,9 @@ class ModelTree:
         parts += [Node(what, start[key]["digest"], judge_name(start[key]["config"])) for what, key in _JUDGES.items()]
         shown = {node.path for node in parts}
         weights = self._start_weights(start["model"])
-        others = [node for node in self._damaged() if node.path not in shown | {child.path for child in weights.children}]
+        others = [
+            node for node in self._damaged() if node.path not in shown | {child.path for child in weights.children}
+        ]
         return Node(model_name(0), start["model"]["digest"], children=(weights, *parts, *others))
 
     def _start_weights(self, model: dict[str, Any]) -> Node:
@@ -126,7 +138,9 @@ class ModelTree:
             return
         start, reference = self.trained["start_digest"], self.trained["reference_digest"]
         yield Node("trained from", start, _name_of(self.campaign, start))
-        yield Node("reference", reference, "the same model" if reference == start else _name_of(self.campaign, reference))
+        yield Node(
+            "reference", reference, "the same model" if reference == start else _name_of(self.campaign, reference)
+        )
 
     def _pairs(self) -> Node:
         verdicts = self._file("verdicts", "collect_preferences", "verdicts.parquet", *self._judged())
@@ -136,18 +150,24 @@ class ModelTree:
 
     def _replayed(self) -> str | None:
         """Says if earlier rounds' pairs are among the training pairs."""
-        intact = any(file.name == "validation.json" and file.condition == "intact" for file in self._files("validate_data"))
+        intact = any(
+            file.name == "validation.json" and file.condition == "intact" for file in self._files("validate_data")
+        )
         replayed = read_json(self.directory / "validate_data" / "validation.json")["replayed"] if intact else None
         return f"{replayed} of the received pairs replayed from earlier rounds" if replayed else None
 
     def _judged(self) -> Iterator[Node]:
         """What the verdicts are on, and whose they are."""
-        seed_pairs = config_of_round(self.campaign.directory, self.round)["preferences"]["seed_pairs"] if self.round == 1 else ""
+        seed_pairs = (
+            config_of_round(self.campaign.directory, self.round)["preferences"]["seed_pairs"] if self.round == 1 else ""
+        )
         if seed_pairs:
             yield Node("seed pairs", None, seed_pairs)
         else:
             pool = self._pool()
-            prompts = self._file("this round's prompts", "generate_responses", "prompts.parquet", *([pool] if pool else []))
+            prompts = self._file(
+                "this round's prompts", "generate_responses", "prompts.parquet", *([pool] if pool else [])
+            )
             yield self._file("responses", "generate_responses", "responses.parquet", prompts)
         if self.campaign.start is not None:
             judge = self.campaign.start["judge"]
@@ -155,12 +175,20 @@ class ModelTree:
 
     def _pool(self) -> Node | None:
         manifest = self.campaign.start_manifest
-        return None if manifest is None else Node("drawn from the train prompts", manifest.files["train_prompts.parquet"].sha256, "round 0")
+        return (
+            None
+            if manifest is None
+            else Node("drawn from the train prompts", manifest.files["train_prompts.parquet"].sha256, "round 0")
+        )
 
     def _evaluation(self) -> Node:
         parts = []
         if self.campaign.start is not None and self.campaign.start_manifest is not None:
-            parts = [Node("held-out prompts", self.campaign.start_manifest.files["held_out_prompts.parquet"].sha256, "round 0")]
+            parts = [
+                Node(
+                    "held-out prompts", self.campaign.start_manifest.files["held_out_prompts.parquet"].sha256, "round 0"
+                )
+            ]
             judge = self.campaign.start["evaluation_judge"]
             parts.append(Node("evaluation judge", judge["digest"], judge_name(judge["config"])))
         return self._file("evaluation", "evaluate", "evaluation.json", *parts)
@@ -169,7 +197,11 @@ class ModelTree:
         return Node("config", digest(config_of_round(self.campaign.directory, self.round)))
 
     def _git_sha(self, record: RoundRecord) -> Node:
-        return Node("git sha", self.git_shas.get(record.policy_digest), None if record.policy_digest in self.git_shas else "not in MLflow")
+        return Node(
+            "git sha",
+            self.git_shas.get(record.policy_digest),
+            None if record.policy_digest in self.git_shas else "not in MLflow",
+        )
 
     @cached_property
     def _manifests(self) -> dict[str, Manifest | None]:
@@ -179,7 +211,9 @@ class ModelTree:
     @cached_property
     def _checked(self) -> dict[str, list[StoredFile]]:
         return {
-            stage: stored_files(self.directory / stage, manifest) for stage, manifest in self._manifests.items() if manifest is not None
+            stage: stored_files(self.directory / stage, manifest)
+            for stage, manifest in self._manifests.items()
+            if manifest is not None
         }
 
     def _files(self, stage: str) -> list[StoredFile]:
@@ -196,7 +230,9 @@ class ModelTree:
 
     def _damaged(self) -> list[Node]:
         """Files that no other node stands for, where they are no longer what was published."""
-        damaged = [(stage, file) for stage, files in self._checked.items() for file in files if file.condition != "intact"]
+        damaged = [
+            (stage, file) for stage, files in self._checked.items() for file in files if file.condition != "intact"
+        ]
         return [self._node(FILE, stage, file) for stage, file in damaged if not self._was_collected(stage, file)]
 
     def _was_collected(self, stage: str, file: StoredFile) -> bool:

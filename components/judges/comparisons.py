@@ -1,4 +1,6 @@
-"""Comparisons of two responses in both orders: which are asked and which are repeated, the questions' form, and the verdicts.
+"""Comparisons of two responses in both orders.
+
+Which are asked and which are repeated, the questions' form, and the verdicts.
 
 The choice is by content, so a resumed run asks the same questions. Words no question.
 """
@@ -58,7 +60,10 @@ def is_repeated(comparison: Comparison, share: float) -> bool:
 
 def _by_content(group: Group) -> list[int]:
     prompt = format_messages(group.messages)
-    return [sample_id for sample_id, _ in sorted(group.responses, key=lambda response: (_fraction(prompt, response[1]), response[0]))]
+    return [
+        sample_id
+        for sample_id, _ in sorted(group.responses, key=lambda response: (_fraction(prompt, response[1]), response[0]))
+    ]
 
 
 def _round_robin(samples: list[int]) -> Iterator[tuple[int, int]]:
@@ -94,7 +99,9 @@ def shown(comparison: Comparison) -> dict[str, tuple[str, str]]:
     return {FORWARD: (first, second), BACKWARD: (second, first)}
 
 
-def order_questions(comparison: Comparison, messages: Mapping[str, Messages], *, repeat_share: float) -> dict[str, Question]:
+def order_questions(
+    comparison: Comparison, messages: Mapping[str, Messages], *, repeat_share: float
+) -> dict[str, Question]:
     """What is asked on a comparison, by the part that the verdict gets.
 
     Args:
@@ -130,7 +137,10 @@ def conclude_orders(judge: str, comparison: Comparison, opinions: Mapping[str, O
         for order, part in REPEATED.items()
         if part in opinions
     ]
-    return [*repeats, *conclude_pair(judge, group, first, second, forward=opinions[FORWARD], backward=opinions[BACKWARD])]
+    return [
+        *repeats,
+        *conclude_pair(judge, group, first, second, forward=opinions[FORWARD], backward=opinions[BACKWARD]),
+    ]
 
 
 def conclude_equals(judge: str, comparison: Comparison) -> Verdict:

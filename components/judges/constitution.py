@@ -1,11 +1,12 @@
 """The constitution judge: a chat model is asked principle by principle, and the principles vote.
 
-For a prompt with n responses and k principles it asks k (2 p + n) questions, p being the number of pairs that it compares (all
-n (n - 1) / 2 of them, or `comparisons`): for each principle which response of a pair keeps it better, in both orders, and of each response
-whether it violates it. `repeat_share` adds its share of the 2 k p. Nobody is asked about equal texts.
+For a prompt with n responses and k principles it asks k (2 p + n) questions, p being the number of pairs that it
+compares (all n (n - 1) / 2 of them, or `comparisons`): for each principle which response of a pair keeps it better, in
+both orders, and of each response whether it violates it. `repeat_share` adds its share of the 2 k p. Nobody is asked
+about equal texts.
 
-A pair's conclusion is the mean, by weight, of what the principles concluded on it. A principle without a valid conclusion has no vote;
-where such principles hold half of the weight or more, the conclusion is invalid.
+A pair's conclusion is the mean, by weight, of what the principles concluded on it. A principle without a valid
+conclusion has no vote; where such principles hold half of the weight or more, the conclusion is invalid.
 """
 
 import math
@@ -66,30 +67,51 @@ class ConstitutionJudge:
             JudgeUnavailable: The endpoint does not answer.
             RoundStopped: Its budget is used up.
         """
-        comparisons = [comparison for group in groups for comparison in chosen_comparisons(group, self._config.comparisons)]
+        comparisons = [
+            comparison for group in groups for comparison in chosen_comparisons(group, self._config.comparisons)
+        ]
         return [*self._compare(comparisons), *self._check(groups)]
 
     def _compare(self, comparisons: Sequence[Comparison]) -> list[Verdict]:
         different = [comparison for comparison in comparisons if not comparison.is_between_equals]
-        asked = [(comparison, [self._pair_questions(comparison, principle) for principle in self._principles]) for comparison in different]
-        replies = iter(self._chat.ask([question for _, several in asked for parts in several for question in parts.values()], "verdicts"))
-        verdicts = [conclude_equals(self.name, comparison) for comparison in comparisons if comparison.is_between_equals]
+        asked = [
+            (comparison, [self._pair_questions(comparison, principle) for principle in self._principles])
+            for comparison in different
+        ]
+        replies = iter(
+            self._chat.ask(
+                [question for _, several in asked for parts in several for question in parts.values()], "verdicts"
+            )
+        )
+        verdicts = [
+            conclude_equals(self.name, comparison) for comparison in comparisons if comparison.is_between_equals
+        ]
         for comparison, several in asked:
             opinions = [{part: read_opinion(next(replies)) for part in parts} for parts in several]
             by_principle = [conclude_orders(self.name, comparison, said) for said in opinions]
             for principle, said in zip(self._principles, by_principle, strict=True):
                 verdicts += [as_part(verdict, f"{PRINCIPLE}{principle.name}") for verdict in said]
             vote = weighted_vote(self._principles, [said[-1].score for said in by_principle])
-            verdicts.append(make_verdict(self.name, comparison.group, comparison.first, vote, opponent_id=comparison.second))
+            verdicts.append(
+                make_verdict(self.name, comparison.group, comparison.first, vote, opponent_id=comparison.second)
+            )
         return verdicts
 
     def _pair_questions(self, comparison: Comparison, principle: Principle) -> dict[str, Question]:
         prompt, told = comparison.group.messages, {"principle": principle.text}
-        messages = {order: ask_about(self._pair, data=pair_data(prompt, texts), told=told) for order, texts in shown(comparison).items()}
+        messages = {
+            order: ask_about(self._pair, data=pair_data(prompt, texts), told=told)
+            for order, texts in shown(comparison).items()
+        }
         return order_questions(comparison, messages, repeat_share=self._config.repeat_share)
 
     def _check(self, groups: Sequence[Group]) -> list[Verdict]:
-        asked = [(group, number, text, principle) for group in groups for number, text in group.responses for principle in self._principles]
+        asked = [
+            (group, number, text, principle)
+            for group in groups
+            for number, text in group.responses
+            for principle in self._principles
+        ]
         questions = [self._violation_question(group.messages, text, principle) for group, _, text, principle in asked]
         return [
             as_part(make_verdict(self.name, group, number, _kept(reply), part=KEPT), f"{PRINCIPLE}{principle.name}")
@@ -106,7 +128,8 @@ def weighted_vote(principles: Sequence[Principle], votes: Sequence[float | None]
 
     Args:
         principles: Their weights count.
-        votes: For each the probability that the first response keeps it better, in [0, 1]; None where it has no valid conclusion.
+        votes: For each the probability that the first response keeps it better, in [0, 1]; None where it has no valid
+            conclusion.
 
     Returns:
         The mean over the valid votes; no score where half of the weight or more has none.
@@ -132,11 +155,21 @@ def load(config: JudgeSettings, context: JudgeContext) -> Judge:
 
 
 def digest(config: JudgeSettings) -> str:
-    """Return the identity of the judge: the model's name, the principles, and the wording and form of its questions, for revisions too."""
+    """Return the identity of the judge.
+
+    The model's name, the principles, and the wording and form of its questions, for revisions too.
+    """
     endpoint = config.endpoint
-    asked = {"model": endpoint.model, "output": endpoint.output, "max_tokens": endpoint.max_tokens, "schemas": [SCHEMA, VIOLATION]}
+    asked = {
+        "model": endpoint.model,
+        "output": endpoint.output,
+        "max_tokens": endpoint.max_tokens,
+        "schemas": [SCHEMA, VIOLATION],
+    }
     principles = [principle.model_dump() for principle in load_principles(config.principles)]
-    return artifacts.digest({"constitution": asked, "principles": principles, "wording": [NOTICE, *map(wording, WORDINGS)]})
+    return artifacts.digest(
+        {"constitution": asked, "principles": principles, "wording": [NOTICE, *map(wording, WORDINGS)]}
+    )
 
 
 def check(config: JudgeSettings, prompts: Sequence[Messages]) -> None:

@@ -1,8 +1,10 @@
-"""The debate judge: a case is made for each answer before one of them wins (Irving, Christiano and Amodei 2018, arXiv 1805.00899).
+"""The debate judge.
 
-In each order of a comparison it asks three questions of one chat model: for the case for the first answer, for the case for the second,
-and for the verdict, given both. That is six questions a comparison, and two more where `repeat_share` asks for the verdicts again. Both
-cases are kept in the detail of the verdict that followed from them.
+A case is made for each answer before one of them wins (Irving, Christiano and Amodei 2018, arXiv 1805.00899).
+
+In each order of a comparison it asks three questions of one chat model: for the case for the first answer, for the case
+for the second, and for the verdict, given both. That is six questions a comparison, and two more where `repeat_share`
+asks for the verdicts again. Both cases are kept in the detail of the verdict that followed from them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -73,12 +75,16 @@ class DebateJudge:
             JudgeUnavailable: The endpoint does not answer.
             RoundStopped: Its budget is used up.
         """
-        comparisons = [comparison for group in groups for comparison in chosen_comparisons(group, self._config.comparisons)]
+        comparisons = [
+            comparison for group in groups for comparison in chosen_comparisons(group, self._config.comparisons)
+        ]
         different = [comparison for comparison in comparisons if not comparison.is_between_equals]
         cases = self._make_cases(different)
         asked = [self._verdict_questions(comparison, made) for comparison, made in zip(different, cases, strict=True)]
         replies = iter(self._chat.ask([question for parts in asked for question in parts.values()], "verdicts"))
-        verdicts = [conclude_equals(self.name, comparison) for comparison in comparisons if comparison.is_between_equals]
+        verdicts = [
+            conclude_equals(self.name, comparison) for comparison in comparisons if comparison.is_between_equals
+        ]
         for comparison, made, parts in zip(different, cases, asked, strict=True):
             said = {part: next(replies) for part in parts}
             verdicts += conclude_orders(self.name, comparison, _opinions(made, said))
@@ -87,13 +93,17 @@ class DebateJudge:
     def _make_cases(self, comparisons: Sequence[Comparison]) -> list[dict[str, Cases]]:
         """For each comparison, by order, the cases for its answers."""
         questions = [
-            Question(ask_about(self._argument, data=pair_data(comparison.group.messages, texts), told={"side": side}), {})
+            Question(
+                ask_about(self._argument, data=pair_data(comparison.group.messages, texts), told={"side": side}), {}
+            )
             for comparison in comparisons
             for texts in shown(comparison).values()
             for side in SIDES
         ]
         replies = iter(self._chat.ask(questions, "cases"))
-        return [{order: Cases(next(replies), next(replies)) for order in shown(comparison)} for comparison in comparisons]
+        return [
+            {order: Cases(next(replies), next(replies)) for order in shown(comparison)} for comparison in comparisons
+        ]
 
     def _verdict_questions(self, comparison: Comparison, cases: Mapping[str, Cases]) -> dict[str, Question]:
         """What is asked by part; nothing in an order that lacks a case."""
@@ -120,7 +130,9 @@ def _with_cases(opinion: Opinion, made: Cases) -> Opinion:
     if opinion.score is None:
         return opinion
     heard = made.data
-    return opinion._replace(detail=f"{opinion.detail}\n\nThe case for A: {heard['case_a']}\n\nThe case for B: {heard['case_b']}")
+    return opinion._replace(
+        detail=f"{opinion.detail}\n\nThe case for A: {heard['case_a']}\n\nThe case for B: {heard['case_b']}"
+    )
 
 
 def load(config: JudgeSettings, context: JudgeContext) -> Judge:

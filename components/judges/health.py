@@ -1,7 +1,10 @@
-"""What a judge's own verdicts say about it: consistency, stability, ties, its taste for length, how its jurors agree. Pure.
+"""What a judge's own verdicts say about it: consistency, stability, ties, its taste for length, how its jurors agree.
 
-Every share is a mean over prompts, each of which counts once however many of its responses were compared, with an interval that a
-handful of prompts cannot make narrow. What the verdicts do not show is None, never 0 or 1: a judge that scores has no two orders.
+Pure.
+
+Every share is a mean over prompts, each of which counts once however many of its responses were compared, with an
+interval that a handful of prompts cannot make narrow. What the verdicts do not show is None, never 0 or 1: a judge that
+scores has no two orders.
 """
 
 import itertools
@@ -40,8 +43,9 @@ class PartHealth(Record):
     position_consistency: Interval | None
     repetition_stability: Interval | None
     accuracy: float | None = None
-    """Mean probability, as the judge concludes it, of what the part decided: with a jury by `dawid_skene` the estimate of the juror's
-    reliability. None where the judge scores, for a part that decided nothing, and in rounds of earlier versions."""
+    """Mean probability, as the judge concludes it, of what the part decided: with a jury by `dawid_skene` the estimate
+    of the juror's reliability. None where the judge scores, for a part that decided nothing, and in rounds of earlier
+    versions."""
 
 
 class Health(Record):
@@ -52,7 +56,8 @@ class Health(Record):
     repetition_stability: Interval | None
     """Share of repeated questions that were answered alike."""
     tie_share: Interval | None
-    """Share of the comparisons that ended in a tie; of a judge that scores, of the pairs of a prompt's different responses."""
+    """Share of the comparisons that ended in a tie; of a judge that scores, of the pairs of a prompt's different
+    responses."""
     invalid_share: float | None
     """Share of the conclusions that are invalid."""
     length_preference: Interval | None
@@ -89,7 +94,9 @@ def measure_health(verdicts: Sequence[Verdict], groups: Sequence[Group], *, seed
         repetition_stability=_interval(_repeats_agree(verdicts), derive_seed(seed, "repetition")),
         tie_share=_interval({name: found.winners == 0 for name, found in compared.items()}, derive_seed(seed, "ties")),
         invalid_share=sum(verdict.status == "invalid" for verdict in concluded) / len(concluded) if concluded else None,
-        length_preference=_interval({name: _longer_wins(found) for name, found in decided.items()}, derive_seed(seed, "length")),
+        length_preference=_interval(
+            {name: _longer_wins(found) for name, found in decided.items()}, derive_seed(seed, "length")
+        ),
         mean_length_difference=float(np.mean(differences)) if differences else None,
         parts=_parts(verdicts, seed),
     )
@@ -101,7 +108,10 @@ def _interval(shares: Shares, seed: int) -> Interval | None:
 
 
 def _compared(concluded: Sequence[Verdict], groups: Sequence[Group]) -> dict[str, Compared]:
-    """By prompt, who won each comparison that a judge concluded on, or that its scores imply; equal texts are no comparison."""
+    """By prompt, who won each comparison that a judge concluded on, or that its scores imply.
+
+    Equal texts are no comparison.
+    """
     texts = {(group.prompt_id, number): text.strip() for group in groups for number, text in group.responses}
     shown: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
     alone: defaultdict[str, dict[int, float]] = defaultdict(dict)
@@ -113,7 +123,10 @@ def _compared(concluded: Sequence[Verdict], groups: Sequence[Group]) -> dict[str
             alone[name][first] = verdict.score
         elif texts[name, first] != texts[name, second]:
             shown[name].append((_winner(verdict.score), len(texts[name, first]) - len(texts[name, second])))
-    found = {name: _implied(list(scored.values()), [texts[name, number] for number in scored]) for name, scored in alone.items()}
+    found = {
+        name: _implied(list(scored.values()), [texts[name, number] for number in scored])
+        for name, scored in alone.items()
+    }
     return found | {name: Compared(*np.array(several).T) for name, several in shown.items()}
 
 
@@ -125,7 +138,9 @@ def _implied(scored: Sequence[float], texts: Sequence[str]) -> Compared:
     different = kinds[first] != kinds[second]
     first, second = first[different], second[different]
     tied = np.isclose(values[first], values[second], rtol=SCORE_NOISE, atol=SCORE_NOISE)
-    return Compared(np.where(tied, 0, np.sign(values[first] - values[second])).astype(int), lengths[first] - lengths[second])
+    return Compared(
+        np.where(tied, 0, np.sign(values[first] - values[second])).astype(int), lengths[first] - lengths[second]
+    )
 
 
 def _longer_wins(found: Compared) -> np.ndarray:

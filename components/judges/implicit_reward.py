@@ -1,11 +1,12 @@
 """The implicit reward judge: what the policy has come to prefer since the start, read from its own probabilities.
 
-DPO's implicit reward (Rafailov et al. 2023, arXiv 2305.18290, section 5.1) without its factor beta, which changes no order:
+DPO's implicit reward (Rafailov et al. 2023, arXiv 2305.18290, section 5.1) without its factor beta, which changes no
+order:
 
     r(x, y) = log pi_policy(y|x) - log pi_start(y|x), in nats, summed over the response's tokens.
 
-While the policy is the start model, until a round is promoted, every such reward is 0 and says nothing. The judge then gives invalid
-verdicts that say so: standing alone it is unavailable, and as one of a jury it abstains.
+While the policy is the start model, until a round is promoted, every such reward is 0 and says nothing. The judge then
+gives invalid verdicts that say so: standing alone it is unavailable, and as one of a jury it abstains.
 """
 
 from collections.abc import Sequence
@@ -39,7 +40,10 @@ class Tokens(NamedTuple):
 
 
 class ImplicitRewardJudge:
-    """Scores responses by the policy's log-ratio against the start; holds one model in memory at a time, and none between calls."""
+    """Scores responses by the policy's log-ratio against the start.
+
+    Holds one model in memory at a time, and none between calls.
+    """
 
     def __init__(self, config: JudgeSettings, context: JudgeContext) -> None:
         """Takes the models from the context; loads none yet.
@@ -48,7 +52,9 @@ class ImplicitRewardJudge:
             ValueError: The context names no models, as outside of a campaign.
         """
         if context.policy is None or context.start is None or context.limits is None:
-            raise ValueError("kind implicit_reward compares a campaign's policy with its start: outside of a campaign use another judge")
+            raise ValueError(
+                "kind implicit_reward compares a campaign's policy with its start: outside of a campaign use another judge"
+            )
         self.name = NAME
         self._batch_size = config.batch_size
         self._policy, self._start, self._limits = context.policy, context.start, context.limits
@@ -65,7 +71,9 @@ class ImplicitRewardJudge:
         opinions = {index: given for index, given in enumerate(read) if isinstance(given, Opinion)}
         readable = {index: given for index, given in enumerate(read) if isinstance(given, Tokens)}
         if readable:
-            logps = [self._logps(ref, list(readable.values()), done) for done, ref in enumerate((self._policy, self._start))]
+            logps = [
+                self._logps(ref, list(readable.values()), done) for done, ref in enumerate((self._policy, self._start))
+            ]
             ratios = (logps[0] - logps[1]).tolist()
             opinions |= {index: Opinion(ratio) for index, ratio in zip(readable, ratios, strict=True)}
         return [opinions[index] for index in range(len(distinct))]
@@ -73,17 +81,21 @@ class ImplicitRewardJudge:
     def _logps(self, ref: ModelRef, rows: Sequence[Tokens], models_done: int) -> torch.Tensor:
         """The log-probability of each row's response under one model, (rows,), float64 on the CPU."""
         limits = self._limits
-        model = load_policy(ref, dtype=resolve_dtype(limits.dtype), device=pick_device(), quantization=limits.quantization)
+        model = load_policy(
+            ref, dtype=resolve_dtype(limits.dtype), device=pick_device(), quantization=limits.quantization
+        )
         pad_id = load_tokenizer(ref).pad_token_id
-        # Equal prompts stand together and are read once. Ids break ties of length, so that batches, and with them the last bits of a
-        # score, do not depend on the order of the input.
+        # Equal prompts stand together and are read once. Ids break ties of length, so that batches, and with them the
+        # last bits of a score, do not depend on the order of the input.
         order = sorted(range(len(rows)), key=lambda row: (len(rows[row].prompt), rows[row]))
         logps = torch.empty(len(rows), dtype=torch.float64)
         for begin in range(0, len(order), self._batch_size):
             batch = order[begin : begin + self._batch_size]
             prompts, responses = [rows[row].prompt for row in batch], [rows[row].response for row in batch]
             logps[batch] = response_logps(model, pad_id, prompts, responses).double()
-            progress.report(models_done * len(rows) + begin + len(batch), 2 * len(rows), "log-probabilities of responses")
+            progress.report(
+                models_done * len(rows) + begin + len(batch), 2 * len(rows), "log-probabilities of responses"
+            )
         del model
         give_memory_back()
         return logps
@@ -99,11 +111,16 @@ def digest(config: AnyJudge) -> str:
     return artifacts.digest({"kind": config.kind})
 
 
-def _read(tokenizer: "PreTrainedTokenizerBase", messages: Messages, text: str, limits: PolicyConfig) -> Tokens | Opinion:
+def _read(
+    tokenizer: "PreTrainedTokenizerBase", messages: Messages, text: str, limits: PolicyConfig
+) -> Tokens | Opinion:
     """The response's tokens as training would read them, cut at the policy's limit; or why there are none."""
     prompt = prompt_ids(tokenizer, messages)
     if len(prompt) > limits.max_prompt_tokens:
-        return Opinion(None, f"the prompt has {len(prompt)} tokens, more than policy.max_prompt_tokens = {limits.max_prompt_tokens}")
+        return Opinion(
+            None,
+            f"the prompt has {len(prompt)} tokens, more than policy.max_prompt_tokens = {limits.max_prompt_tokens}",
+        )
     try:
         response = response_ids(tokenizer, messages, text, max_tokens=limits.max_response_tokens)
     except ValueError as error:

@@ -1,7 +1,7 @@
 """The jury: several judges vote on every pair of a prompt's responses, and how far they agree becomes a probability.
 
-A juror that scores votes for the response with the higher score; one that compares votes as it concludes. A juror whose verdict is
-invalid abstains. What the jurors said stands beside the jury's conclusions, under their names.
+A juror that scores votes for the response with the higher score; one that compares votes as it concludes. A juror whose
+verdict is invalid abstains. What the jurors said stands beside the jury's conclusions, under their names.
 """
 
 import itertools
@@ -64,7 +64,9 @@ class JuryJudge:
                 continue
             votes = _without_abstentions(cast[pair])
             if votes:
-                opinion = Opinion(concluded[pair], f"{math.fsum(votes.values()):g} of {len(votes)} jurors for the first")
+                opinion = Opinion(
+                    concluded[pair], f"{math.fsum(votes.values()):g} of {len(votes)} jurors for the first"
+                )
             else:
                 opinion = Opinion(None, f"no juror could judge the pair ({len(cast[pair])} abstained)")
             found.append(make_verdict(self.name, group, pair.first, opinion, opponent_id=pair.second))
@@ -80,13 +82,17 @@ def _heard(juror: Juror, groups: Sequence[Group]) -> tuple[str, list[Verdict]]:
 def load(config: AnyJudge, context: JudgeContext) -> Judge:
     """Return the jury; each juror is loaded when it judges."""
     assert isinstance(config, JudgeConfig)
-    return JuryJudge([Juror(partial(load_judge, juror, context), juror.weight) for juror in config.jurors], votes=config.votes)
+    return JuryJudge(
+        [Juror(partial(load_judge, juror, context), juror.weight) for juror in config.jurors], votes=config.votes
+    )
 
 
 def digest(config: AnyJudge) -> str:
     """Return the identity of a jury: its jurors' digests and weights in their order, and how it votes."""
     assert isinstance(config, JudgeConfig)
-    return artifacts.digest({"jurors": [(judge_digest(juror), juror.weight) for juror in config.jurors], "votes": config.votes})
+    return artifacts.digest(
+        {"jurors": [(judge_digest(juror), juror.weight) for juror in config.jurors], "votes": config.votes}
+    )
 
 
 def check(config: AnyJudge, prompts: Sequence[Messages]) -> None:
@@ -119,7 +125,9 @@ def ballots(groups: Sequence[Group], said: Mapping[str, Sequence[Verdict]]) -> B
     return dict(found)
 
 
-def _conclusions_of(verdicts: Iterable[Verdict]) -> tuple[dict[tuple[str, int], float | None], Mapping[PairKey, list[float | None]]]:
+def _conclusions_of(
+    verdicts: Iterable[Verdict],
+) -> tuple[dict[tuple[str, int], float | None], Mapping[PairKey, list[float | None]]]:
     """The score of each response, and for each pair, in either order, the probabilities that its first response is better."""
     alone: dict[tuple[str, int], float | None] = {}
     compared: defaultdict[PairKey, list[float | None]] = defaultdict(list)

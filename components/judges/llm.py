@@ -1,4 +1,7 @@
-"""The chat model as judge: two answers side by side, in both orders, a verdict by JSON schema. Loads no machine-learning library."""
+"""The chat model as judge: two answers side by side, in both orders, a verdict by JSON schema.
+
+Loads no machine-learning library.
+"""
 
 from collections.abc import Sequence
 
@@ -43,13 +46,17 @@ class LlmJudge:
             JudgeUnavailable: The endpoint does not answer.
             RoundStopped: Its budget is used up.
         """
-        comparisons = [comparison for group in groups for comparison in chosen_comparisons(group, self._config.comparisons)]
+        comparisons = [
+            comparison for group in groups for comparison in chosen_comparisons(group, self._config.comparisons)
+        ]
         asked = [(comparison, self._questions(comparison)) for comparison in comparisons]
         replies = iter(self._chat.ask([question for _, parts in asked for question in parts.values()], "verdicts"))
         verdicts: list[Verdict] = []
         for comparison, parts in asked:
             said = {part: read_opinion(next(replies)) for part in parts}
-            verdicts += conclude_orders(self.name, comparison, said) if said else [conclude_equals(self.name, comparison)]
+            verdicts += (
+                conclude_orders(self.name, comparison, said) if said else [conclude_equals(self.name, comparison)]
+            )
         return verdicts
 
     def _questions(self, comparison: Comparison) -> dict[str, Question]:
@@ -69,7 +76,10 @@ def load(config: JudgeSettings, context: JudgeContext) -> Judge:
 
 
 def digest(config: JudgeSettings) -> str:
-    """Return the identity of the judge: the model's name, the wording and form of what it is asked, but not where and how fast."""
+    """Return the identity of the judge.
+
+    The model's name, the wording and form of what it is asked, but not where and how fast.
+    """
     endpoint = config.endpoint
     asked = {"model": endpoint.model, "output": endpoint.output, "max_tokens": endpoint.max_tokens, "schema": SCHEMA}
     return artifacts.digest({"llm": asked, "template": read_template(config.prompt), "notice": NOTICE})

@@ -1,4 +1,7 @@
-"""Principles that answers are held to: a YAML list of `{name, text, weight}`, one of ours or a file of the user's. Knows no judge."""
+"""Principles that answers are held to: a YAML list of `{name, text, weight}`, one of ours or a file of the user's.
+
+Knows no judge.
+"""
 
 from collections import Counter
 from pathlib import Path
@@ -31,16 +34,22 @@ def load_principles(name: str) -> tuple[Principle, ...]:
     """
     path = _find(name)
     try:
-        principles = TypeAdapter(tuple[Principle, ...]).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
+        principles = TypeAdapter(tuple[Principle, ...]).validate_python(
+            yaml.safe_load(path.read_text(encoding="utf-8"))
+        )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         where = f"{place}: " if place else ""
-        raise ValueError(f"judge.principles {name}: {where}{first['msg']}; write a list of `{{name: ..., text: ..., weight: 1}}`") from None
+        raise ValueError(
+            f"judge.principles {name}: {where}{first['msg']}; write a list of `{{name: ..., text: ..., weight: 1}}`"
+        ) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"judge.principles {name} cannot be read: {' '.join(str(error).split())}") from None
     if not principles:
-        raise ValueError(f"judge.principles {name} holds no principles: write a list of `{{name: ..., text: ..., weight: 1}}`")
+        raise ValueError(
+            f"judge.principles {name} holds no principles: write a list of `{{name: ..., text: ..., weight: 1}}`"
+        )
     twice = [known for known, count in Counter(principle.name for principle in principles).items() if count > 1]
     if twice:
         raise ValueError(f"judge.principles {name} names {twice[0]} twice: verdicts are told apart by the name")
@@ -53,5 +62,7 @@ def _find(name: str) -> Path:
         return ours[name]
     path = Path(name).expanduser()
     if not path.is_file():
-        raise ValueError(f"judge.principles {name} is neither a file nor one of ours: use {', '.join(sorted(ours))}, or name a YAML file")
+        raise ValueError(
+            f"judge.principles {name} is neither a file nor one of ours: use {', '.join(sorted(ours))}, or name a YAML file"
+        )
     return path

@@ -1,8 +1,9 @@
 """What a judge is asked and what it answers. Knows no judge.
 
-A judge that scores concludes once for each response; one that compares concludes once for each pair of a prompt's responses that it
-looked at, in one order. `scores` reads conclusions. What they were made from (each order of a pair, each juror, each principle) stands
-beside them as verdicts with a `part`, so that every raw verdict is kept and none is counted twice.
+A judge that scores concludes once for each response; one that compares concludes once for each pair of a prompt's
+responses that it looked at, in one order. `scores` reads conclusions. What they were made from (each order of a pair,
+each juror, each principle) stands beside them as verdicts with a `part`, so that every raw verdict is kept and none is
+counted twice.
 """
 
 import json
@@ -19,7 +20,8 @@ from components.data.messages import Messages, format_messages
 from components.records import ModelRef
 
 JUDGING = "judging"
-"""Directory beside the stages' own where judges keep what must outlive a killed run, each stage's in a folder of its own."""
+"""Directory beside the stages' own where judges keep what must outlive a killed run, each stage's in a folder of its
+own."""
 SCORE_NOISE = 1e-9
 """Scores this close (relative to their size) are equal: the order of a sum must not turn a tie into a preference."""
 Key = tuple[str, int]
@@ -47,8 +49,8 @@ class Verdict:
     opponent_id: int | None
     """Sample that `sample_id` was compared with; None when it was judged alone."""
     score: float | None
-    """Alone: any finite number, higher is better. Compared: the probability that the first is better, in [0, 1]; 0.5 is a tie. None when
-    invalid."""
+    """Alone: any finite number, higher is better. Compared: the probability that the first is better, in [0, 1]; 0.5 is
+    a tie. None when invalid."""
     status: Literal["ok", "invalid"]
     judge: str
     detail: str
@@ -77,10 +79,13 @@ class Judge(Protocol):
     name: str
 
     def judge(self, groups: Sequence[Group]) -> list[Verdict]:
-        """Judges every response of every group, or every pair; what cannot be judged gets an invalid verdict, never a default score.
+        """Judges every response of every group, or every pair.
+
+        What cannot be judged gets an invalid verdict, never a default score.
 
         Raises:
-            JudgeUnavailable: The judge cannot be reached, or its budget is used up; what it said so far is kept for a later call.
+            JudgeUnavailable: The judge cannot be reached, or its budget is used up; what it said so far is kept for a
+                later call.
         """
         ...
 
@@ -92,8 +97,13 @@ class Opinion(NamedTuple):
     detail: str = ""
 
 
-def make_verdict(judge: str, group: Group, sample_id: int, opinion: Opinion, *, opponent_id: int | None = None, part: str = "") -> Verdict:
-    """Writes an opinion down; a score that is not finite, or is no share where two are compared, makes the verdict invalid."""
+def make_verdict(
+    judge: str, group: Group, sample_id: int, opinion: Opinion, *, opponent_id: int | None = None, part: str = ""
+) -> Verdict:
+    """Writes an opinion down.
+
+    A score that is not finite, or is no share where two are compared, makes the verdict invalid.
+    """
     texts = dict(group.responses)
     score, detail = opinion
     if score is not None and not math.isfinite(score):
@@ -102,7 +112,17 @@ def make_verdict(judge: str, group: Group, sample_id: int, opinion: Opinion, *, 
         score, detail = None, f"the score of a comparison is outside [0, 1]: {score}"
     status: Literal["ok", "invalid"] = "invalid" if score is None else "ok"
     judged = [texts[sample_id], None if opponent_id is None else texts[opponent_id]]
-    content = [judge, group.prompt_id, format_messages(group.messages), sample_id, opponent_id, judged, score, detail, part]
+    content = [
+        judge,
+        group.prompt_id,
+        format_messages(group.messages),
+        sample_id,
+        opponent_id,
+        judged,
+        score,
+        detail,
+        part,
+    ]
     identity = sha256(json.dumps(content).encode()).hexdigest()[:16]
     return Verdict(identity, group.prompt_id, sample_id, opponent_id, score, status, judge, detail, part)
 
@@ -111,8 +131,12 @@ FORWARD, BACKWARD = "forward", "backward"
 """Parts of a comparison: as asked, and with the two responses in each other's place."""
 
 
-def conclude_pair(judge: str, group: Group, first: int, second: int, *, forward: Opinion, backward: Opinion) -> list[Verdict]:
-    """The two orders of a comparison, and what follows from them: a win only where both orders agree, so no place is preferred.
+def conclude_pair(
+    judge: str, group: Group, first: int, second: int, *, forward: Opinion, backward: Opinion
+) -> list[Verdict]:
+    """The two orders of a comparison, and what follows from them.
+
+    A win only where both orders agree, so no place is preferred.
 
     Args:
         judge: The judge's name.
@@ -123,8 +147,8 @@ def conclude_pair(judge: str, group: Group, first: int, second: int, *, forward:
         backward: The same where `second` was shown first.
 
     Returns:
-        The verdicts of the orders, then the conclusion: the mean for `first` where both orders are on one side of one half, 0.5 where they
-        are not, invalid where one of them is.
+        The verdicts of the orders, then the conclusion: the mean for `first` where both orders are on one side of one
+        half, 0.5 where they are not, invalid where one of them is.
     """
     orders = [
         make_verdict(judge, group, first, forward, opponent_id=second, part=FORWARD),
@@ -141,7 +165,10 @@ def conclude_pair(judge: str, group: Group, first: int, second: int, *, forward:
 
 
 def as_part(verdict: Verdict, part: str) -> Verdict:
-    """The verdict as what one part of a larger judge said, such as a juror or a principle; its own parts stand below it."""
+    """The verdict as what one part of a larger judge said, such as a juror or a principle.
+
+    Its own parts stand below it.
+    """
     path = f"{part}/{verdict.part}" if verdict.part else part
     identity = sha256(json.dumps([verdict.verdict_id, path]).encode()).hexdigest()[:16]
     return replace(verdict, verdict_id=identity, part=path)

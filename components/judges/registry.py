@@ -19,11 +19,13 @@ class Kind(NamedTuple):
     module: str
     """Has `load(config, context) -> Judge` and `digest(config) -> str`, and may load a machine-learning library.
 
-    The digest is the judge's identity by content: it changes if the judge might answer differently for reasons other than the context.
+    The digest is the judge's identity by content: it changes if the judge might answer differently for reasons other
+    than the context.
     """
     checker: str | None
-    """Has `check(config, prompts)`, which raises ValueError, before a campaign starts, if the judge cannot be loaded or cannot judge
-    such prompts; cheap, no network, no machine-learning library. None if the campaign's own checks suffice."""
+    """Has `check(config, prompts)`, which raises ValueError, before a campaign starts, if the judge cannot be loaded or
+    cannot judge such prompts; cheap, no network, no machine-learning library. None if the campaign's own checks
+    suffice."""
 
 
 KINDS: dict[str, Kind] = {
@@ -53,7 +55,9 @@ def load_judge(config: AnyJudge, context: JudgeContext) -> Judge:
 
 
 def judge_digest(config: AnyJudge) -> str:
-    """Return the identity of a judge, by content: of a rule its name and source, of a reward model its tensors, tokenizer and template.
+    """Return the identity of a judge, by content.
+
+    Of a rule its name and source, of a reward model its tensors, tokenizer and template.
 
     Raises:
         ValueError: As `load_judge`.
@@ -88,5 +92,7 @@ def load_pinned_judge(pinned: JudgeRef, context: JudgeContext) -> Judge:
         ValueError: It has changed, or as `load_judge`.
     """
     if judge_digest(pinned.config) != pinned.digest:
-        raise ValueError(f"judge {describe_judge(pinned.config)} has changed since the campaign began: restore it, or begin a new campaign")
+        raise ValueError(
+            f"judge {describe_judge(pinned.config)} has changed since the campaign began: restore it, or begin a new campaign"
+        )
     return load_judge(pinned.config, context)

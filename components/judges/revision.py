@@ -64,10 +64,14 @@ class Reviser:
         critiques = self._chat.ask([Question(_ask(self._critique, draft, {}), {}) for draft in drafts], "critiques")
         said = [None if reply.value is None else str(reply.value["text"]) for reply in critiques]
         criticised = [(draft, critique) for draft, critique in zip(drafts, said, strict=True) if critique is not None]
-        questions = [Question(_ask(self._revision, draft, {"critique": critique}), SCHEMA) for draft, critique in criticised]
+        questions = [
+            Question(_ask(self._revision, draft, {"critique": critique}), SCHEMA) for draft, critique in criticised
+        ]
         replies = iter(self._chat.ask(questions, "revisions"))
         return [
-            Revision("unreadable", "", f"no critique: {reply.detail}") if critique is None else _read(next(replies), draft, critique)
+            Revision("unreadable", "", f"no critique: {reply.detail}")
+            if critique is None
+            else _read(next(replies), draft, critique)
             for draft, reply, critique in zip(drafts, critiques, said, strict=True)
         ]
 

@@ -1,6 +1,7 @@
 """The reward model judge: a sequence-classification model with one output, read through its own chat template.
 
-Weights come from safetensors only and no remote code runs. A response that the model cannot read whole gets an invalid verdict.
+Weights come from safetensors only and no remote code runs. A response that the model cannot read whole gets an invalid
+verdict.
 """
 
 import itertools
@@ -29,7 +30,15 @@ from components.scoring.response_logps import SCORED_TOKENS, together
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-TEXT_FILES = ("config.json", "tokenizer*", "chat_template*", "special_tokens_map.json", "vocab*", "merges.txt", "added_tokens.json")
+TEXT_FILES = (
+    "config.json",
+    "tokenizer*",
+    "chat_template*",
+    "special_tokens_map.json",
+    "vocab*",
+    "merges.txt",
+    "added_tokens.json",
+)
 
 
 class _Text(NamedTuple):
@@ -41,7 +50,10 @@ class _Text(NamedTuple):
 
 
 class _Parted(NamedTuple):
-    """A text in two: what the texts of its conversation begin with alike, and the rest. Neither is empty. In the order of batches."""
+    """A text in two: what the texts of its conversation begin with alike, and the rest. Neither is empty.
+
+    In the order of batches.
+    """
 
     prompt: list[int]
     response: list[int]
@@ -49,7 +61,10 @@ class _Parted(NamedTuple):
 
 
 class RewardModelJudge:
-    """Scores responses with the model's one logit: those to a prompt beside each other, each prompt read once where that is exact."""
+    """Scores responses with the model's one logit.
+
+    Those to a prompt beside each other, each prompt read once where that is exact.
+    """
 
     def __init__(self, config: JudgeSettings) -> None:
         """Loads the model and its tokenizer.
@@ -82,15 +97,21 @@ class RewardModelJudge:
         return [opinions[index] for index in range(len(distinct))]
 
     def _batches(self, texts: Sequence[_Text]) -> Iterator[tuple[list[_Text], list[float]]]:
-        """Texts some at a time, with their logits: in packed rows where that is exact, else padded beside others of their length.
+        """Texts some at a time, with their logits.
 
-        Ids break ties of length, so that batches, and with them the last bits of a score, do not depend on the order of the input.
+        In packed rows where that is exact, else padded beside others of their length.
+
+        Ids break ties of length, so that batches, and with them the last bits of a score, do not depend on the order of
+        the input.
         """
         packable, others = self._parted(texts)
         packable.sort()
         prompts, responses = [text.prompt for text in packable], [text.response for text in packable]
         for rows in together(prompts, responses, max_tokens=SCORED_TOKENS, max_rows=self._batch_size, packed=True):
-            yield [packable[row].text for row in rows], self._packed([prompts[row] for row in rows], [responses[row] for row in rows])
+            yield (
+                [packable[row].text for row in rows],
+                self._packed([prompts[row] for row in rows], [responses[row] for row in rows]),
+            )
         others.sort(key=lambda text: (len(text.ids), text.ids))
         for start in range(0, len(others), self._batch_size):
             batch = others[start : start + self._batch_size]
@@ -123,12 +144,18 @@ class RewardModelJudge:
         except TemplateError as error:
             return Opinion(None, f"the reward model's chat template refuses the conversation: {error}")
         if len(ids) > self._max_tokens:
-            return Opinion(None, f"prompt and response have {len(ids)} tokens, and the reward model reads {self._max_tokens}")
+            return Opinion(
+                None, f"prompt and response have {len(ids)} tokens, and the reward model reads {self._max_tokens}"
+            )
         return ids if ids else Opinion(None, "prompt and response have no tokens")
 
     @torch.inference_mode()
     def _packed(self, prompts: list[list[int]], responses: list[list[int]]) -> list[float]:
-        return packed_rewards(self._model, Packed(prompts, responses, self._model.device, self._model.dtype, ends=True)).float().tolist()
+        return (
+            packed_rewards(self._model, Packed(prompts, responses, self._model.device, self._model.dtype, ends=True))
+            .float()
+            .tolist()
+        )
 
     def logits(self, batch: list[list[int]]) -> list[float]:
         """The model's one logit for each conversation's token ids, in one batch."""
@@ -138,10 +165,13 @@ class RewardModelJudge:
         return self._forward(batch, pad_id)
 
     def _pad_id(self, batch: list[list[int]]) -> int | None:
-        """Token to pad with: the model's own, else one that stands in none of the texts; None where there is no such token.
+        """Token to pad with: the model's own, else one that stands in none of the texts.
 
-        Decoder models find the last token of a text by what is not padding. A padding token that also ends texts (end-of-turn, often)
-        would move that place, unless the model was trained so, which its configuration says by naming the token.
+        None where there is no such token.
+
+        Decoder models find the last token of a text by what is not padding. A padding token that also ends texts
+        (end-of-turn, often) would move that place, unless the model was trained so, which its configuration says by
+        naming the token.
         """
         embeddings: Any = self._model.get_input_embeddings()
         own, size = self._model.config.get_text_config().pad_token_id, embeddings.num_embeddings
@@ -184,7 +214,10 @@ def load(config: JudgeSettings, context: JudgeContext) -> Judge:
 
 
 def digest(config: JudgeSettings) -> str:
-    """Return the identity of a reward model: its tensors, configuration, tokenizer and chat template, wherever they lie."""
+    """Return the identity of a reward model.
+
+    Its tensors, configuration, tokenizer and chat template, wherever they lie.
+    """
     path = reward_model_directory(config)
     texts = {file.name: file_digest(file) for pattern in TEXT_FILES for file in path.glob(pattern)}
     return artifacts.digest({"tensors": tensors_digest(sorted(path.glob("*.safetensors"))), "files": texts})
@@ -196,7 +229,9 @@ def _load(path: Path, config: JudgeSettings) -> "PreTrainedModel":
     )
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])[0]
-        raise ValueError(f"judge.model {config.model} lacks weights ({missing}), which would be random: save the whole trained model")
+        raise ValueError(
+            f"judge.model {config.model} lacks weights ({missing}), which would be random: save the whole trained model"
+        )
     speed_up(model)
     loaded: PreTrainedModel = model.to(pick_device()).eval()
     return loaded

@@ -22,7 +22,9 @@ def reward_model_directory(config: JudgeSettings) -> Path:
     architectures = settings.get("architectures") or []
     if not any(name.endswith("ForSequenceClassification") for name in architectures):
         found = ", ".join(architectures) or "no architecture"
-        raise ValueError(f"judge.model {config.model} is no reward model ({found}): name a ...ForSequenceClassification model")
+        raise ValueError(
+            f"judge.model {config.model} is no reward model ({found}): name a ...ForSequenceClassification model"
+        )
     labels = len(settings["id2label"]) if "id2label" in settings else settings.get("num_labels", 2)
     if labels != 1:
         raise ValueError(f"judge.model {config.model} has {labels} outputs: a reward model has one (num_labels=1)")
@@ -50,5 +52,8 @@ def conversation_ids(tokenizer: Any, messages: Messages, text: str) -> list[int]
 
 
 def longest_read(model_config: Any, max_tokens: int) -> int:
-    """Tokens of the longest conversation that a model reads: what is configured, or less where the model itself ends earlier."""
+    """Tokens of the longest conversation that a model reads.
+
+    What is configured, or less where the model itself ends earlier.
+    """
     return min(max_tokens, getattr(model_config.get_text_config(), "max_position_embeddings", None) or max_tokens)

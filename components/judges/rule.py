@@ -14,7 +14,8 @@ class Rule(NamedTuple):
     """A scoring function and what pins it."""
 
     score: Callable[[Messages, str], float]
-    """Score of a response to a conversation, higher is better; ValueError when the conversation is not one it can judge."""
+    """Score of a response to a conversation, higher is better; ValueError when the conversation is not one it can
+    judge."""
     digest: Callable[[], str]
     """Changes whenever the function might score anything differently."""
 
@@ -40,7 +41,9 @@ class RuleJudge:
         Raises:
             ValueError: A conversation is none that the rule can judge.
         """
-        return judge_alone(self.name, groups, lambda distinct: [Opinion(self._score(messages, text)) for messages, text in distinct])
+        return judge_alone(
+            self.name, groups, lambda distinct: [Opinion(self._score(messages, text)) for messages, text in distinct]
+        )
 
 
 def load(config: JudgeSettings, context: JudgeContext) -> Judge:
@@ -66,5 +69,7 @@ def check(config: JudgeSettings, prompts: Sequence[Messages]) -> None:
 
 def _rule(config: JudgeSettings) -> Rule:
     if config.rule not in RULES:
-        raise ValueError(f"judge.rule {config.rule} is not a rule: use {', '.join(sorted(RULES))}, or kind: reward_model")
+        raise ValueError(
+            f"judge.rule {config.rule} is not a rule: use {', '.join(sorted(RULES))}, or kind: reward_model"
+        )
     return RULES[config.rule]

@@ -1,7 +1,7 @@
 """The self judge: the round's own policy, served on this machine while it judges, and asked as any chat model is.
 
-The server listens on 127.0.0.1 only and ends with the judging, however that ends. It computes in full precision also where the other
-stages hold the policy's weights in 4 bits.
+The server listens on 127.0.0.1 only and ends with the judging, however that ends. It computes in full precision also
+where the other stages hold the policy's weights in 4 bits.
 """
 
 import contextlib
@@ -38,7 +38,9 @@ class SelfJudge:
             ValueError: The context names no policy, as outside of a campaign.
         """
         if context.policy is None or context.limits is None:
-            raise ValueError("kind self asks a campaign's policy: outside of a campaign use kind: llm with an endpoint of yours")
+            raise ValueError(
+                "kind self asks a campaign's policy: outside of a campaign use kind: llm with an endpoint of yours"
+            )
         self.name = NAME
         self._config, self._context = config, context
         self._policy, self._limits = context.policy, context.limits
@@ -49,15 +51,21 @@ class SelfJudge:
         Raises:
             JudgeUnavailable: The server does not start, or as the `llm` judge.
         """
-        with serving_policy(self._policy, self._limits, self._config.endpoint, scratch=self._context.scratch) as endpoint:
+        with serving_policy(
+            self._policy, self._limits, self._config.endpoint, scratch=self._context.scratch
+        ) as endpoint:
             judge = LlmJudge(self._config.model_copy(update={"endpoint": endpoint}), self._context)
             judge.name = self.name
             return judge.judge(groups)
 
 
 @contextlib.contextmanager
-def serving_policy(policy: ModelRef, limits: PolicyConfig, endpoint: EndpointConfig, *, scratch: Path) -> Iterator[EndpointConfig]:
-    """Serves a policy on a free port of 127.0.0.1 until the block is left or this process dies; yields the endpoint to ask.
+def serving_policy(
+    policy: ModelRef, limits: PolicyConfig, endpoint: EndpointConfig, *, scratch: Path
+) -> Iterator[EndpointConfig]:
+    """Serves a policy on a free port of 127.0.0.1 until the block is left or this process dies.
+
+    Yields the endpoint to ask.
 
     Args:
         policy: What to serve.
@@ -86,7 +94,10 @@ def load(config: JudgeSettings, context: JudgeContext) -> Judge:
 
 
 def digest(config: JudgeSettings) -> str:
-    """Return the identity of the judge: the wording and form of what is asked; the policy that answers comes with the context."""
+    """Return the identity of the judge: the wording and form of what is asked.
+
+    The policy that answers comes with the context.
+    """
     asked = {"max_tokens": config.endpoint.max_tokens, "schema": SCHEMA}
     return artifacts.digest({"self": asked, "template": read_template(config.prompt), "notice": NOTICE})
 

@@ -30,7 +30,10 @@ class Violations(Record):
 
 
 def count_violations(verdicts: Iterable[Verdict]) -> dict[str, Violations]:
-    """Counts by principle, in the order of the verdicts; empty where no constitution judged. Several constitutions count together."""
+    """Counts by principle, in the order of the verdicts; empty where no constitution judged.
+
+    Several constitutions count together.
+    """
     scores: defaultdict[str, list[float | None]] = defaultdict(list)
     for principle, verdict in _checks(verdicts):
         scores[principle].append(verdict.score)
@@ -56,4 +59,6 @@ def _checks(verdicts: Iterable[Verdict]) -> Iterator[tuple[str, Verdict]]:
 
 def _count(scores: list[float | None]) -> Violations:
     known = [score for score in scores if score is not None]
-    return Violations(violated=sum(score < VIOLATED_BELOW for score in known), checked=len(known), invalid=len(scores) - len(known))
+    return Violations(
+        violated=sum(score < VIOLATED_BELOW for score in known), checked=len(known), invalid=len(scores) - len(known)
+    )

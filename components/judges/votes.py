@@ -1,7 +1,8 @@
 """How a jury's votes on pairs of responses become one probability a pair. Pure; knows no judge.
 
-A vote is the share of a vote that the pair's first response gets, in [0, 1]: 1 for the first, 0 for the second, 0.5 a tie. A juror who
-abstains has no vote. No method is ever certain: each counts a little evidence of its own (`PRIOR_VOTES`, `PRIOR_RIGHT`, `PRIOR_WRONG`).
+A vote is the share of a vote that the pair's first response gets, in [0, 1]: 1 for the first, 0 for the second, 0.5 a
+tie. A juror who abstains has no vote. No method is ever certain: each counts a little evidence of its own
+(`PRIOR_VOTES`, `PRIOR_RIGHT`, `PRIOR_WRONG`).
 """
 
 import contextlib
@@ -14,10 +15,11 @@ from typing import Any, NamedTuple
 from components.judges.protocol import SCORE_NOISE
 
 PRIOR_VOTES = 1.0
-"""Votes that both responses of a pair have before the jury's: Laplace's rule of succession, so 3:0 is 4/5 and not certainty."""
+"""Votes that both responses of a pair have before the jury's: Laplace's rule of succession, so 3:0 is 4/5 and not
+certainty."""
 PRIOR_RIGHT, PRIOR_WRONG = 4.0, 1.0
-"""What every juror is counted to have judged before (right, and wrong in each way) where its reliability is estimated: it says which end of
-the scale is which, and keeps a juror who was never seen to err from being infallible."""
+"""What every juror is counted to have judged before (right, and wrong in each way) where its reliability is estimated:
+it says which end of the scale is which, and keeps a juror who was never seen to err from being infallible."""
 COUNTED = 100
 """crowd-kit counts whole wins: votes are counted in hundredths."""
 STRENGTH_STEPS, RELIABILITY_STEPS = 200, 200
@@ -42,15 +44,20 @@ Probabilities = dict[PairKey, float]
 
 
 def majority(votes: Votes, weights: Mapping[str, float]) -> Probabilities:
-    """Weighted share of the votes, after `PRIOR_VOTES` for each side: p = (votes for the first + 1) / (all votes + 2)."""
+    """Weighted share of the votes, after `PRIOR_VOTES` for each side.
+
+    P = (votes for the first + 1) / (all votes + 2).
+    """
     return {pair: _share(cast, weights) for pair, cast in votes.items()}
 
 
 def bradley_terry(votes: Votes, weights: Mapping[str, float]) -> Probabilities:
-    """Strengths of a prompt's responses that explain its votes best (Bradley and Terry 1952): p = sigmoid(difference of log-strengths).
+    """Strengths of a prompt's responses that explain its votes best (Bradley and Terry 1952).
 
-    A vote for a over b and one for b over c also speak for a over c. Each pair that was voted on counts `PRIOR_VOTES` for each side, so
-    that no strength is infinite; with two responses p is the majority's.
+    P = sigmoid(difference of log-strengths).
+
+    A vote for a over b and one for b over c also speak for a over c. Each pair that was voted on counts `PRIOR_VOTES`
+    for each side, so that no strength is infinite; with two responses p is the majority's.
     """
     by_prompt: defaultdict[str, dict[PairKey, Mapping[str, float]]] = defaultdict(dict)
     for pair, cast in votes.items():
@@ -65,10 +72,10 @@ def bradley_terry(votes: Votes, weights: Mapping[str, float]) -> Probabilities:
 def dawid_skene(votes: Votes, weights: Mapping[str, float]) -> Probabilities:
     """Posterior of the pairs' true answers where each juror's reliability is estimated over all pairs (Dawid and Skene 1979).
 
-    Answers are `first`, `second` and, where a juror ever says so, `tie`; p = P(first) + P(tie) / 2. Every pair is also entered the other
-    way round, so that no juror and no prior leans to one side. The estimate needs jurors who are right more often than not: most of
-    them being wrong in the same way looks just like most of them being right. Jurors count as independent: several that share their
-    errors, such as the same model asked twice, are believed too much.
+    Answers are `first`, `second` and, where a juror ever says so, `tie`; p = P(first) + P(tie) / 2. Every pair is also
+    entered the other way round, so that no juror and no prior leans to one side. The estimate needs jurors who are
+    right more often than not: most of them being wrong in the same way looks just like most of them being right. Jurors
+    count as independent: several that share their errors, such as the same model asked twice, are believed too much.
 
     Args:
         votes: The votes of all pairs of a round, the more the better.
@@ -110,7 +117,10 @@ def aggregated(method: str, votes: Votes, weights: Mapping[str, float]) -> Proba
 
 
 def vote_of(first: float, second: float) -> float:
-    """The vote that follows from two scores: for the higher one, a tie where they are equal but for the noise of their computation."""
+    """The vote that follows from two scores.
+
+    For the higher one, a tie where they are equal but for the noise of their computation.
+    """
     if math.isclose(first, second, rel_tol=SCORE_NOISE, abs_tol=SCORE_NOISE):
         return 0.5
     return 1.0 if first > second else 0.0

@@ -1,4 +1,7 @@
-"""Questions from templates: Jinja2, sandboxed, with the texts under judgement as data. Ours are in conf/judges. Knows no judge."""
+"""Questions from templates: Jinja2, sandboxed, with the texts under judgement as data. Ours are in conf/judges.
+
+Knows no judge.
+"""
 
 import functools
 from collections.abc import Mapping
@@ -61,7 +64,9 @@ def read_template(prompt: str) -> str:
         return wording(prompt) if prompt in OURS else Path(prompt).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         cause = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
-        raise ValueError(f"judge.prompt {prompt} cannot be read ({cause}): use {' or '.join(OURS)}, or name a file") from None
+        raise ValueError(
+            f"judge.prompt {prompt} cannot be read ({cause}): use {' or '.join(OURS)}, or name a file"
+        ) from None
 
 
 def render(source: str, *, messages: Messages, answers: tuple[str, str]) -> str:
@@ -74,7 +79,9 @@ def render(source: str, *, messages: Messages, answers: tuple[str, str]) -> str:
     try:
         text = compiled(source).render(blocks)
     except TemplateError as error:
-        raise ValueError(f"the judge's template cannot be rendered ({' '.join(str(error).split())}): its slots are {_slots()}") from None
+        raise ValueError(
+            f"the judge's template cannot be rendered ({' '.join(str(error).split())}): its slots are {_slots()}"
+        ) from None
     missing = [name for name, block in blocks.items() if block not in text]
     if missing:
         raise ValueError(f"the judge's template leaves out {', '.join(missing)}: its slots are {_slots()}")
@@ -88,7 +95,11 @@ def check_template(prompt: str) -> None:
         ValueError: It cannot; one line with the remedy.
     """
     try:
-        render(read_template(prompt), messages=[{"role": "user", "content": "a question"}], answers=("one answer", "another"))
+        render(
+            read_template(prompt),
+            messages=[{"role": "user", "content": "a question"}],
+            answers=("one answer", "another"),
+        )
     except ValueError as error:
         raise ValueError(f"judge.prompt = {prompt}: {error}") from None
 

@@ -1,4 +1,7 @@
-"""Adapters on a policy whose own weights stay as they are: make a fresh one, say what one is, save it. Knows peft, and no stage."""
+"""Adapters on a policy whose own weights stay as they are: make a fresh one, say what one is, save it.
+
+Knows peft, and no stage.
+"""
 
 import copy
 from collections.abc import Iterator
@@ -50,8 +53,9 @@ def num_virtual_tokens(model: Any) -> int:
 def with_fresh_adapter(model: "PreTrainedModel", lora: LoraConfig, soft_prompt: SoftPromptConfig) -> Any:
     """Puts an untrained adapter on a model, which it freezes.
 
-    A fresh LoRA or DoRA changes nothing that the model says. Virtual tokens do whatever they hold; they begin as tokens drawn from the
-    vocabulary (`prefix`: as the keys and values that these have in the model), which it knows how to read, unlike Gaussian noise.
+    A fresh LoRA or DoRA changes nothing that the model says. Virtual tokens do whatever they hold; they begin as tokens
+    drawn from the vocabulary (`prefix`: as the keys and values that these have in the model), which it knows how to
+    read, unlike Gaussian noise.
     """
     from peft import get_peft_model
 
@@ -68,7 +72,9 @@ def _settings(lora: LoraConfig, soft_prompt: SoftPromptConfig) -> "PeftConfig":
     if soft_prompt.kind == "prefix":
         return PrefixTuningConfig(num_virtual_tokens=soft_prompt.num_tokens, task_type="CAUSAL_LM")
     if soft_prompt.kind == "prompt":
-        return PromptTuningConfig(num_virtual_tokens=soft_prompt.num_tokens, prompt_tuning_init="SAMPLE_VOCAB", task_type="CAUSAL_LM")
+        return PromptTuningConfig(
+            num_virtual_tokens=soft_prompt.num_tokens, prompt_tuning_init="SAMPLE_VOCAB", task_type="CAUSAL_LM"
+        )
     names = lora.target_modules
     return PeftLoraConfig(
         r=lora.rank,
@@ -86,12 +92,17 @@ def _begin_as_real_tokens(adapted: Any, num_tokens: int) -> None:
 
     base = adapted.get_base_model()
     tokens = torch.randint(base.get_input_embeddings().num_embeddings, (1, num_tokens)).to(base.device)
-    cache = DynamicCache()  # without the model's configuration it forgets nothing, also where a layer's window is shorter
+    cache = (
+        DynamicCache()
+    )  # without the model's configuration it forgets nothing, also where a layer's window is shorter
     base(input_ids=tokens, past_key_values=cache, use_cache=True)
     weight = adapted.prompt_encoder["default"].embedding.weight
-    states = [part.squeeze(0).transpose(0, 1).flatten(1) for layer in cache.layers for part in (layer.keys, layer.values)]
+    states = [
+        part.squeeze(0).transpose(0, 1).flatten(1) for layer in cache.layers for part in (layer.keys, layer.values)
+    ]
     begun = torch.cat(states, dim=1)
-    # Layers of different shapes, or without keys of their own, have no common place in peft's table: it stays random there.
+    # Layers of different shapes, or without keys of their own, have no common place in peft's table: it stays random
+    # there.
     if begun.shape == weight.shape:
         weight.copy_(begun)
 
@@ -102,7 +113,9 @@ def load_adapter(model: "PreTrainedModel", adapter: Path, *, trainable: bool) ->
 
     soft_prompt = "num_virtual_tokens" in read_json(adapter / "adapter_config.json")
     # peft opens no saved virtual tokens to training, so they are opened here.
-    adapted = PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable and not soft_prompt, autocast_adapter_dtype=False)
+    adapted = PeftModel.from_pretrained(
+        model, str(adapter), is_trainable=trainable and not soft_prompt, autocast_adapter_dtype=False
+    )
     if soft_prompt and trainable:
         adapted.peft_config["default"].inference_mode = False
         adapted.prompt_encoder.requires_grad_(True)
@@ -125,7 +138,9 @@ def save_adapter(model: Any, state: dict[str, torch.Tensor], directory: Path) ->
     # peft would ask the model for the virtual tokens, and under ZeRO-3 this rank's model holds only its share of them.
     directory.mkdir(parents=True)
     (weight,) = (tensor for name, tensor in state.items() if name.endswith("prompt_encoder.default.embedding.weight"))
-    save_file({"prompt_embeddings": weight.contiguous()}, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {"prompt_embeddings": weight.contiguous()}, directory / "adapter_model.safetensors", metadata={"format": "pt"}
+    )
     for_reading = copy.copy(settings)
     for_reading.inference_mode = True
     for_reading.save_pretrained(str(directory))

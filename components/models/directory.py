@@ -57,7 +57,9 @@ def check_quantization(quantization: str) -> None:
         ValueError: bitsandbytes is not installed.
     """
     if quantization == "4bit" and importlib.util.find_spec("bitsandbytes") is None:
-        raise ValueError("policy.quantization 4bit needs bitsandbytes: pip install bitsandbytes, or set `policy: {quantization: none}`")
+        raise ValueError(
+            "policy.quantization 4bit needs bitsandbytes: pip install bitsandbytes, or set `policy: {quantization: none}`"
+        )
 
 
 def _has_chat_template(path: Path) -> bool:

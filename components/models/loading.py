@@ -29,7 +29,10 @@ def pick_device() -> torch.device:
 
 
 def resolve_dtype(name: str) -> torch.dtype:
-    """Turns a configured precision into a torch type; `auto` is bfloat16 where the hardware computes in it natively, else float32."""
+    """Turns a configured precision into a torch type.
+
+    `auto` is bfloat16 where the hardware computes in it natively, else float32.
+    """
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
     if torch.cuda.is_available():
@@ -39,7 +42,10 @@ def resolve_dtype(name: str) -> torch.dtype:
 
 
 def tensors_digest(files: Sequence[Path]) -> str:
-    """sha256 over name, type, shape and bytes of every tensor, in order of name: the identity of weights wherever they lie."""
+    """sha256 over name, type, shape and bytes of every tensor, in order of name.
+
+    The identity of weights wherever they lie.
+    """
     where = {}
     for file in files:
         with safe_open(file, framework="pt") as tensors:
@@ -60,7 +66,10 @@ def start_ref(path: Path, revision: str) -> ModelRef:
 
 
 def trained_ref(directory: Path, policy: ModelRef, round: int) -> ModelRef:
-    """Names what a round trained from `policy`: `model/` (all weights) or `adapter/` (on the same base) in its stage directory."""
+    """Names what a round trained from `policy`.
+
+    `model/` (all weights) or `adapter/` (on the same base) in its stage directory.
+    """
     adapter, model = directory / "adapter", directory / "model"
     if adapter.is_dir():
         own = tensors_digest(sorted(adapter.glob("*.safetensors")))
@@ -71,7 +80,10 @@ def trained_ref(directory: Path, policy: ModelRef, round: int) -> ModelRef:
 
 
 def load_tokenizer(ref: ModelRef) -> "PreTrainedTokenizerBase":
-    """Loads the tokenizer that stands beside a model; pads with the end-of-sequence token where it has no padding token."""
+    """Loads the tokenizer that stands beside a model.
+
+    Pads with the end-of-sequence token where it has no padding token.
+    """
     disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(ref.base, revision=ref.revision, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
@@ -86,13 +98,17 @@ def load_generation_config(ref: ModelRef) -> "GenerationConfig":
     try:
         return GenerationConfig.from_pretrained(ref.base, revision=ref.revision)
     except OSError:
-        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(ref.base, revision=ref.revision, trust_remote_code=False))
+        return GenerationConfig.from_model_config(
+            AutoConfig.from_pretrained(ref.base, revision=ref.revision, trust_remote_code=False)
+        )
 
 
 def _four_bits(dtype: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig
 
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
 
 
 def load_policy(
@@ -116,13 +132,19 @@ def load_policy(
         ValueError: The weights are to be quantised and bitsandbytes is not there.
     """
     disable_progress_bar()
-    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False, "revision": ref.revision}
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "use_safetensors": True,
+        "trust_remote_code": False,
+        "revision": ref.revision,
+    }
     check_quantization(quantization)
     if quantization == "4bit":
         options |= {"quantization_config": _four_bits(dtype), "device_map": {"": device}}
     model = AutoModelForCausalLM.from_pretrained(ref.base, **options)
     for module in model.modules():
-        # On some processors bitsandbytes repacks weights when they are first scored, and then drops their part of the gradient.
+        # On some processors bitsandbytes repacks weights when they are first scored, and then drops their part of the
+        # gradient.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     if ref.adapter is not None:
@@ -137,7 +159,10 @@ def load_policy(
 
 
 def give_memory_back() -> None:
-    """Frees what a deleted model held: a CPU's memory is free at once, an accelerator's allocator keeps it from the next model's blocks."""
+    """Frees what a deleted model held.
+
+    A CPU's memory is free at once, an accelerator's allocator keeps it from the next model's blocks.
+    """
     if torch.cuda.is_available():
         gc.collect()
         torch.cuda.empty_cache()

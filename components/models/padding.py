@@ -1,7 +1,7 @@
 """Which models compute the same whether or not a prompt is padded on its left, told by what they are made of and not by their name.
 
-Attention layers do: they mask the padding and take the positions that they are given. A state that runs over the tokens reads padding
-too; virtual tokens need a place of their own beside it.
+Attention layers do: they mask the padding and take the positions that they are given. A state that runs over the tokens
+reads padding too; virtual tokens need a place of their own beside it.
 """
 
 import functools
@@ -27,7 +27,10 @@ def left_padding_is_exact(model: Any) -> bool:
 
 
 def decodes_in_batches(model: Any) -> bool:
-    """Whether the sampler's own prefill, padding and cache fit a model, or a peft wrapper of one; the log says once why they do not."""
+    """Whether the sampler's own prefill, padding and cache fit a model, or a peft wrapper of one.
+
+    The log says once why they do not.
+    """
     if num_virtual_tokens(model) and model.peft_config["default"].peft_type == "PREFIX_TUNING" and _has_window(model):
         # The prefix lies before the padding, and a window counts positions, padding too.
         _say_once("the policy has a prefix and layers with a sliding window")
@@ -42,7 +45,9 @@ def _is_plain_attention(model: Any) -> bool:
         return False
     others = set(getattr(base.config.get_text_config(), "layer_types", None) or ()) - ATTENTION_LAYERS
     if others or getattr(base, "_is_stateful", False):
-        _say_once(f"{type(base).__name__} has layers that are no plain attention ({', '.join(sorted(others)) or 'a running state'})")
+        _say_once(
+            f"{type(base).__name__} has layers that are no plain attention ({', '.join(sorted(others)) or 'a running state'})"
+        )
         return False
     return True
 
@@ -55,4 +60,7 @@ def _has_window(model: Any) -> bool:
 
 @functools.cache
 def _say_once(reason: str) -> None:
-    log.warning("%s: prompts are not padded on the left, and responses are sampled by transformers' own loop, which is slower", reason)
+    log.warning(
+        "%s: prompts are not padded on the left, and responses are sampled by transformers' own loop, which is slower",
+        reason,
+    )

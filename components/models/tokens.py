@@ -1,4 +1,7 @@
-"""Text to token ids, in one place: what is sampled, validated, scored and trained on is tokenised by the same two functions."""
+"""Text to token ids, in one place.
+
+What is sampled, validated, scored and trained on is tokenised by the same two functions.
+"""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -24,13 +27,16 @@ def prompt_ids(tokenizer: "PreTrainedTokenizerBase", messages: Messages) -> list
     return ids
 
 
-def response_ids(tokenizer: "PreTrainedTokenizerBase", messages: Messages, response: str, *, max_tokens: int) -> list[int]:
+def response_ids(
+    tokenizer: "PreTrainedTokenizerBase", messages: Messages, response: str, *, max_tokens: int
+) -> list[int]:
     """Token ids that the chat template gives an answer, through its end-of-turn token, cut to `max_tokens`.
 
     An answer that was cut by the sampling limit therefore ends without the end-of-turn token, as it was sampled.
 
     Raises:
-        ValueError: The prompt's tokens are not a prefix of the conversation's, so prompt and answer cannot be told apart.
+        ValueError: The prompt's tokens are not a prefix of the conversation's, so prompt and answer cannot be told
+            apart.
     """
     prompt = prompt_ids(tokenizer, messages)
     whole = _templated(tokenizer, [*messages, {"role": "assistant", "content": response}], add_generation_prompt=False)

@@ -1,4 +1,7 @@
-"""vLLM as it is installed, best in an environment of its own: where it is, and which adapters it takes. Imports nothing of it."""
+"""vLLM as it is installed, best in an environment of its own: where it is, and which adapters it takes.
+
+Imports nothing of it.
+"""
 
 import os
 import shutil

@@ -1,4 +1,7 @@
-"""Draws training curves over optimizer steps; rounds stand one behind the other. Used by the report and by the training plot."""
+"""Draws training curves over optimizer steps; rounds stand one behind the other.
+
+Used by the report and by the training plot.
+"""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +23,10 @@ MAX_ROUNDS = 12
 
 @dataclass(frozen=True)
 class Training:
-    """One round's training: the metrics of each step, and what was measured afterwards on pairs that it had not seen."""
+    """One round's training.
+
+    The metrics of each step, and what was measured afterwards on pairs that it had not seen.
+    """
 
     round: int
     metrics: Sequence[dict[str, Any]]
@@ -69,7 +75,9 @@ def draw_curves(axes: Axes, trainings: Sequence[Training], curves: Sequence[Curv
             _draw_curve(axes, steps[told], values, curve, curve.label if last else None)
             if training.held_out is not None and curve.key in training.held_out:
                 label = "held-out pairs" if last else None
-                axes.plot(steps[-1:], [training.held_out[curve.key]], "D", color=palette.ink, ms=4.5, label=label, zorder=4)
+                axes.plot(
+                    steps[-1:], [training.held_out[curve.key]], "D", color=palette.ink, ms=4.5, label=label, zorder=4
+                )
         if index:
             borders.append(offset + 0.5)
         if len(trainings) > 1:

@@ -1,7 +1,9 @@
-"""How figures look and how they become bytes: one style for the report's inline SVG and for the PNG plots. Knows no data.
+"""How figures look and how they become bytes: one style for the report's inline SVG and for the PNG plots.
 
-An SVG figure is drawn in stand-in colours that become CSS variables, so that the page's light and dark themes colour it. Equal
-figures give equal bytes: no dates, no random ids, no style of the machine.
+Knows no data.
+
+An SVG figure is drawn in stand-in colours that become CSS variables, so that the page's light and dark themes colour
+it. Equal figures give equal bytes: no dates, no random ids, no style of the machine.
 """
 
 import io
@@ -41,7 +43,9 @@ PAPER = Palette("#1c1f24", "#5d646f", "#e3e5e8", "#ffffff", "#6b7280", "#b45309"
 THEMED = Palette(*(f"#0000{0xA0 + index:02x}" for index in range(len(fields(Palette)))))
 """Stand-ins that `to_svg` replaces by the CSS variables --ink, --muted and so on."""
 
-_VARIABLES = {stand_in: f"var(--{field.name})" for field, stand_in in zip(fields(Palette), astuple(THEMED), strict=True)}
+_VARIABLES = {
+    stand_in: f"var(--{field.name})" for field, stand_in in zip(fields(Palette), astuple(THEMED), strict=True)
+}
 _TOOLTIP = "tooltip:"
 
 
@@ -113,7 +117,9 @@ def to_svg(figure: Figure, description: str) -> Markup:
         description: Read aloud in the figure's place.
     """
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    figure.savefig(
+        buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    )
     svg = buffer.getvalue()
     size = re.search(r'viewBox="[^"]*"', svg)
     assert size is not None

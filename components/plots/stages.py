@@ -28,8 +28,8 @@ def evaluation_plots(
 
     Args:
         directory: The evaluation's stage directory.
-        rewards: Judge scores of the responses of start, champion and challenger; NaN where a verdict was invalid. Empty for a judge
-            that gives no scores: then there is no rewards.png.
+        rewards: Judge scores of the responses of start, champion and challenger; NaN where a verdict was invalid. Empty
+            for a judge that gives no scores: then there is no rewards.png.
         lengths: Tokens of the responses of start, champion and challenger.
         outcomes_vs_champion: One a held-out prompt, for the challenger: 1 win, 0.5 tie, 0 loss.
         outcomes_vs_start: The same against the start.
@@ -43,7 +43,9 @@ def evaluation_plots(
     if any(rewards.values()):
         scores = {name: [value for value in values if not math.isnan(value)] for name, values in rewards.items()}
         written.append(_save(folder / "rewards.png", (6.4, 3.6), lambda axes: _histogram(axes, scores, "judge score")))
-    written.append(_save(folder / "lengths.png", (6.4, 3.6), lambda axes: _histogram(axes, lengths, "response length, tokens")))
+    written.append(
+        _save(folder / "lengths.png", (6.4, 3.6), lambda axes: _histogram(axes, lengths, "response length, tokens"))
+    )
     written.append(_save(folder / "outcomes.png", (6.4, 2.0), lambda axes: _outcome_bars(axes, outcomes)))
     return written
 
@@ -84,7 +86,9 @@ def _histogram(axes: Axes, values: dict[str, list[float]] | dict[str, list[int]]
         if not series:
             continue
         shares = np.histogram(series, bins=edges)[0] / len(series)
-        axes.stairs(shares, edges, color=_COLOURS[name], lw=1.8, label=f"{name} (mean {np.mean(series):.2f}, n = {len(series)})")
+        axes.stairs(
+            shares, edges, color=_COLOURS[name], lw=1.8, label=f"{name} (mean {np.mean(series):.2f}, n = {len(series)})"
+        )
         axes.axvline(float(np.mean(series)), color=_COLOURS[name], lw=1, ls=(0, (4, 3)))
     axes.set_xlabel(label)
     axes.set_ylabel("share of responses")
@@ -118,8 +122,8 @@ def outcome_counts(values: Sequence[float]) -> dict[str, int]:
 def bin_edges(values: np.ndarray, bins: int) -> np.ndarray:
     """Edges of at most `bins` equal bins that cover the values.
 
-    Values on a grid (token counts, the scores of a rule) get bins of a whole number of grid steps: others would hold now one step,
-    now two, and show peaks that are not in the data.
+    Values on a grid (token counts, the scores of a rule) get bins of a whole number of grid steps: others would hold
+    now one step, now two, and show peaks that are not in the data.
     """
     levels = np.unique(np.round(values, 6))
     if len(levels) < 2:

@@ -1,7 +1,7 @@
 """Builders: which of the pairs that prompts offer are trained on. Pure; knows no judge, file or stage.
 
-What may be a pair at all, and its label, is settled in `candidates`: equal texts never, equal scores only where ties are kept. No
-builder's choice depends on the order of the prompts.
+What may be a pair at all, and its label, is settled in `candidates`: equal texts never, equal scores only where ties
+are kept. No builder's choice depends on the order of the prompts.
 """
 
 import math
@@ -16,7 +16,8 @@ from components.judges.protocol import SCORE_NOISE
 from components.preferences.candidates import Candidates, JudgedAnswer, JudgedPrompt, Pair
 
 Choose = Callable[[Sequence[Candidates], PreferencesConfig, int], list[list[Pair]]]
-"""(what each prompt offers, configuration, the stage's seed) -> at least one pair of each prompt, in the prompts' order."""
+"""(what each prompt offers, configuration, the stage's seed) -> at least one pair of each prompt, in the prompts'
+order."""
 
 
 class Builder(NamedTuple):
@@ -24,7 +25,8 @@ class Builder(NamedTuple):
 
     choose: Choose
     rescored: Callable[[JudgedPrompt], JudgedPrompt] = lambda prompt: prompt
-    """Gives answers the worth whose differences are the margins; the judge's scores as they are, unless a builder has its own."""
+    """Gives answers the worth whose differences are the margins; the judge's scores as they are, unless a builder has
+    its own."""
 
 
 def best_worst(offered: Candidates) -> list[Pair]:
@@ -61,8 +63,8 @@ def top_k(offered: Candidates, k: int) -> list[Pair]:
 def length_balanced(offers: Sequence[Candidates], preferences: PreferencesConfig, seed: int) -> list[list[Pair]]:
     """One pair a prompt, such that over the round chosen answers are as long as rejected ones.
 
-    Prompts are gone through in the order of their ids, which are hashes. Each gives the pair whose difference in length, in
-    characters, best offsets that of the pairs so far; among equals the one with the largest margin.
+    Prompts are gone through in the order of their ids, which are hashes. Each gives the pair whose difference in
+    length, in characters, best offsets that of the pairs so far; among equals the one with the largest margin.
     """
     surplus = 0
     chosen: dict[str, list[Pair]] = {}
@@ -85,7 +87,9 @@ BUILDERS: dict[str, Builder] = {
     "all_pairs": Builder(lambda offers, preferences, seed: [all_pairs(offered) for offered in offers]),
     "top_k": Builder(lambda offers, preferences, seed: [top_k(offered, preferences.top_k) for offered in offers]),
     "length_balanced": Builder(length_balanced),
-    "nash": Builder(lambda offers, preferences, seed: [best_worst(offered) for offered in offers], rescored=by_win_rate),
+    "nash": Builder(
+        lambda offers, preferences, seed: [best_worst(offered) for offered in offers], rescored=by_win_rate
+    ),
 }
 
 
@@ -113,9 +117,10 @@ def _place(pair: Pair) -> tuple[int, int]:
 def win_rates(prompt: JudgedPrompt) -> dict[int, float]:
     """Estimated probability that each answer beats one that the policy draws, by the answer's `sample_id`.
 
-    The worth of an answer to self-play on preferences (SPPO, arXiv 2405.00675; Nash learning, arXiv 2312.00886): the mean probability
-    that it wins against the prompt's other responses. What the judge concluded about two answers counts as it is; where the judge
-    scores alone, the sign of the difference does. Responses of the same text tie. Answers that were not compared do not count.
+    The worth of an answer to self-play on preferences (SPPO, arXiv 2405.00675; Nash learning, arXiv 2312.00886): the
+    mean probability that it wins against the prompt's other responses. What the judge concluded about two answers
+    counts as it is; where the judge scores alone, the sign of the difference does. Responses of the same text tie.
+    Answers that were not compared do not count.
 
     Args:
         prompt: Two responses or more with a score.

@@ -1,7 +1,9 @@
-"""Which two answers to a prompt may become a pair, and what the label of each pair is. Pure; knows no builder, file or stage.
+"""Which two answers to a prompt may become a pair, and what the label of each pair is.
 
-Answers of one text count as one answer. The better of two is the one with the higher score, so the pairs of a prompt never
-contradict each other; where the judge's own word on the two says otherwise, they are tied.
+Pure; knows no builder, file or stage.
+
+Answers of one text count as one answer. The better of two is the one with the higher score, so the pairs of a prompt
+never contradict each other; where the judge's own word on the two says otherwise, they are tied.
 """
 
 import math
@@ -16,8 +18,8 @@ from components.judges.protocol import SCORE_NOISE, Group, Key, Verdict, conclus
 from components.preferences.labels import TIED, label
 
 Reason = Literal["ties", "below_margin", "no_verdict", "not_compared"]
-"""Why a prompt gives no pair: no two different scores, none far enough apart, fewer than two scores at all, or none that the judge
-compared where its word on exactly the two is needed."""
+"""Why a prompt gives no pair: no two different scores, none far enough apart, fewer than two scores at all, or none
+that the judge compared where its word on exactly the two is needed."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class JudgedPrompt:
     answers: tuple[JudgedAnswer, ...]
     """Those with a score, each text once, by sample_id."""
     comparisons: Mapping[tuple[int, int], float]
-    """Probability that the first is better than the second, by their `sample_id`, in both orders; empty where the judge scores alone."""
+    """Probability that the first is better than the second, by their `sample_id`, in both orders; empty where the judge
+    scores alone."""
 
     @property
     def num_scored(self) -> int:
@@ -95,12 +98,16 @@ def candidates(prompt: JudgedPrompt, preferences: PreferencesConfig) -> Candidat
     return next((reason for reason in reasons if reason in found), "ties")
 
 
-def _related(prompt: JudgedPrompt, one: JudgedAnswer, other: JudgedAnswer, preferences: PreferencesConfig) -> Pair | Reason:
+def _related(
+    prompt: JudgedPrompt, one: JudgedAnswer, other: JudgedAnswer, preferences: PreferencesConfig
+) -> Pair | Reason:
     better, worse = sorted((one, other), key=lambda answer: (-answer.score, answer.sample_id))
     said = prompt.comparisons.get((better.sample_id, worse.sample_id))
     if said is None and preferences.soft_labels == "verdict":
         return "not_compared"
-    if math.isclose(better.score, worse.score, rel_tol=SCORE_NOISE, abs_tol=SCORE_NOISE) or (said is not None and said <= TIED):
+    if math.isclose(better.score, worse.score, rel_tol=SCORE_NOISE, abs_tol=SCORE_NOISE) or (
+        said is not None and said <= TIED
+    ):
         return Pair(better, worse, TIED, tied=True) if preferences.ties == "half" else "ties"
     margin = better.score - worse.score
     if margin <= preferences.min_margin:
@@ -126,7 +133,12 @@ def _judged(group: Group, scored: Mapping[Key, float], compared: Compared) -> Ju
     answers = tuple(_answer(responses) for responses in said.values())
     comparisons = {}
     for one, other in combinations(answers, 2):
-        found = [compared[first, second] for first in one.sample_ids for second in other.sample_ids if (first, second) in compared]
+        found = [
+            compared[first, second]
+            for first in one.sample_ids
+            for second in other.sample_ids
+            if (first, second) in compared
+        ]
         if found:
             comparisons[one.sample_id, other.sample_id] = math.fsum(found) / len(found)
             comparisons[other.sample_id, one.sample_id] = 1 - comparisons[one.sample_id, other.sample_id]

@@ -12,7 +12,8 @@ from components.preferences.labels import TIED
 COUNTS = "collect.json"
 PAIRED, NOT_REVISED = "paired", "not_revised"
 OUTCOMES = (PAIRED, "ties", "below_margin", "no_verdict", "not_compared", NOT_REVISED)
-"""How a prompt may end: with pairs, or without any for one of the reasons in `candidates`, or because its revision was of no use."""
+"""How a prompt may end: with pairs, or without any for one of the reasons in `candidates`, or because its revision was
+of no use."""
 
 
 def judged_counts(

@@ -1,4 +1,7 @@
-"""Pairs, or single responses for KTO, from what a judge said of a round's responses. Knows the builders, and no judge."""
+"""Pairs, or single responses for KTO, from what a judge said of a round's responses.
+
+Knows the builders, and no judge.
+"""
 
 import math
 from collections import defaultdict
@@ -9,7 +12,15 @@ from typing import Any, NamedTuple
 from components.config import PreferencesConfig
 from components.judges.protocol import Group, Key, Verdict, conclusions
 from components.preferences.builders import BUILDERS
-from components.preferences.candidates import SCORE_NOISE, Candidates, JudgedAnswer, JudgedPrompt, Pair, candidates, judged_prompts
+from components.preferences.candidates import (
+    SCORE_NOISE,
+    Candidates,
+    JudgedAnswer,
+    JudgedPrompt,
+    Pair,
+    candidates,
+    judged_prompts,
+)
 from components.preferences.counts import PAIRED
 from components.preferences.labels import soft_label
 from components.preferences.tables import pair_row
@@ -62,7 +73,9 @@ def _check_compared(verdicts: Iterable[Verdict], judge: str, preferences: Prefer
         )
 
 
-def _row(group: Group, pair: Pair, judge: str, cited: defaultdict[Key, list[str]], preferences: PreferencesConfig) -> dict[str, Any]:
+def _row(
+    group: Group, pair: Pair, judge: str, cited: defaultdict[Key, list[str]], preferences: PreferencesConfig
+) -> dict[str, Any]:
     sample_ids = pair.chosen.sample_ids + pair.rejected.sample_ids
     evidence = dict.fromkeys(name for sample_id in sample_ids for name in cited[group.prompt_id, sample_id])
     return pair_row(
@@ -105,7 +118,8 @@ def build_singles(
         groups: Prompts and responses.
         verdicts: What the judge said of them.
         judge: Its name.
-        preferences: Names threshold, margin and labels; p is the label's probability, by the distance from the threshold as the margin.
+        preferences: Names threshold, margin and labels; p is the label's probability, by the distance from the
+            threshold as the margin.
         seed: Of the stage; nothing is drawn here.
     """
     prompts, cited = judged_prompts(groups, verdicts), verdict_ids(verdicts)

@@ -15,9 +15,9 @@ def label(margin: float, said: float | None, preferences: PreferencesConfig) -> 
     Args:
         margin: Difference of the scores, above 0.
         said: What the judge concluded about exactly these two; None where it did not compare them.
-        preferences: `soft_labels: verdict` takes `said`. The builder `nash`, whose margin is a difference of win rates, takes the mean of
-            the chosen answer's win rate and the rejected one's loss rate, (1 + margin) / 2: where SPPO (arXiv 2405.00675) regresses each
-            answer on its own win rate, one p says so for both.
+        preferences: `soft_labels: verdict` takes `said`. The builder `nash`, whose margin is a difference of win rates,
+            takes the mean of the chosen answer's win rate and the rejected one's loss rate, (1 + margin) / 2: where
+            SPPO (arXiv 2405.00675) regresses each answer on its own win rate, one p says so for both.
 
     Returns:
         p in (0.5, 1].

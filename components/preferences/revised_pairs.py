@@ -1,4 +1,7 @@
-"""Pairs by critique and revision: a prompt's worst response is rejected for what a chat model made of it. Knows no endpoint."""
+"""Pairs by critique and revision: a prompt's worst response is rejected for what a chat model made of it.
+
+Knows no endpoint.
+"""
 
 import random
 from collections import Counter
@@ -31,13 +34,19 @@ class Revises(Protocol):
 
 
 def revised_pairs(
-    groups: Sequence[Group], verdicts: Sequence[Verdict], *, reviser: Revises, judge: str, preferences: PreferencesConfig, seed: int
+    groups: Sequence[Group],
+    verdicts: Sequence[Verdict],
+    *,
+    reviser: Revises,
+    judge: str,
+    preferences: PreferencesConfig,
+    seed: int,
 ) -> BuiltPairs:
     """Has the worst response to each prompt revised, and pairs the revision with it.
 
-    A response is criticised by a principle that it violates, drawn by weight; by any where it violates none. Nobody has compared the
-    revision with the response, so a pair is certain (p = 1) and has no margin. A revision that says the same, or nothing, or that cannot
-    be read, is counted and gives no pair.
+    A response is criticised by a principle that it violates, drawn by weight; by any where it violates none. Nobody has
+    compared the revision with the response, so a pair is certain (p = 1) and has no margin. A revision that says the
+    same, or nothing, or that cannot be read, is counted and gives no pair.
 
     Args:
         groups: Prompts and responses.
@@ -50,7 +59,9 @@ def revised_pairs(
     scored, violated = scores(verdicts), violated_principles(verdicts)
     worst = {group.prompt_id: sample_id for group in groups if (sample_id := _worst(group, scored)) is not None}
     drafts = {
-        group.prompt_id: _draft(group, worst[group.prompt_id], violated, reviser.principles, derive_seed(seed, group.prompt_id))
+        group.prompt_id: _draft(
+            group, worst[group.prompt_id], violated, reviser.principles, derive_seed(seed, group.prompt_id)
+        )
         for group in groups
         if group.prompt_id in worst
     }
@@ -69,11 +80,17 @@ def revised_pairs(
 
 def _worst(group: Group, scored: Mapping[Key, float]) -> int | None:
     """The response with the lowest score, among equals the first sampled; None where none has a score."""
-    known = [(scored[group.prompt_id, number], number) for number, _ in group.responses if (group.prompt_id, number) in scored]
+    known = [
+        (scored[group.prompt_id, number], number)
+        for number, _ in group.responses
+        if (group.prompt_id, number) in scored
+    ]
     return min(known)[1] if known else None
 
 
-def _draft(group: Group, sample_id: int, violated: Mapping[Key, set[str]], principles: Sequence[Principle], seed: int) -> Draft:
+def _draft(
+    group: Group, sample_id: int, violated: Mapping[Key, set[str]], principles: Sequence[Principle], seed: int
+) -> Draft:
     names = violated.get((group.prompt_id, sample_id), set())
     among = [principle for principle in principles if principle.name in names] or list(principles)
     principle = random.Random(seed).choices(among, weights=[principle.weight for principle in among])[0]

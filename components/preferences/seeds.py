@@ -34,10 +34,14 @@ def seeded_pairs(preferences: PreferencesConfig, *, pinned_digest: str | None) -
     """
     seeds = load_seed_pairs(preferences.seed_pairs, split=preferences.seed_pairs_split)
     if seeds.digest != pinned_digest:
-        raise ValueError(f"preferences.seed_pairs {preferences.seed_pairs} changed while the round was running: start it again")
+        raise ValueError(
+            f"preferences.seed_pairs {preferences.seed_pairs} changed while the round was running: start it again"
+        )
     if seeds.split_earlier:
         places = len(seeds.split_earlier), seeds.split_earlier[0]
-        log.warning("%s: %d rows part before the last answer and give no pair; the first is %s", preferences.seed_pairs, *places)
+        log.warning(
+            "%s: %d rows part before the last answer and give no pair; the first is %s", preferences.seed_pairs, *places
+        )
     outcomes = [_outcome(pair, preferences) for pair in seeds.pairs]
     rows = [_row(pair, preferences) for pair, outcome in zip(seeds.pairs, outcomes, strict=True) if outcome == PAIRED]
     return Seeded(rows, outcomes + ["no_verdict"] * len(seeds.split_earlier))

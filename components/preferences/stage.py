@@ -27,17 +27,21 @@ Build = Callable[..., BuiltPairs]
 def run(request: CollectRequest, out: Path) -> None:
     """Writes `verdicts.parquet`, `preferences.parquet` and `collect.json`.
 
-    Where prompts were judged, `prompt_outcomes.parquet` stands beside them; where a chat endpoint was asked, `judge_usage.json`.
+    Where prompts were judged, `prompt_outcomes.parquet` stands beside them; where a chat endpoint was asked,
+    `judge_usage.json`.
 
     Raises:
-        JudgeUnavailable: The judge gave no verdicts, too many of them are invalid, or they show that it is beyond one of its limits.
+        JudgeUnavailable: The judge gave no verdicts, too many of them are invalid, or they show that it is beyond one
+            of its limits.
         ValueError: The judge or the data set is unusable, or is not what it was when the campaign pinned it.
     """
     if request.responses is None or request.prompts is None:
         take_seeds(request.preferences, pinned_digest=request.seed_pairs_digest, out=out)
         return
     groups = read_groups(read_table(request.prompts), read_table(request.responses))
-    context = JudgeContext(out.parent / JUDGING / "collect_preferences", policy=request.policy, start=request.start, limits=request.limits)
+    context = JudgeContext(
+        out.parent / JUDGING / "collect_preferences", policy=request.policy, start=request.start, limits=request.limits
+    )
     judge = load_pinned_judge(request.judge, context)
     pinned = request.active_judge
     costly = None if pinned is None else costly_judge(load_pinned_judge(pinned, context), request.active, context)
@@ -54,11 +58,19 @@ def building(preferences: PreferencesConfig, judge: JudgeConfig, context: JudgeC
 
 
 def collect(
-    groups: Sequence[Group], judge: Judge, *, build: Build, preferences: PreferencesConfig, seed: int, out: Path, costly: CostlyJudge | None
+    groups: Sequence[Group],
+    judge: Judge,
+    *,
+    build: Build,
+    preferences: PreferencesConfig,
+    seed: int,
+    out: Path,
+    costly: CostlyJudge | None,
 ) -> None:
     """Judges the responses to each prompt, builds pairs, has some of them judged again, and writes everything with the counts.
 
-    What a judge is stopped for is written before, and a costly judge hears nothing of a judge that is beyond its limits.
+    What a judge is stopped for is written before, and a costly judge hears nothing of a judge that is beyond its
+    limits.
     """
     verdicts = judge.judge(groups)
     write_verdicts(out, verdicts)
@@ -83,4 +95,7 @@ def take_seeds(preferences: PreferencesConfig, *, pinned_digest: str | None, out
     built = seeded_pairs(preferences, pinned_digest=pinned_digest)
     write_verdicts(out, [])
     write_pairs(out, built.rows)
-    write_json(out / COUNTS, {**seeded_counts(built.outcomes, built.rows), "judge_health": None, "revisions": None, "active": None})
+    write_json(
+        out / COUNTS,
+        {**seeded_counts(built.outcomes, built.rows), "judge_health": None, "revisions": None, "active": None},
+    )

@@ -1,4 +1,7 @@
-"""The tables of a round's preferences: pairs, verdicts, what became of each prompt, and the groups that judges are given."""
+"""The tables of a round's preferences.
+
+Pairs, verdicts, what became of each prompt, and the groups that judges are given.
+"""
 
 import json
 import math
@@ -148,8 +151,12 @@ def check_invalid_share(judge: str, verdicts: Iterable[Verdict], limit: float) -
 OUTCOME_TYPES = {"prompt_id": "str", "outcome": "str", "pairs": "int64", "tied_pairs": "int64", "mean_score": "float64"}
 
 
-def write_outcomes(out: Path, rows: Sequence[Mapping[str, Any]], outcomes: Mapping[str, str], verdicts: Sequence[Verdict]) -> None:
-    """Write a row per prompt: its outcome, its pairs, those of them that are ties, and its responses' mean score (null without any).
+def write_outcomes(
+    out: Path, rows: Sequence[Mapping[str, Any]], outcomes: Mapping[str, str], verdicts: Sequence[Verdict]
+) -> None:
+    """Write a row per prompt.
+
+    Its outcome, its pairs, those of them that are ties, and its responses' mean score (null without any).
 
     Args:
         out: Directory.

@@ -1,4 +1,7 @@
-"""The promotion gate: whether held-out evidence says that the challenger is better. A pure function of the evaluation's numbers."""
+"""The promotion gate: whether held-out evidence says that the challenger is better.
+
+A pure function of the evaluation's numbers.
+"""
 
 import math
 from collections.abc import Mapping
@@ -8,7 +11,10 @@ from components.config import GateConfig
 
 
 class Decision(NamedTuple):
-    """Whether the challenger replaces the champion, and why: what spoke for it when promoted, all that spoke against it when not."""
+    """Whether the challenger replaces the champion, and why.
+
+    What spoke for it when promoted, all that spoke against it when not.
+    """
 
     promoted: bool
     reasons: tuple[str, ...]
@@ -74,7 +80,11 @@ def _unusable(evaluation: Mapping[str, Any], limit: float) -> Finding:
 
 
 def _guard(value: float, limit: float, found: str) -> Finding:
-    return Finding(True, f"{found}, within {limit:g}") if value <= limit else Finding(False, f"{found}, above the limit {limit:g}")
+    return (
+        Finding(True, f"{found}, within {limit:g}")
+        if value <= limit
+        else Finding(False, f"{found}, above the limit {limit:g}")
+    )
 
 
 def _unknown(what: str, key: str) -> Finding:

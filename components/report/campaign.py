@@ -88,7 +88,10 @@ def _view(campaign: CampaignFiles) -> dict[str, Any]:
 def _judge_tables(campaign: CampaignFiles) -> list[tuple[tuple[str, ...], list[tuple[int, tuple[str, ...]]]]]:
     """Headings and (round, row) of the judges and of their jurors or principles; a table without rows is left out."""
     tables = {judging.HEADINGS: judging.judge_rows, judging.PART_HEADINGS: judging.part_rows}
-    found = [(headings, [(each.round, row) for each in campaign.rounds for row in rows(each)]) for headings, rows in tables.items()]
+    found = [
+        (headings, [(each.round, row) for each in campaign.rounds for row in rows(each)])
+        for headings, rows in tables.items()
+    ]
     return [(headings, rows) for headings, rows in found if rows]
 
 
@@ -100,7 +103,9 @@ def _headline(campaign: CampaignFiles) -> str:
     if campaign.state.rollbacks:
         return "The start model is the champion again: it was put back."
     if campaign.finished:
-        return f"The start model is still the champion: the gate refused {_counted(len(campaign.finished), 'challenger')}."
+        return (
+            f"The start model is still the champion: the gate refused {_counted(len(campaign.finished), 'challenger')}."
+        )
     return "The start model is the champion: no round is finished yet."
 
 
@@ -128,7 +133,11 @@ def _facts(campaign: CampaignFiles) -> list[tuple[str, str, str]]:
     level = f"{100 * campaign.config.evaluation.confidence:g} % interval"
     facts = [
         ("Champion", f"round {champion.round}", f"digest {wording.short_digest(campaign.state.champion.digest)}"),
-        ("Win rate vs start", decimal(interval.value, 3), f"{level} {decimal(interval.low, 3)} to {decimal(interval.high, 3)}"),
+        (
+            "Win rate vs start",
+            decimal(interval.value, 3),
+            f"{level} {decimal(interval.low, 3)} to {decimal(interval.high, 3)}",
+        ),
         ("KL to the start", decimal(champion.kl_to_start, 2), "nats a response"),
         ("Mean length", decimal(champion.mean_tokens, 1), "tokens a response"),
     ]
@@ -154,16 +163,24 @@ def _round_row(campaign: CampaignFiles, round_: RoundFiles) -> dict[str, Any]:
         "status": _status(round_),
         "opponent": model_name(campaign.champion_before(round_.round)),
         "is_champion": record is not None and record.round == campaign.state.champion.round,
-        "seconds": {stage: manifest.seconds for stage, manifest in round_.manifests.items()} | (record.seconds if record else {}),
+        "seconds": {stage: manifest.seconds for stage, manifest in round_.manifests.items()}
+        | (record.seconds if record else {}),
         "memory": {stage: manifest.peak_memory_bytes for stage, manifest in round_.manifests.items()},
         "pairs": count(record.num_pairs if record else round_.trained["num_pairs"] if round_.trained else None),
     }
     if record is not None:
         numbers = {"vs_start": record.win_rate_vs_start, "vs_champion": record.win_rate_vs_champion}
         row |= {name: estimate(interval, 3) for name, interval in numbers.items()}
-        row |= {"reward": decimal(record.mean_reward, 3), "kl": decimal(record.kl_to_start, 2), "tokens": decimal(record.mean_tokens, 1)}
+        row |= {
+            "reward": decimal(record.mean_reward, 3),
+            "kl": decimal(record.kl_to_start, 2),
+            "tokens": decimal(record.mean_tokens, 1),
+        }
     elif measured is not None:
-        row |= {name: estimate(Interval.model_validate(measured[f"win_rate_{name}"]), 3) for name in ("vs_start", "vs_champion")}
+        row |= {
+            name: estimate(Interval.model_validate(measured[f"win_rate_{name}"]), 3)
+            for name in ("vs_start", "vs_champion")
+        }
         reward = None if measured["mean_reward"] is None else measured["mean_reward"]["challenger"]
         row |= {"reward": decimal(reward, 3), "kl": decimal(measured["kl_to_start"], 2)}
         row |= {"tokens": decimal(measured["mean_tokens"]["challenger"], 1)}
@@ -181,7 +198,15 @@ def _sample_sets(campaign: CampaignFiles) -> list[dict[str, Any]]:
         shown = samples if index == 0 else samples[:EARLIER_SAMPLES]
         if shown:
             opponent = model_name(campaign.champion_before(round_.round))
-            sets.append({"round": round_.round, "opponent": opponent, "samples": shown, "total": len(samples), "latest": index == 0})
+            sets.append(
+                {
+                    "round": round_.round,
+                    "opponent": opponent,
+                    "samples": shown,
+                    "total": len(samples),
+                    "latest": index == 0,
+                }
+            )
     return sets
 
 

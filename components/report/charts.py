@@ -17,7 +17,8 @@ from components.report.wording import decimal, estimate, model_name
 
 MAX_POINT_LABELS = 12
 MAX_TOOLTIPS = 30
-"""More marks than these stand too close together to be pointed at; they are drawn in one stroke, at a cost that does not grow."""
+"""More marks than these stand too close together to be pointed at; they are drawn in one stroke, at a cost that does
+not grow."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ def training_charts(campaign: CampaignFiles) -> list[Chart]:
         return []
     left_out = f" The latest {MAX_ROUNDS} rounds." if len(trained) > MAX_ROUNDS else ""
     trainings = [
-        Training(round=round_.round, metrics=round_.metrics, held_out=round_.trained["eval"] if round_.trained else None)
+        Training(
+            round=round_.round, metrics=round_.metrics, held_out=round_.trained["eval"] if round_.trained else None
+        )
         for round_ in trained[-MAX_ROUNDS:]
     ]
     notes = {
@@ -97,13 +100,23 @@ def _win_rates(records: Sequence[RoundRecord]) -> Chart:
         axes.set_ylabel("win rate")
         add_legend(figure, axes)
         note = "Share of held-out comparisons that the challenger wins, ties half. Hollow: the gate refused the round."
-        return Chart("Win rate by round", note, to_svg(figure, "Win rate against the start and against the champion, by round"))
+        return Chart(
+            "Win rate by round", note, to_svg(figure, "Win rate against the start and against the champion, by round")
+        )
 
 
-def _draw_intervals(axes: Axes, points: Sequence[tuple[RoundRecord, Interval]], label: str, colour: str, marker: str, shift: float) -> None:
+def _draw_intervals(
+    axes: Axes, points: Sequence[tuple[RoundRecord, Interval]], label: str, colour: str, marker: str, shift: float
+) -> None:
     places = [record.round + shift for record, _ in points]
     axes.plot(places, [interval.value for _, interval in points], color=colour, lw=1, alpha=0.45)
-    axes.vlines(places, [interval.low for _, interval in points], [interval.high for _, interval in points], color=colour, lw=1.6)
+    axes.vlines(
+        places,
+        [interval.low for _, interval in points],
+        [interval.high for _, interval in points],
+        color=colour,
+        lw=1.6,
+    )
     marks = [
         Mark(place, interval.value, record.promoted, f"round {record.round} {label}: {estimate(interval, 3)}")
         for place, (record, interval) in zip(places, points, strict=True)
@@ -113,7 +126,10 @@ def _draw_intervals(axes: Axes, points: Sequence[tuple[RoundRecord, Interval]], 
 
 
 def _draw_marks(axes: Axes, marks: Sequence[Mark], marker: str, colour: str) -> None:
-    """Draws a mark a round: filled where it was promoted, hollow where it was refused, and with a tooltip while there are few."""
+    """Draws a mark a round.
+
+    Filled where it was promoted, hollow where it was refused, and with a tooltip while there are few.
+    """
     apart = [[mark] for mark in marks]
     by_outcome = [[mark for mark in marks if mark.promoted is promoted] for promoted in (True, False)]
     for together in apart if len(marks) <= MAX_TOOLTIPS else filter(None, by_outcome):
@@ -154,7 +170,9 @@ def _reward_against_kl(campaign: CampaignFiles) -> Chart:
         axes.set_xlabel("KL to the start, nats a response")
         axes.set_ylabel("mean reward, held-out prompts")
         note = "What the reward cost in distance from the start model. The line follows the champions; hollow: refused."
-        return Chart("Reward against KL", note, to_svg(figure, "Mean reward against KL to the start, one point a round"))
+        return Chart(
+            "Reward against KL", note, to_svg(figure, "Mean reward against KL to the start, one point a round")
+        )
 
 
 def _label_point(axes: Axes, text: str, x: float, y: float) -> None:
@@ -171,9 +189,13 @@ def _lengths_by_round(campaign: CampaignFiles, sampled: Sequence[RoundFiles]) ->
     with styled(THEMED, "lengths by round"):
         figure, axes = new_chart()
         if len(places) > 1:
-            axes.fill_between(places, tenths[:, 0], tenths[:, 2], color=THEMED.start, alpha=0.18, lw=0, label="sampled, middle 80 %")
+            axes.fill_between(
+                places, tenths[:, 0], tenths[:, 2], color=THEMED.start, alpha=0.18, lw=0, label="sampled, middle 80 %"
+            )
         else:
-            axes.vlines(places, tenths[:, 0], tenths[:, 2], color=THEMED.start, alpha=0.4, lw=6, label="sampled, middle 80 %")
+            axes.vlines(
+                places, tenths[:, 0], tenths[:, 2], color=THEMED.start, alpha=0.4, lw=6, label="sampled, middle 80 %"
+            )
         axes.plot(places, tenths[:, 1], "o-", color=THEMED.start, label="median")
         evaluated = [record.round for record in campaign.finished]
         means = [record.mean_tokens for record in campaign.finished]
@@ -203,7 +225,9 @@ def _length_histogram(round_: RoundFiles) -> Chart:
         axes.set_ylabel("responses")
         add_legend(figure, axes)
         sampler = f"Responses sampled in {model_name(round_.round)}; {len(unfinished):,} of {len(lengths):,} reached the limit."
-        return Chart("Response lengths", sampler, to_svg(figure, f"Histogram of response lengths in round {round_.round}"))
+        return Chart(
+            "Response lengths", sampler, to_svg(figure, f"Histogram of response lengths in round {round_.round}")
+        )
 
 
 def _round_axis(axes: Axes, rounds: Sequence[int]) -> None:

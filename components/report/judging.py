@@ -9,8 +9,24 @@ from components.judges.violations import Violations
 from components.records import Interval
 from components.report.wording import NOTHING, count, decimal, share
 
-HEADINGS = ("judge", "orders agree", "repeats agree", "ties", "invalid", "longer answer wins", "winner minus loser", "calls", "cost")
-PART_HEADINGS = ("juror or principle", "agrees with the whole", "is right, by the whole", "orders agree", "repeats agree")
+HEADINGS = (
+    "judge",
+    "orders agree",
+    "repeats agree",
+    "ties",
+    "invalid",
+    "longer answer wins",
+    "winner minus loser",
+    "calls",
+    "cost",
+)
+PART_HEADINGS = (
+    "juror or principle",
+    "agrees with the whole",
+    "is right, by the whole",
+    "orders agree",
+    "repeats agree",
+)
 COSTLY_HEADINGS = ("pairs chosen by", "pairs", "asked", "agreed", "turned", "tied", "invalid", "dropped")
 VIOLATION_HEADINGS = ("principle", "responses checked", "violate it", "share", "no verdict")
 NOTE = (
@@ -34,7 +50,11 @@ def judge_rows(files: RoundFiles) -> list[tuple[str, ...]]:
 def part_rows(files: RoundFiles) -> list[tuple[str, ...]]:
     """A row for each juror or principle of the round's judges; the columns are `PART_HEADINGS`."""
     measured = _measured(files)
-    return [_part_row(f"{role}: {name}", part) for role, (_, health) in measured.items() for name, part in health.parts.items()]
+    return [
+        _part_row(f"{role}: {name}", part)
+        for role, (_, health) in measured.items()
+        for name, part in health.parts.items()
+    ]
 
 
 def costly_rows(files: RoundFiles) -> list[tuple[str, ...]]:
@@ -45,10 +65,16 @@ def costly_rows(files: RoundFiles) -> list[tuple[str, ...]]:
 
 
 def violation_rows(files: RoundFiles) -> list[tuple[str, ...]]:
-    """A row for each principle that a constitution held the round's responses to; the columns are `VIOLATION_HEADINGS`."""
+    """A row for each principle that a constitution held the round's responses to.
+
+    The columns are `VIOLATION_HEADINGS`.
+    """
     collected = (files.collected or {}).get("violations", {})  # rounds of earlier versions had no constitution
     found = {principle: Violations.model_validate(counted) for principle, counted in collected.items()}
-    return [(name, count(one.checked), count(one.violated), share(one.rate), count(one.invalid)) for name, one in found.items()]
+    return [
+        (name, count(one.checked), count(one.violated), share(one.rate), count(one.invalid))
+        for name, one in found.items()
+    ]
 
 
 def _measured(files: RoundFiles) -> dict[str, tuple[str, Health]]:
@@ -58,7 +84,9 @@ def _measured(files: RoundFiles) -> dict[str, tuple[str, Health]]:
         "of the comparison": ("evaluate", files.evaluated),
     }
     found = {role: (stage, (counts or {}).get("judge_health")) for role, (stage, counts) in stages.items()}
-    return {role: (stage, Health.model_validate(health)) for role, (stage, health) in found.items() if health is not None}
+    return {
+        role: (stage, Health.model_validate(health)) for role, (stage, health) in found.items() if health is not None
+    }
 
 
 def _row(role: str, health: Health, usage: Mapping[str, Any] | None) -> tuple[str, ...]:
@@ -81,7 +109,11 @@ def _part_row(name: str, part: PartHealth) -> tuple[str, ...]:
 
 
 def _estimate(interval: Interval | None) -> str:
-    return NOTHING if interval is None else f"{100 * interval.value:.0f} % ({100 * interval.low:.0f}\u2013{100 * interval.high:.0f})"
+    return (
+        NOTHING
+        if interval is None
+        else f"{100 * interval.value:.0f} % ({100 * interval.low:.0f}\u2013{100 * interval.high:.0f})"
+    )
 
 
 def _taste(preference: Interval | None) -> str:

@@ -38,7 +38,9 @@ def lineage(campaign: CampaignFiles) -> list[Chain]:
             Link("training prompts", files["train_prompts.parquet"].sha256),
             Link("held-out prompts", files["held_out_prompts.parquet"].sha256),
             Link("judge", start["judge"]["digest"], judge_name(start["judge"]["config"])),
-            Link("evaluation judge", start["evaluation_judge"]["digest"], judge_name(start["evaluation_judge"]["config"])),
+            Link(
+                "evaluation judge", start["evaluation_judge"]["digest"], judge_name(start["evaluation_judge"]["config"])
+            ),
         )
         chains.append(Chain("Beginnings", links))
     return chains + [Chain(f"Round {round_.round}", tuple(_links(round_, names))) for round_ in campaign.rounds]

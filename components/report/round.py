@@ -27,7 +27,9 @@ MAX_CHARACTERS = 600
 
 
 def round_markdown(campaign_dir: Path, round: int) -> str:
-    """Tells one round from what is on disk: what was decided and why, its numbers, three comparisons, the checked pairs.
+    """Tells one round from what is on disk.
+
+    What was decided and why, its numbers, three comparisons, the checked pairs.
 
     Args:
         campaign_dir: runs/<campaign>.
@@ -44,7 +46,10 @@ def round_markdown(campaign_dir: Path, round: int) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Makes a text stand for itself, on one line, anywhere in markdown and in a table's cell; its addresses do not become links."""
+    """Makes a text stand for itself, on one line, anywhere in markdown and in a table's cell.
+
+    Its addresses do not become links.
+    """
     flat = re.sub(r"\s*\n\s*", " ↵ ", text.strip())
     return re.sub(r"[\\`*_\[\]<>#|~&@]|:(?=//)|(?<=www)\.", lambda mark: f"\\{mark[0]}", flat)
 
@@ -65,19 +70,29 @@ def _headline(campaign: CampaignFiles, files: RoundFiles) -> str:
 def _diagnosis(files: RoundFiles) -> str:
     """What went wrong in the training; rounds from before there was a diagnosis have none."""
     causes = (files.trained or {}).get("diagnosis") or []
-    return "\n".join(["**Training went wrong**", "", *(f"- {escape_markdown(cause)}" for cause in causes)]) if causes else ""
+    return (
+        "\n".join(["**Training went wrong**", "", *(f"- {escape_markdown(cause)}" for cause in causes)])
+        if causes
+        else ""
+    )
 
 
 def _numbers(campaign: CampaignFiles, files: RoundFiles) -> str:
     parts = []
     if files.evaluated is not None:
         measured = files.evaluated
-        rows = [[decimal(measured["mean_reward"][model], 3) for model in MODELS]] if measured["mean_reward"] is not None else []
+        rows = (
+            [[decimal(measured["mean_reward"][model], 3) for model in MODELS]]
+            if measured["mean_reward"] is not None
+            else []
+        )
         names = ["mean reward"] if rows else []
         rows += [[decimal(measured["mean_tokens"][model], 1) for model in MODELS]]
         rows += [[share(measured[key][model]) for model in MODELS] for key in ("empty_share", "unfinished_share")]
         names += ["mean tokens", "empty answers", "unfinished answers"]
-        parts.append(_table(["held-out answers", *MODELS], [[name, *row] for name, row in zip(names, rows, strict=True)]))
+        parts.append(
+            _table(["held-out answers", *MODELS], [[name, *row] for name, row in zip(names, rows, strict=True)])
+        )
     parts.append(_table(["measure", "value"], [[name, value] for name, value in _measures(campaign, files).items()]))
     return "## Numbers\n\n" + "\n\n".join(parts)
 
@@ -89,16 +104,22 @@ def _measures(campaign: CampaignFiles, files: RoundFiles) -> dict[str, str]:
         for opponent in ("champion", "start"):
             interval = Interval.model_validate(measured[f"win_rate_vs_{opponent}"])
             measures[f"win rate vs {opponent}"] = f"{estimate(interval, 3)}, {count(interval.n)} prompts"
-        measures["KL to the start, nats a response"] = estimate(Interval.model_validate(measured["kl_to_start_interval"]), 2)
+        measures["KL to the start, nats a response"] = estimate(
+            Interval.model_validate(measured["kl_to_start_interval"]), 2
+        )
         measures["reward accuracy on held-out pairs"] = decimal(measured["reward_accuracy"], 3)
         measures["reward margin on held-out pairs"] = decimal(measured["reward_margin"], 3)
         measures["invalid verdicts"] = share(measured["invalid_share"])
         for rule, shares in measured.get("violations", {}).items():
-            measures[f"answers that break {rule}"] = f"{share(shares['challenger'])} (champion {share(shares['champion'])})"
+            measures[f"answers that break {rule}"] = (
+                f"{share(shares['challenger'])} (champion {share(shares['champion'])})"
+            )
     if files.trained is not None:
         measures["pairs trained on"] = count(files.trained["num_pairs"])
         measures["optimizer steps"] = count(files.trained["num_steps"])
-        measures["first and last loss"] = f"{decimal(files.trained['first_loss'], 4)}, {decimal(files.metrics[-1]['loss'], 4)}"
+        measures["first and last loss"] = (
+            f"{decimal(files.trained['first_loss'], 4)}, {decimal(files.metrics[-1]['loss'], 4)}"
+        )
     for stage, manifest in files.manifests.items():
         measures[stage_name(stage)] = f"{duration(manifest.seconds)}, {memory(manifest.peak_memory_bytes)}"
     return measures
@@ -108,7 +129,10 @@ def _comparisons(files: RoundFiles) -> str:
     samples = mixed_outcomes(read_samples(files), NUM_SAMPLES)
     if not samples:
         return ""
-    rows = [[_cut(sample.prompt), *(_answer(sample, index) for index in range(len(MODELS))), _outcomes(sample)] for sample in samples]
+    rows = [
+        [_cut(sample.prompt), *(_answer(sample, index) for index in range(len(MODELS))), _outcomes(sample)]
+        for sample in samples
+    ]
     return "## Comparisons\n\n" + _table(["prompt", *MODELS, "the challenger's outcome"], rows)
 
 
@@ -123,12 +147,18 @@ def _outcomes(sample: Sample) -> str:
 
 
 def _cut(text: str) -> str:
-    return escape_markdown(text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}… ({len(text):,} characters)")
+    return escape_markdown(
+        text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}… ({len(text):,} characters)"
+    )
 
 
 def _judge(files: RoundFiles) -> str:
     tables = {HEADINGS: judge_rows(files), PART_HEADINGS: part_rows(files)}
-    told = [_table(names, [[escape_markdown(cell) for cell in row] for row in rows]) for names, rows in tables.items() if rows]
+    told = [
+        _table(names, [[escape_markdown(cell) for cell in row] for row in rows])
+        for names, rows in tables.items()
+        if rows
+    ]
     return "\n\n".join(["## The judge", *told, NOTE]) if told else ""
 
 

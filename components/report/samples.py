@@ -21,7 +21,10 @@ class SampleAnswer:
 
 @dataclass(frozen=True)
 class Sample:
-    """One held-out prompt with the three answers; outcomes are the challenger's: 1 win, 0.5 tie, 0 loss, None where unjudged."""
+    """One held-out prompt with the three answers.
+
+    Outcomes are the challenger's: 1 win, 0.5 tie, 0 loss, None where unjudged.
+    """
 
     prompt: str
     answers: tuple[SampleAnswer, ...]
@@ -38,7 +41,9 @@ def read_samples(round_: RoundFiles) -> tuple[Sample, ...]:
     return tuple(
         Sample(
             prompt=row["prompt"],
-            answers=tuple(SampleAnswer(model=name, text=row[name], reward=_known(row[f"reward_{name}"])) for name in MODELS),
+            answers=tuple(
+                SampleAnswer(model=name, text=row[name], reward=_known(row[f"reward_{name}"])) for name in MODELS
+            ),
             outcome_vs_champion=_known(row["outcome_vs_champion"]),
             outcome_vs_start=_known(row["outcome_vs_start"]),
         )
@@ -47,8 +52,13 @@ def read_samples(round_: RoundFiles) -> tuple[Sample, ...]:
 
 
 def mixed_outcomes(samples: Sequence[Sample], number: int) -> list[Sample]:
-    """Picks a few samples: the first win, loss and tie against the champion, then the first of the rest, so that no result is hidden."""
-    firsts = [next((sample for sample in samples if sample.outcome_vs_champion == value), None) for value in (1.0, 0.0, 0.5)]
+    """Picks a few samples.
+
+    The first win, loss and tie against the champion, then the first of the rest, so that no result is hidden.
+    """
+    firsts = [
+        next((sample for sample in samples if sample.outcome_vs_champion == value), None) for value in (1.0, 0.0, 0.5)
+    ]
     picked = [sample for sample in firsts if sample is not None]
     rest = [sample for sample in samples if sample not in picked]
     return (picked + rest)[:number]

@@ -18,10 +18,16 @@ def round_rows(campaign_json: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def measure_rows(campaign_json: dict[str, Any]) -> list[dict[str, str]]:
-    """One row a finished round: the challenger's reward, KL and length, and the seconds of each stage; a dash where there is none."""
+    """One row a finished round: the challenger's reward, KL and length, and the seconds of each stage.
+
+    A dash where there is none.
+    """
     rounds = State.model_validate(campaign_json).rounds
     stages = list(dict.fromkeys(stage for record in rounds for stage in record.seconds))
-    return [_measures(record) | {stage_name(stage): decimal(record.seconds.get(stage), 1) for stage in stages} for record in rounds]
+    return [
+        _measures(record) | {stage_name(stage): decimal(record.seconds.get(stage), 1) for stage in stages}
+        for record in rounds
+    ]
 
 
 def decisions(campaign_json: dict[str, Any]) -> list[str]:

@@ -15,10 +15,12 @@ class RewardLosses(NamedTuple):
 
 
 def bradley_terry(chosen_rewards: torch.Tensor, rejected_rewards: torch.Tensor, p: torch.Tensor) -> RewardLosses:
-    """Negative log-likelihood of the preferences (Bradley and Terry 1952; Ouyang et al. 2022, arXiv 2203.02155, equation 1).
+    """Negative log-likelihood of the preferences (Bradley and Terry 1952; Ouyang et al.
 
-    loss = -[p log sigmoid(d) + (1 - p) log sigmoid(-d)], d = r(chosen) - r(rejected): the expectation over the label, so that the
-    gradient is zero where sigmoid(d) = p.
+    2022, arXiv 2203.02155, equation 1).
+
+    loss = -[p log sigmoid(d) + (1 - p) log sigmoid(-d)], d = r(chosen) - r(rejected): the expectation over the label,
+    so that the gradient is zero where sigmoid(d) = p.
 
     Args:
         chosen_rewards: (pairs,) reward of each chosen answer.

@@ -24,7 +24,9 @@ BASES = ("ForCausalLM", "ForConditionalGeneration", "ForSequenceClassification")
 
 
 def base_ref(model: str, *, revision: str) -> ModelRef:
-    """Finds the model that a reward model starts from; a hub model is downloaded, and the built-in starter trained, once.
+    """Finds the model that a reward model starts from.
+
+    A hub model is downloaded, and the built-in starter trained, once.
 
     Raises:
         ValueError: It is missing or incomplete, or neither a language model nor a reward model with one output.
@@ -34,7 +36,9 @@ def base_ref(model: str, *, revision: str) -> ModelRef:
     settings: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
     architecture = next(iter(settings.get("architectures") or ["no architecture"]))
     if not architecture.endswith(BASES):
-        raise ValueError(f"base model {model} is no language model ({architecture}): name an instruct model, or a reward model")
+        raise ValueError(
+            f"base model {model} is no language model ({architecture}): name an instruct model, or a reward model"
+        )
     labels = len(settings["id2label"]) if "id2label" in settings else settings.get("num_labels", 2)
     if architecture.endswith("ForSequenceClassification") and labels != 1:
         raise ValueError(f"base model {model} has {labels} outputs: a reward model has one (num_labels=1)")
@@ -52,7 +56,8 @@ class Headed(NamedTuple):
 def load_with_head(base: ModelRef, *, pad_id: int, dtype: torch.dtype, device: torch.device) -> Headed:
     """Loads a model with one output, ready to be trained.
 
-    A fresh head is zero: every reward is then 0, so the first loss is ln 2 whatever the pairs are, and chance decides nothing.
+    A fresh head is zero: every reward is then 0, so the first loss is ln 2 whatever the pairs are, and chance decides
+    nothing.
 
     Args:
         base: What it starts from.
@@ -76,7 +81,9 @@ def load_with_head(base: ModelRef, *, pad_id: int, dtype: torch.dtype, device: t
     missing = sorted(report["missing_keys"])
     lost = [name for name in missing if not name.startswith(HEAD)]
     if lost:
-        raise ValueError(f"base model {Path(base.base).name} lacks weights ({lost[0]}), which would be random: save the whole model")
+        raise ValueError(
+            f"base model {Path(base.base).name} lacks weights ({lost[0]}), which would be random: save the whole model"
+        )
     settings = model.config.get_text_config()
     if settings.pad_token_id is None:
         settings.pad_token_id = model.config.pad_token_id = pad_id

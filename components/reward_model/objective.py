@@ -39,7 +39,9 @@ class RewardObjective:
         accuracies = (margins > 0).float() + 0.5 * (margins == 0).float()
         weights = torch.tensor([slot.weight for slot in slots], device=device)
         rows = torch.stack([losses, chosen, rejected, margins, accuracies]).detach()
-        return MicroBatch((losses * weights).sum(), rows @ weights, torch.isfinite(rows).all(dim=0), sum(map(len, texts)))
+        return MicroBatch(
+            (losses * weights).sum(), rows @ weights, torch.isfinite(rows).all(dim=0), sum(map(len, texts))
+        )
 
     def told(self, means: Mapping[str, float], kl: torch.Tensor | None) -> dict[str, float]:
         """The metrics of a step: all of its measures."""

@@ -1,4 +1,7 @@
-"""The pairs that a reward model is trained and measured on: read, checked as validation checks pairs, split by content."""
+"""The pairs that a reward model is trained and measured on.
+
+Read, checked as validation checks pairs, split by content.
+"""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -75,8 +78,8 @@ def read_pair_table(source: str, *, split: str) -> PairTable:
 def prepare_pairs(read: PairTable, tokenizer: Any, settings: RewardModelConfig, *, max_tokens: int) -> PreparedPairs:
     """Checks the pairs, tokenises them as the judge will, and keeps some prompts' pairs for measuring.
 
-    All pairs of a prompt go to one side, chosen by content and seed. Nothing is cut: a pair that the model cannot read whole is left
-    out and counted.
+    All pairs of a prompt go to one side, chosen by content and seed. Nothing is cut: a pair that the model cannot read
+    whole is left out and counted.
 
     Args:
         read: The data set.

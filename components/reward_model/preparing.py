@@ -26,7 +26,9 @@ def check_place(directory: Path) -> None:
         raise ValueError(f"{target} was not made by this command and would be replaced: name another folder")
 
 
-def prepare_request(pairs: str, *, split: str, base: str, revision: str, settings: RewardModelConfig) -> RewardModelRequest:
+def prepare_request(
+    pairs: str, *, split: str, base: str, revision: str, settings: RewardModelConfig
+) -> RewardModelRequest:
     """Pins pairs and base model by their content, after the checks that the training makes.
 
     Args:
@@ -43,4 +45,6 @@ def prepare_request(pairs: str, *, split: str, base: str, revision: str, setting
     model = base_ref(base, revision=revision)
     longest = longest_read(AutoConfig.from_pretrained(model.base, trust_remote_code=False), settings.max_tokens)
     prepare_pairs(read, load_tokenizer(model), settings, max_tokens=longest)
-    return RewardModelRequest(base=model, pairs=Artifact(path=Path(pairs), digest=read.digest), split=split, settings=settings)
+    return RewardModelRequest(
+        base=model, pairs=Artifact(path=Path(pairs), digest=read.digest), split=split, settings=settings
+    )

@@ -1,4 +1,6 @@
-"""The door of a reward model's training: reads pairs, trains a Bradley-Terry head, measures the saved model as the judge that it will be.
+"""The door of a reward model's training.
+
+Reads pairs, trains a Bradley-Terry head, measures the saved model as the judge that it will be.
 
 What is published is the directory that the judge `reward_model` loads, with its measures beside the weights.
 """
@@ -49,14 +51,15 @@ class _Trained(NamedTuple):
 def run(request: RewardModelRequest, out: Path) -> None:
     """Trains and writes the model with its tokenizer, `metrics.jsonl`, `reward_model.json` and `plots/reliability.png`.
 
-    Runs on one process or on every rank of torchrun; rank 0 writes. Checkpoints lie beside `out` under the digest of the request, so
-    an interrupted run of the same request resumes from its last one.
+    Runs on one process or on every rank of torchrun; rank 0 writes. Checkpoints lie beside `out` under the digest of
+    the request, so an interrupted run of the same request resumes from its last one.
 
     Raises:
         ValueError: The pairs or the base model cannot be used.
         NonFiniteLoss: A step is not finite; no step was made with it.
         OutOfMemory: Memory ran out.
-        RuntimeError: The first loss is not ln 2 under a fresh head, or the saved model does not score as the trained one did.
+        RuntimeError: The first loss is not ln 2 under a fresh head, or the saved model does not score as the trained
+            one did.
     """
     _, world_size = join_process_group()
     settings, tokenizer = request.settings, load_tokenizer(request.base)
@@ -97,7 +100,9 @@ def _train(
             )
 
     scratch = out.parent / CHECKPOINTS / digest(request)[:16]
-    with explaining_out_of_memory("training", training, micro_batch_pairs=training.micro_batch_pairs, has_adapter=False):
+    with explaining_out_of_memory(
+        "training", training, micro_batch_pairs=training.micro_batch_pairs, has_adapter=False
+    ):
         steps = train(engine, objective, training, plan, layout, directory=scratch, on_first_loss=check_first_loss)
     probe = pairs.train[: training.micro_batch_pairs]
     engine.eval()
@@ -106,11 +111,18 @@ def _train(
     return _Trained(steps, probe, found), engine.module, full_weights(engine)
 
 
-def _reloaded(request: RewardModelRequest, pairs: PreparedPairs, trained: _Trained, tokenizer: Any, out: Path) -> RewardModelJudge:
+def _reloaded(
+    request: RewardModelRequest, pairs: PreparedPairs, trained: _Trained, tokenizer: Any, out: Path
+) -> RewardModelJudge:
     """The judge that stands on what was written, held against what was trained."""
     settings = request.settings
     judge = RewardModelJudge(
-        JudgeSettings(model=str(out), dtype=settings.dtype, batch_size=2 * settings.micro_batch_pairs, max_tokens=settings.max_tokens)
+        JudgeSettings(
+            model=str(out),
+            dtype=settings.dtype,
+            batch_size=2 * settings.micro_batch_pairs,
+            max_tokens=settings.max_tokens,
+        )
     )
     dtype = resolve_dtype(settings.dtype)
     again = torch.tensor(judge.logits([pair.chosen for pair in trained.probe]))
@@ -138,7 +150,12 @@ def _predictions(judge: RewardModelJudge, pairs: PreparedPairs) -> list[Predicti
 
 
 def _write(
-    request: RewardModelRequest, pairs: PreparedPairs, trained: _Trained, predictions: Sequence[Prediction], out: Path, world_size: int
+    request: RewardModelRequest,
+    pairs: PreparedPairs,
+    trained: _Trained,
+    predictions: Sequence[Prediction],
+    out: Path,
+    world_size: int,
 ) -> None:
     settings = request.settings
 

@@ -22,7 +22,14 @@ class Steps(NamedTuple):
 
 
 def train(
-    engine: Any, objective: RewardObjective, training: TrainingConfig, plan: Plan, layout: Layout, *, directory: Path, on_first_loss: OnLoss
+    engine: Any,
+    objective: RewardObjective,
+    training: TrainingConfig,
+    plan: Plan,
+    layout: Layout,
+    *,
+    directory: Path,
+    on_first_loss: OnLoss,
 ) -> Steps:
     """Runs every optimizer step that a checkpoint in `directory` has not already made.
 
@@ -42,7 +49,9 @@ def train(
     resumed, metrics, _ = checkpoints.resume(directory, engine)
     engine.train()
     for step, pairs in plan.steps(resumed):
-        record = train_step(engine, objective, pairs, layout, name=f"step {step + 1}", on_loss=on_first_loss if step == 0 else None)
+        record = train_step(
+            engine, objective, pairs, layout, name=f"step {step + 1}", on_loss=on_first_loss if step == 0 else None
+        )
         record |= {"step": step + 1, "epoch": (step + 1) / plan.steps_per_epoch}
         record["pairs_per_second"] = len(pairs) / record.pop("seconds")
         metrics.append(json.dumps(record, sort_keys=True))

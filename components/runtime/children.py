@@ -39,7 +39,8 @@ def output_lines(child: subprocess.Popen[str], pipes: list[str]) -> Iterator[str
         lines.put((file, ""))
 
     files = [child.stdout, *map(_opened, pipes)]
-    # A pipe ends when nobody can write to it any more: held open here until the child is gone, whether its ranks came or not.
+    # A pipe ends when nobody can write to it any more: held open here until the child is gone, whether its ranks came
+    # or not.
     with contextlib.ExitStack() as held:
         for path in pipes:
             held.callback(os.close, os.open(path, os.O_WRONLY))
@@ -63,7 +64,9 @@ def _opened(pipe: str) -> IO[str]:
 
 
 @contextlib.contextmanager
-def child_process(command: list[str], *, death_signal: int = signal.SIGKILL, **options: Any) -> Iterator[subprocess.Popen[str]]:
+def child_process(
+    command: list[str], *, death_signal: int = signal.SIGKILL, **options: Any
+) -> Iterator[subprocess.Popen[str]]:
     """Starts a command that gets `death_signal` when this process dies, and ends it when the block is left."""
     wrapper = [sys.executable, "-c", DIE_WITH_PARENT, str(os.getpid()), str(int(death_signal)), *command]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **options}
@@ -103,7 +106,8 @@ def end(*_):
         while time.monotonic() < deadline:
             try: os.killpg(child.pid, number)
             except ProcessLookupError: sys.exit(1)
-            # Not child.poll(): the wait below, which this interrupts, holds its lock, and a zombie keeps the group alive.
+            # Not child.poll(): the wait below, which this interrupts, holds its lock, and a zombie keeps the group
+            # alive.
             try: os.waitpid(child.pid, os.WNOHANG)
             except ChildProcessError: pass
             time.sleep(0.1)

@@ -1,7 +1,9 @@
-"""Run a stage in this process, or in child processes under torchrun. Knows stages by their doors only and loads no ML library.
+"""Run a stage in this process, or in child processes under torchrun.
 
-A stage is run once for a key; a later call with the same key verifies what was published and returns it. Children end with their
-parent, however it ends, and their output reaches the log line by line.
+Knows stages by their doors only and loads no ML library.
+
+A stage is run once for a key; a later call with the same key verifies what was published and returns it. Children end
+with their parent, however it ends, and their output reaches the log line by line.
 """
 
 import contextlib
@@ -98,7 +100,10 @@ def run_stage(name: str, request: Record, directory: Path, *, num_processes: int
     gpus = visible_gpus()
     ranks = num_processes or max(1, gpus)
     apart = ranks > 1 or (stage.on_accelerator and gpus > 0)
-    with publishing(target, stage=name, version=stage.version, key=key) as workspace, _kept_if_rejected(workspace, directory, name):
+    with (
+        publishing(target, stage=name, version=stage.version, key=key) as workspace,
+        _kept_if_rejected(workspace, directory, name),
+    ):
         if apart:
             _run_in_children(name, request, workspace, ranks)
         else:
@@ -110,7 +115,10 @@ def run_stage(name: str, request: Record, directory: Path, *, num_processes: int
 
 
 def load_stages() -> None:
-    """Imports what stages in this process will need, seconds of torch and transformers; where there is a GPU they run in others."""
+    """Imports what stages in this process will need, seconds of torch and transformers.
+
+    Where there is a GPU they run in others.
+    """
     _prepare_process()
     for stage in STAGES.values():
         if not (stage.on_accelerator and visible_gpus()):
@@ -142,7 +150,9 @@ def _run_here(name: str, request: Record, workspace: Workspace) -> None:
     except (DataRejected, JudgeUnavailable, RoundStopped):
         raise
     except Exception as error:
-        raise StageFailed(f"{name} failed: {type(error).__name__}: {error}", may_pass=isinstance(error, PASSING)) from error
+        raise StageFailed(
+            f"{name} failed: {type(error).__name__}: {error}", may_pass=isinstance(error, PASSING)
+        ) from error
 
 
 def _run_in_children(name: str, request: Record, workspace: Workspace, ranks: int) -> None:
@@ -194,12 +204,16 @@ def visible_gpus() -> int:
 def _prepare_process() -> None:
     keep_freed_memory()
     if not visible_gpus():
-        # DeepSpeed, which other libraries import on their own, otherwise warns on the terminal that it found no accelerator.
+        # DeepSpeed, which other libraries import on their own, otherwise warns on the terminal that it found no
+        # accelerator.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to keep freed memory: giving it back makes every tensor fault its pages in again, several times slower on VMs."""
+    """Tells glibc to keep freed memory.
+
+    Giving it back makes every tensor fault its pages in again, several times slower on VMs.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         for parameter, value in ((-1, 2**31 - 1), (-3, 2**31 - 1), (-2, 2**28)):
@@ -239,7 +253,8 @@ def _child_main(message: Path, out: Path, pipes: list[str]) -> None:
         with progress.reporting_to(_Relay()) if rank == 0 else contextlib.nullcontext():
             importlib.import_module(content["module"]).run(request, out)
     except Exception as error:
-        # The first to fail is the cause: it tells before its connections break, and the others then fail for having lost it.
+        # The first to fail is the cause: it tells before its connections break, and the others then fail for having
+        # lost it.
         if not (out / ".failure.json").exists():
             told = {"type": type(error).__name__, "message": str(error), "may_pass": isinstance(error, PASSING)}
             write_json(out / ".failure.json", told)

@@ -26,7 +26,9 @@ def free_port() -> int:
 def is_free(port: int) -> bool:
     """Whether a server could listen on a port of the loopback interface at this moment."""
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: what a past connection left behind is no hindrance
+        probe.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # as servers do: what a past connection left behind is no hindrance
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:

@@ -6,7 +6,10 @@ from pathlib import Path
 
 
 def git_sha() -> str:
-    """Commit of the checkout that this code runs from, `-dirty` if it was changed; the package's version outside a checkout."""
+    """Commit of the checkout that this code runs from, `-dirty` if it was changed.
+
+    The package's version outside a checkout.
+    """
     here = Path(__file__).parents[1]
     command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--match="]
     try:

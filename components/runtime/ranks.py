@@ -1,4 +1,7 @@
-"""Work shared out over the ranks that torchrun started, without an engine around a model. Knows no model and no stage."""
+"""Work shared out over the ranks that torchrun started, without an engine around a model.
+
+Knows no model and no stage.
+"""
 
 import os
 from collections.abc import Callable, Sequence
@@ -45,5 +48,9 @@ def over_ranks(costs: Sequence[int], work: Callable[[list[int]], Sequence[Result
             dist.init_process_group("gloo")
         parts = [[] for _ in shares]
         dist.all_gather_object(parts, own)
-    results = {place: result for share, part in zip(shares, parts, strict=True) for place, result in zip(share, part, strict=True)}
+    results = {
+        place: result
+        for share, part in zip(shares, parts, strict=True)
+        for place, result in zip(share, part, strict=True)
+    }
     return [results[place] for place in range(len(costs))]

@@ -17,7 +17,9 @@ SCORED_TOKENS = 8192
 class Batch:
     """Prompts and responses of equal count, as rows of one forward."""
 
-    def __init__(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> None:
+    def __init__(
+        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_id: int, device: torch.device
+    ) -> None:
         self.prompts, self.responses, self.pad_id, self.device = prompts, responses, pad_id, device
         self.response_width = max(len(response) for response in responses)
         targets = torch.full((len(responses), self.response_width), pad_id, dtype=torch.long)
@@ -36,7 +38,9 @@ class Batch:
 
     def spread(self, values: torch.Tensor) -> torch.Tensor:
         """Puts values of the response tokens, (tokens,), in their places, (rows, response width), with zeros elsewhere."""
-        return values.new_zeros(self.target_mask.numel()).index_copy(0, self.places, values).view(self.target_mask.shape)
+        return (
+            values.new_zeros(self.target_mask.numel()).index_copy(0, self.places, values).view(self.target_mask.shape)
+        )
 
 
 class Padded:
@@ -68,7 +72,9 @@ class TokenScores(NamedTuple):
     """log sum over the vocabulary of pi squared, where it was asked for."""
 
 
-def token_scores(model: torch.nn.Module, batch: Batch, *, end_id: int | None = None, collisions: bool = False) -> TokenScores:
+def token_scores(
+    model: torch.nn.Module, batch: Batch, *, end_id: int | None = None, collisions: bool = False
+) -> TokenScores:
     """Scores each response token; log-softmax in fp32. In a packed row where that is exact for the model, else padded.
 
     Args:
@@ -87,7 +93,9 @@ def token_scores(model: torch.nn.Module, batch: Batch, *, end_id: int | None = N
 
 
 def _padded_scores(model: torch.nn.Module, batch: Batch, *, end_id: int | None, collisions: bool) -> TokenScores:
-    logits = (_response_logits if left_padding_is_exact(model) else _plain_response_logits)(model, Padded(batch)).float()
+    logits = (_response_logits if left_padding_is_exact(model) else _plain_response_logits)(
+        model, Padded(batch)
+    ).float()
     total, outside = logits.logsumexp(dim=2), ~batch.target_mask
     chosen = logits.gather(2, batch.targets.unsqueeze(2)).squeeze(2)
     end_logps = None if end_id is None else (logits[:, :, end_id] - total).masked_fill(outside, 0.0)
@@ -95,14 +103,19 @@ def _padded_scores(model: torch.nn.Module, batch: Batch, *, end_id: int | None, 
     return TokenScores((chosen - total).masked_fill(outside, 0.0), end_logps, log_collisions)
 
 
-def _padded_logps(model: torch.nn.Module, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> torch.Tensor:
+def _padded_logps(
+    model: torch.nn.Module, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+) -> torch.Tensor:
     """What the padded forward makes of response tokens, (tokens,), row by row."""
     batch = Batch(prompts, responses, 0, next(model.parameters()).device)
     return _padded_scores(model, batch, end_id=None, collisions=False).logps[batch.target_mask]
 
 
 def token_logps(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """Log-probability of each response token, (batch, response width), zero where a row has no token; log-softmax in fp32."""
+    """Log-probability of each response token, (batch, response width), zero where a row has no token.
+
+    Log-softmax in fp32.
+    """
     return token_scores(model, batch).logps
 
 
@@ -119,7 +132,10 @@ def _response_logits(model: torch.nn.Module, batch: Padded) -> torch.Tensor:
 
 
 def _plain_response_logits(model: torch.nn.Module, batch: Padded) -> torch.Tensor:
-    """The same without padding on the left, for models that would read it; the head runs from the end of the shortest prompt on."""
+    """The same without padding on the left, for models that would read it.
+
+    The head runs from the end of the shortest prompt on.
+    """
     width = batch.input_ids.shape[1]
     lengths = batch.attention_mask[:, : batch.prompt_width].sum(dim=1, keepdim=True)
     columns = torch.arange(width, device=lengths.device)
@@ -131,7 +147,9 @@ def _plain_response_logits(model: torch.nn.Module, batch: Padded) -> torch.Tenso
         use_cache=False,
     ).logits
     first = logits.shape[1] - width + lengths - 1
-    return logits[torch.arange(len(logits), device=lengths.device).unsqueeze(1), first + columns[: batch.response_width]]
+    return logits[
+        torch.arange(len(logits), device=lengths.device).unsqueeze(1), first + columns[: batch.response_width]
+    ]
 
 
 Summed = Callable[[torch.Tensor, torch.Tensor, list[int]], torch.Tensor]
@@ -160,14 +178,15 @@ def response_logps(
         pad_id: Token that fills the padding.
         prompts: n prompts as token ids.
         responses: n responses as token ids, none of them empty.
-        max_tokens: Tokens in one padded forward, the padding counted; a longer row is alone in one. A packed one, of which neither all
-            logits nor more than a layer's states are held, has `SCORED_TOKENS` where that is more.
+        max_tokens: Tokens in one padded forward, the padding counted; a longer row is alone in one. A packed one, of
+            which neither all logits nor more than a layer's states are held, has `SCORED_TOKENS` where that is more.
         max_rows: Rows in one forward; 0 sets no limit.
-        summed: Turns token log-probabilities (rows, width), their mask and the rows' places among the n into (rows,) sums.
+        summed: Turns token log-probabilities (rows, width), their mask and the rows' places among the n into (rows,)
+            sums.
 
     Returns:
-        (n,) log-probabilities summed over response tokens, float32 on the CPU, in the order given. Rows that share a prompt are scored
-        together, and short ones with short ones.
+        (n,) log-probabilities summed over response tokens, float32 on the CPU, in the order given. Rows that share a
+        prompt are scored together, and short ones with short ones.
     """
     device = next(model.parameters()).device
     logps = torch.empty(len(prompts))
@@ -181,7 +200,12 @@ def response_logps(
 
 
 def together(
-    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], *, max_tokens: int, max_rows: int, packed: bool
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    *,
+    max_tokens: int,
+    max_rows: int,
+    packed: bool,
 ) -> Iterator[list[int]]:
     """Which rows stand in each forward: those that share a prompt beside each other, and short ones beside short ones.
 

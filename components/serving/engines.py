@@ -28,12 +28,16 @@ def pick_engine(name: str) -> Engine:
         return "vllm"
     missing = [package for package in ("openai", "fastapi", "uvicorn") if importlib.util.find_spec(package) is None]
     if missing:
-        raise ValueError(f"transformers serves only where {', '.join(missing)} is installed: `pip install 'transformers[serving]'`")
+        raise ValueError(
+            f"transformers serves only where {', '.join(missing)} is installed: `pip install 'transformers[serving]'`"
+        )
     return "transformers"
 
 
 def engine_for(model: ModelRef) -> Engine:
-    """The engine that `auto` means for a model: transformers also where vLLM is installed and does not take the model's adapter.
+    """The engine that `auto` means for a model.
+
+    Transformers also where vLLM is installed and does not take the model's adapter.
 
     Raises:
         ValueError: Neither is installed; names the command that installs it.
@@ -47,8 +51,8 @@ def engine_for(model: ModelRef) -> Engine:
 def _transformers_command(serving: Serving) -> tuple[list[str], dict[str, str]]:
     """The command, and its environment.
 
-    transformers' server knows models by hub name or path only. So the model is laid out as the one entry of a hub cache: the endpoint
-    then lists and accepts it under its own short name.
+    transformers' server knows models by hub name or path only. So the model is laid out as the one entry of a hub
+    cache: the endpoint then lists and accepts it under its own short name.
     """
     _lay_out(serving)
     options = ["--host", HOST, "--port", str(serving.port), "--dtype", serving.dtype]
@@ -64,7 +68,10 @@ def layout(serving: Serving) -> Path:
 
 
 def _lay_out(serving: Serving) -> None:
-    """Writes a hub cache of links to the model's files. An adapter stands beside its base's configuration and names the base's place."""
+    """Writes a hub cache of links to the model's files.
+
+    An adapter stands beside its base's configuration and names the base's place.
+    """
     model, cache = serving.model, layout(serving)
     entry, revision = cache / f"models--{serving.model_id}", model.digest[:40]
     shutil.rmtree(entry, ignore_errors=True)
@@ -81,7 +88,8 @@ def _lay_out(serving: Serving) -> None:
             (snapshot / file.name).symlink_to(file)
         (snapshot / "adapter_config.json").unlink()
         write_json(
-            snapshot / "adapter_config.json", read_json(model.adapter / "adapter_config.json") | {"base_model_name_or_path": model.base}
+            snapshot / "adapter_config.json",
+            read_json(model.adapter / "adapter_config.json") | {"base_model_name_or_path": model.base},
         )
 
 

@@ -1,4 +1,7 @@
-"""What to serve: a campaign's model and where its weights lie, under which name and at which port. Starts nothing, loads no model."""
+"""What to serve: a campaign's model and where its weights lie, under which name and at which port.
+
+Starts nothing, loads no model.
+"""
 
 import json
 import re
@@ -53,7 +56,9 @@ def plan_serving(campaign: str, *, round: int | None, port: int) -> Serving:
     state, directory = known_state(campaign), campaign_directory(campaign)
     number = state.champion.round if round is None else round
     if number and number not in {record.round for record in state.rounds}:
-        raise ValueError(f"campaign {campaign} has no finished round {number}: choose one from 0 (the start model) to {state.last_round}")
+        raise ValueError(
+            f"campaign {campaign} has no finished round {number}: choose one from 0 (the start model) to {state.last_round}"
+        )
     model = _model_on_disk(directory, number)
     if not is_free(port):
         raise ValueError(f"port {port} is taken: choose another with --port")
@@ -76,12 +81,18 @@ def _model_on_disk(directory: Path, round: int) -> ModelRef:
 
 
 def model_id(campaign: str) -> str:
-    """The campaign's name, where need be without what the hub forbids in a model's name: a doubled or final dash or dot, and `.git`."""
+    """The campaign's name, where need be without what the hub forbids in a model's name.
+
+    A doubled or final dash or dot, and `.git`.
+    """
     return re.sub(r"--+|\.\.+", lambda run: run[0][0], campaign).removesuffix(".git").rstrip("-.")
 
 
 def example_request(serving: Serving) -> dict[str, object]:
-    """A chat request in the campaign's own words: its shortest held-out prompt, answered within the campaign's limit."""
+    """A chat request in the campaign's own words.
+
+    Its shortest held-out prompt, answered within the campaign's limit.
+    """
     config = read_json(serving.directory / "config.json")
     return {
         "model": serving.model_id,

@@ -14,13 +14,20 @@ from components.runtime.children import server_process
 from components.serving.engines import COMMANDS, Engine, layout
 from components.serving.plan import HOST, Serving
 
-# Freed memory that goes back to the system comes back as a page fault at every tensor: several times slower on virtual machines.
-KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "8589934592", "MALLOC_TRIM_THRESHOLD_": "17179869184", "MALLOC_TOP_PAD_": "268435456"}
+# Freed memory that goes back to the system comes back as a page fault at every tensor: several times slower on virtual
+# machines.
+KEEP_FREED_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": "8589934592",
+    "MALLOC_TRIM_THRESHOLD_": "17179869184",
+    "MALLOC_TOP_PAD_": "268435456",
+}
 
 
 @contextlib.contextmanager
 def served(serving: Serving, engine: Engine) -> Iterator[Callable[[], None]]:
-    """Starts the server, waits until it answers, and yields a function that waits until it ends; leaving the block ends it.
+    """Starts the server, waits until it answers, and yields a function that waits until it ends.
+
+    Leaving the block ends it.
 
     Raises:
         ServiceFailed: It ended by itself, at its start or later.

@@ -35,7 +35,9 @@ def check_inputs(config: CampaignConfig) -> Inputs:
     check_judge(config.evaluation_judge, [prompt.messages for prompt in prompts.held_out])
     if config.active.budget:
         check_judge(config.active.judge, [prompt.messages for prompt in prompts.train])
-    return Inputs(prompts_digest=prompts.digest, seed_pairs_digest=_check_seeds(config) if config.preferences.seed_pairs else None)
+    return Inputs(
+        prompts_digest=prompts.digest, seed_pairs_digest=_check_seeds(config) if config.preferences.seed_pairs else None
+    )
 
 
 def _check_seeds(config: CampaignConfig) -> str:

@@ -59,9 +59,13 @@ def _check_it_answers(model: ModelRef, policy: PolicyConfig, prompts: tuple[Prom
     law = SamplingParams(temperature=1.0, top_p=1.0, top_k=1, max_new_tokens=1, stop_ids=frozenset())
     try:
         tokenizer = load_tokenizer(model)
-        loaded = load_policy(model, dtype=resolve_dtype(policy.dtype), device=pick_device(), quantization=policy.quantization)
+        loaded = load_policy(
+            model, dtype=resolve_dtype(policy.dtype), device=pick_device(), quantization=policy.quantization
+        )
         prompt = prompt_ids(tokenizer, shortest.messages)
-        sample(loaded, [prompt], seeds=[[0]], law=law, pad_id=tokenizer.pad_token_id, batch_size=1, on_batch=lambda _: None)
+        sample(
+            loaded, [prompt], seeds=[[0]], law=law, pad_id=tokenizer.pad_token_id, batch_size=1, on_batch=lambda _: None
+        )
     except Exception as error:
         cause = " ".join(str(error).split())[:300]
         raise ValueError(f"the start model {policy.model} cannot be loaded and sampled from: {cause}") from error

@@ -52,9 +52,11 @@ class Quality(Record):
     accuracy: Interval
     """Share of the pairs whose chosen answer has the higher reward, ties half: a mean over prompts."""
     calibration_error: float
-    """Expected calibration error: mean distance of predicted and observed over the bins, weighed by their pairs; in [0, 1]."""
+    """Expected calibration error: mean distance of predicted and observed over the bins, weighed by their pairs; in [0,
+    1]."""
     brier: float
-    """Mean squared distance of the predicted probability from what came of the pair, in expectation over its label; a coin has 0.25."""
+    """Mean squared distance of the predicted probability from what came of the pair, in expectation over its label; a
+    coin has 0.25."""
     reliability: tuple[Bin, ...]
     """The bins that hold pairs, from unsure to sure."""
 
@@ -85,8 +87,9 @@ def quality(predictions: Sequence[Prediction], *, confidence: float, resamples: 
 def reliability(margins: Sequence[float], p: Sequence[float]) -> tuple[Bin, ...]:
     """Predicted against observed, by how sure the model is (Guo et al. 2017, arXiv 1706.04599).
 
-    A pair counts by the answer that the model favours: predicted is sigmoid(|margin|), observed the probability that this answer is
-    the preferred one, which is p or 1 - p, and 0.5 where the model favours none. Which of the two stands as chosen does not matter.
+    A pair counts by the answer that the model favours: predicted is sigmoid(|margin|), observed the probability that
+    this answer is the preferred one, which is p or 1 - p, and 0.5 where the model favours none. Which of the two stands
+    as chosen does not matter.
 
     Args:
         margins: Reward of chosen minus reward of rejected, one a pair.
@@ -98,7 +101,11 @@ def reliability(margins: Sequence[float], p: Sequence[float]) -> tuple[Bin, ...]
     edges = np.linspace(0.5, 1.0, BINS + 1)
     place = np.clip(np.digitize(predicted, edges) - 1, 0, BINS - 1)
     members = [(number, place == number) for number in range(BINS)]
-    return tuple(_bin(edges[number], edges[number + 1], predicted[inside], observed[inside]) for number, inside in members if inside.any())
+    return tuple(
+        _bin(edges[number], edges[number + 1], predicted[inside], observed[inside])
+        for number, inside in members
+        if inside.any()
+    )
 
 
 def _bin(low: float, high: float, predicted: np.ndarray, observed: np.ndarray) -> Bin:
@@ -115,6 +122,9 @@ def _bin(low: float, high: float, predicted: np.ndarray, observed: np.ndarray) -
 
 
 def brier(margins: Sequence[float], p: Sequence[float]) -> float:
-    """Brier score (1950) of sigmoid(margin) as the probability that chosen is preferred: the mean of p (1 - s)^2 + (1 - p) s^2."""
+    """Brier score (1950) of sigmoid(margin) as the probability that chosen is preferred.
+
+    The mean of p (1 - s)^2 + (1 - p) s^2.
+    """
     predicted, label = expit(np.asarray(margins, dtype=np.float64)), np.asarray(p, dtype=np.float64)
     return float(np.mean(label * (1 - predicted) ** 2 + (1 - label) * predicted**2))

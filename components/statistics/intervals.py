@@ -14,14 +14,16 @@ CELLS = 2**22
 def win_rate(outcomes: Sequence[float], *, confidence: float, resamples: int, seed: int) -> Interval:
     """Mean outcome with an interval that a handful of prompts cannot make narrow.
 
-    The interval is the wider, at either end, of two. The percentile bootstrap over prompts (Efron 1979) uses how large the outcomes
-    are, but has no width when all are equal: three wins of three would be certainty. The exact sign test uses only how many of the
-    prompts that are no ties were won, by Clopper and Pearson's (1934) bounds on that share, scaled to the mean. So the lower bound
-    is above 0.5 only where the two-sided sign test at the same level rejects as well, which takes six wins of six at 95 %; with many
-    prompts the two intervals agree. When every prompt is a tie both have no width.
+    The interval is the wider, at either end, of two. The percentile bootstrap over prompts (Efron 1979) uses how large
+    the outcomes are, but has no width when all are equal: three wins of three would be certainty. The exact sign test
+    uses only how many of the prompts that are no ties were won, by Clopper and Pearson's (1934) bounds on that share,
+    scaled to the mean. So the lower bound is above 0.5 only where the two-sided sign test at the same level rejects as
+    well, which takes six wins of six at 95 %; with many prompts the two intervals agree. When every prompt is a tie
+    both have no width.
 
     Args:
-        outcomes: One a prompt, averaged over both orders: 1 win, 0.5 tie, 0 loss, 0.25 and 0.75 where the orders disagree.
+        outcomes: One a prompt, averaged over both orders: 1 win, 0.5 tie, 0 loss, 0.25 and 0.75 where the orders
+            disagree.
         confidence: Level of the interval, in (0, 1).
         resamples: Resamples of the bootstrap.
         seed: Seed of the resamples; swapping the sides (1 - outcome) under one seed mirrors the interval.

@@ -1,6 +1,7 @@
 """The model card of a round's challenger, in the form of the Hugging Face hub, from the same files as everything else in MLflow.
 
-It is made when the round is recorded, because the gate decides after the weights were published. Writes nothing and knows no MLflow.
+It is made when the round is recorded, because the gate decides after the weights were published. Writes nothing and
+knows no MLflow.
 """
 
 from collections.abc import Callable
@@ -46,7 +47,11 @@ def _body(facts: RoundFacts, model_id: str) -> str:
         "Made from": _made_from(facts),
         "Load it": _loading(facts, model_id),
         "Limits": _limits(facts),
-        "Lineage": "\n".join(f"- {name}: `{value}`" for name, value in lineage(facts).items() if name.endswith(("digest", "sha", "judge"))),
+        "Lineage": "\n".join(
+            f"- {name}: `{value}`"
+            for name, value in lineage(facts).items()
+            if name.endswith(("digest", "sha", "judge"))
+        ),
     }
     return "\n\n".join([_summary(facts), *(f"## {title}\n\n{text}" for title, text in sections.items())]) + "\n"
 
@@ -63,7 +68,8 @@ def _summary(facts: RoundFacts) -> str:
 def _front_matter(facts: RoundFacts, kind: str) -> str:
     name, trained = facts.config["policy"]["model"], facts.files.read("dpo_train", "train.json")
     assert trained is not None, facts.directory
-    # The hub refuses a base model that is no name on it, such as a directory; nor is it the base of an adapter on an earlier round.
+    # The hub refuses a base model that is no name on it, such as a directory; nor is it the base of an adapter on an
+    # earlier round.
     on_hub = _on_hub(facts, name) and not (kind == "adapter" and trained.get("base_round"))
     base = {"base_model": name, "base_model_relation": "adapter" if kind == "adapter" else "finetune"} if on_hub else {}
     content = base | {
@@ -114,7 +120,9 @@ def _beside_others(values: dict[str, float], say: Callable[[float], str]) -> str
 
 
 def _gate(facts: RoundFacts) -> str:
-    verdict = "**Promoted**: it replaced the champion." if facts.record.promoted else "**Refused**: the champion stayed."
+    verdict = (
+        "**Promoted**: it replaced the champion." if facts.record.promoted else "**Refused**: the champion stayed."
+    )
     return "\n".join([verdict, "", *(f"- {reason}" for reason in facts.record.reasons)])
 
 
@@ -138,7 +146,12 @@ def _made_from(facts: RoundFacts) -> str:
 def _parent(facts: RoundFacts) -> str:
     trained = facts.files.read("dpo_train", "train.json")
     assert trained is not None, facts.directory
-    return model_name(max((number for number, record in facts.known.items() if record.policy_digest == trained["start_digest"]), default=0))
+    return model_name(
+        max(
+            (number for number, record in facts.known.items() if record.policy_digest == trained["start_digest"]),
+            default=0,
+        )
+    )
 
 
 def _start_model(facts: RoundFacts) -> str:
@@ -151,7 +164,11 @@ def _start_model(facts: RoundFacts) -> str:
 def _data(facts: RoundFacts, num_pairs: int) -> str:
     validation, preferences = facts.files.read("validate_data", "validation.json"), facts.config["preferences"]
     assert validation is not None, facts.directory
-    replayed = f", {count(validation['replayed'])} of the checked ones replayed from earlier rounds" if validation["replayed"] else ""
+    replayed = (
+        f", {count(validation['replayed'])} of the checked ones replayed from earlier rounds"
+        if validation["replayed"]
+        else ""
+    )
     if "generate_responses" in facts.manifests:
         source = f"answers sampled from {_parent(facts)} on prompts of `{facts.config['prompts']['train']}`"
     else:
@@ -167,7 +184,13 @@ def _revision(facts: RoundFacts) -> str:
 def _judge(facts: RoundFacts, role: str) -> str:
     judge = _judge_ref(facts, role).config
     kind, _, name = describe_judge(judge).partition(":")
-    return f"the rule `{name}`" if kind == "rule" else f"`{name}` ({kind.replace('_', ' ')})" if name else f"a {kind.replace('_', ' ')}"
+    return (
+        f"the rule `{name}`"
+        if kind == "rule"
+        else f"`{name}` ({kind.replace('_', ' ')})"
+        if name
+        else f"a {kind.replace('_', ' ')}"
+    )
 
 
 def _judge_ref(facts: RoundFacts, role: str) -> JudgeRef:
@@ -183,7 +206,11 @@ def _adapter(facts: RoundFacts) -> str:
 
 def _loading(facts: RoundFacts, model_id: str) -> str:
     kind = _adapter(facts)
-    adapter = "" if kind == "none" else "\n\nThe files are an adapter: loading it needs `peft`, and the base model where it was."
+    adapter = (
+        ""
+        if kind == "none"
+        else "\n\nThe files are an adapter: loading it needs `peft`, and the base model where it was."
+    )
     if kind.endswith("tokens"):  # transformers itself loads no virtual tokens
         return f"""```python
 import mlflow

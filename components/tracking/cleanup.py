@@ -18,8 +18,8 @@ WEIGHTS_TAG, COLLECTED = "weights", "collected"
 def collect_copies(campaign_dir: Path, records: Sequence[RoundRecord], *, dry_run: bool) -> dict[int, int]:
     """Removes the files of the rounds' logged models, and tags model and version `weights: collected`.
 
-    A version that has an alias stays whole: somebody may be serving it under that name. The tags come first, so that whoever finds a
-    model that was half removed by a killed process is told. It may be called again.
+    A version that has an alias stays whole: somebody may be serving it under that name. The tags come first, so that
+    whoever finds a model that was half removed by a killed process is told. It may be called again.
 
     Args:
         campaign_dir: runs/<campaign>.

@@ -1,4 +1,7 @@
-"""What MLflow keeps of a round beside its numbers: data sets, small files, the model directory, and tables that its pages show."""
+"""What MLflow keeps of a round beside its numbers.
+
+Data sets, small files, the model directory, and tables that its pages show.
+"""
 
 import json
 from pathlib import Path
@@ -19,14 +22,21 @@ _ARTIFACT_SUFFIXES = {".json", ".jsonl", ".png"}
 
 
 def datasets(facts: RoundFacts) -> list[DatasetInput]:
-    """The tables that the round trained and measured on, under their content digests; a table with no rows was not used."""
+    """The tables that the round trained and measured on, under their content digests.
+
+    A table with no rows was not used.
+    """
     data, start = facts.directory / "validate_data", facts.start_directory
     tables = [
         ("train pairs", "training", data / "train.parquet", facts.manifests["validate_data"]),
         ("eval pairs", "evaluation", data / "eval.parquet", facts.manifests["validate_data"]),
         ("held-out prompts", "held-out", start / "held_out_prompts.parquet", facts.start_manifest),
     ]
-    return [_dataset(name, context, path, manifest) for name, context, path, manifest in tables if manifest.files[path.name].rows]
+    return [
+        _dataset(name, context, path, manifest)
+        for name, context, path, manifest in tables
+        if manifest.files[path.name].rows
+    ]
 
 
 def _dataset(name: str, context: str, path: Path, manifest: Manifest) -> DatasetInput:
@@ -45,7 +55,10 @@ def _dataset(name: str, context: str, path: Path, manifest: Manifest) -> Dataset
 
 
 def artifacts(facts: RoundFacts) -> dict[str, bytes]:
-    """Small files of the round by their place in it; the pictures together in one folder, where whoever looks at the run finds them."""
+    """Small files of the round by their place in it.
+
+    The pictures together in one folder, where whoever looks at the run finds them.
+    """
     files = [
         path
         for stage in facts.manifests
@@ -70,7 +83,9 @@ MAX_QUARANTINED = 200
 
 
 def tables(facts: RoundFacts) -> dict[str, pd.DataFrame]:
-    """By the name of their file. MLflow's table over several runs has a row for each value of the first column, and compares the second.
+    """By the name of their file.
+
+    MLflow's table over several runs has a row for each value of the first column, and compares the second.
 
     A round that quarantined nothing has no table of quarantined pairs.
     """
@@ -100,9 +115,14 @@ def _counts(facts: RoundFacts) -> pd.DataFrame:
         ("train", counts["train"], "trained on"),
         ("eval", counts["eval"], "measured on, never trained on"),
         ("quarantined", counts["quarantined"], "refused"),
-        *((reason, number, "reason to refuse; a pair may have several") for reason, number in counts["reasons"].items()),
+        *(
+            (reason, number, "reason to refuse; a pair may have several")
+            for reason, number in counts["reasons"].items()
+        ),
     ]
-    with_shares = [(name, number, round(number / total, 4) if total else None, meaning) for name, number, meaning in rows]
+    with_shares = [
+        (name, number, round(number / total, 4) if total else None, meaning) for name, number, meaning in rows
+    ]
     return pd.DataFrame(with_shares, columns=["pairs", "number", "share", "meaning"])
 
 
@@ -114,7 +134,10 @@ def _quarantined(facts: RoundFacts) -> pd.DataFrame:
 
 
 def readable(prompt: Any) -> Any:
-    """A prompt's messages as a person reads them; whatever is no list of messages, which is a reason to be here, as it is."""
+    """A prompt's messages as a person reads them.
+
+    Whatever is no list of messages, which is a reason to be here, as it is.
+    """
     try:
         messages = [(message["role"], message["content"]) for message in json.loads(prompt)]
     except (TypeError, ValueError, KeyError):

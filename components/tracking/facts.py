@@ -1,4 +1,7 @@
-"""What a finished round's files say to those who look it up later: parameters, lineage, verdict. Writes nothing and knows no MLflow."""
+"""What a finished round's files say to those who look it up later: parameters, lineage, verdict.
+
+Writes nothing and knows no MLflow.
+"""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,7 @@
-"""Adds to a run what it does not have yet: params, points, data sets, files, its end. Every function here can be repeated."""
+"""Adds to a run what it does not have yet: params, points, data sets, files, its end.
+
+Every function here can be repeated.
+"""
 
 import json
 import tempfile

@@ -27,10 +27,12 @@ def step_points(facts: RoundFacts) -> list[Metric]:
 
 
 def system_points(facts: RoundFacts) -> list[Metric]:
-    """What training cost its machine, under the keys that MLflow's page of system metrics looks for: one step a sample of a rank.
+    """What training cost its machine, under the keys that MLflow's page of system metrics looks for.
 
-    Several ranks are named as MLflow names several nodes: `system/rank_1/cpu_utilization_percentage`. Rounds of older versions have
-    no samples.
+    One step a sample of a rank.
+
+    Several ranks are named as MLflow names several nodes: `system/rank_1/cpu_utilization_percentage`. Rounds of older
+    versions have no samples.
     """
     path = facts.directory / "dpo_train" / "system.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
@@ -40,7 +42,10 @@ def system_points(facts: RoundFacts) -> list[Metric]:
     for row in rows:
         prefix = f"system/rank_{row['rank']}" if several else "system"
         values = {name: value for name, value in row.items() if name not in _SAMPLE_AXES}
-        points += [Metric(f"{prefix}/{name}", value, round(row["time"] * 1000), taken[row["rank"]]) for name, value in values.items()]
+        points += [
+            Metric(f"{prefix}/{name}", value, round(row["time"] * 1000), taken[row["rank"]])
+            for name, value in values.items()
+        ]
         taken[row["rank"]] += 1
     return points
 
@@ -51,19 +56,28 @@ def campaign_points(facts: RoundFacts) -> list[Metric]:
 
 
 def round_points(facts: RoundFacts) -> list[Metric]:
-    """What was measured once in the round. A plain name is the challenger's; `/low`, `/high`, `/start` and `/champion` stand beside it."""
+    """What was measured once in the round.
+
+    A plain name is the challenger's; `/low`, `/high`, `/start` and `/champion` stand beside it.
+    """
     details = dict(_evaluation(facts)) | dict(_data(facts)) | dict(_judge(facts))
     details |= {f"seconds/{stage}": seconds for stage, seconds in facts.record.seconds.items()}
-    details |= {f"peak_memory_mb/{stage}": manifest.peak_memory_bytes / 2**20 for stage, manifest in facts.manifests.items()}
-    # MLflow's pages draw a metric as bars, one a run, when it is nowhere logged past step 0. What the campaign draws as a curve by
-    # round stands at its round here too, so that both meet in one chart.
+    details |= {
+        f"peak_memory_mb/{stage}": manifest.peak_memory_bytes / 2**20 for stage, manifest in facts.manifests.items()
+    }
+    # MLflow's pages draw a metric as bars, one a run, when it is nowhere logged past step 0. What the campaign draws as
+    # a curve by round stands at its round here too, so that both meet in one chart.
     return campaign_points(facts) + _points(facts, details, step=0)
 
 
 def _points(facts: RoundFacts, values: Mapping[str, float | None], *, step: int) -> list[Metric]:
     # Absence is never data: a judge that gives no scores has no mean reward, and then no point either.
     # MLflow's table of runs shows every digit, and six places are more than any of these is known to.
-    return [Metric(name, round(float(value), 6), facts.files.ended_ms, step) for name, value in values.items() if value is not None]
+    return [
+        Metric(name, round(float(value), 6), facts.files.ended_ms, step)
+        for name, value in values.items()
+        if value is not None
+    ]
 
 
 def _summary(facts: RoundFacts) -> dict[str, float | None]:
@@ -108,24 +122,38 @@ def _data(facts: RoundFacts) -> Iterator[tuple[str, float | None]]:
     training = facts.files.read("dpo_train", "train.json")
     assert validation is not None, facts.directory
     assert training is not None, facts.directory
-    for name, key in {"num_eval_pairs": "eval", "quarantined": "quarantined", "quarantine_share": "quarantine_share"}.items():
+    for name, key in {
+        "num_eval_pairs": "eval",
+        "quarantined": "quarantined",
+        "quarantine_share": "quarantine_share",
+    }.items():
         yield name, validation[key]
     yield "eval_loss", None if training["eval"] is None else training["eval"]["loss"]
     collected = facts.files.read("collect_preferences", "collect.json")
     if collected is not None:
         yield "ties", collected["ties"]
         yield "invalid_verdicts", collected["invalid_verdicts"]
-        for name in ("asked", "agreed", "flipped") if collected.get("active") else ():  # rounds of earlier versions had no costly judge
+        for name in (
+            ("asked", "agreed", "flipped") if collected.get("active") else ()
+        ):  # rounds of earlier versions had no costly judge
             yield f"costly/{name}", collected["active"][name]
-        for principle, counted in collected.get("violations", {}).items():  # rounds of earlier versions had no constitution
+        for principle, counted in collected.get(
+            "violations", {}
+        ).items():  # rounds of earlier versions had no constitution
             yield f"response_violations/{_key(principle)}", Violations.model_validate(counted).rate
         for outcome, responses in (collected.get("revisions") or {}).items():  # likewise
             yield f"revisions/{outcome}", responses
 
 
 def _judge(facts: RoundFacts) -> Iterator[tuple[str, float | None]]:
-    """What the verdicts say about the judge of the pairs, and of the held-out comparison; older rounds did not measure it."""
-    for prefix, stage, file in (("judge", "collect_preferences", "collect.json"), ("evaluation_judge", "evaluate", "evaluation.json")):
+    """What the verdicts say about the judge of the pairs, and of the held-out comparison.
+
+    Older rounds did not measure it.
+    """
+    for prefix, stage, file in (
+        ("judge", "collect_preferences", "collect.json"),
+        ("evaluation_judge", "evaluate", "evaluation.json"),
+    ):
         health = (facts.files.read(stage, file) or {}).get("judge_health")
         if health is not None:
             yield from _health_points(prefix, health)

@@ -1,7 +1,7 @@
 """Records a round: finds what MLflow already has of it, and adds what is missing.
 
-A round's run is finished by the last write, so a FINISHED run is a complete one. A run that a killed process left RUNNING is found
-by its tags, filled up and finished by the next recording of the same round.
+A round's run is finished by the last write, so a FINISHED run is a complete one. A run that a killed process left
+RUNNING is found by its tags, filled up and finished by the next recording of the same round.
 """
 
 from pathlib import Path
@@ -18,7 +18,13 @@ from components.tracking.facts import RoundFacts, params, read_facts
 from components.tracking.filling import add_datasets, add_files, add_params, add_points, add_tables, finish
 from components.tracking.measurements import campaign_points, round_points, step_points, system_points
 from components.tracking.registry import move_champion
-from components.tracking.runs import ensure_campaign_run, ensure_experiment, ensure_round_run, find_campaign_run, tell_champion
+from components.tracking.runs import (
+    ensure_campaign_run,
+    ensure_experiment,
+    ensure_round_run,
+    find_campaign_run,
+    tell_champion,
+)
 from components.tracking.store import connected, store_exists
 from components.tracking.traces import add_traces, comparisons
 
@@ -32,8 +38,12 @@ class Tracked(Record):
     """Version of the registered model that the round's challenger is; None when its weights were no longer on disk."""
 
 
-def record_round(campaign_dir: Path, round: int, *, config: dict[str, Any], record: RoundRecord, git_sha: str) -> Tracked:
-    """Brings MLflow up to date with a finished round: its run, its model version and aliases, and the campaign's curves.
+def record_round(
+    campaign_dir: Path, round: int, *, config: dict[str, Any], record: RoundRecord, git_sha: str
+) -> Tracked:
+    """Brings MLflow up to date with a finished round.
+
+    Its run, its model version and aliases, and the campaign's curves.
 
     It may be called again at any time, after a crash at any point too: nothing is added twice.
 
@@ -45,8 +55,8 @@ def record_round(campaign_dir: Path, round: int, *, config: dict[str, Any], reco
         git_sha: Commit of the code that ran the round.
 
     Raises:
-        TrackingUnavailable: MLflow cannot be reached or written, or left one request open for 15 s. The round's files are untouched;
-            call again later.
+        TrackingUnavailable: MLflow cannot be reached or written, or left one request open for 15 s. The round's files
+            are untouched; call again later.
         OSError: A file of the round is missing.
     """
     assert round == record.round, (round, record.round)

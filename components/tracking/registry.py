@@ -1,7 +1,8 @@
 """A round's challenger as a version of the campaign's registered model, and the aliases `champion` and `challenger`.
 
-The version's files are the model directory itself and its card, with nothing around them: what `models:/<campaign>@champion` downloads
-is what `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained` take.
+The version's files are the model directory itself and its card, with nothing around them: what
+`models:/<campaign>@champion` downloads is what `AutoModelForCausalLM.from_pretrained` and
+`AutoTokenizer.from_pretrained` take.
 """
 
 import json
@@ -47,7 +48,9 @@ def ensure_model(client: MlflowClient, run: Run, facts: RoundFacts) -> str | Non
 
 def _create_model(client: MlflowClient, run: Run, facts: RoundFacts, *, kind: str) -> LoggedModel:
     name = f"round-{facts.record.round:03d}"
-    return client.create_logged_model(run.info.experiment_id, name, run.info.run_id, tags=lineage(facts), model_type=kind)
+    return client.create_logged_model(
+        run.info.experiment_id, name, run.info.run_id, tags=lineage(facts), model_type=kind
+    )
 
 
 def _add_card(client: MlflowClient, model_id: str, facts: RoundFacts, *, kind: str) -> None:
@@ -109,10 +112,12 @@ def move_challenger(client: MlflowClient, version: int, facts: RoundFacts) -> No
 
 
 def move_champion(client: MlflowClient, name: str, state: State) -> None:
-    """Points `champion` at the version of campaign.json's champion; while that is the start model there is no such alias.
+    """Points `champion` at the version of campaign.json's champion.
 
-    A champion that is not registered yet leaves the alias where it is until it is recorded. An alias left by an earlier campaign of
-    this name is not kept.
+    While that is the start model there is no such alias.
+
+    A champion that is not registered yet leaves the alias where it is until it is recorded. An alias left by an earlier
+    campaign of this name is not kept.
 
     Args:
         client: Of the store.
@@ -139,7 +144,9 @@ def _round_of(client: MlflowClient, name: str, state: State, version: int | None
     if version is None:
         return None
     tags = client.get_model_version(name, str(version)).tags
-    return next((known.round for known in state.rounds if (str(known.round), known.policy_digest) == _identity(tags)), None)
+    return next(
+        (known.round for known in state.rounds if (str(known.round), known.policy_digest) == _identity(tags)), None
+    )
 
 
 def _identity(tags: dict[str, str]) -> tuple[str | None, str | None]:

@@ -1,4 +1,7 @@
-"""Finds a campaign's experiment and runs by their tags, or creates them; says which runs are no longer the campaign's."""
+"""Finds a campaign's experiment and runs by their tags, or creates them.
+
+Says which runs are no longer the campaign's.
+"""
 
 import logging
 import time
@@ -32,9 +35,13 @@ def ensure_experiment(client: MlflowClient, campaign_dir: Path) -> str:
         note = f"Campaign {name}: one run a round, and the run `campaign` with a point a round. **Views > Rounds** sets them side by side."
         view, state = view_tag(time.time_ns() // 1_000_000)
         tags = _KIND_OF_EXPERIMENT | {"mlflow.note.content": note, view: state}
-        return str(client.create_experiment(name, artifact_location=artifact_location(campaign_dir.parent, name), tags=tags))
+        return str(
+            client.create_experiment(name, artifact_location=artifact_location(campaign_dir.parent, name), tags=tags)
+        )
     if experiment.lifecycle_stage != "active":
-        raise RuntimeError(f"experiment {name} was deleted; `mlflow experiments restore -x {experiment.experiment_id}` brings it back")
+        raise RuntimeError(
+            f"experiment {name} was deleted; `mlflow experiments restore -x {experiment.experiment_id}` brings it back"
+        )
     return str(experiment.experiment_id)
 
 
@@ -42,7 +49,8 @@ def ensure_round_run(client: MlflowClient, experiment_id: str, facts: RoundFacts
     """The run of this round, by its number and its policy's digest."""
     number = facts.record.round
     where = f"tags.campaign = '{facts.campaign}' and tags.kind = 'round'"
-    # A campaign whose directory was deleted may begin again under its name: its first round looks at all runs of the old one.
+    # A campaign whose directory was deleted may begin again under its name: its first round looks at all runs of the
+    # old one.
     found = search(client, experiment_id, where if number == facts.first else f"{where} and tags.round = '{number}'")
     digests = {str(known.round): known.policy_digest for known in facts.known.values()}
     current = [run for run in found if run.data.tags.get("policy_digest") == digests.get(run.data.tags["round"])]
@@ -106,15 +114,24 @@ def search(client: MlflowClient, experiment_id: str, where: str) -> list[Run]:
     return found
 
 
-def _create(client: MlflowClient, experiment_id: str, name: str, tags: dict[str, str], started_ms: int, number: int | None) -> Run:
+def _create(
+    client: MlflowClient, experiment_id: str, name: str, tags: dict[str, str], started_ms: int, number: int | None
+) -> Run:
     shown = {"mlflow.source.name": "ratchet", "mlflow.source.type": "LOCAL", "mlflow.runColor": colour(number)}
     return client.create_run(experiment_id, start_time=started_ms, tags=tags | shown, run_name=name)
 
 
 def _supersede(client: MlflowClient, runs: Sequence[Run]) -> None:
-    """Marks runs of weights that are no longer the campaign's: they stay readable, and no longer pass for its rounds."""
+    """Marks runs of weights that are no longer the campaign's.
+
+    They stay readable, and no longer pass for its rounds.
+    """
     for run in runs:
         if _SUPERSEDED not in run.data.tags:
-            log.warning("MLflow run %s (%s) is not of this campaign's weights; marking it superseded", run.info.run_name, run.info.run_id)
+            log.warning(
+                "MLflow run %s (%s) is not of this campaign's weights; marking it superseded",
+                run.info.run_name,
+                run.info.run_id,
+            )
             client.update_run(run.info.run_id, name=f"{run.info.run_name} (superseded)")
             client.set_tag(run.info.run_id, _SUPERSEDED, "true")

@@ -20,13 +20,17 @@ _ADDRESS = "MLFLOW_TRACKING_URI"
 _QUIET = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 # A trace that is sent later may be sent to another store, or after the process has ended.
 _AT_ONCE = {"MLFLOW_ENABLE_ASYNC_TRACE_LOGGING": "false"}
-# MLflow's own values (120 s, 7 retries with growing pauses) would hold a campaign up for minutes. It also retries requests that create
-# something, so that a lost answer leaves a twin; without its retries, the repeated recording finds what the lost answer was about.
+# MLflow's own values (120 s, 7 retries with growing pauses) would hold a campaign up for minutes. It also retries
+# requests that create something, so that a lost answer leaves a twin; without its retries, the repeated recording finds
+# what the lost answer was about.
 _IMPATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "15", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 
 
 class TrackingUnavailable(Exception):
-    """MLflow could not be read or written; the message names the store and the cause. What was missed is recorded by the next call."""
+    """MLflow could not be read or written; the message names the store and the cause.
+
+    What was missed is recorded by the next call.
+    """
 
 
 def tracking_uri(runs: Path) -> str:
@@ -47,8 +51,8 @@ def store_exists(runs: Path) -> bool:
 def ensure_store(runs: Path) -> str:
     """Makes the store if it is a SQLite file that is not there; returns the store's address.
 
-    MLflow makes its tables in many steps that take seconds, and cannot open a file in which it was killed between two of them. So
-    they are made in another file, which gets its name when it is complete.
+    MLflow makes its tables in many steps that take seconds, and cannot open a file in which it was killed between two
+    of them. So they are made in another file, which gets its name when it is complete.
 
     Args:
         runs: Directory that holds the campaigns' directories.
@@ -81,7 +85,10 @@ def _make_database(path: Path) -> None:
 
 
 def artifact_location(runs: Path, campaign: str) -> str | None:
-    """Where a new experiment keeps its artifacts: beside the runs, or, with a tracking server, wherever that decides (None)."""
+    """Where a new experiment keeps its artifacts.
+
+    Beside the runs, or, with a tracking server, wherever that decides (None).
+    """
     if is_server(tracking_uri(runs)):
         return None
     return (runs.resolve() / "mlartifacts" / campaign).as_uri()
@@ -91,15 +98,15 @@ def artifact_location(runs: Path, campaign: str) -> str | None:
 def connected(runs: Path) -> Iterator[MlflowClient]:
     """Gives a client of the store; whatever goes wrong with it inside the block is raised as `TrackingUnavailable`.
 
-    A server that takes requests and never answers is waited for once, for 15 s (or what MLFLOW_HTTP_REQUEST_TIMEOUT says): the first
-    request that it leaves open ends the block.
+    A server that takes requests and never answers is waited for once, for 15 s (or what MLFLOW_HTTP_REQUEST_TIMEOUT
+    says): the first request that it leaves open ends the block.
 
     Args:
         runs: Directory that holds the campaigns' directories.
     """
     uri = tracking_uri(runs)
-    # The address goes into the environment as well: MLflow's SQL registry looks a model up through the process-wide address,
-    # whatever the client was made for.
+    # The address goes into the environment as well: MLflow's SQL registry looks a model up through the process-wide
+    # address, whatever the client was made for.
     defaults = {_ADDRESS: uri} | _QUIET | _AT_ONCE | (_IMPATIENT if is_server(uri) else {})
     with _environment(defaults), _quiet():
         try:

@@ -1,4 +1,7 @@
-"""A sample of what a judge that compares said, as traces on MLflow's page: the two answers, each order or juror, and the conclusion."""
+"""A sample of what a judge that compares said, as traces on MLflow's page.
+
+The two answers, each order or juror, and the conclusion.
+"""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -39,7 +42,10 @@ class TracedComparison:
 
 
 def comparisons(facts: RoundFacts) -> list[TracedComparison]:
-    """A sample of the round's comparisons that were made of parts, the same at every call; none of a judge that scores."""
+    """A sample of the round's comparisons that were made of parts, the same at every call.
+
+    None of a judge that scores.
+    """
     place = facts.directory / "collect_preferences" / VERDICTS
     if not place.exists():
         return []
@@ -49,7 +55,10 @@ def comparisons(facts: RoundFacts) -> list[TracedComparison]:
         if verdict.opponent_id is not None:
             key = verdict.prompt_id, frozenset((verdict.sample_id, verdict.opponent_id))
             (parts[key] if verdict.part else concluded).append(verdict)
-    made = [(verdict, parts.get((verdict.prompt_id, frozenset((verdict.sample_id, verdict.opponent_id))), [])) for verdict in concluded]
+    made = [
+        (verdict, parts.get((verdict.prompt_id, frozenset((verdict.sample_id, verdict.opponent_id))), []))
+        for verdict in concluded
+    ]
     # A verdict's id is a hash, so the first by id are a sample.
     sampled = sorted(((verdict, of) for verdict, of in made if of), key=lambda one: one[0].verdict_id)[:MAX_COMPARISONS]
     if not sampled:
@@ -58,9 +67,14 @@ def comparisons(facts: RoundFacts) -> list[TracedComparison]:
     prompts, responses = read_table(generated / "prompts.parquet"), read_table(generated / "responses.parquet")
     asked = dict(zip(prompts["prompt_id"], prompts["messages"], strict=True))
     texts: defaultdict[str, dict[int, str]] = defaultdict(dict)
-    for prompt_id, sample_id, text in zip(responses["prompt_id"], responses["sample_id"], responses["text"], strict=True):
+    for prompt_id, sample_id, text in zip(
+        responses["prompt_id"], responses["sample_id"], responses["text"], strict=True
+    ):
         texts[prompt_id][int(sample_id)] = text
-    return [TracedComparison(verdict, tuple(of), readable(asked[verdict.prompt_id]), texts[verdict.prompt_id]) for verdict, of in sampled]
+    return [
+        TracedComparison(verdict, tuple(of), readable(asked[verdict.prompt_id]), texts[verdict.prompt_id])
+        for verdict, of in sampled
+    ]
 
 
 def add_traces(client: MlflowClient, run: Run, made: Sequence[TracedComparison], *, round: int, at_ms: int) -> None:
@@ -79,7 +93,10 @@ def add_traces(client: MlflowClient, run: Run, made: Sequence[TracedComparison],
     mlflow.tracing.reset()
     experiment = run.info.experiment_id
     found = client.search_traces(
-        locations=[experiment], filter_string=f"tags.{ROUND} = '{round}'", max_results=MAX_COMPARISONS, include_spans=False
+        locations=[experiment],
+        filter_string=f"tags.{ROUND} = '{round}'",
+        max_results=MAX_COMPARISONS,
+        include_spans=False,
     )
     known = {trace.info.tags[VERDICT]: trace.info.trace_id for trace in found}
     for comparison in made:

@@ -1,7 +1,10 @@
-"""How an experiment looks, and the addresses of its pages: the view that links open, with the rounds side by side, and colours.
+"""How an experiment looks, and the addresses of its pages.
 
-MLflow's pages show no metric in the table and sort the charts by name until someone chooses otherwise. They keep a choice that is
-shared with others as a tag of the experiment; this module writes such a tag. The format is that of MLflow 3.17's "Save as new view".
+The view that links open, with the rounds side by side, and colours.
+
+MLflow's pages show no metric in the table and sort the charts by name until someone chooses otherwise. They keep a
+choice that is shared with others as a tag of the experiment; this module writes such a tag. The format is that of
+MLflow 3.17's "Save as new view".
 """
 
 import json
@@ -13,10 +16,29 @@ from components.campaign.files import compare_page
 
 VIEW_KEY = "rounds"
 _TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
-_COLOURS = ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#17becf", "#bcbd22", "#7f7f7f"]
+_COLOURS = [
+    "#1f77b4",
+    "#ff7f0e",
+    "#2ca02c",
+    "#d62728",
+    "#9467bd",
+    "#8c564b",
+    "#e377c2",
+    "#17becf",
+    "#bcbd22",
+    "#7f7f7f",
+]
 _FIXED_COLUMNS = ["0", "attributes.`Run Name`", "runDateAndNestInfo"]
 _ROUNDS = ["win_rate_vs_start", "win_rate_vs_champion", "mean_reward", "kl_to_start", "mean_tokens", "num_pairs"]
-_TRAINING = ["loss", "rewards/margins", "rewards/accuracies", "rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected"]
+_TRAINING = [
+    "loss",
+    "rewards/margins",
+    "rewards/accuracies",
+    "rewards/chosen",
+    "rewards/rejected",
+    "logps/chosen",
+    "logps/rejected",
+]
 
 
 def colour(number: int | None) -> str:
@@ -50,12 +72,22 @@ def view_tag(created_ms: int) -> tuple[str, str]:
         "compareRunSections": [_section(title) for title in sections],
         "compareRunCharts": [chart for title, names in sections.items() for chart in _charts(title, names)],
     }
-    return _TAG, json.dumps({"name": "Rounds", "createdAt": created_ms, "updatedAt": created_ms, "state": json.dumps(state)})
+    return _TAG, json.dumps(
+        {"name": "Rounds", "createdAt": created_ms, "updatedAt": created_ms, "state": json.dumps(state)}
+    )
 
 
 def _section(title: str) -> dict[str, Any]:
     # In MLflow's three columns a laptop shows seven letters of a chart's name.
-    return {"uuid": title, "name": title, "display": True, "columns": 2, "isReordered": True, "deleted": False, "isGenerated": False}
+    return {
+        "uuid": title,
+        "name": title,
+        "display": True,
+        "columns": 2,
+        "isReordered": True,
+        "deleted": False,
+        "isGenerated": False,
+    }
 
 
 def _charts(section: str, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -86,8 +118,12 @@ def is_server(uri: str) -> bool:
 
 
 def experiment_url(uri: str, experiment_id: str) -> str:
-    """Page that shows a campaign's rounds side by side, if `uri` is an MLflow server's address; else `uri`, which has no pages."""
-    # Without the work flow in the address a fresh browser lands on the overview of traces, whatever the experiment's tags say.
+    """Page that shows a campaign's rounds side by side, if `uri` is an MLflow server's address.
+
+    Else `uri`, which has no pages.
+    """
+    # Without the work flow in the address a fresh browser lands on the overview of traces, whatever the experiment's
+    # tags say.
     return _page(uri, f"experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={VIEW_KEY}")
 
 

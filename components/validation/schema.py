@@ -1,8 +1,10 @@
 """Checks of a pair's form, by a pandera schema over a flat view of the table. Needs no tokenizer.
 
-Where single responses are taken, a row may lack one of its answers: the response is desirable where it is `chosen`, else not.
+Where single responses are taken, a row may lack one of its answers: the response is desirable where it is `chosen`,
+else not.
 
-The only importer of pandera. A failure is reported as (row, reason); the library's own message holds raw rows and is never shown.
+The only importer of pandera. A failure is reported as (row, reason); the library's own message holds raw rows and is
+never shown.
 """
 
 import json
@@ -42,18 +44,27 @@ VALUES = {
     "last_text": pa.Column(str, _rule(_filled, "prompt is empty"), nullable=True),
     "p": pa.Column(float, _rule(lambda p: p.between(0, 1), "p is outside [0, 1]")),
     # A data set may come without margins, so none is no defect.
-    "margin": pa.Column(float, _rule(lambda margin: np.isfinite(margin) & (margin >= 0), "margin is negative or infinite"), nullable=True),
+    "margin": pa.Column(
+        float,
+        _rule(lambda margin: np.isfinite(margin) & (margin >= 0), "margin is negative or infinite"),
+        nullable=True,
+    ),
     "tag": pa.Column(str, _rule(_filled, "tag is empty")),
     "pair": pa.Column(str, _rule(lambda pairs: ~pairs.duplicated(), "duplicate of another pair"), nullable=True),
 }
 RULES = [
-    _rule(lambda flat: flat["prompt_id"].eq(flat["content_id"]) | flat["content_id"].isna(), "prompt_id is not the prompt's"),
+    _rule(
+        lambda flat: flat["prompt_id"].eq(flat["content_id"]) | flat["content_id"].isna(),
+        "prompt_id is not the prompt's",
+    ),
     _rule(lambda flat: flat["chosen"].str.strip().ne(flat["rejected"].str.strip()), "chosen equals rejected"),
     _rule(lambda flat: ~flat["swapped"].isin(flat["pair"].dropna()), "contradicts another pair"),
 ]
 BOTH = {side: pa.Column(str, _rule(_filled, f"{side} is empty")) for side in ("chosen", "rejected")}
 EITHER = {side: pa.Column(str, _rule(_filled, f"{side} is empty"), nullable=True) for side in ("chosen", "rejected")}
-ONE_AT_LEAST = _rule(lambda flat: flat["chosen"].notna() | flat["rejected"].notna(), "neither chosen nor rejected is text")
+ONE_AT_LEAST = _rule(
+    lambda flat: flat["chosen"].notna() | flat["rejected"].notna(), "neither chosen nor rejected is text"
+)
 SCHEMAS = {
     "pairs": pa.DataFrameSchema(VALUES | BOTH, checks=RULES),
     "responses": pa.DataFrameSchema(VALUES | EITHER, checks=[*RULES, ONE_AT_LEAST]),
@@ -68,7 +79,10 @@ def messages_of(prompt: Any) -> Messages | None:
         return None
     if not isinstance(messages, list) or not messages:
         return None
-    whole = all(isinstance(item, dict) and item.get("role") in ROLES and isinstance(item.get("content"), str) for item in messages)
+    whole = all(
+        isinstance(item, dict) and item.get("role") in ROLES and isinstance(item.get("content"), str)
+        for item in messages
+    )
     return messages if whole else None
 
 
@@ -96,7 +110,9 @@ def _flat_view(pairs: pd.DataFrame) -> pd.DataFrame:
     """One plain value a cell: what the schema checks, of the types that it names."""
     conversations = [messages_of(prompt) for prompt in pairs["prompt"]]
     contents = [content_key(messages) if messages else None for messages in conversations]
-    chosen, rejected = ([text if isinstance(text, str) else None for text in pairs[name]] for name in ("chosen", "rejected"))
+    chosen, rejected = (
+        [text if isinstance(text, str) else None for text in pairs[name]] for name in ("chosen", "rejected")
+    )
     keys = [_keys(*row) for row in zip(contents, chosen, rejected, strict=True)]
     columns = {
         "prompt_id": pairs["prompt_id"].tolist(),
@@ -116,8 +132,15 @@ def _flat_view(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _keys(content: str | None, chosen: str | None, rejected: str | None) -> tuple[str | None, str | None]:
-    """Names of the pair, or single response, and of its opposite; None where it says nothing or the two answers are one."""
+    """Names of the pair, or single response, and of its opposite.
+
+    None where it says nothing or the two answers are one.
+    """
     if content is None or chosen is rejected is None:
         return None, None
     kept, dropped = (None if text is None else text.strip() for text in (chosen, rejected))
-    return (None, None) if kept == dropped else (json.dumps([content, kept, dropped]), json.dumps([content, dropped, kept]))
+    return (
+        (None, None)
+        if kept == dropped
+        else (json.dumps([content, kept, dropped]), json.dumps([content, dropped, kept]))
+    )

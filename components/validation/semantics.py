@@ -44,7 +44,9 @@ def semantic_reasons(
     return found
 
 
-def _token_reasons(tokenizer: "PreTrainedTokenizerBase", messages: Messages, answers: Sequence[str], limits: PolicyConfig) -> set[str]:
+def _token_reasons(
+    tokenizer: "PreTrainedTokenizerBase", messages: Messages, answers: Sequence[str], limits: PolicyConfig
+) -> set[str]:
     """Of a pair, or of a single response."""
     try:
         prompt = prompt_ids(tokenizer, messages)

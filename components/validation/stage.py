@@ -1,7 +1,9 @@
-"""The door of validation: every pair is trained on, kept for evaluation, or quarantined with its reasons; the counts add up.
+"""The door of validation: every pair is trained on, kept for evaluation, or quarantined with its reasons.
 
-This round's pairs come first, then the replayed ones, so that of two equal pairs the replayed one gives way. All pairs of a prompt go
-to one side, and a prompt that is replayed into training is never evaluated on.
+The counts add up.
+
+This round's pairs come first, then the replayed ones, so that of two equal pairs the replayed one gives way. All pairs
+of a prompt go to one side, and a prompt that is replayed into training is never evaluated on.
 """
 
 import logging
@@ -31,7 +33,8 @@ def run(request: ValidateRequest, out: Path) -> None:
     """Writes `train.parquet`, `eval.parquet`, `quarantine.parquet` and `validation.json`.
 
     Raises:
-        DataRejected: Too large a share of this round's pairs is quarantined, or too few are left; the files are written before.
+        DataRejected: Too large a share of this round's pairs is quarantined, or too few are left; the files are written
+            before.
     """
     pairs, received = _all_pairs(request)
     replayed = len(pairs) - received
@@ -55,7 +58,12 @@ def run(request: ValidateRequest, out: Path) -> None:
     if received + replayed != counts["train"] + counts["eval"] + counts["quarantined"]:
         raise AssertionError(f"the counts do not add up: {counts}")
     write_json(out / "validation.json", counts)
-    log.info("%d pairs to train on, %d to evaluate on, %d quarantined", counts["train"], counts["eval"], counts["quarantined"])
+    log.info(
+        "%d pairs to train on, %d to evaluate on, %d quarantined",
+        counts["train"],
+        counts["eval"],
+        counts["quarantined"],
+    )
     own_reasons = Counter(reason for row in reasons if row < received for reason in sorted(reasons[row]))
     own_train = int((sides[:received] == TRAIN).sum())
     _check_gates(request.validation, received, own_quarantined, own_train, own_reasons)
@@ -115,7 +123,9 @@ def _sides(pairs: pd.DataFrame, received: int, failed: Iterable[int], request: V
     return sides
 
 
-def _check_gates(validation: ValidationConfig, received: int, quarantined: int, train: int, reasons: Counter[str]) -> None:
+def _check_gates(
+    validation: ValidationConfig, received: int, quarantined: int, train: int, reasons: Counter[str]
+) -> None:
     """Raises DataRejected where this round's own pairs break a gate."""
     share = quarantined / received if received else 0.0
     listed = "".join(f"; {count} x {reason}" for reason, count in reasons.most_common())

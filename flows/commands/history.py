@@ -29,7 +29,9 @@ def compare(left: RoundArgument, right: RoundArgument) -> None:
 
 
 def lineage(
-    version: Annotated[str, typer.Argument(help="A registered model's version: demo/3, demo@champion, or models:/demo/3.")],
+    version: Annotated[
+        str, typer.Argument(help="A registered model's version: demo/3, demo@champion, or models:/demo/3.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with whole digests.")] = False,
 ) -> None:
     """Show what a model version was made from, down to prompts and start model, and whether the files still are that."""
@@ -61,7 +63,9 @@ def rollback(
         console.print(f"campaign {campaign}: {rollback_line(state.rollbacks[-1])}", highlight=False, soft_wrap=True)
         if state.target is not None:
             again = f"what round {state.last_round + 1} has published from the former champion is made again"
-            console.print(f"a start is open that goes to round {state.target}: {again}", highlight=False, soft_wrap=True)
+            console.print(
+                f"a start is open that goes to round {state.target}: {again}", highlight=False, soft_wrap=True
+            )
         write_report(directory)
         _tell_mlflow(campaign)
 
@@ -82,8 +86,8 @@ def gc(
 ) -> None:
     """Free disk: remove weights of rounds that were never promoted, their copies in MLflow, and what killed runs left.
 
-    The champion, every model that was ever promoted, the start model and the latest rounds keep their weights; numbers, pairs and
-    samples always stay.
+    The champion, every model that was ever promoted, the start model and the latest rounds keep their weights; numbers,
+    pairs and samples always stay.
     """
     with reporting_errors():
         if campaign is not None:

@@ -10,7 +10,9 @@ from flows.terminal.console import CampaignArgument, console, reporting_errors
 
 def status(
     campaign: CampaignArgument,
-    show_all: Annotated[bool, typer.Option("--all", help="Show every round; without it, the latest and the champion's.")] = False,
+    show_all: Annotated[
+        bool, typer.Option("--all", help="Show every round; without it, the latest and the champion's.")
+    ] = False,
 ) -> None:
     """Show a campaign's rounds, its champion, and what is still open."""
     from flows.terminal.rounds import SHOWN_ROUNDS, print_rounds
@@ -19,7 +21,9 @@ def status(
         state = known_state(campaign)
     print_rounds(console, state.model_dump(mode="json"), last=None if show_all else SHOWN_ROUNDS)
     if state.target is not None:
-        console.print(f"open: a start that goes to round {state.target}; the command that began it goes on", highlight=False)
+        console.print(
+            f"open: a start that goes to round {state.target}; the command that began it goes on", highlight=False
+        )
 
 
 def report(campaign: CampaignArgument) -> None:
@@ -39,7 +43,10 @@ def reference() -> None:
 
 
 def doctor() -> None:
-    """Look at this machine and installation: versions, processor, accelerators, stores; exit code 1 if something would stop a run."""
+    """Look at this machine and installation: versions, processor, accelerators, stores.
+
+    Exit code 1 if something would stop a run.
+    """
     from flows.doctor import findings
 
     failed = False

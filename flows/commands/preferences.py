@@ -16,18 +16,25 @@ if TYPE_CHECKING:
     from components.records import ModelRef
 
 ConfigOption = Annotated[
-    Path, typer.Option(help="YAML file of a campaign; its sections judge, preferences and (to collect) active are used.")
+    Path,
+    typer.Option(help="YAML file of a campaign; its sections judge, preferences and (to collect) active are used."),
 ]
-OutOption = Annotated[Path, typer.Option(help="Directory that is written; what an earlier call wrote there is replaced.")]
+OutOption = Annotated[
+    Path, typer.Option(help="Directory that is written; what an earlier call wrote there is replaced.")
+]
 CampaignOption = Annotated[
-    str | None, typer.Option(help="Campaign whose champion and start model are read, for the judges implicit_reward and self.")
+    str | None,
+    typer.Option(help="Campaign whose champion and start model are read, for the judges implicit_reward and self."),
 ]
 SplitOption = Annotated[str, typer.Option(help="Split that is read of a `datasets` name.")]
 
 
 def collect(
     responses: Annotated[
-        str, typer.Argument(help="JSONL, Parquet or `datasets` name: prompt, and responses (a list) or response (one a row).")
+        str,
+        typer.Argument(
+            help="JSONL, Parquet or `datasets` name: prompt, and responses (a list) or response (one a row)."
+        ),
     ],
     config: ConfigOption,
     out: OutOption,
@@ -38,9 +45,9 @@ def collect(
 
     A line of the file: [bold]{"prompt": "Why is the sky blue?", "responses": ["Because ...", "I do not know."]}[/bold]
 
-    Writes verdicts.parquet (all that the judge said), preferences.parquet, collect.json (what became of every prompt), and
-    preferences.jsonl, which trains elsewhere and is a campaign's first round with preferences.seed_pairs. When the judge fails half-way,
-    the same command goes on, and pays for nothing twice.
+    Writes verdicts.parquet (all that the judge said), preferences.parquet, collect.json (what became of every prompt),
+    and preferences.jsonl, which trains elsewhere and is a campaign's first round with preferences.seed_pairs. When the
+    judge fails half-way, the same command goes on, and pays for nothing twice.
 
     Example: [bold]ratchet collect answers.jsonl --config my-model.yaml --out judged[/bold]
     """
@@ -58,15 +65,22 @@ def collect(
 
 
 def pairs(
-    verdicts: Annotated[Path, typer.Argument(help="Directory that `ratchet collect` wrote, or a round's, such as runs/demo/round-001.")],
+    verdicts: Annotated[
+        Path, typer.Argument(help="Directory that `ratchet collect` wrote, or a round's, such as runs/demo/round-001.")
+    ],
     config: ConfigOption,
     out: OutOption,
-    builder: Annotated[str | None, typer.Option("--pairs", help="Builder, in place of the file's preferences.pairs.")] = None,
-    min_margin: Annotated[float | None, typer.Option(help="Margin, in place of the file's preferences.min_margin.")] = None,
+    builder: Annotated[
+        str | None, typer.Option("--pairs", help="Builder, in place of the file's preferences.pairs.")
+    ] = None,
+    min_margin: Annotated[
+        float | None, typer.Option(help="Margin, in place of the file's preferences.min_margin.")
+    ] = None,
 ) -> None:
     """Build pairs again from verdicts that were kept, by another builder or margin; no judge is asked.
 
-    Example: [bold]ratchet pairs runs/demo/round-001 --config conf/demo.yaml --pairs all_pairs --min-margin 1 --out again[/bold]
+    Example: [bold]ratchet pairs runs/demo/round-001 --config conf/demo.yaml --pairs all_pairs --min-margin 1 --out
+        again[/bold]
     """
     chosen = {name: value for name, value in {"pairs": builder, "min_margin": min_margin}.items() if value is not None}
     with reporting_errors():
@@ -81,7 +95,10 @@ def pairs(
 
 
 def calibrate(
-    pairs: Annotated[str, typer.Argument(help="Preference file with known labels: prompt, chosen, rejected, and perhaps p, margin, tag.")],
+    pairs: Annotated[
+        str,
+        typer.Argument(help="Preference file with known labels: prompt, chosen, rejected, and perhaps p, margin, tag."),
+    ],
     config: ConfigOption,
     out: OutOption,
     campaign: CampaignOption = None,
@@ -89,8 +106,9 @@ def calibrate(
 ) -> None:
     """Measure the configured judge against pairs whose better answer is known.
 
-    Shows how often it agrees, by tag too; whether it says the same in both orders; its ties and its taste for length; how often it is right
-    when it is sure; and the preferences.soft_label_scale that turns its margins into probabilities that can be believed.
+    Shows how often it agrees, by tag too; whether it says the same in both orders; its ties and its taste for length;
+    how often it is right when it is sure; and the preferences.soft_label_scale that turns its margins into
+    probabilities that can be believed.
 
     Example: [bold]ratchet calibrate labelled.jsonl --config my-model.yaml --out calibration[/bold]
     """

@@ -15,20 +15,34 @@ def _default(name: str) -> str:
 
 
 def reward_model(
-    pairs: Annotated[str, typer.Argument(help="Preference pairs (JSONL, Parquet, `datasets` name), or a round's train.parquet.")],
+    pairs: Annotated[
+        str, typer.Argument(help="Preference pairs (JSONL, Parquet, `datasets` name), or a round's train.parquet.")
+    ],
     base: Annotated[str, typer.Option(help="Model that it starts from: a directory, a hub name, or `builtin`.")],
     out: Annotated[Path, typer.Option(help="Folder in which `reward_model/` appears.")],
     revision: Annotated[str, typer.Option(help="Hub revision of the base.")] = "main",
     split: Annotated[str, typer.Option(help="Split of a `datasets` name.")] = "train",
     epochs: Annotated[int | None, typer.Option(help=f"Passes over the pairs. {_default('epochs')}")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help=f"Peak learning rate of AdamW. {_default('learning_rate')}")] = None,
-    pairs_per_step: Annotated[int | None, typer.Option(help=f"Pairs in an optimizer step. {_default('pairs_per_step')}")] = None,
-    micro_batch_pairs: Annotated[int | None, typer.Option(help=f"Pairs in a forward pass. {_default('micro_batch_pairs')}")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help=f"Longest prompt plus answer. {_default('max_tokens')}")] = None,
-    eval_share: Annotated[float | None, typer.Option(help=f"Share of the prompts that measure it. {_default('eval_share')}")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help=f"Peak learning rate of AdamW. {_default('learning_rate')}")
+    ] = None,
+    pairs_per_step: Annotated[
+        int | None, typer.Option(help=f"Pairs in an optimizer step. {_default('pairs_per_step')}")
+    ] = None,
+    micro_batch_pairs: Annotated[
+        int | None, typer.Option(help=f"Pairs in a forward pass. {_default('micro_batch_pairs')}")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help=f"Longest prompt plus answer. {_default('max_tokens')}")
+    ] = None,
+    eval_share: Annotated[
+        float | None, typer.Option(help=f"Share of the prompts that measure it. {_default('eval_share')}")
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help=f"auto, float32 or bfloat16. {_default('dtype')}")] = None,
     zero_stage: Annotated[int | None, typer.Option(help=f"DeepSpeed ZeRO stage. {_default('zero_stage')}")] = None,
-    num_processes: Annotated[int | None, typer.Option(help="Training processes; one for each visible GPU when left out.")] = None,
+    num_processes: Annotated[
+        int | None, typer.Option(help="Training processes; one for each visible GPU when left out.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help=f"Draws held-out prompts and order. {_default('seed')}")] = None,
 ) -> None:
     """Train a reward model on preference pairs, measure it on held-out prompts, and say how to judge with it.

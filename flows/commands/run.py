@@ -19,7 +19,9 @@ def run(
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds to add, in place of the file's num_rounds.")] = None,
     campaign: Annotated[str | None, typer.Option(help="Campaign name, in place of the file's.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed, in place of the file's.")] = None,
-    accept_changes: Annotated[bool, typer.Option(help="Go on with a config that differs from the one the campaign began with.")] = False,
+    accept_changes: Annotated[
+        bool, typer.Option(help="Go on with a config that differs from the one the campaign began with.")
+    ] = False,
 ) -> None:
     """Run rounds of a campaign, or finish the ones that an interrupted run left open.
 

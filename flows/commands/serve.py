@@ -18,9 +18,13 @@ class EngineChoice(StrEnum):
 
 def serve(
     campaign: CampaignArgument,
-    round: Annotated[int | None, typer.Option("--round", min=0, help="A round's model in place of the champion; 0: the start.")] = None,
+    round: Annotated[
+        int | None, typer.Option("--round", min=0, help="A round's model in place of the champion; 0: the start.")
+    ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the endpoint on 127.0.0.1.")] = 8000,
-    engine: Annotated[EngineChoice, typer.Option(help="auto: vLLM where it is installed, else transformers.")] = EngineChoice.AUTO,
+    engine: Annotated[
+        EngineChoice, typer.Option(help="auto: vLLM where it is installed, else transformers.")
+    ] = EngineChoice.AUTO,
 ) -> None:
     """Answer with a campaign's champion over an OpenAI-compatible endpoint, until Ctrl-C.
 
@@ -37,7 +41,11 @@ def serve(
         console.print(f"starting {chosen} with {what}; its output: {serving.log}", highlight=False, soft_wrap=True)
         try:
             with served(serving, chosen) as until_it_ends:
-                for name, value in (("address", serving.address), ("model", serving.model_id), ("try", curl_line(serving))):
+                for name, value in (
+                    ("address", serving.address),
+                    ("model", serving.model_id),
+                    ("try", curl_line(serving)),
+                ):
                     console.print(f"{name:<8} {value}", highlight=False, soft_wrap=True, markup=False)
                 console.print("Ctrl-C ends it", highlight=False)
                 until_it_ends()

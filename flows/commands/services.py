@@ -10,12 +10,19 @@ from components.campaign.state import runs_directory
 from components.config.shipped import conf_path
 from flows.terminal.console import console, reporting_errors
 
-PrefectPort = Annotated[int, typer.Option(min=1, max=65535, envvar="RATCHET_PREFECT_PORT", help="Port of the Prefect page.")]
-MlflowPort = Annotated[int, typer.Option(min=1, max=65535, envvar="RATCHET_MLFLOW_PORT", help="Port of the MLflow page.")]
+PrefectPort = Annotated[
+    int, typer.Option(min=1, max=65535, envvar="RATCHET_PREFECT_PORT", help="Port of the Prefect page.")
+]
+MlflowPort = Annotated[
+    int, typer.Option(min=1, max=65535, envvar="RATCHET_MLFLOW_PORT", help="Port of the MLflow page.")
+]
 
 
 def up(prefect_port: PrefectPort = 4200, mlflow_port: MlflowPort = 5000) -> None:
-    """Start Prefect, MLflow and a worker in the background, and wait until they answer; they listen on this machine only."""
+    """Start Prefect, MLflow and a worker in the background, and wait until they answer.
+
+    They listen on this machine only.
+    """
     from flows.servers.services import services_directory, start
 
     console.print("starting; a fresh database takes up to a minute", highlight=False)
@@ -23,7 +30,9 @@ def up(prefect_port: PrefectPort = 4200, mlflow_port: MlflowPort = 5000) -> None
         addresses = start(runs_directory(), prefect_port=prefect_port, mlflow_port=mlflow_port)
     _print_pages(addresses.prefect, addresses.mlflow)
     console.print(f"logs     {services_directory(runs_directory())}", highlight=False, soft_wrap=True)
-    console.print("`ratchet deploy` puts the deployments on the Prefect page; `ratchet down` ends all three", highlight=False)
+    console.print(
+        "`ratchet deploy` puts the deployments on the Prefect page; `ratchet down` ends all three", highlight=False
+    )
 
 
 def down() -> None:
@@ -61,7 +70,10 @@ def worker() -> None:
 
 
 def ui(prefect_port: PrefectPort = 4200, mlflow_port: MlflowPort = 5000) -> None:
-    """Start the Prefect and MLflow pages over what ran, print their addresses, and stay until Ctrl-C; those that are up are only named."""
+    """Start the Prefect and MLflow pages over what ran, print their addresses, and stay until Ctrl-C.
+
+    Those that are up are only named.
+    """
     from flows.servers.services import running, services_directory
     from flows.servers.temporary import pages
 

@@ -1,4 +1,7 @@
-"""What Prefect does by itself around our flows: it ends runs whose process is gone, and tells a webhook what became of a round."""
+"""What Prefect does by itself around our flows.
+
+It ends runs whose process is gone, and tells a webhook what became of a round.
+"""
 
 from datetime import timedelta
 from uuid import UUID
@@ -60,7 +63,9 @@ def _dead_runs(silence: timedelta) -> AutomationCore:
             threshold=1,
             within=silence,
         ),
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=f"no heartbeat for {silence}: its process is gone")],
+        actions=[
+            ChangeFlowRunState(state=StateType.CRASHED, message=f"no heartbeat for {silence}: its process is gone")
+        ],
     )
 
 
@@ -69,7 +74,10 @@ def _notifications(webhook: UUID) -> list[AutomationCore]:
         AutomationCore(
             name=f"ratchet: tell when a round is {verdict}",
             trigger=EventTrigger(
-                expect={event}, match={"prefect.resource.id": "ratchet.campaign.*"}, posture=Posture.Reactive, threshold=1
+                expect={event},
+                match={"prefect.resource.id": "ratchet.campaign.*"},
+                posture=Posture.Reactive,
+                threshold=1,
             ),
             actions=[CallWebhook(block_document_id=webhook, payload=_ROUND)],
         )

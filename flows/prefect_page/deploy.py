@@ -1,4 +1,7 @@
-"""`ratchet deploy`: the work pool, the deployments of a prefect.yaml, and the automations around them. Doing it again changes nothing."""
+"""`ratchet deploy`: the work pool, the deployments of a prefect.yaml, and the automations around them.
+
+Doing it again changes nothing.
+"""
 
 import os
 import subprocess
@@ -31,7 +34,8 @@ def ensure_work_pool(api: PrefectApi, *, limit: int | None = None) -> None:
 
     Args:
         api: Prefect's API.
-        limit: Flow runs at the same time; None leaves a pool that is there as it is, and makes a new one with a limit of one.
+        limit: Flow runs at the same time; None leaves a pool that is there as it is, and makes a new one with a limit
+            of one.
     """
     with _client(api) as client:
         try:
@@ -68,7 +72,11 @@ def deploy(api: PrefectApi, file: Path, runs: Path) -> list[str]:
     ensure_work_pool(api, limit=content["definitions"]["concurrency_limit"])
     runs.mkdir(parents=True, exist_ok=True)
     with _client(api) as client:
-        active = {(run.name, schedule.slug): schedule.active for run in client.read_deployments() for schedule in run.schedules}
+        active = {
+            (run.name, schedule.slug): schedule.active
+            for run in client.read_deployments()
+            for schedule in run.schedules
+        }
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
     environment = {**os.environ, **api.environment(), "DO_NOT_TRACK": "true", "NO_COLOR": "1", RUNS_VARIABLE: str(runs)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -91,7 +99,9 @@ def _read(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file} holds no deployments: begin with a copy of conf/prefect.yaml")
     limit = (content.get("definitions") or {}).get("concurrency_limit")
     if not isinstance(limit, int) or limit < 1:
-        raise ValueError(f"{file}: definitions.concurrency_limit = {limit!r}: set the flow runs that may work at once, 1 or more")
+        raise ValueError(
+            f"{file}: definitions.concurrency_limit = {limit!r}: set the flow runs that may work at once, 1 or more"
+        )
     return content
 
 

@@ -1,4 +1,7 @@
-"""Whether what a deployed flow run writes will last: a worker runs it in a folder that it deletes afterwards, unless it is told another."""
+"""Whether what a deployed flow run writes will last.
+
+A worker runs it in a folder that it deletes afterwards, unless it is told another.
+"""
 
 import os
 from pathlib import Path
@@ -11,7 +14,9 @@ STORE_VARIABLE = "MLFLOW_TRACKING_URI"
 
 
 def refuse_runs_that_vanish() -> None:
-    """Refuse a flow run of a deployment that would write where nobody finds it. Flow runs from a terminal are left alone.
+    """Refuse a flow run of a deployment that would write where nobody finds it.
+
+    Flow runs from a terminal are left alone.
 
     Raises:
         ValueError: RATCHET_RUNS is missing, relative, not there, or not the worker's; or MLflow's store is relative.
@@ -32,9 +37,13 @@ def refuse_runs_that_vanish() -> None:
             f"run `ratchet deploy` with {RUNS_VARIABLE}={worker_runs}, or start a worker with {RUNS_VARIABLE}={runs}"
         )
     if not Path(runs).is_dir():
-        raise ValueError(f"{RUNS_VARIABLE} = {runs} does not exist on this machine: mount its disk, or make the directory")
+        raise ValueError(
+            f"{RUNS_VARIABLE} = {runs} does not exist on this machine: mount its disk, or make the directory"
+        )
     if _is_relative(store):
-        raise ValueError(f"{STORE_VARIABLE} = {store} is relative to a folder that a worker may delete: give it an absolute path")
+        raise ValueError(
+            f"{STORE_VARIABLE} = {store} is relative to a folder that a worker may delete: give it an absolute path"
+        )
 
 
 def _is_relative(store: str) -> bool:

@@ -1,4 +1,7 @@
-"""The campaign's earlier starts, as Prefect knows them: one that died, one that waits, one that worked when this one was due."""
+"""The campaign's earlier starts, as Prefect knows them.
+
+One that died, one that waits, one that worked when this one was due.
+"""
 
 import logging
 from datetime import datetime
@@ -28,7 +31,9 @@ log = logging.getLogger(__name__)
 
 
 def refuse_if_overtaken(campaign: str, before: dict[str, Any]) -> None:
-    """Skips a scheduled start that waited in the pool's queue while the campaign was at work: nobody asked for its round.
+    """Skips a scheduled start that waited in the pool's queue while the campaign was at work.
+
+    Nobody asked for its round.
 
     Args:
         campaign: The campaign's name.
@@ -42,14 +47,18 @@ def refuse_if_overtaken(campaign: str, before: dict[str, Any]) -> None:
     since, until = (datetime.fromisoformat(before[name]) for name in ("since", "until"))
     due = flow_run.scheduled_start_time
     if due is not None and since <= due <= until:
-        raise CampaignBusy(f"campaign {campaign} was at work from {before['since']} to {before['until']}, when this start was due")
+        raise CampaignBusy(
+            f"campaign {campaign} was at work from {before['since']} to {before['until']}, when this start was due"
+        )
 
 
 def take_over(directory: Path, flow_run_id: str) -> None:
-    """Marks the campaign's previous flow run as crashed if it never ended, and remembers this one. Call under the campaign's lock.
+    """Marks the campaign's previous flow run as crashed if it never ended, and remembers this one.
 
-    The lock proves that the previous process is gone. A Prefect database that does not know the run, or does not answer, is no
-    reason to stop: the state on disk is what counts.
+    Call under the campaign's lock.
+
+    The lock proves that the previous process is gone. A Prefect database that does not know the run, or does not
+    answer, is no reason to stop: the state on disk is what counts.
 
     Raises:
         CampaignBusy: The previous run is paused: it waits for somebody to resume or cancel it.
@@ -69,15 +78,21 @@ def take_over(directory: Path, flow_run_id: str) -> None:
 def _refuse_if_paused(client: SyncPrefectClient, campaign: str, flow_run_id: UUID) -> None:
     run = client.read_flow_run(flow_run_id)
     if run.state is not None and run.state.type == StateType.PAUSED:
-        raise CampaignBusy(f"campaign {campaign} waits: flow run {run.name} ({run.id}) is paused; resume or cancel it on its page")
+        raise CampaignBusy(
+            f"campaign {campaign} waits: flow run {run.name} ({run.id}) is paused; resume or cancel it on its page"
+        )
 
 
 def _end(client: SyncPrefectClient, flow_run_id: UUID) -> None:
     run = client.read_flow_run(flow_run_id)
-    for child in client.read_flow_runs(flow_run_filter=FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run.id]))):
+    for child in client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run.id]))
+    ):
         _end(client, child.id)
     dead: State = Crashed(message="its process ended without saying so; a later start of the campaign went on")
-    for task_run in client.read_task_runs(task_run_filter=TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[run.id]))):
+    for task_run in client.read_task_runs(
+        task_run_filter=TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[run.id]))
+    ):
         if not _is_final(task_run.state):
             client.set_task_run_state(task_run.id, dead, force=True)
     if not _is_final(run.state):
@@ -85,13 +100,17 @@ def _end(client: SyncPrefectClient, flow_run_id: UUID) -> None:
 
 
 def show_as_suspended(flow_run_id: UUID) -> None:
-    """Shows a round whose process exits as waiting, and the task that it was in as cancelled; the resumed run takes the round up again.
+    """Shows a round whose process exits as waiting, and the task that it was in as cancelled.
+
+    The resumed run takes the round up again.
 
     Prefect marks the suspended run itself only, and would show its subflow and that task as running for ever.
     """
     with get_client(sync_client=True) as client:
         ended: State = Cancelled(message="the run was suspended; the resumed run goes on with this stage")
-        for task_run in client.read_task_runs(task_run_filter=TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[flow_run_id]))):
+        for task_run in client.read_task_runs(
+            task_run_filter=TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[flow_run_id]))
+        ):
             if not _is_final(task_run.state):
                 client.set_task_run_state(task_run.id, ended, force=True)
         # A paused subflow could not begin again: only the run that somebody suspended can be resumed.

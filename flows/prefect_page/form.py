@@ -1,7 +1,7 @@
 """The form of the Prefect page: a preset, and the few values that people change from start to start.
 
-The page checks what JSON Schema can say; `chosen_config` checks the rest and answers with one line. Prefect's form has no way to leave
-a number empty, so a value that a setting cannot have stands for "as in the preset".
+The page checks what JSON Schema can say; `chosen_config` checks the rest and answers with one line. Prefect's form has
+no way to leave a number empty, so a value that a setting cannot have stands for "as in the preset".
 """
 
 from pathlib import Path
@@ -30,8 +30,8 @@ class What(Group):
     """Which campaign, and how far."""
 
     preset: Literal["demo", "qwen-ultrafeedback", "jury", "constitution"] = "demo"
-    """Configuration to begin with: `demo` is the built-in campaign, `qwen-ultrafeedback` a half-billion model on hub data; `jury` and
-    `constitution` are the same with judges that need a chat endpoint."""
+    """Configuration to begin with: `demo` is the built-in campaign, `qwen-ultrafeedback` a half-billion model on hub
+    data; `jury` and `constitution` are the same with judges that need a chat endpoint."""
     config_file: str = ""
     """YAML file on the worker's machine, in place of the preset; empty takes the preset."""
     campaign: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$")
@@ -68,8 +68,8 @@ class Judge(Group):
     """Who decides which response is better."""
 
     kind: Literal["preset", "rule", "reward_model", "llm", "constitution", "debate"] = "preset"
-    """`rule`: an allow-listed Python function; `reward_model`: a sequence-classification model; `llm`, `constitution`, `debate`: a chat
-    model at an endpoint; `preset`: as in the preset. For a jury, name a file of yours above."""
+    """`rule`: an allow-listed Python function; `reward_model`: a sequence-classification model; `llm`, `constitution`,
+    `debate`: a chat model at an endpoint; `preset`: as in the preset. For a jury, name a file of yours above."""
     model: str = ""
     """Local directory or hub name of the reward model; empty takes the preset's."""
     endpoint_url: str = ""
@@ -77,7 +77,8 @@ class Judge(Group):
     endpoint_model: str = ""
     """Name of the chat model there; empty takes the preset's."""
     api_key_from: str = Field(default="", pattern=r"^(env:.+|prefect:.+)?$")
-    """Where the endpoint's key is, never the key itself: `prefect:` and a Secret block, or `env:` and a variable of the worker."""
+    """Where the endpoint's key is, never the key itself: `prefect:` and a Secret block, or `env:` and a variable of the
+    worker."""
 
 
 class Training(Group):
@@ -153,16 +154,22 @@ def chosen_config(form: Form) -> CampaignConfig:
     for line in form.other:
         key, sign, text = line.partition("=")
         if not sign or not key.strip():
-            raise ValueError(f"other value {line!r} is no change: write it as section.key=value, such as training.epochs=2")
+            raise ValueError(
+                f"other value {line!r} is no change: write it as section.key=value, such as training.epochs=2"
+            )
         _put(changes, key.strip(), _value(line, text))
-    return load_config(Path(form.what.config_file).expanduser() if form.what.config_file else preset_path(form.what.preset), changes)
+    return load_config(
+        Path(form.what.config_file).expanduser() if form.what.config_file else preset_path(form.what.preset), changes
+    )
 
 
 def _value(line: str, text: str) -> Any:
     try:
         return yaml.safe_load(text) if text.strip() else ""
     except yaml.YAMLError:
-        raise ValueError(f"other value {line!r} cannot be read: its right side must be a YAML value, such as 2, true or a name") from None
+        raise ValueError(
+            f"other value {line!r} cannot be read: its right side must be a YAML value, such as 2, true or a name"
+        ) from None
 
 
 def _put(changes: dict[str, Any], key: str, value: Any) -> None:

@@ -1,4 +1,6 @@
-"""The progress artifact of a round on the Prefect page: stage, step, speed, time left and memory, renewed every few seconds.
+"""The progress artifact of a round on the Prefect page.
+
+Stage, step, speed, time left and memory, renewed every few seconds.
 
 A thread of its own does the renewing, so that a slow Prefect server, or none, never holds a stage up.
 """
@@ -32,7 +34,9 @@ def shown_on_page(directory: Path) -> Iterator[None]:
     artifact = create_progress_artifact(progress=0.0, key=key, description=watched.description())
     assert isinstance(artifact, UUID)
     ended = threading.Event()
-    thread = threading.Thread(target=contextvars.copy_context().run, args=[_renew, artifact, watched, ended], daemon=True)
+    thread = threading.Thread(
+        target=contextvars.copy_context().run, args=[_renew, artifact, watched, ended], daemon=True
+    )
     with progress.reporting_to(watched):
         thread.start()
         try:
@@ -99,12 +103,18 @@ class RoundWatch:
         parts = [f"{seconds:.0f} s so far", f"memory {_memory_bytes() / 2**30:.1f} GiB"]
         if self.done and seconds > 0:
             left = (self.total - self.done) * seconds / self.done
-            parts = [f"{self.done} of {self.total}", f"{self.done / seconds:.1f} a second", f"about {left:.0f} s left", parts[1]]
+            parts = [
+                f"{self.done} of {self.total}",
+                f"{self.done / seconds:.1f} a second",
+                f"about {left:.0f} s left",
+                parts[1],
+            ]
         return ", ".join([*parts, *([self.text] if self.text else [])])
 
 
 def _memory_bytes() -> int:
-    # Children share pages with each other, so this may be more than the machine gives; a sum that is too high warns in time.
+    # Children share pages with each other, so this may be more than the machine gives; a sum that is too high warns in
+    # time.
     held = 0
     mine = psutil.Process()
     for process in (mine, *mine.children(recursive=True)):

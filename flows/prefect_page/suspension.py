@@ -6,7 +6,8 @@ from prefect.context import FlowRunContext
 class Suspension:
     """Ends the running stage when somebody suspended the flow run; a `components.runtime.progress.Listener`.
 
-    What it raises is Prefect's own signal, which makes the process exit; the resumed run goes on from the last checkpoint.
+    What it raises is Prefect's own signal, which makes the process exit; the resumed run goes on from the last
+    checkpoint.
     """
 
     def __init__(self) -> None:

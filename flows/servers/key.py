@@ -1,6 +1,7 @@
 """The key of the Prefect servers that we start.
 
-Every user of a machine reaches its loopback interface, and whoever may speak to Prefect reads its secrets and runs commands as its worker.
+Every user of a machine reaches its loopback interface, and whoever may speak to Prefect reads its secrets and runs
+commands as its worker.
 """
 
 import contextlib
@@ -67,7 +68,9 @@ def explaining_refusal(url: str) -> Iterator[None]:
     except PrefectHTTPStatusError as error:
         if error.response.status_code != 401:
             raise
-        raise ValueError(f"the Prefect server at {url} refuses access: set PREFECT_API_AUTH_STRING to its key") from None
+        raise ValueError(
+            f"the Prefect server at {url} refuses access: set PREFECT_API_AUTH_STRING to its key"
+        ) from None
 
 
 def new_key() -> str:
@@ -110,7 +113,9 @@ def read_key(directory: Path) -> str | None:
         return None
     if mode & 0o077:
         shown = f"{path} is open to other users (mode {mode & 0o777:04o})"
-        raise ValueError(f"{shown}: remove it and restart the servers, with RATCHET_RUNS on a disk that keeps permissions")
+        raise ValueError(
+            f"{shown}: remove it and restart the servers, with RATCHET_RUNS on a disk that keeps permissions"
+        )
     if not key:
         raise ValueError(f"{path} is empty: remove it and restart the servers")
     return key

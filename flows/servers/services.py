@@ -1,6 +1,7 @@
 """The servers that stay: Prefect, MLflow and a worker on this machine, in the background under supervisord.
 
-They listen on the loopback interface only. Their logs are in `runs/.services`; their databases are Prefect's own and MLflow's store.
+They listen on the loopback interface only. Their logs are in `runs/.services`; their databases are Prefect's own and
+MLflow's store.
 """
 
 import hashlib
@@ -81,7 +82,9 @@ def chosen_api(runs: Path) -> PrefectApi:
 
 
 def become_worker(runs: Path) -> NoReturn:
-    """Replace this process by a worker of the pool. Without a server Prefect would start one of its own, which nobody else finds.
+    """Replace this process by a worker of the pool.
+
+    Without a server Prefect would start one of its own, which nobody else finds.
 
     Raises:
         ValueError: There is no server.
@@ -94,7 +97,11 @@ def become_worker(runs: Path) -> NoReturn:
         environment[WORKER_RUNS] = str(runs)
     if services is not None and services.api == api:
         environment.setdefault(STORE_VARIABLE, services.mlflow)
-    os.execve(sys.executable, [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"], environment)
+    os.execve(
+        sys.executable,
+        [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"],
+        environment,
+    )
 
 
 def start(runs: Path, *, prefect_port: int, mlflow_port: int) -> Addresses:
@@ -109,7 +116,9 @@ def start(runs: Path, *, prefect_port: int, mlflow_port: int) -> Addresses:
 
     known = running(runs)
     if known is not None and known.key is None:
-        raise ValueError("the servers that are up ask for no key, since an earlier version started them: `ratchet down`, then `ratchet up`")
+        raise ValueError(
+            "the servers that are up ask for no key, since an earlier version started them: `ratchet down`, then `ratchet up`"
+        )
     if known is not None:
         return known
     for variable, port in ((PREFECT_PORT, prefect_port), (MLFLOW_PORT, mlflow_port)):
@@ -134,7 +143,9 @@ def start(runs: Path, *, prefect_port: int, mlflow_port: int) -> Addresses:
         **server_environment(prefect_port, key),
         **LIGHT_MLFLOW,
     }
-    subprocess.run([sys.executable, "-m", "supervisor.supervisord", "-c", _configuration()], env=environment, check=True)
+    subprocess.run(
+        [sys.executable, "-m", "supervisor.supervisord", "-c", _configuration()], env=environment, check=True
+    )
     try:
         wait_until_up(f"{addresses.api.url}/health", "Prefect", log=directory / "prefect.log")
         ensure_work_pool(addresses.api)
@@ -163,7 +174,9 @@ def stop(runs: Path) -> bool:
     while _alive(directory) and time.monotonic() < deadline:
         time.sleep(0.2)
     if _alive(directory):
-        raise ServiceFailed(f"supervisord, process {pid}, did not end within {STOP_SECONDS} s: look into {directory / 'supervisord.log'}")
+        raise ServiceFailed(
+            f"supervisord, process {pid}, did not end within {STOP_SECONDS} s: look into {directory / 'supervisord.log'}"
+        )
     (directory / "addresses.json").unlink(missing_ok=True)
     return True
 
@@ -186,7 +199,11 @@ def _places(runs: Path) -> dict[str, str]:
     # A socket's path may have 107 bytes, which a deep runs directory exceeds.
     name = hashlib.sha256(str(runs.resolve()).encode()).hexdigest()[:16]
     socket = Path(tempfile.gettempdir()) / f"ratchet-{os.getuid()}-{name}.sock"
-    return {"RATCHET_SERVICES": str(services_directory(runs)), "RATCHET_SOCKET": str(socket), "RATCHET_PYTHON": sys.executable}
+    return {
+        "RATCHET_SERVICES": str(services_directory(runs)),
+        "RATCHET_SOCKET": str(socket),
+        "RATCHET_PYTHON": sys.executable,
+    }
 
 
 def _control(environment: Mapping[str, str], *command: str) -> None:
@@ -195,7 +212,9 @@ def _control(environment: Mapping[str, str], *command: str) -> None:
     unread = dict.fromkeys((PREFECT_PORT, MLFLOW_PORT, "RATCHET_MLFLOW_STORE"), "0")
     done = subprocess.run(control, env={**unread, **environment}, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise ServiceFailed(f"supervisorctl {' '.join(command)} failed: {' '.join((done.stdout + done.stderr).split())}")
+        raise ServiceFailed(
+            f"supervisorctl {' '.join(command)} failed: {' '.join((done.stdout + done.stderr).split())}"
+        )
 
 
 def _pid(directory: Path) -> int | None:

@@ -1,4 +1,7 @@
-"""Servers of our own on the loopback interface, over the stores that runs write to. They end with this process, however it ends."""
+"""Servers of our own on the loopback interface, over the stores that runs write to.
+
+They end with this process, however it ends.
+"""
 
 import contextlib
 import os
@@ -17,16 +20,21 @@ from components.runtime.ports import free_port
 from flows.servers.key import PrefectApi, ensure_key, explaining_refusal, new_key, server_environment
 
 STARTUP_SECONDS = 180
-LIGHT_MLFLOW = {"DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-"""Environment of an MLflow server without the half dozen processes that run jobs of its GenAI pages: nothing here has such jobs."""
+LIGHT_MLFLOW = {
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+}
+"""Environment of an MLflow server without the half dozen processes that run jobs of its GenAI pages: nothing here has
+such jobs."""
 
 
 @contextlib.contextmanager
 def prefect_server(known: PrefectApi | None = None, *, meanwhile: Callable[[], object] = lambda: None) -> Iterator[str]:
     """Makes sure that flows find a Prefect API, and yields its address.
 
-    A configured PREFECT_API_URL (environment or profile) is used as it is, then the known one. Otherwise a server is started on a
-    free port; Prefect's own temporary server would outlive a killed parent.
+    A configured PREFECT_API_URL (environment or profile) is used as it is, then the known one. Otherwise a server is
+    started on a free port; Prefect's own temporary server would outlive a killed parent.
 
     Args:
         known: The server that is up, if there is one.
@@ -41,9 +49,13 @@ def prefect_server(known: PrefectApi | None = None, *, meanwhile: Callable[[], o
         with explaining_refusal(configured):
             yield configured
         return
-    # No automation of a server of our own watches for runs without a heartbeat, and every flow waits up to a second for its thread.
+    # No automation of a server of our own watches for runs without a heartbeat, and every flow waits up to a second for
+    # its thread.
     own: dict[Any, Any] = {} if known else {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
-    with contextlib.nullcontext(known) if known else _own_server(meanwhile) as api, temporary_settings(api.settings() | own):
+    with (
+        contextlib.nullcontext(known) if known else _own_server(meanwhile) as api,
+        temporary_settings(api.settings() | own),
+    ):
         try:
             yield api.url
         finally:
@@ -82,7 +94,18 @@ def pages(runs: Path, services: Path, *, prefect_port: int, mlflow_port: int) ->
         if answers(port):
             raise ValueError(f"port {port} is taken: choose another in {name}")
     ensure_store(runs)
-    mlflow = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--host", "127.0.0.1", "--port", str(mlflow_port)]
+    mlflow = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        store,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(mlflow_port),
+    ]
     with (
         _prefect(prefect_port, ensure_key(services)) as prefect_child,
         server_process(mlflow, env=os.environ | LIGHT_MLFLOW) as mlflow_child,
@@ -99,7 +122,15 @@ def pages(runs: Path, services: Path, *, prefect_port: int, mlflow_port: int) ->
 
 @contextlib.contextmanager
 def _prefect(port: int, key: str) -> Iterator[subprocess.Popen[str]]:
-    application = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--lifespan", "on"]
+    application = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "--factory",
+        "prefect.server.api.server:create_app",
+        "--lifespan",
+        "on",
+    ]
     address = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
     with server_process([*application, *address], env=os.environ | server_environment(port, key)) as child:
         yield child

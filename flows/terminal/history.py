@@ -37,7 +37,10 @@ def print_comparison(console: Console, comparison: "RoundComparison") -> None:
     _print_rows(console, comparison.names, [_short(row) for row in comparison.digests])
     for sample in comparison.samples:
         console.print(Text(f"\nprompt: {_plain(sample.prompt)}"))
-        answers = (f"{_plain(answer.text)}\nreward {wording.decimal(answer.reward, 2)}" for answer in (sample.left, sample.right))
+        answers = (
+            f"{_plain(answer.text)}\nreward {wording.decimal(answer.reward, 2)}"
+            for answer in (sample.left, sample.right)
+        )
         _print_cells(console, comparison.names, [tuple(answers)], ratio=1)
     if not comparison.samples:
         console.print("\nno held-out prompt whose answers both rounds kept")
@@ -56,7 +59,9 @@ def _print_rows(console: Console, names: tuple[str, str], rows: Sequence["Row"])
     _print_cells(console, ("", *names), [(row.what, row.left, row.right) for row in rows])
 
 
-def _print_cells(console: Console, headings: Sequence[str], rows: Sequence[tuple[str, ...]], *, ratio: int | None = None) -> None:
+def _print_cells(
+    console: Console, headings: Sequence[str], rows: Sequence[tuple[str, ...]], *, ratio: int | None = None
+) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, expand=ratio is not None)
     for heading in headings:
         table.add_column(heading, overflow="fold", ratio=ratio)
@@ -67,7 +72,9 @@ def _print_cells(console: Console, headings: Sequence[str], rows: Sequence[tuple
 
 def _plain(text: str) -> str:
     """What a model wrote as harmless text: no control character reaches the terminal."""
-    return "".join(character if character.isprintable() else "\u21b5" if character == "\n" else "\ufffd" for character in text)
+    return "".join(
+        character if character.isprintable() else "\u21b5" if character == "\n" else "\ufffd" for character in text
+    )
 
 
 def print_lineage(console: Console, lineage: "Lineage") -> None:
@@ -87,7 +94,11 @@ def print_lineage(console: Console, lineage: "Lineage") -> None:
 
 def _grow(tree: Tree, node: "Node") -> None:
     words, style = ("", "") if node.condition is None else CONDITIONS[node.condition]
-    parts = [(node.what, "bold"), ("" if node.digest is None else wording.short_digest(node.digest), ""), (words, style)]
+    parts = [
+        (node.what, "bold"),
+        ("" if node.digest is None else wording.short_digest(node.digest), ""),
+        (words, style),
+    ]
     parts += [(node.note or "", ""), (node.path or "", "dim")]
     branch = tree.add(Text("  ").join(Text(*part) for part in parts if part[0]))
     for child in node.children:

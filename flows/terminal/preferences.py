@@ -29,7 +29,11 @@ def print_collected(console: Console, out: Path) -> None:
     counts = read_json(out / "collect.json")
     ended = ", ".join(f"{counts[key]} {name}" for key, name in ENDED.items() if counts[key])
     _line(console, "prompts", f"{counts['prompts']}: {ended}")
-    _line(console, "verdicts", f"{counts['verdicts']} on {counts['responses']} responses, {counts['invalid_verdicts']} invalid")
+    _line(
+        console,
+        "verdicts",
+        f"{counts['verdicts']} on {counts['responses']} responses, {counts['invalid_verdicts']} invalid",
+    )
     _line(console, "pairs", f"{counts['pairs']}, {counts['tied_pairs']} of them with p = 0.5")
     active = counts.get("active")
     if active is not None:
@@ -53,7 +57,9 @@ def print_calibration(console: Console, out: Path) -> None:
     _print_health(console, found["judge_health"])
     _print_reliability(console, found["quality"]["reliability"])
     _line(
-        console, "p", f"calibration error {found['quality']['calibration_error']:.3f}, log loss {found['log_loss']:.3f} (a coin has 0.693)"
+        console,
+        "p",
+        f"calibration error {found['quality']['calibration_error']:.3f}, log loss {found['log_loss']:.3f} (a coin has 0.693)",
     )
     _print_scale(console, found)
     _line(console, "written", str(out))
@@ -64,7 +70,10 @@ def _print_reliability(console: Console, bins: list[dict[str, Any]]) -> None:
     for name in ("p of its choice", "pairs", "mean p", "is right"):
         table.add_column(name, no_wrap=True)
     for part in bins:
-        span, interval = f"{part['low']:.2f} to {part['high']:.2f}", f"({part['observed_low']:.3f}–{part['observed_high']:.3f})"
+        span, interval = (
+            f"{part['low']:.2f} to {part['high']:.2f}",
+            f"({part['observed_low']:.3f}–{part['observed_high']:.3f})",
+        )
         table.add_row(span, str(part["num_pairs"]), f"{part['predicted']:.3f}", f"{part['observed']:.3f} {interval}")
     console.print(table)
 

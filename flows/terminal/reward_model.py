@@ -20,7 +20,10 @@ def print_reward_model(console: Console, directory: Path) -> None:
     """
     result = read_json(directory / "reward_model.json")
     console.print(f"\ntrained on {count(result['num_train_pairs'])} pairs; on pairs of other prompts:", highlight=False)
-    print_table(console, [_row("all", result["held_out"]), *(_row(tag, each) for tag, each in result["held_out_by_tag"].items())])
+    print_table(
+        console,
+        [_row("all", result["held_out"]), *(_row(tag, each) for tag, each in result["held_out_by_tag"].items())],
+    )
     for reason, number in result["excluded"].items():
         console.print(f"left out: {count(number)} x {reason}", highlight=False, soft_wrap=True, markup=False)
     for name, place in (

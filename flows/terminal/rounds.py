@@ -4,7 +4,15 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from components.artifacts import read_json
@@ -15,12 +23,23 @@ SHOWN_ROUNDS = 20
 
 
 class StageProgress:
-    """Shows stages as they run; a `components.runtime.progress.Listener`. On something that is no terminal it prints the lines only."""
+    """Shows stages as they run; a `components.runtime.progress.Listener`.
+
+    On something that is no terminal it prints the lines only.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        self.bar = Progress(SpinnerColumn(), *columns, TextColumn("{task.fields[text]}"), console=console, transient=True)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        self.bar = Progress(
+            SpinnerColumn(), *columns, TextColumn("{task.fields[text]}"), console=console, transient=True
+        )
         self.task: Any = None
 
     def __enter__(self) -> "StageProgress":
@@ -66,12 +85,16 @@ def print_rounds(console: Console, state: dict[str, Any], *, last: int | None = 
         return
     champion = state["champion"]["round"]
     console.print(
-        f"\ncampaign {state['campaign']}: the champion is {f'round {champion} (*)' if champion else 'the start model'}", highlight=False
+        f"\ncampaign {state['campaign']}: the champion is {f'round {champion} (*)' if champion else 'the start model'}",
+        highlight=False,
     )
     shown = state if last is None else _with_latest_rounds(state, last)
     left_out = len(state["rounds"]) - len(shown["rounds"])
     if left_out:
-        console.print(f"{left_out} earlier rounds are left out; `ratchet status {state['campaign']} --all` shows them", highlight=False)
+        console.print(
+            f"{left_out} earlier rounds are left out; `ratchet status {state['campaign']} --all` shows them",
+            highlight=False,
+        )
     print_table(console, round_rows(shown))
     console.print("the challengers' means, and seconds a stage", highlight=False)
     print_table(console, measure_rows(shown))
@@ -110,7 +133,10 @@ def print_places(console: Console, directory: Path) -> None:
 
 
 def rounds_pages(runs: Path, mlflow: str) -> list[tuple[str, str]]:
-    """Every recorded campaign with the MLflow page that shows its rounds side by side; `mlflow` is the server's address."""
+    """Every recorded campaign with the MLflow page that shows its rounds side by side.
+
+    `mlflow` is the server's address.
+    """
     from components.tracking import experiment_url
 
     recorded = {path.parent.parent.name: path for path in sorted(runs.glob("*/round-*/tracking.json"))}

@@ -1,12 +1,16 @@
-"""How many costly verdicts active choice saves: a round of the built-in campaign, a noisy cheap jury, and the exact rule as costly judge.
+"""How many costly verdicts active choice saves.
 
-The cheap jury is five copies of the rule whose verdicts are flipped at known rates. It knows half of the products well (5 %) and the other
-half hardly (45 %), and guesses on close pairs: the rate rises to 50 % as the difference of the exact scores falls to 0. A budget of pairs,
-chosen at random or by the jury's disagreement, goes to the exact rule; the others keep the jury's label. A policy is trained on them all,
-and what counts is its win rate against the start on held-out prompts. All else is equal: responses, jury, training, held-out prompts.
+A round of the built-in campaign, a noisy cheap jury, and the exact rule as costly judge.
 
-Writes `active_choice.json` and `active_choice.png` into `runs/bench`. The factor is how many verdicts random choice needs for the win rate
-that active choice reaches, divided by those that active choice used; its interval is a bootstrap over the seeds.
+The cheap jury is five copies of the rule whose verdicts are flipped at known rates. It knows half of the products well
+(5 %) and the other half hardly (45 %), and guesses on close pairs: the rate rises to 50 % as the difference of the
+exact scores falls to 0. A budget of pairs, chosen at random or by the jury's disagreement, goes to the exact rule; the
+others keep the jury's label. A policy is trained on them all, and what counts is its win rate against the start on
+held-out prompts. All else is equal: responses, jury, training, held-out prompts.
+
+Writes `active_choice.json` and `active_choice.png` into `runs/bench`. The factor is how many verdicts random choice
+needs for the win rate that active choice reaches, divided by those that active choice used; its interval is a bootstrap
+over the seeds.
 """
 
 import argparse
@@ -36,7 +40,8 @@ from components.preferences.active.refine import CostlyJudge, refine
 from components.preferences.judged_pairs import build_pairs
 
 KNOWN, UNKNOWN, CLOSE = 0.05, 0.45, 0.5
-"""Flip rates of a juror on products that it knows and that it does not, and the difference of exact scores at which "close" begins."""
+"""Flip rates of a juror on products that it knows and that it does not, and the difference of exact scores at which
+"close" begins."""
 JURORS = 5
 RANDOM, ACTIVE = "random", "disagreement"
 SHARES = {RANDOM: (0.0, 0.25, 0.5, 1.0), ACTIVE: (0.0, 0.125, 0.25, 0.375, 1.0)}
@@ -92,11 +97,17 @@ def main() -> None:
         "flip_rates": {"known": KNOWN, "unknown": UNKNOWN, "close": CLOSE, "jurors": JURORS},
         "cheap_labels_wrong": interval_of_mean([sample["cheap_labels_wrong"] for sample in samples]),
         "curves": {
-            how: {share: interval_of_mean([at(sample, how, share) for sample in samples]) for share in SHARES[how]} for how in SHARES
+            how: {share: interval_of_mean([at(sample, how, share) for sample in samples]) for share in SHARES[how]}
+            for how in SHARES
         },
         "factors": factors(samples),
     }
-    settings = {"prompts": PROMPTS, "held_out": HELD_OUT, "held_out_samples": HELD_OUT_SAMPLES, "training": TRAINING.model_dump()}
+    settings = {
+        "prompts": PROMPTS,
+        "held_out": HELD_OUT,
+        "held_out_samples": HELD_OUT_SAMPLES,
+        "training": TRAINING.model_dump(),
+    }
     write_result(options.out / "active_choice.json", before=before, summary=summary | settings, samples=samples)
     draw(summary, options.out / "active_choice.png")
     sys.stdout.write(f"{summary}\n")
@@ -106,7 +117,10 @@ def measured(seed: int) -> dict[str, Any]:
     """Win rates of one seed by choice and share of the pairs."""
     policy, prompts = start(), pool(PROMPTS, seed=seed)
     responses = sampled(policy, prompts, samples=2, seed=seed)
-    groups = [Group(prompt_id(messages), messages, tuple(enumerate(two))) for messages, two in zip(prompts, responses, strict=True)]
+    groups = [
+        Group(prompt_id(messages), messages, tuple(enumerate(two)))
+        for messages, two in zip(prompts, responses, strict=True)
+    ]
     jurors = [NoisyRule(number, seed=seed) for number in range(JURORS)]
     jury = JuryJudge([Juror(lambda judge=judge: judge, 1.0) for judge in jurors], votes="majority")  # type: ignore[misc]
     verdicts = jury.judge(groups)
@@ -141,16 +155,26 @@ def factors(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     chance = np.random.default_rng(1)
     point = _factors(samples, budgets)
     drawn = np.array(
-        [_factors([samples[index] for index in chance.integers(len(samples), size=len(samples))], budgets) for _ in range(RESAMPLES)]
+        [
+            _factors([samples[index] for index in chance.integers(len(samples), size=len(samples))], budgets)
+            for _ in range(RESAMPLES)
+        ]
     )
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
     names = [*(str(share) for share in budgets), "mean"]
-    return {name: {"value": float(point[i]), "low": float(low[i]), "high": float(high[i])} for i, name in enumerate(names)}
+    return {
+        name: {"value": float(point[i]), "low": float(low[i]), "high": float(high[i])} for i, name in enumerate(names)
+    }
 
 
 def _factors(samples: Sequence[Mapping[str, Any]], budgets: Sequence[float]) -> np.ndarray:
-    """By inverting random choice's mean curve, made monotone and straight between its points; above it counts as its end."""
-    means = np.maximum.accumulate([np.mean([at(sample, RANDOM, share) for sample in samples]) for share in SHARES[RANDOM]])
+    """By inverting random choice's mean curve, made monotone and straight between its points.
+
+    Above it counts as its end.
+    """
+    means = np.maximum.accumulate(
+        [np.mean([at(sample, RANDOM, share) for sample in samples]) for share in SHARES[RANDOM]]
+    )
     # A flat piece has no inverse: its first point is taken.
     rising = means + 1e-9 * np.arange(len(means))
     reached = [np.mean([at(sample, ACTIVE, share) for sample in samples]) for share in budgets]
@@ -166,10 +190,18 @@ def draw(summary: dict[str, Any], path: Path) -> None:
         shares, means = list(curve), np.array([point["mean"] for point in curve.values()])
         reach = np.array([[point["mean"] - point["low"], point["high"] - point["mean"]] for point in curve.values()]).T
         axes.errorbar(
-            shares, means, reach, marker="o", capsize=3, color=colour, label=f"chosen by {how}" if how == ACTIVE else "drawn at random"
+            shares,
+            means,
+            reach,
+            marker="o",
+            capsize=3,
+            color=colour,
+            label=f"chosen by {how}" if how == ACTIVE else "drawn at random",
         )
     factor = summary["factors"]["mean"]
-    axes.set_title(f"{factor['value']:.2f} times fewer costly verdicts ({factor['low']:.2f} to {factor['high']:.2f})", fontsize=10)
+    axes.set_title(
+        f"{factor['value']:.2f} times fewer costly verdicts ({factor['low']:.2f} to {factor['high']:.2f})", fontsize=10
+    )
     axes.set_xlabel("share of the pairs that the costly judge sees")
     axes.set_ylabel("win rate against the start")
     axes.legend(frameon=False)

@@ -1,7 +1,7 @@
 """What a constraint costs on the built-in campaign: the demo with and without one, the same seeds, two rounds each.
 
-Writes `runs/bench/constraints.json`: for each seed the share of sampled held-out answers that break the rule and the win rate against the
-start, with and without it, and a summary. Takes some minutes a seed.
+Writes `runs/bench/constraints.json`: for each seed the share of sampled held-out answers that break the rule and the
+win rate against the start, with and without it, and a summary. Takes some minutes a seed.
 """
 
 import argparse
@@ -29,7 +29,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[17, 18, 19])
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     options = parser.parse_args()
-    samples = [{"seed": seed, "free": measured(seed, MEASURED_ONLY), "constrained": measured(seed, CONSTRAINTS)} for seed in options.seeds]
+    samples = [
+        {"seed": seed, "free": measured(seed, MEASURED_ONLY), "constrained": measured(seed, CONSTRAINTS)}
+        for seed in options.seeds
+    ]
     cost = [one["free"]["win_rate"] - one["constrained"]["win_rate"] for one in samples]
     summary = {
         "limit": LIMIT,
@@ -40,7 +43,9 @@ def main() -> None:
         "win_rate_cost_mean": statistics.fmean(cost),
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    write_json(options.out / "constraints.json", {"summary": summary, "samples": samples, "load": list(os.getloadavg())})
+    write_json(
+        options.out / "constraints.json", {"summary": summary, "samples": samples, "load": list(os.getloadavg())}
+    )
     sys.stdout.write(f"{summary}\n")
 
 
@@ -51,9 +56,17 @@ def measured(seed: int, constraints: dict[str, Any]) -> dict[str, float]:
         config = Path(place, "campaign.yaml")
         config.write_text(yaml.safe_dump(demo | {"seed": seed, "num_rounds": ROUNDS, "constraints": constraints}))
         environment = {**os.environ, "RATCHET_RUNS": f"{place}/runs", "PREFECT_HOME": f"{place}/prefect"}
-        subprocess.run([sys.executable, "-m", "flows.cli", "run", str(config)], env=environment, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [sys.executable, "-m", "flows.cli", "run", str(config)],
+            env=environment,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
         last = Path(place, "runs", "demo", f"round-{ROUNDS:03d}")
-        evaluation, training = read_json(last / "evaluate" / "evaluation.json"), read_json(last / "dpo_train" / "train.json")
+        evaluation, training = (
+            read_json(last / "evaluate" / "evaluation.json"),
+            read_json(last / "dpo_train" / "train.json"),
+        )
         return {
             "share": evaluation["violations"]["banned_phrases"]["challenger"],
             "share_start": evaluation["violations"]["banned_phrases"]["start"],

@@ -1,11 +1,13 @@
 """Where the time of `make demo` goes once its starter model is made: start-up, every stage, and what lies between them.
 
-Runs `ratchet run conf/demo.yaml` as often as asked, each time in a fresh process on an empty folder of runs, from this checkout and, with
-`--before COMMIT`, from that commit's too, one after the other in turn. Within a process it counts the seconds of imports, of waiting for
-the Prefect server (which comes up while libraries are imported), of every stage, of loading models, and of checking the saved one; the
-last two lie within stages. Both checkouts run once before, which makes the starter model and the bytecode.
+Runs `ratchet run conf/demo.yaml` as often as asked, each time in a fresh process on an empty folder of runs, from this
+checkout and, with `--before COMMIT`, from that commit's too, one after the other in turn. Within a process it counts
+the seconds of imports, of waiting for the Prefect server (which comes up while libraries are imported), of every stage,
+of loading models, and of checking the saved one; the last two lie within stages. Both checkouts run once before, which
+makes the starter model and the bytecode.
 
-Writes `demo.json` and `demo.png` into `runs/bench`: medians and all samples. One run takes one to two minutes on two cores.
+Writes `demo.json` and `demo.png` into `runs/bench`: medians and all samples. One run takes one to two minutes on two
+cores.
 """
 
 import argparse
@@ -45,16 +47,23 @@ def checkout(commit: str, place: Path) -> Iterator[Path]:
 
 
 def timed(tree: Path, config: str) -> dict[str, Any]:
-    """Runs the demo of a checkout; gives the seconds of its parts, which add up to all, and of what lies within them."""
+    """Runs the demo of a checkout.
+
+    Gives the seconds of its parts, which add up to all, and of what lies within them.
+    """
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="demo-") as place:
         out, log = Path(place) / "seconds.json", Path(place) / "said"
         command = [sys.executable, str(HERE / "rounds" / "timed_run.py"), str(tree), str(out), "run", config]
-        environment = {name: value for name, value in os.environ.items() if name not in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI")}
+        environment = {
+            name: value for name, value in os.environ.items() if name not in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI")
+        }
         environment |= {"PYTHONPATH": str(tree), "RATCHET_RUNS": str(Path(place) / "runs")}
         began = time.perf_counter()
         with log.open("w") as said:
-            code = subprocess.run(command, cwd=tree, env=environment, stdout=said, stderr=subprocess.STDOUT, check=False).returncode
+            code = subprocess.run(
+                command, cwd=tree, env=environment, stdout=said, stderr=subprocess.STDOUT, check=False
+            ).returncode
         seconds = time.perf_counter() - began
         if code != 0:
             raise RuntimeError(f"the demo of {tree} ended with {code}: {log.read_text()[-2000:]}")
@@ -75,7 +84,8 @@ def summary(samples: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str
     for name in names:
         own = [sample for sample in samples if sample["of"] == name]
         told[name] = {"seconds": interval_of_median([sample["seconds"] for sample in own])} | {
-            kind: {part: float(np.median([sample[kind][part] for sample in own])) for part in own[0][kind]} for kind in ("parts", "within")
+            kind: {part: float(np.median([sample[kind][part] for sample in own])) for part in own[0][kind]}
+            for kind in ("parts", "within")
         }
     return told
 
@@ -94,8 +104,19 @@ def draw(told: dict[str, Any], path: Path) -> None:
         axes = figure.subplots()
         left = np.zeros(len(names))
         for part, colour in zip(parts, colours, strict=True):
-            seconds = np.array([told[name]["parts"][part] + (told[name]["parts"]["start"] if part == STARTUP else 0) for name in names])
-            axes.barh(names, seconds, 0.6, left=left, color=colour, edgecolor="white", linewidth=0.6, label=part.replace("_", " "))
+            seconds = np.array(
+                [told[name]["parts"][part] + (told[name]["parts"]["start"] if part == STARTUP else 0) for name in names]
+            )
+            axes.barh(
+                names,
+                seconds,
+                0.6,
+                left=left,
+                color=colour,
+                edgecolor="white",
+                linewidth=0.6,
+                label=part.replace("_", " "),
+            )
             left += seconds
         for row, seconds in enumerate(left):
             axes.text(seconds, row, f" {seconds:.0f} s", va="center")
@@ -129,7 +150,9 @@ def main() -> None:
                 within = ", ".join(f"{part} {seconds:.1f}" for part, seconds in samples[-1]["within"].items())
                 print(f"{name}: {samples[-1]['seconds']:.1f} s: {parts}; of which {within}", flush=True)
     told = summary(samples, list(trees))
-    write_result(given.out / "demo.json", before=before, summary=told | {"details": {"config": given.config}}, samples=samples)
+    write_result(
+        given.out / "demo.json", before=before, summary=told | {"details": {"config": given.config}}, samples=samples
+    )
     draw(told, given.out / "demo.png")
     print(json.dumps(told, indent=1))
 

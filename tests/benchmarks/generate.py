@@ -1,12 +1,15 @@
-"""How fast answers are sampled, several a prompt: side by side with transformers, in one run, system after system, round after round.
+"""How fast answers are sampled, several a prompt.
 
-Systems, each in a process of its own: ours as the pipeline runs it; transformers' `generate` as users write it (prompts as they come,
-eight at a time, padded on the left, `num_return_sequences`); `generate` tuned (prompts by length, the fastest batch and cache); its
-continuous batching, `generate_batch`, tuned (the fastest page and number of rows); and vLLM, where its command is on the PATH, as
-`generation: {engine: vllm}` asks it, once it has loaded and compiled. All sample the same model's whole distribution for the same
-prompts with the same thread count and allocator settings; in the ragged cases answers end by an end token that the model itself gives a
-probability at every step. Before any timing the answers are checked, and the run ends where that fails: the most likely tokens in fp32
-are those of `generate`, and log-probabilities, lengths and endings of samples have the same means in each precision.
+Side by side with transformers, in one run, system after system, round after round.
+
+Systems, each in a process of its own: ours as the pipeline runs it; transformers' `generate` as users write it (prompts
+as they come, eight at a time, padded on the left, `num_return_sequences`); `generate` tuned (prompts by length, the
+fastest batch and cache); its continuous batching, `generate_batch`, tuned (the fastest page and number of rows); and
+vLLM, where its command is on the PATH, as `generation: {engine: vllm}` asks it, once it has loaded and compiled. All
+sample the same model's whole distribution for the same prompts with the same thread count and allocator settings; in
+the ragged cases answers end by an end token that the model itself gives a probability at every step. Before any timing
+the answers are checked, and the run ends where that fails: the most likely tokens in fp32 are those of `generate`, and
+log-probabilities, lengths and endings of samples have the same means in each precision.
 
 Ratios are of tokens a second, the end token included; their intervals are bootstrap intervals over the repetitions.
 
@@ -45,7 +48,10 @@ def system(task: dict[str, Any], name: str, settings: Sequence[dict[str, Any]]) 
 
 
 def tuned(task: dict[str, Any], name: str, tries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The fastest of some settings, by one repetition each with answers half as long, after one that warms up; None where all fail."""
+    """The fastest of some settings, by one repetition each with answers half as long, after one that warms up.
+
+    None where all fail.
+    """
     worker = system(task | {"max_new_tokens": task["max_new_tokens"] // 2}, name, [tries[0], *tries])
     worker.step()
     made = [{"settings": settings} | worker.step() for settings in tries]
@@ -112,11 +118,15 @@ def compare(task: dict[str, Any], repeats: int) -> dict[str, Any]:
         "precision": "bf16" if task["bf16"] else "fp32",
         "tokens_per_second": {name: rate(own) for name, own in timed.items()},
         "tokens_per_cpu_second": {
-            name: sum(one["tokens"] for one in own) / sum(one["cpu_seconds"] for one in own) for name, own in timed.items() if name != VLLM
+            name: sum(one["tokens"] for one in own) / sum(one["cpu_seconds"] for one in own)
+            for name, own in timed.items()
+            if name != VLLM
         },
         "ratios": {name: ratio(timed["ours"], own) for name, own in timed.items() if name != "ours"},
         # vLLM computes in processes of its own.
-        "peak_bytes": {name: max(one["peak_bytes"] for one in samples if one["system"] == name) for name in workers if name != VLLM},
+        "peak_bytes": {
+            name: max(one["peak_bytes"] for one in samples if one["system"] == name) for name in workers if name != VLLM
+        },
         "tuned": found,
         "before": before,
         "samples": samples,
@@ -132,7 +142,12 @@ def summary(compared: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "vs_generate_tuned_low": min(lows[TUNED], default=None),
         "vs_generate_batch_low": min(lows[CONTINUOUS], default=None),
         "vs_vllm_low": min(lows[VLLM], default=None),
-        "failed": [f"{name}: {one['precision']} {one['case']}" for one in compared for name in lows if name not in one["ratios"]],
+        "failed": [
+            f"{name}: {one['precision']} {one['case']}"
+            for one in compared
+            for name in lows
+            if name not in one["ratios"]
+        ],
     }
 
 
@@ -145,7 +160,9 @@ def plot(path: Path, compared: Sequence[dict[str, Any]]) -> None:
 
     shown = [name for name in OTHERS if any(name in one["ratios"] for one in compared)]
     precisions = sorted({one["precision"] for one in compared}, reverse=True)
-    figure, axes = plt.subplots(1, len(precisions), figsize=(7 * len(precisions), 5), sharey=True, squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        1, len(precisions), figsize=(7 * len(precisions), 5), sharey=True, squeeze=False, layout="constrained"
+    )
     for axis, precision in zip(axes[0], precisions, strict=True):
         cases = [one for one in compared if one["precision"] == precision]
         for place, name in enumerate(shown):
@@ -162,7 +179,9 @@ def plot(path: Path, compared: Sequence[dict[str, Any]]) -> None:
                 color=f"C{place}",
             )
             axis.bar_label(bars, fmt="%.1f", padding=3, fontsize=9)
-        labels = [f"{one['case'].replace('-', ', n = ')}\nours {one['tokens_per_second']['ours']:.0f}/s" for one in cases]
+        labels = [
+            f"{one['case'].replace('-', ', n = ')}\nours {one['tokens_per_second']['ours']:.0f}/s" for one in cases
+        ]
         axis.axhline(1, color="black", linewidth=1)
         axis.set_xticks(range(len(cases)), labels)
         axis.set_title(f"{precision}: sampled tokens a second, ours over others' (95 % intervals)", fontsize=11)
@@ -175,12 +194,18 @@ def plot(path: Path, compared: Sequence[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
-    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES), metavar="NAME", help=f"of {', '.join(CASES)}")
+    parser.add_argument(
+        "--cases", nargs="+", default=list(CASES), choices=list(CASES), metavar="NAME", help=f"of {', '.join(CASES)}"
+    )
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"])
     parser.add_argument("--shape", default="tiny", choices=list(SHAPES))
-    parser.add_argument("--repeats", type=int, default=5, help="repetitions of each system, the first of which warms up")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="repetitions of each system, the first of which warms up"
+    )
     parser.add_argument("--prompts", type=int, default=16)
-    parser.add_argument("--max-new-tokens", type=int, default=48, help="in the ragged cases answers end after half as many on average")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=48, help="in the ragged cases answers end after half as many on average"
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     given = parser.parse_args()
     if not vllm.executable():
@@ -204,7 +229,10 @@ def main() -> None:
         for precision in given.precisions:
             for case in given.cases:
                 compared.append(compare(task | {"case": case, "bf16": precision == "bf16"}, given.repeats))
-                told = {name: f"{one['ratio']:.2f} ({one['low']:.2f}-{one['high']:.2f})" for name, one in compared[-1]["ratios"].items()}
+                told = {
+                    name: f"{one['ratio']:.2f} ({one['low']:.2f}-{one['high']:.2f})"
+                    for name, one in compared[-1]["ratios"].items()
+                }
                 best = {name: one["settings"] for name, one in compared[-1]["tuned"].items()}
                 rates = {name: round(value) for name, value in compared[-1]["tokens_per_second"].items()}
                 print(f"{precision} {case}: times as fast {told}; tokens/s {rates}; tuned {best}", flush=True)

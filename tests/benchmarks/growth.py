@@ -1,13 +1,15 @@
 """What training costs as the work grows: more pairs, longer sequences, more ranks.
 
-- pairs: the whole stage over 1,000 to 64,000 short pairs (tables read, tokenised, packed, reference pass, training, saved and reloaded), on
-  a model so small that what surrounds it weighs most. Time should be linear, and memory should grow by what a pair takes, and no faster.
-- length: the training step over sequences of 512 to 8,192 tokens, as many tokens in every step. Time of a sequence should lie between
-  linear and quadratic (attention), and memory of a step should hardly grow.
-- ranks: the same stage on one process and on two, one thread each. Two should take half the time of the steps; start-up stays.
+- pairs: the whole stage over 1,000 to 64,000 short pairs (tables read, tokenised, packed, reference pass, training,
+  saved and reloaded), on a model so small that what surrounds it weighs most. Time should be linear, and memory should
+  grow by what a pair takes, and no faster.
+- length: the training step over sequences of 512 to 8,192 tokens, as many tokens in every step. Time of a sequence
+  should lie between linear and quadratic (attention), and memory of a step should hardly grow.
+- ranks: the same stage on one process and on two, one thread each. Two should take half the time of the steps; start-up
+  stays.
 
-Every point runs in a process of its own. A slope is the exponent of a power law, fitted to the logarithms of what is above the least
-stage (`FEWEST` pairs), since loading a model and saving it cost the same for any number of pairs.
+Every point runs in a process of its own. A slope is the exponent of a power law, fitted to the logarithms of what is
+above the least stage (`FEWEST` pairs), since loading a model and saving it cost the same for any number of pairs.
 
 Writes `growth.json` and `growth.png` into `runs/bench`.
 """
@@ -43,9 +45,7 @@ EXPECTED = {
     ("ranks", "step_seconds"): (-1.0, -0.7),
 }
 """Slopes that a sweep may have."""
-TEMPLATE = (
-    "{% for message in messages %}{{ message.content + ' ' }}{% if message.role == 'assistant' %}{{ '</s> ' }}{% endif %}{% endfor %}"
-)
+TEMPLATE = "{% for message in messages %}{{ message.content + ' ' }}{% if message.role == 'assistant' %}{{ '</s> ' }}{% endif %}{% endfor %}"
 
 
 def stage_task(directory: Path, shape_name: str, profile: Any, count: int, seed: int) -> Any:
@@ -74,7 +74,13 @@ def stage_task(directory: Path, shape_name: str, profile: Any, count: int, seed:
         text = pair.as_text()
         messages = [{"role": "user", "content": text["prompt"].strip()}]
         answers = {name: text[name].removesuffix(" </s>") for name in ("chosen", "rejected")}
-        row = {"prompt": format_messages(messages), "prompt_id": prompt_id(messages), "p": 1.0, "tag": "", "weight": 1.0}
+        row = {
+            "prompt": format_messages(messages),
+            "prompt_id": prompt_id(messages),
+            "p": 1.0,
+            "tag": "",
+            "weight": 1.0,
+        }
         rows.append(row | answers)
     tables = {}
     for name, part in (("train", rows[:count]), ("eval", rows[count:])):
@@ -102,7 +108,9 @@ def write_task(task: dict[str, Any], directory: Path) -> dict[str, Any]:
 
     request = stage_task(directory, task["shape"], Profile(*task["profile"]), task["pairs"], seed=1)
     if "pairs_per_step" in task:
-        request = request.model_copy(update={"training": request.training.model_copy(update={"pairs_per_step": task["pairs_per_step"]})})
+        request = request.model_copy(
+            update={"training": request.training.model_copy(update={"pairs_per_step": task["pairs_per_step"]})}
+        )
     (directory / "request.json").write_text(request.model_dump_json())
     return {}
 
@@ -160,7 +168,11 @@ def run_step_task(task: dict[str, Any], directory: Path) -> dict[str, Any]:
     return {"wall_seconds": min(walls) / per_step / 2, "cpu_seconds": min(cpus) / per_step / 2, "peak_bytes": peak}
 
 
-TASKS: dict[str, Callable[[dict[str, Any], Path], dict[str, Any]]] = {"write": write_task, "stage": run_stage_task, "steps": run_step_task}
+TASKS: dict[str, Callable[[dict[str, Any], Path], dict[str, Any]]] = {
+    "write": write_task,
+    "stage": run_stage_task,
+    "steps": run_step_task,
+}
 
 
 def work(task: dict[str, Any], directory: Path) -> None:
@@ -170,7 +182,11 @@ def work(task: dict[str, Any], directory: Path) -> None:
 
 def measured(task: dict[str, Any], directory: Path, threads: int) -> dict[str, Any]:
     """The same in a fresh process."""
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(threads)}
+    environment = os.environ | {
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_NUM_THREADS": str(threads),
+    }
     environment["PYTHONPATH"] = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, __file__, "--task", json.dumps(task), "--directory", str(directory)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -209,7 +225,8 @@ def middle(samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     numbers = sorted({one["number"] for one in samples})
     measures = sorted({name for one in samples for name in one} - {"sweep", "number", "load"})
     return [
-        {"number": number} | {name: float(np.median([one[name] for one in samples if one["number"] == number])) for name in measures}
+        {"number": number}
+        | {name: float(np.median([one[name] for one in samples if one["number"] == number])) for name in measures}
         for number in numbers
     ]
 
@@ -223,10 +240,16 @@ def fitted(sweep: str, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for (of, measure), (low, high) in EXPECTED.items():
         if of == sweep and len(grown) > 1:
             found = slope(grown, fixed, measure)
-            slopes[measure] = {"exponent": found, "expected": [low, high], "as_expected": low - 0.05 <= found <= high + 0.05}
+            slopes[measure] = {
+                "exponent": found,
+                "expected": [low, high],
+                "as_expected": low - 0.05 <= found <= high + 0.05,
+            }
     result: dict[str, Any] = {"points": points, "slopes": slopes}
     if sweep == "pairs" and len(grown) > 1:
-        result["bytes_of_one_more"] = (grown[-1]["peak_bytes"] - grown[-2]["peak_bytes"]) / (grown[-1]["number"] - grown[-2]["number"])
+        result["bytes_of_one_more"] = (grown[-1]["peak_bytes"] - grown[-2]["peak_bytes"]) / (
+            grown[-1]["number"] - grown[-2]["number"]
+        )
     return result
 
 
@@ -235,7 +258,9 @@ def show(sweep: str, result: dict[str, Any]) -> None:
     print(f"\n{sweep:>8} {'wall s':>10} {'CPU s':>10} {'steps s':>10} {'peak MiB':>10}")
     for one in result["points"]:
         steps = f"{one['step_seconds']:10.2f}" if "step_seconds" in one else f"{'':10}"
-        print(f"{one['number']:8d} {one['wall_seconds']:10.2f} {one['cpu_seconds']:10.2f} {steps} {one['peak_bytes'] / 2**20:10.0f}")
+        print(
+            f"{one['number']:8d} {one['wall_seconds']:10.2f} {one['cpu_seconds']:10.2f} {steps} {one['peak_bytes'] / 2**20:10.0f}"
+        )
     if "bytes_of_one_more" in result:
         print(f"  between the largest two, one more takes {result['bytes_of_one_more'] / 2**10:.1f} KiB")
     for measure, found in result["slopes"].items():
@@ -265,11 +290,22 @@ def plot(path: Path, results: dict[str, dict[str, Any]]) -> None:
         seconds = "step_seconds" if sweep == "ranks" else "wall_seconds"
         values = np.array([one[seconds] for one in result["points"]])
         upper, lower = axes[0, column], axes[1, column]
-        exponent, above = result["slopes"].get(seconds, {}).get("exponent"), " above the least" if sweep == "pairs" else ""
-        upper.loglog(numbers, values, "o-", label="measured" if exponent is None else f"measured: power {exponent:.2f}{above}")
+        exponent, above = (
+            result["slopes"].get(seconds, {}).get("exponent"),
+            " above the least" if sweep == "pairs" else "",
+        )
+        upper.loglog(
+            numbers, values, "o-", label="measured" if exponent is None else f"measured: power {exponent:.2f}{above}"
+        )
         for power, style in {"pairs": ((1, "--"),), "length": ((1, "--"), (2, ":")), "ranks": ((-1, "--"),)}[sweep]:
             anchor = -1 if sweep == "pairs" else 0
-            upper.loglog(numbers, values[anchor] * (numbers / numbers[anchor]) ** power, style, color="gray", label=f"power {power}")
+            upper.loglog(
+                numbers,
+                values[anchor] * (numbers / numbers[anchor]) ** power,
+                style,
+                color="gray",
+                label=f"power {power}",
+            )
         upper.set_title(TITLES[sweep][0])
         upper.set_ylabel("seconds")
         peaks = [one["peak_bytes"] / 2**20 for one in result["points"]]
@@ -284,7 +320,9 @@ def plot(path: Path, results: dict[str, dict[str, Any]]) -> None:
             axis.grid(alpha=0.3)
         for axis in (upper.yaxis, lower.yaxis):
             axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-        upper.yaxis.set_minor_formatter(StrMethodFormatter("{x:,g}") if values.max() < 5 * values.min() else NullFormatter())
+        upper.yaxis.set_minor_formatter(
+            StrMethodFormatter("{x:,g}") if values.max() < 5 * values.min() else NullFormatter()
+        )
         upper.legend(frameon=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -299,7 +337,9 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rank-pairs", type=int, default=112, help="pairs of the training whose ranks vary")
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of one process; in the sweep of ranks each has one")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), help="of one process; in the sweep of ranks each has one"
+    )
     parser.add_argument("--task", type=json.loads, help=argparse.SUPPRESS)
     parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()

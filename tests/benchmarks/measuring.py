@@ -59,8 +59,15 @@ def conditions() -> dict[str, Any]:
 
 def write_result(path: Path, *, before: dict[str, Any], summary: dict[str, Any], samples: list[Any]) -> None:
     """Writes the samples with what they say and where they come from."""
-    machine = {"cores": os.cpu_count(), "processor": _processor(), "python": platform.python_version(), "system": platform.platform()}
-    packages = {name: _version(name) for name in ("prefect", "mlflow", "torch", "transformers", "trl", "pandas", "matplotlib")}
+    machine = {
+        "cores": os.cpu_count(),
+        "processor": _processor(),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }
+    packages = {
+        name: _version(name) for name in ("prefect", "mlflow", "torch", "transformers", "trl", "pandas", "matplotlib")
+    }
     content = {
         "summary": summary,
         "before": before,

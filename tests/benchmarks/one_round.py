@@ -1,7 +1,9 @@
-"""One round on the built-in campaign without its flow: responses of the start model, training on any labels, and the win rate they lead to.
+"""One round on the built-in campaign without its flow.
 
-What varies between the arms of a comparison is only the table of pairs: the responses, the training's seed and the held-out draws of one
-seed are the same for all of them.
+Responses of the start model, training on any labels, and the win rate they lead to.
+
+What varies between the arms of a comparison is only the table of pairs: the responses, the training's seed and the
+held-out draws of one seed are the same for all of them.
 """
 
 import tempfile
@@ -66,7 +68,11 @@ def sampled(model: ModelRef, prompts: Sequence[Messages], *, samples: int, seed:
     tokenizer = load_tokenizer(model)
     policy = load_policy(model, dtype=resolve_dtype("float32"), device=pick_device(), quantization="none")
     law = SamplingParams(
-        temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=64, stop_ids=frozenset(stop_ids(tokenizer, policy.generation_config))
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+        max_new_tokens=64,
+        stop_ids=frozenset(stop_ids(tokenizer, policy.generation_config)),
     )
     ids = [prompt_ids(tokenizer, messages) for messages in prompts]
     seeds = [[derive_seed(seed, model.digest, row, number) for number in range(samples)] for row in range(len(ids))]
@@ -75,7 +81,9 @@ def sampled(model: ModelRef, prompts: Sequence[Messages], *, samples: int, seed:
     return [[response.text for response in several] for several in found]
 
 
-def trained(pairs: Sequence[dict[str, Any]], policy: ModelRef, config: TrainingConfig, folder: Path, *, seed: int) -> ModelRef:
+def trained(
+    pairs: Sequence[dict[str, Any]], policy: ModelRef, config: TrainingConfig, folder: Path, *, seed: int
+) -> ModelRef:
     """Trains a policy, with itself as the reference, on rows of `COLUMNS`."""
     out = Path(tempfile.mkdtemp(dir=folder))
     tables = {"train": pairs, "eval": []}

@@ -1,7 +1,8 @@
 """What the machinery around the model costs: seconds a round with the stages' work taken out, round after round.
 
-The flows, the Prefect server, the MLflow store, the report and the artifacts are the real ones. One round is really run; every later
-stage publishes a copy of that round's files at once. What is left of a round's time, less the copying, is orchestration.
+The flows, the Prefect server, the MLflow store, the report and the artifacts are the real ones. One round is really
+run; every later stage publishes a copy of that round's files at once. What is left of a round's time, less the copying,
+is orchestration.
 
     python tests/benchmarks/orchestration.py --rounds 100 --out runs/bench
 """
@@ -66,7 +67,9 @@ class Copies:
         def run(request: Any, out: Path) -> None:
             began = time.monotonic()
             here = out.parent.name
-            shutil.copytree(self.source / ("round-000" if name == "start" else "round-001") / name, out, dirs_exist_ok=True)
+            shutil.copytree(
+                self.source / ("round-000" if name == "start" else "round-001") / name, out, dirs_exist_ok=True
+            )
             (out / "MANIFEST.json").unlink()
             getattr(self, f"_{name}", lambda out, number: None)(out, int(here.removeprefix("round-")))
             self.seconds[here] += time.monotonic() - began
@@ -146,7 +149,10 @@ def measure(rounds: int, place: Path) -> list[dict[str, float]]:
 
 
 def summary(samples: list[dict[str, float]]) -> dict[str, Any]:
-    """Median with its interval, the largest, and the growth a round: the median of all pairs' slopes (Theil and Sen) with its interval."""
+    """Median with its interval, the largest, and the growth a round.
+
+    The median of all pairs' slopes (Theil and Sen) with its interval.
+    """
     from scipy.stats import theilslopes
 
     rounds = [sample["round"] for sample in samples]
@@ -161,7 +167,11 @@ def summary(samples: list[dict[str, float]]) -> dict[str, Any]:
             "max": max(values),
             "first_tenth": interval_of_median(values[:tenth]),
             "last_tenth": interval_of_median(values[-tenth:]),
-            "growth_per_100_rounds": {"value": 100 * growth.slope, "low": 100 * growth.low_slope, "high": 100 * growth.high_slope},
+            "growth_per_100_rounds": {
+                "value": 100 * growth.slope,
+                "low": 100 * growth.low_slope,
+                "high": 100 * growth.high_slope,
+            },
         }
     return told
 
@@ -180,7 +190,13 @@ def draw(samples: list[dict[str, float]], told: dict[str, Any], path: Path) -> N
             ("seconds", "seconds beyond the stages' own work", PAPER.challenger),
             ("processor_seconds", "processor seconds, with the Prefect server's", PAPER.champion),
         ):
-            axes.plot(rounds, [sample[name] for sample in samples], ".", color=colour, label=f"{label} (median {told[name]['median']:.2f})")
+            axes.plot(
+                rounds,
+                [sample[name] for sample in samples],
+                ".",
+                color=colour,
+                label=f"{label} (median {told[name]['median']:.2f})",
+            )
         axes.set_ylim(bottom=0)
         axes.set_xlabel("round")
         axes.set_ylabel("seconds")

@@ -1,4 +1,7 @@
-"""Models of random weights, and pairs of random tokens whose lengths are like those of known data sets. Nothing is downloaded."""
+"""Models of random weights, and pairs of random tokens whose lengths are like those of known data sets.
+
+Nothing is downloaded.
+"""
 
 import json
 from collections.abc import Sequence
@@ -88,7 +91,8 @@ PROFILES = {
     "tldr": Profile(382, 34),
     "no padding": Profile(8, 200, spread=0.0),
 }
-"""Prompt to answer 0.42, 2.15, 6.3 and 11 at the median lengths of those sets (arXiv 2410.20305); and all equal: our worst case."""
+"""Prompt to answer 0.42, 2.15, 6.3 and 11 at the median lengths of those sets (arXiv 2410.20305); and all equal: our
+worst case."""
 WORST = "no padding"
 
 
@@ -154,6 +158,8 @@ def unique_flops(shape: Shape, pairs: Sequence[Triple]) -> float:
     for pair in pairs:
         prompt, chosen, rejected = len(pair.prompt), len(pair.chosen), len(pair.rejected)
         seen = (prompt + chosen) ** 2 / 2 + rejected * prompt + rejected**2 / 2
-        total += 2 * shape.backbone * (prompt + chosen + rejected) + 2 * shape.vocabulary * shape.hidden * (chosen + rejected)
+        total += 2 * shape.backbone * (prompt + chosen + rejected) + 2 * shape.vocabulary * shape.hidden * (
+            chosen + rejected
+        )
         total += 4 * shape.layers * shape.hidden * seen
     return total

@@ -1,8 +1,11 @@
-"""What soft labels are worth where a quarter of the verdicts is wrong: the built-in campaign's round, trained on p and on hard labels.
+"""What soft labels are worth where a quarter of the verdicts is wrong.
 
-Each pair is judged by one of two judges whose verdicts are flipped at known rates, 5 % and 45 %. One policy is trained on the verdicts as
-they are (p = 1), the other on the same verdicts with p = 1 - rate of the pair's judge. All else is equal: responses, order of the pairs,
-training. Both are compared on held-out prompts with the start and with each other, by the exact rule.
+The built-in campaign's round, trained on p and on hard labels.
+
+Each pair is judged by one of two judges whose verdicts are flipped at known rates, 5 % and 45 %. One policy is trained
+on the verdicts as they are (p = 1), the other on the same verdicts with p = 1 - rate of the pair's judge. All else is
+equal: responses, order of the pairs, training. Both are compared on held-out prompts with the start and with each
+other, by the exact rule.
 
 Writes `soft_labels.json` and `soft_labels.png` into `runs/bench`.
 """
@@ -22,7 +25,8 @@ from measuring import conditions, interval_of_mean, write_result
 from one_round import HeldOut, different_pairs, pool, row, sampled, start, trained, training, wins
 
 RATES = (0.05, 0.45)
-"""Share of flipped verdicts of each judge; half of the pairs are each judge's, so a quarter of all verdicts is wrong."""
+"""Share of flipped verdicts of each judge; half of the pairs are each judge's, so a quarter of all verdicts is
+wrong."""
 PROMPTS, HELD_OUT, HELD_OUT_SAMPLES = 512, 256, 4
 TRAINING = training(learning_rate=2e-4, epochs=2)
 """Chosen on seeds 1 to 3."""
@@ -48,7 +52,12 @@ def main() -> None:
         "hard": interval_of_mean([sample["hard"] for sample in samples]),
         "soft": interval_of_mean([sample["soft"] for sample in samples]),
     }
-    settings = {"prompts": PROMPTS, "held_out": HELD_OUT, "held_out_samples": HELD_OUT_SAMPLES, "training": TRAINING.model_dump()}
+    settings = {
+        "prompts": PROMPTS,
+        "held_out": HELD_OUT,
+        "held_out_samples": HELD_OUT_SAMPLES,
+        "training": TRAINING.model_dump(),
+    }
     write_result(options.out / "soft_labels.json", before=before, summary=summary | settings, samples=samples)
     draw(samples, summary, options.out / "soft_labels.png")
     sys.stdout.write(f"{summary}\n")
@@ -89,9 +98,19 @@ def draw(samples: list[dict[str, Any]], summary: dict[str, Any], path: Path) -> 
         axes.plot([0, 1], [sample["hard"], sample["soft"]], color="0.7", marker="o", markersize=3)
     for place, name in ((-0.1, "hard"), (1.1, "soft")):
         mean = summary[name]
-        axes.errorbar(place, mean["mean"], [[mean["mean"] - mean["low"]], [mean["high"] - mean["mean"]]], marker="s", capsize=4, color="C0")
+        axes.errorbar(
+            place,
+            mean["mean"],
+            [[mean["mean"] - mean["low"]], [mean["high"] - mean["mean"]]],
+            marker="s",
+            capsize=4,
+            color="C0",
+        )
     gain = summary["soft_minus_hard"]
-    axes.set_title(f"soft minus hard: {gain['mean']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f}), {gain['n']} seeds", fontsize=10)
+    axes.set_title(
+        f"soft minus hard: {gain['mean']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f}), {gain['n']} seeds",
+        fontsize=10,
+    )
     axes.set_xticks([0, 1], ["hard labels", "labels p"])
     axes.set_xlim(-0.4, 1.4)
     axes.set_ylabel("win rate against the start")

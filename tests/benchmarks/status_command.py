@@ -17,7 +17,9 @@ from measuring import conditions, interval_of_median, write_result
 from components.campaign.files import STAGES
 
 RATE = {"value": 0.635, "low": 0.4891, "high": 0.7713, "n": 256}
-REASON = "win rate 0.635 [0.489, 0.771] against the champion is not surely above 0.5, as its lower bound of 0.4891 must be"
+REASON = (
+    "win rate 0.635 [0.489, 0.771] against the champion is not surely above 0.5, as its lower bound of 0.4891 must be"
+)
 
 
 def write_campaign(directory: Path, rounds: int) -> None:
@@ -41,7 +43,12 @@ def write_campaign(directory: Path, rounds: int) -> None:
         for number in range(1, rounds + 1)
     ]
     champion = rounds - rounds % 7
-    state = {"campaign": "long", "champion": {"round": champion, "digest": f"{champion:064x}"}, "target": None, "rounds": records}
+    state = {
+        "campaign": "long",
+        "champion": {"round": champion, "digest": f"{champion:064x}"},
+        "target": None,
+        "rounds": records,
+    }
     directory.mkdir(parents=True)
     (directory / "campaign.json").write_text(json.dumps(state, indent=1))
 
@@ -49,7 +56,9 @@ def write_campaign(directory: Path, rounds: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=500)
-    parser.add_argument("--runs", type=int, default=20, help="how often the command is run, after one run that is not counted")
+    parser.add_argument(
+        "--runs", type=int, default=20, help="how often the command is run, after one run that is not counted"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     arguments = parser.parse_args()
     before = conditions()

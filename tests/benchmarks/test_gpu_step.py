@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 SCRIPT = Path(__file__).with_name("gpu_step.py")
-SETTINGS = "--device cpu --shapes micro --checked-shape micro --checked-pairs 2 --pairs-per-step 2 --warm-up 1 --steps 1"
+SETTINGS = (
+    "--device cpu --shapes micro --checked-shape micro --checked-pairs 2 --pairs-per-step 2 --warm-up 1 --steps 1"
+)
 CASES = "--methods lora --profiles hh-rlhf --sampling 2 2 4"
 MISSING = """
 import importlib.metadata, sys
@@ -32,7 +34,9 @@ def test_gpu_benchmark_without_deepspeed_and_the_services_measures_ours_and_says
     result = json.loads((tmp_path / "gpu.json").read_text())
     (case,) = result["samples"]
     assert case["systems"]["ours"]["pairs_per_second"] > 0
-    assert case["systems"]["TRL default"] == {"skipped": "not installed: import of datasets halted; None in sys.modules"}
+    assert case["systems"]["TRL default"] == {
+        "skipped": "not installed: import of datasets halted; None in sys.modules"
+    }
     assert set(result["summary"]["machine"]["exact"]["bf16"]) >= {"attention, key", "gradient, many packs"}
     assert "gradient, TRL" not in result["summary"]["machine"]["exact"]["bf16"]
     assert result["packages"]["prefect"] is None

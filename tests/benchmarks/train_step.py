@@ -1,12 +1,13 @@
 """How fast and how exact the training step is: side by side with TRL, in one run, system after system, step after step.
 
-Systems, each in a process of its own: ours as the pipeline runs it (DeepSpeed engine, reference pass over the step's pairs counted);
-TRL 1.16 with its defaults (at the run's precision); TRL 1.16 tuned (no gradient checkpointing, grouped by length, the fastest
-micro-batch, reference beforehand where that is faster); TRL 1.10, the last with full logits, tuned alike. All get the same model, the
-same pairs in every step, thread count and allocator settings. Before any timing the step's exactness is checked, and the run ends where
-it fails.
+Systems, each in a process of its own: ours as the pipeline runs it (DeepSpeed engine, reference pass over the step's
+pairs counted); TRL 1.16 with its defaults (at the run's precision); TRL 1.16 tuned (no gradient checkpointing, grouped
+by length, the fastest micro-batch, reference beforehand where that is faster); TRL 1.10, the last with full logits,
+tuned alike. All get the same model, the same pairs in every step, thread count and allocator settings. Before any
+timing the step's exactness is checked, and the run ends where it fails.
 
-Ratios are of the mean time of a step; their intervals are bootstrap intervals over the steps, a step of all systems at a time.
+Ratios are of the mean time of a step; their intervals are bootstrap intervals over the steps, a step of all systems at
+a time.
 
 Writes `train.json` and `train.png` into `runs/bench`. The default takes one to two hours on two cores: five to
 twelve minutes a profile and precision.
@@ -45,24 +46,43 @@ def system(task: dict[str, Any], packages: Path | None = None) -> Worker:
 def install_old(place: Path) -> Path:
     """TRL with full logits, beside everything else that is installed."""
     if not (place / "trl").is_dir():
-        command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(place), f"trl=={LAST_FULL_LOGITS}"]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--no-deps",
+            "--target",
+            str(place),
+            f"trl=={LAST_FULL_LOGITS}",
+        ]
         subprocess.run(command, check=True)
     return place
 
 
 def tuned(task: dict[str, Any], packages: Path | None, micro_batches: Sequence[int]) -> dict[str, Any]:
-    """The fastest settings: the micro-batch, then the reference beforehand, and in bf16 weights in bf16 (without fp32 ones beside them)."""
+    """The fastest settings.
+
+    The micro-batch, then the reference beforehand, and in bf16 weights in bf16 (without fp32 ones beside them).
+    """
     plain = {"precompute": False, "by_length": True, "weights": "fp32"}
     best = fastest(task, packages, [plain | {"micro_batch": micro_batch} for micro_batch in micro_batches])
     precisions = ["fp32", "bf16"] if task["bf16"] else ["fp32"]
-    others = [best | {"precompute": precompute, "weights": weights} for precompute in (False, True) for weights in precisions]
+    others = [
+        best | {"precompute": precompute, "weights": weights} for precompute in (False, True) for weights in precisions
+    ]
     return fastest(task, packages, others)
 
 
 def fastest(task: dict[str, Any], packages: Path | None, tries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The settings with the fewest seconds a step, measured in turn: one after the other, the machine's load would choose."""
+    """The settings with the fewest seconds a step, measured in turn.
+
+    One after the other, the machine's load would choose.
+    """
     workers = {
-        str(number): system(task | {"system": "trl", "tuned": one, "steps": TUNING_STEPS}, packages) for number, one in enumerate(tries)
+        str(number): system(task | {"system": "trl", "tuned": one, "steps": TUNING_STEPS}, packages)
+        for number, one in enumerate(tries)
     }
     samples = interleaved(workers, TUNING_STEPS)
     taken = []
@@ -74,8 +94,14 @@ def fastest(task: dict[str, Any], packages: Path | None, tries: Sequence[dict[st
 
 
 def ratio(samples: Sequence[dict[str, Any]], peer: str) -> dict[str, float]:
-    """Mean time of the peer's steps over that of ours over the same pairs, step by step; preparation is in the peer's steps."""
-    timed = [{one["step"]: one["seconds"] for one in samples if one["system"] == name and not one["warm_up"]} for name in ("ours", peer)]
+    """Mean time of the peer's steps over that of ours over the same pairs, step by step.
+
+    Preparation is in the peer's steps.
+    """
+    timed = [
+        {one["step"]: one["seconds"] for one in samples if one["system"] == name and not one["warm_up"]}
+        for name in ("ours", peer)
+    ]
     return ratio_of_paired_means(list(timed[1].values()), [timed[0][step] for step in timed[1]])
 
 
@@ -112,7 +138,9 @@ def ladder(task: dict[str, Any]) -> list[dict[str, Any]]:
     samples = interleaved(workers, task["steps"])
     means: dict[str, float] = {}
     for rung, worker in workers.items():
-        means[rung] = float(np.mean([one["seconds"] for one in samples if one["system"] == rung and not one["warm_up"]]))
+        means[rung] = float(
+            np.mean([one["seconds"] for one in samples if one["system"] == rung and not one["warm_up"]])
+        )
         worker.stop()
     first = means[RUNGS[0]]
     return [{"rung": rung, "seconds": mean, "times_faster": first / mean} for rung, mean in means.items()]
@@ -170,10 +198,14 @@ def main() -> None:
     parser.add_argument("--shape", default="tiny", choices=list(SHAPES))
     parser.add_argument("--steps", type=int, default=6, help="steps of each system, the first of which warms up")
     parser.add_argument("--pairs-per-step", type=int, default=8)
-    parser.add_argument("--micro-batches", type=int, nargs="+", default=[1, 2, 4], help="what a tuned TRL is tuned over")
+    parser.add_argument(
+        "--micro-batches", type=int, nargs="+", default=[1, 2, 4], help="what a tuned TRL is tuned over"
+    )
     parser.add_argument("--max-tokens", type=int, default=0, help="our training.micro_batch_tokens; 0 is its default")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--packages", type=Path, default=Path("runs/bench/trl-full-logits"), help="where the older TRL is put")
+    parser.add_argument(
+        "--packages", type=Path, default=Path("runs/bench/trl-full-logits"), help="where the older TRL is put"
+    )
     given = parser.parse_args()
     before, old = conditions(), install_old(given.packages.resolve())
     task = {
@@ -192,12 +224,17 @@ def main() -> None:
         print(f"{precision}: exact: {exact[precision]}", flush=True)
         checked.stop()
         for shape_name in dict.fromkeys((given.shape, WIDE)):
-            measured = system(task | {"system": "utilisation", "shape": shape_name, "profile": "hh-rlhf", "bf16": precision == "bf16"})
+            measured = system(
+                task | {"system": "utilisation", "shape": shape_name, "profile": "hh-rlhf", "bf16": precision == "bf16"}
+            )
             utilisation[f"{precision} {shape_name}"] = measured.ready["share"]
             print(f"{precision} {shape_name}: utilisation {measured.ready}", flush=True)
             measured.stop()
     shape = SHAPES[given.shape]
-    flops = {name: unique_flops(shape, triples(PROFILES[name], 8, shape.vocabulary, longest=LONGEST)) for name in given.profiles}
+    flops = {
+        name: unique_flops(shape, triples(PROFILES[name], 8, shape.vocabulary, longest=LONGEST))
+        for name in given.profiles
+    }
     compared: list[dict[str, Any]] = []
 
     def write() -> dict[str, Any]:
@@ -213,9 +250,15 @@ def main() -> None:
     for precision in given.precisions:
         for profile in given.profiles:
             compared.append(compare(task | {"profile": profile, "bf16": precision == "bf16"}, old, given.micro_batches))
-            told = {name: f"{one['ratio']:.2f} ({one['low']:.2f}-{one['high']:.2f})" for name, one in compared[-1]["ratios"].items()}
+            told = {
+                name: f"{one['ratio']:.2f} ({one['low']:.2f}-{one['high']:.2f})"
+                for name, one in compared[-1]["ratios"].items()
+            }
             peaks = {name: f"{peak / 2**30:.2f} GiB" for name, peak in compared[-1]["peak_bytes"].items()}
-            print(f"{precision} {profile}: times faster {told}; peak memory {peaks}; tuned {compared[-1]['tuned']}", flush=True)
+            print(
+                f"{precision} {profile}: times faster {told}; peak memory {peaks}; tuned {compared[-1]['tuned']}",
+                flush=True,
+            )
             write()
     print(json.dumps(write(), indent=1))
 

@@ -1,6 +1,9 @@
-"""Systems that are measured against each other: each in a process of its own, so that they take turns and memory is each one's.
+"""Systems that are measured against each other.
 
-Both ends of the line between them: the driver's `Worker`, which asks for one step at a time, and `serve`, which a worker's script runs.
+Each in a process of its own, so that they take turns and memory is each one's.
+
+Both ends of the line between them: the driver's `Worker`, which asks for one step at a time, and `serve`, which a
+worker's script runs.
 """
 
 import json
@@ -23,7 +26,8 @@ class Worker:
 
     Args:
         script: What runs there; it calls `serve`.
-        task: What the script is told before its first step; `threads` in it also holds for threads that a library starts.
+        task: What the script is told before its first step; `threads` in it also holds for threads that a library
+            starts.
         packages: A folder whose packages come before those that are installed.
     """
 
@@ -79,8 +83,8 @@ def serve(prepare: Callable[[dict[str, Any]], tuple[Callable[[], Any], dict[str,
     """Reads the task from the first line, then makes a step for every further one.
 
     Args:
-        prepare: Gives, for a task, what makes a step and what is told beforehand. A step may return a dict, which is told beside its
-            seconds (wall and CPU) and the process's highest memory in bytes.
+        prepare: Gives, for a task, what makes a step and what is told beforehand. A step may return a dict, which is
+            told beside its seconds (wall and CPU) and the process's highest memory in bytes.
     """
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
@@ -102,5 +106,8 @@ def serve(prepare: Callable[[dict[str, Any]], tuple[Callable[[], Any], dict[str,
         made = step()
         seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        answer({"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_bytes": peak} | (made if isinstance(made, dict) else {}))
+        answer(
+            {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_bytes": peak}
+            | (made if isinstance(made, dict) else {})
+        )
     os._exit(0)

@@ -1,20 +1,22 @@
 """How long a whole round takes from the shell, beside the same round put together from transformers and TRL as one plain script.
 
-A round: sample answers to every prompt, judge them by a reward model, train one epoch of DPO on best and worst, save, sample from the new
-and the old policy to held-out prompts, judge, win rate. Ours is `ratchet run CONFIG` for one round: with Prefect and its server, MLflow,
-validation, manifests, gate and report. A peer is `python trl_round.py`: TRL 1.16 with its defaults; TRL 1.16 tuned (no gradient
-checkpointing, grouped by length, the fastest micro-batch, reference beforehand where that is faster, prompts and texts sorted, the faster
-of two generation batches); TRL 1.10, the last with full logits, tuned alike. Every run is a fresh process: imports and servers count. Each
-side has run once before, so what only a first start does (bytecode, the creation of Prefect's database) does not.
+A round: sample answers to every prompt, judge them by a reward model, train one epoch of DPO on best and worst, save,
+sample from the new and the old policy to held-out prompts, judge, win rate. Ours is `ratchet run CONFIG` for one round:
+with Prefect and its server, MLflow, validation, manifests, gate and report. A peer is `python trl_round.py`: TRL 1.16
+with its defaults; TRL 1.16 tuned (no gradient checkpointing, grouped by length, the fastest micro-batch, reference
+beforehand where that is faster, prompts and texts sorted, the faster of two generation batches); TRL 1.10, the last
+with full logits, tuned alike. Every run is a fresh process: imports and servers count. Each side has run once before,
+so what only a first start does (bytecode, the creation of Prefect's database) does not.
 
-Both have the same model, tokenizer, prompts, number of answers, limits, reward model, fp32, threads, allocator settings and optimizer's
-settings; their draws differ. Every peer samples, judges and pairs for itself, and then trains on the pairs that our round made: the same
-pairs in all runs, so that no side's training is shorter by luck. No pair is kept for evaluation. The weights are random, so nothing is
-learnt: the gate refuses our round, and what it says changes no time. Ours does more that is not taken out: the reference pass over all
-pairs is checked by ln 2, the saved model is loaded again and compared, and the KL to the start is measured.
+Both have the same model, tokenizer, prompts, number of answers, limits, reward model, fp32, threads, allocator settings
+and optimizer's settings; their draws differ. Every peer samples, judges and pairs for itself, and then trains on the
+pairs that our round made: the same pairs in all runs, so that no side's training is shorter by luck. No pair is kept
+for evaluation. The weights are random, so nothing is learnt: the gate refuses our round, and what it says changes no
+time. Ours does more that is not taken out: the reference pass over all pairs is checked by ln 2, the saved model is
+loaded again and compared, and the KL to the start is measured.
 
-Ratios are of mean seconds; their 95 % intervals are bootstrap intervals over the runs. Memory is the sum over a run's processes. Writes
-`round.json` and `round.png` into `runs/bench`. The default takes one to two hours on two cores.
+Ratios are of mean seconds; their 95 % intervals are bootstrap intervals over the runs. Memory is the sum over a run's
+processes. Writes `round.json` and `round.png` into `runs/bench`. The default takes one to two hours on two cores.
 """
 
 import argparse
@@ -95,7 +97,10 @@ class Bench:
         if not self.pairs.exists():
             self._keep(pairs)
         words = int(
-            pd.read_parquet(campaign / "round-001" / "generate_responses" / "responses.parquet")["text"].str.split().str.len().sum()
+            pd.read_parquet(campaign / "round-001" / "generate_responses" / "responses.parquet")["text"]
+            .str.split()
+            .str.len()
+            .sum()
         )
         done = {"stages": {"start": pinned} | record["seconds"], "sampled_words": words, "pairs": len(pairs)}
         return sample | _with_rest(done, sample["seconds"])
@@ -103,7 +108,8 @@ class Bench:
     def _keep(self, pairs: pd.DataFrame) -> None:
         """The pairs as TRL's conversational rows."""
         rows = [
-            {"prompt": json.loads(row.prompt)} | {side: [{"role": "assistant", "content": row[side]}] for side in ("chosen", "rejected")}
+            {"prompt": json.loads(row.prompt)}
+            | {side: [{"role": "assistant", "content": row[side]}] for side in ("chosen", "rejected")}
             for _, row in pairs.iterrows()
         ]
         self.pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -134,13 +140,17 @@ class Bench:
         return sample | _with_rest(json.loads((out / "round.json").read_text()), sample["seconds"])
 
     def _measured(self, command: Sequence[str], *, packages: str | None = None) -> dict[str, Any]:
-        """Runs a command to its end: seconds on the clock, processor seconds and most resident bytes of it and all its children.
+        """Runs a command to its end.
+
+        Seconds on the clock, processor seconds and most resident bytes of it and all its children.
 
         Raises:
             RuntimeError: It failed; ends with the last that it said.
         """
         path = os.pathsep.join([*([packages] if packages else []), str(HERE.parents[1])])
-        environment = {name: value for name, value in os.environ.items() if name not in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI")}
+        environment = {
+            name: value for name, value in os.environ.items() if name not in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI")
+        }
         environment |= {
             "PYTHONPATH": path,
             "OMP_NUM_THREADS": str(self.given.threads),
@@ -152,7 +162,10 @@ class Bench:
         }
         log, peak, used, load = self.place / "run.log", 0, _children_seconds(), os.getloadavg()[0]
         began = time.perf_counter()
-        with log.open("w") as said, subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=environment) as process:
+        with (
+            log.open("w") as said,
+            subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=environment) as process,
+        ):
             while process.poll() is None:
                 peak = max(peak, _resident(process.pid))
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -185,7 +198,13 @@ def _with_rest(done: dict[str, Any], seconds: float) -> dict[str, Any]:
 
 def untuned() -> dict[str, Any]:
     """What a script has that leaves TRL's settings alone; micro-batches of 8 pairs are TRL's default."""
-    return {"tuned": False, "micro_batch": 8, "by_length": False, "judge_batch": 16, "generation_batch": GENERATION_BATCHES[0]}
+    return {
+        "tuned": False,
+        "micro_batch": 8,
+        "by_length": False,
+        "judge_batch": 16,
+        "generation_batch": GENERATION_BATCHES[0],
+    }
 
 
 def tuned(bench: Bench, packages: str | None, micro_batches: Sequence[int], few: int) -> dict[str, Any]:
@@ -205,7 +224,8 @@ def tuned(bench: Bench, packages: str | None, micro_batches: Sequence[int], few:
 def interleaved(bench: Bench, peers: dict[str, dict[str, Any]], repetitions: int) -> Iterator[list[dict[str, Any]]]:
     """One round of every system after the other, forwards and backwards in turn.
 
-    Gives all samples so far after each repetition but the first, which says nothing of an interval, unless there is only one.
+    Gives all samples so far after each repetition but the first, which says nothing of an interval, unless there is
+    only one.
     """
     samples: list[dict[str, Any]] = []
     for number in range(repetitions):
@@ -215,7 +235,8 @@ def interleaved(bench: Bench, peers: dict[str, dict[str, Any]], repetitions: int
             samples.append({"system": name, "repetition": number, "warm_up": False} | made)
             told = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in made["stages"].items())
             print(
-                f"{name}: {made['seconds']:.1f} s, {made['cpu_seconds']:.1f} processor seconds, load {made['load']:.1f}: {told}", flush=True
+                f"{name}: {made['seconds']:.1f} s, {made['cpu_seconds']:.1f} processor seconds, load {made['load']:.1f}: {told}",
+                flush=True,
             )
         if number > 0 or repetitions == 1:
             yield samples
@@ -236,7 +257,10 @@ def ratio(samples: Sequence[dict[str, Any]], peer: str) -> dict[str, float]:
 
 
 def summary(samples: Sequence[dict[str, Any]], peers: Sequence[str]) -> dict[str, Any]:
-    """Ratios of seconds and of processor seconds with their intervals, the lower end against the best peer first; the stages' seconds."""
+    """Ratios of seconds and of processor seconds with their intervals, the lower end against the best peer first.
+
+    The stages' seconds.
+    """
     ratios = {name: ratio(samples, name) for name in peers}
     on_processor = [sample | {"seconds": sample["cpu_seconds"]} for sample in samples]
     systems = {name: means(samples, name) for name in (OURS, *peers)}
@@ -260,7 +284,11 @@ def draw(told: dict[str, Any], path: Path) -> None:
     from components.plots.figures import PAPER, styled, to_png
 
     colours = dict(
-        zip((*STAGES, REST), ("#8d99ae", "#1d5fd1", "#0f766e", "#94d2bd", "#b45309", "#be3455", "#5c4d7d", "#c9ccd1"), strict=True)
+        zip(
+            (*STAGES, REST),
+            ("#8d99ae", "#1d5fd1", "#0f766e", "#94d2bd", "#b45309", "#be3455", "#5c4d7d", "#c9ccd1"),
+            strict=True,
+        )
     )
     names = list(told["systems"])[::-1]
     longest = max(system["seconds"] for system in told["systems"].values())
@@ -272,7 +300,16 @@ def draw(told: dict[str, Any], path: Path) -> None:
             seconds = np.array([told["systems"][name]["stages"].get(stage, 0.0) for name in names])
             if seconds.max() < longest / 500:
                 continue  # nothing that could be seen
-            axes.barh(names, seconds, 0.62, left=left, color=colour, edgecolor="white", linewidth=0.6, label=stage.replace("_", " "))
+            axes.barh(
+                names,
+                seconds,
+                0.62,
+                left=left,
+                color=colour,
+                edgecolor="white",
+                linewidth=0.6,
+                label=stage.replace("_", " "),
+            )
             for row, (began, width) in enumerate(zip(left, seconds, strict=True)):
                 if width > longest / 22:
                     ink = PAPER.ink if stage == REST else "white"
@@ -302,10 +339,14 @@ def main() -> None:
     parser.add_argument("--max-new-tokens", type=int, default=96)
     parser.add_argument("--pairs-per-step", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=1e-6)
-    parser.add_argument("--micro-batches", type=int, nargs="+", default=[1, 2, 4], help="what a tuned TRL is tuned over")
+    parser.add_argument(
+        "--micro-batches", type=int, nargs="+", default=[1, 2, 4], help="what a tuned TRL is tuned over"
+    )
     parser.add_argument("--tuned-on", type=int, default=32, help="prompts of a round that tunes")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--packages", type=Path, default=Path("runs/bench/trl-full-logits"), help="where the older TRL is put")
+    parser.add_argument(
+        "--packages", type=Path, default=Path("runs/bench/trl-full-logits"), help="where the older TRL is put"
+    )
     given = parser.parse_args()
     before, old = conditions(), str(install_old(given.packages.resolve()))
     with tempfile.TemporaryDirectory(prefix="whole-round-") as place:
@@ -326,7 +367,9 @@ def main() -> None:
             TUNED_OLD: tuned(bench, old, given.micro_batches, given.tuned_on),
         }
         settings = {name: value for name, value in vars(given).items() if name not in ("out", "packages")}
-        shown = {name: {key: value for key, value in chosen.items() if key != "packages"} for name, chosen in peers.items()}
+        shown = {
+            name: {key: value for key, value in chosen.items() if key != "packages"} for name, chosen in peers.items()
+        }
         details = {"peers": shown, "last_full_logits": LAST_FULL_LOGITS, "settings": settings}
         for samples in interleaved(bench, peers, given.repetitions):
             told = summary(samples, list(peers))

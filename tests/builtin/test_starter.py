@@ -62,10 +62,14 @@ def test_chat_template_makes_the_prompt_a_prefix_of_the_conversation(tokenizer: 
         assert whole[len(prompt) :] == [*tokenizer(reply)["input_ids"], tokenizer.eos_token_id]
 
 
-def test_chat_template_takes_system_and_earlier_turns_and_refuses_other_roles(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_chat_template_takes_system_and_earlier_turns_and_refuses_other_roles(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
     turns = [{"role": role, "content": "I can help"} for role in ("system", "user", "assistant", "user")]
     text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    assert text == "<|user|>I can help<|end|>" * 2 + "<|assistant|>I can help<|end|><|user|>I can help<|end|><|assistant|>"
+    assert (
+        text == "<|user|>I can help<|end|>" * 2 + "<|assistant|>I can help<|end|><|user|>I can help<|end|><|assistant|>"
+    )
     with pytest.raises(Exception, match="unknown role tool"):
         tokenizer.apply_chat_template([{"role": "tool", "content": "x"}])
 
@@ -83,7 +87,9 @@ def test_reply_loss_is_the_mean_over_reply_tokens_alone(tokenizer: PreTrainedTok
     loss = reply_loss(model, padded, torch.tensor([4, 6]), torch.tensor([8, 8]))
     assert len(expected) == 6
     assert loss.item() == pytest.approx(sum(expected) / 6, abs=1e-5)
-    poisoned = reply_loss(model, torch.cat([padded, torch.full((2, 3), 5)], dim=1), torch.tensor([4, 6]), torch.tensor([8, 8]))
+    poisoned = reply_loss(
+        model, torch.cat([padded, torch.full((2, 3), 5)], dim=1), torch.tensor([4, 6]), torch.tensor([8, 8])
+    )
     assert poisoned.item() == pytest.approx(loss.item(), abs=1e-6)
 
 
@@ -150,10 +156,15 @@ def test_starter_model_of_another_world_is_another_one(tmp_path: Path, monkeypat
     assert made[0] == made[1] != made[2]
 
 
-def test_starter_that_failed_half_way_leaves_nothing_to_be_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_starter_that_failed_half_way_leaves_nothing_to_be_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(starter, "STEPS", 1)
     with monkeypatch.context() as patched:
-        patched.setattr("transformers.LlamaForCausalLM.save_pretrained", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
+        patched.setattr(
+            "transformers.LlamaForCausalLM.save_pretrained",
+            lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")),
+        )
         with pytest.raises(OSError, match="disk full"):
             starter_model(tmp_path)
     assert not list(tmp_path.glob("starter-*"))
@@ -169,7 +180,9 @@ def test_starter_built_by_two_at_once_is_trained_once(tmp_path: Path, monkeypatc
         return train_starter(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(starter, "train_starter", counting)
-    builders = [threading.Thread(target=build_starter, args=(tmp_path / "model",), kwargs={"steps": 2}) for _ in range(3)]
+    builders = [
+        threading.Thread(target=build_starter, args=(tmp_path / "model",), kwargs={"steps": 2}) for _ in range(3)
+    ]
     for builder in builders:
         builder.start()
     for builder in builders:

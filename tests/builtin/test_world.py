@@ -62,20 +62,31 @@ def test_prompts_are_distinct_and_many() -> None:
 def test_held_out_prompts_share_no_text_number_or_combination_with_training() -> None:
     train, held_out = train_prompts(), held_out_prompts()
     assert not content(train) & content(held_out)
-    train_cases, held_out_cases = [read_case(messages) for messages in train], [read_case(messages) for messages in held_out]
+    train_cases, held_out_cases = (
+        [read_case(messages) for messages in train],
+        [read_case(messages) for messages in held_out],
+    )
     assert not {case.order for case in train_cases} & {case.order for case in held_out_cases}
-    assert not {(case.product, case.issue) for case in train_cases} & {(case.product, case.issue) for case in held_out_cases}
+    assert not {(case.product, case.issue) for case in train_cases} & {
+        (case.product, case.issue) for case in held_out_cases
+    }
 
 
 def test_held_out_prompts_hold_no_product_or_issue_that_training_lacks() -> None:
     train_cases, held_out_cases = [read_case(m) for m in train_prompts()], [read_case(m) for m in held_out_prompts()]
-    assert {case.product for case in held_out_cases} == {case.product for case in train_cases} == set(load_world().products)
+    assert (
+        {case.product for case in held_out_cases}
+        == {case.product for case in train_cases}
+        == set(load_world().products)
+    )
     assert {case.issue for case in held_out_cases} == {case.issue for case in train_cases} == set(load_world().issues)
 
 
 def test_every_form_of_message_is_read_back() -> None:
     world = load_world()
-    for opening, body, (name, issue) in itertools.product(world.messages.openings, world.messages.bodies, world.issues.items()):
+    for opening, body, (name, issue) in itertools.product(
+        world.messages.openings, world.messages.bodies, world.issues.items()
+    ):
         for phrase in issue.phrases:
             text = f"{opening} {body.format(product='lamp', issue=phrase, order='9031')}"
             case = read_case([{"role": "system", "content": "Be kind."}, {"role": "user", "content": text}])
@@ -88,7 +99,8 @@ def test_issues_are_told_apart_by_their_phrases() -> None:
 
 
 @pytest.mark.parametrize(
-    "messages", [[], [{"role": "system", "content": "my kettle arrived broken #1"}], [{"role": "user", "content": "Hi"}]]
+    "messages",
+    [[], [{"role": "system", "content": "my kettle arrived broken #1"}], [{"role": "user", "content": "Hi"}]],
 )
 def test_judge_refuses_prompts_of_another_world(messages: list[dict[str, str]]) -> None:
     with pytest.raises(ValueError, match="use a reward model for other prompts"):
@@ -117,7 +129,9 @@ def test_corpus_is_of_mixed_quality_and_seldom_perfect(corpus_parts: list[dict[s
 
 
 @pytest.mark.parametrize("kind", ["thanks", "apology", "product", "remedy", "time", "order", "closing"])
-def test_corpus_has_each_good_property_in_a_fair_share_of_replies(kind: str, corpus_parts: list[dict[str, float]]) -> None:
+def test_corpus_has_each_good_property_in_a_fair_share_of_replies(
+    kind: str, corpus_parts: list[dict[str, float]]
+) -> None:
     share = sum(kind in parts for parts in corpus_parts) / len(corpus_parts)
     assert 0.25 < share < 0.75, share
 
@@ -173,7 +187,10 @@ def test_judge_reads_digits_with_spaces_between(number: str) -> None:
 
 
 def test_judge_reads_the_last_user_message() -> None:
-    earlier = [{"role": "user", "content": "My lamp is two weeks late. The order is #1111."}, {"role": "assistant", "content": "I see."}]
+    earlier = [
+        {"role": "user", "content": "My lamp is two weeks late. The order is #1111."},
+        {"role": "assistant", "content": "I see."},
+    ]
     assert support_reply([*earlier, *PROMPT], PERFECT) == pytest.approx(BEST)
 
 

@@ -86,7 +86,9 @@ def rolled_back(directory: Path, former: int, to: int) -> State:
     """Puts a champion back, as the command does."""
     state = state_of(directory)
     rollback = Rollback(former=former, to=to, at="2026-01-01T00:00:00+00:00", after_round=state.last_round)
-    state = state.model_copy(update={"rollbacks": (*state.rollbacks, rollback), "champion": Champion(round=to, digest=f"digest-{to}")})
+    state = state.model_copy(
+        update={"rollbacks": (*state.rollbacks, rollback), "champion": Champion(round=to, digest=f"digest-{to}")}
+    )
     write_state(directory, state)
     return state
 
@@ -124,7 +126,9 @@ def test_champion_before_follows_promotions_and_rollbacks_in_their_order(directo
 
 
 @pytest.mark.parametrize(("target", "expected"), [(2, 2), (None, 4)])
-def test_open_target_open_start_goes_on_and_a_closed_one_adds_rounds(target: int | None, expected: int, directory: Path) -> None:
+def test_open_target_open_start_goes_on_and_a_closed_one_adds_rounds(
+    target: int | None, expected: int, directory: Path
+) -> None:
     finish_round(directory, record(1))
     state = read_state(directory)
     assert state is not None
@@ -161,8 +165,13 @@ def asked_at(jury: bool, **endpoint: Any) -> CampaignConfig:
 
 
 @pytest.mark.parametrize("jury", [False, True])
-def test_pin_config_where_and_how_fast_a_judge_is_asked_may_change_and_which_one_may_not(jury: bool, tmp_path: Path) -> None:
-    first, moved = asked_at(jury), asked_at(jury, url="http://two/v1", max_calls=9, concurrency=1, api_key_from="env:KEY")
+def test_pin_config_where_and_how_fast_a_judge_is_asked_may_change_and_which_one_may_not(
+    jury: bool, tmp_path: Path
+) -> None:
+    first, moved = (
+        asked_at(jury),
+        asked_at(jury, url="http://two/v1", max_calls=9, concurrency=1, api_key_from="env:KEY"),
+    )
     pin_config(tmp_path, first, accept_changes=False)
     pin_config(tmp_path, moved, accept_changes=False)
     assert digest(first.judge) == digest(moved.judge)
@@ -220,7 +229,12 @@ def test_model_of_round_adapter_stands_on_the_start_model(tmp_path: Path) -> Non
     for weights in ("adapter", "model"):
         (stage / weights).mkdir()
     adapter = model_of_round(tmp_path, 2)
-    assert (adapter.base, adapter.adapter, adapter.digest, adapter.base_digest) == (str(start / "model"), stage / "adapter", "d", "b")
+    assert (adapter.base, adapter.adapter, adapter.digest, adapter.base_digest) == (
+        str(start / "model"),
+        stage / "adapter",
+        "d",
+        "b",
+    )
     write_json(stage / "train.json", {"policy_digest": "d", "directory": "model"})
     full = model_of_round(tmp_path, 2)
     assert (full.base, full.adapter, full.digest) == (str(stage / "model"), None, "d")

@@ -32,7 +32,10 @@ def test_limits_stop_file_ends_the_work_within_seconds(tmp_path: Path, monkeypat
     ("budget", "message"),
     [
         (BudgetConfig(max_round_minutes=2), r"round-003 has used 2 of budget.max_round_minutes = 2: raise it to go on"),
-        (BudgetConfig(cost_per_hour=30, max_round_cost=1), r"round-003 has used 1 of budget.max_round_cost = 1: raise it to go on"),
+        (
+            BudgetConfig(cost_per_hour=30, max_round_cost=1),
+            r"round-003 has used 1 of budget.max_round_cost = 1: raise it to go on",
+        ),
     ],
 )
 def test_limits_budget_counts_earlier_starts(tmp_path: Path, budget: BudgetConfig, message: str) -> None:

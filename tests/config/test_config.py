@@ -28,7 +28,9 @@ def written(tmp_path: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("path", sorted(set((ROOT / "conf").glob("*.yaml")) - {ROOT / "conf" / "prefect.yaml"}), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted(set((ROOT / "conf").glob("*.yaml")) - {ROOT / "conf" / "prefect.yaml"}), ids=lambda path: path.name
+)
 def test_config_every_shipped_file_loads(path: Path) -> None:
     assert load_config(path).campaign
 
@@ -39,17 +41,41 @@ def test_config_every_shipped_file_loads(path: Path) -> None:
         ("campaign: a\ntraining: {bta: 1}", r"unknown key training\.bta; did you mean beta\?"),
         ("campaign: a\nzzz: 1", r"unknown key zzz; known here: campaign, seed"),
         ("campaign: a\ntraining: {beta: -1}", r"training\.beta = -1: Input should be greater than 0"),
-        ("campaign: a\ntraining: {loss: kto, label_smoothing: 0.1}", r"label_smoothing does nothing to kto: leave it out"),
+        (
+            "campaign: a\ntraining: {loss: kto, label_smoothing: 0.1}",
+            r"label_smoothing does nothing to kto: leave it out",
+        ),
         ("campaign: a\ntraining: {loss: exo_pair}", r"set `label_smoothing`, such as 0.001"),
-        ("campaign: a\ntraining: {loss: kto, divergence: js}", r"divergence js needs losses of the margin and kto is none"),
+        (
+            "campaign: a\ntraining: {loss: kto, divergence: js}",
+            r"divergence js needs losses of the margin and kto is none",
+        ),
         ("campaign: a\ntraining: {added_losses: {bco_pair: 1}}", r"name it as `loss` and add the other one"),
-        ("campaign: a\ntraining: {added_losses: {sigmoid: 1}}", r"added_losses names sigmoid, which `loss` has already"),
-        ("campaign: a\ntraining: {added_losses: {sft: 0}}", r"training\.added_losses\.sft = 0: Input should be greater than 0"),
-        ("campaign: a\ntraining: {loss: aot}\npreferences: {soft_labels: bradley_terry}", r"training.loss aot takes hard labels only"),
+        (
+            "campaign: a\ntraining: {added_losses: {sigmoid: 1}}",
+            r"added_losses names sigmoid, which `loss` has already",
+        ),
+        (
+            "campaign: a\ntraining: {added_losses: {sft: 0}}",
+            r"training\.added_losses\.sft = 0: Input should be greater than 0",
+        ),
+        (
+            "campaign: a\ntraining: {loss: aot}\npreferences: {soft_labels: bradley_terry}",
+            r"training.loss aot takes hard labels only",
+        ),
         ("campaign: a\ntraining: {loss: aot}\npreferences: {ties: half}", r"training.loss aot takes hard labels only"),
-        ("campaign: a\npreferences: {pairs: unpaired}", r"needs a loss of single responses and training.loss is sigmoid: set"),
-        ("campaign: a\npreferences: {pairs: unpaired, ties: half}\ntraining: {loss: kto}", r"pairs unpaired compares no two responses"),
-        ("campaign: a\ntraining: {loss: dpo}", r"training\.loss = \"dpo\": Input should be 'sigmoid', 'sigmoid_norm', 'ipo'"),
+        (
+            "campaign: a\npreferences: {pairs: unpaired}",
+            r"needs a loss of single responses and training.loss is sigmoid: set",
+        ),
+        (
+            "campaign: a\npreferences: {pairs: unpaired, ties: half}\ntraining: {loss: kto}",
+            r"pairs unpaired compares no two responses",
+        ),
+        (
+            "campaign: a\ntraining: {loss: dpo}",
+            r"training\.loss = \"dpo\": Input should be 'sigmoid', 'sigmoid_norm', 'ipo'",
+        ),
         ("campaign: a/b", r"campaign = \"a/b\": is no file name"),
         ("campaign: ..", r"is no file name"),
         ("seed: 3", r"campaign is missing: add it"),
@@ -58,12 +84,27 @@ def test_config_every_shipped_file_loads(path: Path) -> None:
             "campaign: a\njudge: {kind: self}",
             r"evaluation_judge would be self, and a policy must not grade its own promotion: name another",
         ),
-        ("campaign: a\nevaluation_judge: {kind: implicit_reward}", r"evaluation_judge would be implicit_reward, and a policy must not"),
+        (
+            "campaign: a\nevaluation_judge: {kind: implicit_reward}",
+            r"evaluation_judge would be implicit_reward, and a policy must not",
+        ),
         ("campaign: a\njudge: {kind: jury, jurors: [{kind: rule}, {kind: self}]}", r"evaluation_judge would be self"),
-        (f"{SELF_TAUGHT}judge: {{kind: implicit_reward}}", r"judge.kind implicit_reward says nothing while the policy is the start model"),
-        (f"{SELF_TAUGHT}judge: {{kind: self}}\nsoft_prompt: {{kind: prefix}}", r"judge.kind self serves the policy, and no server takes"),
-        (f"{SELF_TAUGHT}judge: {{kind: self, endpoint: {{model: m}}}}", r"kind self asks the policy, which is served here: leave"),
-        ("campaign: a\npreferences: {pairs: revised}", r"pairs revised is written by a constitution's model: set `judge: "),
+        (
+            f"{SELF_TAUGHT}judge: {{kind: implicit_reward}}",
+            r"judge.kind implicit_reward says nothing while the policy is the start model",
+        ),
+        (
+            f"{SELF_TAUGHT}judge: {{kind: self}}\nsoft_prompt: {{kind: prefix}}",
+            r"judge.kind self serves the policy, and no server takes",
+        ),
+        (
+            f"{SELF_TAUGHT}judge: {{kind: self, endpoint: {{model: m}}}}",
+            r"kind self asks the policy, which is served here: leave",
+        ),
+        (
+            "campaign: a\npreferences: {pairs: revised}",
+            r"pairs revised is written by a constitution's model: set `judge: ",
+        ),
         (
             f"campaign: a\njudge: {CONSTITUTION}\npreferences: {{pairs: revised}}\nactive: {{budget: 9}}",
             r"active.judge compares two of the policy's own responses, and preferences.pairs is revised: leave `active` out",
@@ -131,7 +172,9 @@ def test_config_losses_are_those_of_the_registry() -> None:
     assert loss_settings() <= TrainingConfig.model_fields.keys()
 
 
-@pytest.mark.parametrize("section", [CampaignConfig, *sections(CampaignConfig, {}).values()], ids=lambda section: section.__name__)
+@pytest.mark.parametrize(
+    "section", [CampaignConfig, *sections(CampaignConfig, {}).values()], ids=lambda section: section.__name__
+)
 def test_config_every_field_is_read_somewhere_and_described(section: type[BaseModel]) -> None:
     sources = [path for folder in ("flows", "tasks", "components") for path in (ROOT / folder).rglob("*.py")]
     sources = [path for path in sources if "components/config" not in path.as_posix()]

@@ -35,7 +35,11 @@ def load(tmp_path: Path, *rows: dict[str, Any]) -> SeedPairs:
         {"prompt": "Hi ", "chosen": [ASK, GOOD], "rejected": [ASK, BAD], "messages": [ASK, GOOD], "prompt_id": "x"},
         {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello!", "rejected": "\n\nHuman: Hi\n\nAssistant: What?"},
         {"prompt": "\n\nHuman: Hi\n\nAssistant:", "chosen": "Hello!", "rejected": "What?"},
-        {"prompt": "\n\nHuman: Hi\n\nAssistant:", "chosen": "Human: Hi\n\nAssistant: Hello!", "rejected": "Human: Hi\n\nAssistant: What?"},
+        {
+            "prompt": "\n\nHuman: Hi\n\nAssistant:",
+            "chosen": "Human: Hi\n\nAssistant: Hello!",
+            "rejected": "Human: Hi\n\nAssistant: What?",
+        },
     ],
 )
 def test_pair_of_every_form_is_the_same(row: dict[str, Any], tmp_path: Path) -> None:
@@ -96,7 +100,10 @@ def test_answer_that_quotes_a_dialogue_stays_whole(tmp_path: Path) -> None:
 
 
 def test_conversations_that_part_earlier_give_no_pair_and_are_named(tmp_path: Path) -> None:
-    parted = {"chosen": "\n\nHuman: Hi\n\nAssistant: A\n\nHuman: B\n\nAssistant: C", "rejected": "\n\nHuman: Hi\n\nAssistant: D"}
+    parted = {
+        "chosen": "\n\nHuman: Hi\n\nAssistant: A\n\nHuman: B\n\nAssistant: C",
+        "rejected": "\n\nHuman: Hi\n\nAssistant: D",
+    }
     read = load(tmp_path, {"chosen": [ASK, GOOD], "rejected": [ASK, BAD]}, parted)
     assert len(read.pairs) == 1
     assert read.split_earlier == (f"{tmp_path / 'pairs.jsonl'} line 2",)
@@ -125,7 +132,10 @@ def test_optional_columns_are_read_and_their_absence_is_kept(tmp_path: Path) -> 
         ({"chosen": [GOOD], "rejected": [BAD]}, "line 2 chosen: there is no prompt: add a column prompt"),
         ({"chosen": [ASK], "rejected": [ASK, BAD]}, "line 2 chosen: the last message is not the assistant's"),
         ({"chosen": [], "rejected": [ASK, BAD]}, "line 2 chosen: the last message is not the assistant's"),
-        ({"prompt": "Bye", "chosen": [ASK, GOOD], "rejected": [ASK, BAD]}, "line 2 chosen: the messages before the answer are not those"),
+        (
+            {"prompt": "Bye", "chosen": [ASK, GOOD], "rejected": [ASK, BAD]},
+            "line 2 chosen: the messages before the answer are not those",
+        ),
         ({"prompt": [{"role": "human"}], "chosen": "x", "rejected": "y"}, "line 2 chosen's prompt: message 1 is no"),
         ({"prompt": "Hi", "chosen": "x", "rejected": "y", "p": "high"}, "line 2: p is 'high': write a number"),
         ({"prompt": "Hi", "chosen": "x", "rejected": "y", "margin": math.nan}, "line 2: margin is nan: write a number"),
@@ -143,7 +153,10 @@ def test_digest_follows_content_and_not_the_form_or_place(tmp_path: Path) -> Non
     before = load(tmp_path, *rows).digest
     other = tmp_path / "other.parquet"
     pq.write_table(
-        pa.Table.from_pylist([{"chosen": [ASK, GOOD], "rejected": [ASK, BAD]}, {"chosen": [ASK, BAD], "rejected": [ASK, GOOD]}]), other
+        pa.Table.from_pylist(
+            [{"chosen": [ASK, GOOD], "rejected": [ASK, BAD]}, {"chosen": [ASK, BAD], "rejected": [ASK, GOOD]}]
+        ),
+        other,
     )
     assert load_seed_pairs(str(other), split="train").digest == before
     assert load(tmp_path, *rows[::-1]).digest != before

@@ -52,7 +52,10 @@ def test_prompts_of_text_and_of_messages_are_the_same(tmp_path: Path) -> None:
         ([{"role": "user", "content": ["part"]}], "line 2: message 1 is no "),
         ([{"role": "human", "content": "x"}], "line 2: message 1 has role 'human': use system, user, assistant"),
         ([USER, {"role": "assistant", "content": "x"}], "line 2: the prompt ends with a message of the assistant"),
-        ([{"role": "system", "content": "Be brief."}, {"role": "user", "content": " "}], "line 2: the prompt's last message is empty"),
+        (
+            [{"role": "system", "content": "Be brief."}, {"role": "user", "content": " "}],
+            "line 2: the prompt's last message is empty",
+        ),
     ],
 )
 def test_prompts_with_a_faulty_row_name_its_line(value: Any, says: str, tmp_path: Path) -> None:
@@ -92,7 +95,9 @@ def test_split_without_a_held_out_source_holds_out_by_content(tmp_path: Path) ->
     names = [f"prompt {number}" for number in range(20)]
     forward = split(tmp_path, names, num_held_out=5)
     backward = split(tmp_path, [*reversed(names), "Prompt 3"], num_held_out=5)
-    assert sorted(texts(forward.held_out)) == sorted(text.replace("Prompt", "prompt") for text in texts(backward.held_out))
+    assert sorted(texts(forward.held_out)) == sorted(
+        text.replace("Prompt", "prompt") for text in texts(backward.held_out)
+    )
     assert len(forward.held_out) == 5
     assert sorted(texts(forward.train) + texts(forward.held_out)) == sorted(names)
     assert backward.dropped_duplicates == 1
@@ -106,9 +111,14 @@ def test_split_digest_follows_the_content_of_both_sets(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("train", "held_out", "says"),
-    [(["a", "b"], ["A", "b"], "all 2 training prompts of .* are held out too"), (["a", "b"], None, "holding 2 of 2 training prompts out")],
+    [
+        (["a", "b"], ["A", "b"], "all 2 training prompts of .* are held out too"),
+        (["a", "b"], None, "holding 2 of 2 training prompts out"),
+    ],
 )
-def test_split_that_leaves_nothing_to_train_on_is_refused(train: list[str], held_out: list[str] | None, says: str, tmp_path: Path) -> None:
+def test_split_that_leaves_nothing_to_train_on_is_refused(
+    train: list[str], held_out: list[str] | None, says: str, tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match=says):
         split(tmp_path, train, held_out, num_held_out=2)
 

@@ -33,11 +33,15 @@ def write_form(form: str, folder: Path) -> Path:
     elif form == "saved":
         Dataset.from_list(VALUES).save_to_disk(str(path))
     elif form == "saved_splits":
-        DatasetDict({"train": Dataset.from_list(VALUES), "other": Dataset.from_list(VALUES[:1])}).save_to_disk(str(path))
+        DatasetDict({"train": Dataset.from_list(VALUES), "other": Dataset.from_list(VALUES[:1])}).save_to_disk(
+            str(path)
+        )
     return path
 
 
-@pytest.mark.parametrize("form", ["a.jsonl", "a.jsonl.gz", "array.json", "lines.json", "a.parquet", "saved", "saved_splits"])
+@pytest.mark.parametrize(
+    "form", ["a.jsonl", "a.jsonl.gz", "array.json", "lines.json", "a.parquet", "saved", "saved_splits"]
+)
 def test_rows_of_every_form_are_the_same(form: str, tmp_path: Path) -> None:
     read = read_rows(str(write_form(form, tmp_path)), split="train", columns=["prompt"])
     assert [row.values for row in read.rows] == [{"prompt": "one"}, {"prompt": "zwö"}]
@@ -49,13 +53,19 @@ def test_rows_of_a_folder_of_data_files_are_read(tmp_path: Path, monkeypatch: py
     folder = tmp_path / "data"
     folder.mkdir()
     pq.write_table(pa.Table.from_pylist(VALUES), folder / "train.parquet")
-    assert [row.values["prompt"] for row in read_rows(str(folder), split="train", columns=["prompt"]).rows] == ["one", "zwö"]
+    assert [row.values["prompt"] for row in read_rows(str(folder), split="train", columns=["prompt"]).rows] == [
+        "one",
+        "zwö",
+    ]
 
 
 def test_rows_with_blank_lines_keep_the_numbers_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('\n{"prompt": "one"}\n\n{"prompt": "two"}\n')
-    assert [row.place for row in read_rows(str(path), split="train", columns=["prompt"]).rows] == [f"{path} line 2", f"{path} line 4"]
+    assert [row.place for row in read_rows(str(path), split="train", columns=["prompt"]).rows] == [
+        f"{path} line 2",
+        f"{path} line 4",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -33,13 +33,19 @@ def pair_tables(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Art
             rows.append(pair | {"prompt_id": prompt_id(messages), "weight": 1.0})
     for name, part in (("train", rows[:NUM_PAIRS]), ("eval", rows[NUM_PAIRS:])):
         write_table(directory / f"{name}.parquet", pd.DataFrame(part))
-    train, held_out = (Artifact(path=path, digest=file_digest(path)) for path in (directory / "train.parquet", directory / "eval.parquet"))
+    train, held_out = (
+        Artifact(path=path, digest=file_digest(path))
+        for path in (directory / "train.parquet", directory / "eval.parquet")
+    )
     return train, held_out
 
 
 @pytest.fixture(scope="session")
 def make_request(starter_directory: Path, pair_tables: tuple[Artifact, Artifact]) -> Callable[..., TrainRequest]:
-    """Builds a training request on the start model; keyword arguments override the training section, or name other models."""
+    """Builds a training request on the start model.
+
+    Keyword arguments override the training section, or name other models.
+    """
     start = start_ref(starter_directory, revision="main")
 
     def make(

@@ -1,4 +1,7 @@
-"""Rounds in sequence with every kind of adapter: the reference is what the round started from, and what is saved comes back."""
+"""Rounds in sequence with every kind of adapter.
+
+The reference is what the round started from, and what is saved comes back.
+"""
 
 import hashlib
 import json
@@ -64,7 +67,9 @@ def campaign(tmp_path: Path, make_request: Make) -> Campaign:
 def tokens_of(ref: ModelRef) -> list[list[int]]:
     model = load_policy(ref, dtype=torch.float32, device=torch.device("cpu"))
     law = SamplingParams(temperature=1.0, top_p=1.0, top_k=1, max_new_tokens=6, stop_ids=frozenset())
-    found = sample(model, [[7, 8, 9], [10, 11]], seeds=[[1], [2]], law=law, pad_id=0, batch_size=2, on_batch=lambda _: None)
+    found = sample(
+        model, [[7, 8, 9], [10, 11]], seeds=[[1], [2]], law=law, pad_id=0, batch_size=2, on_batch=lambda _: None
+    )
     return [answer.token_ids for answer in found]
 
 
@@ -80,7 +85,9 @@ def test_second_round_refers_to_what_the_first_one_made(kind: str, campaign: Cam
     assert first["start_digest"] == first["reference_digest"] == start.digest
     assert second["start_digest"] == second["reference_digest"] == first["policy_digest"] == made.digest
     assert second["policy_digest"] != first["policy_digest"]
-    assert (second["base_round"], second["base_digest"]) == ((2, second["policy_digest"]) if kind == "full" else (0, start.digest))
+    assert (second["base_round"], second["base_digest"]) == (
+        (2, second["policy_digest"]) if kind == "full" else (0, start.digest)
+    )
     latest = model_of_round(campaign.directory, 2)
     said = tokens_of(latest)
     assert [len(tokens) for tokens in said] == [6, 6]
@@ -122,7 +129,9 @@ def test_merged_and_unmerged_adapter_score_the_same(campaign: Campaign) -> None:
     model: Any = load_policy(model_of_round(campaign.directory, 1), dtype=torch.float32, device=torch.device("cpu"))
     rows = ([[5, 6, 7], [8]], [[20, 21], [22, 23, 24]])
     unmerged = response_logps(model, 0, *rows, max_rows=2)
-    torch.testing.assert_close(response_logps(model.merge_and_unload(), 0, *rows, max_rows=2), unmerged, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        response_logps(model.merge_and_unload(), 0, *rows, max_rows=2), unmerged, atol=1e-4, rtol=0
+    )
 
 
 @pytest.mark.parametrize("kind", ["lora", "prefix"])
@@ -148,20 +157,29 @@ def test_files_of_earlier_versions_find_their_base_by_digest(campaign: Campaign)
     campaign.train(3, **LORA)
     for number in (1, 2, 3):
         path = round_directory(campaign.directory, number) / "dpo_train" / "train.json"
-        old = {key: value for key, value in read_json(path).items() if key not in ("base_round", "base_digest", "adapter")}
+        old = {
+            key: value for key, value in read_json(path).items() if key not in ("base_round", "base_digest", "adapter")
+        }
         write_json(path, old)
-    assert [model_of_round(campaign.directory, number).base_digest for number in (1, 2, 3)] == [full["policy_digest"]] * 3
+    assert [model_of_round(campaign.directory, number).base_digest for number in (1, 2, 3)] == [
+        full["policy_digest"]
+    ] * 3
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"lora": LoraConfig(rank=8, alpha=8)}, r"lora of rank 4, alpha 8.*lora of rank 8, alpha 8.*set it back, or `lora: \{rank: 0\}`"),
+        (
+            {"lora": LoraConfig(rank=8, alpha=8)},
+            r"lora of rank 4, alpha 8.*lora of rank 8, alpha 8.*set it back, or `lora: \{rank: 0\}`",
+        ),
         ({"lora": LoraConfig(rank=4, alpha=8, kind="dora")}, "asks for another .dora of rank 4"),
         (PREFIX, "asks for another .prefix of 4 tokens"),
     ],
 )
-def test_adapter_that_cannot_become_the_configured_one_is_refused(changes: dict[str, Any], told: str, campaign: Campaign) -> None:
+def test_adapter_that_cannot_become_the_configured_one_is_refused(
+    changes: dict[str, Any], told: str, campaign: Campaign
+) -> None:
     campaign.train(1, **LORA)
     with pytest.raises(ValueError, match=told):
         campaign.train(2, **changes)
@@ -169,12 +187,16 @@ def test_adapter_that_cannot_become_the_configured_one_is_refused(changes: dict[
 
 def test_virtual_tokens_cannot_be_merged_into_weights(campaign: Campaign) -> None:
     campaign.train(1, **PREFIX)
-    with pytest.raises(ValueError, match=r"round 1 trained an adapter \(prefix of 4 tokens\).* set it back, or begin another campaign"):
+    with pytest.raises(
+        ValueError, match=r"round 1 trained an adapter \(prefix of 4 tokens\).* set it back, or begin another campaign"
+    ):
         campaign.train(2)
 
 
 @pytest.mark.parametrize(("kind", "zero_stage"), [("lora", 3), ("dora", 2), ("dora", 3), ("prompt", 3), ("prefix", 3)])
-def test_adapter_same_losses_and_whole_files_at_every_zero_stage(kind: str, zero_stage: int, make_request: Make, tmp_path: Path) -> None:
+def test_adapter_same_losses_and_whole_files_at_every_zero_stage(
+    kind: str, zero_stage: int, make_request: Make, tmp_path: Path
+) -> None:
     settings = {**KINDS[kind], "learning_rate": 1e-2}
     for name, stage_number in (("plain", 0), ("sharded", zero_stage)):
         (tmp_path / name).mkdir()
@@ -208,7 +230,11 @@ def test_saved_weights_that_are_incomplete_are_not_published(
     def broken(request: Any, model: Any, tokenizer: Any, state: Any, out: Path) -> None:
         saved(request, model, tokenizer, state, out)
         (file,) = out.glob("*/*.safetensors")
-        save_file({name: torch.zeros_like(tensor) for name, tensor in load_file(file).items()}, file, metadata={"format": "pt"})
+        save_file(
+            {name: torch.zeros_like(tensor) for name, tensor in load_file(file).items()},
+            file,
+            metadata={"format": "pt"},
+        )
 
     monkeypatch.setattr(stage, "_save", broken)
     with pytest.raises(RuntimeError, match="they are incomplete"):
@@ -216,13 +242,19 @@ def test_saved_weights_that_are_incomplete_are_not_published(
     assert not (tmp_path / "train.json").exists()
 
 
-def test_saved_weights_that_answer_otherwise_are_not_published(make_request: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_saved_weights_that_answer_otherwise_are_not_published(
+    make_request: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They score as they should: what fails is only the way in which the next stage samples."""
 
     def other(*rows: Any, **settings: Any) -> list[Sampled]:
-        return [answer._replace(token_ids=[token ^ 1 for token in answer.token_ids]) for answer in sample(*rows, **settings)]
+        return [
+            answer._replace(token_ids=[token ^ 1 for token in answer.token_ids]) for answer in sample(*rows, **settings)
+        ]
 
     monkeypatch.setattr(checks, "sample", other)
-    with pytest.raises(RuntimeError, match=r"answer differently from the trained ones \(token 1 is \d+, not \d+\): they are incomplete"):
+    with pytest.raises(
+        RuntimeError, match=r"answer differently from the trained ones \(token 1 is \d+, not \d+\): they are incomplete"
+    ):
         run(make_request(**LORA), tmp_path)
     assert not (tmp_path / "train.json").exists()

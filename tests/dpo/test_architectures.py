@@ -1,4 +1,6 @@
-"""Instruction models of other shapes go through whole rounds: trained, saved, loaded again, and the next round starts at ln 2.
+"""Instruction models of other shapes go through whole rounds.
+
+Trained, saved, loaded again, and the next round starts at ln 2.
 
 That each shape is scored and sampled exactly is tested on the functions, in tests/generation.
 """
@@ -31,7 +33,9 @@ SMALL = {
 SHAPES: dict[str, Callable[..., Any]] = {
     "qwen2 tied": lambda **words: Qwen2Config(**SMALL, **words, tie_word_embeddings=True),
     "qwen3 untied": lambda **words: Qwen3Config(**SMALL, **words, head_dim=12, tie_word_embeddings=False),
-    "gemma2 capped": lambda **words: Gemma2Config(**SMALL, **words, head_dim=8, sliding_window=12, attn_logit_softcapping=5.0),
+    "gemma2 capped": lambda **words: Gemma2Config(
+        **SMALL, **words, head_dim=8, sliding_window=12, attn_logit_softcapping=5.0
+    ),
     "gemma3 sliding": lambda **words: Gemma3TextConfig(
         **SMALL, **words, head_dim=8, sliding_window=12, layer_types=["sliding_attention", "full_attention"]
     ),
@@ -44,7 +48,9 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module", params=SHAPES)
-def start(request: pytest.FixtureRequest, starter_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
+def start(
+    request: pytest.FixtureRequest, starter_directory: Path, tmp_path_factory: pytest.TempPathFactory
+) -> ModelRef:
     """A random model of a shape, with the starter's tokenizer and chat template."""
     from transformers import AutoModelForCausalLM
 
@@ -64,7 +70,9 @@ def start(request: pytest.FixtureRequest, starter_directory: Path, tmp_path_fact
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_two_rounds_of_another_architecture_chain(way: str, start: ModelRef, make_request: Make, tmp_path: Path) -> None:
+def test_two_rounds_of_another_architecture_chain(
+    way: str, start: ModelRef, make_request: Make, tmp_path: Path
+) -> None:
     policy = start
     for number in (1, 2):
         out = tmp_path / str(number)

@@ -7,8 +7,12 @@ from hypothesis import strategies as st
 from components.dpo.batches import Layout, Plan
 
 
-@given(num_pairs=st.integers(1, 60), pairs_per_step=st.integers(1, 20), epochs=st.integers(1, 3), seed=st.integers(0, 99))
-def test_plan_any_shape_takes_every_pair_once_an_epoch(num_pairs: int, pairs_per_step: int, epochs: int, seed: int) -> None:
+@given(
+    num_pairs=st.integers(1, 60), pairs_per_step=st.integers(1, 20), epochs=st.integers(1, 3), seed=st.integers(0, 99)
+)
+def test_plan_any_shape_takes_every_pair_once_an_epoch(
+    num_pairs: int, pairs_per_step: int, epochs: int, seed: int
+) -> None:
     plan = Plan(["t"] * num_pairs, pairs_per_step, epochs, seed)
     steps = list(plan.steps(0))
     assert len(steps) == plan.num_steps
@@ -35,7 +39,10 @@ def test_layout_any_split_weighs_every_pair_alike_and_keeps_to_the_limits(
     lengths: list[int], max_tokens: int, max_pairs: int, world_size: int
 ) -> None:
     total: Counter[int] = Counter()
-    ranks = [Layout(lengths, max_tokens, max_pairs, rank, world_size).micro_batches(range(len(lengths))) for rank in range(world_size)]
+    ranks = [
+        Layout(lengths, max_tokens, max_pairs, rank, world_size).micro_batches(range(len(lengths)))
+        for rank in range(world_size)
+    ]
     assert len({len(micro_batches) for micro_batches in ranks}) == 1, "a rank would wait for the others"
     for slots in (slots for micro_batches in ranks for slots in micro_batches):
         assert slots
@@ -48,8 +55,12 @@ def test_layout_any_split_weighs_every_pair_alike_and_keeps_to_the_limits(
 
 @given(lengths=LENGTHS, world_size=st.integers(1, 5))
 def test_layout_gives_ranks_as_many_tokens_but_for_one_pair(lengths: list[int], world_size: int) -> None:
-    ranks = [Layout(lengths, 10_000, 0, rank, world_size).micro_batches(range(len(lengths))) for rank in range(world_size)]
-    loads = [sum(lengths[slot.pair] for slots in micro_batches for slot in slots if slot.weight) for micro_batches in ranks]
+    ranks = [
+        Layout(lengths, 10_000, 0, rank, world_size).micro_batches(range(len(lengths))) for rank in range(world_size)
+    ]
+    loads = [
+        sum(lengths[slot.pair] for slots in micro_batches for slot in slots if slot.weight) for micro_batches in ranks
+    ]
     assert max(loads) - min(loads) <= max(lengths)
 
 

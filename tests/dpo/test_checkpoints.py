@@ -1,4 +1,7 @@
-"""A checkpoint is whole or not there: kill -9 at every write, damage to every kind of file, and the run still ends bitwise the same."""
+"""A checkpoint is whole or not there.
+
+Kill -9 at every write, damage to every kind of file, and the run still ends bitwise the same.
+"""
 
 import builtins
 import io
@@ -37,7 +40,9 @@ class Trained:
 
     def __init__(self, place: Path, zero_stage: int) -> None:
         torch.manual_seed(0)
-        config = LlamaConfig(vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+        config = LlamaConfig(
+            vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+        )
         training = TrainingConfig(zero_stage=zero_stage, learning_rate=1e-2)
         join_process_group()
         self.engine = build_engine(LlamaForCausalLM(config), training, num_steps=9, dtype=torch.float32)
@@ -91,7 +96,9 @@ class KilledAt:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def heard(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir") or (event == "open" and "w" in str(arguments[1])):
+        if event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir") or (
+            event == "open" and "w" in str(arguments[1])
+        ):
             self.now()
 
     def synced(self, descriptor: int) -> None:
@@ -121,11 +128,15 @@ class KilledAt:
         return file
 
 
-def ended_by_kill(prepare: Callable[[], None], work: Callable[[], None], at: int, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Does the work in a copy of this process that is killed at its `at`-th operation; False if it has fewer and went through.
+def ended_by_kill(
+    prepare: Callable[[], None], work: Callable[[], None], at: int, monkeypatch: pytest.MonkeyPatch
+) -> bool:
+    """Does the work in a copy of this process that is killed at its `at`-th operation.
 
-    A copy has only the thread that copied, so a lock that another thread held at that moment is never released: such a copy hangs, says
-    nothing of the work, and is made again.
+    False if it has fewer and went through.
+
+    A copy has only the thread that copied, so a lock that another thread held at that moment is never released: such a
+    copy hangs, says nothing of the work, and is made again.
     """
     for _ in range(5):
         prepare()
@@ -145,7 +156,8 @@ def _status_of_copy(work: Callable[[], None], at: int, monkeypatch: pytest.Monke
         try:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(20)
-            # A copy has none of the threads that meet other ranks; there are no others, so meeting them changes nothing.
+            # A copy has none of the threads that meet other ranks; there are no others, so meeting them changes
+            # nothing.
             for name in ("barrier", "all_reduce"):
                 monkeypatch.setattr(torch.distributed, name, lambda *_, **__: None)
             KilledAt(at)
@@ -158,8 +170,20 @@ def _status_of_copy(work: Callable[[], None], at: int, monkeypatch: pytest.Monke
 
 def test_saves_killed_at_every_operation_in_a_process_of_their_own() -> None:
     """Copying the process of a whole test run fails where memory is short and hangs where another thread holds a lock."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "alone", str(Path(__file__).resolve())]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=280, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "alone",
+        str(Path(__file__).resolve()),
+    ]
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=280, check=False
+    )
     assert done.returncode == 0, done.stdout[-3000:]
     assert "4 passed" in done.stdout
 
@@ -250,7 +274,9 @@ def test_resume_any_flipped_bit_of_the_hashes_is_refused_or_harmless(trained: Tr
             content = bytearray(whole)
             content[place] ^= 1 << bit
             path.write_bytes(content)
-            assert checkpoints._newest_intact_step(tmp_path) in ((0, 3) if whole[place : place + 1].isspace() else (0,)), (place, bit)
+            assert checkpoints._newest_intact_step(tmp_path) in (
+                (0, 3) if whole[place : place + 1].isspace() else (0,)
+            ), (place, bit)
     path.write_bytes(whole)
     assert checkpoints._newest_intact_step(tmp_path) == 3
 
@@ -303,7 +329,9 @@ class Interrupted:
 
 @pytest.fixture(scope="module")
 def interrupted(make_request: Make, tmp_path_factory: pytest.TempPathFactory, run_until: RunUntil) -> Interrupted:
-    return Interrupted(make_request(epochs=2, checkpoint_every=2, zero_stage=2), tmp_path_factory.mktemp("interrupted"), run_until)
+    return Interrupted(
+        make_request(epochs=2, checkpoint_every=2, zero_stage=2), tmp_path_factory.mktemp("interrupted"), run_until
+    )
 
 
 FILES = {
@@ -317,7 +345,11 @@ FILES = {
 @pytest.mark.parametrize("damage", [flip, truncate, os.unlink])
 @pytest.mark.parametrize("kind", FILES)
 def test_training_damaged_file_goes_on_from_the_checkpoint_before_and_ends_bitwise_the_same(
-    kind: str, damage: Callable[[Path], None], interrupted: Interrupted, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    kind: str,
+    damage: Callable[[Path], None],
+    interrupted: Interrupted,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def harm(directory: Path) -> None:
         (path,) = directory.glob(FILES[kind])
@@ -331,7 +363,9 @@ def test_training_damaged_file_goes_on_from_the_checkpoint_before_and_ends_bitwi
     assert resumed["losses"] == interrupted.whole["losses"]
 
 
-def test_training_all_checkpoints_damaged_begins_again_and_ends_bitwise_the_same(interrupted: Interrupted, tmp_path: Path) -> None:
+def test_training_all_checkpoints_damaged_begins_again_and_ends_bitwise_the_same(
+    interrupted: Interrupted, tmp_path: Path
+) -> None:
     def harm(directory: Path) -> None:
         for path in directory.glob(f"step-*/{checkpoints.METRICS}"):
             truncate(path)

@@ -19,7 +19,8 @@ def responses(ids: list[list[int]], logps: list[list[float]], end: list[list[flo
 
 def test_phrase_probability_is_the_product_over_the_phrase_and_takes_the_likeliest_place() -> None:
     view = responses(
-        [[5, 6, 9, 5, 6], [5, 9, 6, 0, 0]], [[math.log(x) for x in row] for row in ([0.5, 0.2, 1, 0.5, 0.8], [0.9, 1, 1, 1, 1])]
+        [[5, 6, 9, 5, 6], [5, 9, 6, 0, 0]],
+        [[math.log(x) for x in row] for row in ([0.5, 0.2, 1, 0.5, 0.8], [0.9, 1, 1, 1, 1])],
     )
     violations = phrase_probability(view, phrases=[[5, 6]])
     assert violations.tolist() == pytest.approx([0.5 * 0.8, 0.0])

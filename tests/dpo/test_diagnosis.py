@@ -1,4 +1,7 @@
-"""Each way in which a training goes wrong is named, by curves that show it and by trainings that have it; healthy ones are not."""
+"""Each way in which a training goes wrong is named, by curves that show it and by trainings that have it.
+
+Healthy ones are not.
+"""
 
 import logging
 import math
@@ -26,7 +29,12 @@ def curves(
     for step in range(steps):
         share, noise = step / (steps - 1), math.sin(7.3 * step)
         rewards = {"rewards/chosen": chosen * share, "rewards/rejected": rejected * share}
-        margin = start + rewards["rewards/chosen"] - rewards["rewards/rejected"] + 0.05 * share * noise * abs(chosen - rejected)
+        margin = (
+            start
+            + rewards["rewards/chosen"]
+            - rewards["rewards/rejected"]
+            + 0.05 * share * noise * abs(chosen - rejected)
+        )
         told = {"loss": math.log1p(math.exp(-margin)), "rewards/margins": margin, "grad_norm": grad_norm}
         lines.append(rewards | told | {"logps/chosen": -60.0 - 30.0 * lost * share + 2.0 * noise})
     return lines
@@ -43,7 +51,15 @@ def curves(
         curves(chosen=0.4, rejected=-0.6, steps=FEWEST_STEPS),
         [line | {"loss": 3.0 - 0.01 * step} for step, line in enumerate(curves(chosen=0.5, rejected=0.5))],
     ],
-    ids=["learns", "chosen falls a little", "learns slowly", "learns much", "reference is not the start", "short", "likelihood only"],
+    ids=[
+        "learns",
+        "chosen falls a little",
+        "learns slowly",
+        "learns much",
+        "reference is not the start",
+        "short",
+        "likelihood only",
+    ],
 )
 def test_diagnose_healthy_training_finds_nothing(metrics: list[dict[str, float]]) -> None:
     assert diagnose(metrics, SETTING) == []
@@ -55,15 +71,30 @@ def test_diagnose_healthy_training_finds_nothing(metrics: list[dict[str, float]]
         (curves(chosen=0.004, rejected=-0.004), SETTING, "stuck|learning_rate = 1e-06 is too small: try ten times"),
         (curves(chosen=0.004, rejected=-0.004, start=1.0), SETTING, "learning_rate = 1e-06 is too small"),
         (curves(chosen=0.0, rejected=0.0, grad_norm=0.0), SETTING, "no gradient reached the weights"),
-        (curves(chosen=0.001, rejected=0.0), SETTING._replace(dtype="bfloat16"), "below 0.4 % of a weight are rounded away"),
+        (
+            curves(chosen=0.001, rejected=0.0),
+            SETTING._replace(dtype="bfloat16"),
+            "below 0.4 % of a weight are rounded away",
+        ),
         (curves(chosen=-0.8, rejected=-0.8), SETTING, "the pairs contradict each other"),
         (curves(chosen=-1.5, rejected=-3.0, lost=0.5), SETTING, "likelihood displacement: chosen answers lost 0.4"),
         (curves(chosen=8.0, rejected=-20.0), SETTING, "exploding margins: they ended at 2"),
         (curves(chosen=-3.0, rejected=-1.0), SETTING, "diverging: the loss rose from 0."),
     ],
-    ids=["small rate", "small rate, other reference", "frozen", "bfloat16", "labels by chance", "displaced", "exploding", "diverging"],
+    ids=[
+        "small rate",
+        "small rate, other reference",
+        "frozen",
+        "bfloat16",
+        "labels by chance",
+        "displaced",
+        "exploding",
+        "diverging",
+    ],
 )
-def test_diagnose_each_way_of_going_wrong_is_named_alone(metrics: list[dict[str, float]], setting: Setting, named: str) -> None:
+def test_diagnose_each_way_of_going_wrong_is_named_alone(
+    metrics: list[dict[str, float]], setting: Setting, named: str
+) -> None:
     (cause,) = diagnose(metrics, setting)
     assert any(part in cause for part in named.split("|")), cause
     assert "\n" not in cause
@@ -94,7 +125,9 @@ def diagnosed(request: TrainRequest, out: Path) -> list[str]:
     return read_json(out / "train.json")["diagnosis"]  # type: ignore[no-any-return]
 
 
-def test_training_that_learns_has_no_diagnosis(make_request: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_training_that_learns_has_no_diagnosis(
+    make_request: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING):
         assert diagnosed(make_request(epochs=4, learning_rate=2e-4), tmp_path / "run") == []
     assert not [record for record in caplog.records if record.name == stage.__name__]
@@ -116,7 +149,9 @@ def test_training_at_a_huge_learning_rate_is_named(make_request: Make, tmp_path:
     assert all("training.learning_rate" in cause for cause in causes)
 
 
-def test_training_against_a_reference_that_moved_is_named(make_request: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_against_a_reference_that_moved_is_named(
+    make_request: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original = stage.load_policy
 
     def changed(*arguments: Any, **options: Any) -> Any:

@@ -1,4 +1,7 @@
-"""Runs that must be equal are equal; the reference is the right one; a killed run resumes; what is broken is refused."""
+"""Runs that must be equal are equal; the reference is the right one; a killed run resumes.
+
+What is broken is refused.
+"""
 
 import json
 import math
@@ -18,7 +21,8 @@ from components.runtime.launch import run_stage
 
 Make = Callable[..., TrainRequest]
 SAME_LOSS = 3e-5
-"""Adam divides small gradients by their own size, so that the last bits of a sum over ranks or shards show after a few steps."""
+"""Adam divides small gradients by their own size, so that the last bits of a sum over ranks or shards show after a few
+steps."""
 Interrupted = Callable[[TrainRequest], Path]
 
 
@@ -53,7 +57,9 @@ def test_training_policy_is_reference_starts_at_ln_2_and_learns(plain: Path) -> 
     assert steps[-1]["rewards/margins"] > 0.05
     assert [step["step"] for step in steps] == [1, 2, 3, 4, 5, 6]
     assert all(step["grad_norm"] > 0 for step in steps)
-    assert steps[-1]["rewards/margins"] == pytest.approx(steps[-1]["rewards/chosen"] - steps[-1]["rewards/rejected"], abs=1e-5)
+    assert steps[-1]["rewards/margins"] == pytest.approx(
+        steps[-1]["rewards/chosen"] - steps[-1]["rewards/rejected"], abs=1e-5
+    )
     assert summary["eval"]["num_pairs"] == 6
 
 
@@ -63,12 +69,14 @@ def test_training_no_evaluation_pairs_same_losses(plain: Path, make_request: Mak
     nothing = Artifact(path=tmp_path / "eval.parquet", digest=file_digest(tmp_path / "eval.parquet"))
     summary = trained(request.model_copy(update={"eval": nothing}), tmp_path / "run")
     assert summary["eval"] is None
-    # The reference scores pairs of both tables in the same rows, and the last bit of a product may depend on how many rows it has.
+    # The reference scores pairs of both tables in the same rows, and the last bit of a product may depend on how many
+    # rows it has.
     assert losses(tmp_path / "run") == pytest.approx(losses(plain), abs=1e-6)
 
 
 @pytest.mark.parametrize(
-    "changes", [{"micro_batch_pairs": 1}, {"micro_batch_pairs": 3}, {"zero_stage": 1}, {"zero_stage": 2}, {"zero_stage": 3}]
+    "changes",
+    [{"micro_batch_pairs": 1}, {"micro_batch_pairs": 3}, {"zero_stage": 1}, {"zero_stage": 2}, {"zero_stage": 3}],
 )
 def test_training_other_micro_batch_or_zero_stage_same_losses(
     changes: dict[str, int], plain: Path, make_request: Make, tmp_path: Path
@@ -80,7 +88,9 @@ def test_training_other_micro_batch_or_zero_stage_same_losses(
 
 
 @pytest.mark.parametrize("zero_stage", [0, 2, 3])
-def test_training_two_processes_same_losses_as_one(zero_stage: int, plain: Path, make_request: Make, tmp_path: Path) -> None:
+def test_training_two_processes_same_losses_as_one(
+    zero_stage: int, plain: Path, make_request: Make, tmp_path: Path
+) -> None:
     request = make_request(epochs=2, zero_stage=zero_stage, num_processes=2, micro_batch_pairs=2)
     run_stage("dpo_train", request, tmp_path, num_processes=2)
     summary = read_json(tmp_path / "dpo_train" / "train.json")
@@ -91,7 +101,8 @@ def test_training_two_processes_same_losses_as_one(zero_stage: int, plain: Path,
     assert {json.loads(line)["rank"] for line in samples} == {0, 1}, "every rank samples, the first only too"
 
 
-# What a run shares between its ranks or keeps between its steps: KTO's KL, BCO's reward shift, the multipliers, the tags' shares.
+# What a run shares between its ranks or keeps between its steps: KTO's KL, BCO's reward shift, the multipliers, the
+# tags' shares.
 SHARED = {
     "loss": "bco_pair",
     "added_losses": {"kto": 0.5},
@@ -106,13 +117,23 @@ def test_training_what_ranks_share_is_the_same_in_two_processes(make_request: Ma
     request = make_request(epochs=2, num_processes=2, micro_batch_pairs=2, **SHARED)
     run_stage("dpo_train", request, tmp_path / "two", num_processes=2)
     alone, together = metrics(tmp_path / "one"), metrics(tmp_path / "two" / "dpo_train")
-    for name in ("loss", "kl/mismatched", "reward_shift", "constraints/max_tokens/multiplier", "constraints/banned_phrases/violation"):
-        assert [step[name] for step in together] == pytest.approx([step[name] for step in alone], rel=1e-4, abs=2e-5), name
+    for name in (
+        "loss",
+        "kl/mismatched",
+        "reward_shift",
+        "constraints/max_tokens/multiplier",
+        "constraints/banned_phrases/violation",
+    ):
+        assert [step[name] for step in together] == pytest.approx([step[name] for step in alone], rel=1e-4, abs=2e-5), (
+            name
+        )
     assert alone[-1]["constraints/max_tokens/multiplier"] > alone[0]["constraints/max_tokens/multiplier"] > 1.0
     assert alone[-1]["reward_count"] == 2 * sum([8, 8, 6] * 2)
 
 
-def test_training_resumed_finds_what_it_kept_between_steps(make_request: Make, tmp_path: Path, interrupted: Interrupted) -> None:
+def test_training_resumed_finds_what_it_kept_between_steps(
+    make_request: Make, tmp_path: Path, interrupted: Interrupted
+) -> None:
     request = make_request(epochs=2, checkpoint_every=2, **SHARED)
     whole = trained(request, tmp_path / "whole" / "run")
     interrupted(request)
@@ -146,7 +167,9 @@ def test_training_resumed_is_bitwise_the_uninterrupted_run(
     assert losses(tmp_path / "resumed") == losses(tmp_path / "whole" / "run")
 
 
-def test_training_damaged_checkpoint_resumes_from_the_one_before(make_request: Make, tmp_path: Path, interrupted: Interrupted) -> None:
+def test_training_damaged_checkpoint_resumes_from_the_one_before(
+    make_request: Make, tmp_path: Path, interrupted: Interrupted
+) -> None:
     request = make_request(epochs=2, checkpoint_every=2)
     checkpoints = interrupted(request)
     newest = max(path for path in (checkpoints / "step-000004").rglob("*.pt"))
@@ -156,12 +179,16 @@ def test_training_damaged_checkpoint_resumes_from_the_one_before(make_request: M
     assert trained(request, tmp_path / "resumed")["resumed_from_step"] == 2
 
 
-def test_training_checkpoint_of_another_request_is_not_resumed(make_request: Make, tmp_path: Path, interrupted: Interrupted) -> None:
+def test_training_checkpoint_of_another_request_is_not_resumed(
+    make_request: Make, tmp_path: Path, interrupted: Interrupted
+) -> None:
     interrupted(make_request(epochs=2, checkpoint_every=2))
     assert trained(make_request(epochs=2, checkpoint_every=2, beta=0.2), tmp_path / "other")["resumed_from_step"] == 0
 
 
-def test_training_reference_of_other_weights_is_caught_at_the_first_step(make_request: Make, tmp_path: Path, monkeypatch: Any) -> None:
+def test_training_reference_of_other_weights_is_caught_at_the_first_step(
+    make_request: Make, tmp_path: Path, monkeypatch: Any
+) -> None:
     request = make_request()
     scored = training_loop.Objective.micro_batch
 
@@ -212,7 +239,9 @@ def test_training_gradient_checkpointing_same_losses(plain: Path, make_request: 
 
 def test_training_in_child_processes_error_is_named(make_request: Make, tmp_path: Path) -> None:
     request = make_request(num_processes=2)
-    missing = request.model_copy(update={"train": request.train.model_copy(update={"path": tmp_path / "nowhere.parquet"})})
+    missing = request.model_copy(
+        update={"train": request.train.model_copy(update={"path": tmp_path / "nowhere.parquet"})}
+    )
     with pytest.raises(StageFailed, match=r"dpo_train failed: FileNotFoundError.*nowhere\.parquet"):
         run_stage("dpo_train", missing, tmp_path, num_processes=2)
     assert not list(tmp_path.glob("dpo_train"))
@@ -238,7 +267,9 @@ def unpaired(make_request: Make, tmp_path_factory: pytest.TempPathFactory) -> Ma
     return make
 
 
-def test_training_unpaired_responses_learns_and_resumes(unpaired: Make, tmp_path: Path, interrupted: Interrupted) -> None:
+def test_training_unpaired_responses_learns_and_resumes(
+    unpaired: Make, tmp_path: Path, interrupted: Interrupted
+) -> None:
     request = unpaired(epochs=2, checkpoint_every=2)
     whole = trained(request, tmp_path / "whole" / "run")
     steps = metrics(tmp_path / "whole" / "run")

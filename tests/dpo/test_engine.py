@@ -13,4 +13,6 @@ def test_learning_rate_share_without_warmup_starts_at_the_peak() -> None:
 
 
 def test_learning_rate_share_all_warmup_never_divides_by_zero() -> None:
-    assert [learning_rate_share(step, warmup=3, num_steps=3) for step in range(4)] == pytest.approx([1 / 3, 2 / 3, 1.0, 0.0])
+    assert [learning_rate_share(step, warmup=3, num_steps=3) for step in range(4)] == pytest.approx(
+        [1 / 3, 2 / 3, 1.0, 0.0]
+    )

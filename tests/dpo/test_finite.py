@@ -82,7 +82,9 @@ def test_step_non_finite_gradient_changes_no_weight_and_names_the_step(
 
     poison(monkeypatch, broken)
     watched = Watched(monkeypatch)
-    with pytest.raises(NonFiniteGradient, match=r"gradient of step 1 is not finite although its loss is.*and 2 more") as caught:
+    with pytest.raises(
+        NonFiniteGradient, match=r"gradient of step 1 is not finite although its loss is.*and 2 more"
+    ) as caught:
         run_to_the_end(request, tmp_path)
     assert row_name(request, steps[0][0]) in str(caught.value)
     assert str(caught.value).count("train.parquet row") == 10
@@ -90,7 +92,9 @@ def test_step_non_finite_gradient_changes_no_weight_and_names_the_step(
     assert len(steps) == 3, "the step of three micro-batches was the last one"
 
 
-@pytest.mark.parametrize(("zero_stage", "offload"), [(1, "optimizer"), (2, "optimizer"), (3, "optimizer_and_parameters")])
+@pytest.mark.parametrize(
+    ("zero_stage", "offload"), [(1, "optimizer"), (2, "optimizer"), (3, "optimizer_and_parameters")]
+)
 def test_step_non_finite_gradient_offloaded_changes_no_weight(
     zero_stage: int, offload: str, make_request: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,7 +127,9 @@ def test_step_gradient_too_large_for_its_norm_is_not_made(
 
 
 @pytest.fixture(scope="module")
-def one_bad_token(starter_directory: Path, make_request: Make, tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelRef, list[int]]:
+def one_bad_token(
+    starter_directory: Path, make_request: Make, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[ModelRef, list[int]]:
     """A model that knows nothing finite about one token, and the training rows that hold it: some, but few."""
     request = make_request()
     tokenizer = AutoTokenizer.from_pretrained(starter_directory)
@@ -157,7 +163,9 @@ def test_step_non_finite_loss_names_only_the_pairs_it_comes_from(
         assert (row_name(request, row) in str(caught.value)) == (row in rows)
     weights = full_weights(watched.engine)
     assert weights is not None
-    assert all(torch.isfinite(tensor).all() for name, tensor in weights.items() if "embed" not in name), "no step was made"
+    assert all(torch.isfinite(tensor).all() for name, tensor in weights.items() if "embed" not in name), (
+        "no step was made"
+    )
 
 
 @pytest.mark.parametrize("zero_stage", [0, 2, 3])
@@ -165,7 +173,9 @@ def test_step_non_finite_loss_on_one_of_two_ranks_stops_both_and_names_the_pairs
     zero_stage: int, one_bad_token: tuple[ModelRef, list[int]], make_request: Make, tmp_path: Path
 ) -> None:
     policy, rows = one_bad_token
-    request = make_request(policy=policy, num_processes=2, pairs_per_step=22, micro_batch_pairs=2, zero_stage=zero_stage)
+    request = make_request(
+        policy=policy, num_processes=2, pairs_per_step=22, micro_batch_pairs=2, zero_stage=zero_stage
+    )
     with pytest.raises(StageFailed, match="dpo_train failed: NonFiniteLoss: the loss of step 1 is nan") as caught:
         run_stage("dpo_train", request, tmp_path, num_processes=2)
     assert [row for row in range(22) if row_name(request, row) in str(caught.value)] == rows
@@ -182,7 +192,9 @@ def test_reference_non_finite_is_refused_before_training(
     assert [row for row in range(22) if row_name(request, row) in str(caught.value)] == rows
 
 
-def test_evaluation_pairs_non_finite_after_training_are_named(make_request: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluation_pairs_non_finite_after_training_are_named(
+    make_request: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(result: Any, pairs: list[int]) -> Any:
         if torch.is_grad_enabled():
             return result
@@ -190,7 +202,9 @@ def test_evaluation_pairs_non_finite_after_training_are_named(make_request: Make
         return result._replace(sums=result.sums * math.inf, finite=~bad)
 
     poison(monkeypatch, broken)
-    with pytest.raises(NonFiniteLoss, match=r"of the evaluation pairs after training is .*themselves are eval\.parquet row 3 \(prompt"):
+    with pytest.raises(
+        NonFiniteLoss, match=r"of the evaluation pairs after training is .*themselves are eval\.parquet row 3 \(prompt"
+    ):
         run_to_the_end(make_request(), tmp_path)
     assert not list(tmp_path.glob("run/model*"))
 
@@ -206,4 +220,6 @@ def test_reference_infinite_on_one_side_names_its_pair() -> None:
     with pytest.raises(NonFiniteLoss, match="for row 1: look"):
         refuse_non_finite_reference(PairLogps(torch.zeros(3), torch.tensor([0.0, -math.inf, 0.0])), pairs)
     with pytest.raises(NonFiniteLoss, match="for row 2: look"):
-        refuse_non_finite_reference(PairLogps(torch.zeros(3), torch.zeros(3), torch.tensor([0.0, 0.0, math.nan])), pairs)
+        refuse_non_finite_reference(
+            PairLogps(torch.zeros(3), torch.zeros(3), torch.tensor([0.0, 0.0, math.nan])), pairs
+        )

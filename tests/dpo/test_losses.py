@@ -1,4 +1,7 @@
-"""Values worked by hand. One pair throughout: log-ratio of chosen -1 + 3 = 2, of rejected -5 + 4 = -1, so the margin is 3."""
+"""Values worked by hand.
+
+One pair throughout: log-ratio of chosen -1 + 3 = 2, of rejected -5 + 4 = -1, so the margin is 3.
+"""
 
 import math
 from collections.abc import Callable
@@ -37,14 +40,16 @@ def sigmoid(logit: float) -> float:
     return 1 / (1 + math.exp(-logit))
 
 
-# With beta 0.5: h = 0.5 * 3 = 1.5, rewards 0.5 * 2 = 1 and 0.5 * -1 = -0.5. A soft label of 0.75 with eps 0.1 is q = 0.675 + 0.025 = 0.7.
+# With beta 0.5: h = 0.5 * 3 = 1.5, rewards 0.5 * 2 = 1 and 0.5 * -1 = -0.5. A soft label of 0.75 with eps 0.1 is q =
+# 0.675 + 0.025 = 0.7.
 BY_HAND: list[tuple[str, dict[str, float], float]] = [
     ("sigmoid", {"p": 1.0, "beta": 0.5, "label_smoothing": 0.0}, nls(1.5)),
     ("sigmoid", {"p": 0.75, "beta": 0.5, "label_smoothing": 0.1}, 0.7 * nls(1.5) + 0.3 * nls(-1.5)),
     # Means: 2 / 2 = 1 and -1 / 4 = -0.25; h = 0.5 * 1.25.
     ("sigmoid_norm", {"p": 1.0, "beta": 0.5, "label_smoothing": 0.0}, nls(0.625)),
     ("sigmoid_norm", {"p": 0.75, "beta": 0.5, "label_smoothing": 0.1}, 0.7 * nls(0.625) + 0.3 * nls(-0.625)),
-    # beta 0.25 asks for 1 / (2 * 0.25) = 2: (3 - 2)^2 = 1 and (3 + 2)^2 = 25; of means (1.25 - 2)^2 = 0.5625 and 3.25^2 = 10.5625.
+    # beta 0.25 asks for 1 / (2 * 0.25) = 2: (3 - 2)^2 = 1 and (3 + 2)^2 = 25; of means (1.25 - 2)^2 = 0.5625 and 3.25^2
+    # = 10.5625.
     ("ipo", {"p": 1.0, "beta": 0.25, "label_smoothing": 0.0}, 1.0),
     ("ipo", {"p": 0.75, "beta": 0.25, "label_smoothing": 0.0}, 0.75 * 1 + 0.25 * 25),
     ("ipo_mean", {"p": 1.0, "beta": 0.25, "label_smoothing": 0.0}, 0.5625),
@@ -70,14 +75,20 @@ BY_HAND: list[tuple[str, dict[str, float], float]] = [
     (
         "discopop",
         {"p": 0.75, "beta": 0.5, "discopop_tau": 0.5},
-        0.75 * (sigmoid(-3) * nls(1.5) + sigmoid(3) * math.exp(-1.5)) + 0.25 * (sigmoid(3) * nls(-1.5) + sigmoid(-3) * math.exp(1.5)),
+        0.75 * (sigmoid(-3) * nls(1.5) + sigmoid(3) * math.exp(-1.5))
+        + 0.25 * (sigmoid(3) * nls(-1.5) + sigmoid(-3) * math.exp(1.5)),
     ),
     ("nca_pair", {"p": 1.0, "beta": 0.5}, nls(1) + 0.5 * nls(-1) + 0.5 * nls(0.5)),
     ("nca_pair", {"p": 0.75, "beta": 0.5}, 0.75 * nls(1) + 0.25 * nls(-0.5) + 0.5 * nls(-1) + 0.5 * nls(0.5)),
     # Shift 0.2: chosen 1 - 0.2 = 0.8, rejected -0.5 - 0.2 = -0.7.
     ("bco_pair", {"p": 1.0, "beta": 0.5, "reward_shift": 0.2}, nls(0.8) + nls(0.7)),
-    ("bco_pair", {"p": 0.75, "beta": 0.5, "reward_shift": 0.2}, 0.75 * (nls(0.8) + nls(0.7)) + 0.25 * (nls(-0.8) + nls(-0.7))),
-    # Targets +-0.5 / 0.5 = +-1: (2 - 1)^2 + (-1 + 1)^2. p = 0.75 halves them: (2 - 0.5)^2 + (-1 + 0.5)^2. Swapped and hard: 3^2 + (-2)^2.
+    (
+        "bco_pair",
+        {"p": 0.75, "beta": 0.5, "reward_shift": 0.2},
+        0.75 * (nls(0.8) + nls(0.7)) + 0.25 * (nls(-0.8) + nls(-0.7)),
+    ),
+    # Targets +-0.5 / 0.5 = +-1: (2 - 1)^2 + (-1 + 1)^2. p = 0.75 halves them: (2 - 0.5)^2 + (-1 + 0.5)^2. Swapped and
+    # hard: 3^2 + (-2)^2.
     ("sppo", {"p": 1.0, "beta": 0.5}, 1.0),
     ("sppo", {"p": 0.75, "beta": 0.5}, 2.25 + 0.25),
     ("sppo_hard", {"p": 1.0, "beta": 0.5}, 1.0),
@@ -193,14 +204,16 @@ def test_aot_loss_two_pairs_by_hand() -> None:
 
 
 def test_aot_unpaired_loss_two_pairs_by_hand() -> None:
-    # Chosen log-ratios 5 and 1, rejected 0 and 3. Sorted: 1 against 0 and 5 against 3; the first pair has the greater chosen one.
+    # Chosen log-ratios 5 and 1, rejected 0 and 3. Sorted: 1 against 0 and 5 against 3; the first pair has the greater
+    # chosen one.
     policy, none = torch.tensor([[5.0, 1.0], [0.0, 3.0]]), torch.zeros(2, 2)
     losses = LOSSES["aot_unpaired"](*policy, *none, beta=0.5, p=torch.ones(2), label_smoothing=0.0).losses
     assert losses.tolist() == pytest.approx([nls(1.0), nls(0.5)])
 
 
 @pytest.mark.parametrize(
-    ("p", "expected"), [(1.0, 3 * sigmoid(-0.7)), (0.0, 2 * sigmoid(0.7)), (0.25, 0.25 * 3 * sigmoid(-0.7) + 0.75 * 2 * sigmoid(0.7))]
+    ("p", "expected"),
+    [(1.0, 3 * sigmoid(-0.7)), (0.0, 2 * sigmoid(0.7)), (0.25, 0.25 * 3 * sigmoid(-0.7) + 0.75 * 2 * sigmoid(0.7))],
 )
 def test_kto_response_by_hand(p: float, expected: float) -> None:
     # Reward 0.5 * (-1 + 3) = 1, z = 0.5 * 0.6 = 0.3.

@@ -75,7 +75,10 @@ TARGETS = {"exo_pair", "sppo"}
 @pytest.mark.parametrize("name", SOFT)
 def test_loss_soft_label_is_expectation_over_hard_labels(name: str) -> None:
     values = available()
-    hard, flipped = LOSSES[name].apply(values | {"p": ones()}).losses, LOSSES[name].apply(values | {"p": 1 - ones()}).losses
+    hard, flipped = (
+        LOSSES[name].apply(values | {"p": ones()}).losses,
+        LOSSES[name].apply(values | {"p": 1 - ones()}).losses,
+    )
     expectation = values["p"] * hard + (1 - values["p"]) * flipped
     difference = expectation - LOSSES[name].apply(values).losses
     assert bool((difference.abs() < 1e-9 * expectation.abs().clamp(min=1)).all()) == (name not in TARGETS)
@@ -176,7 +179,9 @@ def test_loss_margin_only_says_whether_a_shift_of_both_log_ratios_matters(name: 
 def test_loss_couples_batch_says_whether_other_pairs_matter(name: str) -> None:
     loss, values = LOSSES[name], available() | {"p": ones()}
     whole = loss.apply(values).losses
-    half = {key: value[: COUNT // 2] if torch.is_tensor(value) and value.ndim else value for key, value in values.items()}
+    half = {
+        key: value[: COUNT // 2] if torch.is_tensor(value) and value.ndim else value for key, value in values.items()
+    }
     assert loss.couples_batch != torch.allclose(loss.apply(half).losses, whole[: COUNT // 2])
 
 

@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from components.dpo.losses import DIVERGENCES, LOSSES, length_desensitised_logps, weighted_sum, with_divergence, wpo_weights
+from components.dpo.losses import (
+    DIVERGENCES,
+    LOSSES,
+    length_desensitised_logps,
+    weighted_sum,
+    with_divergence,
+    wpo_weights,
+)
 
 MASK = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]]).bool()
 TOKENS = torch.tensor([[-1.0, -2.0, -4.0, 0.0], [-3.0, -5.0, 0.0, 0.0]], dtype=torch.float64)
@@ -94,7 +101,9 @@ def test_divergence_very_unlikely_answer_keeps_value_and_gradient_finite(diverge
     zero = torch.zeros(2)
     policy = [torch.tensor([-5e3, 5e3], requires_grad=True), torch.tensor([5e3, -5e3], requires_grad=True)]
     keywords = {"beta": 10.0, "p": torch.full((2,), 0.7), "label_smoothing": 0.0}
-    losses = loss(*policy, zero, zero, **keywords, **({"divergence_alpha": 0.9} if divergence == "alpha" else {})).losses
+    losses = loss(
+        *policy, zero, zero, **keywords, **({"divergence_alpha": 0.9} if divergence == "alpha" else {})
+    ).losses
     assert torch.isfinite(losses).all()
     assert all(torch.isfinite(gradient).all() for gradient in torch.autograd.grad(losses.sum(), policy))
 

@@ -11,7 +11,15 @@ import torch
 from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.kto_trainer import KTOTrainer
 
-from components.dpo.losses import LOSSES, RESPONSE_LOSSES, Loss, length_desensitised_logps, weighted_sum, with_divergence, wpo_weights
+from components.dpo.losses import (
+    LOSSES,
+    RESPONSE_LOSSES,
+    Loss,
+    length_desensitised_logps,
+    weighted_sum,
+    with_divergence,
+    wpo_weights,
+)
 
 with warnings.catch_warnings():
     # It warns on import that it is experimental, which is no news to a test that pins its release.
@@ -57,11 +65,16 @@ def outputs(token_logps: torch.Tensor, collisions: torch.Tensor | None = None) -
     still = torch.zeros_like(token_logps).detach()
     top1 = still.bool()
     collisions = still if collisions is None else collisions
-    return SimpleNamespace(log_probs=token_logps, log_sum_sq_probs=collisions, entropy=still, mean_logits=still, is_top1=top1)
+    return SimpleNamespace(
+        log_probs=token_logps, log_sum_sq_probs=collisions, entropy=still, mean_logits=still, is_top1=top1
+    )
 
 
 ACCELERATOR = SimpleNamespace(
-    device=torch.device("cpu"), gather=lambda tensor: tensor, gather_for_metrics=lambda tensor: tensor, unwrap_model=lambda model: model
+    device=torch.device("cpu"),
+    gather=lambda tensor: tensor,
+    gather_for_metrics=lambda tensor: tensor,
+    unwrap_model=lambda model: model,
 )
 
 
@@ -201,7 +214,8 @@ def test_ipo_on_sums_is_not_trls() -> None:
 
 
 def test_bco_pair_reward_shift_is_not_in_trl() -> None:
-    # Shifting both rewards by s is what subtracting s / beta from the reference's log-ratios' sums does: TRL on shifted references agrees.
+    # Shifting both rewards by s is what subtracting s / beta from the reference's log-ratios' sums does: TRL on shifted
+    # references agrees.
     batch = Batch()
     shifted = LOSSES["bco_pair"].apply(batch.available(reward_shift=torch.tensor(0.6))).losses.mean()
     first = batch.mask & (batch.mask.cumsum(dim=1) == 1)
@@ -210,7 +224,8 @@ def test_bco_pair_reward_shift_is_not_in_trl() -> None:
 
 
 def test_discopop_trls_is_not_a_number_where_the_wrong_answer_leads_by_far() -> None:
-    # h = -0.3 * 3000: exp(900) overflows, and TRL multiplies it by sigmoid(-900 / 0.5) = 0. Its limit is 0, which leaves l(h) = 900.
+    # h = -0.3 * 3000: exp(900) overflows, and TRL multiplies it by sigmoid(-900 / 0.5) = 0. Its limit is 0, which
+    # leaves l(h) = 900.
     batch = Batch(lengths=torch.ones(2 * PAIRS, dtype=torch.long))
     lead = torch.tensor([3000.0] * PAIRS + [0.0] * PAIRS).unsqueeze(1)
     batch.reference = batch.policy.detach() + lead * batch.mask
@@ -225,9 +240,13 @@ MARGIN_ONLY = [case for case in SAME if LOSSES[case[0]].margin_only]
 
 @pytest.mark.parametrize(("name", "theirs", "label_smoothing"), MARGIN_ONLY)
 @pytest.mark.parametrize(("divergence", "their_divergence"), [("forward_kl", "forward_kl"), ("js", "js_divergence")])
-def test_divergence_equals_trl(name: str, theirs: str, label_smoothing: float, divergence: str, their_divergence: str) -> None:
+def test_divergence_equals_trl(
+    name: str, theirs: str, label_smoothing: float, divergence: str, their_divergence: str
+) -> None:
     batch = Batch().near_reference()
-    ours = with_divergence(LOSSES[name], divergence).apply(batch.available(label_smoothing=label_smoothing)).losses.mean()
+    ours = (
+        with_divergence(LOSSES[name], divergence).apply(batch.available(label_smoothing=label_smoothing)).losses.mean()
+    )
     theirs_value = trl_dpo(batch, {theirs: 1.0}, label_smoothing=label_smoothing, f_divergence_type=their_divergence)
     assert_equal(batch, ours, theirs_value)
 
@@ -249,7 +268,9 @@ def test_ld_dpo_equals_trl(name: str) -> None:
     for owner, tokens in (("policy", batch.policy), ("reference", batch.reference)):
         logps = length_desensitised_logps(tokens, batch.mask, shared, ld_alpha=0.4)
         replaced[f"{owner}_chosen_logps"], replaced[f"{owner}_rejected_logps"] = logps.chunk(2)
-    assert_equal(batch, LOSSES[name].apply(batch.available(**replaced)).losses.mean(), trl_dpo(batch, {name: 1.0}, ld_alpha=0.4))
+    assert_equal(
+        batch, LOSSES[name].apply(batch.available(**replaced)).losses.mean(), trl_dpo(batch, {name: 1.0}, ld_alpha=0.4)
+    )
 
 
 @pytest.mark.parametrize("name", ["sigmoid", "apo_zero", "sppo_hard"])
@@ -272,7 +293,10 @@ def test_rpo_is_trls_sum_of_sigmoid_and_sft_where_lengths_are_equal() -> None:
 
 
 def trl_kto(batch: Batch, loss: str, labels: torch.Tensor, kl: torch.Tensor) -> torch.Tensor:
-    """TRL takes the KL term from log-probabilities of mismatched responses: here all tokens of theirs have probability 1 but the first."""
+    """TRL takes the KL term from log-probabilities of mismatched responses.
+
+    Here all tokens of theirs have probability 1 but the first.
+    """
     mismatched = torch.zeros_like(batch.policy).detach()
     mismatched[:, -1] = kl
     made = trainer(
@@ -284,8 +308,17 @@ def trl_kto(batch: Batch, loss: str, labels: torch.Tensor, kl: torch.Tensor) -> 
         undesirable_weight=SETTINGS["undesirable_weight"],
     )
     ids = torch.zeros_like(batch.completion_mask)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "completion_mask": batch.completion_mask, "label": labels}
-    inputs |= {"KL_input_ids": ids, "KL_attention_mask": torch.ones_like(ids), "KL_completion_mask": batch.completion_mask}
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "completion_mask": batch.completion_mask,
+        "label": labels,
+    }
+    inputs |= {
+        "KL_input_ids": ids,
+        "KL_attention_mask": torch.ones_like(ids),
+        "KL_completion_mask": batch.completion_mask,
+    }
     inputs |= {"ref_logps": batch.reference.sum(dim=1), "ref_KL_logps": torch.zeros(2 * PAIRS)}
     script = [outputs(mismatched)] * (loss == "kto")
     return made._compute_loss(Scripted(*script, outputs(batch.policy)), inputs, False)
@@ -339,7 +372,12 @@ class LogitsBatch:
 
 def trl_cpo(batch: LogitsBatch, loss: str, cpo_alpha: float, label_smoothing: float) -> torch.Tensor:
     return batch.trl(
-        CPOTrainer, loss_type=loss, cpo_alpha=cpo_alpha, alpha=0.0, simpo_gamma=SETTINGS["simpo_gamma"], label_smoothing=label_smoothing
+        CPOTrainer,
+        loss_type=loss,
+        cpo_alpha=cpo_alpha,
+        alpha=0.0,
+        simpo_gamma=SETTINGS["simpo_gamma"],
+        label_smoothing=label_smoothing,
     )
 
 
@@ -369,7 +407,8 @@ def test_cpo_equals_trl_where_lengths_are_equal(label_smoothing: float) -> None:
 
 
 def test_orpo_equals_trl_where_lengths_are_equal_and_prompts_have_no_likelihood() -> None:
-    # A prompt of one token is never predicted, so TRL's likelihood is that of the response. TRL computes the odds in float32.
+    # A prompt of one token is never predicted, so TRL's likelihood is that of the response. TRL computes the odds in
+    # float32.
     batch = LogitsBatch(1, [5, 5, 5])
     assert_logits_equal(batch, LOSSES["orpo"], batch.trl(ORPOTrainer), tolerance=1e-6)
 
@@ -383,7 +422,9 @@ def test_orpo_trls_likelihood_is_of_the_prompt_too() -> None:
     assert abs(difference) > 0.01
 
 
-def assert_logits_equal(batch: LogitsBatch, loss: Loss, theirs: torch.Tensor, tolerance: float = 1e-10, **replaced: float) -> None:
+def assert_logits_equal(
+    batch: LogitsBatch, loss: Loss, theirs: torch.Tensor, tolerance: float = 1e-10, **replaced: float
+) -> None:
     ours = loss.apply(batch.available(**replaced)).losses.mean()
     torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=tolerance, check_dtype=False)
     torch.testing.assert_close(batch.gradient(ours), batch.gradient(theirs), atol=tolerance, rtol=tolerance)

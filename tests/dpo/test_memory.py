@@ -1,4 +1,7 @@
-"""What saves memory changes nothing that is learned: offload and gradient checkpointing give the losses that plain training gives."""
+"""What saves memory changes nothing that is learned.
+
+Offload and gradient checkpointing give the losses that plain training gives.
+"""
 
 import json
 from collections.abc import Callable
@@ -27,10 +30,15 @@ def losses(request: TrainRequest, out: Path) -> list[float]:
 @pytest.fixture(scope="module")
 def plain(make_request: Make, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
     directory = tmp_path_factory.mktemp("plain")
-    return {name: losses(make_request(**settings), directory / name) for name, settings in (("full", {}), ("lora", {"lora": LORA}))}
+    return {
+        name: losses(make_request(**settings), directory / name)
+        for name, settings in (("full", {}), ("lora", {"lora": LORA}))
+    }
 
 
-@pytest.mark.parametrize(("zero_stage", "offload"), [(1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "optimizer_and_parameters")])
+@pytest.mark.parametrize(
+    ("zero_stage", "offload"), [(1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "optimizer_and_parameters")]
+)
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_offload_same_losses(
     kind: str, zero_stage: int, offload: str, plain: dict[str, list[float]], make_request: Make, tmp_path: Path
@@ -41,7 +49,9 @@ def test_offload_same_losses(
 
 
 @pytest.mark.parametrize(
-    "settings", [{"gradient_checkpointing": True}, {"soft_prompt": SoftPromptConfig(kind="prefix", num_tokens=4)}], ids=["full", "prefix"]
+    "settings",
+    [{"gradient_checkpointing": True}, {"soft_prompt": SoftPromptConfig(kind="prefix", num_tokens=4)}],
+    ids=["full", "prefix"],
 )
 def test_sharded_and_offloaded_on_two_processes_in_bfloat16_is_saved_whole(
     settings: dict[str, Any], make_request: Make, tmp_path: Path
@@ -55,7 +65,9 @@ def test_sharded_and_offloaded_on_two_processes_in_bfloat16_is_saved_whole(
 
 
 @pytest.mark.parametrize("settings", [{"lora": LORA}, {"soft_prompt": SoftPromptConfig(kind="prompt", num_tokens=4)}])
-def test_gradient_checkpointing_with_an_adapter_same_losses(settings: dict[str, Any], make_request: Make, tmp_path: Path) -> None:
+def test_gradient_checkpointing_with_an_adapter_same_losses(
+    settings: dict[str, Any], make_request: Make, tmp_path: Path
+) -> None:
     checkpointed = losses(make_request(gradient_checkpointing=True, **settings), tmp_path / "checkpointed")
     assert checkpointed == pytest.approx(losses(make_request(**settings), tmp_path / "plain"), abs=1e-5)
 
@@ -63,9 +75,18 @@ def test_gradient_checkpointing_with_an_adapter_same_losses(settings: dict[str, 
 @pytest.mark.parametrize(
     ("section", "told"),
     [
-        ({"training": {"offload": "optimizer"}}, r"offload optimizer needs ZeRO stage 1: set `zero_stage: 1`, or `offload: none`"),
-        ({"training": {"offload": "optimizer_and_parameters", "zero_stage": 2}}, r"needs ZeRO stage 3: set `zero_stage: 3`"),
-        ({"lora": {"rank": 4}, "soft_prompt": {"kind": "prefix"}}, r"set `lora: \{rank: 0\}` or `soft_prompt: \{kind: none\}`"),
+        (
+            {"training": {"offload": "optimizer"}},
+            r"offload optimizer needs ZeRO stage 1: set `zero_stage: 1`, or `offload: none`",
+        ),
+        (
+            {"training": {"offload": "optimizer_and_parameters", "zero_stage": 2}},
+            r"needs ZeRO stage 3: set `zero_stage: 3`",
+        ),
+        (
+            {"lora": {"rank": 4}, "soft_prompt": {"kind": "prefix"}},
+            r"set `lora: \{rank: 0\}` or `soft_prompt: \{kind: none\}`",
+        ),
         ({"lora": {"kind": "dora"}}, r"dora needs a rank: set `lora: \{kind: dora, rank: 16\}`"),
         (
             {"soft_prompt": {"kind": "prefix"}, "training": {"gradient_checkpointing": True}},

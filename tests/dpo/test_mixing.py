@@ -27,7 +27,9 @@ def test_tag_weights_that_cannot_be_used_are_refused(named: dict[str, float]) ->
 
 def test_combined_weights_multiply_and_keep_a_mean_of_one() -> None:
     # 1.5 * 1, 0.5 * 1, 0.5 * 0.25: their mean is 2.125 / 3.
-    assert combined_weights([1.5, 0.5, 0.5], [1.0, 1.0, 0.25]) == pytest.approx([4.5 / 2.125, 1.5 / 2.125, 0.375 / 2.125])
+    assert combined_weights([1.5, 0.5, 0.5], [1.0, 1.0, 0.25]) == pytest.approx(
+        [4.5 / 2.125, 1.5 / 2.125, 0.375 / 2.125]
+    )
     assert combined_weights([1.0, 1.0], [1.0, 1.0]) == [1.0, 1.0]
 
 
@@ -44,7 +46,8 @@ def test_mixed_order_without_shares_takes_every_pair_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shares", "message"), [({"a": 0.7, "b": 0.7}, "adds up to 1.4"), ({"a": 0.5, "b": 0.3}, "adds up to 0.8"), ({"x": 1}, "names x")]
+    ("shares", "message"),
+    [({"a": 0.7, "b": 0.7}, "adds up to 1.4"), ({"a": 0.5, "b": 0.3}, "adds up to 0.8"), ({"x": 1}, "names x")],
 )
 def test_mixed_order_of_shares_that_cannot_be_met_is_refused(shares: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -52,7 +55,9 @@ def test_mixed_order_of_shares_that_cannot_be_met_is_refused(shares: dict[str, f
 
 
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=60), st.floats(0, 1), st.integers(0, 9))
-def test_mixed_order_has_as_many_places_as_pairs_and_the_share_to_one_place(tags: list[str], share: float, seed: int) -> None:
+def test_mixed_order_has_as_many_places_as_pairs_and_the_share_to_one_place(
+    tags: list[str], share: float, seed: int
+) -> None:
     shares = {"a": share if len(set(tags)) > 1 else 1.0} if "a" in tags else {}
     order = mixed_order(tags, shares, seed=seed)
     assert len(order) == len(tags)

@@ -1,4 +1,7 @@
-"""Every loss with all that may stand beside it, on a real model: known first values, and the same gradient however a step is cut."""
+"""Every loss with all that may stand beside it, on a real model.
+
+Known first values, and the same gradient however a step is cut.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -56,7 +59,13 @@ def build(loaded: tuple[Any, Any, list[Pair]]) -> Build:
     """The model and an objective over the pairs, the reference being the model itself, or the model a little moved."""
     model, tokenizer, all_pairs = loaded
 
-    def make(*, constraints: ConstraintsConfig | None = None, moved: bool = False, pairs: list[Pair] = all_pairs, **changes: Any) -> Any:
+    def make(
+        *,
+        constraints: ConstraintsConfig | None = None,
+        moved: bool = False,
+        pairs: list[Pair] = all_pairs,
+        **changes: Any,
+    ) -> Any:
         smoothing = {"label_smoothing": 0.1} if changes.get("loss") == "exo_pair" else {}
         training = TrainingConfig(**{"beta": 0.3} | smoothing | changes)
         loss = configured_loss(training)
@@ -135,7 +144,13 @@ def test_objective_other_micro_batches_same_gradient(loss: str, build: Build) ->
         {"weighting": "wpo"},
         {"tag_weights": {"style": 3.0}},
         {"constraints": RULES},
-        {"loss": "kto", "added_losses": {"simpo": 0.2}, "constraints": RULES, "tag_weights": {"style": 2.0}, "ld_alpha": 0.5},
+        {
+            "loss": "kto",
+            "added_losses": {"simpo": 0.2},
+            "constraints": RULES,
+            "tag_weights": {"style": 2.0},
+            "ld_alpha": 0.5,
+        },
     ],
     ids=str,
 )
@@ -150,9 +165,13 @@ def test_objective_what_stands_beside_a_loss_keeps_the_gradient_too(changes: dic
 
 
 @pytest.mark.parametrize(
-    "changes", [{"ld_alpha": 0.3}, {"weighting": "wpo"}, {"tag_weights": {"style": 4.0}}, {"constraints": RULES}], ids=str
+    "changes",
+    [{"ld_alpha": 0.3}, {"weighting": "wpo"}, {"tag_weights": {"style": 4.0}}, {"constraints": RULES}],
+    ids=str,
 )
-def test_objective_pair_loss_is_ln_2_at_the_start_whatever_stands_beside_it(changes: dict[str, Any], build: Build) -> None:
+def test_objective_pair_loss_is_ln_2_at_the_start_whatever_stands_beside_it(
+    changes: dict[str, Any], build: Build
+) -> None:
     model, objective = build(**changes)
     assert step(model, objective, 8)[0][PAIR_LOSS] == pytest.approx(0.693147, abs=2e-5)
 
@@ -176,7 +195,10 @@ def test_objective_state_comes_back_exactly_from_the_metrics(build: Build) -> No
     _, fresh = build(loss="bco_pair", moved=True, constraints=RULES)
     fresh.state.restore(record)
     assert fresh.state.record() == record
-    shifted, plain = step(model, fresh, 8)[0]["loss"], step(*build(loss="bco_pair", moved=True, constraints=RULES), 8)[0]["loss"]
+    shifted, plain = (
+        step(model, fresh, 8)[0]["loss"],
+        step(*build(loss="bco_pair", moved=True, constraints=RULES), 8)[0]["loss"],
+    )
     assert shifted != pytest.approx(plain)
 
 
@@ -186,7 +208,9 @@ def taken_apart(pairs: list[Pair]) -> list[Pair]:
 
 
 @pytest.mark.parametrize("loss", ["kto", "apo_zero_unpaired"])
-def test_objective_unpaired_responses_are_the_pairs_they_were_taken_from(loss: str, build: Build, loaded: Any, monkeypatch: Any) -> None:
+def test_objective_unpaired_responses_are_the_pairs_they_were_taken_from(
+    loss: str, build: Build, loaded: Any, monkeypatch: Any
+) -> None:
     pairs = loaded[2]
     # The estimate of the KL depends on which row follows which, so both get the same one.
     monkeypatch.setattr(Objective, "kl", lambda self, *_: torch.tensor(0.7))
@@ -206,7 +230,9 @@ def test_objective_unpaired_responses_are_the_pairs_they_were_taken_from(loss: s
 
 
 @pytest.mark.parametrize("changes", [{}, {"ld_alpha": 0.5}, {"weighting": "wpo"}, {"constraints": RULES}], ids=str)
-def test_objective_unpaired_responses_same_gradient_however_a_step_is_cut(changes: dict[str, Any], build: Build, loaded: Any) -> None:
+def test_objective_unpaired_responses_same_gradient_however_a_step_is_cut(
+    changes: dict[str, Any], build: Build, loaded: Any
+) -> None:
     model, objective = build(loss="kto", moved=True, pairs=taken_apart(loaded[2])[3:12], **changes)
     whole, gradient = step(model, objective, 9)
     for size in (1, 4):
@@ -217,7 +243,9 @@ def test_objective_unpaired_responses_same_gradient_however_a_step_is_cut(change
 
 def test_objective_few_desirable_responses_pull_as_hard_as_many_undesirable_ones(build: Build, loaded: Any) -> None:
     pairs = loaded[2]
-    rows = [replace(pair, rejected=[], p=1.0) for pair in pairs[:2]] + [replace(pair, chosen=[], p=1.0) for pair in pairs[2:]]
+    rows = [replace(pair, rejected=[], p=1.0) for pair in pairs[:2]] + [
+        replace(pair, chosen=[], p=1.0) for pair in pairs[2:]
+    ]
     model, objective = build(loss="apo_zero_unpaired", pairs=rows)
     assert objective.settings["desirable_weight"] * 2 == pytest.approx(objective.settings["undesirable_weight"] * 6)
     means, _ = step(model, objective, 8)
@@ -236,8 +264,12 @@ def test_objective_step_without_a_desirable_response_tells_no_reward_of_one(buil
 
 
 @pytest.mark.parametrize("changes", [{"loss": "sigmoid"}, {"loss": "kto", "added_losses": {"sft": 0.1}}], ids=str)
-def test_objective_unpaired_response_for_a_loss_of_pairs_is_refused(changes: dict[str, Any], build: Build, loaded: Any) -> None:
-    with pytest.raises(ValueError, match=r"row 0 .* is an unpaired response, and training.loss (sigmoid|sft) takes pairs: set kto"):
+def test_objective_unpaired_response_for_a_loss_of_pairs_is_refused(
+    changes: dict[str, Any], build: Build, loaded: Any
+) -> None:
+    with pytest.raises(
+        ValueError, match=r"row 0 .* is an unpaired response, and training.loss (sigmoid|sft) takes pairs: set kto"
+    ):
         build(pairs=taken_apart(loaded[2]), **changes)
 
 

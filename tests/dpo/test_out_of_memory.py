@@ -23,7 +23,9 @@ CPU_ALLOCATOR = (
     "[enforce fail at alloc_cpu.cpp:119] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 123456 bytes. "
     "Error code 12 (Cannot allocate memory)"
 )
-CUDA_ALLOCATOR = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.10 GiB\nof which 1.2 GiB is free."
+CUDA_ALLOCATOR = (
+    "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.10 GiB\nof which 1.2 GiB is free."
+)
 
 
 def fits_up_to(pairs: int, monkeypatch: pytest.MonkeyPatch, error: Exception) -> list[int]:
@@ -44,11 +46,20 @@ def fits_up_to(pairs: int, monkeypatch: pytest.MonkeyPatch, error: Exception) ->
 @pytest.mark.parametrize("zero_stage", [0, 2])
 @pytest.mark.parametrize(
     ("error", "asked_for"),
-    [(RuntimeError(CPU_ALLOCATOR), "123456 bytes"), (torch.OutOfMemoryError(CUDA_ALLOCATOR), "2.50 GiB"), (MemoryError(), None)],
+    [
+        (RuntimeError(CPU_ALLOCATOR), "123456 bytes"),
+        (torch.OutOfMemoryError(CUDA_ALLOCATOR), "2.50 GiB"),
+        (MemoryError(), None),
+    ],
     ids=["cpu", "cuda", "python"],
 )
 def test_training_out_of_memory_names_the_micro_batch_that_fits(
-    error: Exception, asked_for: str | None, zero_stage: int, make_request: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: Exception,
+    asked_for: str | None,
+    zero_stage: int,
+    make_request: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tried = fits_up_to(2, monkeypatch, error)
     with pytest.raises(StageFailed) as caught:
@@ -65,13 +76,17 @@ def test_training_out_of_memory_names_the_micro_batch_that_fits(
     assert not list(tmp_path.glob("dpo_train"))
 
 
-def test_training_the_micro_batch_that_was_named_goes_through(make_request: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_the_micro_batch_that_was_named_goes_through(
+    make_request: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fits_up_to(2, monkeypatch, RuntimeError(CPU_ALLOCATOR))
     manifest = run_stage("dpo_train", make_request(micro_batch_pairs=2), tmp_path)
     assert "train.json" in manifest.files
 
 
-def test_training_that_fits_no_pair_says_so(make_request: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_that_fits_no_pair_says_so(
+    make_request: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fits_up_to(0, monkeypatch, RuntimeError(CPU_ALLOCATOR))
     with pytest.raises(StageFailed, match="asking for 123456 bytes more: not even 1 pair fits"):
         run_stage("dpo_train", make_request(), tmp_path)
@@ -86,19 +101,25 @@ def test_training_zero_3_names_half_and_says_that_it_was_not_tried(
     assert "zero_stage" not in str(caught.value), "what is already on is no remedy"
 
 
-def test_reference_scoring_out_of_memory_is_told(make_request: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reference_scoring_out_of_memory_is_told(
+    make_request: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any, **__: Any) -> Any:
         raise torch.OutOfMemoryError(CUDA_ALLOCATOR)
 
     monkeypatch.setattr(transformers.LlamaForCausalLM, "forward", full)
-    with pytest.raises(StageFailed, match=r"scoring under the reference ran out of memory with 8 pairs.*set it to 4, half"):
+    with pytest.raises(
+        StageFailed, match=r"scoring under the reference ran out of memory with 8 pairs.*set it to 4, half"
+    ):
         run_stage("dpo_train", make_request(), tmp_path)
 
 
 def told(attempt: Callable[[int], None] | None, size: int = 9) -> str:
     with (
         pytest.raises(OutOfMemory) as caught,
-        explaining_out_of_memory("training", TrainingConfig(), micro_batch_pairs=size, has_adapter=True, attempt=attempt),
+        explaining_out_of_memory(
+            "training", TrainingConfig(), micro_batch_pairs=size, has_adapter=True, attempt=attempt
+        ),
     ):
         raise MemoryError
     return str(caught.value)

@@ -1,4 +1,7 @@
-"""What holds for any pairs: padding, batching and sharing out over ranks change no number, and no pair is lost or counted twice."""
+"""What holds for any pairs.
+
+Padding, batching and sharing out over ranks change no number, and no pair is lost or counted twice.
+"""
 
 from collections import Counter
 from functools import cache
@@ -27,7 +30,10 @@ CLOSE = {"atol": 2e-5, "rtol": 0}
 
 @cache
 def model() -> GPT2LMHeadModel:
-    """Learned positions, which rotary ones would not need to be right; weights far from their start, so that positions differ."""
+    """Learned positions, which rotary ones would not need to be right.
+
+    Weights far from their start, so that positions differ.
+    """
     torch.manual_seed(3)
     network = GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_positions=32, n_embd=16, n_layer=2, n_head=2)).eval()
     with torch.no_grad():
@@ -59,8 +65,12 @@ def test_token_logps_any_padding_equal_the_row_alone(rows: list[tuple[list[int],
 
 @settings(max_examples=40, deadline=None)
 @given(rows=st.lists(st.tuples(PROMPT, ANSWER), min_size=1, max_size=7), batch_size=st.integers(1, 9))
-def test_response_logps_any_batch_size_keeps_the_order(rows: list[tuple[list[int], list[int]]], batch_size: int) -> None:
-    scored = response_logps(model(), PAD, [prompt for prompt, _ in rows], [answer for _, answer in rows], max_rows=batch_size)
+def test_response_logps_any_batch_size_keeps_the_order(
+    rows: list[tuple[list[int], list[int]]], batch_size: int
+) -> None:
+    scored = response_logps(
+        model(), PAD, [prompt for prompt, _ in rows], [answer for _, answer in rows], max_rows=batch_size
+    )
     torch.testing.assert_close(scored, torch.tensor([sum(alone(*row)) for row in rows]), atol=1e-4, rtol=0)
 
 
@@ -77,7 +87,9 @@ def test_token_logps_of_a_prefix_that_both_answers_share_are_equal(
 
 @settings(max_examples=40, deadline=None)
 @given(pairs=st.lists(PAIR, min_size=1, max_size=5), world_size=st.integers(1, 7), batch_size=st.integers(1, 4))
-def test_score_pairs_shared_out_over_any_ranks_sum_to_the_whole(pairs: list[Pair], world_size: int, batch_size: int) -> None:
+def test_score_pairs_shared_out_over_any_ranks_sum_to_the_whole(
+    pairs: list[Pair], world_size: int, batch_size: int
+) -> None:
     """Each rank leaves zeros where others score, and their sum is what the ranks exchange."""
     reduce, torch.distributed.all_reduce = torch.distributed.all_reduce, lambda *_: None  # type: ignore[assignment]
     try:
@@ -131,7 +143,9 @@ def test_encode_pairs_any_limit_gives_a_prefix_of_the_whole_answer(starter_direc
     ]
     whole = encode_pairs(pd.DataFrame(rows), tokenizer, max_response_tokens=99, source="t")
     for limit in range(1, 12):
-        for cut, full in zip(encode_pairs(pd.DataFrame(rows), tokenizer, max_response_tokens=limit, source="t"), whole, strict=True):
+        for cut, full in zip(
+            encode_pairs(pd.DataFrame(rows), tokenizer, max_response_tokens=limit, source="t"), whole, strict=True
+        ):
             assert cut.prompt == full.prompt
             assert (cut.chosen, cut.rejected) == (full.chosen[:limit], full.rejected[:limit])
             assert 1 <= len(cut.chosen) <= limit

@@ -22,18 +22,26 @@ def quantized(request: TrainRequest) -> TrainRequest:
     return request.model_copy(update={"limits": request.limits.model_copy(update={"quantization": "4bit"})})
 
 
-def test_4bit_without_bitsandbytes_says_what_to_install(make_request: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_4bit_without_bitsandbytes_says_what_to_install(
+    make_request: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "bitsandbytes" else found(name, *rest))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "bitsandbytes" else found(name, *rest)
+    )
     told = r"policy\.quantization 4bit needs bitsandbytes: pip install bitsandbytes, or set"
     with pytest.raises(ValueError, match=told):
         run(quantized(make_request(lora=LoraConfig(rank=4))), tmp_path)
     with pytest.raises(ValueError, match=told):
-        check_inputs(CampaignConfig.model_validate({"campaign": "four", "policy": {"quantization": "4bit"}, "lora": {"rank": 4}}))
+        check_inputs(
+            CampaignConfig.model_validate({"campaign": "four", "policy": {"quantization": "4bit"}, "lora": {"rank": 4}})
+        )
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
-def test_4bit_base_two_rounds_refer_to_the_adapter_they_start_from(kind: str, make_request: Make, tmp_path: Path) -> None:
+def test_4bit_base_two_rounds_refer_to_the_adapter_they_start_from(
+    kind: str, make_request: Make, tmp_path: Path
+) -> None:
     lora = LoraConfig.model_validate({"rank": 4, "alpha": 8, "kind": kind})
     policy: ModelRef | None = None
     for number in (1, 2):

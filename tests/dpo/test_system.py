@@ -1,4 +1,7 @@
-"""Samples of the machine: what each holds, that a short training has points, and that a fault of the sampling stops nothing."""
+"""Samples of the machine.
+
+What each holds, that a short training has points, and that a fault of the sampling stops nothing.
+"""
 
 import json
 import logging
@@ -30,7 +33,9 @@ def test_sampled_short_block_has_a_sample_at_its_begin_and_at_its_end(tmp_path: 
     assert abs(last["time"] - time.time()) < 10
     assert first["rank"] == last["rank"] == 0
     memory = {"system_memory_usage_megabytes", "system_memory_usage_percentage", "process_memory_usage_megabytes"}
-    assert first.keys() == {"time", "seconds", "rank"} | memory, "nothing is known of the CPU's use before the first look"
+    assert first.keys() == {"time", "seconds", "rank"} | memory, (
+        "nothing is known of the CPU's use before the first look"
+    )
     assert last.keys() == first.keys() | {"cpu_utilization_percentage", "process_cpu_utilization_percentage"}
     assert last["process_cpu_utilization_percentage"] > 5
     assert 0 < last["process_memory_usage_megabytes"] < last["system_memory_usage_megabytes"] * 2
@@ -52,7 +57,9 @@ def test_sampled_block_that_fails_leaves_no_thread(tmp_path: Path) -> None:
     assert "system-metrics" not in {thread.name for thread in threading.enumerate()}
 
 
-def test_sampled_where_nothing_can_be_written_warns_and_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_sampled_where_nothing_can_be_written_warns_and_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING), system.sampled(tmp_path / "nowhere", rank=0, device=CPU):
         done = True
     assert done

@@ -1,4 +1,7 @@
-"""The servers as a user starts them, a browser in front of them, and a receiver for notifications. All on the loopback interface."""
+"""The servers as a user starts them, a browser in front of them, and a receiver for notifications.
+
+All on the loopback interface.
+"""
 
 import contextlib
 import json
@@ -60,7 +63,9 @@ class Site:
     def ratchet(self, *arguments: str, code: int = 0) -> str:
         """Runs the command as a user would; returns what it said."""
         command = [sys.executable, "-m", "flows.cli", *arguments]
-        done = subprocess.run(command, env=self.environment, cwd=self.place, capture_output=True, text=True, timeout=400, check=False)
+        done = subprocess.run(
+            command, env=self.environment, cwd=self.place, capture_output=True, text=True, timeout=400, check=False
+        )
         assert done.returncode == code, f"{arguments} ended with {done.returncode}: {done.stdout}{done.stderr}"
         return done.stdout + done.stderr
 
@@ -100,7 +105,11 @@ class Site:
         url, auth = f"{self.prefect}/api{path}", httpx.BasicAuth(*self.key.split(":"))
         for _ in range(10):
             with contextlib.suppress(httpx.TimeoutException):
-                answer = httpx.get(url, timeout=60, auth=auth) if body is None else httpx.post(url, json=body, timeout=60, auth=auth)
+                answer = (
+                    httpx.get(url, timeout=60, auth=auth)
+                    if body is None
+                    else httpx.post(url, json=body, timeout=60, auth=auth)
+                )
                 if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
                     break
             time.sleep(1)  # two cores are busy, or SQLite is being written to; Prefect's own client is as patient
@@ -120,7 +129,12 @@ class Site:
 
     def wait_for(self, flow_run: str, *states: str, seconds: float = 120) -> dict[str, Any]:
         """Waits until a run is in one of the states; returns the state."""
-        wait_until(lambda: self.state(flow_run)["name"] in states, f"run {flow_run} to be {states}", seconds, lambda: self.state(flow_run))
+        wait_until(
+            lambda: self.state(flow_run)["name"] in states,
+            f"run {flow_run} to be {states}",
+            seconds,
+            lambda: self.state(flow_run),
+        )
         return self.state(flow_run)
 
     def wait_for_training(self, campaign: str) -> None:
@@ -195,7 +209,12 @@ def site(tmp_path_factory: pytest.TempPathFactory, webhook: tuple[str, list[dict
         yield site
     finally:
         site.ratchet("down")
-    wait_until(lambda: not site.processes(), "every process to end", 20, lambda: [process.cmdline() for process in site.processes()])
+    wait_until(
+        lambda: not site.processes(),
+        "every process to end",
+        20,
+        lambda: [process.cmdline() for process in site.processes()],
+    )
 
 
 @pytest.fixture(scope="session")
@@ -204,7 +223,12 @@ def configs(site: Site, starter_directory: Path) -> dict[str, str]:
     quick = {
         "campaign": "quick",
         "num_rounds": 2,
-        "policy": {"model": str(starter_directory), "dtype": "float32", "max_prompt_tokens": 64, "max_response_tokens": 40},
+        "policy": {
+            "model": str(starter_directory),
+            "dtype": "float32",
+            "max_prompt_tokens": 64,
+            "max_response_tokens": 40,
+        },
         "prompts": {"per_round": 48, "num_held_out": 64},
         "generation": {"samples_per_prompt": 4, "batch_size": 48},
         "validation": {"max_quarantine_share": 0.95, "min_pairs": 1},
@@ -214,7 +238,13 @@ def configs(site: Site, starter_directory: Path) -> dict[str, str]:
     slow = quick | {
         "campaign": "slow",
         "num_rounds": 1,
-        "training": {"learning_rate": 1e-6, "epochs": 60, "pairs_per_step": 8, "micro_batch_pairs": 8, "checkpoint_every": 10},
+        "training": {
+            "learning_rate": 1e-6,
+            "epochs": 60,
+            "pairs_per_step": 8,
+            "micro_batch_pairs": 8,
+            "checkpoint_every": 10,
+        },
     }
     paths = {}
     for config in (quick, slow):

@@ -55,7 +55,9 @@ def test_registered_champion_opens_with_its_alias_and_card(
     picture("mlflow-version")
 
 
-def test_rounds_of_the_command_line_stand_on_the_same_prefect_page(site: Any, tracked: list[dict[str, Any]], page: Page) -> None:
+def test_rounds_of_the_command_line_stand_on_the_same_prefect_page(
+    site: Any, tracked: list[dict[str, Any]], page: Page
+) -> None:
     page.goto(f"{site.prefect}/runs")
     for name in (f"{CAMPAIGN}-rounds-001-002", f"{CAMPAIGN}-round-002"):
         expect(page.get_by_text(name).first).to_be_visible()

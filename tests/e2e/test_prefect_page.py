@@ -53,7 +53,10 @@ def test_form_filled_and_submitted_runs_rounds_with_artifacts(
         "Peak learning rate of AdamW",
     ):
         expect(page.get_by_text(text).first).to_be_visible()
-    assert page.get_by_text("Preset (Optional)").bounding_box()["y"] < page.get_by_text("Num Rounds (Optional)").bounding_box()["y"]
+    assert (
+        page.get_by_text("Preset (Optional)").bounding_box()["y"]
+        < page.get_by_text("Num Rounds (Optional)").bounding_box()["y"]
+    )
     fill(page, "Config File", configs["quick"])
     fill(page, "Num Rounds", "2")
     picture("form")
@@ -86,7 +89,9 @@ def test_form_filled_and_submitted_runs_rounds_with_artifacts(
     expect(page.get_by_text("evaluate").first).to_be_visible()
 
 
-def test_form_value_that_the_schema_excludes_is_refused_on_the_page(site: Any, page: Page, picture: Callable[[str], None]) -> None:
+def test_form_value_that_the_schema_excludes_is_refused_on_the_page(
+    site: Any, page: Page, picture: Callable[[str], None]
+) -> None:
     before = newest_run(site)["id"]
     open_form(page, site, "campaign")
     fill(page, "Campaign", "not a name!")
@@ -110,8 +115,13 @@ def test_form_value_that_only_the_flow_can_check_fails_with_one_line(site: Any) 
         assert "\n" not in state["message"]
 
 
-def test_cancel_on_the_page_ends_children_and_the_next_start_resumes(site: Any, configs: dict[str, str], page: Page) -> None:
-    parameters = {"what": {"config_file": configs["slow"], "campaign": "cancelled"}, "other": ["training.num_processes=2"]}
+def test_cancel_on_the_page_ends_children_and_the_next_start_resumes(
+    site: Any, configs: dict[str, str], page: Page
+) -> None:
+    parameters = {
+        "what": {"config_file": configs["slow"], "campaign": "cancelled"},
+        "other": ["training.num_processes=2"],
+    }
     run = site.start("campaign", **parameters)
     site.wait_for_training("cancelled")
     assert [one for one in site.processes() if "components.runtime.launch" in one.cmdline()]
@@ -180,7 +190,9 @@ def test_schedule_switched_on_fires_and_deploying_again_leaves_it_on(
     expect(page.get_by_text("Deployment schedule active").first).to_be_visible()
     picture("schedule-on")
     site.deploy(every_minute)
-    assert [schedule["active"] for schedule in site.ask("/deployments/name/iterative-dpo/nightly")["schedules"]] == [True]
+    assert [schedule["active"] for schedule in site.ask("/deployments/name/iterative-dpo/nightly")["schedules"]] == [
+        True
+    ]
     fired = {"flow_runs": {"deployment_id": {"any_": [deployment["id"]]}, "state": {"name": {"any_": ["Completed"]}}}}
     wait_until(lambda: bool(site.ask("/flow_runs/filter", fired)), "the schedule to fire", 150)
     switched_off = page.locator(".deployment-schedule-toggle-button, .p-toggle").first
@@ -194,7 +206,10 @@ def test_webhook_is_told_of_promoted_refused_and_failed(site: Any) -> None:
     rounds = [message for message in site.told if message["event"].startswith("ratchet.round.")]
     assert rounds
     for message in rounds:
-        assert f"{message['campaign']}, round {message['round']} {message['event'].rpartition('.')[2]}: " in message["text"]
+        assert (
+            f"{message['campaign']}, round {message['round']} {message['event'].rpartition('.')[2]}: "
+            in message["text"]
+        )
 
 
 def test_run_whose_worker_and_engine_died_is_marked_crashed(site: Any, configs: dict[str, str]) -> None:
@@ -217,7 +232,9 @@ def test_run_whose_worker_and_engine_died_is_marked_crashed(site: Any, configs: 
     assert "its process is gone" in state["message"]
 
 
-def test_down_in_the_middle_of_a_run_leaves_no_process_and_the_next_up_goes_on(site: Any, configs: dict[str, str]) -> None:
+def test_down_in_the_middle_of_a_run_leaves_no_process_and_the_next_up_goes_on(
+    site: Any, configs: dict[str, str]
+) -> None:
     what = {"config_file": configs["slow"], "campaign": "ended"}
     run = site.start("campaign", what=what)
     site.wait_for_training("ended")

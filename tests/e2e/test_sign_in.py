@@ -13,7 +13,9 @@ from tests.flows.servers.attacks import assert_only_the_key_opens, keep_secret
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
-def test_page_asks_for_the_key_and_takes_no_other(site: Any, browser: Browser, sign_in: Callable[[Page, str], None]) -> None:
+def test_page_asks_for_the_key_and_takes_no_other(
+    site: Any, browser: Browser, sign_in: Callable[[Page, str], None]
+) -> None:
     page = browser.new_page()
     page.goto(f"{site.prefect}/deployments")
     sign_in(page, "admin:guessed")
@@ -24,7 +26,9 @@ def test_page_asks_for_the_key_and_takes_no_other(site: Any, browser: Browser, s
     page.close()
 
 
-def test_page_by_the_name_localhost_works_too(site: Any, browser: Browser, sign_in: Callable[[Page, str], None]) -> None:
+def test_page_by_the_name_localhost_works_too(
+    site: Any, browser: Browser, sign_in: Callable[[Page, str], None]
+) -> None:
     page = browser.new_page()
     page.goto(f"{site.prefect.replace('127.0.0.1', 'localhost')}/deployments")
     sign_in(page, site.key)
@@ -41,7 +45,9 @@ def test_server_of_up_answers_nobody_without_the_key(site: Any) -> None:
 
 
 @pytest.mark.parametrize("command", ["deploy", "run"])
-def test_command_without_the_key_says_what_is_missing(command: str, site: Any, configs: dict[str, str], tmp_path: Path) -> None:
+def test_command_without_the_key_says_what_is_missing(
+    command: str, site: Any, configs: dict[str, str], tmp_path: Path
+) -> None:
     site.environment |= {"RATCHET_RUNS": str(tmp_path), "PREFECT_API_URL": site.api.url}
     try:
         told = site.ratchet(command, *([configs["quick"]] if command == "run" else []), code=2)

@@ -30,7 +30,10 @@ def distribution(tokenizer: Any, stop: float) -> torch.Tensor:
 
 
 def plant(model: Any, probabilities: torch.Tensor) -> None:
-    """Sets the weights so that every next token has these probabilities, whatever came before: lengths and KL are then known exactly."""
+    """Sets the weights so that every next token has these probabilities, whatever came before.
+
+    Lengths and KL are then known exactly.
+    """
     with torch.no_grad():
         for layer in model.model.layers:
             layer.self_attn.o_proj.weight.zero_()
@@ -62,7 +65,10 @@ def held_out(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     path = tmp_path_factory.mktemp("held_out") / "held_out_prompts.parquet"
     prompts = [make_prompt(messages) for messages in held_out_prompts()[: NUM_PROMPTS + 6]]
     write_table(
-        path, pd.DataFrame({"prompt_id": [p.prompt_id for p in prompts], "messages": [format_messages(p.messages) for p in prompts]})
+        path,
+        pd.DataFrame(
+            {"prompt_id": [p.prompt_id for p in prompts], "messages": [format_messages(p.messages) for p in prompts]}
+        ),
     )
     return Artifact(path=path, digest=file_digest(path))
 
@@ -83,7 +89,9 @@ def make_request(models: dict[str, ModelRef], held_out: Artifact, tmp_path: Path
             "start": models["start"],
             "held_out": held_out,
             "training": Artifact(path=training, digest=file_digest(training)),
-            "limits": PolicyConfig(**{"dtype": "float32", "max_prompt_tokens": 64, "max_response_tokens": 32, **(limits or {})}),
+            "limits": PolicyConfig(
+                **{"dtype": "float32", "max_prompt_tokens": 64, "max_response_tokens": 32, **(limits or {})}
+            ),
             "num_held_out": NUM_PROMPTS,
             "engine": "transformers",
             "batch_size": 16,

@@ -8,7 +8,9 @@ from components.judges.protocol import Group, Opinion, Verdict, as_part, conclud
 from components.judges.violations import KEPT
 from components.records import JudgeUnavailable
 
-PROMPTS: list[tuple[str, Messages]] = [(f"p{number}", [{"role": "user", "content": f"question {number}"}]) for number in range(40)]
+PROMPTS: list[tuple[str, Messages]] = [
+    (f"p{number}", [{"role": "user", "content": f"question {number}"}]) for number in range(40)
+]
 
 
 class Alone:
@@ -20,7 +22,9 @@ class Alone:
         self.score = score
 
     def judge(self, groups: Sequence[Group]) -> list[Verdict]:
-        return judge_alone(self.name, groups, lambda texts: [Opinion(self.score(text), "unreadable") for _, text in texts])
+        return judge_alone(
+            self.name, groups, lambda texts: [Opinion(self.score(text), "unreadable") for _, text in texts]
+        )
 
 
 class Pairwise:
@@ -35,7 +39,10 @@ class Pairwise:
         verdicts = []
         for group in groups:
             (one, text), (other, opposed) = group.responses
-            orders = {"forward": Opinion(self.share(text, opposed), "mumbled"), "backward": Opinion(self.share(opposed, text), "mumbled")}
+            orders = {
+                "forward": Opinion(self.share(text, opposed), "mumbled"),
+                "backward": Opinion(self.share(opposed, text), "mumbled"),
+            }
             verdicts += conclude_pair(self.name, group, one, other, **orders)
         return verdicts
 
@@ -49,8 +56,12 @@ def longer(first: str, second: str) -> float:
 
 
 @pytest.mark.parametrize("judge", [Alone(lambda text: float(len(text))), Pairwise(longer)])
-@pytest.mark.parametrize(("challenger", "champion", "outcome"), [("long", "s", 1.0), ("s", "long", 0.0), ("same", "four", 0.5)])
-def test_compare_gives_the_better_response_the_win(judge: Alone | Pairwise, challenger: str, champion: str, outcome: float) -> None:
+@pytest.mark.parametrize(
+    ("challenger", "champion", "outcome"), [("long", "s", 1.0), ("s", "long", 0.0), ("same", "four", 0.5)]
+)
+def test_compare_gives_the_better_response_the_win(
+    judge: Alone | Pairwise, challenger: str, champion: str, outcome: float
+) -> None:
     found = compare(judge, PROMPTS, texts(challenger, champion, start=""))
     assert found.outcomes == {"champion": [outcome] * 40, "start": [1.0] * 40}
     assert found.invalid_share == 0
@@ -103,7 +114,9 @@ def test_compare_with_too_many_invalid_verdicts_is_refused_with_their_cause() ->
     replies = texts("long", "s")
     replies["challenger"][:5] = ["odd"] * 5
     judge = Alone(lambda text: None if text == "odd" else float(len(text)))
-    with pytest.raises(JudgeUnavailable, match=r"judge alone: 10 of 80 comparisons .* more than 5%; 10 of 160 .*, 10 times: unreadable"):
+    with pytest.raises(
+        JudgeUnavailable, match=r"judge alone: 10 of 80 comparisons .* more than 5%; 10 of 160 .*, 10 times: unreadable"
+    ):
         compare(judge, PROMPTS, replies)
 
 
@@ -132,7 +145,9 @@ def test_principle_violations_are_shares_of_each_models_responses() -> None:
         ("p", 0): None,
         ("q", 0): None,
     }
-    verdicts = [checked(group, number, kept[group.prompt_id, number]) for group in both for number, _ in group.responses]
+    verdicts = [
+        checked(group, number, kept[group.prompt_id, number]) for group in both for number, _ in group.responses
+    ]
     found = principle_violations(verdicts, models=["start", "champion", "challenger"])
     assert found == {"principle: kind": {"start": None, "champion": 0.0, "challenger": 0.5}}
     assert principle_violations(Pairwise(longer).judge(both), models=["champion"]) == {}

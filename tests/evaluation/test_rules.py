@@ -17,7 +17,10 @@ def test_violation_shares_count_each_rule_by_model() -> None:
     }
     shares = violation_shares(responses, ConstraintsConfig(banned_phrases=("sorry", "apolog"), max_tokens=3))
     # Three tokens and an end keep a ceiling of three; four tokens that were cut do not.
-    assert shares == {"banned_phrases": {"challenger": 0.5, "start": 1.0}, "max_tokens": {"challenger": 0.25, "start": 1.0}}
+    assert shares == {
+        "banned_phrases": {"challenger": 0.5, "start": 1.0},
+        "max_tokens": {"challenger": 0.25, "start": 1.0},
+    }
 
 
 def test_violation_shares_of_rules_that_are_not_configured_are_left_out() -> None:

@@ -31,7 +31,9 @@ class Brevity:
 
     def judge(self, groups: Sequence[Group]) -> list[Verdict]:
         def score(conversation: Messages, text: str) -> Opinion:
-            return Opinion(None, "unreadable") if conversation[-1]["content"] in self.odd else Opinion(-float(len(text)))
+            return (
+                Opinion(None, "unreadable") if conversation[-1]["content"] in self.odd else Opinion(-float(len(text)))
+            )
 
         return judge_alone(self.name, groups, lambda texts: [score(messages, text) for messages, text in texts])
 
@@ -46,7 +48,9 @@ class ShorterOfTwo:
         for group in groups:
             first, second = group.responses
             share = 0.5 + 0.5 * ((len(first[1]) < len(second[1])) - (len(first[1]) > len(second[1])))
-            verdicts += conclude_pair(self.name, group, first[0], second[0], forward=Opinion(share), backward=Opinion(1 - share))
+            verdicts += conclude_pair(
+                self.name, group, first[0], second[0], forward=Opinion(share), backward=Opinion(1 - share)
+            )
         return verdicts
 
 
@@ -57,8 +61,13 @@ def plotted() -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def evaluate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, plotted: list[dict[str, Any]]) -> Callable[..., tuple[dict[str, Any], Path]]:
-    """Runs an evaluation with a judge of the test's own, and then without plots; or just as it is, when the judge is None."""
+def evaluate(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, plotted: list[dict[str, Any]]
+) -> Callable[..., tuple[dict[str, Any], Path]]:
+    """Runs an evaluation with a judge of the test's own, and then without plots.
+
+    Or just as it is, when the judge is None.
+    """
 
     def run(request: EvaluateRequest, judge: Any, name: str = "evaluate") -> tuple[dict[str, Any], Path]:
         if judge is not None:
@@ -97,7 +106,9 @@ def test_evaluation_by_the_rule_publishes_what_the_contract_names(make_request: 
         assert row["outcome_vs_champion"] == (1 if gap > 0 else 0 if gap < 0 else 0.5)
 
 
-def test_evaluation_numbers_are_the_means_of_its_samples(make_request: Make, evaluate: Any, plotted: list[dict[str, Any]]) -> None:
+def test_evaluation_numbers_are_the_means_of_its_samples(
+    make_request: Make, evaluate: Any, plotted: list[dict[str, Any]]
+) -> None:
     settings = EvaluationConfig(bootstrap_resamples=100, num_samples=NUM_PROMPTS)
     found, out = evaluate(make_request("terse", "rambling", evaluation=settings), Brevity())
     samples = read_table(out / "samples.parquet")
@@ -149,7 +160,9 @@ def _third(make_request: Make) -> ModelRef:
 
 
 @pytest.mark.parametrize("judge", [None, Brevity(), ShorterOfTwo()], ids=["rule", "scores", "compares"])
-def test_evaluation_of_a_champion_against_itself_is_one_half_and_refused(make_request: Make, evaluate: Any, judge: Any) -> None:
+def test_evaluation_of_a_champion_against_itself_is_one_half_and_refused(
+    make_request: Make, evaluate: Any, judge: Any
+) -> None:
     found, _ = evaluate(make_request("near", "near"), judge)
     assert found["win_rate_vs_champion"] == {"value": 0.5, "low": 0.5, "high": 0.5, "n": NUM_PROMPTS}
     assert not verdict_on(found).promoted
@@ -184,7 +197,9 @@ def test_evaluation_where_the_champion_is_the_start_judges_it_once(make_request:
     assert samples["champion"].tolist() == samples["start"].tolist()
 
 
-def test_evaluation_by_a_judge_without_scores_has_no_rewards(make_request: Make, evaluate: Any, plotted: list[dict[str, Any]]) -> None:
+def test_evaluation_by_a_judge_without_scores_has_no_rewards(
+    make_request: Make, evaluate: Any, plotted: list[dict[str, Any]]
+) -> None:
     found, out = evaluate(make_request("near", "rambling"), ShorterOfTwo())
     assert found["mean_reward"] is None
     assert read_table(out / "samples.parquet")["reward_challenger"].isna().all()
@@ -218,10 +233,14 @@ def test_evaluation_without_held_out_pairs_has_no_reward_accuracy(make_request: 
     assert found["reward_margin"] is None
 
 
-def test_evaluation_skips_and_counts_a_prompt_that_is_too_long(make_request: Make, evaluate: Any, held_out: Artifact) -> None:
+def test_evaluation_skips_and_counts_a_prompt_that_is_too_long(
+    make_request: Make, evaluate: Any, held_out: Artifact
+) -> None:
     request = make_request("near", "start")
     tokenizer = load_tokenizer(request.start)
-    lengths = [len(prompt_ids(tokenizer, parse_messages(text))) for text in read_table(held_out)["messages"].head(NUM_PROMPTS)]
+    lengths = [
+        len(prompt_ids(tokenizer, parse_messages(text))) for text in read_table(held_out)["messages"].head(NUM_PROMPTS)
+    ]
     limit = max(lengths) - 1
     found, out = evaluate(make_request("near", "start", limits={"max_prompt_tokens": limit}), Brevity())
     assert found["skipped_long_prompts"] == sum(length > limit for length in lengths)
@@ -231,7 +250,9 @@ def test_evaluation_skips_and_counts_a_prompt_that_is_too_long(make_request: Mak
 
 
 def test_evaluation_with_only_long_prompts_says_which_limit_to_raise(make_request: Make, evaluate: Any) -> None:
-    with pytest.raises(ValueError, match=r"all 24 held-out prompts are longer than policy.max_prompt_tokens = 2: raise it"):
+    with pytest.raises(
+        ValueError, match=r"all 24 held-out prompts are longer than policy.max_prompt_tokens = 2: raise it"
+    ):
         evaluate(make_request("near", "start", limits={"max_prompt_tokens": 2}), Brevity())
 
 

@@ -1,4 +1,7 @@
-"""kill -9 of everything at a random moment: the same command finishes the campaign, with the same bytes and nothing done twice."""
+"""kill -9 of everything at a random moment.
+
+The same command finishes the campaign, with the same bytes and nothing done twice.
+"""
 
 import contextlib
 import itertools
@@ -43,13 +46,24 @@ class Campaign:
             "prompts": {"per_round": 48, "num_held_out": 64},
             "generation": {"batch_size": 64},
             "validation": {"max_quarantine_share": 0.95, "min_pairs": 1},
-            "training": {"learning_rate": 3e-4, "epochs": 2, "pairs_per_step": 4, "micro_batch_pairs": 4, "checkpoint_every": 3},
+            "training": {
+                "learning_rate": 3e-4,
+                "epochs": 2,
+                "pairs_per_step": 4,
+                "micro_batch_pairs": 4,
+                "checkpoint_every": 3,
+            },
             "gate": {"max_unfinished_share": 1.0},
         }
         (place / "campaign.yaml").write_text(yaml.safe_dump(settings))
 
     def start(self) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "RATCHET_RUNS": str(self.runs), "PREFECT_HOME": str(self.place / "prefect"), "OMP_NUM_THREADS": "1"}
+        environment = {
+            **os.environ,
+            "RATCHET_RUNS": str(self.runs),
+            "PREFECT_HOME": str(self.place / "prefect"),
+            "OMP_NUM_THREADS": "1",
+        }
         environment.pop("PREFECT_API_URL", None)
         command = [sys.executable, "-m", "flows.cli", "run", str(self.place / "campaign.yaml")]
         with (self.place / "log.txt").open("ab") as log:
@@ -62,7 +76,10 @@ class Campaign:
         return time.monotonic() - began
 
     def is_done(self) -> bool:
-        """Whether the start that was killed had nothing left to do but to end; the same command would then add rounds."""
+        """Whether the start that was killed had nothing left to do but to end.
+
+        The same command would then add rounds.
+        """
         return (self.directory / "campaign.json").exists() and self.state()["target"] is None
 
     def log(self) -> str:
@@ -91,7 +108,10 @@ class Campaign:
         return found
 
     def manifests(self) -> dict[str, str]:
-        """The published stages and their manifests, which hold the seconds they took: a stage that ran twice has another one."""
+        """The published stages and their manifests, which hold the seconds they took.
+
+        A stage that ran twice has another one.
+        """
         paths = self.directory.glob("round-*/[!.]*/MANIFEST.json")
         return {str(path.relative_to(self.directory)): path.read_text() for path in paths}
 
@@ -121,7 +141,10 @@ def test_killed_campaign_is_finished_by_the_same_command_with_the_same_bytes(
 
 
 def kill_until_it_finishes(campaign: Campaign, seconds: float, chance: random.Random, *, at_most: int) -> int:
-    """Starts a campaign again and again, killing it at random moments, until a start finishes it first; returns how often it was killed."""
+    """Starts a campaign again and again, killing it at random moments, until a start finishes it first.
+
+    Returns how often it was killed.
+    """
     done: dict[str, str] = {}
     for kills in range(at_most):
         child = campaign.start()
@@ -172,9 +195,14 @@ def check_records(campaign: Campaign, whole: Campaign) -> None:
     experiment = client.get_experiment_by_name("killed")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
-    assert sorted(run.info.run_name for run in runs) == ["campaign", *(f"round {round:03d}" for round in range(1, ROUNDS + 1))]
+    assert sorted(run.info.run_name for run in runs) == [
+        "campaign",
+        *(f"round {round:03d}" for round in range(1, ROUNDS + 1)),
+    ]
     assert {run.info.status for run in runs} == {"FINISHED"}
-    assert {run.info.run_id for run in runs if run.info.run_name != "campaign"} == {record["mlflow_run_id"] for record in state["rounds"]}
+    assert {run.info.run_id for run in runs if run.info.run_name != "campaign"} == {
+        record["mlflow_run_id"] for record in state["rounds"]
+    }
     assert len(client.search_model_versions("name = 'killed'")) == ROUNDS
     check_prefect(campaign)
 

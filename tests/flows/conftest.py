@@ -1,4 +1,7 @@
-"""Real flows on a small campaign: a Prefect server of the test session, a start model that is trained a little, a SQLite MLflow."""
+"""Real flows on a small campaign.
+
+A Prefect server of the test session, a start model that is trained a little, a SQLite MLflow.
+"""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,7 +36,12 @@ def make_config(starter_directory: Path) -> Callable[..., CampaignConfig]:
         values: dict[str, Any] = {
             "campaign": "small",
             "num_rounds": 1,
-            "policy": {"model": str(starter_directory), "dtype": "float32", "max_prompt_tokens": 64, "max_response_tokens": 40},
+            "policy": {
+                "model": str(starter_directory),
+                "dtype": "float32",
+                "max_prompt_tokens": 64,
+                "max_response_tokens": 40,
+            },
             "prompts": {"per_round": 24, "num_held_out": 48},
             "generation": {"samples_per_prompt": 4, "batch_size": 48},
             "validation": {"max_quarantine_share": 0.95, "min_pairs": 1},

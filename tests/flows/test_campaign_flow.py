@@ -28,7 +28,9 @@ def start(config: CampaignConfig, **options: Any) -> dict[str, Any]:
 
 
 def manifest_times(directory: Path) -> dict[str, int]:
-    return {str(path.relative_to(directory)): path.stat().st_mtime_ns for path in directory.glob("round-*/*/MANIFEST.json")}
+    return {
+        str(path.relative_to(directory)): path.stat().st_mtime_ns for path in directory.glob("round-*/*/MANIFEST.json")
+    }
 
 
 def test_campaign_two_starts_add_rounds_and_leave_a_whole_trail(runs: Path, make_config: Make) -> None:
@@ -44,7 +46,10 @@ def test_campaign_two_starts_add_rounds_and_leave_a_whole_trail(runs: Path, make
     assert list(record["seconds"]) == STAGES
     assert record["win_rate_vs_start"]["n"] == 48
     assert record["mlflow_run_id"]
-    drawn = [set(read_table(runs / f"small/round-00{round}/generate_responses/prompts.parquet")["prompt_id"]) for round in (1, 2)]
+    drawn = [
+        set(read_table(runs / f"small/round-00{round}/generate_responses/prompts.parquet")["prompt_id"])
+        for round in (1, 2)
+    ]
     assert len(drawn[0]) == len(drawn[1]) == 24
     assert not drawn[0] & drawn[1]
     held_out = set(read_table(runs / "small/round-000/start/held_out_prompts.parquet")["prompt_id"])
@@ -56,7 +61,9 @@ def test_campaign_two_starts_add_rounds_and_leave_a_whole_trail(runs: Path, make
         assert manifest["peak_memory_bytes"] > 2**20
 
 
-def test_campaign_model_loads_back_from_mlflow_and_generates(runs: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_campaign_model_loads_back_from_mlflow_and_generates(
+    runs: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import mlflow
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -67,13 +74,17 @@ def test_campaign_model_loads_back_from_mlflow_and_generates(runs: Path, make_co
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri(runs))
     path = mlflow.artifacts.download_artifacts("models:/small@challenger")
     model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
-    ids = tokenizer.apply_chat_template([{"role": "user", "content": "my kettle leaks"}], add_generation_prompt=True, return_tensors="pt")
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "my kettle leaks"}], add_generation_prompt=True, return_tensors="pt"
+    )
     with torch.no_grad():
         out = model.generate(**ids, max_new_tokens=5, do_sample=False)
     assert out.shape[1] > ids["input_ids"].shape[1]
 
 
-def test_campaign_stage_that_fails_is_gone_on_with_from_there(runs: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_campaign_stage_that_fails_is_gone_on_with_from_there(
+    runs: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from components.evaluation import stage
 
     whole = stage.run
@@ -100,7 +111,9 @@ def test_campaign_worse_challenger_is_refused_and_the_next_round_starts_from_the
     def flipped(request: Any, out: Path) -> None:
         whole(request, out)
         table = pd.read_parquet(out / "train.parquet")
-        write_table(out / "train.parquet", table.rename(columns={"chosen": "rejected", "rejected": "chosen"})[table.columns])
+        write_table(
+            out / "train.parquet", table.rename(columns={"chosen": "rejected", "rejected": "chosen"})[table.columns]
+        )
 
     monkeypatch.setattr(stage, "run", flipped)
     settings = {"learning_rate": 2e-3, "epochs": 4, "pairs_per_step": 8, "micro_batch_pairs": 8}
@@ -161,7 +174,9 @@ def test_campaign_solved_prompts_rest_in_the_next_round(runs: Path, make_config:
     assert counts["solved_left_out"] == min(6, len(solved))
 
 
-def test_campaign_single_responses_are_trained_on_from_a_data_set_and_from_the_judge(runs: Path, make_config: Make, tmp_path: Path) -> None:
+def test_campaign_single_responses_are_trained_on_from_a_data_set_and_from_the_judge(
+    runs: Path, make_config: Make, tmp_path: Path
+) -> None:
     rows = [
         {"prompt": messages[0]["content"], "completion": reply, "label": support_reply(messages, reply) > 1.0}
         for messages, reply in corpus()[:160]
@@ -190,7 +205,11 @@ def test_campaign_rejected_data_stops_the_round_and_keeps_the_rows(runs: Path, m
 
 def test_campaign_lora_rounds_publish_adapters_on_the_start_model(runs: Path, make_config: Make) -> None:
     state = start(
-        make_config(lora={"rank": 4, "alpha": 8}, validation={"max_quarantine_share": 0.95, "min_pairs": 1, "replay": 1}, num_rounds=2)
+        make_config(
+            lora={"rank": 4, "alpha": 8},
+            validation={"max_quarantine_share": 0.95, "min_pairs": 1, "replay": 1},
+            num_rounds=2,
+        )
     )
     for record in state["rounds"]:
         stage = runs / f"small/round-00{record['round']}/dpo_train"
@@ -200,7 +219,9 @@ def test_campaign_lora_rounds_publish_adapters_on_the_start_model(runs: Path, ma
     assert read_json(runs / "small/round-002/validate_data/validation.json")["replayed"] > 0
 
 
-def test_campaign_mlflow_away_loses_nothing_and_arrives_later(runs: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_campaign_mlflow_away_loses_nothing_and_arrives_later(
+    runs: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     state = start(make_config())

@@ -1,4 +1,7 @@
-"""A round whose pairs a chat model judges: it stops at its limit, goes on elsewhere, pays nothing twice, and keeps its key to itself."""
+"""A round whose pairs a chat model judges.
+
+It stops at its limit, goes on elsewhere, pays nothing twice, and keeps its key to itself.
+"""
 
 import json
 import re
@@ -26,7 +29,9 @@ def by_the_rule(request: dict[str, Any]) -> str:
     conversation, first, second = (text for _, text in BLOCK.findall(request["messages"][0]["content"]))
     messages = [{"role": "user", "content": conversation.removeprefix("[user]\n")}]
     one, other = support_reply(messages, first), support_reply(messages, second)
-    return json.dumps({"reason": f"{one} and {other}", "verdict": "A" if one > other else "B" if other > one else "tie"})
+    return json.dumps(
+        {"reason": f"{one} and {other}", "verdict": "A" if one > other else "B" if other > one else "tie"}
+    )
 
 
 def start(config: CampaignConfig) -> Any:
@@ -37,7 +42,11 @@ def start(config: CampaignConfig) -> Any:
 
 @pytest.mark.usefixtures("prefect_session")
 def test_chat_judge_stops_at_its_limit_goes_on_elsewhere_and_tells_nobody_its_key(
-    runs: Path, make_config: Make, chat_server: Callable[..., ChatServer], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    runs: Path,
+    make_config: Make,
+    chat_server: Callable[..., ChatServer],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("RATCHET_SECRET_JUDGE_KEY", "")
     Secret(value=KEY).save("judge-key", overwrite=True)
@@ -78,13 +87,21 @@ def test_chat_judge_stops_at_its_limit_goes_on_elsewhere_and_tells_nobody_its_ke
 @pytest.mark.usefixtures("prefect_session")
 @pytest.mark.parametrize(
     ("value", "message"),
-    [(None, "there is no Secret block key-of-nobody: add it on the Prefect page"), (" ", "the Secret block key-of-nobody holds no text")],
+    [
+        (None, "there is no Secret block key-of-nobody: add it on the Prefect page"),
+        (" ", "the Secret block key-of-nobody holds no text"),
+    ],
     ids=["missing", "empty"],
 )
-def test_judge_key_that_no_block_holds_is_told(value: str | None, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_judge_key_that_no_block_holds_is_told(
+    value: str | None, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RATCHET_SECRET_KEY_OF_NOBODY", "")
     if value is not None:
         Secret(value=value).save("key-of-nobody", overwrite=True)
-    juror = {"kind": "llm", "endpoint": {"url": "http://127.0.0.1:1/v1", "model": "m", "api_key_from": "prefect:key-of-nobody"}}
+    juror = {
+        "kind": "llm",
+        "endpoint": {"url": "http://127.0.0.1:1/v1", "model": "m", "api_key_from": "prefect:key-of-nobody"},
+    }
     with pytest.raises(ValueError, match=message):
         provide_keys(JudgeConfig.model_validate({"kind": "jury", "jurors": [juror, {"kind": "rule"}]}))

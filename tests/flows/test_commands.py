@@ -40,7 +40,9 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         )
         for number in (1, 2)
     ]
-    write_state(directory, State(campaign="camp", champion=Champion(round=1, digest="p1"), target=3, rounds=tuple(records)))
+    write_state(
+        directory, State(campaign="camp", champion=Champion(round=1, digest="p1"), target=3, rounds=tuple(records))
+    )
     return tmp_path / "runs"
 
 
@@ -48,7 +50,14 @@ def test_status_shows_rounds_reasons_and_what_is_open(runs: Path, monkeypatch: p
     monkeypatch.setenv("COLUMNS", "80")
     told = CliRunner().invoke(app, ["status", "camp"])
     assert told.exit_code == 0
-    for text in ("the champion is round 1 (*)", "0.700 (0.650–0.750)", "promoted", "round 2 refused: reason 2", "12.5", "goes to round 3"):
+    for text in (
+        "the champion is round 1 (*)",
+        "0.700 (0.650–0.750)",
+        "promoted",
+        "round 2 refused: reason 2",
+        "12.5",
+        "goes to round 3",
+    ):
         assert text in told.output, text
     assert "…" not in told.output
 
@@ -104,15 +113,17 @@ def test_status_of_a_long_campaign_shows_the_latest_rounds_and_the_champions(run
         assert ("479 earlier rounds are left out" in told.output) is not bool(arguments)
         lines = told.output.splitlines()
         first = next(index for index, line in enumerate(lines) if line.startswith("round pairs"))
-        return [line.split()[0] for line in lines[first + 1 : lines.index("the challengers' means, and seconds a stage")]]
+        return [
+            line.split()[0] for line in lines[first + 1 : lines.index("the challengers' means, and seconds a stage")]
+        ]
 
     assert rows() == ["7*", *(str(number) for number in range(481, 501))]
     assert len(rows("--all")) == 500
 
 
 def test_status_loads_no_table_library() -> None:
-    code = (
-        "import sys, flows.cli, flows.terminal.rounds; print([name for name in ('pandas', 'pyarrow', 'matplotlib') if name in sys.modules])"
-    )
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]).stdout
+    code = "import sys, flows.cli, flows.terminal.rounds; print([name for name in ('pandas', 'pyarrow', 'matplotlib') if name in sys.modules])"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+    ).stdout
     assert loaded.strip() == "[]"

@@ -58,11 +58,26 @@ def run_deployed(flow: Any, **parameters: Any) -> Any:
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({}, "RATCHET_RUNS is not set, so this run would write into a folder that its worker deletes: run `ratchet deploy` again"),
-        ({"RATCHET_RUNS": "runs"}, "RATCHET_RUNS is 'runs', so this run would write into a folder that its worker deletes"),
-        ({"RATCHET_RUNS": "/no/such/disk"}, "RATCHET_RUNS = /no/such/disk does not exist on this machine: mount its disk"),
-        ({"RATCHET_RUNS": "/", "RATCHET_WORKER_RUNS": "/tmp"}, "this deployment writes to /, but its worker was started for /tmp"),
-        ({"RATCHET_RUNS": "/", "MLFLOW_TRACKING_URI": "sqlite:///rounds.db"}, "MLFLOW_TRACKING_URI = sqlite:///rounds.db is relative"),
+        (
+            {},
+            "RATCHET_RUNS is not set, so this run would write into a folder that its worker deletes: run `ratchet deploy` again",
+        ),
+        (
+            {"RATCHET_RUNS": "runs"},
+            "RATCHET_RUNS is 'runs', so this run would write into a folder that its worker deletes",
+        ),
+        (
+            {"RATCHET_RUNS": "/no/such/disk"},
+            "RATCHET_RUNS = /no/such/disk does not exist on this machine: mount its disk",
+        ),
+        (
+            {"RATCHET_RUNS": "/", "RATCHET_WORKER_RUNS": "/tmp"},
+            "this deployment writes to /, but its worker was started for /tmp",
+        ),
+        (
+            {"RATCHET_RUNS": "/", "MLFLOW_TRACKING_URI": "sqlite:///rounds.db"},
+            "MLFLOW_TRACKING_URI = sqlite:///rounds.db is relative",
+        ),
     ],
 )
 def test_deployed_run_whose_files_would_vanish_is_refused_and_writes_nothing(
@@ -82,7 +97,9 @@ def test_deployed_run_whose_files_would_vanish_is_refused_and_writes_nothing(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("store", ["", "sqlite:////srv/rounds.db", "file:///srv/mlruns", "http://mlflow:5000", "databricks"])
+@pytest.mark.parametrize(
+    "store", ["", "sqlite:////srv/rounds.db", "file:///srv/mlruns", "http://mlflow:5000", "databricks"]
+)
 def test_deployed_run_that_lasts_is_let_through(store: str, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from flows.deployments import report
 

@@ -1,4 +1,7 @@
-"""`ratchet collect`, `pairs` and `calibrate` as a user runs them: what they publish, and what they refuse in one line."""
+"""`ratchet collect`, `pairs` and `calibrate` as a user runs them.
+
+What they publish, and what they refuse in one line.
+"""
 
 import json
 import re
@@ -47,7 +50,10 @@ def write_lines(name: str, *rows: dict[str, Any]) -> str:
 def world_responses(count: int = 12) -> str:
     """Replies of the built-in world, three to a prompt."""
     replies = corpus()[: 3 * count]
-    rows = [{"prompt": replies[3 * n][0], "responses": [text for _, text in replies[3 * n : 3 * n + 3]]} for n in range(count)]
+    rows = [
+        {"prompt": replies[3 * n][0], "responses": [text for _, text in replies[3 * n : 3 * n + 3]]}
+        for n in range(count)
+    ]
     return write_lines("r.jsonl", *rows)
 
 
@@ -56,12 +62,16 @@ def test_collect_publishes_verdicts_and_pairs_that_a_campaign_reads_back(ratchet
     assert told.exit_code == 0, told.output
     counts = read_json(Path("out/collect.json"))
     assert (counts["prompts"], counts["responses"], counts["verdicts"]) == (12, 36, 36)
-    pairs, verdicts = read_table(Path("out/preferences.parquet")), read_verdicts(read_table(Path("out/verdicts.parquet")))
+    pairs, verdicts = (
+        read_table(Path("out/preferences.parquet")),
+        read_verdicts(read_table(Path("out/verdicts.parquet"))),
+    )
     assert len(verdicts) == 36
     assert counts["pairs"] == len(pairs) > counts["paired"]
     read_back = load_seed_pairs("out/preferences.jsonl", split="train").pairs
     assert [(json.dumps(pair.messages), pair.chosen, pair.rejected, pair.margin, pair.tag) for pair in read_back] == [
-        (json.dumps(json.loads(row["prompt"])), row["chosen"], row["rejected"], row["margin"], "style") for row in pairs.to_dict("records")
+        (json.dumps(json.loads(row["prompt"])), row["chosen"], row["rejected"], row["margin"], "style")
+        for row in pairs.to_dict("records")
     ]
     assert f"pairs      {len(pairs)}" in told.stdout
 
@@ -94,7 +104,9 @@ def test_collect_again_says_that_it_is_done_and_replaces_what_other_inputs_made(
 
 def longer(request: dict[str, Any]) -> str:
     """Prefers the longer answer."""
-    texts = re.findall(r"<<data ([0-9a-f]{24})>>\n(.*?)\n<<end of data \1>>", request["messages"][0]["content"], re.DOTALL)
+    texts = re.findall(
+        r"<<data ([0-9a-f]{24})>>\n(.*?)\n<<end of data \1>>", request["messages"][0]["content"], re.DOTALL
+    )
     (_, first), (_, second) = texts[1:]
     return json.dumps({"reason": "longer", "verdict": "A" if len(first) > len(second) else "B"})
 
@@ -103,7 +115,9 @@ def by_chat(server: ChatServer) -> dict[str, Any]:
     return {"kind": "llm", "endpoint": server.endpoint(concurrency=1, max_attempts=1)}
 
 
-def test_collect_that_was_cut_off_goes_on_and_asks_nothing_twice(ratchet: Ratchet, chat_server: Callable[..., ChatServer]) -> None:
+def test_collect_that_was_cut_off_goes_on_and_asks_nothing_twice(
+    ratchet: Ratchet, chat_server: Callable[..., ChatServer]
+) -> None:
     responses = write_lines("r.jsonl", {"prompt": ASK, "responses": TEXTS})
     faults: list[Fault | None] = [None, None, None, None, status(500)]
     server = chat_server(longer, faults=faults)
@@ -132,7 +146,9 @@ def test_pairs_of_kept_verdicts_take_the_builder_and_the_margin_of_the_command(r
     assert file_digest(Path("out/verdicts.parquet")) == file_digest(Path("judged/verdicts.parquet"))
 
 
-def test_calibrate_measures_the_judge_against_the_labels(ratchet: Ratchet, chat_server: Callable[..., ChatServer]) -> None:
+def test_calibrate_measures_the_judge_against_the_labels(
+    ratchet: Ratchet, chat_server: Callable[..., ChatServer]
+) -> None:
     rows = [{"prompt": f"{ASK} {n}", "chosen": "a" * (8 + n), "rejected": "b", "tag": "style"} for n in range(6)]
     rows += [{"prompt": f"{ASK} {n}", "chosen": "a", "rejected": "b" * 9, "tag": "safety"} for n in range(2)]
     server = chat_server(longer)
@@ -143,7 +159,11 @@ def test_calibrate_measures_the_judge_against_the_labels(ratchet: Ratchet, chat_
     assert found["quality"]["accuracy"]["value"] == pytest.approx((0.5 + 0.5 + 4) / 6)
     assert tuple(found["by_tag"][tag]["accuracy"]["value"] for tag in ("style", "safety")) == (1.0, 0.0)
     assert (found["rows"], found["judged"], len(server.requests)) == (8, 8, 16)
-    assert found["judge_health"]["position_consistency"]["value"] == found["judge_health"]["length_preference"]["value"] == 1.0
+    assert (
+        found["judge_health"]["position_consistency"]["value"]
+        == found["judge_health"]["length_preference"]["value"]
+        == 1.0
+    )
     assert "soft_label_scale: " in told.stdout
     assert read_verdicts(read_table(Path("out/verdicts.parquet")))
 
@@ -151,7 +171,10 @@ def test_calibrate_measures_the_judge_against_the_labels(ratchet: Ratchet, chat_
 def test_calibrate_fits_the_scale_of_a_judge_that_scores(ratchet: Ratchet) -> None:
     ratchet("collect", world_responses(30), config={"preferences": {"pairs": "all_pairs"}})
     lines = Path("out/preferences.jsonl").read_text().splitlines()
-    flipped = [line.replace('"chosen"', '"x"').replace('"rejected"', '"chosen"').replace('"x"', '"rejected"') for line in lines[::4]]
+    flipped = [
+        line.replace('"chosen"', '"x"').replace('"rejected"', '"chosen"').replace('"x"', '"rejected"')
+        for line in lines[::4]
+    ]
     Path("labels.jsonl").write_text("\n".join([*(line for number, line in enumerate(lines) if number % 4), *flipped]))
     Path("out").rename("judged")
     told = ratchet("calibrate", "labels.jsonl")
@@ -172,7 +195,9 @@ def test_collect_with_a_campaign_gives_the_judge_its_models(ratchet: Ratchet, tm
     told = ratchet("collect", world_responses(), "--campaign", "mine", config=config)
     assert told.exit_code == 0, told.output
     verdicts = read_verdicts(read_table(Path("out/verdicts.parquet")))
-    assert any("the policy is still the start model" in verdict.detail for verdict in verdicts), "its models were compared"
+    assert any("the policy is still the start model" in verdict.detail for verdict in verdicts), (
+        "its models were compared"
+    )
 
 
 OWN_POLICY = {"kind": "jury", "jurors": [{"kind": "rule"}, {"kind": "implicit_reward"}]}
@@ -180,12 +205,24 @@ MISTAKES: dict[str, tuple[list[str], dict[str, Any], str]] = {
     "no file": (["collect", "nowhere.jsonl"], {}, "file nowhere.jsonl does not exist"),
     "no responses": (["collect", "prompts.jsonl"], {}, "line 1 has no responses: write responses"),
     "one response each": (["collect", "single.jsonl"], {}, "has no prompt with two responses"),
-    "unknown key": (["collect", "r.jsonl"], {"preferences": {"pair": "all"}}, "unknown key preferences.pair; did you mean pairs?"),
+    "unknown key": (
+        ["collect", "r.jsonl"],
+        {"preferences": {"pair": "all"}},
+        "unknown key preferences.pair; did you mean pairs?",
+    ),
     "prompts of another world": (["collect", "foreign.jsonl"], {}, "rule support_reply"),
     "no reward model": (["collect", "r.jsonl"], {"judge": {"kind": "reward_model", "model": "./nowhere"}}, "nowhere"),
-    "own policy": (["collect", "r.jsonl"], {"judge": OWN_POLICY, "evaluation_judge": {"kind": "rule"}}, "with --campaign"),
+    "own policy": (
+        ["collect", "r.jsonl"],
+        {"judge": OWN_POLICY, "evaluation_judge": {"kind": "rule"}},
+        "with --campaign",
+    ),
     "unknown campaign": (["collect", "r.jsonl", "--campaign", "gone"], {}, "no campaign gone"),
-    "labels of no verdicts": (["collect", "r.jsonl"], {"preferences": {"soft_labels": "verdict"}}, "judge.kind rule scores one at a time"),
+    "labels of no verdicts": (
+        ["collect", "r.jsonl"],
+        {"preferences": {"soft_labels": "verdict"}},
+        "judge.kind rule scores one at a time",
+    ),
     "no verdicts": (["pairs", "."], {}, "holds no verdicts"),
     "unknown builder": (["pairs", ".", "--pairs", "best"], {}, 'preferences.pairs = "best": Input should be'),
     "negative margin": (["pairs", ".", "--min-margin", "-1"], {}, "preferences.min_margin = -1.0"),

@@ -9,7 +9,9 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 
-GOOD = [{"prompt": f"order number {n}", "chosen": "thank you", "rejected": f"no {n}", "tag": "style"} for n in range(20)]
+GOOD = [
+    {"prompt": f"order number {n}", "chosen": "thank you", "rejected": f"no {n}", "tag": "style"} for n in range(20)
+]
 
 
 def write(path: Path, rows: list[dict[str, object]]) -> Path:
@@ -84,9 +86,20 @@ def test_reward_model_command_refuses_bad_input_in_one_line(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_reward_model_command_says_how_good_it_is_and_how_to_judge_with_it(tmp_path: Path, starter_directory: Path) -> None:
+def test_reward_model_command_says_how_good_it_is_and_how_to_judge_with_it(
+    tmp_path: Path, starter_directory: Path
+) -> None:
     pairs = write(tmp_path / "p.jsonl", [*GOOD, {"prompt": "x", "chosen": "same", "rejected": "same"}])
-    asked = ["reward-model", str(pairs), "--base", str(starter_directory), "--out", str(tmp_path / "out"), "--eval-share", "0.3"]
+    asked = [
+        "reward-model",
+        str(pairs),
+        "--base",
+        str(starter_directory),
+        "--out",
+        str(tmp_path / "out"),
+        "--eval-share",
+        "0.3",
+    ]
     result = CliRunner().invoke(app, [*asked, "--dtype", "float32"])
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()

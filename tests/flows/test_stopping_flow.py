@@ -81,7 +81,9 @@ def test_stage_that_the_network_failed_is_tried_again_in_the_same_run(
 
 
 @pytest.mark.usefixtures("prefect_session")
-def test_stage_that_fails_by_itself_is_not_tried_again(runs: Path, make_config: Make, flaky: Callable[[str, int], Path]) -> None:
+def test_stage_that_fails_by_itself_is_not_tried_again(
+    runs: Path, make_config: Make, flaky: Callable[[str, int], Path]
+) -> None:
     calls = flaky("KeyError", 1)
     state = start(make_config())
     with pytest.raises(StageFailed, match="the line is down"):
@@ -89,7 +91,9 @@ def test_stage_that_fails_by_itself_is_not_tried_again(runs: Path, make_config: 
     assert calls.read_text() == "x"
 
 
-def test_scheduled_start_that_was_due_while_the_campaign_worked_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scheduled_start_that_was_due_while_the_campaign_worked_is_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from flows.prefect_page import earlier_starts
 
     def due(seconds: float, *tags: str) -> None:
@@ -100,7 +104,10 @@ def test_scheduled_start_that_was_due_while_the_campaign_worked_is_skipped(tmp_p
         assert before == {}
     with locked(tmp_path, flow_run="second") as before:
         pass
-    window = before | {"since": (datetime.now(UTC) - timedelta(hours=1)).isoformat(), "until": datetime.now(UTC).isoformat()}
+    window = before | {
+        "since": (datetime.now(UTC) - timedelta(hours=1)).isoformat(),
+        "until": datetime.now(UTC).isoformat(),
+    }
     for seconds, tags, skipped in (
         (-600, ["auto-scheduled"], True),
         (60, ["auto-scheduled"], False),

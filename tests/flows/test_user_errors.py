@@ -142,7 +142,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("mistake", CASES, ids=lambda mistake: mistake.__name__)
-def test_run_wrong_input_is_one_line_exit_code_2_and_nothing_written(mistake, tmp_path: Path, starter_directory: Path, monkeypatch) -> None:
+def test_run_wrong_input_is_one_line_exit_code_2_and_nothing_written(
+    mistake, tmp_path: Path, starter_directory: Path, monkeypatch
+) -> None:
     monkeypatch.setenv("RATCHET_RUNS", str(tmp_path / "runs"))
     case = Case(tmp_path, starter_directory)
     config = case.write("campaign.yaml", mistake(case))

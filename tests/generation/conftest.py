@@ -43,7 +43,9 @@ def _llama() -> Any:
 def _qwen2() -> Any:
     """A head that is the embedding, and layers with a window shorter than prompt and response."""
     layers = ["full_attention", "sliding_attention", "sliding_attention"]
-    return Qwen2ForCausalLM(Qwen2Config(**SMALL, tie_word_embeddings=True, use_sliding_window=True, sliding_window=5, layer_types=layers))
+    return Qwen2ForCausalLM(
+        Qwen2Config(**SMALL, tie_word_embeddings=True, use_sliding_window=True, sliding_window=5, layer_types=layers)
+    )
 
 
 def _qwen3() -> Any:
@@ -52,10 +54,18 @@ def _qwen3() -> Any:
 
 
 def _gemma2() -> Any:
-    """Capped logits in attention and head, scaled embeddings, an own scale of the queries; every other layer has a window."""
+    """Capped logits in attention and head, scaled embeddings, an own scale of the queries.
+
+    Every other layer has a window.
+    """
     return Gemma2ForCausalLM(
         Gemma2Config(
-            **SMALL, head_dim=8, sliding_window=6, query_pre_attn_scalar=12, attn_logit_softcapping=4.0, final_logit_softcapping=6.0
+            **SMALL,
+            head_dim=8,
+            sliding_window=6,
+            query_pre_attn_scalar=12,
+            attn_logit_softcapping=4.0,
+            final_logit_softcapping=6.0,
         )
     )
 
@@ -63,11 +73,15 @@ def _gemma2() -> Any:
 def _gemma3() -> Any:
     """Sliding layers with a window shorter than prompt and response, and full layers."""
     layers = ["sliding_attention", "full_attention", "sliding_attention"]
-    return Gemma3ForCausalLM(Gemma3TextConfig(**SMALL, head_dim=8, sliding_window=6, layer_types=layers, tie_word_embeddings=True))
+    return Gemma3ForCausalLM(
+        Gemma3TextConfig(**SMALL, head_dim=8, sliding_window=6, layer_types=layers, tie_word_embeddings=True)
+    )
 
 
 def _mamba() -> Any:
-    return MambaForCausalLM(MambaConfig(vocab_size=VOCABULARY, hidden_size=16, state_size=4, num_hidden_layers=2, initializer_range=0.4))
+    return MambaForCausalLM(
+        MambaConfig(vocab_size=VOCABULARY, hidden_size=16, state_size=4, num_hidden_layers=2, initializer_range=0.4)
+    )
 
 
 def _adapted(lora: LoraConfig, base: Callable[[], Any]) -> Any:

@@ -37,7 +37,10 @@ def test_response_logps_are_those_of_a_plain_forward(any_model: Any) -> None:
 
 
 def test_gradients_are_those_of_a_plain_forward(any_model: Any) -> None:
-    """Of a loss that pulls rows in different directions, as a preference loss does; the plain forward in double precision."""
+    """Of a loss that pulls rows in different directions, as a preference loss does.
+
+    The plain forward in double precision.
+    """
     signs = torch.tensor([1.0, -1.0, 1.0, -1.0, 0.5])
     trained = {name: weight for name, weight in any_model.named_parameters() if weight.requires_grad}
     (token_logps(any_model, Batch(PROMPTS, RESPONSES, 0, torch.device("cpu"))).sum(dim=1) @ signs).backward()
@@ -67,20 +70,30 @@ def test_what_a_model_is_made_of_says_how_it_is_padded_and_the_log_says_why_once
     assert padding.left_padding_is_exact(any_model) is not name.startswith(("mamba", "prompt", "prefix"))
     if name.startswith(("prompt", "prefix")):
         with without_adapter(any_model) as bare:
-            assert padding.left_padding_is_exact(bare), "the reference under fresh virtual tokens is padded as any other model"
+            assert padding.left_padding_is_exact(bare), (
+                "the reference under fresh virtual tokens is padded as any other model"
+            )
 
 
 def test_plain_decoding_says_what_batches_say(any_model: Any, prompts: list[list[int]]) -> None:
     law = SamplingParams(temperature=1.0, top_p=0.9, top_k=0, max_new_tokens=8, stop_ids=frozenset({1, 4, 9}))
     seeds = [[10 * index, 10 * index + 1] for index in range(len(prompts))]
     found = sample(any_model, prompts, seeds=seeds, law=law, pad_id=0, batch_size=4, on_batch=lambda _: None)
-    uniforms = np.stack([np.random.Generator(np.random.Philox(key=seed)).random(8) for several in seeds for seed in several])
-    assert [(answer.token_ids, answer.finish_reason) for answer in found] == decode_plainly(any_model, prompts, uniforms, law, 0)
+    uniforms = np.stack(
+        [np.random.Generator(np.random.Philox(key=seed)).random(8) for several in seeds for seed in several]
+    )
+    assert [(answer.token_ids, answer.finish_reason) for answer in found] == decode_plainly(
+        any_model, prompts, uniforms, law, 0
+    )
 
 
 @pytest.mark.parametrize("kind", ["prompt", "prefix"])
-def test_greedy_samples_of_virtual_tokens_are_what_peft_generates(kind: str, llama: Any, prompts: list[list[int]]) -> None:
-    model = with_fresh_adapter(llama, LoraConfig(), SoftPromptConfig.model_validate({"kind": kind, "num_tokens": 5})).eval()
+def test_greedy_samples_of_virtual_tokens_are_what_peft_generates(
+    kind: str, llama: Any, prompts: list[list[int]]
+) -> None:
+    model = with_fresh_adapter(
+        llama, LoraConfig(), SoftPromptConfig.model_validate({"kind": kind, "num_tokens": 5})
+    ).eval()
     law = SamplingParams(temperature=1.0, top_p=1.0, top_k=1, max_new_tokens=8, stop_ids=frozenset())
     found = sample(model, prompts, seeds=[[0]] * len(prompts), law=law, pad_id=0, batch_size=6, on_batch=lambda _: None)
     for prompt, answer in zip(prompts, found, strict=True):
@@ -88,6 +101,11 @@ def test_greedy_samples_of_virtual_tokens_are_what_peft_generates(kind: str, lla
             warnings.filterwarnings("ignore", message="Position ids are not supported")
             ids = torch.tensor([prompt])
             generated = model.generate(
-                input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=8, eos_token_id=None, pad_token_id=0
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=False,
+                max_new_tokens=8,
+                eos_token_id=None,
+                pad_token_id=0,
             )
         assert answer.token_ids == generated[0, len(prompt) :].tolist()

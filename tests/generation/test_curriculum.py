@@ -17,7 +17,9 @@ from components.records import Artifact, GenerateRequest, JudgedRound
 POOL = [f"p{number}" for number in range(10)]
 
 
-def play(pool: list[str], rounds: int, *, per_round: int, solved_rounds: int, solved: dict[int, set[str]], seed: int = 3) -> list[Draw]:
+def play(
+    pool: list[str], rounds: int, *, per_round: int, solved_rounds: int, solved: dict[int, set[str]], seed: int = 3
+) -> list[Draw]:
     """Draws one round after another; `solved` are the prompts that each round, if it draws them, shows to be solved."""
     earlier: list[EarlierDraw] = []
     draws = []
@@ -33,7 +35,9 @@ def play(pool: list[str], rounds: int, *, per_round: int, solved_rounds: int, so
 def test_draw_where_nothing_is_solved_is_the_plain_draw(size: int, per_round: int, rounds: int, seed: int) -> None:
     pool = [f"p{number}" for number in range(size)]
     found = play(pool[::-1], rounds, per_round=per_round, solved_rounds=2, solved={}, seed=seed)
-    assert found == [Draw(draw(pool, round=round, per_round=per_round, seed=seed), 0, 0) for round in range(1, rounds + 1)]
+    assert found == [
+        Draw(draw(pool, round=round, per_round=per_round, seed=seed), 0, 0) for round in range(1, rounds + 1)
+    ]
 
 
 def test_solved_prompts_rest_as_many_rounds_as_configured() -> None:
@@ -47,7 +51,10 @@ def test_solved_prompts_rest_as_many_rounds_as_configured() -> None:
 
 
 def test_too_few_unsolved_prompts_are_filled_up_with_the_longest_solved() -> None:
-    earlier = [EarlierDraw(1, frozenset(POOL[:4]), frozenset(POOL[:4])), EarlierDraw(2, frozenset(POOL[4:8]), frozenset(POOL[4:8]))]
+    earlier = [
+        EarlierDraw(1, frozenset(POOL[:4]), frozenset(POOL[:4])),
+        EarlierDraw(2, frozenset(POOL[4:8]), frozenset(POOL[4:8])),
+    ]
     found = draw_unsolved(POOL, earlier, round=3, per_round=5, seed=3, solved_rounds=9)
     assert set(found.prompts[:2]) == {"p8", "p9"}
     assert set(found.prompts[2:]) < set(POOL[:4])
@@ -83,7 +90,13 @@ def test_request_is_drawn_by_the_tables_of_earlier_rounds(tmp_path: Path) -> Non
     judged = JudgedRound(round=1, outcomes=Artifact(path=path, digest=file_digest(path)))
 
     def drawn(**changes: Any) -> Draw:
-        values: dict[str, Any] = {"round": 2, "per_round": 4, "campaign_seed": 3, "solved_rounds": 1, "solved_score": None}
+        values: dict[str, Any] = {
+            "round": 2,
+            "per_round": 4,
+            "campaign_seed": 3,
+            "solved_rounds": 1,
+            "solved_score": None,
+        }
         return draw_round(POOL, GenerateRequest.model_construct(**values | {"earlier": (judged,)} | changes))
 
     assert set(drawn().prompts) == set(POOL[6:])

@@ -21,12 +21,23 @@ STOP = 1
 
 
 def law(**changes: Any) -> SamplingParams:
-    settings: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 12, "stop_ids": frozenset({STOP})}
+    settings: dict[str, Any] = {
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "top_k": 0,
+        "max_new_tokens": 12,
+        "stop_ids": frozenset({STOP}),
+    }
     return SamplingParams(**{**settings, **changes})
 
 
 def sampled(
-    model: Any, prompts: Sequence[list[int]], seeds: Sequence[Sequence[int]], rule: SamplingParams, *, batch_size: int = 64
+    model: Any,
+    prompts: Sequence[list[int]],
+    seeds: Sequence[Sequence[int]],
+    rule: SamplingParams,
+    *,
+    batch_size: int = 64,
 ) -> list[Sampled]:
     return sample(model, prompts, seeds=seeds, law=rule, pad_id=0, batch_size=batch_size, on_batch=lambda batch: None)
 
@@ -36,7 +47,10 @@ def seeds_for(prompts: Sequence[list[int]], samples: int) -> list[list[int]]:
 
 
 def without_cache(model: Any, prompt: list[int], seed: int, rule: SamplingParams) -> tuple[list[int], str]:
-    """The response by the plainest loop there is: one row, no padding, no cache, the whole sequence again for every token."""
+    """The response by the plainest loop there is.
+
+    One row, no padding, no cache, the whole sequence again for every token.
+    """
     uniforms = np.random.Generator(np.random.Philox(key=seed)).random(rule.max_new_tokens)
     tokens: list[int] = []
     for uniform in uniforms:
@@ -56,14 +70,18 @@ def test_sample_equals_a_loop_without_cache_padding_or_batch(any_model: Any, pro
     found = sampled(any_model, prompts, seeds, rule)
     assert [answer[:2] for answer in found] == [(index, number) for index in range(len(prompts)) for number in range(3)]
     for answer in found:
-        expected = without_cache(any_model, prompts[answer.prompt_index], seeds[answer.prompt_index][answer.sample_index], rule)
+        expected = without_cache(
+            any_model, prompts[answer.prompt_index], seeds[answer.prompt_index][answer.sample_index], rule
+        )
         assert (answer.token_ids, answer.finish_reason) == expected
     reasons = Counter(answer.finish_reason for answer in found)
     assert len(reasons) == 2, "rows that end early and rows that do not must share the batch"
 
 
 @pytest.mark.parametrize("greedy", [{"top_k": 1}, {"temperature": 1e-6}, {"top_p": 1e-9}])
-def test_sample_in_the_greedy_limit_takes_the_likeliest_token(llama: Any, prompts: list[list[int]], greedy: dict[str, Any]) -> None:
+def test_sample_in_the_greedy_limit_takes_the_likeliest_token(
+    llama: Any, prompts: list[list[int]], greedy: dict[str, Any]
+) -> None:
     found = sampled(llama, prompts, seeds_for(prompts, 2), law(stop_ids=frozenset(), **greedy))
     for answer in found:
         tokens: list[int] = []
@@ -109,22 +127,31 @@ def test_sample_goes_on_with_smaller_batches_when_memory_is_short(
     assert "going on with 3" in caplog.text
 
 
-def test_the_batch_that_fits_is_smaller_for_longer_responses_and_never_empty(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_batch_that_fits_is_smaller_for_longer_responses_and_never_empty(
+    llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "sysconf", lambda _: 2000)  # a machine of 4 MB
     rows = [sampler._rows_that_fit(llama, longest) for longest in (16, 128, 100_000)]
     assert 256 > rows[0] > rows[1] > rows[2] == 0
     assert len(sampled(llama, [[5, 6]], [[1, 2, 3]], law(), batch_size=0)) == 3
 
 
-def test_sample_of_a_prompt_does_not_depend_on_the_other_prompts_or_samples(llama: Any, prompts: list[list[int]]) -> None:
+def test_sample_of_a_prompt_does_not_depend_on_the_other_prompts_or_samples(
+    llama: Any, prompts: list[list[int]]
+) -> None:
     seeds = seeds_for(prompts, 3)
     together = sampled(llama, prompts, seeds, law())
     alone = sampled(llama, prompts[2:3], [seeds[2][1:2]], law())
     assert alone[0].token_ids == together[2 * 3 + 1].token_ids
 
 
-def test_sample_with_rows_that_end_at_every_step_leaves_the_others_as_they_are(llama: Any, prompts: list[list[int]]) -> None:
-    """The same rows with and without stop tokens: up to its stop, each row says what it says when no row ever leaves."""
+def test_sample_with_rows_that_end_at_every_step_leaves_the_others_as_they_are(
+    llama: Any, prompts: list[list[int]]
+) -> None:
+    """The same rows with and without stop tokens.
+
+    Up to its stop, each row says what it says when no row ever leaves.
+    """
     seeds = seeds_for(prompts, 16)
     stops = frozenset({STOP, 4, 9, 17, 23, 30})
     ragged = sampled(llama, prompts, seeds, law(stop_ids=stops, max_new_tokens=20))
@@ -137,7 +164,9 @@ def test_sample_with_rows_that_end_at_every_step_leaves_the_others_as_they_are(l
     assert len({len(answer.token_ids) for answer in ragged}) > 10, "rows must leave at many different steps"
 
 
-def test_sample_with_a_shorter_limit_gives_the_start_of_the_longer_response(llama: Any, prompts: list[list[int]]) -> None:
+def test_sample_with_a_shorter_limit_gives_the_start_of_the_longer_response(
+    llama: Any, prompts: list[list[int]]
+) -> None:
     seeds = seeds_for(prompts, 2)
     short, full = (sampled(llama, prompts, seeds, law(max_new_tokens=limit, stop_ids=frozenset())) for limit in (5, 12))
     assert [answer.token_ids for answer in short] == [answer.token_ids[:5] for answer in full]
@@ -145,9 +174,10 @@ def test_sample_with_a_shorter_limit_gives_the_start_of_the_longer_response(llam
 
 def test_sample_that_stops_at_the_very_limit_counts_as_stopped(llama: Any) -> None:
     everything = frozenset(range(40))
-    assert [answer.finish_reason for answer in sampled(llama, [[5, 6]], [[1, 2]], law(max_new_tokens=1, stop_ids=everything))] == [
-        "stop"
-    ] * 2
+    assert [
+        answer.finish_reason
+        for answer in sampled(llama, [[5, 6]], [[1, 2]], law(max_new_tokens=1, stop_ids=everything))
+    ] == ["stop"] * 2
 
 
 def test_sample_follows_the_models_distribution_over_two_tokens(llama: Any) -> None:
@@ -156,7 +186,9 @@ def test_sample_follows_the_models_distribution_over_two_tokens(llama: Any) -> N
     found = sampled(llama, [prompt], [list(range(count))], law(max_new_tokens=2, stop_ids=frozenset()))
     with torch.no_grad():
         first = llama(input_ids=torch.tensor([prompt])).logits[0, -1].softmax(-1).double()
-        after = llama(input_ids=torch.tensor([[*prompt, token] for token in range(40)])).logits[:, -1].softmax(-1).double()
+        after = (
+            llama(input_ids=torch.tensor([[*prompt, token] for token in range(40)])).logits[:, -1].softmax(-1).double()
+        )
     low = after[:, :8].sum(dim=1)
     expected = torch.cat([first * low, first * (1 - low)]).numpy() * count
     observed = np.zeros(80)
@@ -173,7 +205,9 @@ def test_sample_ignores_the_models_generation_config(llama: Any, prompts: list[l
     plain = sampled(llama, prompts, seeds_for(prompts, 2), law())
     before = llama.generation_config
     try:
-        llama.generation_config = GenerationConfig(do_sample=False, top_k=1, temperature=0.1, eos_token_id=5, max_new_tokens=2)
+        llama.generation_config = GenerationConfig(
+            do_sample=False, top_k=1, temperature=0.1, eos_token_id=5, max_new_tokens=2
+        )
         assert sampled(llama, prompts, seeds_for(prompts, 2), law()) == plain
     finally:
         llama.generation_config = before
@@ -181,7 +215,9 @@ def test_sample_ignores_the_models_generation_config(llama: Any, prompts: list[l
 
 def test_sample_reports_each_batch_once(llama: Any, prompts: list[list[int]]) -> None:
     batches: list[Sequence[Sampled]] = []
-    found = sample(llama, prompts, seeds=seeds_for(prompts, 2), law=law(), pad_id=0, batch_size=4, on_batch=batches.append)
+    found = sample(
+        llama, prompts, seeds=seeds_for(prompts, 2), law=law(), pad_id=0, batch_size=4, on_batch=batches.append
+    )
     assert [len(batch) for batch in batches] == [8, 4]
     assert sorted(answer for batch in batches for answer in batch) == found
 
@@ -193,7 +229,9 @@ def test_sample_beyond_the_context_is_refused(llama: Any) -> None:
 
 def test_sample_with_virtual_tokens_counts_them_in_the_context(llama: Any) -> None:
     model = with_fresh_adapter(llama, LoraConfig(), SoftPromptConfig(kind="prompt", num_tokens=9))
-    with pytest.raises(ValueError, match="9 virtual tokens and max_response_tokens need 130 positions and the model has 128"):
+    with pytest.raises(
+        ValueError, match="9 virtual tokens and max_response_tokens need 130 positions and the model has 128"
+    ):
         sampled(model, [[5] * 109], [[1]], law())
 
 
@@ -225,7 +263,8 @@ def admitted(logits: list[float], rule: SamplingParams) -> dict[int, float]:
 
 
 @pytest.mark.parametrize(
-    "limits", [{"top_k": 3}, {"top_p": 0.7}, {"top_k": 5, "top_p": 0.8}, {"top_k": 99}, {"top_p": 0.3, "temperature": 2.0}, {}]
+    "limits",
+    [{"top_k": 3}, {"top_p": 0.7}, {"top_k": 5, "top_p": 0.8}, {"top_k": 99}, {"top_p": 0.3, "temperature": 2.0}, {}],
 )
 def test_pick_tokens_inverts_the_restricted_distribution(limits: dict[str, Any]) -> None:
     chance = random.Random(2)

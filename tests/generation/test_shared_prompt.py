@@ -1,4 +1,7 @@
-"""Which models decode with shared prompts, and that one whose logits would be others does not. What they say is in test_sampler.py."""
+"""Which models decode with shared prompts, and that one whose logits would be others does not.
+
+What they say is in test_sampler.py.
+"""
 
 import logging
 from typing import Any
@@ -30,10 +33,14 @@ def sampled(model: Any, prompts: list[list[int]]) -> list[Sampled]:
     return sample(model, prompts, seeds=seeds, law=law, pad_id=0, batch_size=8, on_batch=lambda _: None)
 
 
-@pytest.mark.parametrize("any_model", ["llama", "qwen3", "lora", "dora", "prompt", "prefix", "prefix on qwen3"], indirect=True)
+@pytest.mark.parametrize(
+    "any_model", ["llama", "qwen3", "lora", "dora", "prompt", "prefix", "prefix on qwen3"], indirect=True
+)
 def test_plain_attention_shares_prompts(any_model: Any) -> None:
     assert kind_of(any_model) is Shared
-    assert shared_prompt._base(any_model).config._attn_implementation == "sdpa", "only while it decodes is the attention another one"
+    assert shared_prompt._base(any_model).config._attn_implementation == "sdpa", (
+        "only while it decodes is the attention another one"
+    )
 
 
 def test_plain_attention_shares_prompts_in_bfloat16(llama: Any) -> None:
@@ -45,7 +52,9 @@ def test_plain_attention_shares_prompts_in_bfloat16(llama: Any) -> None:
 
 
 @pytest.mark.parametrize("any_model", ["qwen2", "gemma2", "gemma3", "prompt on gemma3"], indirect=True)
-def test_windows_and_caps_are_decoded_from_copies_and_the_log_says_why(any_model: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_windows_and_caps_are_decoded_from_copies_and_the_log_says_why(
+    any_model: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO):
         assert {kind_of(any_model) for _ in range(2)} == {CopiedCache}
     assert len([line for line in caplog.messages if "copy of its prompt" in line]) == 1
@@ -59,7 +68,9 @@ def test_eager_attention_stays_as_it_was_asked_for(llama: Any) -> None:
         llama.set_attn_implementation("sdpa")
 
 
-def test_logits_that_would_be_others_are_found_out(llama: Any, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_that_would_be_others_are_found_out(
+    llama: Any, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected = sampled(llama, prompts)
     attend = Shared.attend
     monkeypatch.setattr(shared_prompt, "_known", type(shared_prompt._known)())

@@ -49,7 +49,10 @@ class _Listener(_Heard):
 def write_pool(path: Path, conversations: list[Messages]) -> Artifact:
     prompts = [make_prompt(messages) for messages in conversations]
     write_table(
-        path, pd.DataFrame({"prompt_id": [p.prompt_id for p in prompts], "messages": [format_messages(p.messages) for p in prompts]})
+        path,
+        pd.DataFrame(
+            {"prompt_id": [p.prompt_id for p in prompts], "messages": [format_messages(p.messages) for p in prompts]}
+        ),
     )
     return Artifact(path=path, digest=file_digest(path))
 
@@ -64,7 +67,9 @@ def request_for(starter_directory: Path, pool: Artifact) -> Any:
     def make(*, limits: dict[str, Any] | None = None, **changes: Any) -> GenerateRequest:
         settings: dict[str, Any] = {
             "policy": start_ref(starter_directory, revision="main"),
-            "limits": PolicyConfig(**{"dtype": "float32", "max_prompt_tokens": 64, "max_response_tokens": 24, **(limits or {})}),
+            "limits": PolicyConfig(
+                **{"dtype": "float32", "max_prompt_tokens": 64, "max_response_tokens": 24, **(limits or {})}
+            ),
             "prompts": pool,
             "per_round": 12,
             "solved_rounds": 0,
@@ -106,7 +111,9 @@ def test_generation_answers_every_drawn_prompt_as_often_as_asked(request_for: An
     assert [(done, total) for done, total, _ in heard.reports] == [(24, 36), (36, 36)]
 
 
-def test_generation_keeps_special_tokens_out_of_the_text_and_the_stop_token_in_the_ids(request_for: Any, tmp_path: Path) -> None:
+def test_generation_keeps_special_tokens_out_of_the_text_and_the_stop_token_in_the_ids(
+    request_for: Any, tmp_path: Path
+) -> None:
     request = request_for(per_round=30)
     _, responses, _ = generated(request, tmp_path / "out")
     tokenizer = load_tokenizer(request.policy)
@@ -141,7 +148,10 @@ def test_ranks_share_the_prompts_and_give_the_same_responses(request_for: Any, t
         for name, ranks in (("alone", 1), ("two", 2)):
             run_stage("generate_responses", request_for(), tmp_path / name, num_processes=ranks)
     alone, two = (tmp_path / name / "generate_responses" for name in ("alone", "two"))
-    assert read_table(two / "responses.parquet")["text"].tolist() == read_table(alone / "responses.parquet")["text"].tolist()
+    assert (
+        read_table(two / "responses.parquet")["text"].tolist()
+        == read_table(alone / "responses.parquet")["text"].tolist()
+    )
     assert read_json(two / "generate.json") == read_json(alone / "generate.json")
     assert (two / "prompts.parquet").read_bytes() == (alone / "prompts.parquet").read_bytes()
     assert heard.reports[-1][:2] == (36, 36)
@@ -152,7 +162,9 @@ def test_more_ranks_than_prompts_are_idle(request_for: Any, tmp_path: Path) -> N
     assert len(read_table(tmp_path / "generate_responses" / "responses.parquet")) == 3
 
 
-def test_generation_with_another_seed_gives_other_responses_to_the_same_prompts(request_for: Any, tmp_path: Path) -> None:
+def test_generation_with_another_seed_gives_other_responses_to_the_same_prompts(
+    request_for: Any, tmp_path: Path
+) -> None:
     prompts, responses, _ = generated(request_for(), tmp_path / "one")
     same, reseeded, _ = generated(request_for(seed=100), tmp_path / "other")
     assert prompts["prompt_id"].tolist() == same["prompt_id"].tolist()
@@ -161,11 +173,16 @@ def test_generation_with_another_seed_gives_other_responses_to_the_same_prompts(
 
 def test_generation_of_several_rounds_draws_each_prompt_once(request_for: Any, tmp_path: Path) -> None:
     """Rounds have seeds of their own; the order of the pool must not."""
-    rounds = [generated(request_for(round=number, seed=number), tmp_path / str(number))[0]["prompt_id"] for number in (1, 2, 3)]
+    rounds = [
+        generated(request_for(round=number, seed=number), tmp_path / str(number))[0]["prompt_id"]
+        for number in (1, 2, 3)
+    ]
     assert pd.concat(rounds).nunique() == 36
 
 
-def test_generation_counts_a_prompt_that_is_too_long_and_gives_it_no_responses(request_for: Any, tmp_path: Path) -> None:
+def test_generation_counts_a_prompt_that_is_too_long_and_gives_it_no_responses(
+    request_for: Any, tmp_path: Path
+) -> None:
     long = [{"role": "user", "content": " ".join(messages[0]["content"] for messages in train_prompts()[:8])}]
     pool = write_pool(tmp_path / "pool.parquet", [*train_prompts()[:5], long])
     prompts, responses, counts = generated(request_for(prompts=pool), tmp_path / "out")
@@ -175,13 +192,17 @@ def test_generation_counts_a_prompt_that_is_too_long_and_gives_it_no_responses(r
 
 def test_generation_with_only_long_prompts_says_which_limit_to_raise(request_for: Any, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with pytest.raises(ValueError, match=r"all 12 prompts of the round are longer than policy.max_prompt_tokens = 2 .*raise it"):
+    with pytest.raises(
+        ValueError, match=r"all 12 prompts of the round are longer than policy.max_prompt_tokens = 2 .*raise it"
+    ):
         run(request_for(limits={"max_prompt_tokens": 2}), tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
 
 
 def test_generate_samples_with_vllm_where_it_is_asked_to(request_for: Any, stand_in_vllm: None, tmp_path: Path) -> None:
-    prompts, responses, counts = generated(request_for(generation=GenerationConfig(samples_per_prompt=2, engine="vllm")), tmp_path / "out")
+    prompts, responses, counts = generated(
+        request_for(generation=GenerationConfig(samples_per_prompt=2, engine="vllm")), tmp_path / "out"
+    )
     assert len(responses) == counts["responses"] == 2 * len(prompts)
     tokenizer = load_tokenizer(request_for().policy)
     for row in responses.itertuples():
@@ -205,7 +226,12 @@ def test_respond_leaves_an_ordinary_stop_word_out_of_the_text(starter_directory:
 
 @pytest.mark.parametrize(
     ("text", "reason", "empty", "unfinished"),
-    [("Yes.", "stop", False, False), (" \n", "stop", True, False), ("Ye", "length", False, True), ("  ", "length", True, False)],
+    [
+        ("Yes.", "stop", False, False),
+        (" \n", "stop", True, False),
+        ("Ye", "length", False, True),
+        ("  ", "length", True, False),
+    ],
 )
 def test_response_is_empty_or_unfinished_but_never_both(text: str, reason: Any, empty: bool, unfinished: bool) -> None:
     response = Response(text, [5], reason)

@@ -29,7 +29,9 @@ def drawn(policy: ModelRef, seeds: list[list[int]], law: SamplingParams = LAW) -
     return sampled
 
 
-def test_vllm_gives_a_response_for_each_seed_and_equal_ones_for_equal_seeds(stand_in_vllm: None, starter_directory: Path) -> None:
+def test_vllm_gives_a_response_for_each_seed_and_equal_ones_for_equal_seeds(
+    stand_in_vllm: None, starter_directory: Path
+) -> None:
     policy = start_ref(starter_directory, "main")
     sampled = drawn(policy, [[11, 12, 11], [11, 13, 14]])
     assert [one[:2] for one in sampled] == [(prompt, number) for prompt in range(2) for number in range(3)]
@@ -53,7 +55,9 @@ def test_vllm_samples_from_the_adapter(stand_in_vllm: None, starter_directory: P
 
     from components.models.adapters import with_fresh_adapter
 
-    model: Any = with_fresh_adapter(AutoModelForCausalLM.from_pretrained(starter_directory), LoraConfig(rank=4), SoftPromptConfig())
+    model: Any = with_fresh_adapter(
+        AutoModelForCausalLM.from_pretrained(starter_directory), LoraConfig(rank=4), SoftPromptConfig()
+    )
     with torch.no_grad():
         for weight in model.parameters():
             if weight.requires_grad:
@@ -75,7 +79,9 @@ def vllm_processes() -> list[psutil.Process]:
     return found
 
 
-def test_vllm_that_cannot_load_says_why_and_leaves_no_process(stand_in_vllm: None, starter_directory: Path, tmp_path: Path) -> None:
+def test_vllm_that_cannot_load_says_why_and_leaves_no_process(
+    stand_in_vllm: None, starter_directory: Path, tmp_path: Path
+) -> None:
     model = tmp_path / "model"
     model.mkdir()
     (model / "broken").touch()
@@ -93,7 +99,9 @@ def test_vllm_refuses_a_response_that_ended_for_another_reason(
     from components.generation.vllm import session
 
     monkeypatch.setattr(session.Session, "_hear", lambda self: [0, 0, [5], "abort"])
-    with pytest.raises(RuntimeError, match=r"vLLM ended a response by 'abort': set `generation: \{engine: transformers\}`"):
+    with pytest.raises(
+        RuntimeError, match=r"vLLM ended a response by 'abort': set `generation: \{engine: transformers\}`"
+    ):
         drawn(start_ref(starter_directory, "main"), [[1], [2]])
 
 
@@ -112,12 +120,17 @@ def test_vllm_that_is_not_installed_is_told_before_the_first_file(monkeypatch: p
     ],
 )
 def test_config_refuses_what_vllm_does_not_sample(odd: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"generation.engine vllm does not sample with .*: set `generation: \{engine: transformers\}`"):
+    with pytest.raises(
+        ValueError, match=r"generation.engine vllm does not sample with .*: set `generation: \{engine: transformers\}`"
+    ):
         CampaignConfig(campaign="c", generation=GenerationConfig(engine="vllm"), **odd)
 
 
 def test_an_adapter_that_vllm_does_not_take_is_refused(stand_in_vllm: None, tmp_path: Path) -> None:
     write_json(tmp_path / "adapter_config.json", {"r": 1024})
     policy = ModelRef(round=1, base="base", adapter=tmp_path, base_digest="b", digest="d")
-    with pytest.raises(ValueError, match="vLLM takes adapters up to rank 512, not 1024: set"), loaded(policy, dtype="float32", longest=8):
+    with (
+        pytest.raises(ValueError, match="vLLM takes adapters up to rank 512, not 1024: set"),
+        loaded(policy, dtype="float32", longest=8),
+    ):
         pass

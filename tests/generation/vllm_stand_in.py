@@ -1,4 +1,6 @@
-"""What stands in for vLLM, which is too large to install for a test: its names and arguments as vLLM has them, over transformers' models.
+"""What stands in for vLLM, which is too large to install for a test.
+
+Its names and arguments as vLLM has them, over transformers' models.
 
 `make bench` runs the real one. A model whose directory holds `broken` does not load.
 """
@@ -58,7 +60,12 @@ class LLM:
 
     @torch.inference_mode()
     def generate(
-        self, prompts: Sequence[dict[str, list[int]]], laws: Sequence[SamplingParams], *, use_tqdm: bool, lora_request: LoRARequest | None
+        self,
+        prompts: Sequence[dict[str, list[int]]],
+        laws: Sequence[SamplingParams],
+        *,
+        use_tqdm: bool,
+        lora_request: LoRARequest | None,
     ) -> list[Any]:
         if lora_request is not None and not self.adapted:
             from peft import PeftModel

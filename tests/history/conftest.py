@@ -41,7 +41,9 @@ class Campaign:
         """Publishes round 0."""
         self.directory.mkdir()
         write_json(self.directory / "config.json", self.config)
-        write_state(self.directory, State(campaign=self.directory.name, champion=Champion(round=0, digest=self.start_digest)))
+        write_state(
+            self.directory, State(campaign=self.directory.name, champion=Champion(round=0, digest=self.start_digest))
+        )
         self._publish_start()
 
     @property
@@ -56,7 +58,9 @@ class Campaign:
     def policy_digest(self, round: int) -> str:
         return digest(["policy", self.directory.name, round]) if round else self.start_digest
 
-    def round(self, round: int, *, promoted: bool = True, reference: int | None = None, weights: str = "model") -> RoundRecord:
+    def round(
+        self, round: int, *, promoted: bool = True, reference: int | None = None, weights: str = "model"
+    ) -> RoundRecord:
         """Publishes all stages of a round and finishes it."""
         champion = self.state.champion
         record = self._record(round, promoted, self.policy_digest(champion.round if reference is None else reference))
@@ -79,7 +83,9 @@ class Campaign:
         return RoundRecord(
             round=round,
             promoted=promoted,
-            reasons=("lower bound 0.69 is above 0.5",) if promoted else ("lower bound 0.41 is not above 0.5", "too long"),
+            reasons=("lower bound 0.69 is above 0.5",)
+            if promoted
+            else ("lower bound 0.41 is not above 0.5", "too long"),
             num_pairs=80 + round,
             win_rate_vs_champion=interval(0.75 if promoted else 0.46875),
             win_rate_vs_start=interval(0.6875 + round / 64),
@@ -97,32 +103,59 @@ class Campaign:
         counts = {"num_train_prompts": 4, "num_held_out_prompts": 4, "dropped_duplicates": 0, "dropped_held_out": 0}
         with publishing(self.stage(0, "start"), stage="start", version=1, key="k") as work:
             for name in ("train_prompts", "held_out_prompts"):
-                rows = [(f"{name}-{row}", json.dumps([{"role": "user", "content": f"hello {row}"}])) for row in range(4)]
+                rows = [
+                    (f"{name}-{row}", json.dumps([{"role": "user", "content": f"hello {row}"}])) for row in range(4)
+                ]
                 write_table(work.path / f"{name}.parquet", pd.DataFrame(rows, columns=["prompt_id", "messages"]))
             _write_weights(work.path / "model", "start")
             write_json(work.path / "start.json", {"model": model, "judge": judge, "evaluation_judge": judge, **counts})
 
     def _publish_data(self, round: int) -> None:
-        with publishing(self.stage(round, "generate_responses"), stage="generate_responses", version=1, key="k") as work:
+        with publishing(
+            self.stage(round, "generate_responses"), stage="generate_responses", version=1, key="k"
+        ) as work:
             write_table(work.path / "prompts.parquet", pd.DataFrame({"prompt_id": [f"a{round}"], "messages": ["[]"]}))
-            answer = {"prompt_id": f"a{round}", "sample_id": 0, "text": "sorry", "token_ids": [5], "n_tokens": 1, "finish_reason": "stop"}
+            answer = {
+                "prompt_id": f"a{round}",
+                "sample_id": 0,
+                "text": "sorry",
+                "token_ids": [5],
+                "n_tokens": 1,
+                "finish_reason": "stop",
+            }
             write_table(work.path / "responses.parquet", pd.DataFrame([answer | {"seed": 7}]))
             write_json(
                 work.path / "generate.json",
                 {"prompts": 1, "responses": 1, "skipped_long_prompts": 0, "tokens": 1, "unfinished": 0, "empty": 0},
             )
-        counts = {"prompts": 100, "responses": 400, "verdicts": 400, "invalid_verdicts": 2, "pairs": 90, "ties": 6, "below_margin": 3}
+        counts = {
+            "prompts": 100,
+            "responses": 400,
+            "verdicts": 400,
+            "invalid_verdicts": 2,
+            "pairs": 90,
+            "ties": 6,
+            "below_margin": 3,
+        }
         pairs = pd.DataFrame([pair(round, number) for number in (1, 2)])
-        with publishing(self.stage(round, "collect_preferences"), stage="collect_preferences", version=1, key="k") as work:
+        with publishing(
+            self.stage(round, "collect_preferences"), stage="collect_preferences", version=1, key="k"
+        ) as work:
             write_json(work.path / "collect.json", {**counts, "no_verdict": 1, "mean_score": 1.125})
             write_table(work.path / "preferences.parquet", pairs)
             write_verdicts(work.path, [Verdict(f"v{round}", f"a{round}", 0, None, 1.0, "ok", "rule:support_reply", "")])
         counts = {"received": 90, "replayed": 0, "train": 80, "eval": 8, "quarantined": 2}
         with publishing(self.stage(round, "validate_data"), stage="validate_data", version=1, key="k") as work:
             checked = pairs.assign(origin_round=round)
-            for name, table in (("train", checked), ("eval", checked.head(1)), ("quarantine", checked.head(0).assign(reason=""))):
+            for name, table in (
+                ("train", checked),
+                ("eval", checked.head(1)),
+                ("quarantine", checked.head(0).assign(reason="")),
+            ):
                 write_table(work.path / f"{name}.parquet", table)
-            write_json(work.path / "validation.json", {**counts, "quarantine_share": 0.0222, "reasons": {"duplicate": 2}})
+            write_json(
+                work.path / "validation.json", {**counts, "quarantine_share": 0.0222, "reasons": {"duplicate": 2}}
+            )
 
     def _publish_training(self, round: int, started_from: str, record: RoundRecord, weights: str) -> None:
         content = {
@@ -141,7 +174,12 @@ class Campaign:
             "eval": {"loss": 0.4, "rewards/accuracies": 0.875, "rewards/margins": 0.625, "num_pairs": 8},
         }
         step = {"step": 1, "epoch": 1.0, "loss": 0.5, "learning_rate": 1e-4, "grad_norm": 1.5, "time": 1.8e9}
-        step |= {"rewards/chosen": 0.125, "rewards/rejected": -0.125, "rewards/margins": 0.25, "rewards/accuracies": 0.625}
+        step |= {
+            "rewards/chosen": 0.125,
+            "rewards/rejected": -0.125,
+            "rewards/margins": 0.25,
+            "rewards/accuracies": 0.625,
+        }
         step |= {"logps/chosen": -20.0, "logps/rejected": -30.0, "pairs_per_second": 20.0, "tokens_per_second": 900.0}
         with publishing(self.stage(round, "dpo_train"), stage="dpo_train", version=1, key="k") as work:
             (work.path / "metrics.jsonl").write_text(json.dumps(step) + "\n")
@@ -173,18 +211,30 @@ class Campaign:
 def pair(round: int, number: int) -> dict[str, Any]:
     prompt = json.dumps([{"role": "user", "content": f"hello {number}"}])
     answers = {"chosen": f"good {round}", "rejected": f"bad {number}"}
-    judged = {"p": 1.0, "margin": 0.5, "tag": "helpfulness", "judge": "rule:support_reply", "verdict_ids": [f"v{round}"]}
+    judged = {
+        "p": 1.0,
+        "margin": 0.5,
+        "tag": "helpfulness",
+        "judge": "rule:support_reply",
+        "verdict_ids": [f"v{round}"],
+    }
     return {"pair_id": f"p{number}", "prompt_id": f"a{number}", "prompt": prompt, **answers, **judged}
 
 
 def samples(round: int) -> pd.DataFrame:
     """Three held-out prompts; every round answers the first alike, and has the third to itself."""
-    prompts = {"h0": "Where is order 12?", "h1": "It [bold]broke[/bold].", f"own-{round}": f"Only round {round} met this."}
+    prompts = {
+        "h0": "Where is order 12?",
+        "h1": "It [bold]broke[/bold].",
+        f"own-{round}": f"Only round {round} met this.",
+    }
     answers = {name: ["hm", "no", "?"] for name in ("start", "champion")}
     answers["challenger"] = ["It is on its way.", f"Sorry, says round {round}.", "Yes."]
     rewards = {f"reward_{name}": [0.5, 1.5, 2.5] for name in POLICIES}
     outcomes = {"outcome_vs_champion": [1.0, 0.5, 0.0], "outcome_vs_start": [1.0, 0.5, None]}
-    return pd.DataFrame({"prompt_id": list(prompts), "prompt": list(prompts.values()), **answers, **rewards, **outcomes})
+    return pd.DataFrame(
+        {"prompt_id": list(prompts), "prompt": list(prompts.values()), **answers, **rewards, **outcomes}
+    )
 
 
 def _write_weights(directory: Path, content: str) -> None:
@@ -246,7 +296,10 @@ def run_four_rounds(campaign: Campaign) -> None:
 
 @pytest.fixture(scope="session")
 def recorded_once(tmp_path_factory: pytest.TempPathFactory, migrated_store: Path) -> Path:
-    """A runs directory whose four rounds are in MLflow: recording takes seconds, copying does not. The copy's store names files here."""
+    """A runs directory whose four rounds are in MLflow: recording takes seconds, copying does not.
+
+    The copy's store names files here.
+    """
     runs = tmp_path_factory.mktemp("recorded")
     shutil.copy(migrated_store, runs / "mlflow.db")
     campaign = Campaign(runs, "demo")

@@ -26,11 +26,17 @@ def invoke(*arguments: str) -> Any:
 
 
 def with_weights(campaign: Any) -> set[int]:
-    return {round for round in range(1, campaign.state.last_round + 1) if (campaign.stage(round, "dpo_train") / "model").is_dir()}
+    return {
+        round
+        for round in range(1, campaign.state.last_round + 1)
+        if (campaign.stage(round, "dpo_train") / "model").is_dir()
+    }
 
 
 def files(directory: Path) -> set[str]:
-    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file() and path.name != ".lock"}
+    return {
+        str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file() and path.name != ".lock"
+    }
 
 
 def collected(found: list[Collected]) -> list[tuple[int, str]]:
@@ -92,7 +98,12 @@ def test_gc_dry_run_says_the_same_and_changes_nothing(six: Any, runs: Path, stor
 
 
 def test_gc_removes_leftovers_and_checkpoints_of_finished_rounds_but_not_of_the_open_one(six: Any) -> None:
-    left = [six.stage(2, ".evaluate.old-17"), six.stage(7, ".dpo_train.tmp-17"), six.stage(2, "checkpoints"), six.stage(0, ".start.tmp-1")]
+    left = [
+        six.stage(2, ".evaluate.old-17"),
+        six.stage(7, ".dpo_train.tmp-17"),
+        six.stage(2, "checkpoints"),
+        six.stage(0, ".start.tmp-1"),
+    ]
     needed = six.stage(7, "checkpoints")
     for directory in (*left, needed):
         directory.mkdir(parents=True)
@@ -161,7 +172,9 @@ def test_gc_while_mlflow_is_down_frees_the_disk_and_the_copy_follows(
     assert collected(collect_garbage(six.directory, keep=4, dry_run=False)) == [(2, "copy in MLflow")]
 
 
-def test_recording_a_collected_round_again_uploads_nothing_and_fails_on_nothing(six: Any, runs: Path, store: Path) -> None:
+def test_recording_a_collected_round_again_uploads_nothing_and_fails_on_nothing(
+    six: Any, runs: Path, store: Path
+) -> None:
     for round in (1, 2, 3, 6):
         six.track(round)
     collect_garbage(six.directory, keep=1, dry_run=False)

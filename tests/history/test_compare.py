@@ -58,7 +58,9 @@ def test_compare_digests_are_those_of_the_files(demo: Any) -> None:
 
 
 def test_compare_config_shows_a_change_that_was_accepted_in_between_and_no_other(demo: Any) -> None:
-    changed = CampaignConfig.model_validate(demo.config | {"num_rounds": 7, "training": demo.config["training"] | {"beta": 0.3}})
+    changed = CampaignConfig.model_validate(
+        demo.config | {"num_rounds": 7, "training": demo.config["training"] | {"beta": 0.3}}
+    )
     pin_config(demo.directory, changed, accept_changes=True)
     demo.round(5)
     assert compared("demo/1", "demo/4").config == ()
@@ -66,17 +68,23 @@ def test_compare_config_shows_a_change_that_was_accepted_in_between_and_no_other
     assert compared("demo/5", "demo/1").config == ("training.beta: 0.3 -> 0.1",)
 
 
-def test_compare_two_campaigns_shows_their_configs_and_warns_when_measured_differently(demo: Any, make_campaign: Any) -> None:
+def test_compare_two_campaigns_shows_their_configs_and_warns_when_measured_differently(
+    demo: Any, make_campaign: Any
+) -> None:
     other = make_campaign("other", seed=18)
     other.round(1)
     comparison = compared("demo/1", "other/1")
     assert comparison.config == ("seed: 17 -> 18",)
-    assert comparison.warnings == ("win rates and rewards cannot be set against each other: they are measured against other start models",)
+    assert comparison.warnings == (
+        "win rates and rewards cannot be set against each other: they are measured against other start models",
+    )
     start = other.stage(0, "start") / "start.json"
     pinned = {"config": other.config["judge"], "digest": digest("another rule")}
     model = {"round": 0, "base": "model", "base_digest": demo.start_digest, "digest": demo.start_digest}
     write_json(start, {"model": model, "judge": pinned, "evaluation_judge": pinned})
-    assert [warning.partition(": ")[2] for warning in compared("demo/1", "other/1").warnings] == ["another judge compared their answers"]
+    assert [warning.partition(": ")[2] for warning in compared("demo/1", "other/1").warnings] == [
+        "another judge compared their answers"
+    ]
     assert compared("demo/1", "demo/3").warnings == ()
 
 
@@ -97,13 +105,24 @@ def test_compare_prints_both_sides_and_a_models_text_as_text(demo: Any) -> None:
     table.to_parquet(path)
     told = invoke("demo/1", "demo/2")
     assert told.exit_code == 0, told.output
-    for text in ("demo/1", "demo/2", "promoted", "refused", "It [bold]broke[/bold].", "[red]now", "Sorry, says round 2.", "policy *"):
+    for text in (
+        "demo/1",
+        "demo/2",
+        "promoted",
+        "refused",
+        "It [bold]broke[/bold].",
+        "[red]now",
+        "Sorry, says round 2.",
+        "policy *",
+    ):
         assert text in told.output, text
     assert "\x1b[31m" not in told.output
     assert "MLflow" not in told.output
 
 
-def test_compare_links_mlflows_page_of_both_runs_when_there_is_a_server(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compare_links_mlflows_page_of_both_runs_when_there_is_a_server(
+    demo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for round, experiment in ((1, "4"), (2, "5")):
         tracked = {"run_id": f"run{round}", "experiment_id": experiment, "model_version": round}
         write_json(demo.directory / f"round-00{round}" / "tracking.json", tracked)

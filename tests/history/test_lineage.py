@@ -37,8 +37,14 @@ def test_lineage_goes_through_each_parent_to_the_start_and_past_no_refused_round
     found = traced("demo/4")
     assert [model.what for model in found.models] == ["round 4", "round 3", "round 1", "the start model"]
     assert [model.digest for model in found.models] == [tracked.policy_digest(round) for round in (4, 3, 1, 0)]
-    assert [child(model, "trained from").note for model in found.models[:-1]] == ["round 3", "round 1", "the start model"]
-    assert [child(model, "trained from").digest for model in found.models[:-1]] == [model.digest for model in found.models[1:]]
+    assert [child(model, "trained from").note for model in found.models[:-1]] == [
+        "round 3",
+        "round 1",
+        "the start model",
+    ]
+    assert [child(model, "trained from").digest for model in found.models[:-1]] == [
+        model.digest for model in found.models[1:]
+    ]
     assert found.damaged == []
 
 
@@ -49,7 +55,8 @@ def test_lineage_names_every_parent_by_the_digest_of_its_file(tracked: Any) -> N
         ("train pairs",): tracked.stage(3, "validate_data") / "train.parquet",
         ("train pairs", "preferences"): tracked.stage(3, "collect_preferences") / "preferences.parquet",
         ("train pairs", "preferences", "verdicts"): tracked.stage(3, "collect_preferences") / "verdicts.parquet",
-        ("train pairs", "preferences", "verdicts", "responses"): tracked.stage(3, "generate_responses") / "responses.parquet",
+        ("train pairs", "preferences", "verdicts", "responses"): tracked.stage(3, "generate_responses")
+        / "responses.parquet",
         ("evaluation",): tracked.stage(3, "evaluate") / "evaluation.json",
     }
     for place, path in chain.items():
@@ -63,7 +70,9 @@ def test_lineage_names_every_parent_by_the_digest_of_its_file(tracked: Any) -> N
     assert len(str(child(model, "config").digest)) == 64
 
 
-@pytest.mark.parametrize(("name", "round"), [("demo@champion", 3), ("demo@challenger", 4), ("models:/demo@champion", 3), ("demo/2", 2)])
+@pytest.mark.parametrize(
+    ("name", "round"), [("demo@champion", 3), ("demo@challenger", 4), ("models:/demo@champion", 3), ("demo/2", 2)]
+)
 def test_lineage_aliases_lead_to_their_versions(tracked: Any, name: str, round: int) -> None:
     assert traced(name).version == f"demo/{round}"
     assert traced(name).models[0].digest == tracked.policy_digest(round)
@@ -114,7 +123,9 @@ def test_lineage_marks_what_changed_or_is_gone_wherever_it_lies(tracked: Any) ->
 
 def test_lineage_training_record_that_was_changed_is_no_witness(tracked: Any) -> None:
     path = tracked.stage(3, "dpo_train") / "train.json"
-    write_json(path, read_json(path) | {"start_digest": tracked.policy_digest(2), "reference_digest": tracked.policy_digest(2)})
+    write_json(
+        path, read_json(path) | {"start_digest": tracked.policy_digest(2), "reference_digest": tracked.policy_digest(2)}
+    )
     found = traced("demo/3")
     assert [model.what for model in found.models] == ["round 3", "round 1", "the start model"]
     assert child(found.models[0], "trained from").digest is None
@@ -153,7 +164,9 @@ def test_lineage_json_holds_whole_digests_and_the_damage(tracked: Any) -> None:
     assert content["damaged"] == ["round-003/validate_data/train.parquet"]
 
 
-def test_lineage_start_model_outside_the_campaign_is_checked_by_its_tensors(demo: Any, store: Path, tmp_path: Path) -> None:
+def test_lineage_start_model_outside_the_campaign_is_checked_by_its_tensors(
+    demo: Any, store: Path, tmp_path: Path
+) -> None:
     import torch
     from safetensors.torch import save_file
 
@@ -161,7 +174,9 @@ def test_lineage_start_model_outside_the_campaign_is_checked_by_its_tensors(demo
 
     base = tmp_path / "elsewhere"
     base.mkdir()
-    save_file({"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(3, dtype=torch.bfloat16)}, base / "model.safetensors")
+    save_file(
+        {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(3, dtype=torch.bfloat16)}, base / "model.safetensors"
+    )
     path = demo.stage(0, "start") / "start.json"
     model = start_ref(base, revision="main").model_dump(mode="json") | {"digest": demo.start_digest}
     write_json(path, read_json(path) | {"model": model})

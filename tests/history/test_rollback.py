@@ -76,7 +76,9 @@ def test_rollback_next_round_starts_from_the_restored_champion(demo: Any) -> Non
         (("nope", "1"), "no campaign nope"),
     ],
 )
-def test_rollback_to_what_cannot_be_champion_is_refused_in_one_line(demo: Any, arguments: tuple[str, ...], said: str) -> None:
+def test_rollback_to_what_cannot_be_champion_is_refused_in_one_line(
+    demo: Any, arguments: tuple[str, ...], said: str
+) -> None:
     before = (demo.directory / "campaign.json").read_text()
     told = invoke(*arguments)
     assert told.exit_code == 2
@@ -131,7 +133,10 @@ def test_rollback_while_a_round_is_open_says_so_and_its_stages_are_made_again(de
     before = key()
     told = invoke("demo", "1")
     assert told.exit_code == 0
-    assert "a start is open that goes to round 6: what round 5 has published from the former champion is made again" in told.output
+    assert (
+        "a start is open that goes to round 6: what round 5 has published from the former champion is made again"
+        in told.output
+    )
     assert demo.state.target == 6
     assert key() != before
 
@@ -174,14 +179,20 @@ def test_rollback_while_mlflow_is_down_moves_the_state_and_the_alias_follows_wit
     assert aliases(runs)["champion"] == 1, "an old promoted round that is recorded again takes the crown back"
 
 
-def test_tag_champion_of_a_round_is_who_it_was_then_whatever_was_rolled_back_later(demo: Any, runs: Path, store: Path) -> None:
+def test_tag_champion_of_a_round_is_who_it_was_then_whatever_was_rolled_back_later(
+    demo: Any, runs: Path, store: Path
+) -> None:
     from components.tracking import read_versions
 
     roll_back(demo.directory, 1)
     demo.round(5, promoted=False)
     for round in (1, 4, 5):
         demo.track(round)
-    assert {entry.tags["round"]: entry.tags["champion"] for entry in read_versions(runs, "demo")} == {"1": "1", "4": "3", "5": "1"}
+    assert {entry.tags["round"]: entry.tags["champion"] for entry in read_versions(runs, "demo")} == {
+        "1": "1",
+        "4": "3",
+        "5": "1",
+    }
 
 
 def test_rollback_is_shown_by_status_and_report(demo: Any) -> None:

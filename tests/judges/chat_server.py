@@ -1,4 +1,6 @@
-"""A chat endpoint on loopback that answers by a script, with the faults of real ones. Tests take it by the fixture `chat_server`.
+"""A chat endpoint on loopback that answers by a script, with the faults of real ones.
+
+Tests take it by the fixture `chat_server`.
 
     server = chat_server(lambda request: '{"verdict": "A", "reason": "short"}', faults=[status(500), hang, None, reset])
     config = JudgeConfig(kind="llm", endpoint=server.endpoint(concurrency=1))
@@ -101,13 +103,21 @@ def completion(request: dict[str, Any], text: str, finish: str = "stop") -> byte
     asked = sum(len(message["content"]) for message in request["messages"])
     usage = {"prompt_tokens": asked // 4, "completion_tokens": len(text) // 4}
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
-    return json.dumps({"object": "chat.completion", "model": request["model"], "choices": [choice], "usage": usage}).encode()
+    return json.dumps(
+        {"object": "chat.completion", "model": request["model"], "choices": [choice], "usage": usage}
+    ).encode()
 
 
 def quoted_texts(request: dict[str, Any]) -> list[str]:
-    """The texts that a judge's question gives as data, in their order: the conversation, then answers and whatever else is judged."""
+    """The texts that a judge's question gives as data, in their order.
+
+    The conversation, then answers and whatever else is judged.
+    """
     # Before the first of them the notice shows what the markers look like.
-    return [part.split("\n<<end of data")[0].split(">>\n", 1)[1] for part in request["messages"][0]["content"].split("<<data ")[2:]]
+    return [
+        part.split("\n<<end of data")[0].split(">>\n", 1)[1]
+        for part in request["messages"][0]["content"].split("<<data ")[2:]
+    ]
 
 
 def status(code: int, message: str = "scripted", **headers: str) -> Fault:

@@ -64,14 +64,18 @@ def test_debate_that_prefers_a_place_ends_in_a_tie(chat_server: Start, tmp_path:
     assert (conclusion.score, conclusion.detail) == (0.5, "the orders disagree")
 
 
-def test_debate_repeats_the_verdict_and_not_the_cases_and_asks_nothing_of_equal_texts(chat_server: Start, tmp_path: Path) -> None:
+def test_debate_repeats_the_verdict_and_not_the_cases_and_asks_nothing_of_equal_texts(
+    chat_server: Start, tmp_path: Path
+) -> None:
     server = chat_server(debating)
     verdicts = judged(server, tmp_path, repeat_share=1.0)
     assert [verdict.part for verdict in verdicts] == ["repeat forward", "repeat backward", "forward", "backward", ""]
     assert len(server.requests) == 8
     equal = Group("q", GROUP.messages, ((3, "same"), (4, "same")))
     server.requests.clear()
-    assert [(verdict.sample_id, verdict.opponent_id, verdict.score) for verdict in judged(server, tmp_path, equal)] == [(3, 4, 0.5)]
+    assert [(verdict.sample_id, verdict.opponent_id, verdict.score) for verdict in judged(server, tmp_path, equal)] == [
+        (3, 4, 0.5)
+    ]
     assert server.requests == []
 
 

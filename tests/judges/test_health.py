@@ -13,7 +13,8 @@ from components.records import JudgeUnavailable
 
 NUM_PROMPTS = 40
 GROUPS = [
-    Group(f"p{number}", [{"role": "user", "content": f"{number}"}], ((0, "short"), (1, "longer one"))) for number in range(NUM_PROMPTS)
+    Group(f"p{number}", [{"role": "user", "content": f"{number}"}], ((0, "short"), (1, "longer one")))
+    for number in range(NUM_PROMPTS)
 ]
 
 
@@ -98,10 +99,15 @@ def test_length_preference_is_the_share_of_decided_comparisons_that_the_longer_r
 
 
 def test_length_preference_of_a_judge_that_scores_is_over_all_pairs_of_different_responses() -> None:
-    group = Group("p", [{"role": "user", "content": "q"}], ((0, "a"), (1, "bbb"), (2, "cc"), (3, "a "), (4, "dd"), (5, "unscored")))
+    group = Group(
+        "p",
+        [{"role": "user", "content": "q"}],
+        ((0, "a"), (1, "bbb"), (2, "cc"), (3, "a "), (4, "dd"), (5, "unscored")),
+    )
     verdicts = scoring([(1.0, 3.0, 0.0, 1.0, 3.0, None)], [group])
     health = measure_health(verdicts, [group], seed=1)
-    # Pairs of different texts: a-bbb, a-cc, a-dd, bbb-cc, bbb-a, bbb-dd (tie), cc-a, cc-dd (same length), a-dd; twice "a" is no pair.
+    # Pairs of different texts: a-bbb, a-cc, a-dd, bbb-cc, bbb-a, bbb-dd (tie), cc-a, cc-dd (same length), a-dd; twice
+    # "a" is no pair.
     assert health.length_preference is not None
     assert health.length_preference.value == pytest.approx(5 / 7)
     assert health.tie_share is not None
@@ -129,7 +135,9 @@ def test_parts_of_a_jury_tell_who_agrees_with_it() -> None:
     silent = as_part(scoring([(None, None)] * 10), "silent")
     health = measure_health([*steady, *contrary, *scorer, *silent, *concluded], GROUPS, seed=1)
     assert list(health.parts) == ["contrary", "llm:org/model", "rule:x", "silent"]
-    agreement = {name: part.agreement and (part.agreement.value, part.agreement.n) for name, part in health.parts.items()}
+    agreement = {
+        name: part.agreement and (part.agreement.value, part.agreement.n) for name, part in health.parts.items()
+    }
     assert agreement == {"contrary": (0.0, 8), "llm:org/model": (1.0, 10), "rule:x": (0.5, 10), "silent": None}
     assert {name: part.accuracy for name, part in health.parts.items()} == {
         "contrary": pytest.approx(0.0),
@@ -137,7 +145,9 @@ def test_parts_of_a_jury_tell_who_agrees_with_it() -> None:
         "rule:x": pytest.approx(0.5),
         "silent": None,
     }
-    consistent = {name: part.position_consistency and part.position_consistency.value for name, part in health.parts.items()}
+    consistent = {
+        name: part.position_consistency and part.position_consistency.value for name, part in health.parts.items()
+    }
     assert consistent == {"contrary": 0.8, "llm:org/model": 1.0, "rule:x": None, "silent": None}
     assert health.position_consistency is not None
     assert health.position_consistency.value == pytest.approx((8 * 1 + 2 * 0.5) / 10)
@@ -163,10 +173,17 @@ def test_health_twice_is_the_same() -> None:
             comparing([(0.5, 0.5), (1.0, 0.0)] * 20),
             r"tie share is 0\.500 .* above preferences.max_tie_share = 0\.3; ",
         ),
-        ("max_length_preference", 0.8, scoring([(1.0, 2.0)] * NUM_PROMPTS), r"length preference is 1\.000 .*goes by length"),
+        (
+            "max_length_preference",
+            0.8,
+            scoring([(1.0, 2.0)] * NUM_PROMPTS),
+            r"length preference is 1\.000 .*goes by length",
+        ),
     ],
 )
-def test_limit_that_is_broken_beyond_chance_stops_the_round(knob: str, value: float, verdicts: list[Verdict], told: str) -> None:
+def test_limit_that_is_broken_beyond_chance_stops_the_round(
+    knob: str, value: float, verdicts: list[Verdict], told: str
+) -> None:
     at_limit = 0.5 if knob != "max_length_preference" else 0.95
     check_limits("judge", measure_health(verdicts, GROUPS, seed=1), PreferencesConfig(**{knob: at_limit}))
     with pytest.raises(JudgeUnavailable, match=told):
@@ -177,7 +194,8 @@ def test_limit_on_repetition_stops_a_judge_that_contradicts_itself() -> None:
     said = comparing([(1.0, 0.0)] * NUM_PROMPTS)
     again = [make_verdict("judge", group, 0, Opinion(0.0), opponent_id=1, part="repeat forward") for group in GROUPS]
     with pytest.raises(
-        JudgeUnavailable, match=r"judge judge: its repetition stability is 0\.000 .* below preferences.min_repetition_stability"
+        JudgeUnavailable,
+        match=r"judge judge: its repetition stability is 0\.000 .* below preferences.min_repetition_stability",
     ):
         check_limits("judge", measure_health([*said, *again], GROUPS, seed=1), PreferencesConfig())
 
@@ -187,5 +205,7 @@ def test_limit_is_not_broken_by_a_handful_of_prompts() -> None:
 
 
 def test_limit_is_not_broken_by_what_cannot_be_measured() -> None:
-    strict = PreferencesConfig(min_position_consistency=1.0, min_repetition_stability=1.0, max_tie_share=0.0, max_length_preference=0.0)
+    strict = PreferencesConfig(
+        min_position_consistency=1.0, min_repetition_stability=1.0, max_tie_share=0.0, max_length_preference=0.0
+    )
     check_limits("judge", measure_health([], GROUPS, seed=1), strict)

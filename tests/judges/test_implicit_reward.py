@@ -25,7 +25,10 @@ TEXTS = ("Sorry about that.", "I am sorry to hear that. We will replace your ket
 def models(starter_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelRef]:
     """The start model, and one that clearly moved from it."""
     start, moved = start_ref(starter_directory, revision="main"), tmp_path_factory.mktemp("moved")
-    model, chance = load_policy(start, dtype=torch.float32, device=torch.device("cpu")), torch.Generator().manual_seed(1)
+    model, chance = (
+        load_policy(start, dtype=torch.float32, device=torch.device("cpu")),
+        torch.Generator().manual_seed(1),
+    )
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.3 * weight.std() * torch.randn(weight.shape, generator=chance))
@@ -35,10 +38,14 @@ def models(starter_directory: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def groups() -> list[Group]:
-    return [Group(f"p{number}", messages, tuple(enumerate(TEXTS))) for number, messages in enumerate(train_prompts()[:3])]
+    return [
+        Group(f"p{number}", messages, tuple(enumerate(TEXTS))) for number, messages in enumerate(train_prompts()[:3])
+    ]
 
 
-def judged(models: dict[str, ModelRef], asked: Sequence[Group], *, limits: PolicyConfig = LIMITS, **knobs: Any) -> list[Verdict]:
+def judged(
+    models: dict[str, ModelRef], asked: Sequence[Group], *, limits: PolicyConfig = LIMITS, **knobs: Any
+) -> list[Verdict]:
     context = JudgeContext(Path("unused"), limits=limits, **models)
     return load_judge(JudgeConfig(kind="implicit_reward", **knobs), context).judge(asked)
 
@@ -49,7 +56,10 @@ def by_response(verdicts: Sequence[Verdict]) -> dict[tuple[str, int], float | No
 
 def plain_logp(ref: ModelRef, messages: Any, text: str) -> float:
     """One forward over one unpadded text; the answer ends with the end-of-turn token, unless it is cut."""
-    tokenizer, model = AutoTokenizer.from_pretrained(ref.base), AutoModelForCausalLM.from_pretrained(ref.base, dtype=torch.float32)
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(ref.base),
+        AutoModelForCausalLM.from_pretrained(ref.base, dtype=torch.float32),
+    )
     prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     whole = tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": text}], tokenize=False)
     prompt_ids, ids = (tokenizer(words, add_special_tokens=False)["input_ids"] for words in (prompt, whole))
@@ -64,13 +74,16 @@ def test_implicit_reward_is_the_difference_of_plain_log_probabilities(models: di
     asked = groups()
     verdicts = judged(models, asked, batch_size=4)
     expected = {
-        (group.prompt_id, number): plain_logp(models["policy"], group.messages, text) - plain_logp(models["start"], group.messages, text)
+        (group.prompt_id, number): plain_logp(models["policy"], group.messages, text)
+        - plain_logp(models["start"], group.messages, text)
         for group in asked
         for number, text in group.responses
     }
     assert by_response(verdicts) == pytest.approx(expected, abs=2e-4)
     assert len({round(score, 2) for score in expected.values()}) == len(expected)
-    assert {(verdict.judge, verdict.opponent_id, verdict.part) for verdict in verdicts} == {("implicit_reward", None, "")}
+    assert {(verdict.judge, verdict.opponent_id, verdict.part) for verdict in verdicts} == {
+        ("implicit_reward", None, "")
+    }
 
 
 def test_implicit_reward_depends_neither_on_order_nor_on_batches(models: dict[str, ModelRef]) -> None:
@@ -113,14 +126,18 @@ def test_implicit_reward_never_holds_two_models(models: dict[str, ModelRef], mon
 
 
 def test_implicit_reward_outside_of_a_campaign_is_refused() -> None:
-    with pytest.raises(ValueError, match="compares a campaign's policy with its start: outside of a campaign use another judge"):
+    with pytest.raises(
+        ValueError, match="compares a campaign's policy with its start: outside of a campaign use another judge"
+    ):
         load_judge(JudgeConfig(kind="implicit_reward"), JudgeContext(Path("unused")))
 
 
 JURY = JudgeConfig(kind="jury", jurors=[{"kind": "rule"}, {"kind": "implicit_reward", "batch_size": 64, "weight": 0.5}])
 
 
-def test_implicit_reward_in_a_jury_abstains_until_the_policy_has_moved_and_votes_then(models: dict[str, ModelRef]) -> None:
+def test_implicit_reward_in_a_jury_abstains_until_the_policy_has_moved_and_votes_then(
+    models: dict[str, ModelRef],
+) -> None:
     asked = [Group("p", train_prompts()[0], tuple(enumerate(TEXTS[:2])))]
     for policy, status, votes in ((models["start"], "invalid", 1), (models["policy"], "ok", 2)):
         context = JudgeContext(Path("unused"), policy=policy, start=models["start"], limits=LIMITS)

@@ -11,7 +11,17 @@ from components.config import JudgeConfig
 from components.judges import rule as rule_module
 from components.judges.health import measure_health
 from components.judges.jury import Juror, JuryJudge
-from components.judges.protocol import BACKWARD, FORWARD, Group, JudgeContext, Opinion, Verdict, conclude_pair, make_verdict, scores
+from components.judges.protocol import (
+    BACKWARD,
+    FORWARD,
+    Group,
+    JudgeContext,
+    Opinion,
+    Verdict,
+    conclude_pair,
+    make_verdict,
+    scores,
+)
 from components.judges.registry import check_judge, describe_judge, judge_digest, load_judge
 
 UNUSED = JudgeContext(Path("unused"))
@@ -26,7 +36,11 @@ class Scoring:
         self.name, self._score = name, score
 
     def judge(self, groups: Sequence[Group]) -> list[Verdict]:
-        return [make_verdict(self.name, group, number, Opinion(self._score(text))) for group in groups for number, text in group.responses]
+        return [
+            make_verdict(self.name, group, number, Opinion(self._score(text)))
+            for group in groups
+            for number, text in group.responses
+        ]
 
 
 class Comparing:
@@ -46,11 +60,17 @@ class Comparing:
 
 def jury(*jurors: Any, votes: str = "majority", weights: Sequence[float] = ()) -> JuryJudge:
     each = weights or [1.0] * len(jurors)
-    return JuryJudge([Juror(lambda judge=judge: judge, weight) for judge, weight in zip(jurors, each, strict=True)], votes=votes)  # type: ignore[misc]
+    return JuryJudge(
+        [Juror(lambda judge=judge: judge, weight) for judge, weight in zip(jurors, each, strict=True)], votes=votes
+    )  # type: ignore[misc]
 
 
 def conclusions(verdicts: Sequence[Verdict]) -> dict[tuple[str, int, int | None], float | None]:
-    return {(verdict.prompt_id, verdict.sample_id, verdict.opponent_id): verdict.score for verdict in verdicts if not verdict.part}
+    return {
+        (verdict.prompt_id, verdict.sample_id, verdict.opponent_id): verdict.score
+        for verdict in verdicts
+        if not verdict.part
+    }
 
 
 LONG, SHORT = Scoring("long", lambda text: float(len(text))), Scoring("short", lambda text: -float(len(text)))
@@ -80,8 +100,17 @@ def test_jury_of_judges_that_compare_concludes_on_what_they_looked_at() -> None:
 def test_juror_without_a_valid_verdict_abstains_and_a_pair_without_votes_is_invalid() -> None:
     picky = Scoring("picky", lambda text: None if text == "a" else float(len(text)))
     found = conclusions(jury(picky, Comparing("pairs", None)).judge(GROUPS))
-    assert found == {("p", 0, 1): None, ("p", 0, 2): None, ("p", 1, 2): pytest.approx(2 / 3), ("q", 4, 7): pytest.approx(2 / 3)}
-    invalid = [verdict for verdict in jury(picky, Comparing("pairs", None)).judge(GROUPS) if not verdict.part and verdict.score is None]
+    assert found == {
+        ("p", 0, 1): None,
+        ("p", 0, 2): None,
+        ("p", 1, 2): pytest.approx(2 / 3),
+        ("q", 4, 7): pytest.approx(2 / 3),
+    }
+    invalid = [
+        verdict
+        for verdict in jury(picky, Comparing("pairs", None)).judge(GROUPS)
+        if not verdict.part and verdict.score is None
+    ]
     assert [verdict.detail for verdict in invalid] == [
         "no juror could judge the pair (1 abstained)",
         "no juror could judge the pair (2 abstained)",
@@ -99,10 +128,17 @@ def test_jury_keeps_every_jurors_verdict_under_its_name() -> None:
 
 
 def test_health_of_a_jury_holds_the_reliability_of_a_juror_who_is_always_wrong() -> None:
-    groups = [Group(f"p{number}", GROUPS[0].messages, ((0, "a" * (1 + number % 3)), (1, "bb" * (1 + number % 2)))) for number in range(40)]
+    groups = [
+        Group(f"p{number}", GROUPS[0].messages, ((0, "a" * (1 + number % 3)), (1, "bb" * (1 + number % 2))))
+        for number in range(40)
+    ]
     judged = jury(LONG, Scoring("long too", lambda text: 2.0 * len(text)), SHORT, votes="dawid_skene").judge(groups)
     accuracy = {name: part.accuracy for name, part in measure_health(judged, groups, seed=1).parts.items()}
-    assert accuracy == {"long": pytest.approx(1, abs=0.05), "long too": pytest.approx(1, abs=0.05), "short": pytest.approx(0, abs=0.05)}
+    assert accuracy == {
+        "long": pytest.approx(1, abs=0.05),
+        "long too": pytest.approx(1, abs=0.05),
+        "short": pytest.approx(0, abs=0.05),
+    }
 
 
 @pytest.mark.parametrize("votes", ["majority", "bradley_terry", "dawid_skene"])
@@ -113,14 +149,24 @@ def test_jury_says_the_same_in_any_order_of_its_jurors(votes: str) -> None:
 
 
 def test_jury_judges_two_comparisons_of_one_prompt_apart() -> None:
-    against = [Group("p", GROUPS[0].messages, ((2, "cc"), (0, "a"))), Group("p", GROUPS[0].messages, ((2, "cc"), (1, "bbb")))]
-    assert conclusions(jury(LONG, LONG).judge(against)) == {("p", 2, 0): pytest.approx(3 / 4), ("p", 2, 1): pytest.approx(1 / 4)}
+    against = [
+        Group("p", GROUPS[0].messages, ((2, "cc"), (0, "a"))),
+        Group("p", GROUPS[0].messages, ((2, "cc"), (1, "bbb"))),
+    ]
+    assert conclusions(jury(LONG, LONG).judge(against)) == {
+        ("p", 2, 0): pytest.approx(3 / 4),
+        ("p", 2, 1): pytest.approx(1 / 4),
+    }
 
 
 @pytest.fixture
 def rules(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, score in {"long": len, "short": lambda text: -len(text), "broken": lambda text: math.nan}.items():
-        monkeypatch.setitem(rule_module.RULES, name, rule_module.Rule(lambda messages, text, score=score: float(score(text)), lambda: "1"))
+        monkeypatch.setitem(
+            rule_module.RULES,
+            name,
+            rule_module.Rule(lambda messages, text, score=score: float(score(text)), lambda: "1"),
+        )
 
 
 def config(*rules: str, votes: str = "majority", **weights: float) -> JudgeConfig:

@@ -16,7 +16,9 @@ def test_principles_every_shipped_file_loads(name: str) -> None:
 
 
 def test_principles_of_a_user_are_read_with_a_vote_each(tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("- {name: kind, text: It is kind.}\n- {name: short, text: It is short., weight: 2.5}\n")
+    (tmp_path / "mine.yaml").write_text(
+        "- {name: kind, text: It is kind.}\n- {name: short, text: It is short., weight: 2.5}\n"
+    )
     assert [tuple(principle) for principle in load_principles(str(tmp_path / "mine.yaml"))] == [
         (("name", "kind"), ("text", "It is kind."), ("weight", 1.0)),
         (("name", "short"), ("text", "It is short."), ("weight", 2.5)),
@@ -44,5 +46,7 @@ def test_principles_that_are_wrong_are_told_in_one_line(text: str, says: str, tm
 
 
 def test_principles_that_do_not_exist_are_told_with_ours() -> None:
-    with pytest.raises(ValueError, match="nonsense is neither a file nor one of ours: use helpful, or name a YAML file"):
+    with pytest.raises(
+        ValueError, match="nonsense is neither a file nor one of ours: use helpful, or name a YAML file"
+    ):
         load_principles("nonsense")

@@ -32,7 +32,9 @@ def test_scores_without_a_valid_verdict_are_absent() -> None:
     assert scores(verdicts) == {("p", 0): 2.0}
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.floats(0, 1)).filter(lambda item: item[0] != item[1])))
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.floats(0, 1)).filter(lambda item: item[0] != item[1]))
+)
 def test_scores_of_swapped_comparisons_are_the_same(comparisons: list[tuple[int, int, float]]) -> None:
     forward = scores(compared(first, second, score) for first, second, score in comparisons)
     backward = scores(compared(second, first, 1 - score) for first, second, score in comparisons)
@@ -77,4 +79,11 @@ def test_equal_texts_are_scored_once_and_only_within_one_conversation() -> None:
     again = replace(GROUP, prompt_id="r", responses=((5, "a"),))
     verdicts = judge_alone("judge", [GROUP, other, again], score)
     assert asked == [("Hi", "a"), ("Hi", "b"), ("Hi", "c"), ("Bye", "a")]
-    assert [(v.prompt_id, v.sample_id) for v in verdicts] == [("p", 0), ("p", 1), ("p", 2), ("q", 0), ("q", 1), ("r", 5)]
+    assert [(v.prompt_id, v.sample_id) for v in verdicts] == [
+        ("p", 0),
+        ("p", 1),
+        ("p", 2),
+        ("q", 0),
+        ("q", 1),
+        ("r", 5),
+    ]

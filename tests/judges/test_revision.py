@@ -45,7 +45,10 @@ def test_revise_writes_what_the_critique_asks_for_and_counts_what_is_none(chat_s
     assert found[1].detail == "no critique: the answer is empty"
     assert "it holds no JSON object" in found[4].detail
     assert all("It is KIND." in request["messages"][0]["content"] for request in server.requests)
-    assert sorted(len(quoted_texts(request)) for request in server.requests if len(request["messages"]) == 1) == [2] * 5 + [3] * 4
+    assert (
+        sorted(len(quoted_texts(request)) for request in server.requests if len(request["messages"]) == 1)
+        == [2] * 5 + [3] * 4
+    )
 
 
 class Writer:
@@ -65,8 +68,12 @@ def judged(group: Group, *, first_wins: float | None, violated: str = "") -> lis
     """The constitution's word on a prompt with two responses, of which the second may violate a principle."""
     backward = None if first_wins is None else 1 - first_wins
     verdicts = conclude_pair("judge", group, 0, 1, forward=Opinion(first_wins), backward=Opinion(backward))
-    checks = [make_verdict("judge", group, 1, Opinion(float(name != violated)), part=KEPT) for name in ("kind", "short")]
-    return verdicts + [as_part(check, f"principle: {name}") for check, name in zip(checks, ("kind", "short"), strict=True)]
+    checks = [
+        make_verdict("judge", group, 1, Opinion(float(name != violated)), part=KEPT) for name in ("kind", "short")
+    ]
+    return verdicts + [
+        as_part(check, f"principle: {name}") for check, name in zip(checks, ("kind", "short"), strict=True)
+    ]
 
 
 def group(name: str) -> Group:
@@ -75,11 +82,20 @@ def group(name: str) -> Group:
 
 def test_revised_pairs_reject_the_worst_response_for_its_revision(tmp_path: Path) -> None:
     groups = [group("a"), group("b"), group("c")]
-    verdicts = [verdict for one, wins in zip(groups, (1.0, 0.0, None), strict=True) for verdict in judged(one, first_wins=wins)]
+    verdicts = [
+        verdict for one, wins in zip(groups, (1.0, 0.0, None), strict=True) for verdict in judged(one, first_wins=wins)
+    ]
     writer = Writer({})
-    found = revised_pairs(groups, verdicts, reviser=writer, judge="judge", preferences=PreferencesConfig(tag="kindness"), seed=3)
-    assert [(row["chosen"], row["rejected"]) for row in found.rows] == [("a two improved", "a two"), ("b one improved", "b one")]
-    assert {(row["p"], row["margin"], row["tag"], row["judge"]) for row in found.rows} == {(1.0, None, "kindness", "judge")}
+    found = revised_pairs(
+        groups, verdicts, reviser=writer, judge="judge", preferences=PreferencesConfig(tag="kindness"), seed=3
+    )
+    assert [(row["chosen"], row["rejected"]) for row in found.rows] == [
+        ("a two improved", "a two"),
+        ("b one improved", "b one"),
+    ]
+    assert {(row["p"], row["margin"], row["tag"], row["judge"]) for row in found.rows} == {
+        (1.0, None, "kindness", "judge")
+    }
     concluded = {verdict.verdict_id for verdict in verdicts if not verdict.part}
     assert all(set(row["verdict_ids"]) < concluded and row["verdict_ids"] for row in found.rows)
     assert found.outcomes == {"a": "paired", "b": "paired", "c": "no_verdict"}

@@ -30,7 +30,9 @@ END, PAD = WORDS.index("<end>"), WORDS.index("<pad>")
 def save_tokenizer(path: Path, template: str | None = TEMPLATE) -> None:
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<end>", additional_special_tokens=WORDS[1:3])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<end>", additional_special_tokens=WORDS[1:3]
+    )
     fast.chat_template = template
     fast.save_pretrained(path)
 
@@ -66,7 +68,10 @@ def groups(number: int = 6) -> list[Group]:
     def text(longest: int) -> str:
         return " ".join(rng.choice(WORDS[5:]) for _ in range(rng.randint(1, longest)))
 
-    return [Group(f"p{n}", [{"role": "user", "content": text(6)}], tuple((s, text(12)) for s in range(3))) for n in range(number)]
+    return [
+        Group(f"p{n}", [{"role": "user", "content": text(6)}], tuple((s, text(12)) for s in range(3)))
+        for n in range(number)
+    ]
 
 
 def config(path: Path, **knobs: int) -> JudgeConfig:
@@ -90,7 +95,9 @@ def test_reward_model_in_batches_scores_as_one_text_alone(pad_id: int | None, tm
     path = save_model(tmp_path / "rm", pad_id=pad_id)
     asked = groups()
     verdicts = load_judge(config(path, batch_size=5), UNUSED).judge(asked)
-    expected = {(group.prompt_id, number): plain_score(path, group, text) for group in asked for number, text in group.responses}
+    expected = {
+        (group.prompt_id, number): plain_score(path, group, text) for group in asked for number, text in group.responses
+    }
     assert by_response(verdicts) == pytest.approx(expected, abs=1e-5)
     assert len({round(score, 3) for score in expected.values()}) > len(expected) // 2
 
@@ -98,14 +105,18 @@ def test_reward_model_in_batches_scores_as_one_text_alone(pad_id: int | None, tm
 def test_reward_model_scores_do_not_depend_on_order_or_batch_size(reward_model: Path) -> None:
     asked = groups()
     one = by_response(load_judge(config(reward_model, batch_size=1), UNUSED).judge(asked))
-    assert one == pytest.approx(by_response(load_judge(config(reward_model, batch_size=64), UNUSED).judge(asked)), abs=1e-5)
+    assert one == pytest.approx(
+        by_response(load_judge(config(reward_model, batch_size=64), UNUSED).judge(asked)), abs=1e-5
+    )
     judge = load_judge(config(reward_model, batch_size=4), UNUSED)
     assert by_response(judge.judge(asked)) == by_response(judge.judge(asked[::-1]))
 
 
 def test_reward_model_reads_each_prompt_once(reward_model: Path) -> None:
     """Not once a response: the prompt with the words around it, and of each response what no other begins with."""
-    group = Group("p", [{"role": "user", "content": "w1 w2 w3 w4 w5 w6"}], tuple((s, f"w{s} w{s}") for s in range(10, 14)))
+    group = Group(
+        "p", [{"role": "user", "content": "w1 w2 w3 w4 w5 w6"}], tuple((s, f"w{s} w{s}") for s in range(10, 14))
+    )
     judge = load_judge(config(reward_model), UNUSED)
     judge.judge([group])  # which also tries whether the model can be packed
     read: list[int] = []
@@ -121,14 +132,18 @@ def test_reward_model_reads_each_prompt_once(reward_model: Path) -> None:
 
 
 def test_reward_model_with_responses_that_begin_each_other(reward_model: Path) -> None:
-    group = Group("p", [{"role": "user", "content": "w1"}], ((0, "w2"), (1, "w2 <end>"), (2, "w2 <end> <end> w3"), (3, "")))
+    group = Group(
+        "p", [{"role": "user", "content": "w1"}], ((0, "w2"), (1, "w2 <end>"), (2, "w2 <end> <end> w3"), (3, ""))
+    )
     verdicts = load_judge(config(reward_model), UNUSED).judge([group])
     assert [verdict.score for verdict in verdicts] == pytest.approx(
         [plain_score(reward_model, group, text) for _, text in group.responses], abs=1e-5
     )
 
 
-def test_reward_model_that_cannot_be_packed_scores_the_same(reward_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reward_model_that_cannot_be_packed_scores_the_same(
+    reward_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = groups()
     packed = by_response(load_judge(config(reward_model), UNUSED).judge(asked))
     monkeypatch.setattr(reward_model_module, "longest_rewarded", lambda model: 0)
@@ -147,7 +162,9 @@ def test_reward_model_pads_a_batch_that_uses_every_token(reward_model: Path) -> 
 
 
 @pytest.mark.parametrize(("limit", "positions"), [(10, 64), (2048, 10)])
-def test_reward_model_never_scores_the_start_of_a_text_that_is_too_long(limit: int, positions: int, tmp_path: Path) -> None:
+def test_reward_model_never_scores_the_start_of_a_text_that_is_too_long(
+    limit: int, positions: int, tmp_path: Path
+) -> None:
     path = save_model(tmp_path / "rm", pad_id=PAD, positions=positions)
     group = Group("p", [{"role": "user", "content": "w1"}], ((0, "w2 w2 w2 w2 w2"), (1, "w2 w2 w2 w2 w2 w2")))
     fits, too_long = load_judge(config(path, max_tokens=limit), UNUSED).judge([group])
@@ -216,7 +233,9 @@ def refuse_language_model(path: Path) -> None:
         (refuse_language_model, r"is no reward model \(LlamaForCausalLM\)"),
     ],
 )
-def test_reward_model_that_cannot_judge_is_refused_before_the_campaign(spoil: object, says: str, reward_model: Path) -> None:
+def test_reward_model_that_cannot_judge_is_refused_before_the_campaign(
+    spoil: object, says: str, reward_model: Path
+) -> None:
     check_judge(config(reward_model))
     spoil(reward_model)  # type: ignore[operator]
     for use in (check_judge, partial(load_judge, context=UNUSED)):

@@ -24,7 +24,11 @@ from components.serving import server
 from components.serving.plan import Serving
 
 LIMITS = PolicyConfig(dtype="float32")
-GROUP = Group("p", [{"role": "user", "content": "My kettle arrived broken. The order is #5301."}], ((0, "Sorry about that."), (1, "No.")))
+GROUP = Group(
+    "p",
+    [{"role": "user", "content": "My kettle arrived broken. The order is #5301."}],
+    ((0, "Sorry about that."), (1, "No.")),
+)
 MARK = "RATCHET_TEST_OF_SELF"
 """Environment variable that tells a test's own processes from all others."""
 
@@ -56,12 +60,15 @@ def await_none(mark: str) -> None:
     assert not left
 
 
-def test_self_judge_asks_the_policy_itself_and_leaves_no_server(policy: ModelRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_self_judge_asks_the_policy_itself_and_leaves_no_server(
+    policy: ModelRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(MARK, str(tmp_path))
     config = JudgeConfig(kind="self", endpoint={"max_tokens": 8, "concurrency": 1})
     judge = load_judge(config, JudgeContext(tmp_path, policy=policy, limits=LIMITS))
     verdicts = judge.judge([GROUP])
-    # A model of a million parameters that knows a hundred words writes no JSON: its answers are counted as invalid, and none is guessed.
+    # A model of a million parameters that knows a hundred words writes no JSON: its answers are counted as invalid, and
+    # none is guessed.
     assert [(verdict.part, verdict.status, verdict.judge) for verdict in verdicts] == [
         ("forward", "invalid", "self"),
         ("backward", "invalid", "self"),
@@ -104,11 +111,15 @@ def test_self_judge_killed_leaves_no_server(policy: ModelRef, tmp_path: Path) ->
     await_none(mark)
 
 
-def test_self_judge_whose_server_does_not_start_is_unavailable(policy: ModelRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_self_judge_whose_server_does_not_start_is_unavailable(
+    policy: ModelRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dies = [sys.executable, "-c", "raise SystemExit('there is no memory')"]
     monkeypatch.setitem(server.COMMANDS, "transformers", lambda serving: (dies, {}))
     with (
-        pytest.raises(JudgeUnavailable, match=r"judge self: the server ended: there is no memory \(its output: .*serve-\d+\.log\)"),
+        pytest.raises(
+            JudgeUnavailable, match=r"judge self: the server ended: there is no memory \(its output: .*serve-\d+\.log\)"
+        ),
         serving_policy(policy, LIMITS, EndpointConfig(), scratch=tmp_path),
     ):
         pass

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.judges.votes import PRIOR_RIGHT, PRIOR_WRONG, VOTES, PairKey, aggregated, bradley_terry, dawid_skene, majority, vote_of
+from components.judges.votes import (
+    PRIOR_RIGHT,
+    PRIOR_WRONG,
+    VOTES,
+    PairKey,
+    aggregated,
+    bradley_terry,
+    dawid_skene,
+    majority,
+    vote_of,
+)
 
 JURORS = ["ann", "ben", "cat"]
 EQUAL = dict.fromkeys(JURORS, 1.0)
@@ -26,7 +36,10 @@ def panel(
     rng = random.Random(seed)
     truths = {PairKey(f"p{number}", 0, 1): rng.random() < 0.5 for number in range(pairs)}
     votes = {
-        pair: {juror: 0.5 if rng.random() < ties else float(truth == (rng.random() < rate)) for juror, rate in rates.items()}
+        pair: {
+            juror: 0.5 if rng.random() < ties else float(truth == (rng.random() < rate))
+            for juror, rate in rates.items()
+        }
         for pair, truth in truths.items()
     }
     return votes, truths
@@ -47,7 +60,9 @@ def share_right(found: dict[PairKey, float], truths: dict[PairKey, bool]) -> flo
         ([1], [0.5], 1.5 / 2.5),
     ],
 )
-def test_majority_is_the_weighted_share_after_one_vote_for_each_side(votes: list[float], weights: list[float], p: float) -> None:
+def test_majority_is_the_weighted_share_after_one_vote_for_each_side(
+    votes: list[float], weights: list[float], p: float
+) -> None:
     found = majority(split(votes), dict(zip(JURORS, weights, strict=False)))
     assert found == {PAIR: pytest.approx(p)}
 
@@ -71,7 +86,10 @@ def test_bradley_terry_strengths_are_those_of_a_loop_of_its_own() -> None:
             slope[a], slope[b] = slope[a] + short, slope[b] - short
         strength = [value + 0.05 * change for value, change in zip(strength, slope, strict=True)]
     found = bradley_terry(votes, EQUAL)
-    assert found == {pair: pytest.approx(1 / (1 + math.exp(strength[pair.second] - strength[pair.first])), abs=1e-4) for pair in votes}
+    assert found == {
+        pair: pytest.approx(1 / (1 + math.exp(strength[pair.second] - strength[pair.first])), abs=1e-4)
+        for pair in votes
+    }
 
 
 def test_bradley_terry_learns_of_a_pair_from_the_others() -> None:
@@ -103,7 +121,9 @@ def test_dawid_skene_is_a_loop_of_its_own_over_one_reliability_a_juror() -> None
     for _ in range(2000):
         posterior = {}
         for pair, cast in votes.items():
-            evidence = sum((1 if vote else -1) * math.log(right[juror] / (1 - right[juror])) for juror, vote in cast.items())
+            evidence = sum(
+                (1 if vote else -1) * math.log(right[juror] / (1 - right[juror])) for juror, vote in cast.items()
+            )
             posterior[pair] = 1 / (1 + math.exp(-evidence))
         for juror in JURORS:
             agreed = sum(p if votes[pair][juror] else 1 - p for pair, p in posterior.items())
@@ -141,7 +161,9 @@ def test_votes_without_a_pair_give_no_probability() -> None:
 
 
 some_votes = st.dictionaries(
-    st.tuples(st.sampled_from("pq"), st.sampled_from([(0, 1), (0, 2), (1, 2)])).map(lambda item: PairKey(item[0], *item[1])),
+    st.tuples(st.sampled_from("pq"), st.sampled_from([(0, 1), (0, 2), (1, 2)])).map(
+        lambda item: PairKey(item[0], *item[1])
+    ),
     st.dictionaries(st.sampled_from(JURORS), st.sampled_from([0.0, 0.5, 1.0]), min_size=1),
     min_size=1,
     max_size=5,

@@ -74,7 +74,9 @@ def test_locate_model_name_that_is_neither_here_nor_on_the_hub_is_told(tmp_path:
     assert locate_model(str(tmp_path), "main") == tmp_path.resolve()
 
 
-def test_check_model_directory_sharded_safetensors_are_fine_and_no_config_is_not(starter_directory: Path, tmp_path: Path) -> None:
+def test_check_model_directory_sharded_safetensors_are_fine_and_no_config_is_not(
+    starter_directory: Path, tmp_path: Path
+) -> None:
     copy = tmp_path / "model"
     shutil.copytree(starter_directory, copy)
     (copy / "model.safetensors").rename(copy / "model-00001-of-00001.safetensors")
@@ -87,7 +89,13 @@ def test_check_model_directory_sharded_safetensors_are_fine_and_no_config_is_not
 def test_load_policy_has_no_dropout_in_training_either(tmp_path: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    sizes = {"vocab_size": 16, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes = {
+        "vocab_size": 16,
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     LlamaForCausalLM(LlamaConfig(**sizes, attention_dropout=0.5)).save_pretrained(tmp_path)
     model = load_policy(start_ref(tmp_path, revision="main"), dtype=torch.float32, device=torch.device("cpu")).train()
     first, second = (model(input_ids=torch.arange(1, 9).view(1, 8)).logits for _ in range(2))

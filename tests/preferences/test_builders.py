@@ -23,11 +23,16 @@ def group(*texts: str, name: str = "p") -> Group:
 
 
 def scored(of: Group, *given: float | None) -> list[Verdict]:
-    return [make_verdict("judge", of, number, Opinion(score)) for (number, _), score in zip(of.responses, given, strict=True)]
+    return [
+        make_verdict("judge", of, number, Opinion(score))
+        for (number, _), score in zip(of.responses, given, strict=True)
+    ]
 
 
 def compared(of: Group, said: dict[tuple[int, int], float]) -> list[Verdict]:
-    return [make_verdict("judge", of, first, Opinion(score), opponent_id=second) for (first, second), score in said.items()]
+    return [
+        make_verdict("judge", of, first, Opinion(score), opponent_id=second) for (first, second), score in said.items()
+    ]
 
 
 def pairs_of(of: Group, verdicts: list[Verdict], seed: int = 0, **knobs: object) -> list[tuple[str, str, float]] | str:
@@ -90,7 +95,8 @@ def test_length_balanced_offsets_the_length_that_the_pairs_before_have_gained() 
         built = build_pairs(groups, verdicts, judge="j", preferences=preferences, seed=0)
         return [len(row["chosen"]) - len(row["rejected"]) for row in built.rows]
 
-    # The three answers offer -4 (x, y), 3 (x, z) and 7 (y, z): alone 3 is nearest to 0, and after a pair that gained 7 it is -4.
+    # The three answers offer -4 (x, y), 3 (x, z) and 7 (y, z): alone 3 is nearest to 0, and after a pair that gained 7
+    # it is -4.
     assert growths(three) == [3]
     assert growths(longer, three) == [7, -4]
     assert growths(three, longer) == [-4, 7]
@@ -101,12 +107,16 @@ def test_length_balanced_lowers_the_mean_difference_in_length() -> None:
     groups, verdicts = [], []
     for number in range(200):
         lengths = [chance.randint(1, 60) for _ in range(4)]
-        of = group(*(f"{letter}" * length for letter, length in zip("abcd", lengths, strict=True)), name=f"{number:03d}")
+        of = group(
+            *(f"{letter}" * length for letter, length in zip("abcd", lengths, strict=True)), name=f"{number:03d}"
+        )
         groups.append(of)
         verdicts += scored(of, *(length / 20 + chance.gauss(0, 1) for length in lengths))
 
     def mean_growth(**knobs: object) -> float:
-        rows = build_pairs(groups, verdicts, judge="j", preferences=PreferencesConfig.model_validate(knobs), seed=1).rows
+        rows = build_pairs(
+            groups, verdicts, judge="j", preferences=PreferencesConfig.model_validate(knobs), seed=1
+        ).rows
         assert len(rows) == 200
         return sum(len(row["chosen"]) - len(row["rejected"]) for row in rows) / len(rows)
 
@@ -117,7 +127,8 @@ def test_length_balanced_lowers_the_mean_difference_in_length() -> None:
 def test_nash_ranks_by_wins_against_the_other_answers() -> None:
     three = group("a", "b", "c")
     said = {(0, 1): 0.6, (0, 2): 0.6, (1, 2): 1.0}
-    # Win rates: a (0.6 + 0.6) / 2 = 0.6, b (0.4 + 1) / 2 = 0.7, c (0.4 + 0) / 2 = 0.2; a beats b, so those two are no pair.
+    # Win rates: a (0.6 + 0.6) / 2 = 0.6, b (0.4 + 1) / 2 = 0.7, c (0.4 + 0) / 2 = 0.2; a beats b, so those two are no
+    # pair.
     assert pairs_of(three, compared(three, said), pairs="nash") == [("b", "c", pytest.approx((1 + 0.7 - 0.2) / 2))]
     assert texts_of(three, compared(three, said), pairs="nash", min_margin=0.3) == ["bc"]
     assert pairs_of(three, compared(three, said), pairs="nash", min_margin=0.5) == "below_margin"
@@ -163,7 +174,11 @@ def test_ties_are_kept_as_halves_where_nothing_is_decided(rule: str) -> None:
 def test_ties_beside_decided_pairs_are_halves_of_all_pairs_only() -> None:
     three = group("a", "b", "c")
     verdicts = scored(three, 1.0, 1.0, 0.0)
-    assert pairs_of(three, verdicts, pairs="all_pairs", ties="half") == [("a", "b", 0.5), ("a", "c", 1.0), ("b", "c", 1.0)]
+    assert pairs_of(three, verdicts, pairs="all_pairs", ties="half") == [
+        ("a", "b", 0.5),
+        ("a", "c", 1.0),
+        ("b", "c", 1.0),
+    ]
     assert pairs_of(three, verdicts, pairs="best_worst", ties="half") == [("a", "c", 1.0)]
 
 
@@ -190,7 +205,10 @@ def test_label_of_the_verdict_is_what_was_said_of_exactly_these_two() -> None:
     three = group("a", "b", "c")
     verdicts = compared(three, {(1, 0): 0.2, (1, 2): 0.9})
     # Shares: a 0.8, b (0.2 + 0.9) / 2, c 0.1; a and c were not compared.
-    assert pairs_of(three, verdicts, pairs="all_pairs", soft_labels="verdict") == [("a", "b", pytest.approx(0.8)), ("b", "c", 0.9)]
+    assert pairs_of(three, verdicts, pairs="all_pairs", soft_labels="verdict") == [
+        ("a", "b", pytest.approx(0.8)),
+        ("b", "c", 0.9),
+    ]
     assert pairs_of(three, verdicts, pairs="best_worst", soft_labels="verdict") == [("a", "b", pytest.approx(0.8))]
     assert texts_of(three, verdicts, pairs="best_worst") == ["ac"]
 
@@ -200,8 +218,13 @@ def test_prompt_of_which_no_two_were_compared_is_counted_as_such() -> None:
     invalid = make_verdict("judge", other, 0, Opinion(None, "nonsense"), opponent_id=1)
     verdicts = [*compared(two, {(0, 1): 0.8}), *scored(other, 1.0, 2.0), invalid]
     preferences = PreferencesConfig(soft_labels="verdict")
-    assert build_pairs([two, other], verdicts, judge="j", preferences=preferences, seed=0).outcomes == {"p": "paired", "q": "not_compared"}
-    with pytest.raises(ValueError, match="needs a judge that compares, and j scores one response at a time: use bradley_terry"):
+    assert build_pairs([two, other], verdicts, judge="j", preferences=preferences, seed=0).outcomes == {
+        "p": "paired",
+        "q": "not_compared",
+    }
+    with pytest.raises(
+        ValueError, match="needs a judge that compares, and j scores one response at a time: use bradley_terry"
+    ):
         build_pairs([other], scored(other, 1.0, 2.0), judge="j", preferences=preferences, seed=0)
 
 
@@ -213,7 +236,9 @@ def test_responses_of_one_text_are_one_answer_so_that_no_pair_contradicts_anothe
 
 
 LETTERS = st.sampled_from(["a", "b b", "c" * 9, " a"])
-PROMPTS = st.lists(st.lists(st.tuples(LETTERS, st.integers(-3, 3).map(lambda n: n / 2)), max_size=5), min_size=1, max_size=4)
+PROMPTS = st.lists(
+    st.lists(st.tuples(LETTERS, st.integers(-3, 3).map(lambda n: n / 2)), max_size=5), min_size=1, max_size=4
+)
 
 
 @given(

@@ -37,7 +37,11 @@ def test_singles_above_the_rounds_median_are_desirable_and_those_at_it_are_left_
 
 @pytest.mark.parametrize(
     ("knobs", "desirable"),
-    [({"threshold": "mean"}, "a"), ({"threshold": "value", "threshold_value": 1.5}, "abc"), ({"threshold": "median"}, "ab")],
+    [
+        ({"threshold": "mean"}, "a"),
+        ({"threshold": "value", "threshold_value": 1.5}, "abc"),
+        ({"threshold": "median"}, "ab"),
+    ],
 )
 def test_singles_threshold_is_the_configured_one(knobs: dict[str, object], desirable: str) -> None:
     # Mean 4.75, median 2.5.
@@ -52,7 +56,9 @@ def test_singles_near_the_threshold_are_left_out_by_the_margin() -> None:
 
 
 def test_singles_label_grows_with_the_distance_from_the_threshold() -> None:
-    found = built({"a": 3.0, "b": -1.0}, threshold="value", threshold_value=0.0, soft_labels="bradley_terry", soft_label_scale=2.0)
+    found = built(
+        {"a": 3.0, "b": -1.0}, threshold="value", threshold_value=0.0, soft_labels="bradley_terry", soft_label_scale=2.0
+    )
     assert [row["p"] for row in found.rows] == pytest.approx([1 / (1 + math.exp(-1.5)), 1 / (1 + math.exp(-0.5))])
     assert [row["rejected"] for row in found.rows] == [None, "b"]
 

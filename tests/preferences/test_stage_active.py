@@ -41,7 +41,9 @@ def request_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         return Artifact(path=tmp_path / name, digest=file_digest(tmp_path / name))
 
     prompts = [(prompt.prompt_id, format_messages(prompt.messages)) for prompt in PROMPTS]
-    responses = [(p.prompt_id, number, text) for p, two in zip(PROMPTS, TEXTS, strict=True) for number, text in enumerate(two)]
+    responses = [
+        (p.prompt_id, number, text) for p, two in zip(PROMPTS, TEXTS, strict=True) for number, text in enumerate(two)
+    ]
     tables = {
         "prompts": written("prompts.parquet", pd.DataFrame(prompts, columns=["prompt_id", "messages"])),
         "responses": written("responses.parquet", pd.DataFrame(responses, columns=["prompt_id", "sample_id", "text"])),
@@ -50,7 +52,9 @@ def request_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def request(**knobs: Any) -> CollectRequest:
         preferences = PreferencesConfig.model_validate({"soft_labels": "verdict"} | knobs.pop("preferences", {}))
-        return CollectRequest(seed_pairs_digest=None, judge=pinned(**JURY), preferences=preferences, seed=5, **tables, **models, **knobs)
+        return CollectRequest(
+            seed_pairs_digest=None, judge=pinned(**JURY), preferences=preferences, seed=5, **tables, **models, **knobs
+        )
 
     return request
 
@@ -58,10 +62,16 @@ def request_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def collected(request: CollectRequest, out: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
     out.mkdir()
     run(request, out)
-    return read_table(out / "preferences.parquet"), read_table(out / "verdicts.parquet"), read_json(out / "collect.json")
+    return (
+        read_table(out / "preferences.parquet"),
+        read_table(out / "verdicts.parquet"),
+        read_json(out / "collect.json"),
+    )
 
 
-def test_collect_with_a_jury_labels_pairs_with_its_probability_and_keeps_every_juror(request_of: Any, tmp_path: Path) -> None:
+def test_collect_with_a_jury_labels_pairs_with_its_probability_and_keeps_every_juror(
+    request_of: Any, tmp_path: Path
+) -> None:
     pairs, verdicts, counts = collected(request_of(), tmp_path / "out")
     votes = {"bb": (2.5 + 1) / 5, "ccc": (2.5 + 1) / 5, "e x": (2 + 1) / 5, "hhh x": (2 + 1) / 5}
     assert dict(zip(pairs["chosen"], pairs["p"], strict=True)) == pytest.approx(votes)
@@ -72,7 +82,9 @@ def test_collect_with_a_jury_labels_pairs_with_its_probability_and_keeps_every_j
     assert counts["active"] is None
 
 
-def test_collect_sends_the_pairs_on_which_the_jury_is_split_to_the_costly_judge(request_of: Any, tmp_path: Path) -> None:
+def test_collect_sends_the_pairs_on_which_the_jury_is_split_to_the_costly_judge(
+    request_of: Any, tmp_path: Path
+) -> None:
     request = request_of(active=ActiveConfig(budget=2), active_judge=pinned(rule="exact"))
     pairs, verdicts, counts = collected(request, tmp_path / "out")
     assert counts["active"] == {
@@ -102,14 +114,18 @@ def test_collect_counts_the_pairs_that_are_left(request_of: Any, tmp_path: Path)
     assert (counts["paired"], counts["active"]["dropped"]) == (4, 3)
 
 
-def test_collect_refuses_a_costly_judge_that_changed(request_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_collect_refuses_a_costly_judge_that_changed(
+    request_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     request = request_of(active=ActiveConfig(budget=1), active_judge=pinned(rule="exact"))
     monkeypatch.setitem(rule_module.RULES, "exact", rule_module.Rule(RULES["exact"], lambda: "2"))
     with pytest.raises(ValueError, match="has changed since the campaign began"):
         collected(request, tmp_path / "out")
 
 
-def test_collect_by_closeness_before_a_policy_was_promoted_still_asks_for_its_budget(request_of: Any, tmp_path: Path) -> None:
+def test_collect_by_closeness_before_a_policy_was_promoted_still_asks_for_its_budget(
+    request_of: Any, tmp_path: Path
+) -> None:
     request = request_of(active=ActiveConfig(budget=2, choose_by="closeness"), active_judge=pinned(rule="exact"))
     *_, counts = collected(request, tmp_path / "out")
     assert counts["active"]["asked"] == 2

@@ -57,13 +57,21 @@ def collect(tmp_path: Path, judge: JudgeRef) -> Callable[..., Path]:
     def collect(texts: list[list[str]] = TEXTS, folder: str = "out", shuffled: int | None = None, **knobs: Any) -> Path:
         rows = [(prompt.prompt_id, format_messages(prompt.messages)) for prompt in PROMPTS]
         prompts = write_artifact(tmp_path / "prompts.parquet", pd.DataFrame(rows, columns=["prompt_id", "messages"]))
-        sampled = [(p.prompt_id, n, text) for p, group in zip(PROMPTS, texts, strict=True) for n, text in enumerate(group)]
+        sampled = [
+            (p.prompt_id, n, text) for p, group in zip(PROMPTS, texts, strict=True) for n, text in enumerate(group)
+        ]
         table = pd.DataFrame(sampled, columns=["prompt_id", "sample_id", "text"])
         table = table if shuffled is None else table.sample(frac=1, random_state=shuffled)
         responses = write_artifact(tmp_path / "responses.parquet", table)
         preferences = PreferencesConfig(**{"max_invalid_share": 0.5, **knobs})
         request = CollectRequest(
-            responses=responses, prompts=prompts, seed_pairs_digest=None, judge=judge, preferences=preferences, seed=5, **MODELS
+            responses=responses,
+            prompts=prompts,
+            seed_pairs_digest=None,
+            judge=judge,
+            preferences=preferences,
+            seed=5,
+            **MODELS,
         )
         out = tmp_path / folder
         out.mkdir()
@@ -120,7 +128,12 @@ def test_collect_writes_what_became_of_every_prompt(collect: Callable[..., Path]
     assert list(outcomes["outcome"]) == ["paired", "ties", "paired", "no_verdict", "no_verdict"]
     assert list(outcomes["pairs"]) == [6, 0, 6, 0, 0]
     assert list(outcomes["tied_pairs"]) == [0, 0, 3, 0, 0]
-    assert list(outcomes["mean_score"])[:4] == [pytest.approx((-0.5 + 2 + 1 - 1) / 4), 0.0, pytest.approx(4.25 / 4), 1.0]
+    assert list(outcomes["mean_score"])[:4] == [
+        pytest.approx((-0.5 + 2 + 1 - 1) / 4),
+        0.0,
+        pytest.approx(4.25 / 4),
+        1.0,
+    ]
     assert math.isnan(outcomes["mean_score"].iloc[4])
 
 
@@ -145,36 +158,52 @@ def test_collect_writes_the_soft_label_and_the_tag(collect: Callable[..., Path])
 def test_collect_counts_prompts_and_pairs_apart_where_a_prompt_gives_several(collect: Callable[..., Path]) -> None:
     out = collect(pairs="all_pairs", ties="half")
     counts = read_json(out / "collect.json")
-    # 4 different answers in the first prompt give 6 pairs, the second has one text, the third 4 with three equal scores, the fourth one.
-    assert [counts[name] for name in ("prompts", "paired", "ties", "no_verdict", "pairs", "tied_pairs")] == [5, 2, 1, 2, 12, 3]
+    # 4 different answers in the first prompt give 6 pairs, the second has one text, the third 4 with three equal
+    # scores, the fourth one.
+    assert [counts[name] for name in ("prompts", "paired", "ties", "no_verdict", "pairs", "tied_pairs")] == [
+        5,
+        2,
+        1,
+        2,
+        12,
+        3,
+    ]
     pairs = read_table(out / "preferences.parquet")
     assert len(pairs) == pairs["pair_id"].nunique() == 12
     assert pairs["p"].value_counts().to_dict() == {1.0: 9, 0.5: 3}
 
 
 @pytest.mark.parametrize("rule", sorted(BUILDERS))
-def test_collect_twice_gives_the_same_bytes_whatever_the_order_of_the_responses(collect: Callable[..., Path], rule: str) -> None:
+def test_collect_twice_gives_the_same_bytes_whatever_the_order_of_the_responses(
+    collect: Callable[..., Path], rule: str
+) -> None:
     one, other = collect(pairs=rule), collect(pairs=rule, folder="again", shuffled=3)
     for name in ("verdicts.parquet", "preferences.parquet", "prompt_outcomes.parquet", "collect.json"):
         assert (one / name).read_bytes() == (other / name).read_bytes()
 
 
 def test_collect_draws_for_every_prompt_anew(collect: Callable[..., Path]) -> None:
-    pairs = read_table(collect([["good"] + [f"bad {number}" for number in range(12)]] * 5, pairs="best_random") / "preferences.parquet")
+    pairs = read_table(
+        collect([["good"] + [f"bad {number}" for number in range(12)]] * 5, pairs="best_random") / "preferences.parquet"
+    )
     assert len(pairs) == 5
     assert pairs["rejected"].nunique() > 1
 
 
 def test_collect_with_too_many_invalid_verdicts_stops(collect: Callable[..., Path]) -> None:
     with pytest.raises(
-        JudgeUnavailable, match=r"judge rule:goodness: 2 of 15 verdicts \(13.3%\) are invalid, more than .* = 0.1; 2 times: the"
+        JudgeUnavailable,
+        match=r"judge rule:goodness: 2 of 15 verdicts \(13.3%\) are invalid, more than .* = 0.1; 2 times: the",
     ):
         collect(max_invalid_share=0.1)
 
 
-def test_collect_with_a_judge_beyond_a_limit_stops_after_the_evidence_is_written(collect: Callable[..., Path], tmp_path: Path) -> None:
+def test_collect_with_a_judge_beyond_a_limit_stops_after_the_evidence_is_written(
+    collect: Callable[..., Path], tmp_path: Path
+) -> None:
     with pytest.raises(
-        JudgeUnavailable, match=r"rule:goodness: its tie share is .* above preferences.max_tie_share = 0\.1; .* or move the limit"
+        JudgeUnavailable,
+        match=r"rule:goodness: its tie share is .* above preferences.max_tie_share = 0\.1; .* or move the limit",
     ):
         collect([["bad", "good", "good one", "good two"]] * 5, max_tie_share=0.1)
     health = read_json(tmp_path / "out" / "collect.json")["judge_health"]
@@ -261,7 +290,9 @@ def test_collect_from_a_data_set_counts_every_row(tmp_path: Path, caplog: pytest
 
 
 def test_collect_from_a_data_set_turns_margins_into_soft_labels(tmp_path: Path) -> None:
-    pairs = read_table(collect_seeds(tmp_path, SEEDS[:1] + SEEDS[3:4], soft_labels="bradley_terry") / "preferences.parquet")
+    pairs = read_table(
+        collect_seeds(tmp_path, SEEDS[:1] + SEEDS[3:4], soft_labels="bradley_terry") / "preferences.parquet"
+    )
     assert list(pairs["p"]) == pytest.approx([1 / (1 + math.exp(-2)), 0.7])
 
 
@@ -297,14 +328,23 @@ def test_collect_judges_the_builtin_world(tmp_path: Path) -> None:
     messages = train_prompts()[0]
     prompt = make_prompt(messages)
     prompts = write_artifact(
-        tmp_path / "prompts.parquet", pd.DataFrame({"prompt_id": [prompt.prompt_id], "messages": [format_messages(messages)]})
+        tmp_path / "prompts.parquet",
+        pd.DataFrame({"prompt_id": [prompt.prompt_id], "messages": [format_messages(messages)]}),
     )
-    table = pd.DataFrame({"prompt_id": [prompt.prompt_id] * 2, "sample_id": [0, 1], "text": ["", "I am sorry about this."]})
+    table = pd.DataFrame(
+        {"prompt_id": [prompt.prompt_id] * 2, "sample_id": [0, 1], "text": ["", "I am sorry about this."]}
+    )
     responses = write_artifact(tmp_path / "responses.parquet", table)
     config = JudgeConfig()
     judge = JudgeRef(config=config, digest=judge_digest(config))
     request = CollectRequest(
-        responses=responses, prompts=prompts, seed_pairs_digest=None, judge=judge, preferences=PreferencesConfig(), seed=1, **MODELS
+        responses=responses,
+        prompts=prompts,
+        seed_pairs_digest=None,
+        judge=judge,
+        preferences=PreferencesConfig(),
+        seed=1,
+        **MODELS,
     )
     run(request, tmp_path)
     (pair,) = read_table(tmp_path / "preferences.parquet").to_dict("records")

@@ -1,4 +1,7 @@
-"""The stage with a constitution and its revisions, over real HTTP: pairs, counts, and a stop that pays nothing twice."""
+"""The stage with a constitution and its revisions, over real HTTP.
+
+Pairs, counts, and a stop that pays nothing twice.
+"""
 
 import json
 from collections.abc import Callable
@@ -22,7 +25,10 @@ NOBODY = ModelRef(round=0, base="nowhere", base_digest="0" * 64, digest="0" * 64
 
 
 def scripted(request: dict[str, Any]) -> str:
-    """Longer answers keep every principle better, `no` violates each, and a revision says more; but question 2's is as it was."""
+    """Longer answers keep every principle better, `no` violates each, and a revision says more.
+
+    But question 2's is as it was.
+    """
     text = request["messages"][0]["content"]
     conversation, *texts = quoted_texts(request)
     if "You write a better version" in text:
@@ -38,13 +44,17 @@ def scripted(request: dict[str, Any]) -> str:
 def collect(tmp_path: Path) -> Callable[..., Path]:
     def collect(server: ChatServer, **limits: Any) -> Path:
         config = JudgeConfig(kind="constitution", endpoint=server.endpoint(**limits))
-        prompts = pd.DataFrame([(p.prompt_id, format_messages(p.messages)) for p in PROMPTS], columns=["prompt_id", "messages"])
+        prompts = pd.DataFrame(
+            [(p.prompt_id, format_messages(p.messages)) for p in PROMPTS], columns=["prompt_id", "messages"]
+        )
         rows = [(p.prompt_id, number, text) for p in PROMPTS for number, text in enumerate(("a good answer", "no"))]
         tables = {"prompts": prompts, "responses": pd.DataFrame(rows, columns=["prompt_id", "sample_id", "text"])}
         artifacts = {}
         for name, table in tables.items():
             write_table(tmp_path / f"{name}.parquet", table)
-            artifacts[name] = Artifact(path=tmp_path / f"{name}.parquet", digest=file_digest(tmp_path / f"{name}.parquet"))
+            artifacts[name] = Artifact(
+                path=tmp_path / f"{name}.parquet", digest=file_digest(tmp_path / f"{name}.parquet")
+            )
         request = CollectRequest(
             **artifacts,
             seed_pairs_digest=None,

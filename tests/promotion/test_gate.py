@@ -57,7 +57,11 @@ def test_gate_promotes_a_better_challenger_and_says_why_with_numbers() -> None:
             0.5,
             "win rate 0.740 [0.500, 0.790] against the champion is not surely above 0.5, as its lower bound of 0.5000 must be",
         ),
-        ("mean_tokens.challenger", 30.2, "mean length 30.2 tokens is 1.51 times the champion's 20.0, above the limit 1.5"),
+        (
+            "mean_tokens.challenger",
+            30.2,
+            "mean length 30.2 tokens is 1.51 times the champion's 20.0, above the limit 1.5",
+        ),
         ("kl_to_start", 50.5, "KL to the start is 50.50 nats a response, above the limit 50"),
         ("empty_share.challenger", 0.09, "share of empty or unfinished responses is 0.110, above the limit 0.1"),
         ("unfinished_share.challenger", 0.2, "share of empty or unfinished responses is 0.210, above the limit 0.1"),
@@ -67,7 +71,9 @@ def test_gate_refuses_for_each_reason_alone(path: str, value: float, reason: str
     assert decide(changed(path, value), GATE) == (False, (reason,))
 
 
-@pytest.mark.parametrize(("path", "value"), [("win_rate_vs_champion.low", 0.5001), ("mean_tokens.challenger", 30.0), ("kl_to_start", 50.0)])
+@pytest.mark.parametrize(
+    ("path", "value"), [("win_rate_vs_champion.low", 0.5001), ("mean_tokens.challenger", 30.0), ("kl_to_start", 50.0)]
+)
 def test_gate_promotes_at_the_limits(path: str, value: float) -> None:
     assert decide(changed(path, value), GATE).promoted
 
@@ -111,9 +117,13 @@ def test_gate_does_not_look_at_other_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("evaluation", "promoted"), [(lambda: GOOD, True), (lambda: changed("win_rate_vs_champion.low", 0.41), False)], ids=["better", "unsure"]
+    ("evaluation", "promoted"),
+    [(lambda: GOOD, True), (lambda: changed("win_rate_vs_champion.low", 0.41), False)],
+    ids=["better", "unsure"],
 )
-def test_promotion_writes_the_gates_decision(tmp_path: Path, evaluation: Callable[[], dict[str, Any]], promoted: bool) -> None:
+def test_promotion_writes_the_gates_decision(
+    tmp_path: Path, evaluation: Callable[[], dict[str, Any]], promoted: bool
+) -> None:
     path = tmp_path / "evaluation.json"
     write_json(path, evaluation())
     out = tmp_path / "promote"

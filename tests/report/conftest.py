@@ -33,7 +33,12 @@ def interval(value: float, half_width: float = 0.04, n: int = HELD_OUT) -> Inter
 
 def judge_health() -> dict[str, Any]:
     """A jury that likes long answers, and a juror whose name is markup."""
-    part = {"agreement": interval(0.875).model_dump(), "position_consistency": None, "repetition_stability": None, "accuracy": 0.812}
+    part = {
+        "agreement": interval(0.875).model_dump(),
+        "position_consistency": None,
+        "repetition_stability": None,
+        "accuracy": 0.812,
+    }
     return {
         "position_consistency": interval(0.75).model_dump(),
         "repetition_stability": None,
@@ -67,7 +72,9 @@ class CampaignMaker:
     def stage(self, round_: int, stage: str, files: dict[str, Any]) -> None:
         """Publishes a stage's files: tables, dicts, or lists of dicts as JSON lines."""
         name = "start" if stage == "start" else stage
-        with publishing(self.directory / f"round-{round_:03d}" / name, stage=stage, version=1, key=made_digest(round_, stage)) as workspace:
+        with publishing(
+            self.directory / f"round-{round_:03d}" / name, stage=stage, version=1, key=made_digest(round_, stage)
+        ) as workspace:
             workspace.peak_memory_bytes = 3 * 2**29
             for file, content in files.items():
                 path = workspace.path / file
@@ -81,7 +88,10 @@ class CampaignMaker:
     def start(self) -> None:
         """Publishes round 0."""
         judge = {"config": self.config.judge.model_dump(mode="json"), "digest": made_digest("judge")}
-        tables = {f"{name}_prompts.parquet": pd.DataFrame({"prompt_id": [name], "messages": ["[]"]}) for name in ("train", "held_out")}
+        tables = {
+            f"{name}_prompts.parquet": pd.DataFrame({"prompt_id": [name], "messages": ["[]"]})
+            for name in ("train", "held_out")
+        }
         digest = made_digest("policy", 0)
         content = {
             "model": ModelRef(round=0, base="model", base_digest=digest, digest=digest).model_dump(mode="json"),
@@ -99,33 +109,68 @@ class CampaignMaker:
         chance = np.random.default_rng(round_)
         n_tokens = np.clip(chance.normal(34 - 4 * round_, 7, 1536).round().astype(int), 3, 48)
         reasons = np.where(n_tokens >= 48, "length", "stop")
-        responses = pd.DataFrame({"prompt_id": "a", "sample_id": 0, "text": f"r{round_}", "n_tokens": n_tokens, "finish_reason": reasons})
+        responses = pd.DataFrame(
+            {"prompt_id": "a", "sample_id": 0, "text": f"r{round_}", "n_tokens": n_tokens, "finish_reason": reasons}
+        )
         prompts = pd.DataFrame({"prompt_id": [str(round_)]})
         self.stage(round_, "generate_responses", {"prompts.parquet": prompts, "responses.parquet": responses})
 
     def collect(self, round_: int, *, responses: int = 1536) -> None:
         """Publishes counts of verdicts and pairs that add up."""
-        counts: dict[str, float] = {"prompts": 384, "responses": responses, "verdicts": responses, "invalid_verdicts": 2 * bool(responses)}
-        counts |= {"pairs": 350 + round_, "ties": 21, "below_margin": 13 - round_, "no_verdict": 0, "mean_score": 0.9 + 0.4 * round_}
+        counts: dict[str, float] = {
+            "prompts": 384,
+            "responses": responses,
+            "verdicts": responses,
+            "invalid_verdicts": 2 * bool(responses),
+        }
+        counts |= {
+            "pairs": 350 + round_,
+            "ties": 21,
+            "below_margin": 13 - round_,
+            "no_verdict": 0,
+            "mean_score": 0.9 + 0.4 * round_,
+        }
         if round_ > 1:  # the first round is one of an earlier version, which did not count these
             counts |= {"pairs": 700, "paired": 348 + round_, "not_compared": 2, "tied_pairs": 0}
         measured = None if not responses or round_ == 2 else judge_health()
         content = {**counts, "judge_health": measured}
         files = {"preferences.parquet": pd.DataFrame({"pair_id": [f"{round_}-0"]}), "collect.json": content}
         if round_ == 3:
-            content["active"] = {"budget": 40, "choose_by": "disagreement", "candidates": 353, "asked": 40, "agreed": 27}
+            content["active"] = {
+                "budget": 40,
+                "choose_by": "disagreement",
+                "candidates": 353,
+                "asked": 40,
+                "agreed": 27,
+            }
             content["active"] |= {"flipped": 9, "ties": 3, "invalid": 1, "dropped": 3}
             content["violations"] = {HOSTILE: {"violated": 3, "checked": 12, "invalid": 1}}
-            files["judge_usage.json"] = {"calls": 1200, "unmeasured": 0, "input_tokens": 9, "output_tokens": 9, "cost": 3.456}
+            files["judge_usage.json"] = {
+                "calls": 1200,
+                "unmeasured": 0,
+                "input_tokens": 9,
+                "output_tokens": 9,
+                "cost": 3.456,
+            }
         self.stage(round_, "collect_preferences", files)
 
     def validate(self, round_: int) -> None:
         """Publishes counts of checked pairs that add up."""
         reasons = {"identical after truncation": 4, "duplicate": 3} if round_ == 2 else {}
         received, quarantined = 350 + round_, sum(reasons.values())
-        counts = {"received": received, "replayed": 0, "train": received - 35 - quarantined, "eval": 35, "quarantined": quarantined}
+        counts = {
+            "received": received,
+            "replayed": 0,
+            "train": received - 35 - quarantined,
+            "eval": 35,
+            "quarantined": quarantined,
+        }
         counts |= {"reasons": reasons, "quarantine_share": quarantined / received}
-        self.stage(round_, "validate_data", {"train.parquet": pd.DataFrame({"pair_id": [f"train {round_}"]}), "validation.json": counts})
+        self.stage(
+            round_,
+            "validate_data",
+            {"train.parquet": pd.DataFrame({"pair_id": [f"train {round_}"]}), "validation.json": counts},
+        )
 
     def train(self, round_: int, *, steps: int = 60) -> None:
         """Publishes training curves that begin at ln 2."""
@@ -156,7 +201,9 @@ class CampaignMaker:
         }
         self.stage(round_, "dpo_train", {"metrics.jsonl": metrics, "train.json": content})
 
-    def evaluate(self, round_: int, *, vs_champion: float, samples: pd.DataFrame | None = None, scored: bool = True) -> None:
+    def evaluate(
+        self, round_: int, *, vs_champion: float, samples: pd.DataFrame | None = None, scored: bool = True
+    ) -> None:
         """Publishes an evaluation with samples."""
         rewards = {"start": 0.861, "champion": 0.861 + 0.5 * (round_ - 1), "challenger": 0.861 + 0.52 * round_}
         content = {
@@ -177,11 +224,15 @@ class CampaignMaker:
         table = self.samples(round_) if samples is None else samples
         self.stage(round_, "evaluate", {"evaluation.json": content, "samples.parquet": table})
 
-    def promote(self, round_: int, *, promoted: bool, reasons: tuple[str, ...], vs_champion: float, scored: bool = True) -> None:
+    def promote(
+        self, round_: int, *, promoted: bool, reasons: tuple[str, ...], vs_champion: float, scored: bool = True
+    ) -> None:
         """Publishes the decision and records the round in campaign.json, with the numbers that `evaluate` published."""
         self.stage(round_, "promote", {"decision.json": {"promoted": promoted, "reasons": list(reasons)}})
         tracking = self.directory / f"round-{round_:03d}" / "tracking.json"
-        write_json(tracking, {"run_id": f"run{round_}", "experiment_id": "4", "model_version": round_ if promoted else None})
+        write_json(
+            tracking, {"run_id": f"run{round_}", "experiment_id": "4", "model_version": round_ if promoted else None}
+        )
         reference, digest = self.champion[1], made_digest("policy", round_)
         self.records.append(
             RoundRecord(
@@ -231,7 +282,10 @@ class CampaignMaker:
             }
             for index in range(12)
         ]
-        rows[0] |= {"prompt": f"Please | help\n{HOSTILE}", "challenger": f"{HOSTILE} ![x](https://example.org/x.png) a | b\nsecond line"}
+        rows[0] |= {
+            "prompt": f"Please | help\n{HOSTILE}",
+            "challenger": f"{HOSTILE} ![x](https://example.org/x.png) a | b\nsecond line",
+        }
         rows[1] |= {"start": "", "champion": "sorry " * 60}
         rows[2] |= {"reward_start": None, "outcome_vs_start": None}
         return pd.DataFrame(rows)

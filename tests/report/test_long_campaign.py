@@ -1,4 +1,7 @@
-"""Reports of campaigns with many rounds: what an earlier round costs is paid once, and what cannot be read any more is not drawn."""
+"""Reports of campaigns with many rounds.
+
+What an earlier round costs is paid once, and what cannot be read any more is not drawn.
+"""
 
 import json
 from pathlib import Path
@@ -26,7 +29,9 @@ def lengthened(maker: Any, rounds: int) -> Path:
     return directory
 
 
-def test_report_written_again_reads_no_table_of_an_earlier_round(three_rounds: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_written_again_reads_no_table_of_an_earlier_round(
+    three_rounds: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     directory = lengthened(three_rounds, 8)
     before = write_report(directory).read_text()
     read: list[Path] = []

@@ -12,7 +12,10 @@ from components.report.campaign import MAX_CHARACTERS, write_report
 
 
 class Page(HTMLParser):
-    """What a browser would make of a report: its tags, its texts, and the cells of its tables by section and row heading."""
+    """What a browser would make of a report.
+
+    Its tags, its texts, and the cells of its tables by section and row heading.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -72,7 +75,11 @@ def test_report_of_three_rounds_shows_the_numbers_of_campaign_json(page: Page, f
             assert cell.startswith(f"{rate['value']:.3f} ({rate['low']:.3f} to {rate['high']:.3f})")
             tooltip = f"<title>round {record['round']} vs {opponent}: {rate['value']:.3f} ({rate['low']:.3f} to {rate['high']:.3f})</title>"
             assert tooltip in page.source
-        assert (reward, kl, tokens) == (f"{record['mean_reward']:.3f}", f"{record['kl_to_start']:.2f}", f"{record['mean_tokens']:.1f}")
+        assert (reward, kl, tokens) == (
+            f"{record['mean_reward']:.3f}",
+            f"{record['kl_to_start']:.2f}",
+            f"{record['mean_tokens']:.1f}",
+        )
         stages = seconds[str(record["round"])]
         assert stages[:-1] == [f"{value:.1f} s 1.50 GiB" for value in record["seconds"].values()]
         assert stages[-1] == f"{sum(record['seconds'].values()):.1f} s 1.50 GiB"
@@ -81,7 +88,10 @@ def test_report_of_three_rounds_shows_the_numbers_of_campaign_json(page: Page, f
 def test_report_headline_names_the_champion_with_its_interval_and_not_the_last_round(three_rounds: Any) -> None:
     three_rounds.round(4, promoted=False, reasons=("no",), vs_champion=0.4)
     header = read_page(three_rounds).sections["header"]
-    assert "The champion is round 3. It wins 0.880 of the comparisons with the start model on 256 held-out prompts" in header
+    assert (
+        "The champion is round 3. It wins 0.880 of the comparisons with the start model on 256 held-out prompts"
+        in header
+    )
     assert "(95 % interval 0.845 to 0.915): better, beyond chance." in header
     assert "4 rounds finished, 2 promoted." in header
 
@@ -89,7 +99,10 @@ def test_report_headline_names_the_champion_with_its_interval_and_not_the_last_r
 def test_report_win_rate_chart_draws_each_interval_at_its_own_length(page: Page) -> None:
     bars = {}
     for opponent in ("challenger", "champion"):  # the colours of the comparisons with the start and with the champion
-        ends = re.findall(rf'<path d="M (\S+) (\S+) L \1 (\S+) "[^>]*stroke: var\(--{opponent}\)', page.source.partition("</figure>")[0])
+        ends = re.findall(
+            rf'<path d="M (\S+) (\S+) L \1 (\S+) "[^>]*stroke: var\(--{opponent}\)',
+            page.source.partition("</figure>")[0],
+        )
         bars[opponent] = [abs(float(low) - float(high)) for _, low, high in ends[:3]]
     assert bars["challenger"] == pytest.approx([bars["champion"][0] * 0.035 / 0.04] * 3, rel=0.01)
     assert bars["champion"] == pytest.approx([bars["champion"][0]] * 3, rel=0.01)
@@ -118,7 +131,9 @@ def test_report_gate_section_gives_all_reasons_of_a_refusal(page: Page) -> None:
 
 
 def test_report_of_hostile_answers_shows_them_as_text(page: Page) -> None:
-    assert page.sections["samples"].count("<script>alert('x')</script>") == 6  # prompt and answer in each of three rounds
+    assert (
+        page.sections["samples"].count("<script>alert('x')</script>") == 6
+    )  # prompt and answer in each of three rounds
     tags = {tag for tag, _ in page.tags}
     assert not tags & {"script", "img", "iframe", "object", "embed", "link", "base", "form", "video", "audio"}
     policy = next(attributes["content"] for tag, attributes in page.tags if "http-equiv" in attributes)
@@ -140,7 +155,12 @@ def test_report_loads_nothing_from_anywhere(page: Page) -> None:
 def test_report_references_all_lead_to_one_place(page: Page) -> None:
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
-    links = {str(attributes[name])[1:] for _, attributes in page.tags for name in ("href", "xlink:href") if name in attributes}
+    links = {
+        str(attributes[name])[1:]
+        for _, attributes in page.tags
+        for name in ("href", "xlink:href")
+        if name in attributes
+    }
     assert links | set(re.findall(r"url\(#(\w+)\)", page.source)) <= set(ids)
     assert {"rounds", "charts", "training", "samples", "data", "lineage", "reproduce"} <= links
 
@@ -173,7 +193,9 @@ def test_report_of_a_round_that_stopped_says_where(three_rounds: Any, published:
         lambda: three_rounds.validate(4),
         lambda: three_rounds.train(4),
         lambda: three_rounds.evaluate(4, vs_champion=0.5),
-        lambda: three_rounds.stage(4, "promote", {"decision.json": {"promoted": False, "reasons": ["lower bound 0.46 <= 0.5"]}}),
+        lambda: three_rounds.stage(
+            4, "promote", {"decision.json": {"promoted": False, "reasons": ["lower bound 0.46 <= 0.5"]}}
+        ),
     ]
     for step in steps[:published]:
         step()
@@ -229,7 +251,9 @@ def test_report_of_a_judge_without_scores_shows_no_reward(make_campaign: Any) ->
 def test_report_data_section_counts_add_up_and_name_quarantine_reasons(page: Page) -> None:
     collected, *_, validated = page.tables["data"]
     for number in (1, 2, 3):
-        prompts, _, _, invalid, *ended, pairs, _ = (cell.replace(",", "").replace("\u2013", "0") for cell in collected[str(number)])
+        prompts, _, _, invalid, *ended, pairs, _ = (
+            cell.replace(",", "").replace("\u2013", "0") for cell in collected[str(number)]
+        )
         assert int(prompts) == sum(map(int, ended))
         assert pairs == ("351" if number == 1 else "700")
         assert invalid == "2"
@@ -260,7 +284,12 @@ def test_report_lineage_follows_digests_back_to_the_start(page: Page, finished_c
     state = json.loads((finished_campaign.directory / "campaign.json").read_text())
     for record in state["rounds"]:
         directory = finished_campaign.directory / f"round-{record['round']:03d}"
-        files = ("generate_responses/prompts", "generate_responses/responses", "collect_preferences/preferences", "validate_data/train")
+        files = (
+            "generate_responses/prompts",
+            "generate_responses/responses",
+            "collect_preferences/preferences",
+            "validate_data/train",
+        )
         for stage, name in (file.split("/") for file in files):
             manifest = json.loads((directory / stage / "MANIFEST.json").read_text())
             assert manifest["files"][f"{name}.parquet"]["sha256"] in titles
@@ -271,7 +300,9 @@ def test_report_lineage_follows_digests_back_to_the_start(page: Page, finished_c
     assert f"reference {champion} round 1's policy policy {state['rounds'][2]['policy_digest'][:10]}" in third
 
 
-def test_report_reproduction_uses_a_config_that_loads_as_the_same(page: Page, finished_campaign: Any, tmp_path: Path) -> None:
+def test_report_reproduction_uses_a_config_that_loads_as_the_same(
+    page: Page, finished_campaign: Any, tmp_path: Path
+) -> None:
     assert "ratchet run runs/unit-campaign/config.json --rounds 3" in page.sections["reproduce"]
     resolved = tmp_path / "resolved.json"
     resolved.write_text(page.sections["reproduce"].partition("Resolved configuration")[2].strip())

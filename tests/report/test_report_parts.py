@@ -48,8 +48,14 @@ def test_round_markdown_of_hostile_answers_keeps_them_data(finished_campaign: An
 
 
 def test_round_markdown_shows_a_win_a_loss_and_a_tie(finished_campaign: Any) -> None:
-    outcomes = [row[-1] for row in cell_texts(round_markdown(finished_campaign.directory, 3)) if "vs champion: " in row[-1]]
-    assert outcomes == ["vs champion: win, vs start: win", "vs champion: loss, vs start: win", "vs champion: tie, vs start: unjudged"]
+    outcomes = [
+        row[-1] for row in cell_texts(round_markdown(finished_campaign.directory, 3)) if "vs champion: " in row[-1]
+    ]
+    assert outcomes == [
+        "vs champion: win, vs start: win",
+        "vs champion: loss, vs start: win",
+        "vs champion: tie, vs start: unjudged",
+    ]
 
 
 def test_round_markdown_of_a_refused_round_gives_reasons_numbers_and_counts(finished_campaign: Any) -> None:
@@ -57,7 +63,11 @@ def test_round_markdown_of_a_refused_round_gives_reasons_numbers_and_counts(fini
     assert text.startswith("# Round 2 of unit-campaign: refused\n")
     assert "The challenger wins 0.481 of the comparisons with the champion (round 1) on 256 held-out prompts" in text
     assert "(95 % interval 0.441 to 0.521): no proof of a difference." in text
-    items = ["".join(child.content for child in token.children or ()) for token in parse_markdown(text) if token.type == "inline"]
+    items = [
+        "".join(child.content for child in token.children or ())
+        for token in parse_markdown(text)
+        if token.type == "inline"
+    ]
     assert {"lower bound 0.4410 <= 0.5", "length ratio 1.71 > 1.5"} <= set(items)
     rows = {row[0]: row[1:] for row in cell_texts(text)}
     assert rows["mean reward"] == ["0.861", "1.361", "1.901"]
@@ -83,7 +93,13 @@ def test_round_markdown_of_an_unknown_round_is_refused(finished_campaign: Any) -
 
 @pytest.mark.parametrize(
     "text",
-    ["**bold** _it_ `code`", "[a](b) <b>c</b>", "a\\|b &lt; ~~c~~", "see https://example.org/ www.example.org a@b.org", "# no heading"],
+    [
+        "**bold** _it_ `code`",
+        "[a](b) <b>c</b>",
+        "a\\|b &lt; ~~c~~",
+        "see https://example.org/ www.example.org a@b.org",
+        "# no heading",
+    ],
 )
 def test_escape_markdown_of_markup_shows_it_unchanged(text: str) -> None:
     tokens = parse_markdown(escape_markdown(text))
@@ -155,7 +171,13 @@ def test_outcome_counts_split_wins_ties_and_losses() -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [np.arange(60) * 1.0, np.arange(3, 48) * 1.0, np.arange(-8, 13) * 0.25, np.array([7.0, 7.0]), np.linspace(0, 1, 1500) ** 2],
+    [
+        np.arange(60) * 1.0,
+        np.arange(3, 48) * 1.0,
+        np.arange(-8, 13) * 0.25,
+        np.array([7.0, 7.0]),
+        np.linspace(0, 1, 1500) ** 2,
+    ],
 )
 def test_bin_edges_cover_each_value_once_and_grid_values_evenly(values: np.ndarray) -> None:
     edges = bin_edges(values, bins=24)
@@ -206,7 +228,9 @@ def test_evaluation_plots_each_depend_on_their_own_data(tmp_path: Path) -> None:
         series = data[name]["challenger"] if isinstance(data[name], dict) else data[name]
         series[:20] = [0.0 if name.startswith("outcomes") else 40] * 20
         after = [path.read_bytes() for path in evaluation_plots(tmp_path, **data)]
-        assert [old != new for old, new in zip(before, after, strict=True)] == [position == index for position in range(3)], name
+        assert [old != new for old, new in zip(before, after, strict=True)] == [
+            position == index for position in range(3)
+        ], name
 
 
 def test_evaluation_plots_without_scores_leave_rewards_out(tmp_path: Path) -> None:
@@ -221,7 +245,10 @@ def test_training_plot_is_made_of_its_four_metrics_alone(three_rounds: Any, tmp_
     path = training_plot(tmp_path, metrics)
     before = path.read_bytes()
     assert path == tmp_path / "training.png"
-    assert training_plot(tmp_path, [entry | {"time": 1.0, "tokens_per_second": 2.0} for entry in metrics]).read_bytes() == before
+    assert (
+        training_plot(tmp_path, [entry | {"time": 1.0, "tokens_per_second": 2.0} for entry in metrics]).read_bytes()
+        == before
+    )
     for key in ("loss", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected"):
         assert training_plot(tmp_path, [*metrics[:-1], metrics[-1] | {key: 0.123}]).read_bytes() != before, key
 
@@ -236,7 +263,9 @@ def test_report_import_loads_no_heavy_library() -> None:
     modules = [f"components.report.{path.stem}" for path in sorted(folder.glob("*.py")) if path.stem != "__init__"]
     assert {"components.report.campaign", "components.report.round"} <= set(modules)
     code = f"import sys, {', '.join(modules)}\nprint(sorted({{'torch', 'prefect', 'mlflow', 'matplotlib.pyplot'}} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder.parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder.parent.parent
+    )
     assert done.stdout.strip() == "[]"
 
 

@@ -34,7 +34,9 @@ def test_bradley_terry_of_swapped_answers_is_the_same_with_the_other_label() -> 
 
 def test_bradley_terry_pulls_no_further_where_the_prediction_is_the_label() -> None:
     chosen = torch.tensor([math.log(0.7 / 0.3)], dtype=torch.float64, requires_grad=True)
-    bradley_terry(chosen, torch.zeros(1, dtype=torch.float64), torch.tensor([0.7], dtype=torch.float64)).losses.sum().backward()
+    bradley_terry(
+        chosen, torch.zeros(1, dtype=torch.float64), torch.tensor([0.7], dtype=torch.float64)
+    ).losses.sum().backward()
     assert chosen.grad is not None
     assert float(chosen.grad) == pytest.approx(0, abs=1e-12)
 
@@ -42,7 +44,9 @@ def test_bradley_terry_pulls_no_further_where_the_prediction_is_the_label() -> N
 def test_bradley_terry_value_and_gradient_agree_with_a_plain_loop() -> None:
     rng = random.Random(2)
     rows = [(rng.gauss(0, 3), rng.gauss(0, 3), rng.random()) for _ in range(20)]
-    chosen, rejected = (torch.tensor([row[side] for row in rows], dtype=torch.float64, requires_grad=True) for side in (0, 1))
+    chosen, rejected = (
+        torch.tensor([row[side] for row in rows], dtype=torch.float64, requires_grad=True) for side in (0, 1)
+    )
     result = bradley_terry(chosen, rejected, torch.tensor([p for *_, p in rows], dtype=torch.float64))
     result.losses.sum().backward()
     assert chosen.grad is not None
@@ -50,6 +54,8 @@ def test_bradley_terry_value_and_gradient_agree_with_a_plain_loop() -> None:
     for index, (better, worse, p) in enumerate(rows):
         share = 1 / (1 + math.exp(worse - better))
         assert float(result.margins[index].detach()) == pytest.approx(better - worse)
-        assert float(result.losses[index].detach()) == pytest.approx(-p * math.log(share) - (1 - p) * math.log(1 - share))
+        assert float(result.losses[index].detach()) == pytest.approx(
+            -p * math.log(share) - (1 - p) * math.log(1 - share)
+        )
         assert float(chosen.grad[index]) == pytest.approx(share - p)
         assert float(rejected.grad[index]) == pytest.approx(p - share)

@@ -29,7 +29,12 @@ def headed(starter_directory: Path) -> torch.nn.Module:
 def pairs(number: int) -> list[Pair]:
     rng = random.Random(5)
     return [
-        Pair([], [rng.randint(5, 90) for _ in range(rng.randint(2, 30))], [rng.randint(5, 90) for _ in range(rng.randint(2, 30))], p)
+        Pair(
+            [],
+            [rng.randint(5, 90) for _ in range(rng.randint(2, 30))],
+            [rng.randint(5, 90) for _ in range(rng.randint(2, 30))],
+            p,
+        )
         for p in [1.0, 0.8, 0.5, 0.0][:number]
     ]
 
@@ -68,7 +73,9 @@ def test_micro_batch_padding_slots_add_nothing(headed: torch.nn.Module) -> None:
     assert padded.sums.tolist() == pytest.approx(plain.sums.tolist(), abs=1e-5)
 
 
-def test_reward_model_that_is_trained_on_keeps_its_head(headed: torch.nn.Module, starter_directory: Path, tmp_path: Path) -> None:
+def test_reward_model_that_is_trained_on_keeps_its_head(
+    headed: torch.nn.Module, starter_directory: Path, tmp_path: Path
+) -> None:
     headed.save_pretrained(tmp_path)
     again = load_with_head(start_ref(tmp_path, revision="main"), pad_id=0, dtype=torch.float32, device=CPU)
     assert not again.is_fresh

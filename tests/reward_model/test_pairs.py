@@ -18,11 +18,15 @@ TOKENIZER = build_tokenizer()
 
 
 def prepared(source: str, *, max_tokens: int = 64, **settings: Any) -> PreparedPairs:
-    return prepare_pairs(read_pair_table(source, split="train"), TOKENIZER, RewardModelConfig(**settings), max_tokens=max_tokens)
+    return prepare_pairs(
+        read_pair_table(source, split="train"), TOKENIZER, RewardModelConfig(**settings), max_tokens=max_tokens
+    )
 
 
 def rows(number: int) -> list[dict[str, Any]]:
-    return [{"prompt": f"order number {index}", "chosen": "thank you", "rejected": f"no {index}"} for index in range(number)]
+    return [
+        {"prompt": f"order number {index}", "chosen": "thank you", "rejected": f"no {index}"} for index in range(number)
+    ]
 
 
 def test_prepare_pairs_leaves_out_and_counts_what_cannot_be_learnt_from(write_rows: Write) -> None:
@@ -53,11 +57,15 @@ def test_prepare_pairs_leaves_out_and_counts_what_cannot_be_learnt_from(write_ro
 
 
 def test_prepare_pairs_keeps_all_pairs_of_a_prompt_on_one_side(write_rows: Write) -> None:
-    several = [{"prompt": f"order number {index % 10}", "chosen": f"yes {index}", "rejected": "no"} for index in range(40)]
+    several = [
+        {"prompt": f"order number {index % 10}", "chosen": f"yes {index}", "rejected": "no"} for index in range(40)
+    ]
     found = prepared(write_rows(several), eval_share=0.3, seed=4)
     assert len(found.held_out) == len(found.held_out_rows) == 12
     assert found.held_out_rows["prompt_id"].nunique() == 3
-    assert [pair.name.split("prompt ")[1].rstrip(")") for pair in found.held_out] == found.held_out_rows["prompt_id"].tolist()
+    assert [pair.name.split("prompt ")[1].rstrip(")") for pair in found.held_out] == found.held_out_rows[
+        "prompt_id"
+    ].tolist()
     again = prepared(write_rows(several[::-1]), eval_share=0.3, seed=4)
     assert set(again.held_out_rows["prompt_id"]) == set(found.held_out_rows["prompt_id"]), "the split is by content"
 
@@ -72,7 +80,16 @@ def test_prepare_pairs_reads_whole_conversations_as_the_judge_does(write_rows: W
 
 def test_read_pair_table_of_a_round_takes_its_prompts_as_conversations(tmp_path: Path) -> None:
     made = [
-        pair_row([{"role": "user", "content": f"Thank you {n}"}], "yes", "no", p=0.8, margin=1.0, tag="t", judge="j", verdict_ids=[])
+        pair_row(
+            [{"role": "user", "content": f"Thank you {n}"}],
+            "yes",
+            "no",
+            p=0.8,
+            margin=1.0,
+            tag="t",
+            judge="j",
+            verdict_ids=[],
+        )
         for n in range(9)
     ]
     write_table(tmp_path / "train.parquet", pd.DataFrame(made).assign(origin_round=1))
@@ -91,7 +108,11 @@ def test_read_pair_table_digest_is_that_of_the_content(write_rows: Write) -> Non
 @pytest.mark.parametrize(
     ("made", "settings", "told"),
     [
-        ([{"prompt": "a", "chosen": "x", "rejected": "x"}], {}, "there is no usable pair; 1 x chosen equals rejected: name other pairs"),
+        (
+            [{"prompt": "a", "chosen": "x", "rejected": "x"}],
+            {},
+            "there is no usable pair; 1 x chosen equals rejected: name other pairs",
+        ),
         (rows(3), {"eval_share": 0.1}, "no pair is left to measure on: 3 prompts have usable pairs"),
         (rows(1), {"eval_share": 0.9}, "no pair is left to train on: 1 prompts have usable pairs"),
     ],

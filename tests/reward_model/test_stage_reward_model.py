@@ -21,7 +21,9 @@ from components.reward_model.pairs import read_pair_table
 from components.runtime.launch import run_stage
 from tests.reward_model.conftest import labelled_pairs
 
-SETTINGS = RewardModelConfig(dtype="float32", learning_rate=1e-3, epochs=2, pairs_per_step=16, micro_batch_pairs=16, eval_share=0.25)
+SETTINGS = RewardModelConfig(
+    dtype="float32", learning_rate=1e-3, epochs=2, pairs_per_step=16, micro_batch_pairs=16, eval_share=0.25
+)
 NOBODY = ModelRef(round=0, base="nowhere", base_digest="0" * 64, digest="0" * 64)
 
 
@@ -58,9 +60,13 @@ def test_reward_model_judges_a_round_and_its_pairs_are_mostly_right(trained: Pat
     check_judge(config)
     prompts = [make_prompt(messages) for messages in held_out_prompts()[:40]]
     answers = labelled_pairs(40)
-    table = pd.DataFrame([(each.prompt_id, format_messages(each.messages)) for each in prompts], columns=["prompt_id", "messages"])
+    table = pd.DataFrame(
+        [(each.prompt_id, format_messages(each.messages)) for each in prompts], columns=["prompt_id", "messages"]
+    )
     sampled = [
-        (each.prompt_id, n, row[side]) for each, row in zip(prompts, answers, strict=True) for n, side in enumerate(("chosen", "rejected"))
+        (each.prompt_id, n, row[side])
+        for each, row in zip(prompts, answers, strict=True)
+        for n, side in enumerate(("chosen", "rejected"))
     ]
     files = {"prompts": table, "responses": pd.DataFrame(sampled, columns=["prompt_id", "sample_id", "text"])}
     written = {}
@@ -71,7 +77,12 @@ def test_reward_model_judges_a_round_and_its_pairs_are_mostly_right(trained: Pat
     out = tmp_path / "out"
     out.mkdir()
     models: dict[str, Any] = {"policy": NOBODY, "start": NOBODY, "limits": PolicyConfig()}
-    collect(CollectRequest(**written, seed_pairs_digest=None, judge=judge, preferences=PreferencesConfig(), seed=1, **models), out)
+    collect(
+        CollectRequest(
+            **written, seed_pairs_digest=None, judge=judge, preferences=PreferencesConfig(), seed=1, **models
+        ),
+        out,
+    )
     pairs = read_table(out / "preferences.parquet")
     assert len(pairs) == 40
     assert set(pairs["judge"]) == {"reward_model:reward_model"}
@@ -93,7 +104,9 @@ def test_reward_model_is_trained_once_and_again_to_the_same_tensors(
     assert run_stage("reward_model", small, tmp_path / "one") == first
     again = run_stage("reward_model", small, tmp_path / "two")
     assert again.files["model.safetensors"] == first.files["model.safetensors"]
-    assert read_json(tmp_path / "one/reward_model/reward_model.json") == read_json(tmp_path / "two/reward_model/reward_model.json")
+    assert read_json(tmp_path / "one/reward_model/reward_model.json") == read_json(
+        tmp_path / "two/reward_model/reward_model.json"
+    )
     other = run_stage("reward_model", request(rows, starter_directory, epochs=1, seed=2), tmp_path / "three")
     assert other.files["model.safetensors"] != first.files["model.safetensors"]
 
@@ -126,7 +139,9 @@ def test_reward_model_whose_saved_weights_score_otherwise_is_not_published(
     write_rows: Callable[..., str], starter_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def empty_head(engine: Any) -> Any:
-        return {name: value * 0 if name.startswith("score") else value for name, value in engine.module.state_dict().items()}
+        return {
+            name: value * 0 if name.startswith("score") else value for name, value in engine.module.state_dict().items()
+        }
 
     monkeypatch.setattr(stage, "full_weights", empty_head)
     rows = write_rows(labelled_pairs(24))
@@ -135,7 +150,9 @@ def test_reward_model_whose_saved_weights_score_otherwise_is_not_published(
     assert not (tmp_path / "out/reward_model").exists()
 
 
-def test_reward_model_of_a_changed_data_set_is_refused(write_rows: Callable[..., str], starter_directory: Path, tmp_path: Path) -> None:
+def test_reward_model_of_a_changed_data_set_is_refused(
+    write_rows: Callable[..., str], starter_directory: Path, tmp_path: Path
+) -> None:
     asked = request(write_rows(labelled_pairs(24)), starter_directory)
     write_rows(labelled_pairs(25))
     with pytest.raises(StageFailed, match="changed while the reward model was being prepared"):

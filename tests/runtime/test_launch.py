@@ -105,7 +105,9 @@ def test_run_stage_rejected_data_keeps_its_files_beside(ranks: int, stage: Path,
     assert os.listdir(tmp_path / "round") == ["rejected-promote"]
 
 
-def test_run_stage_in_children_publishes_logs_and_measures(stage: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_run_stage_in_children_publishes_logs_and_measures(
+    stage: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level("INFO", logger="components.runtime.launch")
     manifest = run_stage("promote", request(), tmp_path / "round", num_processes=2)
     assert set(manifest.files) == {"seen.txt"}
@@ -143,7 +145,9 @@ def test_server_that_ends_when_asked_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_torchrun_ranks_die_with_a_parent_that_is_killed(stage: Path, tmp_path: Path) -> None:
-    write(tmp_path, f"Path({str(tmp_path)!r}, 'rank' + os.environ['RANK']).write_text(str(os.getpid())); time.sleep(120)")
+    write(
+        tmp_path, f"Path({str(tmp_path)!r}, 'rank' + os.environ['RANK']).write_text(str(os.getpid())); time.sleep(120)"
+    )
     code = f"""
 import sys
 from pathlib import Path
@@ -191,9 +195,13 @@ def test_visible_gpus_follow_the_environment(value: str, count: int, monkeypatch
 
 
 @pytest.mark.parametrize(("gpus", "here"), [("", True), ("0", False)])
-def test_stages_are_loaded_where_they_will_run(gpus: str, here: bool, stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stages_are_loaded_where_they_will_run(
+    gpus: str, here: bool, stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
-    monkeypatch.setattr("components.runtime.launch.STAGES", {"promote": Stage("a_stage", PromoteRequest, 1, on_accelerator=True)})
+    monkeypatch.setattr(
+        "components.runtime.launch.STAGES", {"promote": Stage("a_stage", PromoteRequest, 1, on_accelerator=True)}
+    )
     load_stages()
     assert ("a_stage" in sys.modules) is here
     assert not stage.exists(), "it is loaded and not run"

@@ -37,12 +37,15 @@ def test_response_logps_padded_batch_equals_plain_float64_loop(model: torch.nn.M
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
 def test_response_logps_any_batch_size_is_the_same(model: torch.nn.Module, batch_size: int) -> None:
     whole = response_logps(model, 0, PROMPTS, RESPONSES, max_rows=4)
-    torch.testing.assert_close(response_logps(model, 0, PROMPTS, RESPONSES, max_rows=batch_size), whole, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        response_logps(model, 0, PROMPTS, RESPONSES, max_rows=batch_size), whole, atol=1e-4, rtol=0
+    )
 
 
 @pytest.mark.parametrize(
     ("packed", "expected"),
-    # Tokens by row: 3 + 2, 1 + 5, 6 + 1, 3 + 3. In order of their prompts: row 1, then rows 0 and 3 with one prompt, then row 2.
+    # Tokens by row: 3 + 2, 1 + 5, 6 + 1, 3 + 3. In order of their prompts: row 1, then rows 0 and 3 with one prompt,
+    # then row 2.
     [(False, [[1], [0], [3], [2]]), (True, [[1], [0, 3], [2]])],
 )
 def test_together_counts_an_equal_prompt_once_where_rows_are_packed(packed: bool, expected: list[list[int]]) -> None:
@@ -59,7 +62,9 @@ def test_together_keeps_to_its_limits_and_leaves_no_row_out(packed: bool) -> Non
     assert len(forwards) < 60
     for rows in forwards:
         assert len(rows) <= 6
-        once = sum(len(prompt) for prompt in {tuple(prompts[row]) for row in rows}) + sum(len(responses[row]) for row in rows)
+        once = sum(len(prompt) for prompt in {tuple(prompts[row]) for row in rows}) + sum(
+            len(responses[row]) for row in rows
+        )
         filled = len(rows) * (max(len(prompts[row]) for row in rows) + max(len(responses[row]) for row in rows))
         assert (once if packed else filled) <= 40
 
@@ -82,7 +87,9 @@ def test_the_limit_on_tokens_is_for_padded_forwards(
 
 def test_token_logps_gradient_equals_plain_forward() -> None:
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4
+    )
     model = LlamaForCausalLM(config).double()
     # The head's rows are cast to float32, so gradients agree to that precision and not to float64's.
     token_logps(model, Batch(PROMPTS, RESPONSES, 0, torch.device("cpu"))).sum().backward()
@@ -99,4 +106,6 @@ def test_token_logps_gradient_equals_plain_forward() -> None:
 def test_token_logps_places_without_a_token_are_zero(model: torch.nn.Module) -> None:
     logps = token_logps(model, Batch(PROMPTS, RESPONSES, 0, torch.device("cpu")))
     assert logps.shape == (4, 5)
-    assert torch.equal(logps != 0, torch.tensor([[len(response) > place for place in range(5)] for response in RESPONSES]))
+    assert torch.equal(
+        logps != 0, torch.tensor([[len(response) > place for place in range(5)] for response in RESPONSES])
+    )

@@ -1,4 +1,7 @@
-"""Campaigns on disk with a start model, a trained round and an adapter round; none was run, their weights are made here."""
+"""Campaigns on disk with a start model, a trained round and an adapter round.
+
+None was run, their weights are made here.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +35,10 @@ def make_campaign(runs: Path, starter_directory: Path) -> Callable[..., Path]:
     def make(*kinds: str, name: str = "served") -> Path:
         directory = runs / name
         config = CampaignConfig.model_validate(
-            {"campaign": name, "policy": {"model": str(starter_directory), "dtype": "float32", "max_response_tokens": 24}}
+            {
+                "campaign": name,
+                "policy": {"model": str(starter_directory), "dtype": "float32", "max_response_tokens": 24},
+            }
         )
         request = StartRequest(
             policy=config.policy,
@@ -47,7 +53,9 @@ def make_campaign(runs: Path, starter_directory: Path) -> Callable[..., Path]:
         start = model_of_round(directory, 0)
         models = [start, *(train(directory, number, kind, start) for number, kind in enumerate(kinds, start=1))]
         champion = Champion(round=models[-1].round, digest=models[-1].digest)
-        write_state(directory, State(campaign=name, champion=champion, rounds=tuple(record(model) for model in models[1:])))
+        write_state(
+            directory, State(campaign=name, champion=champion, rounds=tuple(record(model) for model in models[1:]))
+        )
         return directory
 
     return make
@@ -62,7 +70,9 @@ def train(directory: Path, number: int, kind: str, start: ModelRef) -> ModelRef:
     if kind == "adapter":
         from peft import LoraConfig, get_peft_model
 
-        wrapped = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+        wrapped = get_peft_model(
+            model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+        )
         with torch.no_grad():
             for name, weight in wrapped.named_parameters():
                 if "lora_B" in name:
@@ -75,7 +85,10 @@ def train(directory: Path, number: int, kind: str, start: ModelRef) -> ModelRef:
         model.save_pretrained(stage / "model")
         load_tokenizer(start).save_pretrained(stage / "model")
     trained = trained_ref(stage, start, number)
-    write_json(stage / "train.json", {"policy_digest": trained.digest, "directory": "adapter" if kind == "adapter" else "model"})
+    write_json(
+        stage / "train.json",
+        {"policy_digest": trained.digest, "directory": "adapter" if kind == "adapter" else "model"},
+    )
     return model_of_round(directory, number)
 
 

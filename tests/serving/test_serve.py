@@ -43,7 +43,12 @@ def serving(runs: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str]
     environment = {**os.environ, "RATCHET_RUNS": str(runs), "COLUMNS": "80"}
     # A shell that runs the tests in its background has them, and so their children, ignore Ctrl-C.
     command = ["env", "--default-signal=INT", sys.executable, "-m", "flows.cli", "serve", *arguments]
-    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": Path(__file__).parents[2]}
+    options: dict[str, Any] = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "text": True,
+        "cwd": Path(__file__).parents[2],
+    }
     with subprocess.Popen(command, env=environment, **options) as child:
         assert child.stdout is not None
         lines: list[str] = []
@@ -84,14 +89,22 @@ def own_greedy_answer(directory: Path, round: int) -> str:
     ref = model_of_round(directory, round)
     model, tokenizer = load_policy(ref, dtype=torch.float32, device=torch.device("cpu")), load_tokenizer(ref)
     law = SamplingParams(
-        temperature=1.0, top_p=1.0, top_k=1, max_new_tokens=MAX_TOKENS, stop_ids=frozenset(stop_ids(tokenizer, model.generation_config))
+        temperature=1.0,
+        top_p=1.0,
+        top_k=1,
+        max_new_tokens=MAX_TOKENS,
+        stop_ids=frozenset(stop_ids(tokenizer, model.generation_config)),
     )
     prompt = prompt_ids(tokenizer, QUESTION)
-    (sampled,) = sample(model, [prompt], seeds=[[0]], law=law, pad_id=tokenizer.pad_token_id, batch_size=1, on_batch=lambda _: None)
+    (sampled,) = sample(
+        model, [prompt], seeds=[[0]], law=law, pad_id=tokenizer.pad_token_id, batch_size=1, on_batch=lambda _: None
+    )
     return tokenizer.decode(sampled.token_ids, skip_special_tokens=True)
 
 
-def test_serve_answers_whole_and_streamed_as_our_own_model_and_ends_with_ctrl_c(runs: Path, make_campaign: Make) -> None:
+def test_serve_answers_whole_and_streamed_as_our_own_model_and_ends_with_ctrl_c(
+    runs: Path, make_campaign: Make
+) -> None:
     directory, port = make_campaign(), free_port()
     with serving(runs, "served", "--port", str(port), "--engine", "transformers") as (child, lines):
         assert child.poll() is None, lines
@@ -104,7 +117,11 @@ def test_serve_answers_whole_and_streamed_as_our_own_model_and_ends_with_ctrl_c(
         own = own_greedy_answer(directory, 0)
         assert own
         assert ask(port).json()["choices"][0]["message"]["content"] == own
-        events = [line.removeprefix("data: ") for line in ask(port, stream=True).text.splitlines() if line.startswith("data: {")]
+        events = [
+            line.removeprefix("data: ")
+            for line in ask(port, stream=True).text.splitlines()
+            if line.startswith("data: {")
+        ]
         assert len(events) > 3
         assert "".join(json.loads(event)["choices"][0]["delta"].get("content") or "" for event in events) == own
 
@@ -117,7 +134,9 @@ def test_serve_answers_whole_and_streamed_as_our_own_model_and_ends_with_ctrl_c(
     await_no_process_of(runs)
 
 
-def test_serve_adapter_champion_answers_by_its_adapter_and_ends_with_a_killed_parent(runs: Path, make_campaign: Make) -> None:
+def test_serve_adapter_champion_answers_by_its_adapter_and_ends_with_a_killed_parent(
+    runs: Path, make_campaign: Make
+) -> None:
     directory, port = make_campaign("full", "adapter"), free_port()
     own = [own_greedy_answer(directory, number) for number in range(3)]
     assert len(set(own)) == 3
@@ -174,7 +193,9 @@ def listened_port() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-def test_serve_engine_that_is_not_installed_is_refused_with_the_remedy(make_campaign: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serve_engine_that_is_not_installed_is_refused_with_the_remedy(
+    make_campaign: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_campaign()
     monkeypatch.setattr("shutil.which", lambda *_, **__: None)
     assert "pip install vllm" in told_and_refused("served", "--engine", "vllm")
@@ -218,7 +239,10 @@ def test_serve_auto_takes_vllm_where_it_is_installed_and_names_the_adapter(
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"num_virtual_tokens": 8}, r"round 1 trained virtual tokens, which no server here takes: load .*/adapter with peft's"),
+        (
+            {"num_virtual_tokens": 8},
+            r"round 1 trained virtual tokens, which no server here takes: load .*/adapter with peft's",
+        ),
         ({"r": 8, "use_dora": True}, "vLLM takes no DoRA adapters: choose --engine transformers"),
     ],
 )
@@ -247,7 +271,8 @@ def test_engine_for_a_model_is_one_that_takes_its_adapter(
 
 
 @pytest.mark.parametrize(
-    ("campaign", "expected"), [("demo", "demo"), ("a_b.c-1", "a_b.c-1"), ("a--b", "a-b"), ("a..b-", "a.b"), ("x.git", "x")]
+    ("campaign", "expected"),
+    [("demo", "demo"), ("a_b.c-1", "a_b.c-1"), ("a--b", "a-b"), ("a..b-", "a.b"), ("x.git", "x")],
 )
 def test_model_id_is_the_campaigns_name_as_far_as_a_hub_name_may_be(campaign: str, expected: str) -> None:
     from huggingface_hub.utils import validate_repo_id

@@ -38,7 +38,9 @@ def test_reliability_compares_how_sure_with_how_often_right() -> None:
 def test_reliability_does_not_depend_on_which_answer_stands_as_chosen() -> None:
     margins, labels = [2.0, -0.3, 1.0, -4.0], [1.0, 0.8, 0.4, 0.0]
     swapped = reliability([-margin for margin in margins], [1 - label for label in labels])
-    assert [each.model_dump() for each in swapped] == [pytest.approx(each.model_dump()) for each in reliability(margins, labels)]
+    assert [each.model_dump() for each in swapped] == [
+        pytest.approx(each.model_dump()) for each in reliability(margins, labels)
+    ]
 
 
 def test_calibration_error_of_a_model_that_is_as_sure_as_right_is_zero() -> None:

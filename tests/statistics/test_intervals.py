@@ -6,7 +6,9 @@ from components.records import Interval
 from components.statistics.intervals import mean_interval, win_rate
 
 
-def rate(outcomes: list[float] | np.ndarray, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 3) -> Interval:
+def rate(
+    outcomes: list[float] | np.ndarray, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 3
+) -> Interval:
     return win_rate(list(outcomes), confidence=confidence, resamples=resamples, seed=seed)
 
 
@@ -54,7 +56,10 @@ def test_win_rate_with_swapped_sides_is_mirrored() -> None:
     outcomes = np.random.default_rng(5).choice([0, 0.25, 0.5, 0.75, 1], size=83, p=[0.2, 0.1, 0.2, 0.1, 0.4])
     ours, theirs = rate(outcomes), rate(1 - outcomes)
     assert theirs.value == pytest.approx(1 - ours.value, abs=1e-12)
-    assert (theirs.low, theirs.high) == (pytest.approx(1 - ours.high, abs=1e-12), pytest.approx(1 - ours.low, abs=1e-12))
+    assert (theirs.low, theirs.high) == (
+        pytest.approx(1 - ours.high, abs=1e-12),
+        pytest.approx(1 - ours.low, abs=1e-12),
+    )
 
 
 @pytest.mark.parametrize(("size", "shares"), [(20, (0.7, 0.0, 0.3)), (60, (0.5, 0.3, 0.2)), (150, (0.8, 0.1, 0.1))])
@@ -63,13 +68,16 @@ def test_win_rate_interval_covers_the_truth_as_often_as_it_says(size: int, share
     truth = shares[0] + shares[1] / 2
     found = [rate(chance.choice([1, 0.5, 0], size=size, p=shares), resamples=300, seed=trial) for trial in range(400)]
     covered = np.mean([interval.low <= truth <= interval.high for interval in found])
-    # 400 trials: three standard errors below 0.95; the interval may be somewhat too wide, as documented, but not without bound.
+    # 400 trials: three standard errors below 0.95; the interval may be somewhat too wide, as documented, but not
+    # without bound.
     assert 0.917 <= covered <= 0.995
 
 
 def test_win_rate_between_equals_rarely_has_a_lower_bound_above_one_half() -> None:
     chance = np.random.default_rng(12)
-    found = [rate(chance.choice([1, 0.5, 0], size=50, p=(0.4, 0.2, 0.4)), resamples=300, seed=trial) for trial in range(400)]
+    found = [
+        rate(chance.choice([1, 0.5, 0], size=50, p=(0.4, 0.2, 0.4)), resamples=300, seed=trial) for trial in range(400)
+    ]
     assert np.mean([interval.low > 0.5 for interval in found]) <= 0.045
 
 

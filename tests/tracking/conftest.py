@@ -28,7 +28,14 @@ from components.records import Interval, JudgeRef, RoundRecord
 NUM_STEPS, NUM_SAMPLES = 5, 3
 GIT_SHA = "0123456789abcdef0123456789abcdef01234567"
 # One curve of each kind in full, since one look at every point of every metric takes longer than writing them.
-POINTS = ("loss", "logps/chosen", "win_rate_vs_start", "promoted", "seconds/dpo_train", "system/cpu_utilization_percentage")
+POINTS = (
+    "loss",
+    "logps/chosen",
+    "win_rate_vs_start",
+    "promoted",
+    "seconds/dpo_train",
+    "system/cpu_utilization_percentage",
+)
 WRITES = (
     "create_experiment",
     "create_run",
@@ -119,8 +126,12 @@ def record_again(runs: Path, config: dict[str, Any]) -> Callable[..., Any]:
     from components.tracking import record_round
 
     def again(number: int, campaign: str = "demo") -> Any:
-        entry = next(entry for entry in read_json(runs / campaign / "campaign.json")["rounds"] if entry["round"] == number)
-        return record_round(runs / campaign, number, config=config, record=RoundRecord.model_validate(entry), git_sha=GIT_SHA)
+        entry = next(
+            entry for entry in read_json(runs / campaign / "campaign.json")["rounds"] if entry["round"] == number
+        )
+        return record_round(
+            runs / campaign, number, config=config, record=RoundRecord.model_validate(entry), git_sha=GIT_SHA
+        )
 
     return again
 
@@ -168,14 +179,21 @@ class Store:
                 "metrics": run.data.metrics,
                 "tags": run.data.tags,
                 "points": sorted((point.key, point.step, point.value, point.timestamp) for point in history),
-                "inputs": sorted(f"{item.dataset.name} {item.dataset.digest} {item.tags[0].value}" for item in run.inputs.dataset_inputs),
+                "inputs": sorted(
+                    f"{item.dataset.name} {item.dataset.digest} {item.tags[0].value}"
+                    for item in run.inputs.dataset_inputs
+                ),
                 "outputs": len(run.outputs.model_outputs),
                 "files": self.files(run),
             }
         models = self.client.search_logged_models([self.client.get_experiment_by_name(campaign).experiment_id])
-        state["models"] = [(model.name, str(model.status), model.tags, sorted(self.model_files(model.model_id))) for model in models]
+        state["models"] = [
+            (model.name, str(model.status), model.tags, sorted(self.model_files(model.model_id))) for model in models
+        ]
         versions = self.client.search_model_versions(f"name = '{campaign}'")
-        state["versions"] = [(version.version, version.tags, version.description, version.aliases) for version in versions]
+        state["versions"] = [
+            (version.version, version.tags, version.description, version.aliases) for version in versions
+        ]
         text = json.dumps(state, indent=1, sort_keys=True).replace(campaign, "demo")
         return re.sub(r"m-[0-9a-f]{32}", "m-id", text)
 
@@ -198,7 +216,10 @@ class Killed(BaseException):
 
 @pytest.fixture
 def killed_after_write(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Any]:
-    """Lets the given number of the client's writes happen in a block, and then kills it; tells whether that happened."""
+    """Lets the given number of the client's writes happen in a block, and then kills it.
+
+    Tells whether that happened.
+    """
 
     @contextlib.contextmanager
     def killing(number: int) -> Iterator[SimpleNamespace]:
@@ -250,7 +271,8 @@ def _write_start(directory: Path) -> None:
     with publishing(directory / "start", stage="start", version=1, key="k") as work:
         for name in ("train_prompts", "held_out_prompts"):
             prompts = [
-                {"prompt_id": f"{name}-{row}", "messages": json.dumps([{"role": "user", "content": f"hello {row}"}])} for row in range(4)
+                {"prompt_id": f"{name}-{row}", "messages": json.dumps([{"role": "user", "content": f"hello {row}"}])}
+                for row in range(4)
             ]
             write_table(work.path / f"{name}.parquet", pd.DataFrame(prompts))
         model = {"round": 0, "base": "model", "base_digest": digest("start"), "digest": digest("start")}
@@ -273,13 +295,26 @@ JUDGE_HEALTH: dict[str, Any] = {
     },
 }
 
-VIOLATIONS = {"be brief": {"violated": 3, "checked": 12, "invalid": 1}, "be kind": {"violated": 0, "checked": 0, "invalid": 13}}
+VIOLATIONS = {
+    "be brief": {"violated": 3, "checked": 12, "invalid": 1},
+    "be kind": {"violated": 0, "checked": 0, "invalid": 13},
+}
 
 
 def _write_data(directory: Path, number: int) -> None:
     with publishing(directory / "generate_responses", stage="generate_responses", version=1, key="k") as work:
-        write_table(work.path / "responses.parquet", pd.DataFrame({"prompt_id": ["a"], "sample_id": [0], "text": ["sorry"]}))
-    counts = {"prompts": 100, "responses": 400, "verdicts": 400, "invalid_verdicts": 2, "pairs": 90, "ties": 6, "below_margin": 3}
+        write_table(
+            work.path / "responses.parquet", pd.DataFrame({"prompt_id": ["a"], "sample_id": [0], "text": ["sorry"]})
+        )
+    counts = {
+        "prompts": 100,
+        "responses": 400,
+        "verdicts": 400,
+        "invalid_verdicts": 2,
+        "pairs": 90,
+        "ties": 6,
+        "below_margin": 3,
+    }
     with publishing(directory / "collect_preferences", stage="collect_preferences", version=1, key="k") as work:
         counts |= {
             "no_verdict": 1,
@@ -293,7 +328,9 @@ def _write_data(directory: Path, number: int) -> None:
     texts = {"chosen": [f"good {number}", "fine"], "rejected": ["bad", "worse"]}
     prompts = [json.dumps([{"role": "user", "content": f"hello {name}"}]) for name in ("there", "again")]
     pairs = pd.DataFrame({"pair_id": ["p1", "p2"], "prompt": prompts, **texts, "p": [1.0, 0.9]})
-    quarantined = pairs.assign(reason=["chosen is empty; tag is empty", "duplicate of another pair"], origin_round=number)
+    quarantined = pairs.assign(
+        reason=["chosen is empty; tag is empty", "duplicate of another pair"], origin_round=number
+    )
     counts = {"received": 90, "replayed": 0, "train": 80, "eval": 8, "quarantined": 2, "quarantine_share": 0.0222}
     with publishing(directory / "validate_data", stage="validate_data", version=1, key="k") as work:
         write_table(work.path / "train.parquet", pairs)
@@ -306,18 +343,35 @@ def _write_data(directory: Path, number: int) -> None:
 def _write_training(directory: Path, policy: str) -> None:
     evaluated = {"loss": 0.40625, "rewards/accuracies": 0.875, "rewards/margins": 0.625, "num_pairs": 8}
     with publishing(directory / "dpo_train", stage="dpo_train", version=1, key="k") as work:
-        (work.path / "metrics.jsonl").write_text("".join(json.dumps(_step(step)) + "\n" for step in range(1, NUM_STEPS + 1)))
+        (work.path / "metrics.jsonl").write_text(
+            "".join(json.dumps(_step(step)) + "\n" for step in range(1, NUM_STEPS + 1))
+        )
         counts = {"num_pairs": 80, "num_steps": NUM_STEPS, "dtype": "float32"}
-        write_json(work.path / "train.json", {"policy_digest": policy, "start_digest": digest("start"), **counts, "eval": evaluated})
-        (work.path / "system.jsonl").write_text("".join(json.dumps(_sample(number)) + "\n" for number in range(NUM_SAMPLES)))
+        write_json(
+            work.path / "train.json",
+            {"policy_digest": policy, "start_digest": digest("start"), **counts, "eval": evaluated},
+        )
+        (work.path / "system.jsonl").write_text(
+            "".join(json.dumps(_sample(number)) + "\n" for number in range(NUM_SAMPLES))
+        )
         (work.path / "model").mkdir()
         (work.path / "model" / "config.json").write_text("{}")
         (work.path / "model" / "model.safetensors").write_bytes(policy.encode())
 
 
 def _step(step: int) -> dict[str, float]:
-    rewards = {"rewards/chosen": step / 8, "rewards/rejected": -step / 8, "rewards/margins": step / 4, "rewards/accuracies": 0.625}
-    logps = {"logps/chosen": -20.0 - step, "logps/rejected": -30.0 - step, "pairs_per_second": 20.0, "tokens_per_second": 900.0}
+    rewards = {
+        "rewards/chosen": step / 8,
+        "rewards/rejected": -step / 8,
+        "rewards/margins": step / 4,
+        "rewards/accuracies": 0.625,
+    }
+    logps = {
+        "logps/chosen": -20.0 - step,
+        "logps/rejected": -30.0 - step,
+        "pairs_per_second": 20.0,
+        "tokens_per_second": 900.0,
+    }
     return {
         "step": step,
         "epoch": step / 4,
@@ -332,7 +386,13 @@ def _step(step: int) -> dict[str, float]:
 
 def _sample(number: int) -> dict[str, float]:
     cpu = {"cpu_utilization_percentage": 40.0 + number} if number else {}
-    return {"time": 1.8e9 + 2 * number, "seconds": 2.0 * number, "rank": 0, **cpu, "process_memory_usage_megabytes": 512.0 + number}
+    return {
+        "time": 1.8e9 + 2 * number,
+        "seconds": 2.0 * number,
+        "rank": 0,
+        **cpu,
+        "process_memory_usage_megabytes": 512.0 + number,
+    }
 
 
 def _write_evaluation(directory: Path, record: RoundRecord) -> None:
@@ -352,7 +412,10 @@ def _write_evaluation(directory: Path, record: RoundRecord) -> None:
         "invalid_share": 0.0,
     }
     samples = {"prompt_id": ["h0", "h1"], "prompt": ["Where is order 12?", "It broke."], "start": ["hm", "no"]}
-    samples |= {"champion": ["on its way", "sorry"], "challenger": ["Order 12 is on its way.", "Sorry! A new one is coming."]}
+    samples |= {
+        "champion": ["on its way", "sorry"],
+        "challenger": ["Order 12 is on its way.", "Sorry! A new one is coming."],
+    }
     with publishing(directory / "evaluate", stage="evaluate", version=1, key="k") as work:
         write_json(work.path / "evaluation.json", evaluation)
         write_table(work.path / "samples.parquet", pd.DataFrame({**samples, "outcome_vs_start": [1.0, 0.5]}))

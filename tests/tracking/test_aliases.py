@@ -10,14 +10,20 @@ from mlflow.entities import Run
 from components.tracking import Tracked
 
 
-def test_aliases_over_three_rounds_champion_moves_only_when_promoted(store: Any, record: Callable[..., Tracked]) -> None:
+def test_aliases_over_three_rounds_champion_moves_only_when_promoted(
+    store: Any, record: Callable[..., Tracked]
+) -> None:
     client = store.client
     seen = []
     for number, promoted in ((1, True), (2, False), (3, True)):
         tracked = record(number, promoted=promoted)
         assert tracked.model_version == number
         seen.append(store.aliases())
-    assert seen == [{"challenger": 1, "champion": 1}, {"challenger": 2, "champion": 1}, {"challenger": 3, "champion": 3}]
+    assert seen == [
+        {"challenger": 1, "champion": 1},
+        {"challenger": 2, "champion": 1},
+        {"challenger": 3, "champion": 3},
+    ]
     refused = client.get_model_version("demo", "2")
     assert refused.tags["promoted"] == "false"
     assert refused.tags["champion"] == "1"
@@ -31,7 +37,9 @@ def test_aliases_nothing_promoted_yet_there_is_no_champion(store: Any, record: C
     assert store.aliases() == {"challenger": 1}
 
 
-def test_campaign_begun_again_under_its_name_is_not_mixed_with_the_old_one(runs: Path, store: Any, record: Callable[..., Tracked]) -> None:
+def test_campaign_begun_again_under_its_name_is_not_mixed_with_the_old_one(
+    runs: Path, store: Any, record: Callable[..., Tracked]
+) -> None:
     old = [record(number) for number in (1, 2)]
     shutil.rmtree(runs / "demo")
     new = record(1, promoted=False, weights="others")

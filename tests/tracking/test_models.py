@@ -56,7 +56,13 @@ def save_tiny_llama(directory: Path) -> dict[str, Any]:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>", unk_token="<unk>")
     fast.chat_template = "{% for message in messages %}{{ message.role }} {{ message.content }} {% endfor %}assistant"
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(vocabulary), max_position_embeddings=32, **sizes))
     shutil.rmtree(directory)
     model.save_pretrained(directory)
@@ -78,7 +84,9 @@ def test_adapter_round_registers_the_adapters_directory_with_our_card(
     card = card_of(runs, model_id)
     assert card.data.library_name == "peft"
     assert "what peft saves" not in card.text
-    assert (trained / "adapter" / "README.md").read_text() == "what peft saves", "the published stage is never written to"
+    assert (trained / "adapter" / "README.md").read_text() == "what peft saves", (
+        "the published stage is never written to"
+    )
 
 
 def card_of(runs: Path, model_id: str) -> ModelCard:
@@ -86,7 +94,9 @@ def card_of(runs: Path, model_id: str) -> ModelCard:
     return ModelCard.load(path)
 
 
-def test_card_tells_numbers_verdict_lineage_and_how_to_load(runs: Path, store: Any, record: Callable[..., Tracked]) -> None:
+def test_card_tells_numbers_verdict_lineage_and_how_to_load(
+    runs: Path, store: Any, record: Callable[..., Tracked]
+) -> None:
     record(1)
     record(2, promoted=False)
     version = store.client.get_model_version("demo", "2")

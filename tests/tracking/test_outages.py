@@ -1,4 +1,7 @@
-"""MLflow away at the beginning, in the middle, at the end, or silent: the recording gives up soon, and the next one completes it."""
+"""MLflow away at the beginning, in the middle, at the end, or silent.
+
+The recording gives up soon, and the next one completes it.
+"""
 
 import contextlib
 import os
@@ -34,7 +37,9 @@ class Relay:
         self.requests, self.fails_at, self.failure = 0, 0, ""
 
     def fail(self, request: int, failure: str) -> None:
-        """`reset`: the request never arrives; `lost`: the server does it and its answer is lost; `silent`: nobody ever answers.
+        """`reset`: the request never arrives; `lost`: the server does it and its answer is lost.
+
+        `silent`: nobody ever answers.
 
         All later requests meet the same.
         """
@@ -92,8 +97,25 @@ def server_port(tmp_path_factory: pytest.TempPathFactory, migrated_store: Path) 
     """A real MLflow server of its own store, which keeps the artifacts as well."""
     place, port = tmp_path_factory.mktemp("server"), free_port()
     shutil.copy(migrated_store, place / "mlflow.db")
-    stores = ["--backend-store-uri", f"sqlite:///{place / 'mlflow.db'}", "--artifacts-destination", str(place / "artifacts")]
-    command = [sys.executable, "-m", "mlflow", "server", *stores, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    stores = [
+        "--backend-store-uri",
+        f"sqlite:///{place / 'mlflow.db'}",
+        "--artifacts-destination",
+        str(place / "artifacts"),
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        *stores,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
     with server_process(command, env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}) as child:
         deadline = time.monotonic() + 240
         while not _answers(port):

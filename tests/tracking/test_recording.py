@@ -17,7 +17,9 @@ from components.tracking import Tracked, tracking_uri
 GIT_SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
-def test_record_round_first_time_tells_everything_about_the_round(runs: Path, store: Any, record: Callable[..., Tracked]) -> None:
+def test_record_round_first_time_tells_everything_about_the_round(
+    runs: Path, store: Any, record: Callable[..., Tracked]
+) -> None:
     environment = dict(os.environ)
     tracked = record(1)
     assert dict(os.environ) == environment
@@ -45,7 +47,9 @@ def test_record_round_first_time_tells_everything_about_the_round(runs: Path, st
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
 
 
-def test_record_round_metrics_are_the_files_numbers_at_their_steps(runs: Path, store: Any, record: Callable[..., Tracked]) -> None:
+def test_record_round_metrics_are_the_files_numbers_at_their_steps(
+    runs: Path, store: Any, record: Callable[..., Tracked]
+) -> None:
     tracked = record(1)
     client = store.client
     run = client.get_run(tracked.run_id)
@@ -130,7 +134,9 @@ def test_record_round_tables_are_declared_and_load_back(
     assert declared == [{"path": name, "type": "table"} for name in names]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri(runs))
     monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    samples, counts, quarantined = (client.load_table(tracked.experiment_id, name, run_ids=[tracked.run_id]) for name in names)
+    samples, counts, quarantined = (
+        client.load_table(tracked.experiment_id, name, run_ids=[tracked.run_id]) for name in names
+    )
     assert list(samples.columns)[:2] == ["prompt", "challenger"]
     assert samples["challenger"][1] == "Sorry! A new one is coming."
     assert dict(zip(counts["pairs"], counts["number"], strict=True)) == {
@@ -168,9 +174,17 @@ def test_quarantined_pairs_that_are_many_or_no_chat_are_shown_as_they_are(
 ) -> None:
     directory, _ = build(1)
     path = directory / "round-001" / "validate_data" / "quarantine.parquet"
-    chat = json.dumps([{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes?"}, {"role": "user", "content": "bye"}])
+    chat = json.dumps(
+        [
+            {"role": "user", "content": "hi"},
+            {"role": "assistant", "content": "yes?"},
+            {"role": "user", "content": "bye"},
+        ]
+    )
     prompts = [chat, "no chat", None, *[chat] * 300]
-    write_table(path, pd.DataFrame({"prompt": prompts, "chosen": "a", "rejected": None, "reason": "rejected is no text"}))
+    write_table(
+        path, pd.DataFrame({"prompt": prompts, "chosen": "a", "rejected": None, "reason": "rejected is no text"})
+    )
     tracked = record_again(1)
     local = store.client.download_artifacts(tracked.run_id, "quarantined_pairs.json")
     table = json.loads(Path(local).read_text())
@@ -179,7 +193,9 @@ def test_quarantined_pairs_that_are_many_or_no_chat_are_shown_as_they_are(
     assert [row[0] for row in table["data"][:3]] == ["user: hi\nassistant: yes?\nuser: bye", "no chat", None]
 
 
-def test_record_round_system_metrics_are_the_samples_under_mlflows_names(store: Any, record: Callable[..., Tracked]) -> None:
+def test_record_round_system_metrics_are_the_samples_under_mlflows_names(
+    store: Any, record: Callable[..., Tracked]
+) -> None:
     run = store.client.get_run(record(1).run_id)
     assert store.curve(run, "system/cpu_utilization_percentage") == [(1, 41.0), (2, 42.0)], "the first sample has none"
     assert store.curve(run, "system/process_memory_usage_megabytes") == [(0, 512.0), (1, 513.0), (2, 514.0)]
@@ -191,10 +207,13 @@ def test_record_round_system_metrics_are_the_samples_under_mlflows_names(store: 
     }
 
 
-def test_record_round_several_ranks_are_told_apart(store: Any, build: Any, record_again: Callable[..., Tracked]) -> None:
+def test_record_round_several_ranks_are_told_apart(
+    store: Any, build: Any, record_again: Callable[..., Tracked]
+) -> None:
     directory, _ = build(1)
     samples = [
-        {"time": 1.8e9 + number, "seconds": float(number), "rank": number % 2, "gpu_0_power_usage_watts": number} for number in range(5)
+        {"time": 1.8e9 + number, "seconds": float(number), "rank": number % 2, "gpu_0_power_usage_watts": number}
+        for number in range(5)
     ]
     path = directory / "round-001" / "dpo_train" / "system.jsonl"
     path.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
@@ -203,7 +222,9 @@ def test_record_round_several_ranks_are_told_apart(store: Any, build: Any, recor
     assert store.curve(run, "system/rank_1/gpu_0_power_usage_watts") == [(0, 1.0), (1, 3.0)]
 
 
-def test_record_round_of_a_version_without_samples_is_recorded(store: Any, build: Any, record_again: Callable[..., Tracked]) -> None:
+def test_record_round_of_a_version_without_samples_is_recorded(
+    store: Any, build: Any, record_again: Callable[..., Tracked]
+) -> None:
     directory, _ = build(1)
     (directory / "round-001" / "dpo_train" / "system.jsonl").unlink()
     run = store.client.get_run(record_again(1).run_id)
@@ -231,7 +252,9 @@ def test_record_round_seeded_round_without_scores_logs_no_made_up_numbers(
     assert metrics["reward_margin"] == 0.625
 
 
-def test_record_round_weights_gone_records_the_rest(store: Any, build: Any, record_again: Callable[..., Tracked]) -> None:
+def test_record_round_weights_gone_records_the_rest(
+    store: Any, build: Any, record_again: Callable[..., Tracked]
+) -> None:
     directory, _ = build(1)
     shutil.rmtree(directory / "round-001" / "dpo_train" / "model")
     tracked = record_again(1)

@@ -17,7 +17,9 @@ from components.tracking import Tracked
 POINTS = ("loss", "win_rate_vs_start", "promoted", "seconds/dpo_train", "system/cpu_utilization_percentage")
 
 
-def test_record_round_again_adds_nothing(store: Any, record: Callable[..., Tracked], record_again: Callable[..., Tracked]) -> None:
+def test_record_round_again_adds_nothing(
+    store: Any, record: Callable[..., Tracked], record_again: Callable[..., Tracked]
+) -> None:
     tracked = record(1), record(2)
     before = store.everything()
     assert (record_again(1), record_again(2)) == tracked
@@ -53,7 +55,11 @@ def test_record_round_again_uploads_no_weights(
 
 
 def test_record_round_killed_after_any_write_ends_as_if_undisturbed(
-    runs: Path, store: Any, record: Callable[..., Tracked], record_again: Callable[..., Tracked], killed_after_write: Callable[[int], Any]
+    runs: Path,
+    store: Any,
+    record: Callable[..., Tracked],
+    record_again: Callable[..., Tracked],
+    killed_after_write: Callable[[int], Any],
 ) -> None:
     record(1)
     undisturbed = store.everything()
@@ -108,7 +114,9 @@ def test_campaign_run_has_one_point_a_round_whatever_the_order(
     assert campaign.info.status == "FINISHED"
     assert campaign.data.tags["champion"] == "2"
     assert campaign.info.end_time == store.runs()["round 003"].info.end_time
-    versions = {version.tags["round"]: int(version.version) for version in client.search_model_versions("name = 'demo'")}
+    versions = {
+        version.tags["round"]: int(version.version) for version in client.search_model_versions("name = 'demo'")
+    }
     assert store.aliases() == {"challenger": versions["3"], "champion": versions["2"]}
     newest = record(4)
     record_again(3)

@@ -23,16 +23,23 @@ def judged(build: Any) -> Callable[[int, int], Path]:
         directory, _ = build(number)
         here = directory / f"round-{number:03d}"
         names = [f"{number}-{prompt}" for prompt in range(num_prompts)]
-        groups = [Group(name, [{"role": "user", "content": f"why {name}?"}], ((0, "because"), (1, "no idea"))) for name in names]
+        groups = [
+            Group(name, [{"role": "user", "content": f"why {name}?"}], ((0, "because"), (1, "no idea")))
+            for name in names
+        ]
         verdicts = []
         for group in groups:
-            verdicts += conclude_pair("llm:m", group, 0, 1, forward=Opinion(1.0, "it answers"), backward=Opinion(0.0, "B answers"))
+            verdicts += conclude_pair(
+                "llm:m", group, 0, 1, forward=Opinion(1.0, "it answers"), backward=Opinion(0.0, "B answers")
+            )
         verdicts.append(make_verdict("rule:r", groups[0], 0, Opinion(1.5)))
         write_verdicts(here / "collect_preferences", verdicts)
         prompts = [{"prompt_id": group.prompt_id, "messages": json.dumps(group.messages)} for group in groups]
         write_table(here / "generate_responses" / "prompts.parquet", pd.DataFrame(prompts))
         responses = [
-            {"prompt_id": group.prompt_id, "sample_id": number, "text": text} for group in groups for number, text in group.responses
+            {"prompt_id": group.prompt_id, "sample_id": number, "text": text}
+            for group in groups
+            for number, text in group.responses
         ]
         write_table(here / "generate_responses" / "responses.parquet", pd.DataFrame(responses))
         return here
@@ -44,7 +51,9 @@ def traces(store: Any, tracked: Tracked) -> list[Any]:
     return list(store.client.search_traces(locations=[tracked.experiment_id], run_id=tracked.run_id))
 
 
-def test_traces_hold_the_answers_each_order_and_the_conclusion(judged: Any, record_again: Callable[..., Tracked], store: Any) -> None:
+def test_traces_hold_the_answers_each_order_and_the_conclusion(
+    judged: Any, record_again: Callable[..., Tracked], store: Any
+) -> None:
     judged(1, 1)
     (trace,) = traces(store, record_again(1))
     root, *orders = trace.data.spans
@@ -56,7 +65,9 @@ def test_traces_hold_the_answers_each_order_and_the_conclusion(judged: Any, reco
     }
 
 
-def test_traces_are_a_sample_and_each_is_there_once(judged: Any, record_again: Callable[..., Tracked], store: Any) -> None:
+def test_traces_are_a_sample_and_each_is_there_once(
+    judged: Any, record_again: Callable[..., Tracked], store: Any
+) -> None:
     judged(1, MAX_COMPARISONS + 5)
     first = {trace.info.trace_id for trace in traces(store, record_again(1))}
     assert len(first) == MAX_COMPARISONS

@@ -76,10 +76,14 @@ def make_request(tmp_path: Path, policy: ModelRef) -> Callable[..., ValidateRequ
         columns = list(make_pair("w0"))
         return ValidateRequest(
             preferences=write("preferences.parquet", pd.DataFrame(rows, columns=columns)),
-            replayed=tuple(write(f"replayed-{number}.parquet", pd.DataFrame(table)) for number, table in enumerate(replayed)),
+            replayed=tuple(
+                write(f"replayed-{number}.parquet", pd.DataFrame(table)) for number, table in enumerate(replayed)
+            ),
             held_out=write(
                 "held_out.parquet",
-                pd.DataFrame({"prompt_id": [prompt_id(m) for m in held], "messages": [format_messages(m) for m in held]}),
+                pd.DataFrame(
+                    {"prompt_id": [prompt_id(m) for m in held], "messages": [format_messages(m) for m in held]}
+                ),
             ),
             policy=policy,
             limits=limits or PolicyConfig(max_prompt_tokens=12, max_response_tokens=6),

@@ -38,7 +38,9 @@ def validate(
 DEFECTS: dict[str, Callable[[Pair], dict[str, Any]]] = {
     "prompt is no list of chat messages": lambda pair: pair("w10", prompt="w10"),
     "prompt is empty": lambda pair: pair("  "),
-    "prompt does not end with a user message": lambda pair: pair([user("w10"), {"role": "assistant", "content": "w11"}]),
+    "prompt does not end with a user message": lambda pair: pair(
+        [user("w10"), {"role": "assistant", "content": "w11"}]
+    ),
     "prompt_id is not the prompt's": lambda pair: pair("w10", prompt_id="0" * 16),
     "chosen is empty": lambda pair: pair("w10", chosen=" \n"),
     "rejected is empty": lambda pair: pair("w10", rejected=""),
@@ -52,7 +54,9 @@ DEFECTS: dict[str, Callable[[Pair], dict[str, Any]]] = {
     "tag is no text": lambda pair: pair("w10", tag=None),
     "prompt is held out": lambda pair: pair(" W199\n"),
     "prompt is longer than max_prompt_tokens": lambda pair: pair("w10 " * 10),
-    "chosen equals rejected as tokens within max_response_tokens": lambda pair: pair("w10", chosen=LONG, rejected=f"{LONG} w8"),
+    "chosen equals rejected as tokens within max_response_tokens": lambda pair: pair(
+        "w10", chosen=LONG, rejected=f"{LONG} w8"
+    ),
     "the prompt's tokens are no prefix of prompt and answer": lambda pair: pair("w10", rejected="moves"),
     "the chat template refuses the conversation": lambda pair: pair([{"role": "system", "content": "w1"}, user("w10")]),
 }
@@ -78,7 +82,9 @@ def test_planted_defect_is_quarantined_with_its_reason_and_nothing_else(
     }
 
 
-def test_negative_margin_is_quarantined_and_an_absent_one_is_not(pair: Pair, make_request: Request, tmp_path: Path) -> None:
+def test_negative_margin_is_quarantined_and_an_absent_one_is_not(
+    pair: Pair, make_request: Request, tmp_path: Path
+) -> None:
     rows = [pair("w1", margin=None), pair("w2", margin=-0.5), pair("w3", margin=0.0)]
     train, _, quarantine, _ = validate(make_request(rows), tmp_path)
     assert list(quarantine["pair_id"]) == [rows[1]["pair_id"]]
@@ -86,7 +92,11 @@ def test_negative_margin_is_quarantined_and_an_absent_one_is_not(pair: Pair, mak
 
 
 def test_row_with_two_defects_carries_both_reasons(pair: Pair, make_request: Request, tmp_path: Path) -> None:
-    rows = [pair("w1"), pair("w10 " * 10 + "w199", p=2.0, chosen=""), pair("w10 " * 10, chosen=LONG, rejected=f"{LONG} w8")]
+    rows = [
+        pair("w1"),
+        pair("w10 " * 10 + "w199", p=2.0, chosen=""),
+        pair("w10 " * 10, chosen=LONG, rejected=f"{LONG} w8"),
+    ]
     _, _, quarantine, counts = validate(make_request(rows), tmp_path)
     assert list(quarantine["reason"]) == [
         "chosen is empty; p is outside [0, 1]",
@@ -108,7 +118,9 @@ def test_prompt_at_the_limit_is_kept(pair: Pair, make_request: Request, tmp_path
     assert (len(train), len(quarantine)) == (1, 1)
 
 
-def test_duplicates_keep_the_first_and_contradictions_keep_neither(pair: Pair, make_request: Request, tmp_path: Path) -> None:
+def test_duplicates_keep_the_first_and_contradictions_keep_neither(
+    pair: Pair, make_request: Request, tmp_path: Path
+) -> None:
     rows = [
         pair("w1"),
         pair("w1", chosen="w1 w2 "),
@@ -127,7 +139,9 @@ def replayed(pair: Pair, origin: int, *questions: str) -> list[dict[str, Any]]:
     return [pair(question) | {"origin_round": origin} for question in questions]
 
 
-def test_replayed_pairs_join_training_only_and_carry_their_round(pair: Pair, make_request: Request, tmp_path: Path) -> None:
+def test_replayed_pairs_join_training_only_and_carry_their_round(
+    pair: Pair, make_request: Request, tmp_path: Path
+) -> None:
     rows = [pair(f"w{number}") for number in range(20)]
     earlier = [replayed(pair, 1, "w30", "w31"), replayed(pair, 1, "w30", "w31") + replayed(pair, 2, "w32")]
     train, evaluated, _, counts = validate(make_request(rows, replayed=earlier, eval_share=0.9), tmp_path)
@@ -136,7 +150,9 @@ def test_replayed_pairs_join_training_only_and_carry_their_round(pair: Pair, mak
     assert (counts["received"], counts["replayed"], counts["quarantined"]) == (20, 3, 0)
 
 
-def test_replayed_pairs_weigh_less_with_every_round_of_their_age(pair: Pair, make_request: Request, tmp_path: Path) -> None:
+def test_replayed_pairs_weigh_less_with_every_round_of_their_age(
+    pair: Pair, make_request: Request, tmp_path: Path
+) -> None:
     earlier = [replayed(pair, 1, "w30"), replayed(pair, 2, "w31")]
     earlier[0][0]["weight"] = 0.9  # what it weighed in an earlier round does not count again
     train, evaluated, _, _ = validate(make_request([pair("w1")], replayed=earlier, replay_decay=0.5), tmp_path)
@@ -144,7 +160,9 @@ def test_replayed_pairs_weigh_less_with_every_round_of_their_age(pair: Pair, mak
     assert set(evaluated["weight"]) <= {1.0}
 
 
-def test_replayed_copy_of_a_new_pair_gives_way_and_costs_no_share(pair: Pair, make_request: Request, tmp_path: Path) -> None:
+def test_replayed_copy_of_a_new_pair_gives_way_and_costs_no_share(
+    pair: Pair, make_request: Request, tmp_path: Path
+) -> None:
     request = make_request([pair("w1"), pair("w2")], replayed=[replayed(pair, 2, "w1", "w5")], max_quarantine_share=0.0)
     train, _, quarantine, counts = validate(request, tmp_path)
     assert list(zip(train["pair_id"], train["origin_round"], strict=True)) == [
@@ -158,13 +176,19 @@ def test_replayed_copy_of_a_new_pair_gives_way_and_costs_no_share(pair: Pair, ma
 
 def test_prompt_that_is_replayed_is_never_evaluated_on(pair: Pair, make_request: Request, tmp_path: Path) -> None:
     rows = [pair(f"w{number}", chosen="w9") for number in range(10)]
-    request = make_request(rows, replayed=[replayed(pair, 2, *(f"W{number}" for number in range(1, 10)))], eval_share=0.99)
+    request = make_request(
+        rows, replayed=[replayed(pair, 2, *(f"W{number}" for number in range(1, 10)))], eval_share=0.99
+    )
     _, evaluated, _, _ = validate(request, tmp_path)
     assert list(evaluated["pair_id"]) == [rows[0]["pair_id"]]
 
 
-def test_split_keeps_a_prompt_on_one_side_and_follows_the_seed(pair: Pair, make_request: Request, tmp_path: Path) -> None:
-    rows = [pair(f"w{number}", chosen=f"w{answer}", rejected="w150") for number in range(40) for answer in (100, 101, 102)]
+def test_split_keeps_a_prompt_on_one_side_and_follows_the_seed(
+    pair: Pair, make_request: Request, tmp_path: Path
+) -> None:
+    rows = [
+        pair(f"w{number}", chosen=f"w{answer}", rejected="w150") for number in range(40) for answer in (100, 101, 102)
+    ]
     sides = {}
     for seed in (1, 2):
         train, evaluated, _, counts = validate(make_request(rows, eval_share=0.25, seed=seed), tmp_path)
@@ -195,7 +219,9 @@ def test_validate_twice_gives_the_same_bytes(pair: Pair, make_request: Request, 
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
-def test_too_large_a_quarantine_rejects_the_data_and_leaves_the_rows_to_read(pair: Pair, make_request: Request, tmp_path: Path) -> None:
+def test_too_large_a_quarantine_rejects_the_data_and_leaves_the_rows_to_read(
+    pair: Pair, make_request: Request, tmp_path: Path
+) -> None:
     rows = [pair(f"w{number}") for number in range(6)] + [pair("w20", chosen=""), pair("w21", chosen=""), pair("w199")]
     validate(make_request(rows, max_quarantine_share=3 / 9), tmp_path)
     with pytest.raises(DataRejected) as caught:
@@ -216,7 +242,9 @@ def test_too_few_pairs_reject_the_data_even_with_replayed_ones(
     earlier = [replayed(pair, 2, *(f"w{number}" for number in range(50, 60)))]
     left = 8 if eval_share == 0.0 else 4
     validate(make_request(rows, replayed=earlier, min_pairs=left, eval_share=eval_share), tmp_path)
-    with pytest.raises(DataRejected, match=f"{left} of 8 pairs are left to train on, fewer than validation.min_pairs = {left + 1}$"):
+    with pytest.raises(
+        DataRejected, match=f"{left} of 8 pairs are left to train on, fewer than validation.min_pairs = {left + 1}$"
+    ):
         validate(make_request(rows, replayed=earlier, min_pairs=left + 1, eval_share=eval_share), tmp_path)
 
 
@@ -246,7 +274,9 @@ def test_counts_add_up_for_any_mix(
     whole = {"good": pair("w100"), "again": pair("w101"), "opposite": pair("w101", chosen="w3", rejected="w1 w2")}
     rows = [whole[name] if name in good else DEFECTS[name](pair) for name in planted]
     request = make_request(
-        rows, replayed=[replayed(pair, 1, *(f"w{120 + n}" for n in range(carried)))] if carried else [], eval_share=share
+        rows,
+        replayed=[replayed(pair, 1, *(f"w{120 + n}" for n in range(carried)))] if carried else [],
+        eval_share=share,
     )
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
@@ -263,13 +293,17 @@ def test_counts_add_up_for_any_mix(
     both = {"again", "opposite"} <= set(planted)
     expected = {whole["good"]["pair_id"]} if "good" in planted else set()
     expected |= (
-        {whole["again" if "again" in planted else "opposite"]["pair_id"]} if not both and {"again", "opposite"} & set(planted) else set()
+        {whole["again" if "again" in planted else "opposite"]["pair_id"]}
+        if not both and {"again", "opposite"} & set(planted)
+        else set()
     )
     assert set(kept) - {pair(f"w{120 + n}")["pair_id"] for n in range(carried)} == expected
     assert kept.is_unique
 
 
-def test_single_responses_pass_where_they_are_taken_and_nowhere_else(pair: Pair, make_request: Request, tmp_path: Path) -> None:
+def test_single_responses_pass_where_they_are_taken_and_nowhere_else(
+    pair: Pair, make_request: Request, tmp_path: Path
+) -> None:
     rows = [pair("w10", rejected=None), pair("w11", chosen=None), pair("w12")]
     train, *_ = validate(make_request(rows, takes="responses"), tmp_path, "responses")
     assert train["chosen"].isna().tolist() == [False, True, False]

@@ -1,4 +1,7 @@
-"""vLLM as the sampler: in a process and an environment of its own, which give the accelerator's memory back when they end."""
+"""vLLM as the sampler.
+
+In a process and an environment of its own, which give the accelerator's memory back when they end.
+"""
 
 from components.generation.vllm.session import loaded
 

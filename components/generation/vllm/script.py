@@ -1,8 +1,11 @@
-"""What runs in vLLM's own Python: it loads a model, then answers questions until its input ends. Imports nothing of this project.
+"""What runs in vLLM's own Python: it loads a model, then answers questions until its input ends.
 
-A line of input is JSON. The first one has the arguments of `LLM` and, under `adapter`, the place of an adapter or null. Every further
-one has `prompts` (token ids), `seeds` (a list a prompt, a response for each), and `sampling`, the arguments of `SamplingParams`. For each
-response a line of JSON goes out as soon as it is there: [prompt, sample, token ids, why it ended]; `null` ends an answer.
+Imports nothing of this project.
+
+A line of input is JSON. The first one has the arguments of `LLM` and, under `adapter`, the place of an adapter or null.
+Every further one has `prompts` (token ids), `seeds` (a list a prompt, a response for each), and `sampling`, the
+arguments of `SamplingParams`. For each response a line of JSON goes out as soon as it is there: [prompt, sample, token
+ids, why it ended]; `null` ends an answer.
 """
 
 import json

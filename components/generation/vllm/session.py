@@ -1,4 +1,7 @@
-"""A policy loaded in vLLM, asked for responses over a pipe. Knows how vLLM is told what a law says, and nothing of stages."""
+"""A policy loaded in vLLM, asked for responses over a pipe.
+
+Knows how vLLM is told what a law says, and nothing of stages.
+"""
 
 import contextlib
 import json
@@ -19,7 +22,9 @@ from components.runtime.launch import visible_gpus
 
 SCRIPT = Path(__file__).with_name("script.py")
 REMEDY = "set `generation: {engine: transformers}`"
-OF_A_RANK = frozenset({"RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"})
+OF_A_RANK = frozenset(
+    {"RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+)
 """What torchrun tells a rank, and a process that is none must not read."""
 REPORTED = 32
 """Responses after which whoever waits is told."""
@@ -40,7 +45,9 @@ class Session:
         on_batch: Callable[[Sequence[Sampled]], None],
         **further: Any,
     ) -> list[Sampled]:
-        """Samples responses as `sampler.sample` does; equal seeds give equal draws, and what is drawn beside them only float noise.
+        """Samples responses as `sampler.sample` does.
+
+        Equal seeds give equal draws, and what is drawn beside them only float noise.
 
         Args:
             prompts: Token ids of each prompt.
@@ -62,7 +69,9 @@ class Session:
             "ignore_eos": True,
             "detokenize": False,
         }
-        self._say({"prompts": list(prompts), "seeds": [list(several) for several in seeds], "sampling": sampling | further})
+        self._say(
+            {"prompts": list(prompts), "seeds": [list(several) for several in seeds], "sampling": sampling | further}
+        )
         answers: list[Sampled] = []
         told = 0
         while (line := self._hear()) is not None:
@@ -88,8 +97,11 @@ class Session:
         line = self._process.stdout.readline()
         if not line:
             said = self._errors.read_text(errors="replace")
-            # The first error is the cause, and those behind it tell that something failed; one within a warning is none.
-            cause = re.search(r"^(?!.* WARNING ).*?\b(\w+Error: .+)", said, re.MULTILINE) or re.search(r"(.+)(?=\s*\Z)", said)
+            # The first error is the cause, and those behind it tell that something failed; one within a warning is
+            # none.
+            cause = re.search(r"^(?!.* WARNING ).*?\b(\w+Error: .+)", said, re.MULTILINE) or re.search(
+                r"(.+)(?=\s*\Z)", said
+            )
             raise RuntimeError(f"vLLM ended: {cause[1].strip() if cause else 'it said nothing'}")
         return json.loads(line)
 

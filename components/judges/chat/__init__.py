@@ -1,1 +1,4 @@
-"""Questions to an OpenAI-compatible chat endpoint: concurrent, limited, budgeted, and cached so that no answer is paid for twice."""
+"""Questions to an OpenAI-compatible chat endpoint.
+
+Concurrent, limited, budgeted, and cached so that no answer is paid for twice.
+"""

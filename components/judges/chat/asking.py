@@ -1,18 +1,35 @@
-"""Asking several questions at once: cached answers, limits, budget, retries, repairs, and when to give up. Knows no thread and no judge."""
+"""Asking several questions at once: cached answers, limits, budget, retries, repairs, and when to give up.
+
+Knows no thread and no judge.
+"""
 
 import logging
 from asyncio import sleep
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_exponential,
+    wait_random,
+)
 
 from components.artifacts import digest
 from components.config import EndpointConfig
 from components.data.messages import Messages
 from components.judges.chat.background import all_or_none
 from components.judges.chat.endpoint import AttemptFailed, ChatEndpoint, QuestionRefused
-from components.judges.chat.form import Question, Reply, messages_with_form, read_answer, repair_messages, response_format
+from components.judges.chat.form import (
+    Question,
+    Reply,
+    messages_with_form,
+    read_answer,
+    repair_messages,
+    response_format,
+)
 from components.judges.chat.ledger import NOTHING, ChatAnswer, Entry, Ledger, cost_of
 from components.judges.chat.limits import Budget, BudgetUsedUp, RateLimits
 from components.records import JudgeUnavailable
@@ -55,7 +72,12 @@ class Asking:
     """Asks each of several questions until it has a reply, several at a time."""
 
     def __init__(
-        self, endpoint: EndpointConfig, key: str | None, ledger: Ledger, limits: RateLimits, questions: Sequence[Question]
+        self,
+        endpoint: EndpointConfig,
+        key: str | None,
+        ledger: Ledger,
+        limits: RateLimits,
+        questions: Sequence[Question],
     ) -> None:
         self._endpoint, self._ledger, self._limits = endpoint, ledger, limits
         self._chat, self._budget = ChatEndpoint(endpoint, key), Budget(endpoint, ledger)
@@ -110,7 +132,9 @@ class Asking:
         answer = self._ledger.find(key) or await self._pay(key, body)
         reply = read_answer(answer.text or "", question.schema)
         if reply.value is None and answer.finish == "length":
-            return reply._replace(detail=f"{reply.detail}, and was cut at endpoint.max_tokens = {self._endpoint.max_tokens}")
+            return reply._replace(
+                detail=f"{reply.detail}, and was cut at endpoint.max_tokens = {self._endpoint.max_tokens}"
+            )
         return reply
 
     async def _pay(self, key: str, body: dict[str, Any]) -> ChatAnswer:
@@ -144,10 +168,17 @@ class Asking:
         self._failures += 1
         if self._failures >= FAILURES_IN_A_ROW:
             remedy = FORM_REMEDY if isinstance(failure, QuestionRefused) and "response_format" in str(failure) else ""
-            raise JudgeUnavailable(f"judge {model} at {url} failed {self._failures} questions in a row; the last time it {failure}{remedy}")
+            raise JudgeUnavailable(
+                f"judge {model} at {url} failed {self._failures} questions in a row; the last time it {failure}{remedy}"
+            )
 
     def _body(self, messages: Messages, schema: dict[str, Any]) -> dict[str, Any]:
-        fixed = {"model": self._endpoint.model, "messages": messages, "temperature": 0, "max_tokens": self._endpoint.max_tokens}
+        fixed = {
+            "model": self._endpoint.model,
+            "messages": messages,
+            "temperature": 0,
+            "max_tokens": self._endpoint.max_tokens,
+        }
         return fixed | response_format(schema, self._endpoint.output)
 
     def _identity(self, question: Question) -> str:

@@ -15,7 +15,8 @@ def run_in_background(work: Coroutine[Any, Any, Result], tick: Callable[[], None
     """Runs `work` to its end; what it raises, and what `tick` raises, is raised here, and nothing of it goes on then.
 
     Args:
-        work: What is done, on an event loop of its own: the calling thread may be within one already, or call what must not be.
+        work: What is done, on an event loop of its own: the calling thread may be within one already, or call what must
+            not be.
         tick: Called on the calling thread at least twice a second.
     """
     loop = asyncio.new_event_loop()

@@ -49,12 +49,15 @@ class Chat:
 
         Raises:
             JudgeUnavailable: The endpoint does not answer, or refuses this user; what it answered is kept.
-            RoundStopped: `max_calls` or `max_cost` is reached, or a listener of the progress stops the round; what it answered is kept.
+            RoundStopped: `max_calls` or `max_cost` is reached, or a listener of the progress stops the round; what it
+                answered is kept.
         """
         with self._ledger:
             asking = Asking(self._endpoint, self._key, self._ledger, self._limits, questions)
             run_in_background(asking.run(), lambda: asking.report(what))
             asking.report(what)
         if asking.used_up is not None:
-            raise RoundStopped(f"judge {self._endpoint.model} has used {asking.used_up}: raise it to go on; what it answered is kept")
+            raise RoundStopped(
+                f"judge {self._endpoint.model} has used {asking.used_up}: raise it to go on; what it answered is kept"
+            )
         return [asking.reply_to(question) for question in questions]

@@ -1,4 +1,7 @@
-"""An endpoint's API key: where it is, and a check of address and key before a campaign starts. Never writes the key anywhere."""
+"""An endpoint's API key: where it is, and a check of address and key before a campaign starts.
+
+Never writes the key anywhere.
+"""
 
 import os
 import re
@@ -34,7 +37,9 @@ def read_key(endpoint: EndpointConfig) -> str | None:
     variable = key_variable(endpoint.api_key_from)
     key = os.environ.get(variable, "").strip()
     if not key:
-        raise ValueError(f"endpoint.api_key_from = {endpoint.api_key_from}, and {variable} is not set: put the key there")
+        raise ValueError(
+            f"endpoint.api_key_from = {endpoint.api_key_from}, and {variable} is not set: put the key there"
+        )
     if not key.isascii() or not key.isprintable():
         raise ValueError(
             f"endpoint.api_key_from = {endpoint.api_key_from}: what {variable} holds is no key, it has characters of no header"
@@ -63,8 +68,12 @@ def _check_url(url: str) -> None:
     if host is None or parts.scheme not in ("http", "https"):
         raise ValueError(f"endpoint.url = {url} is no address: write one such as http://127.0.0.1:8000/v1")
     if parts.username is not None or parts.password is not None:
-        raise ValueError(f"endpoint.url names a user or a password for {host}: leave it out, and use endpoint.api_key_from")
+        raise ValueError(
+            f"endpoint.url names a user or a password for {host}: leave it out, and use endpoint.api_key_from"
+        )
     if parts.query or parts.fragment:
         raise ValueError(f"endpoint.url has a query or a fragment after {host}{parts.path}: give the base address only")
     if parts.path.rstrip("/").endswith("/chat/completions"):
-        raise ValueError(f"endpoint.url = {url} names a page: give the base address, {url.rstrip('/').removesuffix('/chat/completions')}")
+        raise ValueError(
+            f"endpoint.url = {url} names a page: give the base address, {url.rstrip('/').removesuffix('/chat/completions')}"
+        )

@@ -1,4 +1,7 @@
-"""One request to a chat endpoint, in its provider's dialect: an answer, or one of three kinds of failure. Retries nothing."""
+"""One request to a chat endpoint, in its provider's dialect: an answer, or one of three kinds of failure.
+
+Retries nothing.
+"""
 
 import asyncio
 import json
@@ -34,7 +37,10 @@ class RequestQuirks:
         return request
 
     def learn(self, refusal: str) -> None:
-        """Takes a hint from the message of a refused request: reasoning models count their thoughts, and take no temperature."""
+        """Takes a hint from the message of a refused request.
+
+        Reasoning models count their thoughts, and take no temperature.
+        """
         if "max_completion_tokens" in refusal:
             self._completion_tokens = True
         elif "temperature" in refusal and "support" in refusal and not self._own_temperature:
@@ -81,13 +87,17 @@ class ChatEndpoint:
         headers = {"Accept-Encoding": "identity"} | ({} if key is None else {"Authorization": f"Bearer {key}"})
         limits = httpx.Limits(max_connections=endpoint.concurrency, max_keepalive_connections=endpoint.concurrency)
         # How long a request may take in all is not httpx's to say: its time-outs begin anew with every byte.
-        self._client = httpx.AsyncClient(headers=headers, limits=limits, timeout=httpx.Timeout(None, connect=CONNECT_SECONDS))
+        self._client = httpx.AsyncClient(
+            headers=headers, limits=limits, timeout=httpx.Timeout(None, connect=CONNECT_SECONDS)
+        )
 
     async def __aenter__(self) -> Self:
         await self._client.__aenter__()
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         await self._client.__aexit__(kind, error, trace)
 
     async def request(self, body: dict[str, Any]) -> ChatAnswer:
@@ -161,7 +171,9 @@ def _read(text: str) -> ChatAnswer:
 
 
 def _tokens(usage: Any) -> Tokens | None:
-    into, out = (usage.get("prompt_tokens"), usage.get("completion_tokens")) if isinstance(usage, dict) else (None, None)
+    into, out = (
+        (usage.get("prompt_tokens"), usage.get("completion_tokens")) if isinstance(usage, dict) else (None, None)
+    )
     return Tokens(into, out) if type(into) is int and type(out) is int and into >= 0 and out >= 0 else None
 
 

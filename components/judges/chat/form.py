@@ -43,7 +43,10 @@ TYPES: dict[str, tuple[type, ...]] = {
 
 
 def messages_with_form(question: Question) -> Messages:
-    """The question's messages, where the last one says which JSON object is expected: not every endpoint obeys a response format."""
+    """The question's messages, where the last one says which JSON object is expected.
+
+    Not every endpoint obeys a response format.
+    """
     if not question.schema:
         return list(question.messages)
     form = f"Answer with one JSON object and nothing else. Its JSON schema: {json.dumps(question.schema)}"
@@ -68,7 +71,10 @@ def response_format(schema: dict[str, Any], output: str) -> dict[str, Any]:
 
 
 def read_answer(text: str, schema: dict[str, Any]) -> Reply:
-    """Reads an answer, and checks it against the schema; a JSON object may stand alone, in a code fence, or within a sentence."""
+    """Reads an answer, and checks it against the schema.
+
+    A JSON object may stand alone, in a code fence, or within a sentence.
+    """
     said = THOUGHT.sub("", text).strip()
     if not said:
         return Reply(None, "the answer is empty", text)
@@ -82,7 +88,10 @@ def read_answer(text: str, schema: dict[str, Any]) -> Reply:
 
 
 def _objects(said: str) -> list[dict[str, Any]]:
-    """The distinct JSON objects of a text: the whole of it, else those in code fences, else those that stand anywhere."""
+    """The distinct JSON objects of a text.
+
+    The whole of it, else those in code fences, else those that stand anywhere.
+    """
     for texts in ([said], FENCED.findall(said)):
         parsed = [found for found in map(_parsed, texts) if found is not None]
         if parsed:
@@ -131,7 +140,9 @@ DECODER = json.JSONDecoder(object_pairs_hook=_without_doubles, parse_constant=_r
 def _violations(value: Any, schema: dict[str, Any], name: str) -> Iterator[str]:
     """What of a value breaks its schema: type, enum, bounds, required keys, and the same of what it holds."""
     expected = schema.get("type")
-    if expected is not None and (not isinstance(value, TYPES[expected]) or (isinstance(value, bool) and expected != "boolean")):
+    if expected is not None and (
+        not isinstance(value, TYPES[expected]) or (isinstance(value, bool) and expected != "boolean")
+    ):
         yield f"{name} is no {expected}"
         return
     if "enum" in schema and value not in schema["enum"]:

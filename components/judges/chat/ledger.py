@@ -1,7 +1,7 @@
 """The calls that were paid for and their answers, on disk from the moment each arrives. Knows no network.
 
-One JSON line a call in an append-only file, which any file system and a kill at any moment leave readable: a line that is no whole
-entry is passed over.
+One JSON line a call in an append-only file, which any file system and a kill at any moment leave readable: a line that
+is no whole entry is passed over.
 """
 
 import json
@@ -40,7 +40,8 @@ class Usage(NamedTuple):
     output_tokens: int
     """Answer tokens of the measured calls."""
     cost: float | None
-    """Cost of the measured calls, at the prices when they were made; None when none was measured, or the price of one was not known."""
+    """Cost of the measured calls, at the prices when they were made; None when none was measured, or the price of one
+    was not known."""
 
 
 NO_USAGE = Usage(0, 0, 0, 0, None)
@@ -116,7 +117,9 @@ class Ledger:
             self._note(entry)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         assert self._file is not None
         os.close(self._file)
         self._file = None
@@ -145,7 +148,9 @@ def read_usage(directory: Path) -> Usage | None:
     """What all calls came to that the ledgers in and below a directory know of; None where no endpoint was asked."""
     paths = sorted(directory.rglob("chat-*.jsonl")) if directory.is_dir() else []
     return (
-        reduce(together, (_usage_of(entry) for path in paths for entry in _entries(path.read_bytes(), path)), NO_USAGE) if paths else None
+        reduce(together, (_usage_of(entry) for path in paths for entry in _entries(path.read_bytes(), path)), NO_USAGE)
+        if paths
+        else None
     )
 
 
@@ -168,11 +173,16 @@ def _entries(written: bytes, path: Path) -> Iterator[Entry]:
 def _entry(content: dict[str, Any]) -> Entry:
     answer = content["answer"]
     tokens = None if answer["tokens"] is None else Tokens(*answer["tokens"])
-    return Entry(content["key"], ChatAnswer(answer["text"], answer["finish"], tokens), content["cost"], content["at_most"])
+    return Entry(
+        content["key"], ChatAnswer(answer["text"], answer["finish"], tokens), content["cost"], content["at_most"]
+    )
 
 
 def write_usage(out: Path, scratch: Path) -> None:
-    """Writes what the calls took that `scratch` knows of, over all starts of the stage; nothing where no endpoint was asked."""
+    """Writes what the calls took that `scratch` knows of, over all starts of the stage.
+
+    Nothing where no endpoint was asked.
+    """
     usage = read_usage(scratch)
     if usage is not None:
         write_json(out / JUDGE_USAGE, usage._asdict())

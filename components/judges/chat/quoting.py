@@ -25,8 +25,8 @@ class Quoted(NamedTuple):
 def quoted(texts: Mapping[str, str]) -> Quoted:
     """Puts every text between markers that none of them can hold.
 
-    The mark is a digest of all the texts, so that equal requests are equal bytes and are answered from the cache; to forge it, a text
-    would have to hold a digest of itself.
+    The mark is a digest of all the texts, so that equal requests are equal bytes and are answered from the cache; to
+    forge it, a text would have to hold a digest of itself.
     """
     mark = sha256(json.dumps(sorted(texts.items())).encode()).hexdigest()[:24]
     blocks = {name: f"<<data {mark}>>\n{text}\n<<end of data {mark}>>" for name, text in texts.items()}

@@ -1,9 +1,11 @@
-"""Linear layers by oneDNN: in fp32 on processors for which torch's own library has no fast kernels, and in bf16. Knows no model.
+"""Linear layers by oneDNN: in fp32 on processors for which torch's own library has no fast kernels, and in bf16.
 
-torch multiplies fp32 matrices by MKL, which uses AVX-512 on Intel's processors only; oneDNN uses it on all, in the same precision. On a
-Zen 5 core oneDNN makes 1.4 to 2.3 times as many products per second (measured, all three products of a layer, 16 rows and more). In bf16
-torch calls oneDNN itself. oneDNN compiles and caches a primitive (3 ms, 0.5 MiB) per matrix shape, so we pad the row count to one of a
-few sizes.
+Knows no model.
+
+torch multiplies fp32 matrices by MKL, which uses AVX-512 on Intel's processors only; oneDNN uses it on all, in the same
+precision. On a Zen 5 core oneDNN makes 1.4 to 2.3 times as many products per second (measured, all three products of a
+layer, 16 rows and more). In bf16 torch calls oneDNN itself. oneDNN compiles and caches a primitive (3 ms, 0.5 MiB) per
+matrix shape, so we pad the row count to one of a few sizes.
 """
 
 import functools
@@ -18,8 +20,15 @@ ROWS_AT_ONCE = 16
 
 @functools.cache
 def onednn_is_faster() -> bool:
-    """Whether fp32 products are faster by oneDNN here; the same answer in every run on a processor, so that runs repeat bit by bit."""
-    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+    """Whether fp32 products are faster by oneDNN here.
+
+    The same answer in every run on a processor, so that runs repeat bit by bit.
+    """
+    if not (
+        torch.backends.mkl.is_available()
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    ):
         return False
     return bool(torch.cpu.get_capabilities().get("avx512_f")) and _vendor() == "AuthenticAMD"
 
@@ -33,7 +42,10 @@ def _vendor() -> str:
 
 
 class OneDnnLinear(torch.nn.Linear):
-    """A linear layer whose products, forward and backward, are oneDNN's and of few shapes; everything else is as it was."""
+    """A linear layer whose products, forward and backward, are oneDNN's and of few shapes.
+
+    Everything else is as it was.
+    """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """(..., in features) to (..., out features)."""
@@ -80,8 +92,8 @@ def caches_primitives(device: torch.device, dtype: torch.dtype) -> bool:
 def pad_rows(count: int, device: torch.device, dtype: torch.dtype) -> int:
     """Rows that a matrix of `count` rows lacks to the next of sixteen numbers an octave, and in bf16 of `ROWS_AT_ONCE`.
 
-    Packed rows hardly ever have the same length twice, and responses that are decoded end one by one. Where products are not oneDNN's no
-    row lacks.
+    Packed rows hardly ever have the same length twice, and responses that are decoded end one by one. Where products
+    are not oneDNN's no row lacks.
     """
     if not caches_primitives(device, dtype):
         return 0
@@ -103,7 +115,9 @@ class _Linear(torch.autograd.Function):
         return _multiply(filled, weight, bias)[: len(rows)].view(*input.shape[:-1], len(weight))
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    def backward(
+        ctx: Any, gradient: torch.Tensor
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         input, weight = ctx.saved_tensors
         rows = gradient.reshape(-1, gradient.shape[-1])
         filled = _filled_up(rows)

@@ -1,4 +1,6 @@
-"""RMS norms on a CPU as one function each: fewer passes over memory, and no copy of the states kept for the backward pass.
+"""RMS norms on a CPU as one function each.
+
+Fewer passes over memory, and no copy of the states kept for the backward pass.
 
 RMSNorm: arXiv 1910.07467, equation 4.
 """
@@ -33,7 +35,9 @@ class CpuRmsNorm(torch.nn.Module):
 
 
 def rms_norm(hidden: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """Gives weight * hidden / sqrt(mean(hidden^2) + epsilon), the mean over the last dimension; the quotient is made in fp32.
+    """Gives weight * hidden / sqrt(mean(hidden^2) + epsilon), the mean over the last dimension.
+
+    The quotient is made in fp32.
 
     Args:
         hidden: (..., size).
@@ -46,7 +50,9 @@ def rms_norm(hidden: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torc
 
 def adopt(module: torch.nn.Module) -> None:
     """Makes a module a `CpuRmsNorm` where it computes just that, which a trial with random weights decides."""
-    if "RMSNorm" not in type(module).__name__ or len(inspect.signature(module.forward).parameters) > 1:  # one more would be a gate
+    if (
+        "RMSNorm" not in type(module).__name__ or len(inspect.signature(module.forward).parameters) > 1
+    ):  # one more would be a gate
         return
     epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     weights = dict(module.named_parameters())

@@ -1,6 +1,7 @@
 """Active choice: which pairs are worth a costly verdict, under a budget. Pure; knows no judge.
 
-This is uncertainty sampling (Lewis and Gale 1994), and with a jury query by committee (Seung, Opper and Sompolinsky 1992).
+This is uncertainty sampling (Lewis and Gale 1994), and with a jury query by committee (Seung, Opper and Sompolinsky
+1992).
 """
 
 import math
@@ -79,7 +80,10 @@ def _ranked(candidates: Sequence[Candidate], choose_by: str, seed: int) -> list[
 
 
 def _ranks(values: Sequence[float]) -> list[float]:
-    """Rank of each value among all, the lowest first; equal values share the mean of their ranks, so they cannot outvote another key."""
+    """Rank of each value among all, the lowest first.
+
+    Equal values share the mean of their ranks, so they cannot outvote another key.
+    """
     order = sorted(range(len(values)), key=values.__getitem__)
     ranks = [0.0] * len(values)
     begin = 0
@@ -120,7 +124,10 @@ def farthest(texts: Sequence[str], number: int) -> list[int]:
 
 
 def features(text: str) -> np.ndarray:
-    """Counts of a text's words and pairs of neighbouring words, hashed, at unit length, (BUCKETS,); zeros for a text without words."""
+    """Counts of a text's words and pairs of neighbouring words, hashed, at unit length, (BUCKETS,).
+
+    Zeros for a text without words.
+    """
     words = re.findall(r"\w+", text.lower())
     grams = [*words, *(f"{one} {other}" for one, other in pairwise(words))]
     counts = np.bincount([zlib.crc32(gram.encode()) % BUCKETS for gram in grams], minlength=BUCKETS).astype(np.float64)

@@ -1,6 +1,7 @@
 """Asks a costly judge about the pairs that the judge is least sure of, and lets its word replace the judge's.
 
-What the costly judge said stands among the round's verdicts under `COSTLY`, beside the judge's conclusions and never mixed with them.
+What the costly judge said stands among the round's verdicts under `COSTLY`, beside the judge's conclusions and never
+mixed with them.
 """
 
 from collections import Counter
@@ -11,7 +12,13 @@ from components.config import ActiveConfig, JudgeConfig, PreferencesConfig
 from components.judges.protocol import Group, Judge, JudgeContext, Verdict, as_part
 from components.judges.registry import load_judge
 from components.preferences.active.choice import choose
-from components.preferences.active.uncertain_pairs import CostlyVerdict, UncertainPair, candidates, costly_verdicts, uncertain_pairs
+from components.preferences.active.uncertain_pairs import (
+    CostlyVerdict,
+    UncertainPair,
+    candidates,
+    costly_verdicts,
+    uncertain_pairs,
+)
 from components.preferences.labels import TIED, soft_label
 from components.preferences.tables import check_invalid_share, pair_row
 
@@ -38,7 +45,8 @@ class RefinedPairs(NamedTuple):
     verdicts: list[Verdict]
     """What the costly judge said."""
     counts: dict[str, Any]
-    """For `collect.json`: `budget`, `choose_by`, `candidates`, `asked` and what came of them (`OUTCOMES`, which add up), `dropped`."""
+    """For `collect.json`: `budget`, `choose_by`, `candidates`, `asked` and what came of them (`OUTCOMES`, which add
+    up), `dropped`."""
 
 
 def costly_judge(judge: Judge, active: ActiveConfig, context: JudgeContext) -> CostlyJudge:
@@ -48,7 +56,9 @@ def costly_judge(judge: Judge, active: ActiveConfig, context: JudgeContext) -> C
         ValueError: The choice is by closeness, and the context names no policy.
     """
     by_closeness = active.choose_by in ("closeness", "both")
-    return CostlyJudge(judge, active, load_judge(JudgeConfig(kind="implicit_reward"), context) if by_closeness else None)
+    return CostlyJudge(
+        judge, active, load_judge(JudgeConfig(kind="implicit_reward"), context) if by_closeness else None
+    )
 
 
 def refine(
@@ -62,8 +72,8 @@ def refine(
 ) -> RefinedPairs:
     """Chooses pairs, has them judged again, and labels them anew.
 
-    A pair that the costly judge sees the other way round is turned; one that it finds tied is dropped, or kept with p = 0.5 as
-    `preferences.ties` says; one that it cannot judge is treated as if it had not been asked.
+    A pair that the costly judge sees the other way round is turned; one that it finds tied is dropped, or kept with p =
+    0.5 as `preferences.ties` says; one that it cannot judge is treated as if it had not been asked.
 
     Args:
         rows: The round's pairs, as `pair_row` makes them.
@@ -102,7 +112,9 @@ def refine(
     return RefinedPairs(found, kept, counts)
 
 
-def _relabelled(pair: UncertainPair, word: CostlyVerdict, judge: str, preferences: PreferencesConfig) -> tuple[str, list[dict[str, Any]]]:
+def _relabelled(
+    pair: UncertainPair, word: CostlyVerdict, judge: str, preferences: PreferencesConfig
+) -> tuple[str, list[dict[str, Any]]]:
     """What came of a pair, and its new row, if it has one."""
     chosen, rejected = pair.row["chosen"], pair.row["rejected"]
     outcome = "ties" if word.margin == 0 else "agreed" if word.margin > 0 else "flipped"
@@ -111,7 +123,9 @@ def _relabelled(pair: UncertainPair, word: CostlyVerdict, judge: str, preference
     if outcome == "flipped":
         chosen, rejected = rejected, chosen
     margin, tag, p = abs(word.margin), pair.row["tag"], _label(word, preferences)
-    row = pair_row(pair.group.messages, chosen, rejected, p=p, margin=margin, tag=tag, judge=judge, verdict_ids=word.verdict_ids)
+    row = pair_row(
+        pair.group.messages, chosen, rejected, p=p, margin=margin, tag=tag, judge=judge, verdict_ids=word.verdict_ids
+    )
     return outcome, [row]
 
 

@@ -29,12 +29,20 @@ class UncertainPair(NamedTuple):
 def uncertain_pairs(
     rows: Sequence[dict[str, Any]], groups: Sequence[Group], verdicts: Sequence[Verdict], preferences: PreferencesConfig
 ) -> list[UncertainPair]:
-    """One for each pair, in order; p is the judge's own word on the two, or sigmoid(margin / soft_label_scale) where it scores alone."""
-    prompts = {prompt.prompt_id: (group, prompt) for group, prompt in zip(groups, judged_prompts(groups, verdicts), strict=True)}
+    """One for each pair, in order.
+
+    P is the judge's own word on the two, or sigmoid(margin / soft_label_scale) where it scores alone.
+    """
+    prompts = {
+        prompt.prompt_id: (group, prompt)
+        for group, prompt in zip(groups, judged_prompts(groups, verdicts), strict=True)
+    }
     found = []
     for row in rows:
         group, prompt = prompts[row["prompt_id"]]
-        chosen, rejected = (next(number for number, text in group.responses if text == row[side]) for side in ("chosen", "rejected"))
+        chosen, rejected = (
+            next(number for number, text in group.responses if text == row[side]) for side in ("chosen", "rejected")
+        )
         two = tuple(response for response in group.responses if response[0] in (chosen, rejected))
         p = prompt.comparisons.get((chosen, rejected))
         p = sigmoid(row["margin"] / preferences.soft_label_scale) if p is None else p
@@ -43,7 +51,10 @@ def uncertain_pairs(
 
 
 def candidates(pairs: Sequence[UncertainPair], implicit_reward: Judge | None) -> list[Candidate]:
-    """What the choice looks at; how close the pairs are stays unknown without the judge of implicit rewards, or where it has no word."""
+    """What the choice looks at.
+
+    How close the pairs are stays unknown without the judge of implicit rewards, or where it has no word.
+    """
     rewards = {} if implicit_reward is None else scores(implicit_reward.judge([pair.group for pair in pairs]))
     found = []
     for pair in pairs:
@@ -73,7 +84,10 @@ def costly_verdicts(pairs: Sequence[UncertainPair], conclusions: Sequence[Verdic
     for pair in pairs:
         name = pair.group.prompt_id
         first, second = alone.get((name, pair.chosen)), alone.get((name, pair.rejected))
-        forward, backward = compared.get((name, pair.chosen, pair.rejected)), compared.get((name, pair.rejected, pair.chosen))
+        forward, backward = (
+            compared.get((name, pair.chosen, pair.rejected)),
+            compared.get((name, pair.rejected, pair.chosen)),
+        )
         if first is not None and second is not None:
             found.append(CostlyVerdict(_difference(first, second), None, [first.verdict_id, second.verdict_id]))
         elif forward is not None and forward.score is not None:

@@ -1,7 +1,9 @@
-"""A judge against pairs whose better answer is known: what it predicted, and the scale that turns its margins into probabilities. Pure.
+"""A judge against pairs whose better answer is known.
 
-A pair's margin is the difference of the judge's scores of the known better answer and of the other one; of a judge that compares,
-the difference of their shares of the verdict, 2 q - 1.
+What it predicted, and the scale that turns its margins into probabilities. Pure.
+
+A pair's margin is the difference of the judge's scores of the known better answer and of the other one; of a judge that
+compares, the difference of their shares of the verdict, 2 q - 1.
 """
 
 from collections.abc import Sequence
@@ -36,10 +38,13 @@ class KnownPair:
     margin: float
     """Above 0 where the judge agrees, below 0 where it does not, 0 where it sees a tie."""
     said: float | None
-    """What a judge that compares concluded: the probability that the known better answer is better; None where the judge scores alone."""
+    """What a judge that compares concluded: the probability that the known better answer is better; None where the
+    judge scores alone."""
 
     def log_odds(self, scale: float) -> float:
-        """Log-odds of the judge's probability that the known better answer is better; infinite where a judge that compares is certain.
+        """Log-odds of the judge's probability that the known better answer is better.
+
+        Infinite where a judge that compares is certain.
 
         Args:
             scale: Margin at which a judge that scores alone gives p = 0.73.
@@ -67,12 +72,13 @@ def log_loss(pairs: Sequence[KnownPair], *, scale: float) -> float:
 def fit_scale(pairs: Sequence[KnownPair]) -> float | None:
     """The `soft_label_scale` under which p = sigmoid(margin / scale) makes the labels most likely.
 
-    Platt's scaling (1999) with no offset, since a pair has no first answer: the temperature of a Bradley-Terry model, by maximum
-    likelihood. With a = 1 / scale the log-likelihood is concave, and its slope is sum m (label - sigmoid(a m)).
+    Platt's scaling (1999) with no offset, since a pair has no first answer: the temperature of a Bradley-Terry model,
+    by maximum likelihood. With a = 1 / scale the log-likelihood is concave, and its slope is sum m (label - sigmoid(a
+    m)).
 
     Returns:
-        The scale, above 0 and in units of the margin; None where none is best: the margins say nothing or the opposite of the labels,
-        or they contradict no label, so that every smaller scale is better.
+        The scale, above 0 and in units of the margin; None where none is best: the margins say nothing or the opposite
+        of the labels, or they contradict no label, so that every smaller scale is better.
     """
     margins, labels = np.array([pair.margin for pair in pairs]), np.array([pair.label for pair in pairs])
     size = float(np.abs(margins).max(initial=0.0))
@@ -106,12 +112,19 @@ class Question:
 def questions(pairs: Sequence[SeedPair], *, default_tag: str) -> list[Question]:
     """The pairs of which one answer is known to be better, each once.
 
-    A label is p where the file gives it, and certain where it does not; p = 0.5, a margin of 0 and equal texts are no label.
+    A label is p where the file gives it, and certain where it does not; p = 0.5, a margin of 0 and equal texts are no
+    label.
     """
     found: dict[str, Question] = {}
     for pair in pairs:
         label = 1.0 if pair.p is None else pair.p
-        if pair.chosen is None or pair.rejected is None or pair.chosen.strip() == pair.rejected.strip() or pair.margin == 0 or label == 0.5:
+        if (
+            pair.chosen is None
+            or pair.rejected is None
+            or pair.chosen.strip() == pair.rejected.strip()
+            or pair.margin == 0
+            or label == 0.5
+        ):
             continue
         better, worse = (pair.chosen, pair.rejected) if label > 0.5 else (pair.rejected, pair.chosen)
         question = _question(pair.messages, better, worse, label=max(label, 1 - label), tag=pair.tag or default_tag)

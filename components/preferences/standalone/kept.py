@@ -1,4 +1,7 @@
-"""What a judged round, or `ratchet collect`, keeps: prompts, responses and verdicts, from which pairs can be built again."""
+"""What a judged round, or `ratchet collect`, keeps.
+
+Prompts, responses and verdicts, from which pairs can be built again.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path

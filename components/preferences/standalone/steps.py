@@ -1,4 +1,6 @@
-"""The steps of preference collection alone, on a user's own files: judge and pair, pair again, calibrate. Each publishes a directory.
+"""The steps of preference collection alone, on a user's own files: judge and pair, pair again, calibrate.
+
+Each publishes a directory.
 
 What a judge said before it was interrupted lies beside that directory and is not asked for again.
 """
@@ -32,8 +34,12 @@ from components.statistics.calibration import quality
 CALIBRATION = "calibration.json"
 
 
-def judge_and_pair(groups: Sequence[Group], config: CampaignConfig, models: tuple[ModelRef, ModelRef] | None, out: Path) -> None:
-    """Has responses judged and builds pairs: what a round's collect_preferences does, and the prompts and responses beside it.
+def judge_and_pair(
+    groups: Sequence[Group], config: CampaignConfig, models: tuple[ModelRef, ModelRef] | None, out: Path
+) -> None:
+    """Has responses judged and builds pairs.
+
+    What a round's collect_preferences does, and the prompts and responses beside it.
 
     Args:
         groups: Prompts and responses.
@@ -46,7 +52,12 @@ def judge_and_pair(groups: Sequence[Group], config: CampaignConfig, models: tupl
         JudgeUnavailable: As for a round.
     """
     _check_judge(groups, config, models)
-    inputs = {"groups": _content(groups), "judge": judge_digest(config.judge), "preferences": config.preferences, "models": models}
+    inputs = {
+        "groups": _content(groups),
+        "judge": judge_digest(config.judge),
+        "preferences": config.preferences,
+        "models": models,
+    }
     if config.active.budget:
         check_judge(config.active.judge, [group.messages for group in groups])
         inputs |= {"active": config.active, "active_judge": judge_digest(config.active.judge)}
@@ -69,10 +80,16 @@ def pair_again(judged: Judged, preferences: PreferencesConfig, *, seed: int, out
             "preferences.pairs revised asks a chat model, and kept verdicts are paired without one: choose another with --pairs"
         )
     groups, verdicts = judged
-    inputs = {"verdicts": [verdict.verdict_id for verdict in verdicts], "groups": _content(groups), "preferences": preferences}
+    inputs = {
+        "verdicts": [verdict.verdict_id for verdict in verdicts],
+        "groups": _content(groups),
+        "preferences": preferences,
+    }
     with published("pairs", inputs | {"seed": seed}, out) as work:
         if work is not None:
-            built = build_from_verdicts(groups, verdicts, judge=judged.judge, preferences=preferences, seed=derive_seed(seed, "collect"))
+            built = build_from_verdicts(
+                groups, verdicts, judge=judged.judge, preferences=preferences, seed=derive_seed(seed, "collect")
+            )
             write_groups(work, groups)
             write_verdicts(work, verdicts)
             write_pairs(work, built.rows)
@@ -81,13 +98,21 @@ def pair_again(judged: Judged, preferences: PreferencesConfig, *, seed: int, out
 
 
 def calibrate(pairs: SeedPairs, config: CampaignConfig, models: tuple[ModelRef, ModelRef] | None, out: Path) -> None:
-    """Has pairs with known labels judged, and writes `calibration.json` and the verdicts; the rest is as for `judge_and_pair`."""
+    """Has pairs with known labels judged, and writes `calibration.json` and the verdicts.
+
+    The rest is as for `judge_and_pair`.
+    """
     asked = questions(pairs.pairs, default_tag=config.preferences.tag)
     if not asked:
         raise ValueError("no pair has a known label: each is tied, of two equal texts, or a single response")
     groups = [question.group for question in asked]
     _check_judge(groups, config, models)
-    inputs = {"pairs": pairs.digest, "judge": judge_digest(config.judge), "preferences": config.preferences, "models": models}
+    inputs = {
+        "pairs": pairs.digest,
+        "judge": judge_digest(config.judge),
+        "preferences": config.preferences,
+        "models": models,
+    }
     with published("calibrate", inputs | {"seed": config.seed}, out) as work:
         if work is not None:
             context = _context(config, models, out)
@@ -98,7 +123,9 @@ def calibrate(pairs: SeedPairs, config: CampaignConfig, models: tuple[ModelRef, 
             check_invalid_share(judge.name, verdicts, config.preferences.max_invalid_share)
             seed = derive_seed(config.seed, "calibrate")
             counts = {"judge": judge.name, "rows": len(pairs.pairs) + len(pairs.split_earlier), "labelled": len(asked)}
-            measured = _calibration(known(asked, verdicts), judge.name, scale=config.preferences.soft_label_scale, seed=seed)
+            measured = _calibration(
+                known(asked, verdicts), judge.name, scale=config.preferences.soft_label_scale, seed=seed
+            )
             health = measure_health(verdicts, groups, seed=seed).model_dump(mode="json")
             write_json(work / CALIBRATION, counts | measured | {"judge_health": health})
 
@@ -116,14 +143,18 @@ def _calibration(found: Sequence[KnownPair], judge: str, *, scale: float, seed: 
         "by_tag": {tag: measure(several).model_dump(mode="json") for tag, several in by_tag.items()},
         "log_loss": log_loss(found, scale=scale),
         "fitted_soft_label_scale": fitted,
-        "fitted_log_loss": None if fitted is None else log_loss([replace(pair, said=None) for pair in found], scale=fitted),
+        "fitted_log_loss": None
+        if fitted is None
+        else log_loss([replace(pair, said=None) for pair in found], scale=fitted),
     }
 
 
 def _check_judge(groups: Sequence[Group], config: CampaignConfig, models: tuple[ModelRef, ModelRef] | None) -> None:
     check_judge(config.judge, [group.messages for group in groups])
     if models is None and config.judge.reads_own_models:
-        raise ValueError(f"judge.kind {config.judge.kind} reads the campaign's own policy: name the campaign with --campaign")
+        raise ValueError(
+            f"judge.kind {config.judge.kind} reads the campaign's own policy: name the campaign with --campaign"
+        )
 
 
 def _context(config: CampaignConfig, models: tuple[ModelRef, ModelRef] | None, out: Path) -> JudgeContext:

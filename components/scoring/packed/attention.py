@@ -1,7 +1,7 @@
 """Attention over a row of packed responses that share their prompts: exact, in three ways of one meaning.
 
-On a CPU by plain products and, where a response is very long, its flash kernel (`on_cpu`). On a GPU, torch's variable-length flash
-attention takes queries without, and keys with, the prompt. Elsewhere plain attention with a mask.
+On a CPU by plain products and, where a response is very long, its flash kernel (`on_cpu`). On a GPU, torch's
+variable-length flash attention takes queries without, and keys with, the prompt. Elsewhere plain attention with a mask.
 """
 
 import functools
@@ -21,7 +21,15 @@ from components.scoring.packed.layout import Packed
 
 NAME = "ratchet_packed"
 _HARMLESS = frozenset(
-    {"position_ids", "cache_position", "use_cache", "output_attentions", "output_hidden_states", "output_router_logits", "is_causal"}
+    {
+        "position_ids",
+        "cache_position",
+        "use_cache",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+        "is_causal",
+    }
 )
 
 

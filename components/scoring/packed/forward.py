@@ -1,4 +1,7 @@
-"""A model's forward over a packed row with something else in the place of its head, and whether a model may be packed: found by trying."""
+"""A model's forward over a packed row with something else in the place of its head, and whether a model may be packed.
+
+Found by trying.
+"""
 
 import contextlib
 import logging
@@ -19,13 +22,15 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 log = logging.getLogger(__name__)
 Trial = Callable[[list[list[int]], list[list[int]]], Callable[[], None]]
-"""Takes prompts and responses, computes what a model makes of them without packing, and returns what compares a packed row with it:
-that raises CannotPack where they differ."""
+"""Takes prompts and responses, computes what a model makes of them without packing, and returns what compares a packed
+row with it: that raises CannotPack where they differ."""
 _known: "WeakKeyDictionary[torch.nn.Module, int]" = WeakKeyDictionary()
 
 
 def longest_exact(model: Any, trial: Trial) -> int:
-    """Tokens of the longest prompt and response that the model computes exactly in a packed row; 0 if it does not, which the log says.
+    """Tokens of the longest prompt and response that the model computes exactly in a packed row.
+
+    0 if it does not, which the log says.
 
     Args:
         model: A transformers model, a peft wrapper of one, or an engine around either.
@@ -42,8 +47,12 @@ def longest_exact(model: Any, trial: Trial) -> int:
     return _known[base]
 
 
-def packed_forward(model: Any, head: torch.nn.Module, layout: Packed, in_its_place: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """What the model returns as logits with something else in the place of its head; where weights are sharded, the head's are there.
+def packed_forward(
+    model: Any, head: torch.nn.Module, layout: Packed, in_its_place: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """What the model returns as logits with something else in the place of its head.
+
+    Where weights are sharded, the head's are there.
 
     Args:
         model: As of `longest_exact`, which was not 0.

@@ -1,4 +1,7 @@
-"""Log-probabilities of chosen columns of the vocabulary without ever holding all logits in fp32. Knows a linear head and nothing else."""
+"""Log-probabilities of chosen columns of the vocabulary without ever holding all logits in fp32.
+
+Knows a linear head and nothing else.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -18,13 +21,15 @@ KEPT_BYTES = 256 * 2**20
 """Logits that are kept for the backward pass rather than computed again."""
 
 
-def column_logps(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, columns: torch.Tensor) -> torch.Tensor:
+def column_logps(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, columns: torch.Tensor
+) -> torch.Tensor:
     """Gives log softmax(hidden weight^T + bias) at some columns of each row; the softmax in fp32.
 
-    Where they are few, the logits are one product, and what is kept for the backward pass stands in their place: for one column a row
-    their gradient, up to the factor that comes with each row; else themselves. Where they are many, they are computed tile by tile, and
-    once more there. Where the weight is frozen, the gradient of the hidden states is made in the forward pass, up to that factor, and
-    nothing else is kept. Without a gradient nothing is.
+    Where they are few, the logits are one product, and what is kept for the backward pass stands in their place: for
+    one column a row their gradient, up to the factor that comes with each row; else themselves. Where they are many,
+    they are computed tile by tile, and once more there. Where the weight is frozen, the gradient of the hidden states
+    is made in the forward pass, up to that factor, and nothing else is kept. Without a gradient nothing is.
 
     Args:
         hidden: (rows, hidden size).
@@ -37,14 +42,21 @@ def column_logps(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor 
     """
     lacking = pad_rows(len(hidden), hidden.device, hidden.dtype)
     more = (0, 0, 0, lacking)
-    logps: torch.Tensor = _ColumnLogps.apply(pad(hidden, more), weight, bias, pad(columns, more), torch.is_grad_enabled())
+    logps: torch.Tensor = _ColumnLogps.apply(
+        pad(hidden, more), weight, bias, pad(columns, more), torch.is_grad_enabled()
+    )
     return logps[: len(hidden)]
 
 
 class _ColumnLogps(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, columns: torch.Tensor, learns: bool
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        columns: torch.Tensor,
+        learns: bool,
     ) -> torch.Tensor:
         # What torch says is needed is what requires a gradient, also where none is recorded; and in here none ever is.
         needs = [learns and needed for needed in ctx.needs_input_grad]
@@ -72,7 +84,9 @@ class _ColumnLogps(torch.autograd.Function):
         return logps
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, None, None]:
+    def backward(
+        ctx: Any, gradient: torch.Tensor
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, None, None]:
         hidden, columns, *ahead = ctx.saved_tensors
         if ahead:
             return (ahead[0] * gradient).to(hidden.dtype), None, None, None, None

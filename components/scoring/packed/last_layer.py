@@ -1,4 +1,7 @@
-"""In the last layer only the rows that the head reads: its products for all others would be thrown away. Knows a layer's usual names."""
+"""In the last layer only the rows that the head reads: its products for all others would be thrown away.
+
+Knows a layer's usual names.
+"""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,7 +12,8 @@ import torch
 from components.scoring.packed.layout import Packed
 
 ROW_BY_ROW = ("self_attn.q_proj", "self_attn.o_proj", "mlp")
-"""Modules of a decoder layer each of whose rows depends on the same row of its input only; a trial would notice if one does not."""
+"""Modules of a decoder layer each of whose rows depends on the same row of its input only; a trial would notice if one
+does not."""
 WORTH_IT = 0.9
 """Share of the rows above which choosing them costs more than it saves."""
 
@@ -18,8 +22,8 @@ WORTH_IT = 0.9
 def only_what_is_read(base: Any, layout: Packed) -> Iterator[None]:
     """Within it, the last decoder layer projects queries and outputs and runs its MLP for rows at which a response token is predicted.
 
-    Keys and values are made of all rows, as later rows attend to them. Other rows leave the layer with something else than they would,
-    which nothing reads, and which gives no gradient.
+    Keys and values are made of all rows, as later rows attend to them. Other rows leave the layer with something else
+    than they would, which nothing reads, and which gives no gradient.
 
     Args:
         base: A causal language model without a wrapper.
@@ -36,7 +40,11 @@ def only_what_is_read(base: Any, layout: Packed) -> Iterator[None]:
 def _modules(base: Any) -> list[torch.nn.Module]:
     """None where the model calls them otherwise, or computes them again in the backward pass, when the rows are no longer known."""
     layers = getattr(base.get_decoder(), "layers", None)
-    if not isinstance(layers, torch.nn.ModuleList) or len(layers) == 0 or getattr(layers[-1], "gradient_checkpointing", False):
+    if (
+        not isinstance(layers, torch.nn.ModuleList)
+        or len(layers) == 0
+        or getattr(layers[-1], "gradient_checkpointing", False)
+    ):
         return []
     try:
         return [layers[-1].get_submodule(name) for name in ROW_BY_ROW]

@@ -24,14 +24,17 @@ class Segment(NamedTuple):
     @property
     def places(self) -> tuple[slice, slice]:
         """Places of the prompt and of the response."""
-        return slice(self.prompt_start, self.prompt_start + self.prompt_length), slice(self.start, self.start + self.length)
+        return slice(self.prompt_start, self.prompt_start + self.prompt_length), slice(
+            self.start, self.start + self.length
+        )
 
 
 class Packed:
     """Prompts and responses of equal count as one row: `prompt a, response 1 to a, response 2 to a, prompt b, ...`.
 
-    Equal prompts are one, in the order in which they first come. A response's positions go on from its prompt's, so nothing but the
-    attention tells that a second response does not follow the first (Wang and Hegde 2024, arXiv 2410.20305).
+    Equal prompts are one, in the order in which they first come. A response's positions go on from its prompt's, so
+    nothing but the attention tells that a second response does not follow the first (Wang and Hegde 2024, arXiv
+    2410.20305).
     """
 
     def __init__(
@@ -71,20 +74,22 @@ class Packed:
         self.longest = max(segment.prompt_length + segment.length for segment in self.segments)
         """Tokens of the longest prompt and response."""
         self.num_tokens = len(ids)
-        """Tokens of prompts and responses; behind them stand some that nothing sees, where every layer would have to fill up its rows."""
+        """Tokens of prompts and responses; behind them stand some that nothing sees, where every layer would have to
+        fill up its rows."""
         filling = pad_rows(len(ids), device, dtype)
         ids, positions = ids + ids[:1] * filling, positions + [0] * filling
         self.input_ids = torch.tensor([ids], device=device)
         self.position_ids = torch.tensor([positions], device=device)
         places = torch.cat([_last(segment) if ends else _before(segment) for segment in self.segments])
         self.places = places.to(device)
-        """What is read of the row, response by response: where each response token is predicted, or each response's last token. A
-        prompt's last token predicts the first of each of its responses, and is there for each of them."""
+        """What is read of the row, response by response: where each response token is predicted, or each response's
+        last token. A prompt's last token predicts the first of each of its responses, and is there for each of them."""
         read = torch.zeros(len(ids), dtype=torch.bool)
         read[places] = True
         read[(~read).nonzero().squeeze(1)[: pad_rows(int(read.sum()), device, dtype)]] = True
         self.read = read.nonzero().squeeze(1).to(device)
-        """The same places in order, each once, and with them others where products of so many rows would have to be filled up."""
+        """The same places in order, each once, and with them others where products of so many rows would have to be
+        filled up."""
 
     def _by_prompt(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
         """Rows with equal prompts."""

@@ -22,7 +22,9 @@ Plain = Callable[[Any, list[list[int]], list[list[int]]], torch.Tensor]
 
 
 def longest_packed(model: Any, plain: Plain) -> int:
-    """Tokens of the longest prompt and response that the model scores exactly in a packed row; 0 if it does not, which the log says.
+    """Tokens of the longest prompt and response that the model scores exactly in a packed row.
+
+    0 if it does not, which the log says.
 
     Args:
         model: A causal language model, a peft wrapper of one, or an engine around either.

@@ -1,7 +1,8 @@
 """Attention over a packed row on a CPU: exact, by plain products over the keys that queries see.
 
-A very long response sees its prompt and itself in two flash calls whose outputs are merged by their log-sum-exp, and the backward pass of
-each is given the merged output, which is the gradient of the whole (as in ring attention, arXiv 2310.01889).
+A very long response sees its prompt and itself in two flash calls whose outputs are merged by their log-sum-exp, and
+the backward pass of each is given the merged output, which is the gradient of the whole (as in ring attention, arXiv
+2310.01889).
 """
 
 import functools
@@ -13,11 +14,13 @@ import torch
 from components.scoring.packed.layout import Packed, Segment
 
 LONGEST_BLOCK = 1024
-"""Longest prompt and response whose attention weights are held for the backward pass; up to it the flash kernel is slower."""
+"""Longest prompt and response whose attention weights are held for the backward pass; up to it the flash kernel is
+slower."""
 QUERIES_TOGETHER = 128
 """Queries of a response whose attention weights are one product; the last ones may be a quarter more."""
 SIZES_AN_OCTAVE = 8
-"""Numbers of queries and of keys that occur in bf16: oneDNN makes and keeps a program (0.6 ms, 0.6 MiB) for every shape of a product."""
+"""Numbers of queries and of keys that occur in bf16: oneDNN makes and keeps a program (0.6 ms, 0.6 MiB) for every shape
+of a product."""
 DTYPES = (torch.float32, torch.bfloat16)
 MOST_MORE = LONGEST_BLOCK // (2 * SIZES_AN_OCTAVE)
 """Queries or keys that stand behind a block's own at most, so that it has one of those sizes."""
@@ -30,7 +33,9 @@ def computes(query: torch.Tensor) -> bool:
     return query.device.type == "cpu" and query.dtype in DTYPES and _FLASH is not None and _FLASH_BACKWARD is not None
 
 
-def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: Packed, scale: float) -> torch.Tensor:
+def attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: Packed, scale: float
+) -> torch.Tensor:
     """Each response over its prompt and itself.
 
     Args:
@@ -52,7 +57,13 @@ class _OnCpu(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: Packed, scale: float, learns: bool
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        packed: Packed,
+        scale: float,
+        learns: bool,
     ) -> torch.Tensor:
         _, heads, tokens, _ = query.shape
         groups = heads // key.shape[1]
@@ -69,7 +80,10 @@ class _OnCpu(torch.autograd.Function):
                 result, totals[:, :, rows] = _merged(query, key, value, rows, runs, scale)
                 lines.unflatten(1, (tokens, groups))[:, rows] = _by_key_head(result, key)
                 continue
-            seen_keys, seen_values = _joined(keys, runs, query.dtype).transpose(1, 2), _joined(values, runs, query.dtype)
+            seen_keys, seen_values = (
+                _joined(keys, runs, query.dtype).transpose(1, 2),
+                _joined(values, runs, query.dtype),
+            )
             for piece in _pieces(rows, segment, groups, query.dtype):
                 scores = torch.bmm(queries[:, piece.lines], seen_keys[:, :, : piece.width])
                 hidden = scores.view(len(keys), -1, groups, piece.width)[..., piece.first_key :]
@@ -91,23 +105,37 @@ class _OnCpu(torch.autograd.Function):
         groups, kept = heads // key.shape[1], iter(weights)
         states = gradient.transpose(1, 2), query, key, value, out.transpose(1, 2), totals
         gradients, queries, keys, values = (_lines(one, key, query.dtype) for one in states[:4])
-        grad_query, grad_key, grad_value = (query.new_zeros(len(keys), tokens * count, size) for count in (groups, 1, 1))
+        grad_query, grad_key, grad_value = (
+            query.new_zeros(len(keys), tokens * count, size) for count in (groups, 1, 1)
+        )
         for segment in ctx.packed.in_order:
             rows, runs = _keys_seen_by(segment)
             if _is_long(segment):
                 result = _merged_backward(states, (grad_key, grad_value), rows, runs, ctx.scale)
                 grad_query.unflatten(1, (tokens, groups))[:, rows] = _by_key_head(result, key)
                 continue
-            seen_keys, seen_values = _joined(keys, runs, query.dtype), _joined(values, runs, query.dtype).transpose(1, 2)
+            seen_keys, seen_values = (
+                _joined(keys, runs, query.dtype),
+                _joined(values, runs, query.dtype).transpose(1, 2),
+            )
             for piece in _pieces(rows, segment, groups, query.dtype):
                 probs = next(kept)
                 grad_probs = torch.bmm(gradients[:, piece.lines], seen_values[:, :, : piece.width])
                 grad_scores = torch._softmax_backward_data(grad_probs, probs, 2, probs.dtype).mul_(ctx.scale)
-                grad_query[:, piece.own_lines] = torch.bmm(grad_scores, seen_keys[:, : piece.width])[:, : piece.num_lines]
+                grad_query[:, piece.own_lines] = torch.bmm(grad_scores, seen_keys[:, : piece.width])[
+                    :, : piece.num_lines
+                ]
                 for whole, product in ((grad_key, (grad_scores, queries)), (grad_value, (probs, gradients))):
                     part = torch.bmm(product[0].transpose(1, 2), product[1][:, piece.lines])
                     _add_apart(whole, part[:, : piece.num_keys], runs)
-        return _by_token(grad_query, heads).transpose(1, 2), grad_key.unsqueeze(0), grad_value.unsqueeze(0), None, None, None
+        return (
+            _by_token(grad_query, heads).transpose(1, 2),
+            grad_key.unsqueeze(0),
+            grad_value.unsqueeze(0),
+            None,
+            None,
+            None,
+        )
 
 
 def _is_long(segment: Segment) -> bool:
@@ -115,7 +143,9 @@ def _is_long(segment: Segment) -> bool:
 
 
 def _keys_seen_by(segment: Segment) -> tuple[slice, list[slice]]:
-    """The queries that stand for a response, and the runs of keys that they see; the last run is the queries' own, causally.
+    """The queries that stand for a response, and the runs of keys that they see.
+
+    The last run is the queries' own, causally.
 
     The prompt's own queries go with the response that adjoins it.
     """
@@ -244,7 +274,11 @@ def _merged(
 
 
 def _merged_backward(
-    states: tuple[torch.Tensor, ...], gradients: tuple[torch.Tensor, torch.Tensor], rows: slice, runs: list[slice], scale: float
+    states: tuple[torch.Tensor, ...],
+    gradients: tuple[torch.Tensor, torch.Tensor],
+    rows: slice,
+    runs: list[slice],
+    scale: float,
 ) -> torch.Tensor:
     """Gradient of the queries, (1, heads, rows, head size); those of their keys and values are added to what is there.
 

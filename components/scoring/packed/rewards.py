@@ -1,4 +1,7 @@
-"""Rewards of conversations by a sequence classifier with one output, in packed rows: each prompt is read once for all its responses."""
+"""Rewards of conversations by a sequence classifier with one output, in packed rows.
+
+Each prompt is read once for all its responses.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +17,9 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}
 
 
 def longest_rewarded(model: Any) -> int:
-    """Tokens of the longest prompt and response whose reward is exact in a packed row; 0 if none is, which the log says.
+    """Tokens of the longest prompt and response whose reward is exact in a packed row.
+
+    0 if none is, which the log says.
 
     Args:
         model: A sequence classifier, a peft wrapper of one, or an engine around either.

@@ -10,7 +10,8 @@ from shapes import EOS, FIRST, PROFILES, Shape
 from transformers.utils import logging
 
 SPREAD = 2.0
-"""Standard deviation of the logits over the vocabulary: as far apart as a trained model's, so that a wrong temperature would show."""
+"""Standard deviation of the logits over the vocabulary: as far apart as a trained model's, so that a wrong temperature
+would show."""
 INITIAL = 0.02
 """Standard deviation of the entries of the head, as transformers draws them."""
 
@@ -24,7 +25,8 @@ class Case:
 
 
 CASES = {f"{name}-{samples}": Case(samples, name == "ragged") for name in ("even", "ragged") for samples in (4, 8)}
-"""Even: prompts of one length and no end token. Ragged: log-normal prompts, and answers that end at every token with one probability."""
+"""Even: prompts of one length and no end token. Ragged: log-normal prompts, and answers that end at every token with
+one probability."""
 
 
 def save_policy(shape: Shape, directory: Path) -> None:
@@ -46,7 +48,10 @@ def end_bias(shape: Shape, mean: float) -> float:
 
 
 def end_after(model: Any, shape: Shape, mean: float) -> None:
-    """Has answers end, by a bias on the end token's logit, after `mean` tokens on average: geometric lengths by ordinary sampling."""
+    """Has answers end, by a bias on the end token's logit, after `mean` tokens on average.
+
+    Geometric lengths by ordinary sampling.
+    """
     head = model.get_output_embeddings()
     bias = torch.zeros(shape.vocabulary)
     bias[EOS] = end_bias(shape, mean)
@@ -56,5 +61,10 @@ def end_after(model: Any, shape: Shape, mean: float) -> None:
 def prompts(case: Case, count: int, vocabulary: int, seed: int) -> list[list[int]]:
     """Random tokens; as many a prompt as hh-rlhf has, in the even case its median for all."""
     chance, profile = np.random.default_rng(seed), PROFILES["hh-rlhf"]
-    lengths = chance.lognormal(np.log(profile.prompt), profile.spread if case.ragged else 0.0, count).round().clip(1).astype(int)
+    lengths = (
+        chance.lognormal(np.log(profile.prompt), profile.spread if case.ragged else 0.0, count)
+        .round()
+        .clip(1)
+        .astype(int)
+    )
     return [chance.integers(FIRST, vocabulary, length).tolist() for length in lengths]

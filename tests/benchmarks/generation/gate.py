@@ -1,4 +1,7 @@
-"""The gate before any timing: our sampler's tokens and law are those of transformers' `generate`. The other systems are looked at."""
+"""The gate before any timing: our sampler's tokens and law are those of transformers' `generate`.
+
+The other systems are looked at.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -31,21 +34,28 @@ def same_greedy_tokens(shape: Shape, directory: Path, *, max_new_tokens: int) ->
     asked = prompts(CASE, 16, shape.vocabulary, seed=2)
     case = Case(samples=1, ragged=False)  # the end token would be the most likely one at once
     options: dict[str, Any] = {"dtype": torch.float32, "max_new_tokens": max_new_tokens, "greedy": True}
-    ours, theirs = Ours(shape, directory, case, **options)(asked), Generate(shape, directory, case, **options)(asked, **PLAIN)
+    ours, theirs = (
+        Ours(shape, directory, case, **options)(asked),
+        Generate(shape, directory, case, **options)(asked, **PLAIN),
+    )
     apart = [index for index, answer in enumerate(ours) if answer != theirs[index]]
     assert not apart, f"greedy answers to the prompts {apart} differ: {ours[apart[0]]} and {theirs[apart[0]]}"
     found = {"answers": len(asked), "tokens": sum(len(answer) for several in ours for answer in several)}
     if vllm.executable():
         with Vllm(shape, directory, case, **options) as peer:
-            found["answers of vLLM that are the same"] = sum(own == other for own, other in zip(ours, peer(asked), strict=True))
+            found["answers of vLLM that are the same"] = sum(
+                own == other for own, other in zip(ours, peer(asked), strict=True)
+            )
     return found
 
 
 def same_law(shape: Shape, directory: Path, *, dtype: torch.dtype, max_new_tokens: int) -> dict[str, Any]:
-    """Means of sampled answers beside those of `generate`: log-probability of a token, tokens of an answer, share that stopped.
+    """Means of sampled answers beside those of `generate`.
 
-    Log-probabilities are the fp32 model's, by a plain forward over whole answers, whatever precision sampled it. The differences are taken
-    prompt by prompt, and Student's 99.9 % interval of their mean has to hold 0.
+    Log-probability of a token, tokens of an answer, share that stopped.
+
+    Log-probabilities are the fp32 model's, by a plain forward over whole answers, whatever precision sampled it. The
+    differences are taken prompt by prompt, and Student's 99.9 % interval of their mean has to hold 0.
 
     Raises:
         AssertionError: It does not, for one of our means.
@@ -71,10 +81,16 @@ def same_law(shape: Shape, directory: Path, *, dtype: torch.dtype, max_new_token
 
 
 def _means(judge: Any, asked: list[list[int]], answers: Answers) -> dict[str, np.ndarray]:
-    """One number a prompt; the end token, which is as likely everywhere, is in the lengths and not in the log-probability."""
+    """One number a prompt.
+
+    The end token, which is as likely everywhere, is in the lengths and not in the log-probability.
+    """
     logps, counts = [], []
     for prompt, several in zip(asked, answers, strict=True):
-        found = [row[: len(answer) - (answer[-1] == EOS)] for row, answer in zip(_logps(judge, prompt, several), several, strict=True)]
+        found = [
+            row[: len(answer) - (answer[-1] == EOS)]
+            for row, answer in zip(_logps(judge, prompt, several), several, strict=True)
+        ]
         logps.append(float(torch.cat(found).double().mean()))
         counts.append([len(answer) for answer in several])
     return {

@@ -18,20 +18,43 @@ Answers = list[list[list[int]]]
 class Ours:
     """Samples `case.samples` answers to every prompt; other ones every time."""
 
-    def __init__(self, shape: Shape, directory: Path, case: Case, *, dtype: torch.dtype, max_new_tokens: int, greedy: bool = False) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        directory: Path,
+        case: Case,
+        *,
+        dtype: torch.dtype,
+        max_new_tokens: int,
+        greedy: bool = False,
+    ) -> None:
         self.model = load_policy(start_ref(directory, "main"), dtype=dtype, device=torch.device("cpu"))
         if case.ragged:
             end_after(self.model, shape, max_new_tokens / 2)
         stop_ids = frozenset([EOS]) if case.ragged else frozenset()
-        self.law = SamplingParams(temperature=1.0, top_p=1.0, top_k=int(greedy), max_new_tokens=max_new_tokens, stop_ids=stop_ids)
+        self.law = SamplingParams(
+            temperature=1.0, top_p=1.0, top_k=int(greedy), max_new_tokens=max_new_tokens, stop_ids=stop_ids
+        )
         self.samples, self.seeded = case.samples, 0
 
     def __call__(self, prompts: list[list[int]]) -> Answers:
         """Samples once."""
-        seeds = torch.arange(self.seeded, self.seeded + len(prompts) * self.samples).view(len(prompts), self.samples).tolist()
+        seeds = (
+            torch.arange(self.seeded, self.seeded + len(prompts) * self.samples)
+            .view(len(prompts), self.samples)
+            .tolist()
+        )
         self.seeded += len(prompts) * self.samples
         batch_size = GenerationConfig().batch_size
-        sampled = sample(self.model, prompts, seeds=seeds, law=self.law, pad_id=PAD, batch_size=batch_size, on_batch=lambda answers: None)
+        sampled = sample(
+            self.model,
+            prompts,
+            seeds=seeds,
+            law=self.law,
+            pad_id=PAD,
+            batch_size=batch_size,
+            on_batch=lambda answers: None,
+        )
         answers: Answers = [[] for _ in prompts]
         for one in sampled:
             answers[one.prompt_index].append(one.token_ids)

@@ -16,10 +16,21 @@ from transformers.utils import logging
 class Peer:
     """A policy as a user of transformers loads it, asked for `case.samples` answers from its whole distribution."""
 
-    def __init__(self, shape: Shape, directory: Path, case: Case, *, dtype: torch.dtype, max_new_tokens: int, greedy: bool = False) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        directory: Path,
+        case: Case,
+        *,
+        dtype: torch.dtype,
+        max_new_tokens: int,
+        greedy: bool = False,
+    ) -> None:
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        self.model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation="sdpa").eval()
+        self.model: Any = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=dtype, attn_implementation="sdpa"
+        ).eval()
         if case.ragged:
             end_after(self.model, shape, max_new_tokens / 2)
         end_id = EOS if case.ragged else None
@@ -39,8 +50,15 @@ class Generate(Peer):
     """`generate` over batches of prompts that are padded on the left."""
 
     def __call__(self, prompts: list[list[int]], *, batch: int, cache: str, by_length: bool) -> Answers:
-        """Samples once: `batch` prompts at a time, in the given order or the longest first, with a cache that transformers names."""
-        order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index])) if by_length else list(range(len(prompts)))
+        """Samples once.
+
+        `batch` prompts at a time, in the given order or the longest first, with a cache that transformers names.
+        """
+        order = (
+            sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+            if by_length
+            else list(range(len(prompts)))
+        )
         settings = GenerationConfig(**self.asked, cache_implementation=cache)
         answers: Answers = [[] for _ in prompts]
         for start in range(0, len(prompts), batch):
@@ -48,7 +66,9 @@ class Generate(Peer):
             width = max(len(prompts[index]) for index in members)
             ids = torch.tensor([[PAD] * (width - len(prompts[index])) + prompts[index] for index in members])
             mask = torch.tensor([[0] * (width - len(prompts[index])) + [1] * len(prompts[index]) for index in members])
-            found = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)[:, width:].tolist()
+            found = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)[
+                :, width:
+            ].tolist()
             for row, tokens in enumerate(found):
                 answers[members[row // self.samples]].append(_until_end(tokens, self.asked["eos_token_id"]))
         return answers
@@ -67,14 +87,25 @@ class GenerateBatch(Peer):
         blocks = len(prompts) * self.samples * (ceil(longest / page) + 1)
         # Left to itself it takes 60 % of all memory, whose pages it then faults in.
         batching = ContinuousBatchingConfig(
-            page_size=page, num_blocks=blocks, max_requests_per_batch=rows, max_batch_tokens=tokens, auto_switch_to_flash=False
+            page_size=page,
+            num_blocks=blocks,
+            max_requests_per_batch=rows,
+            max_batch_tokens=tokens,
+            auto_switch_to_flash=False,
         )
-        found = self.model.generate_batch(prompts, generation_config=GenerationConfig(**self.asked), continuous_batching_config=batching)
+        found = self.model.generate_batch(
+            prompts, generation_config=GenerationConfig(**self.asked), continuous_batching_config=batching
+        )
         answered = list(found.values())
         expected = len(prompts) * self.samples
         if len(answered) != expected or any(one.error is not None for one in answered):
-            raise RuntimeError(f"{len(answered)} of {expected} answers came; errors: {[one.error for one in answered if one.error][:1]}")
-        return [[one.generated_tokens for one in answered[at : at + self.samples]] for at in range(0, expected, self.samples)]
+            raise RuntimeError(
+                f"{len(answered)} of {expected} answers came; errors: {[one.error for one in answered if one.error][:1]}"
+            )
+        return [
+            [one.generated_tokens for one in answered[at : at + self.samples]]
+            for at in range(0, expected, self.samples)
+        ]
 
 
 def _until_end(tokens: list[int], end_id: int | None) -> list[int]:

@@ -22,15 +22,30 @@ CACHE_GIB = "2"
 class Vllm:
     """Samples `case.samples` answers to every prompt; other ones every time."""
 
-    def __init__(self, shape: Shape, directory: Path, case: Case, *, dtype: torch.dtype, max_new_tokens: int, greedy: bool = False) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        directory: Path,
+        case: Case,
+        *,
+        dtype: torch.dtype,
+        max_new_tokens: int,
+        greedy: bool = False,
+    ) -> None:
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", CACHE_GIB)
         # Left to itself it keeps one processor free.
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", f"0-{torch.get_num_threads() - 1}")
-        opening = loaded(start_ref(directory, "main"), dtype=str(dtype).removeprefix("torch."), longest=LONGEST_PROMPT + max_new_tokens)
+        opening = loaded(
+            start_ref(directory, "main"),
+            dtype=str(dtype).removeprefix("torch."),
+            longest=LONGEST_PROMPT + max_new_tokens,
+        )
         self.held = contextlib.ExitStack()
         self.session = self.held.enter_context(opening)
         stop_ids = frozenset([EOS]) if case.ragged else frozenset()
-        self.law = SamplingParams(temperature=1.0, top_p=1.0, top_k=int(greedy), max_new_tokens=max_new_tokens, stop_ids=stop_ids)
+        self.law = SamplingParams(
+            temperature=1.0, top_p=1.0, top_k=int(greedy), max_new_tokens=max_new_tokens, stop_ids=stop_ids
+        )
         self.further: dict[str, Any] = {"logit_bias": {EOS: end_bias(shape, max_new_tokens / 2)}} if case.ragged else {}
         self.samples, self.seeded = case.samples, 0
 
@@ -42,7 +57,11 @@ class Vllm:
 
     def __call__(self, prompts: list[list[int]]) -> Answers:
         """Samples once."""
-        seeds = torch.arange(self.seeded, self.seeded + len(prompts) * self.samples).view(len(prompts), self.samples).tolist()
+        seeds = (
+            torch.arange(self.seeded, self.seeded + len(prompts) * self.samples)
+            .view(len(prompts), self.samples)
+            .tolist()
+        )
         self.seeded += len(prompts) * self.samples
         answers: Answers = [[] for _ in prompts]
         for one in self.session.sample(prompts, seeds=seeds, law=self.law, on_batch=lambda batch: None, **self.further):

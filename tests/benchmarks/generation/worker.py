@@ -18,7 +18,10 @@ def prepare(task: dict[str, Any]) -> tuple[Callable[[], dict[str, Any]], dict[st
     from vllm_peer import Vllm
 
     shape, directory = SHAPES[task["shape"]], Path(task["policy"])
-    options: dict[str, Any] = {"dtype": torch.bfloat16 if task["bf16"] else torch.float32, "max_new_tokens": task["max_new_tokens"]}
+    options: dict[str, Any] = {
+        "dtype": torch.bfloat16 if task["bf16"] else torch.float32,
+        "max_new_tokens": task["max_new_tokens"],
+    }
     if task["system"] == "gate":
         greedy = same_greedy_tokens(shape, directory, max_new_tokens=task["max_new_tokens"])
         return dict, {"greedy": greedy, "law": same_law(shape, directory, **options)}
@@ -34,7 +37,11 @@ def prepare(task: dict[str, Any]) -> tuple[Callable[[], dict[str, Any]], dict[st
         except Exception as error:
             return {"error": f"{type(error).__name__}: {error}"}
         assert len(answers) == len(asked) * case.samples
-        return {"tokens": sum(map(len, answers)), "answers": len(answers), "stopped": sum(answer[-1] == EOS for answer in answers)}
+        return {
+            "tokens": sum(map(len, answers)),
+            "answers": len(answers),
+            "stopped": sum(answer[-1] == EOS for answer in answers),
+        }
 
     return step, {}
 

@@ -1,4 +1,7 @@
-"""What both sides' rounds start from, as files: a policy and a reward model of random weights with their tokenizer, and prompts."""
+"""What both sides' rounds start from, as files.
+
+A policy and a reward model of random weights with their tokenizer, and prompts.
+"""
 
 import json
 from dataclasses import dataclass
@@ -36,7 +39,14 @@ class Inputs:
 
 
 def make_inputs(
-    place: Path, *, shape: str, num_prompts: int, num_held_out: int, max_prompt_tokens: int, max_new_tokens: int, seed: int
+    place: Path,
+    *,
+    shape: str,
+    num_prompts: int,
+    num_held_out: int,
+    max_prompt_tokens: int,
+    max_new_tokens: int,
+    seed: int,
 ) -> Inputs:
     """Writes the models and the prompts.
 
@@ -52,14 +62,24 @@ def make_inputs(
     from transformers import AutoModelForSequenceClassification
 
     found = Inputs(
-        place / "policy", place / "reward_model", place / "prompts.jsonl", place / "held_out.jsonl", max_prompt_tokens, max_new_tokens
+        place / "policy",
+        place / "reward_model",
+        place / "prompts.jsonl",
+        place / "held_out.jsonl",
+        max_prompt_tokens,
+        max_new_tokens,
     )
     _save(_policy(SHAPES[shape]), SHAPES[shape], found.policy)
     _save(_random(AutoModelForSequenceClassification, SHAPES[shape], num_labels=1), SHAPES[shape], found.reward_model)
     chance = np.random.default_rng(seed)
     for path, number in ((found.prompts, num_prompts), (found.held_out, num_held_out)):
-        lengths = np.minimum(chance.lognormal(np.log(PROFILE.prompt), PROFILE.spread, number).astype(int) + 1, max_prompt_tokens - 2)
-        texts = [" ".join(f"t{token}" for token in chance.integers(ASSISTANT + 1, SHAPES[shape].vocabulary, length)) for length in lengths]
+        lengths = np.minimum(
+            chance.lognormal(np.log(PROFILE.prompt), PROFILE.spread, number).astype(int) + 1, max_prompt_tokens - 2
+        )
+        texts = [
+            " ".join(f"t{token}" for token in chance.integers(ASSISTANT + 1, SHAPES[shape].vocabulary, length))
+            for length in lengths
+        ]
         path.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
     return found
 

@@ -60,7 +60,9 @@ class Seconds:
             self._depth -= 1
             if self._depth == 0:
                 self.add("imports", began)
-        for name in [name for name, (function, _) in self._unwatched.items() if hasattr(sys.modules.get(name), function)]:
+        for name in [
+            name for name, (function, _) in self._unwatched.items() if hasattr(sys.modules.get(name), function)
+        ]:
             function, called = self._unwatched.pop(name)
             setattr(sys.modules[name], function, self.timed(getattr(sys.modules[name], function), called))
         return module

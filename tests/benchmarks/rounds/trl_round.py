@@ -1,9 +1,11 @@
-"""One round as one plain script of transformers and TRL: generate, judge, pair, train, save, generate with both policies, judge.
+"""One round as one plain script of transformers and TRL.
+
+Generate, judge, pair, train, save, generate with both policies, judge.
 
     python trl_round.py SETTINGS.json
 
-The settings are the driver's; the answer, with the seconds of each stage, is written beside the trained model. One model is loaded
-once and stays in memory from stage to stage, as in a script that somebody writes for one machine.
+The settings are the driver's; the answer, with the seconds of each stage, is written beside the trained model. One
+model is loaded once and stays in memory from stage to stage, as in a script that somebody writes for one machine.
 """
 
 import json
@@ -29,7 +31,9 @@ def read_lines(path: str) -> list[dict[str, Any]]:
 
 def batches(items: list[Any], size: int, *, longest_first: bool) -> list[list[int]]:
     """Places of the items, a batch at a time."""
-    order = sorted(range(len(items)), key=lambda index: -len(items[index])) if longest_first else list(range(len(items)))
+    order = (
+        sorted(range(len(items)), key=lambda index: -len(items[index])) if longest_first else list(range(len(items)))
+    )
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
@@ -38,12 +42,15 @@ def generate(model: Any, tokenizer: Any, prompts: list[str], samples: int, setti
     """`samples` answers to each prompt; temperature 1 and no other cut of the distribution."""
     model.eval()
     texts = [
-        tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True) for text in prompts
+        tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
+        for text in prompts
     ]
     encoded = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     answers: list[list[str]] = [[] for _ in prompts]
     for members in batches(encoded, settings["generation_batch"], longest_first=settings["by_length"]):
-        batch = tokenizer.pad({"input_ids": [encoded[index] for index in members]}, padding_side="left", return_tensors="pt")
+        batch = tokenizer.pad(
+            {"input_ids": [encoded[index] for index in members]}, padding_side="left", return_tensors="pt"
+        )
         ids = model.generate(
             **batch.to(model.device),
             do_sample=True,
@@ -60,7 +67,9 @@ def generate(model: Any, tokenizer: Any, prompts: list[str], samples: int, setti
 
 
 @torch.inference_mode()
-def judge(model: Any, tokenizer: Any, prompts: list[str], answers: list[list[str]], settings: dict[str, Any]) -> list[list[float]]:
+def judge(
+    model: Any, tokenizer: Any, prompts: list[str], answers: list[list[str]], settings: dict[str, Any]
+) -> list[list[float]]:
     """The reward model's score of each answer."""
     conversations = [
         [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
@@ -71,14 +80,18 @@ def judge(model: Any, tokenizer: Any, prompts: list[str], answers: list[list[str
     encoded = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     scores = [0.0] * len(encoded)
     for members in batches(encoded, settings["judge_batch"], longest_first=settings["by_length"]):
-        batch = tokenizer.pad({"input_ids": [encoded[index] for index in members]}, padding_side="right", return_tensors="pt")
+        batch = tokenizer.pad(
+            {"input_ids": [encoded[index] for index in members]}, padding_side="right", return_tensors="pt"
+        )
         for index, score in zip(members, model(**batch.to(model.device)).logits[:, 0].tolist(), strict=True):
             scores[index] = score
     remaining = iter(scores)
     return [[next(remaining) for _ in several] for several in answers]
 
 
-def best_and_worst(prompts: list[str], answers: list[list[str]], scores: list[list[float]]) -> list[dict[str, list[Message]]]:
+def best_and_worst(
+    prompts: list[str], answers: list[list[str]], scores: list[list[float]]
+) -> list[dict[str, list[Message]]]:
     """A pair for each prompt, as TRL's conversational rows."""
     pairs = []
     for text, several, own in zip(prompts, answers, scores, strict=True):
@@ -106,8 +119,14 @@ def train(model: Any, tokenizer: Any, pairs: list[dict[str, list[Message]]], set
     }
     if settings["tuned"]:
         chosen |= {"gradient_checkpointing": False, "precompute_ref_log_probs": settings["precompute"]}
-        chosen |= {"train_sampling_strategy": "group_by_length", "length_column_name": "length", "remove_unused_columns": False}
-    trainer: Any = DPOTrainer(model=model, args=DPOConfig(**chosen), train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
+        chosen |= {
+            "train_sampling_strategy": "group_by_length",
+            "length_column_name": "length",
+            "remove_unused_columns": False,
+        }
+    trainer: Any = DPOTrainer(
+        model=model, args=DPOConfig(**chosen), train_dataset=Dataset.from_list(pairs), processing_class=tokenizer
+    )
     if settings["tuned"]:
         # The trainer drops columns that it does not know, and its sampler then finds no lengths.
         rows = trainer.train_dataset
@@ -144,7 +163,9 @@ def main(settings: dict[str, Any]) -> dict[str, Any]:
     ended("generate_responses")
 
     reward_tokenizer = AutoTokenizer.from_pretrained(settings["reward_model"])
-    reward_model = AutoModelForSequenceClassification.from_pretrained(settings["reward_model"], dtype=torch.float32).eval()
+    reward_model = AutoModelForSequenceClassification.from_pretrained(
+        settings["reward_model"], dtype=torch.float32
+    ).eval()
     scores = judge(reward_model, reward_tokenizer, prompts, answers, settings)
     made = best_and_worst(prompts, answers, scores)
     ended("collect_preferences")

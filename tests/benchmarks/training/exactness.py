@@ -1,7 +1,9 @@
-"""The gate before any timing: log-probabilities, loss and gradients of our step against a plain one, and against TRL's own error.
+"""The gate before any timing.
 
-The plain step is fp32 and eager: rows padded, attention by products and a mask, logits of all positions, sums in fp64. Nothing of ours
-is in it.
+Log-probabilities, loss and gradients of our step against a plain one, and against TRL's own error.
+
+The plain step is fp32 and eager: rows padded, attention by products and a mask, logits of all positions, sums in fp64.
+Nothing of ours is in it.
 """
 
 from collections.abc import Callable
@@ -15,12 +17,14 @@ LIMITS = {
     False: {"logps": 1e-3, "loss": 1e-5, "gradient": 1e-4},
     True: {"logps_share": 5e-3, "loss": 2e-2, "gradient": 3e-2},
 }
-"""For fp32 and for bf16: nats, or a share of the log-probability; relative error of the loss; relative L2 error of the worst parameter's
-gradient. In bf16 that must not be 1.5 times TRL's either."""
+"""For fp32 and for bf16: nats, or a share of the log-probability; relative error of the loss; relative L2 error of the
+worst parameter's gradient. In bf16 that must not be 1.5 times TRL's either."""
 BETA = 0.1
 
 
-def plain_step(shape: Shape, pairs: list[Triple], dtype: torch.dtype) -> tuple[torch.Tensor, float, dict[str, torch.Tensor]]:
+def plain_step(
+    shape: Shape, pairs: list[Triple], dtype: torch.dtype
+) -> tuple[torch.Tensor, float, dict[str, torch.Tensor]]:
     """Log-probabilities (2, pairs), loss and gradients of the plain step with weights of a precision, computed in fp32."""
     model = shape.build(dtype).float()
     model.set_attn_implementation("eager")
@@ -69,12 +73,17 @@ def trl_gradients(shape: Shape, pairs: list[Triple], longest: int, device: torch
     """Gradients of TRL's own loss under its bf16 autocast."""
     from peers import Peer
 
-    trainer: Any = Peer(shape, pairs, bf16=True, pairs_per_step=len(pairs), longest=longest, tuned=None, device=device).trainer
+    trainer: Any = Peer(
+        shape, pairs, bf16=True, pairs_per_step=len(pairs), longest=longest, tuned=None, device=device
+    ).trainer
     batch = next(iter(trainer.get_train_dataloader()))
     with trainer.compute_loss_context_manager():
         loss = trainer.compute_loss(trainer.model, batch)
     loss.backward()
-    return {name: weight.grad.float().cpu() for name, weight in trainer.accelerator.unwrap_model(trainer.model).named_parameters()}
+    return {
+        name: weight.grad.float().cpu()
+        for name, weight in trainer.accelerator.unwrap_model(trainer.model).named_parameters()
+    }
 
 
 def _error(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:

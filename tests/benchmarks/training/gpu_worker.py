@@ -1,4 +1,7 @@
-"""One measurement in a process of its own, told on the first line of its input and answered in one line: so that memory is each one's."""
+"""One measurement in a process of its own, told on the first line of its input and answered in one line.
+
+So that memory is each one's.
+"""
 
 import contextlib
 import functools
@@ -99,20 +102,28 @@ def attention_error(device: torch.device, dtype: torch.dtype) -> dict[str, float
         factors = torch.randn_like(expected)
         (expected * factors).sum().backward()
         (found.float() * factors).sum().backward()
-        pairs = [(found.detach(), expected.detach()), *((one.grad, other.grad) for one, other in zip(states, exact, strict=True))]
+        pairs = [
+            (found.detach(), expected.detach()),
+            *((one.grad, other.grad) for one, other in zip(states, exact, strict=True)),
+        ]
         for name, (one, other) in zip(worst, pairs, strict=True):
             worst[name] = max(worst[name], float((one.float() - other).norm() / other.norm()))
     assert max(worst.values()) <= ATTENTION_LIMITS[dtype], worst
     return worst
 
 
-def plain_engine(model: Any, training: TrainingConfig, num_steps: int, dtype: torch.dtype, *, kept: torch.dtype) -> PlainEngine:
+def plain_engine(
+    model: Any, training: TrainingConfig, num_steps: int, dtype: torch.dtype, *, kept: torch.dtype
+) -> PlainEngine:
     """The engine of these measurements."""
     return PlainEngine(model, training, kept=kept)
 
 
 def machine(task: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """What the machine is and can do, and whether the step is exact on it; TRL's own error in bf16 is told where TRL is installed."""
+    """What the machine is and can do, and whether the step is exact on it.
+
+    TRL's own error in bf16 is told where TRL is installed.
+    """
     from exactness import error_of_trl, exactness
 
     shape, exact = SHAPES[task["checked_shape"]], {}
@@ -127,7 +138,9 @@ def machine(task: dict[str, Any], device: torch.device) -> dict[str, Any]:
     is_gpu = device.type == "cuda"
     return {
         "name": torch.cuda.get_device_name(device) if is_gpu else "CPU",
-        "memory_bytes": torch.cuda.get_device_properties(device).total_memory if is_gpu else os.sysconf("SC_PHYS_PAGES") * 4096,
+        "memory_bytes": torch.cuda.get_device_properties(device).total_memory
+        if is_gpu
+        else os.sysconf("SC_PHYS_PAGES") * 4096,
         "peak_flops_measured": product_peak(DTYPES[task["precision"]], device),
         "exact": exact,
     }
@@ -171,7 +184,10 @@ def steps(task: dict[str, Any], device: torch.device) -> dict[str, Any]:
 
 
 def sampling(task: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Sampled tokens a second of our sampler and of transformers' own; no response ends before the limit, and none is cut."""
+    """Sampled tokens a second of our sampler and of transformers' own.
+
+    No response ends before the limit, and none is cut.
+    """
     shape, new, samples = SHAPES[task["shape"]], task["new_tokens"], task["samples"]
     model = shape.build(DTYPES[task["precision"]], device).eval()
     prompts = [pair.prompt for pair in triples(Profile(127, 1), task["prompts"], shape.vocabulary, longest=512)]
@@ -183,13 +199,24 @@ def sampling(task: dict[str, Any], device: torch.device) -> dict[str, Any]:
     model.generation_config.eos_token_id = None
 
     def own() -> int:
-        found = sample(model, prompts, seeds=seeds, law=law, pad_id=PAD, batch_size=len(prompts), on_batch=lambda _: None)
+        found = sample(
+            model, prompts, seeds=seeds, law=law, pad_id=PAD, batch_size=len(prompts), on_batch=lambda _: None
+        )
         return sum(len(response.token_ids) for response in found)
 
     def theirs() -> int:
-        limits = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0}
+        limits = {
+            "max_new_tokens": new,
+            "min_new_tokens": new,
+            "do_sample": True,
+            "top_k": 0,
+            "top_p": 1.0,
+            "temperature": 1.0,
+        }
         with torch.inference_mode():
-            found = model.generate(input_ids=ids, attention_mask=mask, num_return_sequences=samples, pad_token_id=PAD, **limits)
+            found = model.generate(
+                input_ids=ids, attention_mask=mask, num_return_sequences=samples, pad_token_id=PAD, **limits
+            )
         return int(found.shape[0] * (found.shape[1] - width))
 
     rates: dict[str, list[float]] = {}

@@ -44,7 +44,9 @@ class Unshared(Packed):
 
 
 def _from_all_logits(model: Any, batch: Any) -> torch.Tensor:
-    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, position_ids=batch.position_ids, use_cache=False).logits
+    logits = model(
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask, position_ids=batch.position_ids, use_cache=False
+    ).logits
     return logits[:, -batch.response_width - 1 : -1]
 
 
@@ -83,7 +85,11 @@ class Ours:
             model = with_fresh_adapter(model, LoraConfig(rank=lora_rank), SoftPromptConfig())
         training = TrainingConfig(learning_rate=1e-6, pairs_per_step=pairs_per_step, warmup_share=0.0)
         self.pairs = [Pair(pair.prompt, pair.chosen, pair.rejected, 1.0) for pair in pairs]
-        self.model, self.pairs_per_step, self.max_tokens = model, pairs_per_step, max_tokens or micro_batch_tokens(device, dtype)
+        self.model, self.pairs_per_step, self.max_tokens = (
+            model,
+            pairs_per_step,
+            max_tokens or micro_batch_tokens(device, dtype),
+        )
         self.objective = Objective(
             self.pairs,
             None,
@@ -110,7 +116,9 @@ class Ours:
         if self.scores:
             self.score(index)
         self.engine.train()
-        return float(train_step(self.engine, self.objective, index, self.layout, name=f"step {number}", on_loss=None)["loss"])
+        return float(
+            train_step(self.engine, self.objective, index, self.layout, name=f"step {number}", on_loss=None)["loss"]
+        )
 
     def score(self, index: list[int]) -> PairLogps:
         """Has the pairs at these places scored by the model itself, as a round has all of them scored before its first step.
@@ -119,7 +127,9 @@ class Ours:
         """
         mine = [self.pairs[place] for place in index]
         with without_adapter(self.model) if self.has_adapter else contextlib.nullcontext(self.model) as reference:
-            scored = score_pairs(reference.eval(), mine, PAD, max_tokens=self.max_tokens, max_rows=0, rank=0, world_size=1)
+            scored = score_pairs(
+                reference.eval(), mine, PAD, max_tokens=self.max_tokens, max_rows=0, rank=0, world_size=1
+            )
         chosen, rejected = torch.zeros(len(self.pairs)), torch.zeros(len(self.pairs))
         chosen[index], rejected[index] = scored.chosen, scored.rejected
         self.objective.reference = PairLogps(chosen, rejected)

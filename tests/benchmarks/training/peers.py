@@ -1,6 +1,7 @@
 """TRL's trainer, stopped and let go on at the end of every step.
 
-It takes the pairs in their order, so that a step has the same pairs as any other system's; grouped by length, they are sorted within it.
+It takes the pairs in their order, so that a step has the same pairs as any other system's; grouped by length, they are
+sorted within it.
 """
 
 import queue
@@ -18,7 +19,10 @@ DEFAULT_MICRO_BATCH = 8
 
 
 class Peer:
-    """TRL's DPO trainer over the pairs; `step` lets it make one more optimizer step, its data and bookkeeping included."""
+    """TRL's DPO trainer over the pairs.
+
+    `step` lets it make one more optimizer step, its data and bookkeeping included.
+    """
 
     def __init__(
         self,
@@ -105,7 +109,9 @@ class Peer:
     def ids(self) -> list[Triple]:
         """The tokens that the trainer made of the pairs."""
         columns = self.trainer.train_dataset.column_names
-        chosen, rejected = ("chosen_ids", "rejected_ids") if "chosen_ids" in columns else ("chosen_input_ids", "rejected_input_ids")
+        chosen, rejected = (
+            ("chosen_ids", "rejected_ids") if "chosen_ids" in columns else ("chosen_input_ids", "rejected_input_ids")
+        )
         prompt = "prompt_ids" if "prompt_ids" in columns else "prompt_input_ids"
         return [Triple(list(row[prompt]), list(row[chosen]), list(row[rejected])) for row in self.trainer.train_dataset]
 
@@ -137,7 +143,11 @@ class Peer:
 def _by_length(pairs: list[Triple], pairs_per_step: int) -> list[Triple]:
     """The longest pairs of each step first, so that a micro-batch has little padding."""
     steps = [pairs[begin : begin + pairs_per_step] for begin in range(0, len(pairs), pairs_per_step)]
-    return [pair for step in steps for pair in sorted(step, key=lambda one: -len(one.prompt) - max(len(one.chosen), len(one.rejected)))]
+    return [
+        pair
+        for step in steps
+        for pair in sorted(step, key=lambda one: -len(one.prompt) - max(len(one.chosen), len(one.rejected)))
+    ]
 
 
 def _adapter(rank: int) -> Any:

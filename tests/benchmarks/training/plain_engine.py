@@ -1,4 +1,7 @@
-"""An engine of plain torch with the methods that the training step calls: for one process on a machine without DeepSpeed."""
+"""An engine of plain torch with the methods that the training step calls.
+
+For one process on a machine without DeepSpeed.
+"""
 
 from typing import Any
 
@@ -16,15 +19,19 @@ class PlainEngine(torch.nn.Module):
         Args:
             model: On its device.
             training: The learning rate, AdamW's numbers and the largest gradient norm.
-            kept: Precision of the optimizer's state. Where it is not that of the weights, the optimizer keeps weights of its own, as
-                DeepSpeed does in bfloat16.
+            kept: Precision of the optimizer's state. Where it is not that of the weights, the optimizer keeps weights
+                of its own, as DeepSpeed does in bfloat16.
         """
         super().__init__()
         self.module = model
         self.trained = [weight for weight in model.parameters() if weight.requires_grad]
-        self.own = [weight if weight.dtype == kept else weight.detach().to(kept).requires_grad_() for weight in self.trained]
+        self.own = [
+            weight if weight.dtype == kept else weight.detach().to(kept).requires_grad_() for weight in self.trained
+        ]
         betas = (0.9, training.adam_beta2)
-        self.optimizer = torch.optim.AdamW(self.own, lr=training.learning_rate, betas=betas, weight_decay=training.weight_decay, fused=True)
+        self.optimizer = torch.optim.AdamW(
+            self.own, lr=training.learning_rate, betas=betas, weight_decay=training.weight_decay, fused=True
+        )
         self.max_grad_norm = training.max_grad_norm
 
     def forward(self, *inputs: Any, **named: Any) -> Any:

@@ -11,7 +11,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from components.models.cpu.linear import product
 
-SWEEP = ((512, 896, 4864), (2048, 2048, 2048), (4096, 384, 1024), (4096, 1024, 384), (1024, 4096, 1024), (2048, 384, 16384))
+SWEEP = (
+    (512, 896, 4864),
+    (2048, 2048, 2048),
+    (4096, 384, 1024),
+    (4096, 1024, 384),
+    (1024, 4096, 1024),
+    (2048, 384, 16384),
+)
 """Rows, inner size and columns of the products whose fastest counts as the machine's peak."""
 
 
@@ -43,7 +50,10 @@ def peak(dtype: torch.dtype) -> float:
 
 
 def utilisation(shape: Shape, pairs: list[Triple], *, dtype: torch.dtype, max_tokens: int) -> dict[str, float]:
-    """Share of that peak at which a whole step (reference pass, forward, backward, optimizer) computes; medians of steps."""
+    """Share of that peak at which a whole step (reference pass, forward, backward, optimizer) computes.
+
+    Medians of steps.
+    """
     ours = Ours(shape, pairs, dtype=dtype, pairs_per_step=len(pairs), max_tokens=max_tokens)
     ours.step()
     rate = peak(dtype)

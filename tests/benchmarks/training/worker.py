@@ -29,7 +29,14 @@ def prepare(task: dict[str, Any]) -> tuple[Callable[[], Any], dict[str, Any]]:
     if task["system"] == "ours":
         from ours import Ours
 
-        ours = Ours(shape, pairs, dtype=dtype, pairs_per_step=task["pairs_per_step"], max_tokens=task["max_tokens"], rung=task.get("rung"))
+        ours = Ours(
+            shape,
+            pairs,
+            dtype=dtype,
+            pairs_per_step=task["pairs_per_step"],
+            max_tokens=task["max_tokens"],
+            rung=task.get("rung"),
+        )
         return ours.step, {"prepared": 0.0}
     from peers import Peer
 

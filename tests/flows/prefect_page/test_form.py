@@ -19,7 +19,11 @@ def test_form_left_alone_is_the_preset_itself() -> None:
 
 
 def test_form_presets_are_all_the_shipped_campaigns() -> None:
-    shipped = {path.stem for path in preset_path("demo").parent.glob("*.yaml") if "campaign" in yaml.safe_load(path.read_text())}
+    shipped = {
+        path.stem
+        for path in preset_path("demo").parent.glob("*.yaml")
+        if "campaign" in yaml.safe_load(path.read_text())
+    }
     assert shipped == set(get_args(What.model_fields["preset"].annotation))
 
 
@@ -27,7 +31,12 @@ def test_form_every_field_changes_the_value_that_it_names() -> None:
     filled = {
         "what": {"campaign": "mine", "num_rounds": 7},
         "model": {"model": "some/model", "lora_rank": 0},
-        "data": {"train_prompts": "a.jsonl", "held_out_prompts": "b.jsonl", "prompts_per_round": 11, "seed_pairs": "c.jsonl"},
+        "data": {
+            "train_prompts": "a.jsonl",
+            "held_out_prompts": "b.jsonl",
+            "prompts_per_round": 11,
+            "seed_pairs": "c.jsonl",
+        },
         "judge": {
             "kind": "reward_model",
             "model": "some/judge",
@@ -64,7 +73,11 @@ def test_form_every_field_changes_the_value_that_it_names() -> None:
     expected = before.model_dump()
     for (*sections, key), value in changed.items():
         (expected[sections[0]] if sections else expected)[key] = value
-    expected["judge"]["endpoint"] |= {"url": "http://127.0.0.1:1/v1", "model": "chat", "api_key_from": "prefect:judge-key"}
+    expected["judge"]["endpoint"] |= {
+        "url": "http://127.0.0.1:1/v1",
+        "model": "chat",
+        "api_key_from": "prefect:judge-key",
+    }
     expected["evaluation_judge"] = expected["judge"]
     assert config == CampaignConfig.model_validate(expected)
 
@@ -109,5 +122,7 @@ def test_form_fields_all_say_their_place_and_meaning() -> None:
 
 def test_form_config_file_takes_the_place_of_the_preset(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("campaign: mine\ntraining: {epochs: 4, beta: 0.3}\n")
-    config = chosen_config(Form.model_validate({"what": {"config_file": str(tmp_path / "mine.yaml")}, "training": {"epochs": 2}}))
+    config = chosen_config(
+        Form.model_validate({"what": {"config_file": str(tmp_path / "mine.yaml")}, "training": {"epochs": 2}})
+    )
     assert (config.campaign, config.training.epochs, config.training.beta) == ("mine", 2, 0.3)

@@ -32,7 +32,9 @@ def assert_only_the_key_opens(api: str, key: str) -> None:
         for auth in (None, (user, "guessed"), (user, "")):
             assert httpx.post(f"{api}{path}", json=body, auth=auth).status_code == 401, (path, auth)
         # What a page of any origin may send without asking first: a body that is not said to be JSON.
-        assert httpx.post(f"{api}{path}", content=json.dumps(body), headers={"Origin": FOREIGN}).status_code == 401, path
+        assert httpx.post(f"{api}{path}", content=json.dumps(body), headers={"Origin": FOREIGN}).status_code == 401, (
+            path
+        )
     opened = httpx.post(f"{api}/block_documents/filter", json={"include_secrets": True}, auth=(user, password))
     assert opened.status_code == 200
     assert SECRET in opened.text
@@ -40,8 +42,18 @@ def assert_only_the_key_opens(api: str, key: str) -> None:
     for path in ("/health", "/ready"):
         assert httpx.get(f"{api}{path}").status_code == 200
     own = api.removesuffix("/api")
-    for origin, code in ((own, 200), (own.replace("127.0.0.1", "localhost"), 200), (FOREIGN, 400), (f"{own}0", 400), ("null", 400)):
-        asked = {"Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+    for origin, code in (
+        (own, 200),
+        (own.replace("127.0.0.1", "localhost"), 200),
+        (FOREIGN, 400),
+        (f"{own}0", 400),
+        ("null", 400),
+    ):
+        asked = {
+            "Origin": origin,
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "authorization,content-type",
+        }
         preflight = httpx.options(f"{api}/block_documents/filter", headers=asked)
         assert preflight.status_code == code, origin
         assert preflight.headers.get("access-control-allow-origin") == (origin if code == 200 else None)

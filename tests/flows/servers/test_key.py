@@ -40,7 +40,9 @@ def test_key_is_absent_before_the_first_start(tmp_path: Path) -> None:
     assert read_key(tmp_path) is None
 
 
-@pytest.mark.parametrize(("mode", "content", "message"), [(0o640, "admin:x", "is open to other users"), (0o600, "\n", "is empty")])
+@pytest.mark.parametrize(
+    ("mode", "content", "message"), [(0o640, "admin:x", "is open to other users"), (0o600, "\n", "is empty")]
+)
 def test_key_that_is_no_secret_is_refused(mode: int, content: str, message: str, tmp_path: Path) -> None:
     key_file(tmp_path).write_text(content)
     key_file(tmp_path).chmod(mode)
@@ -63,7 +65,9 @@ def test_temporary_server_answers_its_own_process_alone(tmp_path: Path, monkeypa
         assert_only_the_key_opens(url, key)
         assert not [process for process in psutil.process_iter() if key in " ".join(process.cmdline())]
         with temporary_settings({PREFECT_API_AUTH_STRING: "admin:other"}):
-            with pytest.raises(ValueError, match=f"the Prefect server at {url} refuses access: set PREFECT_API_AUTH_STRING"):
+            with pytest.raises(
+                ValueError, match=f"the Prefect server at {url} refuses access: set PREFECT_API_AUTH_STRING"
+            ):
                 ensure_work_pool(PrefectApi(url))
             with pytest.raises(ValueError, match=f"the Prefect server at {url} refuses access"), prefect_server():
                 keep_secret()
@@ -79,7 +83,10 @@ def test_temporary_server_answers_its_own_process_alone(tmp_path: Path, monkeypa
 )
 def test_key_of_ours_goes_to_our_server_alone(configured: str, expected: str, key: str) -> None:
     ours = PrefectApi("http://127.0.0.1:8/api", "admin:ours")
-    with temporary_settings({PREFECT_API_URL: configured, PREFECT_API_AUTH_STRING: "admin:mine"}), prefect_server(ours) as url:
+    with (
+        temporary_settings({PREFECT_API_URL: configured, PREFECT_API_AUTH_STRING: "admin:mine"}),
+        prefect_server(ours) as url,
+    ):
         assert url == expected
         assert PREFECT_API_AUTH_STRING.value() == key
     assert PrefectApi(configured).environment() == {"PREFECT_API_URL": configured}

@@ -1,4 +1,7 @@
-"""What is told to people when the servers cannot be started, or deployed to. The servers themselves run in tests/e2e."""
+"""What is told to people when the servers cannot be started, or deployed to.
+
+The servers themselves run in tests/e2e.
+"""
 
 import threading
 from collections.abc import Iterator
@@ -53,7 +56,10 @@ def test_command_that_needs_a_server_says_how_to_get_one(command: str) -> None:
     [
         ("deployments: [", "cannot be read"),
         ("name: x", "holds no deployments: begin with a copy of conf/prefect.yaml"),
-        ("deployments: [{name: a}]", "definitions.concurrency_limit = None: set the flow runs that may work at once, 1 or more"),
+        (
+            "deployments: [{name: a}]",
+            "definitions.concurrency_limit = None: set the flow runs that may work at once, 1 or more",
+        ),
         ("deployments: [{name: a}]\ndefinitions: {concurrency_limit: 0}", "definitions.concurrency_limit = 0"),
         (None, "cannot be read"),
     ],

@@ -21,7 +21,11 @@ from components.runtime.ports import free_port
 from tests.judges.chat_server import ChatServer, Fault, bomb, drip, empty, hang, huge, no_json, reset, says, status
 
 Start = Callable[..., ChatServer]
-SCHEMA = {"type": "object", "properties": {"verdict": {"type": "string", "enum": ["A", "B", "tie"]}}, "required": ["verdict"]}
+SCHEMA = {
+    "type": "object",
+    "properties": {"verdict": {"type": "string", "enum": ["A", "B", "tie"]}},
+    "required": ["verdict"],
+}
 GOOD = '{"verdict": "A"}'
 
 
@@ -49,7 +53,19 @@ def test_ask_answers_in_order_so_many_at_a_time_over_kept_connections(chat_serve
 
 @pytest.mark.parametrize(
     "fault",
-    [status(429, Retry_After="0"), status(500), status(503), status(408), reset, empty, no_json, huge, bomb, hang, drip],
+    [
+        status(429, Retry_After="0"),
+        status(500),
+        status(503),
+        status(408),
+        reset,
+        empty,
+        no_json,
+        huge,
+        bomb,
+        hang,
+        drip,
+    ],
     ids=["429", "500", "503", "408", "reset", "empty", "no_json", "huge", "bomb", "hang", "drip"],
 )
 def test_ask_fault_that_may_pass_is_tried_again(fault: Fault, chat_server: Start, tmp_path: Path) -> None:
@@ -63,7 +79,9 @@ def test_ask_fault_that_may_pass_is_tried_again(fault: Fault, chat_server: Start
 def test_ask_status_that_stays_ends_at_once_with_its_remedy(code: int, chat_server: Start, tmp_path: Path) -> None:
     server = chat_server(lambda request: GOOD, [status(code, "go away")] * 9)
     remedy = endpoint_module.REMEDIES[code]
-    with pytest.raises(JudgeUnavailable, match=rf"{server.url}.* \(model scripted\) answered {code} .*go away.*: {remedy}$"):
+    with pytest.raises(
+        JudgeUnavailable, match=rf"{server.url}.* \(model scripted\) answered {code} .*go away.*: {remedy}$"
+    ):
         chat(server, tmp_path, concurrency=1).ask([question("a"), question("b")], "verdicts")
     assert len(server.requests) == 1
 
@@ -97,7 +115,9 @@ def test_ask_again_pays_nothing_but_for_a_repeat(chat_server: Start, tmp_path: P
 
 
 @pytest.mark.parametrize("code", [400, 413, 422])
-def test_ask_question_that_is_refused_has_no_verdict_and_the_others_have(code: int, chat_server: Start, tmp_path: Path) -> None:
+def test_ask_question_that_is_refused_has_no_verdict_and_the_others_have(
+    code: int, chat_server: Start, tmp_path: Path
+) -> None:
     server = chat_server(lambda request: GOOD, [status(code, "the context is too long")])
     refused, answered = chat(server, tmp_path, concurrency=1).ask([question("long"), question("short")], "verdicts")
     assert refused.value is None
@@ -109,7 +129,9 @@ def test_ask_question_that_is_refused_has_no_verdict_and_the_others_have(code: i
 def test_ask_failures_in_a_row_end_it_and_what_was_answered_is_kept(chat_server: Start, tmp_path: Path) -> None:
     questions = [question(str(number)) for number in range(10)]
     server = chat_server(lambda request: GOOD, [None, *[status(503, "overloaded")] * 2 * FAILURES_IN_A_ROW])
-    with pytest.raises(JudgeUnavailable, match=r"failed 3 questions in a row; the last time it answered 503 \(.*overloaded"):
+    with pytest.raises(
+        JudgeUnavailable, match=r"failed 3 questions in a row; the last time it answered 503 \(.*overloaded"
+    ):
         chat(server, tmp_path, concurrency=1, max_attempts=2).ask(questions, "verdicts")
     assert len(server.requests) == 1 + 2 * FAILURES_IN_A_ROW
     assert all(reply.value for reply in chat(server, tmp_path, concurrency=1).ask(questions, "verdicts"))
@@ -133,7 +155,8 @@ def test_ask_failures_with_answers_between_them_end_nothing(chat_server: Start, 
 def test_ask_endpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
     nowhere = EndpointConfig(url=f"http://127.0.0.1:{free_port()}/v1", model="m", max_attempts=1)
     with pytest.raises(
-        JudgeUnavailable, match=rf"judge m at {nowhere.url} failed 3 questions in a row; the last time it cannot be reached"
+        JudgeUnavailable,
+        match=rf"judge m at {nowhere.url} failed 3 questions in a row; the last time it cannot be reached",
     ):
         Chat(nowhere, cache=tmp_path).ask([question(str(number)) for number in range(5)], "verdicts")
 
@@ -168,7 +191,9 @@ def test_ask_waits_as_long_as_retry_after_says(
     assert wait == pause if seconds is not None else 0 < wait < 0.1
 
 
-def test_ask_attempts_wait_longer_each_time(chat_server: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ask_attempts_wait_longer_each_time(
+    chat_server: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     waited: list[float] = []
 
     async def sleep(wait: float) -> None:
@@ -226,7 +251,9 @@ def test_ask_of_nothing_asks_nobody(chat_server: Start, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_ask_holds_the_endpoint_to_the_form_as_configured(output: str, expected: Any, chat_server: Start, tmp_path: Path) -> None:
+def test_ask_holds_the_endpoint_to_the_form_as_configured(
+    output: str, expected: Any, chat_server: Start, tmp_path: Path
+) -> None:
     server = chat_server(lambda request: GOOD)
     chat(server, tmp_path, output=output, max_tokens=77).ask([question()], "verdicts")
     (request,) = server.requests
@@ -243,13 +270,18 @@ def test_ask_answer_that_was_cut_says_which_limit_cut_it(chat_server: Start, tmp
 
 def test_ask_reasoning_model_is_asked_in_its_own_terms(chat_server: Start, tmp_path: Path) -> None:
     refusals = [
-        status(400, "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."),
+        status(
+            400,
+            "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+        ),
         status(400, "Unsupported value: 'temperature' does not support 0 with this model."),
     ]
     server = chat_server(lambda request: GOOD, refusals)
     replies = chat(server, tmp_path, concurrency=1).ask([question("a"), question("b")], "verdicts")
     assert [reply.value for reply in replies] == [{"verdict": "A"}] * 2
-    assert [sorted(request) for request in server.requests[2:]] == [["max_completion_tokens", "messages", "model", "response_format"]] * 2
+    assert [sorted(request) for request in server.requests[2:]] == [
+        ["max_completion_tokens", "messages", "model", "response_format"]
+    ] * 2
     assert len(server.requests) == 4
     assert len(chat(server, tmp_path).ask([question("a")], "verdicts")) == 1
     assert len(server.requests) == 4
@@ -271,9 +303,13 @@ def test_ask_key_that_the_endpoint_says_back_reaches_no_message_and_no_file(
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and key.encode() in path.read_bytes()]
 
 
-def test_ask_without_the_key_says_where_it_belongs(chat_server: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ask_without_the_key_says_where_it_belongs(
+    chat_server: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("JUDGE_KEY", raising=False)
-    with pytest.raises(ValueError, match=r"endpoint.api_key_from = env:JUDGE_KEY, and JUDGE_KEY is not set: put the key there"):
+    with pytest.raises(
+        ValueError, match=r"endpoint.api_key_from = env:JUDGE_KEY, and JUDGE_KEY is not set: put the key there"
+    ):
         chat(chat_server(), tmp_path, api_key_from="env:JUDGE_KEY")
     monkeypatch.setenv("JUDGE_KEY", "kéy")
     with pytest.raises(ValueError, match="is no key") as told:

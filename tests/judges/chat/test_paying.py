@@ -1,4 +1,7 @@
-"""Nothing is paid for twice, nothing is paid beyond a limit, and what is not known is not 0: over real HTTP, over kills and restarts."""
+"""Nothing is paid for twice, nothing is paid beyond a limit, and what is not known is not 0.
+
+Over real HTTP, over kills and restarts.
+"""
 
 import json
 import os
@@ -24,7 +27,9 @@ UNMEASURED = json.dumps({"choices": [{"message": {"content": "yes"}, "finish_rea
 
 
 def questions(count: int, length: int = 0) -> list[Question]:
-    return [Question([{"role": "user", "content": f"question {number} ".ljust(length, "x")}], {}) for number in range(count)]
+    return [
+        Question([{"role": "user", "content": f"question {number} ".ljust(length, "x")}], {}) for number in range(count)
+    ]
 
 
 def chat(server: ChatServer, tmp_path: Path, **settings: Any) -> Chat:
@@ -34,7 +39,9 @@ def chat(server: ChatServer, tmp_path: Path, **settings: Any) -> Chat:
 def test_max_calls_stops_the_round_and_a_higher_one_goes_on(chat_server: Start, tmp_path: Path) -> None:
     server = chat_server()
     for _ in range(2):
-        with pytest.raises(RoundStopped, match=r"judge scripted has used 7 calls of endpoint.max_calls = 7: raise it to go on"):
+        with pytest.raises(
+            RoundStopped, match=r"judge scripted has used 7 calls of endpoint.max_calls = 7: raise it to go on"
+        ):
             chat(server, tmp_path, max_calls=7).ask(questions(20), "texts")
         assert len(server.requests) == 7
     assert len(chat(server, tmp_path, max_calls=20).ask(questions(20), "texts")) == 20
@@ -107,7 +114,10 @@ def test_cache_serves_only_what_was_asked_in_the_same_way(chat_server: Start, tm
 
 @pytest.mark.parametrize(
     "damage",
-    [lambda lines: [*lines[:-1], lines[-1][: len(lines[-1]) // 2]], lambda lines: [lines[0], b'{"key": 1}\n', b"\xff\xfe\n", *lines[1:3]]],
+    [
+        lambda lines: [*lines[:-1], lines[-1][: len(lines[-1]) // 2]],
+        lambda lines: [lines[0], b'{"key": 1}\n', b"\xff\xfe\n", *lines[1:3]],
+    ],
     ids=["torn", "alien"],
 )
 def test_cache_passes_over_what_is_no_entry(
@@ -149,5 +159,8 @@ def test_killed_run_loses_at_most_what_was_under_way(chat_server: Start, tmp_pat
     assert 40 <= len(server.requests) <= 44
     again = chat_server()
     moved = EndpointConfig(**again.endpoint()).model_dump_json()
-    assert subprocess.run([*command[:3], moved, *command[4:]], capture_output=True, text=True, timeout=60).stdout.strip() == "40"
+    assert (
+        subprocess.run([*command[:3], moved, *command[4:]], capture_output=True, text=True, timeout=60).stdout.strip()
+        == "40"
+    )
     assert not again.requests

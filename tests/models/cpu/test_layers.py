@@ -15,7 +15,9 @@ from components.models.cpu.norm import CpuRmsNorm
 def model() -> torch.nn.Module:
     from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
-    made = torch.nn.Sequential(torch.nn.Linear(4, 3), Qwen2RMSNorm(3), torch.nn.ReLU(), torch.nn.Linear(3, 2, bias=False))
+    made = torch.nn.Sequential(
+        torch.nn.Linear(4, 3), Qwen2RMSNorm(3), torch.nn.ReLU(), torch.nn.Linear(3, 2, bias=False)
+    )
     torch.nn.init.normal_(made[1].weight)
     return made
 
@@ -30,7 +32,9 @@ def test_neither_names_nor_weights_nor_numbers_change(monkeypatch: pytest.Monkey
     assert [type(module) for module in changed] == [linear, CpuRmsNorm, torch.nn.ReLU, linear]
     for each in (changed, copy.deepcopy(changed), pickle.loads(pickle.dumps(changed))):
         torch.testing.assert_close(each(x), expected, atol=1e-6, rtol=1e-6)
-        assert {name: tensor.tolist() for name, tensor in each.state_dict().items()} == {name: t.tolist() for name, t in before.items()}
+        assert {name: tensor.tolist() for name, tensor in each.state_dict().items()} == {
+            name: t.tolist() for name, t in before.items()
+        }
 
 
 def test_twice_is_as_once() -> None:

@@ -34,7 +34,9 @@ def test_linear_and_its_gradients_are_torchs(
     results = []
     for way in (linear, torch.nn.functional.linear):
         draw.manual_seed(4)
-        x, weight, bias = (torch.randn(*size, generator=draw).to(dtype).requires_grad_() for size in (shape, (5, 12), (5,)))
+        x, weight, bias = (
+            torch.randn(*size, generator=draw).to(dtype).requires_grad_() for size in (shape, (5, 12), (5,))
+        )
         out = way(x, weight, bias if biased else None)
         out.square().sum().backward()
         results.append((out.detach(), x.grad, weight.grad, bias.grad))
@@ -72,7 +74,9 @@ def test_rows_that_end_one_by_one_are_a_few_shapes_in_bfloat16(monkeypatch: pyte
     assert seen == set(range(16, 129, 16))
 
 
-def test_rows_are_filled_up_by_a_sixteenth_at_most_and_to_sixteen_numbers_an_octave(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_filled_up_by_a_sixteenth_at_most_and_to_sixteen_numbers_an_octave(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(cpu_linear, "pays", lambda: True)
 
     def filled(count: int, dtype: torch.dtype) -> int:
@@ -113,7 +117,12 @@ def test_autocast_stays_torchs_own(onednn_is_faster: bool) -> None:
 
 def test_pays_is_true_for_amd_with_avx512_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
-    machines = (("AuthenticAMD", True, HAS_OP), ("AuthenticAMD", False, False), ("GenuineIntel", True, False), ("", True, False))
+    machines = (
+        ("AuthenticAMD", True, HAS_OP),
+        ("AuthenticAMD", False, False),
+        ("GenuineIntel", True, False),
+        ("", True, False),
+    )
     for vendor, flag, expected in machines:
         monkeypatch.setattr(cpu_linear, "_vendor", lambda vendor=vendor: vendor)
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda flag=flag: {"avx512_f": flag})

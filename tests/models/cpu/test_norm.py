@@ -9,13 +9,21 @@ import torch
 from components.models.cpu.norm import CpuRmsNorm, adopt, rms_norm
 
 SIZE = 24
-RMS_NORMS = ("llama.LlamaRMSNorm", "qwen2.Qwen2RMSNorm", "qwen3.Qwen3RMSNorm", "mistral.MistralRMSNorm", "phi3.Phi3RMSNorm")
+RMS_NORMS = (
+    "llama.LlamaRMSNorm",
+    "qwen2.Qwen2RMSNorm",
+    "qwen3.Qwen3RMSNorm",
+    "mistral.MistralRMSNorm",
+    "phi3.Phi3RMSNorm",
+)
 
 
 def own(name: str, **more: int) -> Any:
     """A module of a transformers model, with weights that are not all alike."""
     package, kind = name.split(".")
-    made = getattr(importlib.import_module(f"transformers.models.{package}.modeling_{package}"), kind)(SIZE, eps=1e-5, **more)
+    made = getattr(importlib.import_module(f"transformers.models.{package}.modeling_{package}"), kind)(
+        SIZE, eps=1e-5, **more
+    )
     torch.manual_seed(2)
     torch.nn.init.normal_(made.weight)
     return made

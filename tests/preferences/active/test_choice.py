@@ -20,7 +20,9 @@ def active(budget: int, choose_by: str, shortlist: float = 1.0) -> ActiveConfig:
 
 
 def test_entropy_is_in_bits() -> None:
-    assert [entropy(0.5), entropy(0.25), entropy(1.0), entropy(0.0)] == pytest.approx([1, 2 - 0.75 * math.log2(3), 0, 0])
+    assert [entropy(0.5), entropy(0.25), entropy(1.0), entropy(0.0)] == pytest.approx(
+        [1, 2 - 0.75 * math.log2(3), 0, 0]
+    )
 
 
 FOUR = candidates((0.9, 0.1), (0.55, 3.0), (0.6, 0.2), (1.0, None))
@@ -57,7 +59,9 @@ def test_choice_takes_p_and_its_mirror_as_equally_unsure() -> None:
     shortlist=st.sampled_from([1.0, 1.5, 3.0]),
     seed=st.integers(0, 5),
 )
-def test_choice_is_within_the_budget_and_repeats(ps: list[float], budget: int, choose_by: str, shortlist: float, seed: int) -> None:
+def test_choice_is_within_the_budget_and_repeats(
+    ps: list[float], budget: int, choose_by: str, shortlist: float, seed: int
+) -> None:
     several = candidates(*[(p, abs(p - 0.3)) for p in ps])
     found = choose(several, active(budget, choose_by, shortlist), seed=seed)
     assert found == sorted(set(found)) == choose(several, active(budget, choose_by, shortlist), seed=seed)
@@ -65,14 +69,23 @@ def test_choice_is_within_the_budget_and_repeats(ps: list[float], budget: int, c
 
 
 def test_diversity_takes_one_of_several_that_say_the_same() -> None:
-    texts = ["my kettle is broken", "my kettle is broken", "my kettle is broken again", "where is the parcel", "the lamp arrived late"]
+    texts = [
+        "my kettle is broken",
+        "my kettle is broken",
+        "my kettle is broken again",
+        "where is the parcel",
+        "the lamp arrived late",
+    ]
     several = [Candidate(text, 0.5 + number / 100, None) for number, text in enumerate(texts)]
     assert choose(several, active(3, "disagreement"), seed=1) == [0, 1, 2]
     assert choose(several, active(3, "disagreement", shortlist=2.0), seed=1) == [0, 3, 4]
 
 
 def test_diversity_stays_within_the_shortlist() -> None:
-    several = [*[Candidate(f"same words {number % 2}", 0.5, None) for number in range(4)], Candidate("quite another", 0.99, None)]
+    several = [
+        *[Candidate(f"same words {number % 2}", 0.5, None) for number in range(4)],
+        Candidate("quite another", 0.99, None),
+    ]
     assert 4 not in choose(several, active(2, "disagreement", shortlist=2.0), seed=1)
 
 

@@ -34,7 +34,11 @@ class Scoring:
 
     def judge(self, groups: Sequence[Group]) -> list[Verdict]:
         self.asked += [tuple(text for _, text in one.responses) for one in groups]
-        return [make_verdict(self.name, one, number, Opinion(self._score(text))) for one in groups for number, text in one.responses]
+        return [
+            make_verdict(self.name, one, number, Opinion(self._score(text)))
+            for one in groups
+            for number, text in one.responses
+        ]
 
 
 class Comparing:
@@ -50,7 +54,9 @@ class Comparing:
         for one in groups:
             (second, other), (first, text) = one.responses
             p = None if self._p is None else self._p if len(text) > len(other) else 1 - self._p
-            found += conclude_pair(self.name, one, first, second, forward=Opinion(p), backward=Opinion(None if p is None else 1 - p))
+            found += conclude_pair(
+                self.name, one, first, second, forward=Opinion(p), backward=Opinion(None if p is None else 1 - p)
+            )
         return found
 
 
@@ -76,7 +82,12 @@ def test_costly_judge_sees_the_closest_pairs_in_the_order_of_their_samples_and_t
     shortest = Scoring(lambda text: -2.0 * len(text))
     found = refined(shortest, {"budget": 2})
     assert shortest.asked == [("cc", "ddd"), ("eee", "ff")]
-    assert pairs(found) == [("bbbb", "a", 1.0, 3.0), ("cc", "ddd", 1.0, 2.0), ("ff", "eee", 1.0, 2.0), ("hhhhhhh", "g", 1.0, 6.0)]
+    assert pairs(found) == [
+        ("bbbb", "a", 1.0, 3.0),
+        ("cc", "ddd", 1.0, 2.0),
+        ("ff", "eee", 1.0, 2.0),
+        ("hhhhhhh", "g", 1.0, 6.0),
+    ]
     expected = {"budget": 2, "choose_by": "disagreement", "candidates": 4, "asked": 2}
     assert found.counts == expected | {"agreed": 0, "flipped": 2, "ties": 0, "invalid": 0, "dropped": 0}
     assert len({row["pair_id"] for row in found.rows}) == 4
@@ -124,7 +135,11 @@ def test_choice_by_closeness_asks_for_the_implicit_rewards_of_the_pairs() -> Non
 
 @pytest.mark.parametrize(
     ("labels", "costly", "p"),
-    [("verdict", Comparing(0.8), 0.8), ("verdict", Comparing(0.3), 0.7), ("bradley_terry", BY_ONE, 1 / (1 + math.exp(-1)))],
+    [
+        ("verdict", Comparing(0.8), 0.8),
+        ("verdict", Comparing(0.3), 0.7),
+        ("bradley_terry", BY_ONE, 1 / (1 + math.exp(-1))),
+    ],
 )
 def test_label_of_a_pair_comes_from_who_was_asked_last(labels: str, costly: Judge, p: float) -> None:
     jury = JuryJudge([Juror(lambda: Comparing(1.0), 1.0), Juror(lambda: Comparing(0.9), 1.0)], votes="majority")

@@ -8,7 +8,15 @@ import pytest
 from components.config import JudgeConfig
 from components.data.preference_file import SeedPair
 from components.judges.protocol import Group, Opinion, Verdict, make_verdict
-from components.preferences.standalone.calibration import KnownPair, Question, fit_scale, known, log_loss, predictions, questions
+from components.preferences.standalone.calibration import (
+    KnownPair,
+    Question,
+    fit_scale,
+    known,
+    log_loss,
+    predictions,
+    questions,
+)
 from components.statistics.calibration import quality
 
 ASK = [{"role": "user", "content": "?"}]
@@ -44,12 +52,18 @@ def test_predictions_are_the_judges_log_odds_of_the_known_better_answer() -> Non
     assert found[1].margin == pytest.approx(math.log(9))
     right, wrong = predictions([*pairs(1.0, said=1.0), *pairs(-1.0, said=0.0)], scale=1.0)
     measured = quality([right, wrong], confidence=0.95, resamples=100, seed=1)
-    assert (measured.reliability[0].predicted, measured.reliability[0].observed, measured.accuracy.value) == (1.0, 0.5, 0.5)
+    assert (measured.reliability[0].predicted, measured.reliability[0].observed, measured.accuracy.value) == (
+        1.0,
+        0.5,
+        0.5,
+    )
 
 
 def test_log_loss_is_the_labels_cross_entropy() -> None:
     assert log_loss(pairs(1.0, said=0.8), scale=1.0) == pytest.approx(-math.log(0.8))
-    assert log_loss(pairs(1.0, said=0.8, label=0.75), scale=1.0) == pytest.approx(-0.75 * math.log(0.8) - 0.25 * math.log(0.2))
+    assert log_loss(pairs(1.0, said=0.8, label=0.75), scale=1.0) == pytest.approx(
+        -0.75 * math.log(0.8) - 0.25 * math.log(0.2)
+    )
     assert log_loss(pairs(0.0), scale=1.0) == pytest.approx(math.log(2))
     assert log_loss(pairs(-1.0, said=0.0), scale=1.0) == pytest.approx(math.log(1e6))
 
@@ -87,7 +101,10 @@ def test_known_reads_scores_and_comparisons_in_either_direction_and_leaves_out_w
         return make_verdict("j", group(name), first, Opinion(score), opponent_id=1 - first)
 
     alone = [make_verdict("j", group("alone"), number, Opinion(score)) for number, score in ((0, 1.0), (1, 4.0))]
-    invalid = [make_verdict("j", group("invalid"), 0, Opinion(1.0)), make_verdict("j", group("invalid"), 1, Opinion(None, "?"))]
+    invalid = [
+        make_verdict("j", group("invalid"), 0, Opinion(1.0)),
+        make_verdict("j", group("invalid"), 1, Opinion(None, "?")),
+    ]
     verdicts = [*alone, *invalid, compared("forward", 1, 0.9), compared("backward", 0, 0.1)]
     asked = [Question(group(name), 1, 1.0, "t") for name in ("alone", "invalid", "forward", "backward")]
     found = [(pair.margin, pair.said) for pair in known(asked, verdicts)]

@@ -24,7 +24,9 @@ def load(tmp_path: Path, *rows: dict[str, Any]) -> list[Group]:
 def test_responses_of_every_form_are_the_same_group(tmp_path: Path) -> None:
     several = load(tmp_path, {"prompt": "Hi", "responses": ["a", "", "a"]})
     assert several == [Group(prompt_id([ASK]), [ASK], ((0, "a"), (1, ""), (2, "a")))]
-    assert load(tmp_path, {"prompt": [ASK], "responses": ["a", ""], "id": 7}, {"prompt": "Hi", "response": "a"}) == several
+    assert (
+        load(tmp_path, {"prompt": [ASK], "responses": ["a", ""], "id": 7}, {"prompt": "Hi", "response": "a"}) == several
+    )
     one_a_row = [{"prompt": "Hi", "response": text} for text in ("a", "", "a")]
     other = {"prompt": [SYSTEM, ASK], "response": "x"}
     groups = load(tmp_path, one_a_row[0], other, *one_a_row[1:])
@@ -74,7 +76,9 @@ def test_kept_verdicts_are_read_as_they_were_written_from_either_place(tmp_path:
 
 def test_kept_verdicts_that_are_not_there_or_damaged_are_told(tmp_path: Path) -> None:
     groups = [Group("p", [ASK], ((0, "a"),))]
-    with pytest.raises(ValueError, match=r"holds no verdicts \(prompts.parquet, responses.parquet, verdicts.parquet missing\)"):
+    with pytest.raises(
+        ValueError, match=r"holds no verdicts \(prompts.parquet, responses.parquet, verdicts.parquet missing\)"
+    ):
         read_judged(tmp_path)
     write_groups(tmp_path, groups)
     write_verdicts(tmp_path, [])

@@ -31,7 +31,9 @@ PACKED = {
     "llama with biases": LlamaConfig(**SMALL, attention_bias=True, mlp_bias=True),
     "qwen2 tied": Qwen2Config(**SMALL, tie_word_embeddings=True),
     "qwen3": Qwen3Config(**SMALL, head_dim=12),
-    "gemma3": Gemma3TextConfig(**SMALL, head_dim=8, sliding_window=64, layer_types=["sliding_attention", "full_attention"]),
+    "gemma3": Gemma3TextConfig(
+        **SMALL, head_dim=8, sliding_window=64, layer_types=["sliding_attention", "full_attention"]
+    ),
     "mixture of experts": MixtralConfig(**SMALL, num_local_experts=4, num_experts_per_tok=2),
     "phi3": Phi3Config(**SMALL, pad_token_id=0),
 }

@@ -42,7 +42,9 @@ def by_rows(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout:
             *range(segment.prompt_start, segment.prompt_start + segment.prompt_length),
             *range(segment.start, segment.start + segment.length),
         ]
-        own = scaled_dot_product_attention(query[:, :, places], key[:, :, places], value[:, :, places], is_causal=True, scale=SCALE)
+        own = scaled_dot_product_attention(
+            query[:, :, places], key[:, :, places], value[:, :, places], is_causal=True, scale=SCALE
+        )
         # Every response of a prompt gives the prompt's own places the same.
         out = out.index_copy(2, torch.tensor(places), own)
     return out.transpose(1, 2)
@@ -79,15 +81,18 @@ def test_packed_attention_and_its_gradients_are_those_of_single_rows(way: str, f
         out = compute(*leaves)
         (out * factors).sum().backward()
         results.append([out.detach(), *(leaf.grad for leaf in leaves)])
-    # Gradients of rows that share a prompt differ in one thing: the plain rows compute the prompt's own outputs once each, and only the
-    # last of them stands in the result.
+    # Gradients of rows that share a prompt differ in one thing: the plain rows compute the prompt's own outputs once
+    # each, and only the last of them stands in the result.
     torch.testing.assert_close(results[0][0], results[1][0], atol=1e-5, rtol=1e-5)
     for found, expected in zip(results[0][1:], results[1][1:], strict=True):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_packed_attention_in_bfloat16_is_near_fp32(way: str, layout: Packed) -> None:
-    low, high = states(torch.bfloat16, layout.num_tokens), [tensor.float() for tensor in states(torch.bfloat16, layout.num_tokens)]
+    low, high = (
+        states(torch.bfloat16, layout.num_tokens),
+        [tensor.float() for tensor in states(torch.bfloat16, layout.num_tokens)],
+    )
     found = attention(torch.nn.Identity(), low[0], low[1], low[2], None, scaling=SCALE, packed=layout)[0]
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.float(), by_rows(high[0], high[1], high[2], layout), atol=2e-2, rtol=2e-2)
@@ -114,7 +119,9 @@ def gradients_in(layout: Packed, dtype: torch.dtype, compute: Any) -> list[torch
 @pytest.mark.parametrize("seed", range(4))
 def test_packed_attention_in_bfloat16_of_any_lengths_has_gradients_near_fp32s(seed: int) -> None:
     layout = drawn(seed)
-    found = gradients_in(layout, torch.bfloat16, lambda *qkv: attention(torch.nn.Identity(), *qkv, None, scaling=SCALE, packed=layout)[0])
+    found = gradients_in(
+        layout, torch.bfloat16, lambda *qkv: attention(torch.nn.Identity(), *qkv, None, scaling=SCALE, packed=layout)[0]
+    )
     expected = gradients_in(layout, torch.float32, lambda *qkv: by_rows(*qkv, layout))
     assert len(found) == len(expected) == 4
     for low, high in zip(found, expected, strict=True):
@@ -137,7 +144,9 @@ class Products(TorchDispatchMode):
 def test_packed_attention_in_bfloat16_multiplies_few_shapes() -> None:
     with Products() as products:
         for layout in map(drawn, range(40)):
-            query, key, value = (tensor.requires_grad_() for tensor in states(torch.bfloat16, layout.input_ids.shape[1]))
+            query, key, value = (
+                tensor.requires_grad_() for tensor in states(torch.bfloat16, layout.input_ids.shape[1])
+            )
             attention(torch.nn.Identity(), query, key, value, None, scaling=SCALE, packed=layout)[0].sum().backward()
     assert len(products.shapes) > 1200
     assert len(set(products.shapes)) < len(products.shapes) / 4
@@ -156,7 +165,9 @@ def test_packed_attention_refuses_what_it_does_not_compute(words: dict[str, Any]
     query, key, value = states(torch.float32, layout.num_tokens)
     with pytest.raises(CannotPack, match=reason):
         attention(torch.nn.Identity(), query, key, value, None, scaling=SCALE, packed=layout, **words)
-    attention(torch.nn.Identity(), query, key, value, None, scaling=SCALE, packed=layout, softcap=None, sliding_window=8)
+    attention(
+        torch.nn.Identity(), query, key, value, None, scaling=SCALE, packed=layout, softcap=None, sliding_window=8
+    )
 
 
 def plain_varlen(
@@ -167,13 +178,25 @@ def plain_varlen(
     of_queries, of_keys = (list(pairwise(running.tolist())) for running in ends)
     for (begin, end), (first, last) in zip(of_queries, of_keys, strict=True):
         seen = torch.ones(end - begin, last - first, dtype=torch.bool).tril(last - first - (end - begin))
-        rows, keys, values = (states.transpose(0, 1) for states in (query[begin:end], key[first:last], value[first:last]))
+        rows, keys, values = (
+            states.transpose(0, 1) for states in (query[begin:end], key[first:last], value[first:last])
+        )
         out.append(scaled_dot_product_attention(rows, keys, values, attn_mask=seen, scale=scale).transpose(0, 1))
     return torch.cat(out)
 
 
 def varlen_of_torch_2_13(
-    query: Any, key: Any, value: Any, cu_q: Any, cu_k: Any, max_q: int, max_k: int, *, scale: Any, window_size: Any, enable_gqa: Any = False
+    query: Any,
+    key: Any,
+    value: Any,
+    cu_q: Any,
+    cu_k: Any,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: Any,
+    window_size: Any,
+    enable_gqa: Any = False,
 ) -> Any:
     assert window_size == (-1, 0)
     if enable_gqa:
@@ -193,8 +216,13 @@ def varlen_of_torch_2_11(
 
 
 @pytest.mark.parametrize("varlen", [varlen_of_torch_2_13, varlen_of_torch_2_11])
-def test_attention_of_a_gpu_is_that_of_single_rows(varlen: Any, layout: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All but the kernel itself, which needs a GPU: a stand-in with its signature computes what it is documented to compute."""
+def test_attention_of_a_gpu_is_that_of_single_rows(
+    varlen: Any, layout: Packed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but the kernel itself, which needs a GPU.
+
+    A stand-in with its signature computes what it is documented to compute.
+    """
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen)
     results: list[Any] = []
     for compute in (lambda *qkv: packed_attention._on_gpu(*qkv, layout, SCALE), lambda *qkv: by_rows(*qkv, layout)):

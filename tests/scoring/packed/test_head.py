@@ -96,7 +96,9 @@ def test_column_logps_backward_a_second_time_computes_the_logits_again(inputs: t
     torch.testing.assert_close(leaf.grad, 2 * once)
 
 
-def test_column_logps_without_gradients_holds_few_logits(inputs: tuple[torch.Tensor, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_column_logps_without_gradients_holds_few_logits(
+    inputs: tuple[torch.Tensor, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(head, "TILE_BYTES", {True: 0, False: 0})
     made: list[weakref.ref[torch.Tensor]] = []
     alive: list[int] = []

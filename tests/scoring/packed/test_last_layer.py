@@ -71,7 +71,9 @@ def test_layer_that_is_computed_again_is_left_as_it_is(model: Any) -> None:
 
 def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
-        found: torch.Tensor = model(input_ids=LAYOUT.input_ids, position_ids=LAYOUT.position_ids, use_cache=False).logits
+        found: torch.Tensor = model(
+            input_ids=LAYOUT.input_ids, position_ids=LAYOUT.position_ids, use_cache=False
+        ).logits
     return found
 
 

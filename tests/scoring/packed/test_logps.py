@@ -44,7 +44,9 @@ def test_packed_model_scores_and_learns_as_padded(name: str, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("name", PADDED)
-def test_model_that_cannot_be_packed_is_scored_padded_and_the_log_says_why_once(name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_model_that_cannot_be_packed_is_scored_padded_and_the_log_says_why_once(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     config, reason = PADDED[name]
     model = build(config)
     before = model.config._attn_implementation
@@ -57,7 +59,9 @@ def test_model_that_cannot_be_packed_is_scored_padded_and_the_log_says_why_once(
 
 
 def test_row_longer_than_a_sliding_window_is_scored_padded(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = Gemma3TextConfig(**SMALL, head_dim=8, sliding_window=10, layer_types=["sliding_attention", "full_attention"])
+    config = Gemma3TextConfig(
+        **SMALL, head_dim=8, sliding_window=10, layer_types=["sliding_attention", "full_attention"]
+    )
     model = build(config).eval()
     assert logps.longest_packed(model, scoring._padded_logps) == 10
     long = Batch([[5, 6, 7, 8]], [[1, 2, 3, 4, 5, 6, 7]], 0, torch.device("cpu"))
@@ -76,7 +80,9 @@ def test_packed_attention_is_not_seen_by_the_model_s_own_forward() -> None:
     assert "_attn_implementation" not in model.config.to_json_string()
 
 
-def test_model_whose_packed_row_is_off_is_not_trusted(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_model_whose_packed_row_is_off_is_not_trusted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """A model that tells a row's responses from each other by more than attention and positions."""
     model = build(PACKED["llama"])
     kept = logps.packed_logps
@@ -86,7 +92,9 @@ def test_model_whose_packed_row_is_off_is_not_trusted(monkeypatch: pytest.Monkey
     assert "off by 0.01 nats in a packed row" in caplog.text
 
 
-def test_model_that_this_machine_cannot_pack_is_scored_padded(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_model_that_this_machine_cannot_pack_is_scored_padded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def missing(*_: Any) -> Any:
         raise RuntimeError("no kernel for this device")
 

@@ -79,11 +79,15 @@ def test_reward_model_that_cannot_be_packed_says_why_once(caplog: pytest.LogCapt
         before = model.config._attn_implementation
         with caplog.at_level(logging.WARNING):
             assert [longest_rewarded(model) for _ in range(2)] == [0, 0]
-        assert len([record for record in caplog.records if reason in record.message and "padded" in record.message]) == 1
+        assert (
+            len([record for record in caplog.records if reason in record.message and "padded" in record.message]) == 1
+        )
         assert model.config._attn_implementation == before
 
 
-def test_reward_model_whose_packed_row_is_off_is_not_trusted(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_reward_model_whose_packed_row_is_off_is_not_trusted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     kept = rewards._read
     monkeypatch.setattr(rewards, "_read", lambda *words: kept(*words) * 1.01)
     with caplog.at_level(logging.WARNING):
