@@ -24,6 +24,7 @@ from components.dpo.policy import takes_fresh_adapter, trainable_policy
 from components.dpo.reference import PairLogps, cached, score_pairs
 from components.dpo.reload import LOGPS_TOLERANCE, Probe, check_reloaded, probe_trained
 from components.dpo.responses import mismatched_answers, response_balance
+from components.dpo.scoring import ScoringPath, scoring_path
 from components.dpo.system import sampled
 from components.dpo.train import evaluate_pairs, micro_batch_tokens, train
 from components.models import load_policy, load_tokenizer, pick_device, resolve_dtype, trained_ref
@@ -72,6 +73,7 @@ class _Trained(NamedTuple):
     ln2_checked: bool
     evaluated: dict[str, float] | None
     probe: Probe
+    scoring: ScoringPath
 
 
 def run(request: TrainRequest, out: Path) -> None:
@@ -117,7 +119,8 @@ def _train(work: _Work, model: torch.nn.Module, reference: PairLogps | None) -> 
         evaluated = evaluate_pairs(engine, held_out, layout)
     limit = work.request.limits.max_response_tokens
     probe = probe_trained(engine, pairs[:PROBED], work.tokenizer.pad_token_id, max_tokens=limit)
-    return _Trained(metrics, resumed, plan.num_steps, check.applied, evaluated, probe), engine.module, full_weights(engine)
+    path = scoring_path(engine, max(pair.longest for pair in pairs), collisions=training.weighting == "wpo")
+    return _Trained(metrics, resumed, plan.num_steps, check.applied, evaluated, probe, path), engine.module, full_weights(engine)
 
 
 def _publish(work: _Work, trained: _Trained, module: Any, state: dict[str, torch.Tensor], reference: PairLogps | None) -> None:
@@ -151,6 +154,7 @@ def _publish(work: _Work, trained: _Trained, module: Any, state: dict[str, torch
         "diagnosis": _diagnosis(work, metrics, trained.probe.pairs, reference),
         "num_processes": work.world_size,
         "resumed_from_step": trained.resumed_from_step,
+        "scoring": trained.scoring._asdict(),
     }
     write_json(out / "train.json", outcome)
 

@@ -10,6 +10,7 @@ from components.artifacts import MANIFEST, read_json
 from components.campaign import State, read_state, with_round
 from components.judges import described
 from components.records import JudgeRef, Manifest, RoundRecord
+from components.report.wording import scoring_path
 
 STAGES = ("generate_responses", "collect_preferences", "validate_data", "dpo_train", "evaluate", "promote")
 
@@ -149,6 +150,12 @@ def lineage(facts: RoundFacts) -> dict[str, str]:
         "promoted": json.dumps(record.promoted),
         "champion": str(facts.champion),
     }
+
+
+def training_tags(facts: RoundFacts) -> dict[str, str]:
+    """How the round was trained, as tags for the run; rounds of earlier versions did not write it."""
+    path = scoring_path(facts.stage("dpo_train", "train.json") or {})
+    return {} if path is None else {"scoring": path}
 
 
 def _judge(facts: RoundFacts) -> str:

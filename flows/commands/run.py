@@ -57,7 +57,7 @@ def _run_flow(settings: Any, *, accept_changes: bool) -> None:
     from flows.dpo_round import STOPPED
     from flows.iterative_dpo import SKIPPED, iterative_dpo
 
-    with StageProgress(console) as shown, progress.shown_by(shown):
+    with StageProgress(console, campaign_directory(settings.campaign)) as shown, progress.shown_by(shown):
         state: Any = iterative_dpo(settings, accept_changes=accept_changes, return_state=True)
     if state.name == SKIPPED:
         errors.print(f"ratchet: skipped: {state.message}")
