@@ -49,6 +49,11 @@ class Pair:
         return len(self.prompt) + len(self.chosen) + len(self.rejected)
 
     @property
+    def longest(self) -> int:
+        """Tokens of the prompt and its longer answer."""
+        return len(self.prompt) + max(len(self.chosen), len(self.rejected))
+
+    @property
     def answer(self) -> list[int]:
         """The chosen answer, or the only one."""
         return self.chosen or self.rejected

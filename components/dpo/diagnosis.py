@@ -1,9 +1,7 @@
-"""What went wrong in a training that ended well.
+"""Name what went wrong in a training that ran to its end: functions over its metrics, each with one cause and a remedy.
 
-Pure functions over its metrics, each of which names one cause and a remedy.
-
-A training can run to its end, with a finite loss, and have learned nothing, or the wrong thing. None of these stops a
-round: the gate judges the answers. They say why, so that nobody has to read curves.
+A training can end with a finite loss and have learned nothing, or the wrong thing. None of these stops a round: the
+gate judges the answers. They say why, so that nobody has to read curves.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,88 +15,84 @@ Metrics = Sequence[Mapping[str, float]]
 FEWEST_STEPS = 8
 """A quarter of fewer steps is one step, whose pairs say more than the training does."""
 LEAST_MARGIN = 0.02
-"""Growth of the mean reward margin below which nothing was learned: at this margin a pair's loss is ln 2 less 1 %, and
+"""Growth of the mean reward margin below which nothing was learned. At this margin a pair's loss is ln 2 less 1 %, and
 an untrained policy's steps differ by less."""
 STILL = 0.95
-"""Share of its first value at which a loss has not moved; one that likelihood is part of can fall while no margin
-grows."""
+"""Share of its first value at which a loss has not moved. One with a likelihood term can fall while no margin grows."""
 LEAST_MOVE = 0.1
-"""Change of a mean reward from which on the policy has plainly moved: five times what `LEAST_MARGIN` asks for."""
+"""Change of a mean reward from which on the policy has plainly moved: five times `LEAST_MARGIN`."""
 LEAST_GRADIENT = 1e-6
 """Gradient norm below which no gradient reached the weights; healthy trainings are at 0.1 to 100."""
 MOST_LOST = 0.3
-"""Nats a token by which chosen answers may become less likely: at 0.3 each of their tokens has lost a quarter of its
+"""Nats per token by which chosen answers may become less likely. At 0.3 each of their tokens has lost a quarter of its
 probability, and an answer of 30 tokens is 8,000 times less likely. The built-in campaign, which does well, loses 0.02;
 at ten times its rate, 4."""
 LARGEST_MARGIN = 10.0
-"""Mean reward margin from which on pairs teach nothing: the sigmoid loss's gradient is below 5e-5 of what it was at the
-start."""
+"""Mean reward margin from which on pairs teach nothing: the sigmoid loss's gradient is below 5e-5 of its start."""
 RISE = 1.2
-"""The loss's rise over its start, as a factor, that chance does not bring about over a quarter of the steps."""
+"""Factor by which chance alone does not raise the loss over a quarter of the steps."""
 
 
 class Setting(NamedTuple):
-    """What a diagnosis must know beside the metrics."""
+    """Facts that a diagnosis needs beside the metrics."""
 
     learning_rate: float
     beta: float
     dtype: str
     """Precision of the weights: `float32` or `bfloat16`."""
     reference_chosen_logps: float | None
-    """Mean over the training pairs of log pi_ref(y_w|x), in nats an answer; None where the loss reads no reference."""
+    """Mean over the training pairs of log pi_ref(y_w|x), in nats per answer; None if the loss reads no reference."""
     chosen_tokens: float
     """Mean length of the chosen answers, in tokens."""
 
 
 def diagnose(metrics: Metrics, setting: Setting) -> list[str]:
-    """Names what went wrong, each in one line with what to change.
+    """Return what went wrong, each in one line with what to change.
 
-    Empty where nothing did, or where the steps are too few to tell.
+    Empty if nothing did, or if the steps are too few to tell.
     """
     # Of unpaired responses, a step may hold none that is desirable.
     metrics = [line for line in metrics if "rewards/chosen" in line and "rewards/rejected" in line]
     if len(metrics) < FEWEST_STEPS:
         return []
-    found = [
+    causes = [
         not_learning(metrics, setting),
         displaced(metrics, setting),
         exploding(metrics, setting),
         diverging(metrics),
     ]
-    return [cause for cause in found if cause is not None]
+    return [cause for cause in causes if cause is not None]
 
 
 def not_learning(metrics: Metrics, setting: Setting) -> str | None:
-    """The margins have not grown.
+    """Say if the margins have not grown.
 
-    For the sigmoid loss, it is stuck at ln 2 where policy and reference begin as the same weights.
+    The sigmoid loss is then stuck at ln 2 if policy and reference began as the same weights.
     """
-    growth = _growth(metrics, "rewards/margins")
-    fell = _at_end(metrics, "loss") < STILL * metrics[0]["loss"]
+    growth, loss = _growth(metrics, "rewards/margins"), _at_end(metrics, "loss")
+    fell = loss < STILL * metrics[0]["loss"]
     if abs(growth) >= LEAST_MARGIN or fell:
         return None
-    stuck = (
-        f"nothing was learned: the loss ended at {_at_end(metrics, 'loss'):.4f} and the margins grew by {growth:.4f}"
-    )
+    stuck = f"nothing was learned: the loss ended at {loss:.4f} and the margins grew by {growth:.4f}"
     if _at_end(metrics, "grad_norm") < LEAST_GRADIENT:
         return f"{stuck}, because no gradient reached the weights: are those that are trained frozen, or of no effect?"
     moved = max(abs(_growth(metrics, "rewards/chosen")), abs(_growth(metrics, "rewards/rejected")))
     if moved > LEAST_MOVE:
-        return f"{stuck}, although the policy moved: the pairs contradict each other, or the judge's choices are no better than chance"
+        causes = "the pairs contradict each other, or the judge's choices are no better than chance"
+        return f"{stuck}, although the policy moved: {causes}"
     rate = f"training.learning_rate = {setting.learning_rate:g} is too small: try ten times as much"
     if setting.dtype == "bfloat16":
         # 8 bits of a weight: what a step adds to the fp32 copy shows only once it has grown to 1/256 of the weight.
-        return f"{stuck}. {rate}; in bfloat16, changes below 0.4 % of a weight are rounded away, so policy.dtype: float32 may also help"
+        rounding = "in bfloat16, changes below 0.4 % of a weight are rounded away: policy.dtype: float32 may also help"
+        return f"{stuck}. {rate}; {rounding}"
     return f"{stuck}. {rate}"
 
 
 def displaced(metrics: Metrics, setting: Setting) -> str | None:
-    """Likelihood displacement (Razin et al.
+    """Say if margins grew while chosen answers became much less likely: likelihood displacement.
 
-    2024, arXiv 2410.05779): margins grow while chosen answers become much less likely.
-
-    What was likely before goes to answers that are in neither set, so the reward accuracy looks well while the answers
-    get worse.
+    Razin et al. 2024 (arXiv 2410.05779). Probability goes to answers that are in neither set, so the reward accuracy
+    looks good while the answers get worse.
     """
     if setting.reference_chosen_logps is None:
         return None
@@ -106,44 +100,50 @@ def displaced(metrics: Metrics, setting: Setting) -> str | None:
     if lost <= MOST_LOST or _growth(metrics, "rewards/margins") <= 0:
         return None
     return (
-        f"likelihood displacement: chosen answers lost {lost:.2f} nats a token against the reference while the margins grew. Lower "
-        f"training.learning_rate, raise training.beta (now {setting.beta:g}), or keep chosen answers likely by a loss that does"
+        f"likelihood displacement: chosen answers lost {lost:.2f} nats per token against the reference while the "
+        f"margins grew. Lower training.learning_rate, raise training.beta (now {setting.beta:g}), or keep chosen "
+        "answers likely with a likelihood term (training.added_losses: {sft: 0.2})"
     )
 
 
 def exploding(metrics: Metrics, setting: Setting) -> str | None:
-    """The margins are so large that the pairs teach nothing any more, and only the distance to the reference grows."""
+    """Say if the margins are so large that pairs teach nothing more and only the distance to the reference grows."""
     margin = _at_end(metrics, "rewards/margins")
     if margin <= LARGEST_MARGIN:
         return None
     return (
-        f"exploding margins: they ended at {margin:.1f}, where the pairs teach nothing more. Lower training.learning_rate "
-        f"(now {setting.learning_rate:g}) or training.epochs, or soften the labels (training.label_smoothing)"
+        f"exploding margins: they ended at {margin:.1f}, where the pairs teach nothing more. Lower "
+        f"training.learning_rate (now {setting.learning_rate:g}) or training.epochs, or soften the labels "
+        "(training.label_smoothing)"
     )
 
 
 def diverging(metrics: Metrics) -> str | None:
-    """The loss has risen and the margins have fallen: each step undoes more than it teaches."""
+    """Say if the loss has risen and the margins have fallen: each step undoes more than it teaches."""
     before, after = _at_start(metrics, "loss"), _at_end(metrics, "loss")
     if before <= 0 or after <= RISE * before or _growth(metrics, "rewards/margins") >= 0:
         return None
-    return f"diverging: the loss rose from {before:.4f} to {after:.4f} while the margins fell. Lower training.learning_rate, or warm up longer"
+    return (
+        f"diverging: the loss rose from {before:.4f} to {after:.4f} while the margins fell. Lower "
+        "training.learning_rate, or warm up longer (training.warmup_share)"
+    )
 
 
 def reference_moved(cached: torch.Tensor, again: torch.Tensor, *, tolerance: float) -> str | None:
-    """Compares the reference's log-probabilities that were trained against with those of the reference as it is now, (pairs,) each.
+    """Say if the reference is no longer the one that was trained against.
 
     Args:
-        cached: What the loss was measured against, in nats.
-        again: The same pairs scored under the reference once more, loaded afresh.
-        tolerance: Nats that two ways of computing the same may differ by.
+        cached: (pairs,) log-probabilities that the loss was measured against, in nats.
+        again: (pairs,) those of the same pairs under the reference, loaded afresh.
+        tolerance: Nats by which two ways of computing the same may differ.
     """
     worst = float((cached - again).abs().max())
     if worst <= tolerance:
         return None
     return (
-        f"the reference moved: its log-probabilities now differ by up to {worst:.3f} nats from those that were trained against. Its files "
-        "were changed, or were not those of the reference: remove the round's checkpoints directory and train again"
+        f"the reference moved: its log-probabilities now differ by up to {worst:.3f} nats from those that were trained "
+        "against. Its files were changed, or were not those of the reference: remove the round's checkpoints directory "
+        "and train again"
     )
 
 
@@ -156,5 +156,5 @@ def _at_end(metrics: Metrics, name: str) -> float:
 
 
 def _growth(metrics: Metrics, name: str) -> float:
-    """From the first step, which is made on untrained weights, to the last quarter."""
+    """Return the growth from the first step, which is made on untrained weights, to the mean of the last quarter."""
     return _at_end(metrics, name) - metrics[0][name]

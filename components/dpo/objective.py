@@ -1,7 +1,7 @@
 """What a step minimises: the configured loss over pairs, and the constraints beside it.
 
 Knows no optimizer and no files. The loss says what it reads (`losses.Loss`); this module has it at hand and never looks
-at its name.
+at the loss's name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,15 +21,8 @@ from components.dpo.reference import PairLogps, score_pairs
 from components.dpo.responses import Sides, desirability, mismatched_answers, responses_loss
 from components.scoring.response_logps import Batch, TokenScores, response_logps, token_scores
 
-MEASURED = (
-    "loss",
-    "rewards/chosen",
-    "rewards/rejected",
-    "rewards/margins",
-    "rewards/accuracies",
-    "logps/chosen",
-    "logps/rejected",
-)
+REWARDS = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
+MEASURED = ("loss", *REWARDS, "logps/chosen", "logps/rejected")
 PAIR_LOSS = "loss/pairs"
 """The loss of the pairs alone: without tag weights, WPO's weights and constraints."""
 SHARES = {"share/chosen": ("rewards/chosen", "logps/chosen"), "share/rejected": ("rewards/rejected", "logps/rejected")}
@@ -37,7 +30,7 @@ SHARES = {"share/chosen": ("rewards/chosen", "logps/chosen"), "share/rejected": 
 
 
 def configured_loss(training: TrainingConfig) -> Loss[PairLosses]:
-    """The loss that a training section means.
+    """Return the loss that a training section means.
 
     Raises:
         ValueError: A loss cannot be combined with what is configured beside it.
@@ -48,7 +41,7 @@ def configured_loss(training: TrainingConfig) -> Loss[PairLosses]:
 
 
 class MicroBatch(NamedTuple):
-    """What one forward gives."""
+    """Results of one forward."""
 
     loss: torch.Tensor
     """Weighted sum of the pairs' losses: scalar, differentiable."""
@@ -61,7 +54,7 @@ class MicroBatch(NamedTuple):
 
 
 class Objective:
-    """What is minimised over some pairs."""
+    """The loss and the constraints that are minimised over some pairs."""
 
     def __init__(
         self,
@@ -76,12 +69,12 @@ class Objective:
         constraints: Mapping[str, Constraint],
         state: ObjectiveState,
     ) -> None:
-        """Takes what every step needs.
+        """Keep what every step needs.
 
         Args:
             pairs: Pairs, or unpaired responses.
-            reference: What the reference makes of them; None for a loss that needs none.
-            training: The loss and what stands beside it.
+            reference: The reference's log-probabilities of them; None for a loss that needs none.
+            training: The loss and its settings.
             pad_id: Token that fills the padding.
             end_id: Token that ends an answer.
             pair_weights: Weight of each pair's loss.
@@ -93,7 +86,8 @@ class Objective:
         Raises:
             ValueError: There are unpaired responses and the loss takes pairs only.
         """
-        self.pairs, self.reference, self.training, self.pad_id, self.end_id = pairs, reference, training, pad_id, end_id
+        self.pairs, self.reference, self.training = pairs, reference, training
+        self.pad_id, self.end_id = pad_id, end_id
         self.loss = configured_loss(training)
         self.responses_loss = responses_loss(pairs, training)
         self.settings = _settings(self.loss, training, balance)
@@ -103,32 +97,26 @@ class Objective:
         self.pair_weights = torch.tensor(pair_weights)
 
     def expected_first_loss(self, pairs: Sequence[int]) -> float | None:
-        """`PAIR_LOSS` of a step over these pairs where policy and reference are the same weights.
-
-        None if the loss has none.
-        """
+        """Return `PAIR_LOSS` of a step over these pairs for a policy that is the reference; None if it is not known."""
         if self.responses_loss is None:
             return self.loss.expected_first_loss(torch.tensor([self.pairs[index].p for index in pairs]), self.settings)
-        each = [[p for p in desirability(self.pairs[index]) if p is not None] for index in pairs]
-        expected = [self.responses_loss.expected_first_loss(torch.tensor(several), self.settings) for several in each]
+        p_of_answers = [[p for p in desirability(self.pairs[index]) if p is not None] for index in pairs]
+        expected = [self.responses_loss.expected_first_loss(torch.tensor(p), self.settings) for p in p_of_answers]
         return None if None in expected else fmean(value for value in expected if value is not None)
 
-    def told(self, means: Mapping[str, float], kl: torch.Tensor | None) -> dict[str, float]:
-        """The metrics of a step or an evaluation; what only repeats another one is left out."""
-        weighed = self.constraints or self.training.tag_weights or self.training.weighting != "none"
-        shown = {name: value for name, value in means.items() if name not in SHARES and (weighed or name != PAIR_LOSS)}
+    def metrics(self, means: Mapping[str, float], kl: torch.Tensor | None) -> dict[str, float]:
+        """Return the metrics of a step or an evaluation, without those that only repeat another one."""
+        weighs = self.constraints or self.training.tag_weights or self.training.weighting != "none"
+        metrics = {name: value for name, value in means.items() if name not in SHARES and (weighs or name != PAIR_LOSS)}
         for share, of_one_side in SHARES.items():
             for name in of_one_side:
-                value = shown.pop(name)
+                value = metrics.pop(name)
                 # A step of responses that are all undesirable says nothing of desirable ones.
-                shown |= {name: value / means[share]} if means[share] else {}
-        return shown | self.state.record() | ({} if kl is None else {"kl/mismatched": float(kl)})
+                metrics |= {name: value / means[share]} if means[share] else {}
+        return metrics | self.state.record() | ({} if kl is None else {"kl/mismatched": float(kl)})
 
     def follow(self, engine: Any, layout: Layout) -> None:
-        """Makes the policy as it is now the reference (TR-DPO's hard update, arXiv 2404.09656).
-
-        Every rank must call it.
-        """
+        """Make the present policy the reference (TR-DPO's hard update, arXiv 2404.09656). Every rank must call it."""
         engine.eval()
         self.reference = score_pairs(
             engine,
@@ -145,12 +133,10 @@ class Objective:
 
     @torch.no_grad()
     def kl(self, engine: Any, micro_batches: list[list[Slot]], layout: Layout) -> torch.Tensor | None:
-        """Mean log-ratio of the step's prompts with other prompts' answers, over all ranks, for losses that need it.
+        """Return the mean log-ratio of the step's prompts with other prompts' answers, over all ranks, in nats.
 
-        Else None.
-
-        It takes one more forward, before the step, so that the estimate does not depend on how the step is cut into
-        micro-batches.
+        None for losses that do not read it. It takes one more forward, before the step, so that the estimate does not
+        depend on how the step is cut into micro-batches.
         """
         if not self.loss.needs_kl:
             return None
@@ -159,10 +145,8 @@ class Objective:
         total = torch.zeros((), device=engine.device)
         for slots in micro_batches:
             index = [slot.pair for slot in slots]
-            prompts, answers = (
-                [self.pairs[place].prompt for place in index],
-                [self.mismatched[place] for place in index],
-            )
+            prompts = [self.pairs[place].prompt for place in index]
+            answers = [self.mismatched[place] for place in index]
             policy = response_logps(engine, self.pad_id, prompts, answers, max_tokens=layout.max_tokens)
             weights = torch.tensor([slot.weight for slot in slots])
             total += ((policy - self.reference.mismatched[index]) * weights).sum().to(engine.device)
@@ -171,16 +155,13 @@ class Objective:
         return total / layout.world_size
 
     def micro_batch(self, engine: Any, slots: list[Slot], kl: torch.Tensor | None) -> MicroBatch:
-        """Runs one forward over the slots' pairs."""
-        mine, device = [self.pairs[slot.pair] for slot in slots], engine.device
-        sides = Sides(mine)
+        """Run one forward over the slots' pairs."""
+        device, sides = engine.device, Sides([self.pairs[slot.pair] for slot in slots])
         batch = Batch(sides.prompts, sides.answers, self.pad_id, device)
-        scores = token_scores(
-            engine, batch, end_id=self.end_id if self.constraints else None, collisions=self.training.weighting == "wpo"
-        )
+        end_id = self.end_id if self.constraints else None
+        scores = token_scores(engine, batch, end_id=end_id, collisions=self.training.weighting == "wpo")
         index, weights = [slot.pair for slot in slots], torch.tensor([slot.weight for slot in slots], device=device)
-        present = sides.present(device)
-        result = self._losses(sides.spread(self._summed(scores, batch, sides)), present, sides, index, kl)
+        result = self._losses(sides.spread(self._summed(scores, batch, sides)), sides, index, kl)
         total = result.losses * self.pair_weights[index].to(device) * self._alignment(scores, batch, sides)
         violations = self._violations(scores, batch, sides)
         for name, violation in violations.items():
@@ -190,10 +171,10 @@ class Objective:
         accuracies = (margins > 0).float() + 0.5 * (margins == 0).float()
         chosen, rejected = sides.spread(scores.logps.detach().sum(dim=1))
         rewards = (result.chosen_rewards, result.rejected_rewards, margins, accuracies)
-        rows = torch.stack([total, *rewards, chosen, rejected, result.losses, *present, *violations.values()]).detach()
-        return MicroBatch(
-            (total * weights).sum(), rows @ weights, torch.isfinite(rows).all(dim=0), sum(map(len, sides.answers))
-        )
+        measured = [total, *rewards, chosen, rejected, result.losses, *sides.present(device), *violations.values()]
+        rows = torch.stack(measured).detach()
+        num_tokens = sum(map(len, sides.answers))
+        return MicroBatch((total * weights).sum(), rows @ weights, torch.isfinite(rows).all(dim=0), num_tokens)
 
     def _summed(self, scores: TokenScores, batch: Batch, sides: Sides) -> torch.Tensor:
         if self.training.ld_alpha == 1:
@@ -201,27 +182,21 @@ class Objective:
         shared = sides.shared_lengths().to(scores.logps.device)
         return length_desensitised_logps(scores.logps, batch.target_mask, shared, ld_alpha=self.training.ld_alpha)
 
-    def _losses(
-        self, logps: torch.Tensor, present: torch.Tensor, sides: Sides, index: list[int], kl: torch.Tensor | None
-    ) -> PairLosses:
-        """Losses of the pairs whose log-probabilities are `logps`, (2, pairs)."""
-        shared = (
-            self.settings
-            | {"reward_shift": self.state.reward_shift.mean.to(logps.device)}
-            | ({} if kl is None else {"kl": kl})
-        )
-        lengths = sides.spread(torch.tensor([float(len(answer)) for answer in sides.answers], device=logps.device))
-        p = torch.tensor([self.pairs[place].p for place in index], device=logps.device)
+    def _losses(self, logps: torch.Tensor, sides: Sides, index: list[int], kl: torch.Tensor | None) -> PairLosses:
+        """Return the losses of the pairs whose log-probabilities are `logps`, (2, pairs)."""
+        device = logps.device
+        shared = self.settings | {"reward_shift": self.state.reward_shift.mean.to(device)}
+        shared |= {} if kl is None else {"kl": kl}
+        lengths = sides.spread(torch.tensor([float(len(answer)) for answer in sides.answers], device=device))
+        p = torch.tensor([self.pairs[place].p for place in index], device=device)
         available = {"policy_chosen_logps": logps[0], "policy_rejected_logps": logps[1], "p": p}
         available |= {"chosen_lengths": lengths[0], "rejected_lengths": lengths[1]}
         if self.reference is not None:
-            of_reference = (
-                self.reference.chosen[index].to(logps.device),
-                self.reference.rejected[index].to(logps.device),
-            )
+            chosen, rejected = self.reference.chosen[index].to(device), self.reference.rejected[index].to(device)
             if self.responses_loss is not None:
-                return losses_of_both(self.responses_loss, logps, torch.stack(of_reference), p, present, shared)
-            available |= {"reference_chosen_logps": of_reference[0], "reference_rejected_logps": of_reference[1]}
+                reference = torch.stack([chosen, rejected])
+                return losses_of_both(self.responses_loss, logps, reference, p, sides.present(device), shared)
+            available |= {"reference_chosen_logps": chosen, "reference_rejected_logps": rejected}
         return self.loss.apply(available | shared)
 
     def _alignment(self, scores: TokenScores, batch: Batch, sides: Sides) -> torch.Tensor | float:
@@ -230,20 +205,18 @@ class Objective:
         return sides.spread(wpo_weights(scores.logps, scores.log_collisions, batch.target_mask), gap=1.0).prod(dim=0)
 
     def _violations(self, scores: TokenScores, batch: Batch, sides: Sides) -> dict[str, torch.Tensor]:
-        """Mean violation of a pair's answers, (pairs,), by constraint."""
+        """Return the mean violation of a pair's answers, (pairs,), by constraint."""
         if not self.constraints:
             return {}
         assert scores.end_logps is not None
         responses = Responses(batch.targets, batch.target_mask, scores.logps, scores.end_logps)
         answers = sides.present(scores.logps.device).sum(dim=0)
-        return {
-            name: sides.spread(constraint(responses)).sum(dim=0) / answers
-            for name, constraint in self.constraints.items()
-        }
+        violations = {name: sides.spread(constraint(responses)) for name, constraint in self.constraints.items()}
+        return {name: violation.sum(dim=0) / answers for name, violation in violations.items()}
 
 
 def _settings(loss: Loss[PairLosses], training: TrainingConfig, balance: tuple[float, float]) -> dict[str, float]:
-    """Values of the settings that the loss reads."""
+    """Return the values of the settings that the loss reads."""
     values = {name: float(getattr(training, name)) for name in loss.settings}
     for name, factor in zip(("desirable_weight", "undesirable_weight"), balance, strict=True):
         if name in values:

@@ -28,6 +28,7 @@ from components.models.adapters import describe_wanted, is_wanted, save_adapter,
 from components.models.loading import load_policy, load_tokenizer, pick_device, resolve_dtype, trained_ref
 from components.plots.stages import training_plot
 from components.records import ModelRef, TrainRequest
+from components.scoring.response_logps import ScoringPath, scoring_path
 
 CHECKPOINTS = "checkpoints"
 PROBED = 16
@@ -71,6 +72,7 @@ class _Trained(NamedTuple):
     ln2_checked: bool
     evaluated: dict[str, float] | None
     probe: Probe
+    scoring: ScoringPath
 
 
 def run(request: TrainRequest, out: Path) -> None:
@@ -124,8 +126,9 @@ def _train(
         evaluated = evaluate_pairs(engine, held_out, layout)
     limit = work.request.limits.max_response_tokens
     probe = probe_trained(engine, pairs[:PROBED], work.tokenizer.pad_token_id, max_tokens=limit)
+    path = scoring_path(engine, max(pair.longest for pair in pairs), collisions=training.weighting == "wpo")
     return (
-        _Trained(metrics, resumed, plan.num_steps, check.applied, evaluated, probe),
+        _Trained(metrics, resumed, plan.num_steps, check.applied, evaluated, probe, path),
         engine.module,
         full_weights(engine),
     )
@@ -171,6 +174,7 @@ def _publish(
         "diagnosis": _diagnosis(work, metrics, trained.probe.pairs, reference),
         "num_processes": work.world_size,
         "resumed_from_step": trained.resumed_from_step,
+        "scoring": trained.scoring._asdict(),
     }
     write_json(out / "train.json", outcome)
 

@@ -56,8 +56,8 @@ class StepObjective(Protocol):
     def micro_batch(self, engine: Any, slots: list[Slot], kl: torch.Tensor | None) -> MicroBatch:
         """Runs one forward over the slots' pairs."""
 
-    def told(self, means: Mapping[str, float], kl: torch.Tensor | None) -> dict[str, float]:
-        """The metrics of a step."""
+    def metrics(self, means: Mapping[str, float], kl: torch.Tensor | None) -> dict[str, float]:
+        """Return the metrics of a step."""
 
 
 def train(
@@ -142,7 +142,7 @@ def train_step(
     objective.state.update(means, len(pairs))
     seconds = time.monotonic() - started
     rates = {"seconds": seconds, "tokens_per_second": tokens * layout.world_size / seconds, "time": time.time()}
-    return objective.told(means, kl) | {"learning_rate": learning_rate, "grad_norm": norm} | rates
+    return objective.metrics(means, kl) | {"learning_rate": learning_rate, "grad_norm": norm} | rates
 
 
 def mean_over_ranks(totals: torch.Tensor, world_size: int, measures: Sequence[str]) -> dict[str, float]:
@@ -175,4 +175,4 @@ def evaluate_pairs(engine: Any, objective: Objective, layout: Layout) -> dict[st
         finite.append(([slot.pair for slot in slots], result.finite))
     means = mean_over_ranks(totals, layout.world_size, objective.measures)
     refuse_non_finite_loss(means, objective.pairs, finite, "the evaluation pairs after training")
-    return objective.told(means, kl) | {"num_pairs": len(objective.pairs)}
+    return objective.metrics(means, kl) | {"num_pairs": len(objective.pairs)}

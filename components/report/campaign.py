@@ -67,6 +67,7 @@ def _view(campaign: CampaignFiles) -> dict[str, Any]:
         "rollbacks": [wording.rollback_line(rollback) for rollback in campaign.state.rollbacks],
         "facts": _facts(campaign),
         "rounds": [_round_row(campaign, round_) for round_ in campaign.rounds],
+        "padded_reasons": _padded_reasons(campaign),
         "judge_tables": _judge_tables(campaign),
         "judge_note": judging.NOTE,
         "costly_headings": judging.COSTLY_HEADINGS,
@@ -83,6 +84,12 @@ def _view(campaign: CampaignFiles) -> dict[str, Any]:
         "config_json": json.dumps(resolved, indent=2, ensure_ascii=False),
         "command": f"ratchet run runs/{campaign.name}/config.json --rounds {max(1, _last_round(campaign))}",
     }
+
+
+def _padded_reasons(campaign: CampaignFiles) -> list[str]:
+    """Why rounds were trained in padded rows, each reason once."""
+    paths = [(round_.trained or {}).get("scoring") for round_ in campaign.rounds]
+    return list(dict.fromkeys(path["reason"] for path in paths if path is not None and not path["packed"]))
 
 
 def _judge_tables(campaign: CampaignFiles) -> list[tuple[tuple[str, ...], list[tuple[int, tuple[str, ...]]]]]:
@@ -166,6 +173,7 @@ def _round_row(campaign: CampaignFiles, round_: RoundFiles) -> dict[str, Any]:
         "seconds": {stage: manifest.seconds for stage, manifest in round_.manifests.items()}
         | (record.seconds if record else {}),
         "memory": {stage: manifest.peak_memory_bytes for stage, manifest in round_.manifests.items()},
+        "path": (wording.scoring_path(round_.trained or {}) or "").partition(":")[0],
         "pairs": count(record.num_pairs if record else round_.trained["num_pairs"] if round_.trained else None),
     }
     if record is not None:

@@ -18,6 +18,7 @@ from components.report.wording import (
     memory,
     model_name,
     outcome,
+    scoring_path,
     share,
     stage_name,
 )
@@ -117,6 +118,9 @@ def _measures(campaign: CampaignFiles, files: RoundFiles) -> dict[str, str]:
     if files.trained is not None:
         measures["pairs trained on"] = count(files.trained["num_pairs"])
         measures["optimizer steps"] = count(files.trained["num_steps"])
+        path = scoring_path(files.trained)
+        if path is not None:
+            measures["rows of the training"] = escape_markdown(path)
         measures["first and last loss"] = (
             f"{decimal(files.trained['first_loss'], 4)}, {decimal(files.metrics[-1]['loss'], 4)}"
         )

@@ -1,5 +1,8 @@
 """How the report says numbers and verdicts: one form for each, everywhere. Reads no files."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from components.campaign.state import Rollback
 from components.records import Interval
 
@@ -68,6 +71,18 @@ def comparison(interval: Interval, opponent: str, confidence: float) -> str:
         f"wins {decimal(interval.value, 3)} of the comparisons with {opponent} on {count(interval.n)} held-out prompts "
         f"({100 * confidence:g} % interval {decimal(interval.low, 3)} to {decimal(interval.high, 3)}): {verdict}"
     )
+
+
+def scoring_path(trained: Mapping[str, Any]) -> str | None:
+    """By which forward a round was trained, and why if not by the fast one; None of a version that did not write it.
+
+    Args:
+        trained: Content of train.json.
+    """
+    path = trained.get("scoring")
+    if path is None:
+        return None
+    return "packed" if path["packed"] else f"padded: {path['reason']}"
 
 
 def model_name(round_: int) -> str:

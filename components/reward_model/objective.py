@@ -19,7 +19,7 @@ class NoState:
 
 
 class RewardObjective:
-    """The Bradley-Terry loss over some pairs of whole conversations, which stand as `chosen` and `rejected` after an empty prompt."""
+    """The Bradley-Terry loss over pairs of whole conversations: `chosen` and `rejected` after an empty prompt."""
 
     measures = ("loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
 
@@ -28,21 +28,20 @@ class RewardObjective:
         self.state = NoState()
 
     def kl(self, engine: Any, micro_batches: list[list[Slot]], layout: Layout) -> None:
-        """This loss reads no KL."""
+        """Return nothing: this loss reads no KL."""
 
     def micro_batch(self, engine: Any, slots: list[Slot], kl: torch.Tensor | None) -> MicroBatch:
-        """Runs one forward over both conversations of the slots' pairs."""
-        mine, device = [self.pairs[slot.pair] for slot in slots], engine.device
-        texts = [*(pair.chosen for pair in mine), *(pair.rejected for pair in mine)]
+        """Run one forward over both conversations of the slots' pairs."""
+        pairs, device = [self.pairs[slot.pair] for slot in slots], engine.device
+        texts = [*(pair.chosen for pair in pairs), *(pair.rejected for pair in pairs)]
         chosen, rejected = rewards(engine, texts, pad_id=self.pad_id).chunk(2)
-        losses, margins = bradley_terry(chosen, rejected, torch.tensor([pair.p for pair in mine], device=device))
+        losses, margins = bradley_terry(chosen, rejected, torch.tensor([pair.p for pair in pairs], device=device))
         accuracies = (margins > 0).float() + 0.5 * (margins == 0).float()
         weights = torch.tensor([slot.weight for slot in slots], device=device)
         rows = torch.stack([losses, chosen, rejected, margins, accuracies]).detach()
-        return MicroBatch(
-            (losses * weights).sum(), rows @ weights, torch.isfinite(rows).all(dim=0), sum(map(len, texts))
-        )
+        num_tokens = sum(map(len, texts))
+        return MicroBatch((losses * weights).sum(), rows @ weights, torch.isfinite(rows).all(dim=0), num_tokens)
 
-    def told(self, means: Mapping[str, float], kl: torch.Tensor | None) -> dict[str, float]:
-        """The metrics of a step: all of its measures."""
+    def metrics(self, means: Mapping[str, float], kl: torch.Tensor | None) -> dict[str, float]:
+        """Return the metrics of a step: all of its measures."""
         return dict(means)

@@ -8,7 +8,7 @@ import torch
 from components.models.padding import left_padding_is_exact
 from components.scoring.packed.forward import unwrapped
 from components.scoring.packed.layout import Packed
-from components.scoring.packed.logps import longest_packed, packed_logps
+from components.scoring.packed.logps import longest_packed, packed_logps, packing_of
 
 SCORED_TOKENS = 8192
 """Tokens in one forward without gradients."""
@@ -90,6 +90,33 @@ def token_scores(
     logps = packed_logps(model, Packed(batch.prompts, batch.responses, batch.device, unwrapped(model).dtype), columns)
     spread = [batch.spread(column) for column in logps.unbind(dim=1)]
     return TokenScores(spread[0], None if end_id is None else spread[1], None)
+
+
+class ScoringPath(NamedTuple):
+    """By which of the two forwards rows are scored."""
+
+    packed: bool
+    """Whether all of them are in packed rows."""
+    reason: str | None
+    """Why some or all of them are padded."""
+
+
+def scoring_path(model: torch.nn.Module, longest: int, *, collisions: bool = False) -> ScoringPath:
+    """Tell by which forward `token_scores` scores rows; every rank must call it.
+
+    Args:
+        model: A causal language model.
+        longest: Tokens of the longest prompt and response.
+        collisions: Whether the collision probabilities are wanted.
+    """
+    packing = packing_of(model, _padded_logps)
+    if collisions:
+        return ScoringPath(False, "collision probabilities need all logits")
+    if longest <= packing.longest:
+        return ScoringPath(True, None)
+    return ScoringPath(
+        False, packing.reason if not packing.longest else f"{packing.reason}, and rows are up to {longest} tokens long"
+    )
 
 
 def _padded_scores(model: torch.nn.Module, batch: Batch, *, end_id: int | None, collisions: bool) -> TokenScores:

@@ -14,6 +14,7 @@ from components.campaign.files import RoundFiles, began_ms, read_manifest, round
 from components.campaign.state import State, read_state, round_directory, with_round
 from components.judges.registry import describe_judge
 from components.records import JudgeRef, Manifest, RoundRecord
+from components.report.wording import scoring_path
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,12 @@ def lineage(facts: RoundFacts) -> dict[str, str]:
         "promoted": json.dumps(record.promoted),
         "champion": str(facts.champion),
     }
+
+
+def training_tags(facts: RoundFacts) -> dict[str, str]:
+    """How the round was trained, as tags for the run; rounds of earlier versions did not write it."""
+    path = scoring_path(facts.files.read("dpo_train", "train.json") or {})
+    return {} if path is None else {"scoring": path}
 
 
 def _judge(facts: RoundFacts) -> str:

@@ -13,7 +13,7 @@ from mlflow.entities import Run
 
 from components.campaign.state import State
 from components.report.wording import model_name, rollback_line
-from components.tracking.facts import RoundFacts, description, lineage
+from components.tracking.facts import RoundFacts, description, lineage, training_tags
 from components.tracking.store import artifact_location
 from components.tracking.views import colour, view_tag
 
@@ -58,11 +58,15 @@ def ensure_round_run(client: MlflowClient, experiment_id: str, facts: RoundFacts
     _supersede(client, [run for run in found if run not in current] + mine[1:])
     if mine:
         return mine[0]
-    tags = lineage(facts) | {
-        "kind": "round",
-        "mlflow.source.git.commit": facts.git_sha,
-        "mlflow.note.content": description(facts),
-    }
+    tags = (
+        lineage(facts)
+        | training_tags(facts)
+        | {
+            "kind": "round",
+            "mlflow.source.git.commit": facts.git_sha,
+            "mlflow.note.content": description(facts),
+        }
+    )
     return _create(client, experiment_id, f"round {number:03d}", tags, facts.files.started_ms, number)
 
 

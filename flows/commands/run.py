@@ -60,7 +60,7 @@ def _run_flow(settings: Any, *, accept_changes: bool) -> None:
     from flows.iterative_dpo import SKIPPED, iterative_dpo
     from flows.terminal.rounds import StageProgress, print_places, print_rounds
 
-    with StageProgress(console) as shown, progress.reporting_to(shown):
+    with StageProgress(console, campaign_directory(settings.campaign)) as shown, progress.reporting_to(shown):
         state: Any = iterative_dpo(settings, accept_changes=accept_changes, return_state=True)
     if state.name == SKIPPED:
         errors.print(f"ratchet: skipped: {state.message}")

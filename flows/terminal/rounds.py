@@ -23,13 +23,15 @@ SHOWN_ROUNDS = 20
 
 
 class StageProgress:
-    """Shows stages as they run; a `components.runtime.progress.Listener`.
+    """Show stages as they run; a `components.runtime.progress.Listener`. Off a terminal, print the lines only.
 
-    On something that is no terminal it prints the lines only.
+    Args:
+        console: Printed on.
+        campaign: Directory of the campaign whose rounds run; None if what runs is not a round.
     """
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, console: Console, campaign: Path | None = None) -> None:
+        self.console, self.campaign = console, campaign
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -65,6 +67,11 @@ class StageProgress:
         self._close()
         note = "already done" if already_done else f"{seconds:.1f} s"
         self.console.print(f"{round}  {stage:<22}{note}", highlight=False)
+        if stage == "dpo_train" and self.campaign is not None:
+            path = read_json(self.campaign / round / stage / "train.json").get("scoring")
+            if path is not None and not path["packed"]:
+                told = f"in padded rows, which takes more time and memory than packed ones: {path['reason']}"
+                self.console.print(f"{'':<{len(round)}}  {told}", highlight=False, markup=False, soft_wrap=True)
 
     def _close(self) -> None:
         if self.task is not None:

@@ -61,7 +61,18 @@ def test_sharded_and_offloaded_on_two_processes_in_bfloat16_is_saved_whole(
     request = make_request(num_processes=2, micro_batch_pairs=2, **sharding, **settings)
     request = request.model_copy(update={"limits": request.limits.model_copy(update={"dtype": "bfloat16"})})
     run_stage("dpo_train", request, tmp_path, num_processes=2)
-    assert read_json(tmp_path / "dpo_train" / "train.json")["dtype"] == "bfloat16"
+    trained = read_json(tmp_path / "dpo_train" / "train.json")
+    assert trained["dtype"] == "bfloat16"
+    reason = "virtual tokens stand before the prompts" if "soft_prompt" in settings else None
+    assert trained["scoring"] == {"packed": reason is None, "reason": reason}
+
+
+def test_sharded_weights_in_bfloat16_are_tried_as_they_are_gathered(make_request: Make, tmp_path: Path) -> None:
+    """Without a reference the engine's own forward is the first that is tried, and its weights are not there between two forwards."""
+    request = make_request(num_processes=2, micro_batch_pairs=2, zero_stage=3, loss="orpo", learning_rate=1e-2)
+    request = request.model_copy(update={"limits": request.limits.model_copy(update={"dtype": "bfloat16"})})
+    run_stage("dpo_train", request, tmp_path, num_processes=2)
+    assert read_json(tmp_path / "dpo_train" / "train.json")["scoring"] == {"packed": True, "reason": None}
 
 
 @pytest.mark.parametrize("settings", [{"lora": LORA}, {"soft_prompt": SoftPromptConfig(kind="prompt", num_tokens=4)}])

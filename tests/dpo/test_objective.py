@@ -223,10 +223,10 @@ def test_objective_unpaired_responses_are_the_pairs_they_were_taken_from(
     of_responses, same = step(model, objective, 16)
     assert of_responses["loss"] == pytest.approx(of_pairs["loss"], rel=1e-5)
     assert (same - gradient).norm() <= 1e-4 * gradient.norm()
-    told, wanted = objective.told(of_responses, None), moved.told(of_pairs, None)
+    metrics, expected = objective.metrics(of_responses, None), moved.metrics(of_pairs, None)
     for name in ("rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected"):
-        assert told[name] == pytest.approx(wanted[name], rel=1e-4, abs=1e-6), name
-    assert not any(name.startswith("share/") for name in told)
+        assert metrics[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-6), name
+    assert not any(name.startswith("share/") for name in metrics)
 
 
 @pytest.mark.parametrize("changes", [{}, {"ld_alpha": 0.5}, {"weighting": "wpo"}, {"constraints": RULES}], ids=str)
@@ -257,10 +257,10 @@ def test_objective_step_without_a_desirable_response_tells_no_reward_of_one(buil
     model, objective = build(loss="kto", pairs=taken_apart(loaded[2]))
     [slots] = Layout([1] * 16, 8).micro_batches(list(range(8, 16)))
     sums = objective.micro_batch(model, slots, torch.tensor(0.0)).sums
-    told = objective.told(dict(zip(objective.measures, sums.tolist(), strict=True)), None)
-    assert "rewards/chosen" not in told
-    assert "logps/chosen" not in told
-    assert told["logps/rejected"] < 0
+    metrics = objective.metrics(dict(zip(objective.measures, sums.tolist(), strict=True)), None)
+    assert "rewards/chosen" not in metrics
+    assert "logps/chosen" not in metrics
+    assert metrics["logps/rejected"] < 0
 
 
 @pytest.mark.parametrize("changes", [{"loss": "sigmoid"}, {"loss": "kto", "added_losses": {"sft": 0.1}}], ids=str)

@@ -13,6 +13,8 @@ from components.config import CampaignConfig, LoraConfig
 from components.dpo.stage import run
 from components.models.loading import load_policy, trained_ref
 from components.records import ModelRef, TrainRequest
+from components.scoring.packed.trial import in_fp32
+from components.scoring.response_logps import _padded_logps, scoring_path
 from components.start.preflight import check_inputs
 
 Make = Callable[..., TrainRequest]
@@ -55,8 +57,30 @@ def test_4bit_base_two_rounds_refer_to_the_adapter_they_start_from(
         assert trained["first_loss"] == pytest.approx(math.log(2), abs=1e-4)
         assert trained["quantization"] == "4bit"
         assert trained["start_digest"] == request.policy.digest
+        assert trained["scoring"] == {"packed": True, "reason": None}
         policy = trained_ref(out, request.policy, number)
         assert trained["policy_digest"] == policy.digest
     assert policy is not None
     loaded = load_policy(policy, dtype=torch.float32, device=torch.device("cpu"), quantization="4bit")
     assert any(parameter.dtype == torch.uint8 for parameter in loaded.parameters())
+
+
+def test_4bit_base_in_bfloat16_is_packed_and_can_compute_in_fp32(make_request: Make) -> None:
+    """Its quantised layers are turned to fp32 as well: else the trial would take what they lose for no loss at all."""
+    model = load_policy(make_request().policy, dtype=torch.bfloat16, device=torch.device("cpu"), quantization="4bit")
+    found: list[torch.dtype] = []
+
+    def note(_: torch.nn.Module, __: object, output: torch.Tensor) -> None:
+        found.append(output.dtype)
+
+    layer = next(module for module in model.modules() if hasattr(module, "compute_dtype"))
+    assert scoring_path(model, 64) == (True, None)
+    layer.register_forward_hook(note)
+    rows = [[5, 6, 7]], [[8, 9, 10]]
+    with torch.no_grad():
+        with in_fp32(model):
+            exact = _padded_logps(model, *rows)
+        low = _padded_logps(model, *rows)
+    assert found == [torch.float32, torch.bfloat16]
+    assert layer.compute_dtype == torch.bfloat16
+    assert 0 < (low - exact).abs().max() < 0.5

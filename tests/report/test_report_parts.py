@@ -15,6 +15,7 @@ from components.artifacts import read_json, write_json
 from components.plots.curves import running_mean
 from components.plots.stages import bin_edges, evaluation_plots, outcome_counts, training_plot
 from components.records import Interval
+from components.report.campaign import write_report
 from components.report.round import escape_markdown, round_markdown
 from components.report.tables import decisions, measure_rows, round_rows
 from components.report.wording import comparison, decimal, duration
@@ -275,6 +276,21 @@ def test_round_markdown_names_what_went_wrong_in_the_training(three_rounds: Any)
     write_json(path, read_json(path) | {"diagnosis": [cause]})
     assert f"**Training went wrong**\n\n- {escape_markdown(cause)}\n" in round_markdown(three_rounds.directory, 3)
     assert "went wrong" not in round_markdown(three_rounds.directory, 2)
+
+
+def test_path_of_the_training_is_told_where_it_is_known(three_rounds: Any) -> None:
+    why = "LlamaForCausalLM takes <b>eager</b> attention"
+    for number, path in ((2, {"packed": True, "reason": None}), (3, {"packed": False, "reason": why})):
+        file = three_rounds.directory / f"round-00{number}" / "dpo_train" / "train.json"
+        write_json(file, read_json(file) | {"scoring": path})
+    told = [
+        dict(row for row in cell_texts(round_markdown(three_rounds.directory, each)) if len(row) == 2)
+        for each in (1, 2, 3)
+    ]
+    assert [measures.get("rows of the training") for measures in told] == [None, "packed", f"padded: {why}"]
+    html = write_report(three_rounds.directory).read_text()
+    assert html.count("<small>packed</small>") == html.count("<small>padded</small>") == 1
+    assert html.count("Why it was padded: LlamaForCausalLM takes &lt;b&gt;eager&lt;/b&gt; attention.") == 1
 
 
 def test_round_markdown_tells_what_the_verdicts_say_about_the_judge(finished_campaign: Any) -> None:

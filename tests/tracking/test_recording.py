@@ -42,6 +42,7 @@ def test_record_round_first_time_tells_everything_about_the_round(
     assert expected.items() <= run.data.tags.items()
     assert run.data.tags["data_digest"] == manifest["files"]["train.parquet"]["sha256"]
     assert run.data.tags["judge"].startswith("rule:support_reply@")
+    assert "scoring" not in run.data.tags, "the round's files do not say it"
     assert len(run.data.tags["policy_digest"]) == len(run.data.tags["reference_digest"]) == 64
     experiment = client.get_experiment(tracked.experiment_id)
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
@@ -94,6 +95,18 @@ def test_record_round_metrics_are_the_files_numbers_at_their_steps(
     assert not [key for key in run.data.metrics if key.endswith(unmeasured)], "what was not measured has no point"
     peak = read_json(runs / "demo" / "round-001" / "evaluate" / "MANIFEST.json")["peak_memory_bytes"]
     assert run.data.metrics["peak_memory_mb/evaluate"] == pytest.approx(peak / 2**20, abs=1e-6)
+
+
+def test_record_round_says_by_which_path_it_was_trained(
+    store: Any, build: Any, record_again: Callable[..., Tracked]
+) -> None:
+    directory, _ = build(1)
+    path = directory / "round-001" / "dpo_train" / "train.json"
+    write_json(
+        path, read_json(path) | {"scoring": {"packed": False, "reason": "LlamaForCausalLM takes eager attention"}}
+    )
+    tags = store.client.get_run(record_again(1).run_id).data.tags
+    assert tags["scoring"] == "padded: LlamaForCausalLM takes eager attention"
 
 
 def test_record_round_inputs_and_files_are_the_rounds(

@@ -8,14 +8,15 @@ import torch
 from components.models.cpu.linear import OneDnnLinear
 from components.models.padding import left_padding_is_exact
 from components.scoring.packed.attention import CannotPack
-from components.scoring.packed.forward import longest_exact, packed_forward, unwrapped
+from components.scoring.packed.forward import packed_forward, unwrapped
 from components.scoring.packed.head import column_logps
 from components.scoring.packed.layout import Packed
+from components.scoring.packed.trial import Packing, Trial, packing
 
 SENT = (1234.0, -567.0)
 """What a trial puts in the place of the head's output: a cap or a scale behind the head would change it."""
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
-"""Nats by which a token's log-probability may differ between the packed and the plain forward in a trial."""
+TOLERANCE = 1e-3
+"""Nats by which a token's log-probability may differ between the packed and the plain forward in a trial in fp32."""
 
 Plain = Callable[[Any, list[list[int]], list[list[int]]], torch.Tensor]
 """Takes a model, prompts and responses; gives log-probabilities of the response tokens, row by row."""
@@ -30,28 +31,38 @@ def longest_packed(model: Any, plain: Plain) -> int:
         model: A causal language model, a peft wrapper of one, or an engine around either.
         plain: The padded forward.
     """
+    return packing_of(model, plain).longest
 
-    def trial(prompts: list[list[int]], responses: list[list[int]]) -> Callable[[], None]:
+
+def packing_of(model: Any, plain: Plain) -> Packing:
+    """How far the model is scored in packed rows, and why no further; arguments as of `longest_packed`."""
+
+    def trial(prompts: list[list[int]], responses: list[list[int]]) -> Trial:
         if not left_padding_is_exact(model):
             raise CannotPack("it has more than plain attention")
         head = unwrapped(model).get_output_embeddings()
         if type(head) not in (torch.nn.Linear, OneDnnLinear):
             raise CannotPack(f"its head is of type {type(head).__name__}")
-        expected = plain(model, prompts, responses)
 
-        def compare() -> None:
-            layout = Packed(prompts, responses, expected.device, unwrapped(model).dtype)
-            sent = torch.tensor([[SENT]], device=expected.device, dtype=torch.float32)
+        def packed() -> torch.Tensor:
+            device = next(model.parameters()).device
+            layout = Packed(prompts, responses, device, unwrapped(model).dtype)
+            sent = torch.tensor([[SENT]], device=device, dtype=torch.float32)
             if not torch.equal(packed_forward(model, head, layout, lambda _: sent.clone()), sent):
                 raise CannotPack("something between its head and its logits")
-            columns = torch.tensor([token for response in responses for token in response], device=expected.device)
-            gap = float((packed_logps(model, layout, columns.unsqueeze(1)).squeeze(1) - expected).abs().max())
-            if not gap <= TOLERANCE[unwrapped(model).dtype]:
-                raise CannotPack(f"a token's log-probability is off by {gap:.3g} nats in a packed row")
+            columns = torch.tensor([token for response in responses for token in response], device=device)
+            return packed_logps(model, layout, columns.unsqueeze(1)).squeeze(1)
 
-        return compare
+        return Trial(
+            plain=lambda: plain(model, prompts, responses),
+            packed=packed,
+            errors=lambda logps, exact: logps - exact,
+            tolerance=TOLERANCE,
+            off="a token's log-probability is off by",
+            amount="{:.3g} nats",
+        )
 
-    return longest_exact(model, trial)
+    return packing(model, trial)
 
 
 def packed_logps(model: Any, layout: Packed, columns: torch.Tensor) -> torch.Tensor:

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 
 from components.scoring.packed.attention import CannotPack
-from components.scoring.packed.forward import longest_exact, packed_forward, replaced, unwrapped
+from components.scoring.packed.forward import packed_forward, replaced, unwrapped
 from components.scoring.packed.layout import Packed
+from components.scoring.packed.trial import Trial, packing
 
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}
-"""Share of the largest hidden state by which one may differ between the packed and the plain forward in a trial."""
+TOLERANCE = 1e-4
+"""Share of the largest hidden state by which one may differ between the packed and the plain forward in a trial in
+fp32."""
 
 
 def longest_rewarded(model: Any) -> int:
@@ -25,23 +27,30 @@ def longest_rewarded(model: Any) -> int:
         model: A sequence classifier, a peft wrapper of one, or an engine around either.
     """
 
-    def trial(prompts: list[list[int]], responses: list[list[int]]) -> Callable[[], None]:
+    def trial(prompts: list[list[int]], responses: list[list[int]]) -> Trial:
         head = getattr(unwrapped(model), "score", None)
         if not isinstance(head, torch.nn.Module):
             raise CannotPack("it has no head of the usual name")
         texts = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
-        with replaced(head, lambda hidden: hidden):
-            expected = _plain(model, texts)
 
-        def compare() -> None:
-            layout = Packed(prompts, responses, expected.device, unwrapped(model).dtype, ends=True)
-            gap = float((_read(model, layout, lambda hidden: hidden) - expected).abs().max() / expected.abs().max())
-            if not gap <= TOLERANCE[unwrapped(model).dtype]:
-                raise CannotPack(f"its hidden states are off by {gap:.2%} in a packed row")
+        def plain() -> torch.Tensor:
+            with replaced(head, lambda hidden: hidden):
+                return _plain(model, texts)
 
-        return compare
+        def packed() -> torch.Tensor:
+            layout = Packed(prompts, responses, next(model.parameters()).device, unwrapped(model).dtype, ends=True)
+            return _read(model, layout, lambda hidden: hidden)
 
-    return longest_exact(model, trial)
+        return Trial(
+            plain=plain,
+            packed=packed,
+            errors=lambda hidden, exact: (hidden - exact) / exact.abs().max(),
+            tolerance=TOLERANCE,
+            off="its hidden states are off by",
+            amount="{:.2%}",
+        )
+
+    return packing(model, trial).longest
 
 
 def packed_rewards(model: Any, layout: Packed) -> torch.Tensor:

@@ -1,0 +1,50 @@
+"""What the terminal says of a finished training."""
+
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from components.artifacts import write_json
+from flows.terminal.rounds import StageProgress
+
+REASON = "LlamaForCausalLM cannot be packed: its attention has [dropout] " + "and more " * 12
+
+
+def shown(campaign: Path | None, trained: dict[str, Any] | None, *, stage: str = "dpo_train") -> list[str]:
+    if campaign is not None and trained is not None:
+        write_json(campaign / "round-001" / "dpo_train" / "train.json", trained)
+    console = Console(file=StringIO(), width=60)
+    StageProgress(console, campaign).ended("round-001", stage, 304.04, already_done=False)
+    return console.file.getvalue().splitlines()  # type: ignore[attr-defined,no-any-return]
+
+
+@pytest.fixture
+def campaign(tmp_path: Path) -> Path:
+    (tmp_path / "round-001" / "dpo_train").mkdir(parents=True)
+    return tmp_path
+
+
+def test_padded_training_says_so_and_why_in_one_line(campaign: Path) -> None:
+    """Whoever waits four times as long would else never hear of it: components' logs do not reach the terminal."""
+    lines = shown(campaign, {"scoring": {"packed": False, "reason": REASON}})
+    assert lines == [
+        "round-001  dpo_train             304.0 s",
+        f"           in padded rows, which takes more time and memory than packed ones: {REASON}",
+    ]
+
+
+@pytest.mark.parametrize(
+    "trained",
+    [{"scoring": {"packed": True, "reason": None}}, {"num_pairs": 3}],
+    ids=["packed", "of an earlier version"],
+)
+def test_packed_training_and_one_that_does_not_say_have_no_line(trained: dict[str, Any], campaign: Path) -> None:
+    assert shown(campaign, trained) == ["round-001  dpo_train             304.0 s"]
+
+
+def test_other_stages_and_what_is_no_round_have_no_line(campaign: Path) -> None:
+    assert shown(campaign, None, stage="evaluate") == ["round-001  evaluate              304.0 s"]
+    assert shown(None, None) == ["round-001  dpo_train             304.0 s"]
