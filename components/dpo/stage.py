@@ -122,13 +122,13 @@ def _train(
     with explaining_out_of_memory(
         "training", training, micro_batch_pairs=size, has_adapter=work.has_adapter, attempt=attempt
     ):
-        metrics, resumed = train(engine, objective, plan, layout, directory=work.scratch, on_first_loss=check)
+        steps = train(engine, objective, training, plan, layout, directory=work.scratch, on_first_loss=check)
         evaluated = evaluate_pairs(engine, held_out, layout)
     limit = work.request.limits.max_response_tokens
     probe = probe_trained(engine, pairs[:PROBED], work.tokenizer.pad_token_id, max_tokens=limit)
     path = scoring_path(engine, max(pair.longest for pair in pairs), collisions=training.weighting == "wpo")
     return (
-        _Trained(metrics, resumed, plan.num_steps, check.applied, evaluated, probe, path),
+        _Trained(steps.metrics, steps.resumed_from, plan.num_steps, check.applied, evaluated, probe, path),
         engine.module,
         full_weights(engine),
     )

@@ -5,15 +5,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from components.config import TrainingConfig
 from components.dpo import checkpoints
 from components.dpo.batches import Layout, Pair, Plan, Slot
 from components.dpo.engine import accumulate, optimizer_step
 from components.dpo.finite import refuse_non_finite_gradient, refuse_non_finite_loss
 from components.dpo.objective import MicroBatch, Objective
+from components.dpo.reference import PairLogps
 from components.runtime import progress
 
 CPU_TOKENS = {torch.float32: 1024, torch.bfloat16: 1536}
@@ -34,9 +36,15 @@ class StepState(Protocol):
     def update(self, means: Mapping[str, float], num_pairs: int) -> None:
         """Take in the means of a finished step, which are the same on every rank."""
 
+    def restore(self, metrics: Mapping[str, float]) -> None:
+        """Take up what stands in the metrics of the last finished step."""
+
 
 class StepObjective(Protocol):
     """What a step minimises: the objective of DPO, or that of a reward model."""
+
+    reference: PairLogps | None
+    """Log-probabilities under the reference; None if the loss reads none."""
 
     @property
     def pairs(self) -> Sequence[Pair]:
@@ -54,41 +62,51 @@ class StepObjective(Protocol):
         """The step's KL estimate, for losses that read one."""
 
     def micro_batch(self, engine: Any, slots: list[Slot], kl: torch.Tensor | None) -> MicroBatch:
-        """Runs one forward over the slots' pairs."""
+        """Run one forward over the slots' pairs."""
+
+    def follow(self, engine: Any, layout: Layout) -> None:
+        """Make the policy as it is now the reference."""
 
     def metrics(self, means: Mapping[str, float], kl: torch.Tensor | None) -> dict[str, float]:
         """Return the metrics of a step."""
 
 
+class Steps(NamedTuple):
+    """The steps of a training."""
+
+    metrics: list[str]
+    """JSON, one line per step."""
+    resumed_from: int
+    """Step of the checkpoint from which the training went on; 0 if there was none."""
+
+
 def train(
     engine: Any,
-    objective: Objective,
+    objective: StepObjective,
+    training: TrainingConfig,
     plan: Plan,
     layout: Layout,
     *,
     directory: Path,
     on_first_loss: OnLoss,
-) -> tuple[list[str], int]:
-    """Runs every optimizer step that a checkpoint in `directory` has not already made.
+) -> Steps:
+    """Run every optimizer step that a checkpoint in `directory` has not already made.
 
     Args:
         engine: What `build_engine` returned.
         objective: What is minimised.
+        training: Says how often a checkpoint is written and the reference follows.
         plan: Which pairs each step takes.
         layout: How a step is spread over ranks and micro-batches.
         directory: Where checkpoints lie.
         on_first_loss: Called with the means of step 1 and the indices of its pairs, before its optimizer step; it may
             raise.
 
-    Returns:
-        The metrics lines of all steps (JSON, one a step), and the step that the run resumed from (0: none).
-
     Raises:
         NonFiniteLoss: A step's loss, or another of its means, is not finite.
         NonFiniteGradient: A step's gradient is not finite.
     """
     resumed, metrics, followed = checkpoints.resume(directory, engine)
-    training = objective.training
     objective.reference = followed or objective.reference
     if metrics:
         objective.state.restore(json.loads(metrics[-1]))
@@ -106,7 +124,7 @@ def train(
             followed = objective.reference
         if (step + 1) % training.checkpoint_every == 0 and step + 1 < plan.num_steps:
             checkpoints.save(directory, engine, step + 1, metrics, reference=followed)
-    return metrics, resumed
+    return Steps(metrics, resumed)
 
 
 def train_step(
@@ -118,7 +136,7 @@ def train_step(
     name: str,
     on_loss: OnLoss | None,
 ) -> dict[str, Any]:
-    """Makes one optimizer step over the pairs with these indices and returns its metrics.
+    """Make one optimizer step over the pairs with these indices and return its metrics.
 
     A step that is not finite is not made.
     """
@@ -146,9 +164,9 @@ def train_step(
 
 
 def mean_over_ranks(totals: torch.Tensor, world_size: int, measures: Sequence[str]) -> dict[str, float]:
-    """Turns weighted sums over this rank's micro-batches into means over the step's pairs.
+    """Turn weighted sums over this rank's micro-batches into means over the step's pairs.
 
-    One synchronisation a step.
+    One synchronisation per step.
     """
     if world_size > 1:
         torch.distributed.all_reduce(totals)
@@ -158,7 +176,7 @@ def mean_over_ranks(totals: torch.Tensor, world_size: int, measures: Sequence[st
 
 @torch.no_grad()
 def evaluate_pairs(engine: Any, objective: Objective, layout: Layout) -> dict[str, float] | None:
-    """Means of the objective's measures over pairs that were not trained on; None where there are none.
+    """Return the means of the objective's measures over pairs that were not trained on; None if there are none.
 
     Every rank must call it.
     """

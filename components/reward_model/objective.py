@@ -7,6 +7,7 @@ import torch
 
 from components.dpo.batches import Layout, Pair, Slot
 from components.dpo.objective import MicroBatch
+from components.dpo.reference import PairLogps
 from components.reward_model.loss import bradley_terry
 from components.reward_model.model import rewards
 
@@ -17,6 +18,9 @@ class NoState:
     def update(self, means: Mapping[str, float], num_pairs: int) -> None:
         """Keep nothing."""
 
+    def restore(self, metrics: Mapping[str, float]) -> None:
+        """Take up nothing."""
+
 
 class RewardObjective:
     """The Bradley-Terry loss over pairs of whole conversations: `chosen` and `rejected` after an empty prompt."""
@@ -26,6 +30,10 @@ class RewardObjective:
     def __init__(self, pairs: Sequence[Pair], *, pad_id: int) -> None:
         self.pairs, self.pad_id = pairs, pad_id
         self.state = NoState()
+        self.reference: PairLogps | None = None
+
+    def follow(self, engine: Any, layout: Layout) -> None:
+        """Do nothing: this loss reads no reference."""
 
     def kl(self, engine: Any, micro_batches: list[list[Slot]], layout: Layout) -> None:
         """Return nothing: this loss reads no KL."""

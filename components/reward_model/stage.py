@@ -20,6 +20,7 @@ from components.data.messages import parse_messages
 from components.dpo.batches import Layout, Pair, Plan
 from components.dpo.engine import build_engine, full_weights, join_process_group
 from components.dpo.out_of_memory import explaining_out_of_memory
+from components.dpo.train import Steps, train
 from components.judges.protocol import Group, scores
 from components.judges.reward_model import RewardModelJudge
 from components.judges.reward_model_directory import longest_read
@@ -29,7 +30,6 @@ from components.records import RewardModelRequest
 from components.reward_model.model import Headed, load_with_head, rewards
 from components.reward_model.objective import RewardObjective
 from components.reward_model.pairs import PreparedPairs, prepare_pairs, read_pair_table
-from components.reward_model.train import Steps, train
 from components.statistics.calibration import Prediction, Quality, quality
 
 CHECKPOINTS = "checkpoints"
