@@ -1,4 +1,4 @@
-"""The configuration reference, written from the docstrings of `components.config`: for the command line and for docs/configuration.md."""
+"""Write the configuration reference, docs/configuration.md, from the docstrings of `components.config`."""
 
 import json
 import sys
@@ -14,8 +14,9 @@ from components.config import CampaignConfig
 INTRODUCTION = """\
 # Configuration
 
-This page lists every key of a campaign's YAML file. `make reference` writes it from the docstrings in `components/config`, and a test
-compares the two, so edit those docstrings and not this page. `ratchet reference` prints the same tables.
+This page lists every key of a campaign's YAML file. `make reference` writes it from the docstrings in
+`components/config`, and a test compares the two, so edit those docstrings and not this page. `ratchet reference` prints
+the same tables.
 
 A file names only what differs from the defaults. Only `campaign` is required:
 
@@ -26,9 +27,10 @@ prompts: {train: ./prompts.jsonl, held_out: ""}
 judge: {kind: reward_model, model: ./my-reward-model}
 ```
 
-An unknown key is an error that names the nearest known key. The resolved configuration is kept as JSON with the campaign and in MLflow.
-A campaign refuses to go on with a different configuration unless you pass `--accept-changes`. `num_rounds`, `budget` and the address,
-key, limits and prices of a judge's `endpoint` can change freely.
+An unknown key is an error that names the nearest known key. The resolved configuration is kept as JSON with the
+campaign and in MLflow. A campaign refuses to continue with a different configuration unless you pass
+`--accept-changes`. `num_rounds`, `budget` and the address, key, limits and prices of a judge's `endpoint` can change
+freely.
 """
 
 
@@ -43,11 +45,12 @@ def config_reference() -> str:
     sections = {name: field for name, field in CampaignConfig.model_fields.items() if _is_section(field)}
     described: dict[type[BaseModel], str] = {}
     tables = [table for name, field in sections.items() for table in _tables(name, field, described)]
-    return "\n".join([_table("Top level", "A campaign: a named, long-lived sequence of rounds on one policy.", top), *tables])
+    about = "A campaign: a named, long-lived sequence of rounds on one policy."
+    return "\n".join([_table("Top level", about, top), *tables])
 
 
 def _tables(name: str, field: FieldInfo, described: dict[type[BaseModel], str]) -> Iterator[str]:
-    """Yield the table of a section and of each section in it; a section that is already in `described` is only named."""
+    """Yield the table of a section and of each section in it; one that is already in `described` is only named."""
     section = cast(type[BaseModel], field.annotation)
     if section in described:
         yield f"## `{name}`\n\n{_meaning(field)} Same keys as `{described[section]}`.\n"
@@ -64,7 +67,8 @@ def _tables(name: str, field: FieldInfo, described: dict[type[BaseModel], str]) 
 
 def _table(title: str, about: str, fields: dict[str, FieldInfo]) -> str:
     rows = [f"| `{name}` | {_type(field)} | {_default(field)} | {_meaning(field)} |" for name, field in fields.items()]
-    return "\n".join([f"## {title}\n", f"{about}\n", "| key | type | default | meaning |", "|---|---|---|---|", *rows]) + "\n"
+    head = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    return "\n".join([f"## {title}\n", f"{about}\n", *head, *rows]) + "\n"
 
 
 def _is_section(field: FieldInfo) -> bool:
@@ -75,8 +79,13 @@ def _type(field: FieldInfo) -> str:
     if get_origin(field.annotation) is Literal:
         return ", ".join(f"`{choice}`" for choice in get_args(field.annotation))
     symbols = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
-    bounds = [f"{symbol} {getattr(rule, name):g}" for rule in field.metadata for name, symbol in symbols if hasattr(rule, name)]
-    return " ".join([getattr(field.annotation, "__name__", str(field.annotation)), ", ".join(bounds)]).strip()
+    limits = [(sign, getattr(rule, name)) for rule in field.metadata for name, sign in symbols if hasattr(rule, name)]
+    bounds = ", ".join(f"{sign} {_number(limit)}" for sign, limit in limits)
+    return f"{getattr(field.annotation, '__name__', str(field.annotation))} {bounds}".strip()
+
+
+def _number(limit: float) -> str:
+    return f"{limit:g}" if limit < 1e6 else str(limit)
 
 
 def _meaning(field: FieldInfo) -> str:

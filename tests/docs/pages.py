@@ -83,7 +83,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def broken_links(page: Path) -> list[str]:
-    """Return what is wrong with a page's relative links: a file or an anchor that does not exist."""
+    """Return the relative links of a page that lead to a file or an anchor that does not exist."""
     faults = []
     for number, line in prose(page):
         for match in LINK.finditer(re.sub(r"`[^`]*`", "code", line)):
@@ -101,7 +101,8 @@ def broken_links(page: Path) -> list[str]:
 
 def unknown_languages(page: Path) -> list[str]:
     """Return the code blocks whose language no check knows."""
-    return [f"{page.name}:{block.line}: {block.language!r}" for block in blocks(page) if block.language not in LANGUAGES]
+    unknown = [block for block in blocks(page) if block.language not in LANGUAGES]
+    return [f"{page.name}:{block.line}: {block.language!r}" for block in unknown]
 
 
 def broken_configurations(page: Path, workspace: Path) -> list[str]:
@@ -166,7 +167,7 @@ def _commands(block: Block) -> Iterator[tuple[int, list[str]]]:
 
 
 def _ratchet_fault(arguments: list[str]) -> str | None:
-    """Return why the command line refuses the arguments, or None. Nothing runs: click only makes the command's context."""
+    """Return why the command line refuses the arguments, or None. Only the command's context is made; nothing runs."""
     group = typer.main.get_command(app)
     try:
         outer = group.make_context("ratchet", list(arguments))

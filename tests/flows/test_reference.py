@@ -11,7 +11,8 @@ def test_configuration_page_is_what_the_docstrings_give() -> None:
 
 def test_reference_names_every_section() -> None:
     text = config_reference()
-    sections = [name for name, field in CampaignConfig.model_fields.items() if hasattr(field.annotation, "model_fields")]
+    fields = CampaignConfig.model_fields.items()
+    sections = [name for name, field in fields if hasattr(field.annotation, "model_fields")]
     assert [name for name in sections if f"## `{name}`\n" not in text] == []
     assert "| `beta` | float > 0 | `0.1` |" in text
     assert "| `campaign` | str | required |" in text
