@@ -15,7 +15,7 @@ from flows.cli import app
 
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r" *(?P<marks>```+)(?P<word>\S*)")
-LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)")
+LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)|(?:src|href)=\"(?P<attribute>[^\"]+)\"")
 EXTERNAL = ("http://", "https://", "mailto:")
 LANGUAGES = {"sh", "yaml", "python", "mermaid", "text", "json"}
 """Words of code blocks: an unknown one (`bash`, `yml`) would slip past the checks of its content."""
@@ -87,7 +87,7 @@ def broken_links(page: Path) -> list[str]:
     faults = []
     for number, line in prose(page):
         for match in LINK.finditer(re.sub(r"`[^`]*`", "code", line)):
-            target = match["target"]
+            target = match["target"] or match["attribute"]
             if target.startswith(EXTERNAL):
                 continue
             name, _, anchor = target.partition("#")

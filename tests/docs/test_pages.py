@@ -67,6 +67,7 @@ def test_pages_hold_what_the_checks_look_at() -> None:
     [
         ("[a](missing.md)", "missing.md does not exist"),
         ("![a](missing.png)", "missing.png does not exist"),
+        ('<img src="missing.png" width="9">', "missing.png does not exist"),
         ("# There\n\n[a](#here)", "#here has no such heading"),
         ("[a](other.md#here)", "other.md#here has no such heading"),
         ("```text\n# here\n```\n[a](#here)", "#here has no such heading"),
