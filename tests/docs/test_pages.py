@@ -168,3 +168,17 @@ def test_changelog_is_cut_as_contributing_says() -> None:
     assert set(re.findall(r"^### (.*)$", text, flags=re.MULTILINE)) <= allowed
     bullets = re.findall(r"^- .*\n(?: +\S.*\n)*", text, flags=re.MULTILINE)
     assert [bullet for bullet in bullets if bullet.count("\n") > 2 or max(map(len, bullet.splitlines())) > 120] == []
+
+
+def test_contributing_orders_the_rooms_as_the_contract_does() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (layers,) = [contract["layers"] for contract in contracts if contract.get("containers") == ["components"]]
+    rows = re.findall(r"^\| \d+ \| (.*?) \|", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.MULTILINE)
+    assert [row.replace("`", "").split(", ") for row in rows] == [layer.split(" | ") for layer in layers]
+
+
+def test_readme_maps_every_room() -> None:
+    (house,) = [block.text for block in blocks(ROOT / "README.md") if "\ncomponents/ " in block.text]
+    rooms = [f"{path.parent.name}/" for path in (ROOT / "components").glob("*/__init__.py")]
+    assert len(rooms) > 20
+    assert [room for room in rooms if f" {room}" not in house.replace("\n", " ")] == []
