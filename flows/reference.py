@@ -81,7 +81,8 @@ def _type(field: FieldInfo) -> str:
     symbols = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
     limits = [(sign, getattr(rule, name)) for rule in field.metadata for name, sign in symbols if hasattr(rule, name)]
     bounds = ", ".join(f"{sign} {_number(limit)}" for sign, limit in limits)
-    return f"{getattr(field.annotation, '__name__', str(field.annotation))} {bounds}".strip()
+    name = getattr(field.annotation, "__name__", None) or str(field.annotation).replace(" | None", " or null")
+    return f"{name} {bounds}".strip()
 
 
 def _number(limit: float) -> str:
