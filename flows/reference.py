@@ -59,7 +59,7 @@ def _tables(name: str, field: FieldInfo, described: dict[type[BaseModel], str]) 
     # The kind says which of the others are read.
     keys = sorted(section.model_fields, key=lambda key: key != "kind")
     own = {key: section.model_fields[key] for key in keys if not _is_section(section.model_fields[key])}
-    yield _table(f"`{name}`", (section.__doc__ or "").split("\n")[0], own)
+    yield _table(f"`{name}`", " ".join((section.__doc__ or "").split()), own)
     for key, inner in section.model_fields.items():
         if _is_section(inner):
             yield from _tables(f"{name}.{key}", inner, described)
