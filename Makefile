@@ -42,8 +42,8 @@ bench: .venv/dev.ready  ## Training, sampling and a round beside TRL and transfo
 bench-gpu: .venv/dev.ready  ## The training step on one GPU: exact, beside TRL, and beside what the GPU can do; into runs/bench.
 	$(BIN)/python tests/benchmarks/gpu_step.py
 
-reference: .venv/dev.ready  ## Write the configuration reference into the README.
-	$(BIN)/python -m flows.reference README.md
+reference: .venv/dev.ready  ## Write docs/configuration.md from the docstrings of the configuration.
+	$(BIN)/python -m flows.reference docs/configuration.md
 
 test-e2e: .venv/dev.ready  ## In a real browser, against real servers; needs Chromium. Screenshots in runs/e2e.
 	$(BIN)/python -m pytest -q -m e2e tests/e2e $(ARGS)

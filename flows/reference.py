@@ -1,10 +1,6 @@
-"""The configuration reference, written from the docstrings of `components.config`.
-
-For the command line and for the README.
-"""
+"""Write the configuration reference, docs/configuration.md, from the docstrings of `components.config`."""
 
 import json
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,44 +11,64 @@ from pydantic.fields import FieldInfo
 
 from components.config import CampaignConfig
 
+INTRODUCTION = """\
+# Configuration
+
+This page lists every key of a campaign's YAML file. `make reference` writes it from the docstrings in
+`components/config`, and a test compares the two, so edit those docstrings and not this page. `ratchet reference` prints
+the same tables.
+
+A file names only what differs from the defaults. Only `campaign` is required:
+
+```yaml
+campaign: my-model
+policy: {model: ./my-instruct-model}
+prompts: {train: ./prompts.jsonl, held_out: ""}
+judge: {kind: reward_model, model: ./my-reward-model}
+```
+
+An unknown key is an error that names the nearest known key. The resolved configuration is kept as JSON with the
+campaign and in MLflow. A campaign refuses to continue with a different configuration unless you pass
+`--accept-changes`. `num_rounds`, `budget` and the address, key, limits and prices of a judge's `endpoint` can change
+freely.
+"""
+
+
+def configuration_page() -> str:
+    """Return the whole text of docs/configuration.md."""
+    return f"{INTRODUCTION}\n{config_reference()}"
+
 
 def config_reference() -> str:
-    """Every section of the configuration as a Markdown table: key, type and range, default, meaning."""
+    """Return every section of the configuration as a Markdown table of key, type and range, default, and meaning."""
     top = {name: field for name, field in CampaignConfig.model_fields.items() if not _is_section(field)}
-    told: dict[type[BaseModel], str] = {}
-    tables = [
-        table
-        for name, field in CampaignConfig.model_fields.items()
-        if _is_section(field)
-        for table in _tables(name, field, told)
-    ]
-    return "\n".join(
-        [_table("Top level", "A campaign: a named, long-lived sequence of rounds on one policy.", top), *tables]
-    )
+    sections = {name: field for name, field in CampaignConfig.model_fields.items() if _is_section(field)}
+    described: dict[type[BaseModel], str] = {}
+    tables = [table for name, field in sections.items() for table in _tables(name, field, described)]
+    about = "A campaign: a named, long-lived sequence of rounds on one policy."
+    return "\n".join([_table("Top level", about, top), *tables])
 
 
-def _tables(name: str, field: FieldInfo, told: dict[type[BaseModel], str]) -> Iterator[str]:
-    """A section's own table, and those of the sections in it; what `told` knows is named and not told again."""
+def _tables(name: str, field: FieldInfo, described: dict[type[BaseModel], str]) -> Iterator[str]:
+    """Yield the table of a section and of each section in it; one that is already in `described` is only named."""
     section = cast(type[BaseModel], field.annotation)
-    if section in told:
-        yield f"### `{name}`\n\n{_meaning(field)} Same keys as `{told[section]}`.\n"
+    if section in described:
+        yield f"## `{name}`\n\n{_meaning(field)} Same keys as `{described[section]}`.\n"
         return
-    told[section] = name
+    described[section] = name
     # The kind says which of the others are read.
     keys = sorted(section.model_fields, key=lambda key: key != "kind")
     own = {key: section.model_fields[key] for key in keys if not _is_section(section.model_fields[key])}
-    yield _table(f"`{name}`", (section.__doc__ or "").split("\n")[0], own)
+    yield _table(f"`{name}`", " ".join((section.__doc__ or "").split()), own)
     for key, inner in section.model_fields.items():
         if _is_section(inner):
-            yield from _tables(f"{name}.{key}", inner, told)
+            yield from _tables(f"{name}.{key}", inner, described)
 
 
 def _table(title: str, about: str, fields: dict[str, FieldInfo]) -> str:
     rows = [f"| `{name}` | {_type(field)} | {_default(field)} | {_meaning(field)} |" for name, field in fields.items()]
-    return (
-        "\n".join([f"### {title}\n", f"{about}\n", "| key | type | default | meaning |", "|---|---|---|---|", *rows])
-        + "\n"
-    )
+    head = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    return "\n".join([f"## {title}\n", f"{about}\n", *head, *rows]) + "\n"
 
 
 def _is_section(field: FieldInfo) -> bool:
@@ -63,13 +79,14 @@ def _type(field: FieldInfo) -> str:
     if get_origin(field.annotation) is Literal:
         return ", ".join(f"`{choice}`" for choice in get_args(field.annotation))
     symbols = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
-    bounds = [
-        f"{symbol} {getattr(rule, name):g}"
-        for rule in field.metadata
-        for name, symbol in symbols
-        if hasattr(rule, name)
-    ]
-    return " ".join([getattr(field.annotation, "__name__", str(field.annotation)), ", ".join(bounds)]).strip()
+    limits = [(sign, getattr(rule, name)) for rule in field.metadata for name, sign in symbols if hasattr(rule, name)]
+    bounds = ", ".join(f"{sign} {_number(limit)}" for sign, limit in limits)
+    name = getattr(field.annotation, "__name__", None) or str(field.annotation).replace(" | None", " or null")
+    return f"{name} {bounds}".strip()
+
+
+def _number(limit: float) -> str:
+    return f"{limit:g}" if limit < 1e6 else str(limit)
 
 
 def _meaning(field: FieldInfo) -> str:
@@ -81,14 +98,5 @@ def _default(field: FieldInfo) -> str:
     return "required" if field.is_required() else f"`{json.dumps(field.default)}`"
 
 
-def _write_into(readme: Path) -> None:
-    text = readme.read_text(encoding="utf-8")
-    begin, end = r"(<!-- reference: [^>]*-->\n)", r"(\n<!-- end of the reference -->)"
-    written = re.sub(
-        f"{begin}.*?{end}", lambda marks: f"{marks[1]}{config_reference().strip()}{marks[2]}", text, flags=re.DOTALL
-    )
-    readme.write_text(written, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    _write_into(Path(sys.argv[1]))
+    Path(sys.argv[1]).write_text(configuration_page(), encoding="utf-8")

@@ -23,5 +23,4 @@ class ActiveConfig(Section):
     """Diversity: of this many times the budget of first-ranked pairs, those least alike are asked about; 1 takes the
     first-ranked."""
     rest: Literal["keep", "drop"] = "keep"
-    """What becomes of the pairs that the costly judge is not asked about, or cannot judge: they keep the judge's label,
-    or are dropped."""
+    """Pairs that the costly judge is not asked about, or cannot judge, keep the judge's label or are dropped."""

@@ -18,15 +18,15 @@ CAMPAIGN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class BudgetConfig(Section):
-    """What one round may use before it stops.
+    """Limits at which a round stops.
 
-    A start with a higher limit goes on; changing this needs no `--accept-changes`.
+    A start with a higher limit continues it, without `--accept-changes`.
     """
 
     max_round_minutes: float = Field(default=0.0, ge=0.0)
     """Minutes of work on a round, over all its starts, after which it stops; 0 sets no limit."""
     cost_per_hour: float = Field(default=0.0, ge=0.0)
-    """What an hour of the machine costs, in any currency; 0 says that the cost is not known."""
+    """Cost of an hour of the machine, in any currency; 0 means unknown."""
     max_round_cost: float = Field(default=0.0, ge=0.0)
     """Cost of a round, over all its starts, after which it stops, in the currency of `cost_per_hour`; 0 sets no
     limit."""

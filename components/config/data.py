@@ -31,10 +31,10 @@ class PromptsConfig(Section):
     """Rounds for which a prompt is left out of the draw after its responses gave no preference (ties, or none better by
     `preferences.min_margin`) or reached `solved_score`; 0 leaves none out."""
     solved_score: float | None = None
-    """Mean score of its responses from which a prompt is solved too, when `solved_rounds` is above 0; left out, there
-    is no such bar."""
+    """Mean score of a prompt's responses at which it counts as solved too, if `solved_rounds` is above 0; left out, no
+    score counts."""
     num_held_out: int = Field(default=256, ge=1)
-    """Held-out prompts that an evaluation uses (all of them where there are fewer)."""
+    """Held-out prompts that an evaluation uses; all of them if there are fewer."""
 
     @model_validator(mode="after")
     def _solved_prompts_rest(self) -> Self:
@@ -47,8 +47,8 @@ class GenerationConfig(Section):
     """How responses are sampled from the current policy."""
 
     engine: SamplingEngine = "transformers"
-    """What draws responses, also in evaluation: `transformers`, our own loop over its models, or `vllm` in an
-    environment of its own."""
+    """Sampling engine, also in evaluation: `transformers` (our own loop over its models), or `vllm` in an environment
+    of its own."""
     samples_per_prompt: int = Field(default=4, ge=2, le=256)
     """Responses sampled for each prompt."""
     temperature: float = Field(default=1.0, gt=0.0, le=5.0)

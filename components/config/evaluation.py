@@ -24,6 +24,6 @@ class GateConfig(Section):
     max_length_ratio: float = Field(default=1.5, gt=0.0)
     """Guard: largest mean response length of the challenger, as a multiple of the champion's."""
     max_kl_to_start: float = Field(default=100.0, gt=0.0)
-    """Guard: largest KL divergence from the start, in nats a response."""
+    """Guard: largest KL divergence from the start, in nats per response."""
     max_unfinished_share: float = Field(default=0.2, ge=0.0, le=1.0)
     """Guard: largest share of responses that are empty or cut by the length limit."""

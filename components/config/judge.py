@@ -35,9 +35,9 @@ class EndpointConfig(Section):
     model: str = ""
     """Name of the model there."""
     api_key_from: str = ""
-    """Where the key is: `env:NAME` or `prefect:SECRET_BLOCK`; empty sends none. The key itself stands nowhere."""
+    """Where the key is: `env:NAME` or `prefect:SECRET_BLOCK`; empty sends none. The key itself is stored nowhere."""
     output: Literal["json_schema", "json_object", "text"] = "json_schema"
-    """How the endpoint is held to the verdict's form; use what it understands. The answer is checked in any case."""
+    """How the endpoint is asked for the verdict's form; use one that it supports. The answer is checked in any case."""
     max_tokens: int = Field(default=512, ge=1)
     """Longest answer of the judge, in tokens."""
     timeout_seconds: float = Field(default=120.0, gt=0.0)
@@ -51,13 +51,13 @@ class EndpointConfig(Section):
     max_attempts: int = Field(default=6, ge=1, le=50)
     """Attempts at one request that fails in a way that may pass: a lost connection, a time-out, 429, 5xx."""
     price_per_million_input: float = Field(default=0.0, ge=0.0)
-    """Price of a million prompt tokens, in any currency; 0 says that it is not known."""
+    """Price of a million prompt tokens, in any currency; 0 means unknown."""
     price_per_million_output: float = Field(default=0.0, ge=0.0)
-    """Price of a million answer tokens, in the same currency; 0 says that it is not known."""
+    """Price of a million answer tokens, in the same currency; 0 means unknown."""
     max_calls: int = Field(default=0, ge=0)
-    """Calls of a stage after which the round stops, to be gone on with later; 0 sets no limit."""
+    """Calls of a stage after which the round stops; a later start continues it. 0 sets no limit."""
     max_cost: float = Field(default=0.0, ge=0.0)
-    """Cost of a stage's calls after which the round stops, to be gone on with later; 0 sets no limit."""
+    """Cost of a stage's calls after which the round stops; a later start continues it. 0 sets no limit."""
 
     @model_validator(mode="after")
     def _cost_is_known(self) -> Self:
@@ -93,7 +93,7 @@ class JudgeSettings(Section):
     """Pairs of a prompt's responses that a comparing judge is asked about, chosen by content; 0 asks about all of
     them."""
     repeat_share: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Share of the comparisons that are asked a second time, past the cache, to measure how stable the verdicts are."""
+    """Share of the comparisons that are asked twice, without the cache, to measure how stable the verdicts are."""
 
 
 SingleKind = Literal["rule", "reward_model", "implicit_reward", "llm", "self", "constitution", "debate"]

@@ -18,7 +18,7 @@ class PolicyConfig(Section):
     revision: str = "main"
     """Hub revision (branch, tag or commit) of `model`; local directories ignore it."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of weights and compute; `auto` takes bfloat16 where the accelerator or processor has it natively, else
+    """Precision of weights and compute; `auto` is bfloat16 if the accelerator or processor has it natively, else
     float32."""
     quantization: Literal["none", "4bit"] = "none"
     """`4bit` holds the frozen weights as NF4 in every stage and trains an adapter on them (QLoRA, arXiv 2305.14314);
@@ -26,7 +26,7 @@ class PolicyConfig(Section):
     max_prompt_tokens: int = Field(default=512, ge=1, le=131072)
     """Longest prompt in tokens, chat template included; a pair with a longer prompt is quarantined, never cut."""
     max_response_tokens: int = Field(default=512, ge=1, le=131072)
-    """Longest response in tokens: the sampling limit, and where training and validation cut a response."""
+    """Longest response in tokens: sampling stops there, and training and validation cut a response there."""
 
 
 class LoraConfig(Section):

@@ -30,8 +30,8 @@ class PreferencesConfig(Section):
     """Least difference of judge scores between chosen and rejected (of win shares, for a judge that compares and for
     `nash`); pairs at or below it are dropped. In `unpaired`, the least distance from the threshold."""
     ties: Literal["drop", "half"] = "drop"
-    """What becomes of two responses that the judge finds equal, or whose two orders disagree: no pair, or a pair with p
-    = 0.5."""
+    """Two responses that the judge finds equal, or whose two orders disagree, give no pair (`drop`) or a pair with p =
+    0.5 (`half`)."""
     soft_labels: Literal["none", "bradley_terry", "verdict"] = "none"
     """`none`: every pair is certain (p = 1); `bradley_terry`: p = sigmoid(margin / soft_label_scale); `verdict`: p is
     what the judge concluded about exactly these two, and two that it did not compare give no pair."""

@@ -75,8 +75,8 @@ class TrainingConfig(Section):
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=0.5)
     """Assumed share of flipped labels (conservative DPO); `exo_pair` needs it above 0."""
     divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "reverse_kl"
-    """What holds the policy near the reference (f-DPO, arXiv 2309.16240); other than `reverse_kl` for losses of the
-    margin only."""
+    """Divergence that keeps the policy near the reference (f-DPO, arXiv 2309.16240); all but `reverse_kl` need losses
+    of the margin only."""
     divergence_alpha: float = Field(default=0.5, ge=0.0, le=1.0)
     """Alpha of the divergence `alpha`: 0 is the reverse KL, 1 the forward KL."""
     ld_alpha: float = Field(default=1.0, ge=0.0, le=1.0)
@@ -104,8 +104,8 @@ class TrainingConfig(Section):
     """Share of an epoch's pairs by tag, such as {safety: 0.3}, met by repeating or leaving out; others divide the
     rest."""
     reference_sync_steps: int = Field(default=0, ge=0)
-    """After every so many optimizer steps the policy becomes the reference (TR-DPO's hard update, arXiv 2404.09656); 0
-    leaves it still."""
+    """Optimizer steps after which the policy becomes the reference again (TR-DPO's hard update, arXiv 2404.09656); 0:
+    never."""
     epochs: int = Field(default=1, ge=1)
     """Passes over the round's pairs."""
     pairs_per_step: int = Field(default=64, ge=1)
@@ -131,8 +131,8 @@ class TrainingConfig(Section):
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed ZeRO stage: what is sharded over the ranks (1 optimizer state, 2 and gradients, 3 and weights)."""
     offload: Literal["none", "optimizer", "optimizer_and_parameters"] = "none"
-    """What DeepSpeed keeps in the host's memory: the optimizer's state (ZeRO 1 and up), or the sharded weights as well
-    (ZeRO 3)."""
+    """Parts that DeepSpeed keeps in the host's memory: the optimizer's state (ZeRO 1 and up), or the sharded weights
+    too (ZeRO 3)."""
     num_processes: int = Field(default=0, ge=0)
     """Training processes on this machine; 0 takes one for each visible GPU, or one on a CPU."""
     checkpoint_every: int = Field(default=50, ge=1)
@@ -195,8 +195,8 @@ class ConstraintsConfig(Section):
     """
 
     banned_phrases: tuple[str, ...] = ()
-    """Texts that no answer may contain; the violation is the policy's probability of the phrase where a pair's answer
-    has it."""
+    """Texts that no answer may contain; the violation is the policy's probability of the phrase in the pairs' answers
+    that have it."""
     max_tokens: int = Field(default=0, ge=0)
     """Length ceiling of an answer in tokens; the violation is the probability of going on past it. 0 sets none."""
     mode: Literal["limit", "penalty"] = "limit"
@@ -205,6 +205,6 @@ class ConstraintsConfig(Section):
     limit: float = Field(default=0.05, ge=0.0)
     """Mean violation that is allowed, when `mode` is `limit`."""
     weight: float = Field(default=1.0, ge=0.0)
-    """Weight of a violation in the loss: where the multiplier begins, or the fixed penalty."""
+    """Weight of a violation in the loss: the multiplier's first value, or the fixed penalty."""
     step: float = Field(default=1.0, gt=0.0)
-    """How fast the multiplier follows: its change a step for each unit of violation above the limit."""
+    """How fast the multiplier follows: its change per step and unit of violation above the limit."""
