@@ -73,7 +73,8 @@ class CampaignConfig(Section):
     def _names_a_directory(cls, name: str) -> str:
         if not CAMPAIGN_NAME.fullmatch(name):
             raise ValueError(
-                "is no file name: use 1 to 64 letters, digits, dots, dashes or underscores, beginning with a letter or digit"
+                "is not a valid name: use 1 to 64 letters, digits, dots, dashes or underscores, and begin with a "
+                "letter or a digit"
             )
         return name
 
@@ -82,8 +83,8 @@ class CampaignConfig(Section):
         graders = OWN_MODELS & set(self.evaluation_judge.kinds)
         if graders:
             raise ValueError(
-                f"evaluation_judge would be {min(graders)}, and a policy must not grade its own promotion: name another kind in "
-                "`evaluation_judge`, which is `judge` where it is left out"
+                f"evaluation_judge would be {min(graders)}, and a policy must not grade its own promotion: "
+                "set `evaluation_judge` to another kind (it is `judge` if you leave it out)"
             )
         return self
 
@@ -97,7 +98,8 @@ class CampaignConfig(Section):
         odd = [name for name, given in refused.items() if given]
         if self.generation.engine == "vllm" and odd:
             raise ValueError(
-                f"generation.engine vllm does not sample with {odd[0]}: set `generation: {{engine: transformers}}`, or leave that out"
+                f"generation.engine vllm does not work with {odd[0]}: "
+                "set `generation: {engine: transformers}`, or leave that key out"
             )
         return self
 
@@ -105,12 +107,13 @@ class CampaignConfig(Section):
     def _own_models_can_judge(self) -> Self:
         if self.judge.kind == "implicit_reward" and not self.preferences.seed_pairs:
             raise ValueError(
-                "judge.kind implicit_reward says nothing while the policy is the start model: give round 1 its pairs with "
-                "`preferences: {seed_pairs: ...}`, or make it one of a jury"
+                "judge.kind implicit_reward cannot judge before a round is promoted: give round 1 its pairs with "
+                "`preferences: {seed_pairs: ...}`, or use it as one juror of a jury"
             )
         if "self" in (*self.judge.kinds, *self.active.judge.kinds) and self.soft_prompt.kind != "none":
             raise ValueError(
-                "judge.kind self serves the policy, and no server takes virtual tokens: set `soft_prompt: {kind: none}`"
+                "judge.kind self serves the policy, and no server supports virtual tokens: set `soft_prompt: "
+                "{kind: none}`"
             )
         return self
 
@@ -118,7 +121,8 @@ class CampaignConfig(Section):
     def _somebody_revises(self) -> Self:
         if self.preferences.pairs == "revised" and self.judge.kind != "constitution":
             raise ValueError(
-                "preferences.pairs revised is written by a constitution's model: set `judge: {kind: constitution, ...}`, or other pairs"
+                "preferences.pairs revised needs the model of a constitution: "
+                "set `judge: {kind: constitution, ...}`, or choose other pairs"
             )
         return self
 
@@ -126,8 +130,9 @@ class CampaignConfig(Section):
     def _costly_judge_has_pairs(self) -> Self:
         if self.preferences.pairs in ("revised", "unpaired") and self.active.budget:
             raise ValueError(
-                f"active.judge compares two of the policy's own responses, and preferences.pairs is {self.preferences.pairs}: "
-                "leave `active` out, or use other pairs"
+                f"active.judge compares two responses of the policy, but preferences.pairs is "
+                f"{self.preferences.pairs}: "
+                "leave `active` out, or choose other pairs"
             )
         return self
 
@@ -135,14 +140,15 @@ class CampaignConfig(Section):
     def _labels_fit_the_loss(self) -> Self:
         if self.preferences.pairs == "unpaired" and self.training.takes == "pairs":
             raise ValueError(
-                f"preferences.pairs unpaired needs a loss of single responses and training.loss is {self.training.loss}"
+                f"preferences.pairs unpaired needs a loss over single responses, but training.loss is "
+                f"{self.training.loss}"
                 f"{' with added_losses' if self.training.added_losses else ''}: set `training: {{loss: kto}}` alone"
             )
         hard = [name for name in self.training.losses if name in HARD_LABEL_LOSSES]
         if hard and self.preferences.gives_soft_labels:
             raise ValueError(
-                f"training.loss {hard[0]} takes hard labels only: set `preferences: {{soft_labels: none, ties: drop}}` with other `pairs` "
-                "than nash, or another loss"
+                f"training.loss {hard[0]} takes hard labels only: set `preferences: {{soft_labels: none, ties: drop}}` "
+                "and `pairs` other than nash, or choose another loss"
             )
         return self
 
@@ -150,8 +156,9 @@ class CampaignConfig(Section):
     def _verdicts_are_of_two(self) -> Self:
         if self.preferences.soft_labels == "verdict" and self.judge.kind in SCORES_ALONE:
             raise ValueError(
-                f"preferences.soft_labels verdict is the word on two responses, and judge.kind {self.judge.kind} scores one at a time: "
-                "set `soft_labels: bradley_terry`, or a judge that compares"
+                f"preferences.soft_labels verdict needs a judge that compares, and judge.kind {self.judge.kind} "
+                f"scores one "
+                "response at a time: set `soft_labels: bradley_terry`, or choose a judge that compares"
             )
         return self
 
@@ -164,11 +171,13 @@ class CampaignConfig(Section):
             )
         if soft_prompt == "prefix" and self.training.gradient_checkpointing:
             raise ValueError(
-                "soft_prompt.kind prefix is lost by gradient checkpointing: set `training: {gradient_checkpointing: false}`"
+                "soft_prompt.kind prefix does not work with gradient checkpointing: "
+                "set `training: {gradient_checkpointing: false}`"
             )
         if self.policy.quantization != "none" and not self.lora.rank and soft_prompt == "none":
             raise ValueError(
-                "policy.quantization 4bit cannot train all weights: set `lora: {rank: 16}`, or `policy: {quantization: none}`"
+                "policy.quantization 4bit cannot train all weights: "
+                "set `lora: {rank: 16}`, or `policy: {quantization: none}`"
             )
         if self.policy.quantization != "none" and self.training.zero_stage == 3:
             raise ValueError("policy.quantization 4bit cannot be sharded: set `training: {zero_stage: 2}` or lower")

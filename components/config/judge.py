@@ -151,7 +151,8 @@ class JudgeConfig(JudgeSettings):
             raise ValueError(f"jurors are listed but kind is {self.kind}: set `kind: jury`, or leave `jurors` out")
         if self.votes == "dawid_skene" and len({juror.weight for juror in self.jurors}) > 1:
             raise ValueError(
-                "dawid_skene estimates what each juror is worth: leave `weight` out, or use votes majority or bradley_terry"
+                "dawid_skene estimates each juror's weight: leave `weight` out, or set `votes` to majority or "
+                "bradley_terry"
             )
         return self
 
@@ -165,5 +166,5 @@ def _check_kind(judge: JudgeSettings, kind: str) -> None:
             raise ValueError(f"kind {kind} needs a chat endpoint: set `endpoint: {{url: ..., model: ...}}`")
     if kind == "self" and (judge.endpoint.url or judge.endpoint.model):
         raise ValueError(
-            "kind self asks the policy, which is served here: leave `endpoint.url` and `endpoint.model` out, or use kind llm"
+            "kind self serves the policy itself: leave `endpoint.url` and `endpoint.model` out, or use kind llm"
         )

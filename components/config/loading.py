@@ -30,9 +30,9 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Campa
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"config file {path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
-        raise ValueError(f"config file {path} is no YAML: {' '.join(str(error).split())}") from None
+        raise ValueError(f"config file {path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise ValueError(f"config file {path} holds no mapping: its top level must be `key: value` lines")
+        raise ValueError(f"config file {path} is not a mapping: its top level must be `key: value` lines")
     try:
         return CampaignConfig.model_validate(_merged(values, overrides or {}))
     except ValidationError as error:
@@ -48,7 +48,7 @@ def _merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
 
 
 def describe(error: ValidationError) -> str:
-    """Says in one line what is wrong with a configuration: the key, the value and the remedy."""
+    """Say in one line what is wrong with a configuration: the key, the value and the remedy."""
     items = [item for item in error.errors(include_url=False) if item["type"] != "default_factory_not_called"]
     return "; ".join(_describe_one(item) for item in items)
 
@@ -65,7 +65,8 @@ def _describe_one(item: Mapping[str, Any]) -> str:
         return f"{location} is missing: add it"
     message = item["msg"].removeprefix("Value error, ")
     shown = "" if isinstance(item["input"], dict) else f" = {json.dumps(item['input'], default=str)}"
-    return f"{location}{shown}: {message}"
+    # A rule over several sections has no place of its own.
+    return f"{location}{shown}: {message}" if location else message
 
 
 def _section_at(parents: list[Any]) -> type[BaseModel]:
@@ -78,7 +79,7 @@ def _section_at(parents: list[Any]) -> type[BaseModel]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Lists the keys in which two resolved configurations differ, as `key: old -> new`."""
+    """List the keys in which two resolved configurations differ, as `key: old -> new`."""
     lines = []
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)

@@ -69,7 +69,7 @@ class PreferencesConfig(Section):
             raise ValueError("pairs nash takes p from the win rates: leave `soft_labels` out")
         if self.pairs == "unpaired" and (self.soft_labels == "verdict" or self.ties == "half"):
             raise ValueError(
-                "pairs unpaired compares no two responses: set `soft_labels` to none or bradley_terry, and `ties: drop`"
+                "pairs unpaired compares no responses: set `soft_labels` to none or bradley_terry, and `ties: drop`"
             )
         if self.pairs == "revised" and (self.soft_labels != "none" or self.ties == "half"):
             raise ValueError("pairs revised has no margins and no ties: leave `soft_labels` and `ties` out")

@@ -155,15 +155,18 @@ class TrainingConfig(Section):
         odd = [name for name in self.losses if name not in MARGIN_LOSSES]
         if self.divergence != "reverse_kl" and odd:
             raise ValueError(
-                f"divergence {self.divergence} needs losses of the margin and {odd[0]} is none: set `divergence: reverse_kl`"
+                f"divergence {self.divergence} needs losses of the margin, and {odd[0]} is not one: "
+                "set `divergence: reverse_kl`"
             )
         if self.label_smoothing and set(self.losses) <= UNSMOOTHED_LOSSES:
             raise ValueError(
-                f"label_smoothing does nothing to {', '.join(self.losses)}: leave it out, or soften labels by preferences.soft_labels"
+                f"label_smoothing has no effect on {', '.join(self.losses)}: "
+                "leave it out, or soften labels with preferences.soft_labels"
             )
         if "bco_pair" in self.added_losses:
             raise ValueError(
-                "added_losses names bco_pair, which shifts by the main loss's rewards: name it as `loss` and add the other one"
+                "added_losses names bco_pair, which shifts by the main loss's rewards: make it `loss` and add the "
+                "other one"
             )
         if "exo_pair" in self.losses and self.label_smoothing == 0:
             raise ValueError("loss exo_pair is infinite with hard labels: set `label_smoothing`, such as 0.001")
@@ -174,7 +177,8 @@ class TrainingConfig(Section):
         without = {"sft", "simpo", "orpo", "cpo"}
         if self.reference_sync_steps and set(self.losses) <= without:
             raise ValueError(
-                f"reference_sync_steps does nothing to {', '.join(self.losses)}, which reads no reference: leave it out"
+                f"reference_sync_steps has no effect on {', '.join(self.losses)}, which reads no reference: leave it "
+                f"out"
             )
         return self
 

@@ -77,7 +77,8 @@ def check_reloaded(
     worst = float((again - probe.logps).abs().max())
     if not worst <= LOGPS_TOLERANCE[dtype] * max(1.0, float(probe.logps.abs().max()) / 100):
         raise RuntimeError(
-            f"the saved weights score pairs differently from the trained ones (by {worst:.4f} nats): they are incomplete"
+            f"the saved weights score pairs differently from the trained ones (by {worst:.4f} nats), so they are "
+            f"incomplete"
         )
     law = SamplingParams(temperature=1.0, top_p=1.0, top_k=1, max_new_tokens=len(probe.tokens), stop_ids=frozenset())
     (said,) = sample(model, [probe.prompt], seeds=[[0]], law=law, pad_id=pad_id, batch_size=1, on_batch=lambda _: None)
@@ -86,8 +87,8 @@ def check_reloaded(
             return
         if said.token_ids[place] != token:
             raise RuntimeError(
-                f"the saved weights answer differently from the trained ones (token {place + 1} is {said.token_ids[place]}, not {token}): "
-                "they are incomplete"
+                f"the saved weights answer differently from the trained ones (token {place + 1} is "
+                f"{said.token_ids[place]} instead of {token}), so they are incomplete"
             )
 
 
@@ -114,7 +115,8 @@ class FirstLoss:
         loss = means[PAIR_LOSS]
         if abs(loss - expected) > self.tolerance * max(1.0, abs(expected) / math.log(2)):
             raise RuntimeError(
-                f"the first loss is {loss:.6f} and not {expected:.6f}, although policy and reference have the same digest: "
-                "the reference's log-probabilities are not this policy's"
+                f"the first loss is {loss:.6f} instead of {expected:.6f}, although policy and reference have the "
+                f"same digest: "
+                "the reference log-probabilities are not this policy's"
             )
         self.applied = True

@@ -115,5 +115,5 @@ class Multipliers:
         """
         if values.keys() != self.values.keys():
             other, own = sorted(values), sorted(self.values)
-            raise ValueError(f"the checkpoint has multipliers of {other}, and this run has those of {own}")
+            raise ValueError(f"the checkpoint has multipliers for {other}, but this run has constraints {own}")
         self.values = dict(values)

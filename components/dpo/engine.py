@@ -26,7 +26,7 @@ OFFLOAD: dict[str, dict[str, Any]] = {
 
 @functools.cache
 def deepspeed_module() -> Any:
-    """Imports DeepSpeed, which takes seconds and writes the complaints of a compiler that it tries out to the terminal."""
+    """Import DeepSpeed, which takes seconds and tries out a compiler, whose complaints go to the terminal."""
     if not torch.cuda.is_available():
         # It otherwise probes for accelerators and warns that it found none.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -86,7 +86,7 @@ def _skip_compiled_cpu_collectives() -> None:
 
 
 def build_engine(model: torch.nn.Module, training: TrainingConfig, *, num_steps: int, dtype: torch.dtype) -> Any:
-    """Wraps a model for training with AdamW, a linear warm-up and decay, gradient clipping and the configured ZeRO stage.
+    """Wrap a model for training with AdamW, a linear warm-up and decay, gradient clipping and the configured ZeRO.
 
     Args:
         model: Policy on its device; parameters that require gradients are trained.

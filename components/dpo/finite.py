@@ -1,4 +1,4 @@
-"""What is not finite stops the training before the optimizer step, on every rank at once, and is told by the pairs it comes from."""
+"""Stop on all ranks before the optimizer step if a loss or gradient is not finite, naming the pairs responsible."""
 
 import math
 from collections.abc import Sequence
@@ -45,8 +45,8 @@ def refuse_non_finite_loss(
     name, value = next(iter(broken.items()))
     found = [pairs[index] for index in counts.nonzero().flatten().tolist()]
     raise NonFiniteLoss(
-        f"the {name} of {what} is {value}; not finite by themselves are {named(found)}. Look at these pairs in the data, and lower "
-        "training.learning_rate if they are sound: then the weights have grown out of bounds"
+        f"the {name} of {what} is {value}; the pairs responsible: {named(found)}. Look at them in the data; if they "
+        "are sound, lower training.learning_rate, since the weights have diverged"
     )
 
 
@@ -59,7 +59,7 @@ def refuse_non_finite_gradient(norm: float, pairs: Sequence[Pair], what: str) ->
     """
     if not math.isfinite(norm):
         raise NonFiniteGradient(
-            f"the gradient of {what} is not finite although its loss is; its pairs are {named(pairs)}. "
+            f"the gradient of {what} is not finite, although its loss is; its pairs: {named(pairs)}. "
             "Lower training.learning_rate, or train in float32 (policy.dtype) if this is bfloat16"
         )
 
@@ -74,7 +74,8 @@ def refuse_non_finite_reference(logps: PairLogps, pairs: Sequence[Pair]) -> None
     if not bool(finite.all()):
         found = [pairs[index] for index in (~finite).nonzero().flatten().tolist()]
         raise NonFiniteLoss(
-            f"the reference's log-probabilities are not finite for {named(found)}: look at these pairs, and at the reference model"
+            f"the reference's log-probabilities are not finite for {named(found)}: check these pairs and the "
+            f"reference model"
         )
 
 

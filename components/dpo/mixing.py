@@ -26,7 +26,7 @@ def tag_weights(tags: Sequence[str], weights: Mapping[str, float]) -> list[float
     raw = [weights.get(tag, 1.0) for tag in tags]
     mean = sum(raw) / len(raw)
     if mean == 0:
-        raise ValueError("training.tag_weights gives every pair the weight 0: leave a tag with a weight above 0")
+        raise ValueError("training.tag_weights gives every pair the weight 0: give at least one tag a weight above 0")
     return [weight / mean for weight in raw]
 
 
@@ -77,7 +77,7 @@ def _places(tags: Sequence[str], shares: Mapping[str, float]) -> dict[str, int]:
     left = 1.0 - sum(shares.values())
     if left < -1e-9 or (not rest and left > 1e-9):
         raise ValueError(
-            f"training.tag_shares adds up to {1 - left:g}: it must be 1 where it names every tag, and at most 1 where it does not"
+            f"training.tag_shares adds up to {1 - left:g}: it must be 1 if it names every tag, and at most 1 otherwise"
         )
     wanted = {
         tag: shares[tag] if tag in shares else left * count / sum(rest.values())
@@ -95,5 +95,6 @@ def _refuse_unknown(tags: Sequence[str], named: Mapping[str, float], key: str) -
     unknown = sorted(set(named) - set(tags))
     if unknown:
         raise ValueError(
-            f"{key} names {', '.join(unknown)}, and no training pair has that tag; there are: {', '.join(sorted(set(tags)))}"
+            f"{key} names {', '.join(unknown)}, but no training pair has that tag; "
+            f"the tags are: {', '.join(sorted(set(tags)))}"
         )

@@ -69,7 +69,10 @@ def explaining_out_of_memory(
         traceback.clear_frames(error.__traceback__)
         advice = _advice(micro_batch_pairs, attempt)
         request = f", asking for {asked[1]} more" if asked else ""
-        told = f"{what} ran out of memory with {micro_batch_pairs} pairs in a micro-batch (training.micro_batch_pairs){request}: {advice}"
+        told = (
+            f"{what} ran out of memory with {micro_batch_pairs} pairs in a micro-batch "
+            f"(training.micro_batch_pairs){request}: {advice}"
+        )
         raise OutOfMemory(f"{told}. What also saves memory: {', '.join(_remedies(training, has_adapter))}") from None
 
 

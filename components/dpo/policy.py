@@ -18,7 +18,7 @@ def takes_fresh_adapter(request: TrainRequest) -> bool:
 
 
 def begins_elsewhere(request: TrainRequest) -> bool:
-    """Whether the model differs from its policy before the first step, because fresh virtual tokens stand before the prompts."""
+    """Return whether the model differs from its policy before the first step, because of fresh virtual tokens."""
     return takes_fresh_adapter(request) and request.soft_prompt.kind != "none"
 
 
@@ -50,6 +50,7 @@ def _refuse_another_adapter(request: TrainRequest) -> None:
         return
     remedy = "set it back, or `lora: {rank: 0}` to train all weights" if "rank" in saved else "set it back"
     raise ValueError(
-        f"round {request.policy.round} trained an adapter ({saved}) and the configuration asks for another ({wanted}), which it cannot "
-        f"become: {remedy}, or begin another campaign"
+        f"round {request.policy.round} trained an adapter ({saved}), and the configuration asks for another "
+        f"({wanted}), "
+        f"which it cannot become: {remedy}, or begin another campaign"
     )

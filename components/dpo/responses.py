@@ -50,7 +50,7 @@ def responses_loss(pairs: Sequence[Pair], training: TrainingConfig) -> Loss[Resp
     if others:
         takers = " or ".join(RESPONSE_LOSSES)
         raise ValueError(
-            f"{single.name} is an unpaired response, and training.loss {others[0]} takes pairs: set {takers}"
+            f"{single.name} is an unpaired response, but training.loss {others[0]} takes pairs: set it to {takers}"
         )
     return RESPONSE_LOSSES[training.loss]
 

@@ -204,7 +204,7 @@ def _diagnosis(
 
 
 def _objectives(work: _Work, reference: PairLogps | None) -> tuple[Objective, Objective]:
-    """What is minimised over the training pairs, and the same to be measured on the evaluation pairs, with one state."""
+    """Return the objectives over the training pairs and over the evaluation pairs, with one state."""
     request, tokenizer, training = work.request, work.tokenizer, work.request.training
     constraints = constraints_of(
         request.constraints, encode=lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -293,5 +293,6 @@ def _save(request: TrainRequest, model: Any, tokenizer: Any, state: dict[str, to
 def _refuse_unchanged(trained: ModelRef, request: TrainRequest) -> None:
     if trained.digest == request.policy.digest:
         raise RuntimeError(
-            f"training changed no weight: raise training.learning_rate ({request.training.learning_rate:g}), or train in float32"
+            f"training changed no weight: raise training.learning_rate ({request.training.learning_rate:g}), "
+            "or train in float32"
         )

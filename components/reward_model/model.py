@@ -37,11 +37,11 @@ def base_ref(model: str, *, revision: str) -> ModelRef:
     architecture = next(iter(settings.get("architectures") or ["no architecture"]))
     if not architecture.endswith(BASES):
         raise ValueError(
-            f"base model {model} is no language model ({architecture}): name an instruct model, or a reward model"
+            f"base model {model} is not a language model ({architecture}): name an instruct model, or a reward model"
         )
     labels = len(settings["id2label"]) if "id2label" in settings else settings.get("num_labels", 2)
     if architecture.endswith("ForSequenceClassification") and labels != 1:
-        raise ValueError(f"base model {model} has {labels} outputs: a reward model has one (num_labels=1)")
+        raise ValueError(f"base model {model} has {labels} outputs, but a reward model has one (num_labels=1)")
     return start_ref(path, revision=revision if model != BUILTIN else "main")
 
 

@@ -50,7 +50,7 @@ class PreparedPairs(NamedTuple):
 
 
 def read_pair_table(source: str, *, split: str) -> PairTable:
-    """Reads a preference data set in any form that `pairs_file` reads, or a round's train.parquet or preferences.parquet.
+    """Read a preference data set in any form of `preference_file`, or a round's train.parquet or preferences.parquet.
 
     Raises:
         ValueError: It cannot be read; one line with the remedy.
@@ -129,11 +129,12 @@ def _encoded(row: int, values: pd.Series, tokenizer: Any, max_tokens: int) -> Pa
 def _refuse_too_few(train: int, held_out: int, prompts: int, excluded: Counter[str]) -> None:
     listed = "".join(f"; {count} x {reason}" for reason, count in excluded.most_common())
     if not prompts:
-        raise ValueError(f"there is no usable pair{listed}: name other pairs")
+        raise ValueError(f"no pair can be used{listed}: name other pairs")
     if not train or not held_out:
         which = "train on" if held_out else "measure on"
         raise ValueError(
-            f"no pair is left to {which}: {prompts} prompts have usable pairs{listed}; name more pairs, or change --eval-share"
+            f"no pair is left to {which}: {prompts} prompts have usable pairs{listed}; "
+            "name more pairs, or change --eval-share"
         )
 
 

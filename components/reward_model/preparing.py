@@ -1,4 +1,4 @@
-"""Everything that can be wrong with what a reward model is to be made from, looked at before the first file is written."""
+"""Check everything that a reward model is made from, before the first file is written."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def check_place(directory: Path) -> None:
         raise ValueError(f"{directory} is a file: name a folder, in which reward_model/ appears")
     target = directory / "reward_model"
     if target.exists() and not (target / MANIFEST).is_file():
-        raise ValueError(f"{target} was not made by this command and would be replaced: name another folder")
+        raise ValueError(f"{target} exists and was not made by this command: name another folder")
 
 
 def prepare_request(

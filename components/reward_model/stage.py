@@ -96,7 +96,8 @@ def _train(
     def check_first_loss(means: Any, _: list[int]) -> None:
         if is_fresh and not math.isclose(means["loss"], math.log(2), abs_tol=1e-3):
             raise RuntimeError(
-                f"the first loss is {means['loss']:.4f} and not ln 2 although the head is fresh: the model cannot be trusted"
+                f"the first loss is {means['loss']:.4f} instead of ln 2, although the head is fresh: the model "
+                f"cannot be trusted"
             )
 
     scratch = out.parent / CHECKPOINTS / digest(request)[:16]
@@ -129,7 +130,8 @@ def _reloaded(
     distance = float((again - trained.rewards).abs().max())
     if not distance <= REWARD_TOLERANCE[dtype] * max(1.0, float(trained.rewards.abs().max())):
         raise RuntimeError(
-            f"the saved reward model gives other rewards than the trained one (by up to {distance:.4f}): nothing is published"
+            f"the saved reward model scores differently from the trained one (by up to {distance:.4f}): nothing is "
+            f"published"
         )
     return judge
 

@@ -43,14 +43,14 @@ def test_config_every_shipped_file_loads(path: Path) -> None:
         ("campaign: a\ntraining: {beta: -1}", r"training\.beta = -1: Input should be greater than 0"),
         (
             "campaign: a\ntraining: {loss: kto, label_smoothing: 0.1}",
-            r"label_smoothing does nothing to kto: leave it out",
+            r"label_smoothing has no effect on kto: leave it out",
         ),
         ("campaign: a\ntraining: {loss: exo_pair}", r"set `label_smoothing`, such as 0.001"),
         (
             "campaign: a\ntraining: {loss: kto, divergence: js}",
-            r"divergence js needs losses of the margin and kto is none",
+            r"divergence js needs losses of the margin, and kto is not one",
         ),
-        ("campaign: a\ntraining: {added_losses: {bco_pair: 1}}", r"name it as `loss` and add the other one"),
+        ("campaign: a\ntraining: {added_losses: {bco_pair: 1}}", r"make it `loss` and add the other one"),
         (
             "campaign: a\ntraining: {added_losses: {sigmoid: 1}}",
             r"added_losses names sigmoid, which `loss` has already",
@@ -66,23 +66,24 @@ def test_config_every_shipped_file_loads(path: Path) -> None:
         ("campaign: a\ntraining: {loss: aot}\npreferences: {ties: half}", r"training.loss aot takes hard labels only"),
         (
             "campaign: a\npreferences: {pairs: unpaired}",
-            r"needs a loss of single responses and training.loss is sigmoid: set",
+            r"needs a loss over single responses, but training.loss is sigmoid: set",
         ),
         (
             "campaign: a\npreferences: {pairs: unpaired, ties: half}\ntraining: {loss: kto}",
-            r"pairs unpaired compares no two responses",
+            r"pairs unpaired compares no responses",
         ),
         (
             "campaign: a\ntraining: {loss: dpo}",
             r"training\.loss = \"dpo\": Input should be 'sigmoid', 'sigmoid_norm', 'ipo'",
         ),
-        ("campaign: a/b", r"campaign = \"a/b\": is no file name"),
-        ("campaign: ..", r"is no file name"),
+        ("campaign: a/b", r"campaign = \"a/b\": is not a valid name"),
+        ("campaign: ..", r"is not a valid name"),
         ("seed: 3", r"campaign is missing: add it"),
         ("campaign: a\njudge: {kind: reward_model}", r"judge: kind reward_model needs a model"),
         (
             "campaign: a\njudge: {kind: self}",
-            r"evaluation_judge would be self, and a policy must not grade its own promotion: name another",
+            r"evaluation_judge would be self, and a policy must not grade its own promotion: set `evaluation_judge` "
+            r"to another",
         ),
         (
             "campaign: a\nevaluation_judge: {kind: implicit_reward}",
@@ -91,27 +92,27 @@ def test_config_every_shipped_file_loads(path: Path) -> None:
         ("campaign: a\njudge: {kind: jury, jurors: [{kind: rule}, {kind: self}]}", r"evaluation_judge would be self"),
         (
             f"{SELF_TAUGHT}judge: {{kind: implicit_reward}}",
-            r"judge.kind implicit_reward says nothing while the policy is the start model",
+            r"judge.kind implicit_reward cannot judge before a round is promoted",
         ),
         (
             f"{SELF_TAUGHT}judge: {{kind: self}}\nsoft_prompt: {{kind: prefix}}",
-            r"judge.kind self serves the policy, and no server takes",
+            r"campaign.yaml: judge.kind self serves the policy, and no server supports",
         ),
         (
             f"{SELF_TAUGHT}judge: {{kind: self, endpoint: {{model: m}}}}",
-            r"kind self asks the policy, which is served here: leave",
+            r"kind self serves the policy itself: leave",
         ),
         (
             "campaign: a\npreferences: {pairs: revised}",
-            r"pairs revised is written by a constitution's model: set `judge: ",
+            r"pairs revised needs the model of a constitution: set `judge: ",
         ),
         (
             f"campaign: a\njudge: {CONSTITUTION}\npreferences: {{pairs: revised}}\nactive: {{budget: 9}}",
-            r"active.judge compares two of the policy's own responses, and preferences.pairs is revised: leave `active` out",
+            r"active.judge compares two responses of the policy, but preferences.pairs is revised: leave `active` out",
         ),
         ("campaign: a\npreferences: {pairs: revised, ties: half}", r"pairs revised has no margins and no ties: leave"),
-        ("[1, 2]", r"holds no mapping"),
-        ("campaign: [", r"is no YAML"),
+        ("[1, 2]", r"is not a mapping"),
+        ("campaign: [", r"is not valid YAML"),
     ],
 )
 def test_config_wrong_input_is_told_in_one_line(text: str, message: str, tmp_path: Path) -> None:

@@ -237,7 +237,7 @@ def test_saved_weights_that_are_incomplete_are_not_published(
         )
 
     monkeypatch.setattr(stage, "_save", broken)
-    with pytest.raises(RuntimeError, match="they are incomplete"):
+    with pytest.raises(RuntimeError, match="so they are incomplete"):
         run(make_request(**KINDS[kind], learning_rate=1e-2), tmp_path)
     assert not (tmp_path / "train.json").exists()
 
@@ -254,7 +254,7 @@ def test_saved_weights_that_answer_otherwise_are_not_published(
 
     monkeypatch.setattr(checks, "sample", other)
     with pytest.raises(
-        RuntimeError, match=r"answer differently from the trained ones \(token 1 is \d+, not \d+\): they are incomplete"
+        RuntimeError, match=r"answer differently from the trained ones \(token 1 is \d+ instead of \d+\), so they are incomplete"
     ):
         run(make_request(**LORA), tmp_path)
     assert not (tmp_path / "train.json").exists()

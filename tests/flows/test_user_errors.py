@@ -122,7 +122,7 @@ def single_responses_for_a_loss_of_pairs(case: Case) -> str:
 CASES = {
     unknown_key: "unknown key trainng; did you mean training?",
     out_of_range: "training.beta = 0: Input should be greater than 0",
-    bad_name: "is no file name",
+    bad_name: "is not a valid name",
     missing_prompts: "nowhere.jsonl",
     line_that_is_no_json: "line 2",
     missing_column: "question",

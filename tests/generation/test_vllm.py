@@ -121,7 +121,7 @@ def test_vllm_that_is_not_installed_is_told_before_the_first_file(monkeypatch: p
 )
 def test_config_refuses_what_vllm_does_not_sample(odd: dict[str, Any]) -> None:
     with pytest.raises(
-        ValueError, match=r"generation.engine vllm does not sample with .*: set `generation: \{engine: transformers\}`"
+        ValueError, match=r"generation.engine vllm does not work with .*: set `generation: \{engine: transformers\}`"
     ):
         CampaignConfig(campaign="c", generation=GenerationConfig(engine="vllm"), **odd)
 

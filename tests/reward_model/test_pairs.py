@@ -111,7 +111,7 @@ def test_read_pair_table_digest_is_that_of_the_content(write_rows: Write) -> Non
         (
             [{"prompt": "a", "chosen": "x", "rejected": "x"}],
             {},
-            "there is no usable pair; 1 x chosen equals rejected: name other pairs",
+            "no pair can be used; 1 x chosen equals rejected: name other pairs",
         ),
         (rows(3), {"eval_share": 0.1}, "no pair is left to measure on: 3 prompts have usable pairs"),
         (rows(1), {"eval_share": 0.9}, "no pair is left to train on: 1 prompts have usable pairs"),

@@ -145,7 +145,7 @@ def test_reward_model_whose_saved_weights_score_otherwise_is_not_published(
 
     monkeypatch.setattr(stage, "full_weights", empty_head)
     rows = write_rows(labelled_pairs(24))
-    with pytest.raises(StageFailed, match="saved reward model gives other rewards than the trained one"):
+    with pytest.raises(StageFailed, match="saved reward model scores differently from the trained one"):
         run_stage("reward_model", request(rows, starter_directory, epochs=1, learning_rate=0.01), tmp_path / "out")
     assert not (tmp_path / "out/reward_model").exists()
 
