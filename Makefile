@@ -46,7 +46,7 @@ reference: .venv/dev.ready  ## Write docs/configuration.md from the docstrings o
 	$(BIN)/python -m flows.reference docs/configuration.md
 
 test-e2e: .venv/dev.ready  ## In a real browser, against real servers; needs Chromium. Screenshots in runs/e2e.
-	$(BIN)/python -m pytest -q -m e2e tests/e2e $(ARGS)
+	$(BIN)/python -m pytest -q -m e2e --timeout 900 tests/e2e $(ARGS)
 
 up: .venv/run.ready  ## Prefect, MLflow and a worker in the background.
 	$(BIN)/ratchet up
