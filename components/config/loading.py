@@ -1,23 +1,39 @@
-"""Reads a campaign's YAML file, and tells in one line what is wrong with one."""
+"""Read YAML files into configurations, and say in one line what is wrong with one."""
 
 import difflib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from components.config.campaign import CampaignConfig
 
+Loaded = TypeVar("Loaded", bound=BaseModel)
+
 
 def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> CampaignConfig:
-    """Reads a sparse YAML file into a full configuration.
+    """Read a sparse YAML file into a full configuration of a campaign.
 
     Args:
         path: YAML file whose keys are a subset of `CampaignConfig`'s.
         overrides: Values that win over the file's; a section's keys are replaced one by one.
+
+    Raises:
+        ValueError: As `load_section`.
+    """
+    return load_section(path, CampaignConfig, overrides)
+
+
+def load_section(path: Path, section: type[Loaded], overrides: Mapping[str, Any] | None = None) -> Loaded:
+    """Read a sparse YAML file into a section with all its keys.
+
+    Args:
+        path: YAML file whose keys are a subset of the section's.
+        section: The section.
+        overrides: As of `load_config`.
 
     Raises:
         ValueError: The file cannot be read or parsed, or a key or value in it is wrong; one line that names it and the
@@ -34,9 +50,9 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Campa
     if not isinstance(values, dict):
         raise ValueError(f"config file {path} is not a mapping: its top level must be `key: value` lines")
     try:
-        return CampaignConfig.model_validate(_merged(values, overrides or {}))
+        return section.model_validate(_merged(values, overrides or {}))
     except ValidationError as error:
-        raise ValueError(f"config file {path}: {describe(error)}") from None
+        raise ValueError(f"config file {path}: {describe(error, section)}") from None
 
 
 def _merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,17 +63,17 @@ def _merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
     return merged
 
 
-def describe(error: ValidationError) -> str:
-    """Say in one line what is wrong with a configuration: the key, the value and the remedy."""
+def describe(error: ValidationError, section: type[BaseModel] = CampaignConfig) -> str:
+    """Say in one line what is wrong with a section, or a whole configuration: the key, the value and the remedy."""
     items = [item for item in error.errors(include_url=False) if item["type"] != "default_factory_not_called"]
-    return "; ".join(_describe_one(item) for item in items)
+    return "; ".join(_describe_one(item, section) for item in items)
 
 
-def _describe_one(item: Mapping[str, Any]) -> str:
+def _describe_one(item: Mapping[str, Any], section: type[BaseModel]) -> str:
     location = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
         *parents, key = item["loc"]
-        known = list(_section_at(parents).model_fields)
+        known = list(_section_at(section, parents).model_fields)
         nearest = difflib.get_close_matches(str(key), known, n=1)
         hint = f"did you mean {nearest[0]}?" if nearest else f"known here: {', '.join(known)}"
         return f"unknown key {location}; {hint}"
@@ -69,12 +85,16 @@ def _describe_one(item: Mapping[str, Any]) -> str:
     return f"{location}{shown}: {message}" if location else message
 
 
-def _section_at(parents: list[Any]) -> type[BaseModel]:
-    section: type[BaseModel] = CampaignConfig
+def _section_at(section: type[BaseModel], parents: list[Any]) -> type[BaseModel]:
     for name in parents:
+        if isinstance(name, int):  # a place in a list, whose section is known already
+            continue
         annotation = section.model_fields[name].annotation
-        assert isinstance(annotation, type)
-        section = annotation
+        section = next(
+            inner
+            for inner in (annotation, *get_args(annotation))
+            if isinstance(inner, type) and issubclass(inner, BaseModel)
+        )
     return section
 
 

@@ -111,6 +111,10 @@ def test_config_every_shipped_file_loads(path: Path) -> None:
             r"active.judge compares two responses of the policy, but preferences.pairs is revised: leave `active` out",
         ),
         ("campaign: a\npreferences: {pairs: revised, ties: half}", r"pairs revised has no margins and no ties: leave"),
+        (
+            "campaign: a\njudge: {kind: jury, jurors: [{kind: rule, wieght: 1}, {kind: rule}]}",
+            r"unknown key judge.jurors.0.wieght; did you mean weight\?",
+        ),
         ("[1, 2]", r"is not a mapping"),
         ("campaign: [", r"is not valid YAML"),
     ],
