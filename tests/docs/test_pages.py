@@ -56,7 +56,7 @@ def test_python_blocks_of_every_page_compile(page: Path) -> None:
 def test_pages_hold_what_the_checks_look_at() -> None:
     """Catches a reader that finds nothing and so never fails."""
     found = [block.language for page in pages() for block in blocks(page)]
-    assert found.count("yaml") >= 10
+    assert found.count("yaml") >= 6
     assert found.count("sh") >= 10
     commands = {name for page in pages() for name in ratchet_commands(page)}
     assert {"run", "status", "serve", "reward-model", "collect"} <= commands
