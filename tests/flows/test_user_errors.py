@@ -137,7 +137,8 @@ CASES = {
     cost_limit_without_prices: "max_cost needs prices: set `price_per_million_input` and `price_per_million_output`",
     missing_seed_pairs: "nowhere.jsonl",
     seed_pairs_without_rejected: "rejected",
-    single_responses_for_a_loss_of_pairs: "holds 1 single responses, and training.loss sigmoid takes pairs: set `training: {loss: kto}`",
+    single_responses_for_a_loss_of_pairs: "has 1 single responses, but training.loss sigmoid needs pairs: "
+    "set `training: {loss: kto}`",
 }
 
 
