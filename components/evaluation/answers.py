@@ -1,6 +1,6 @@
-"""The responses of challenger, champion and start to the held-out prompts, and how far the challenger has moved from the start.
+"""The three models' responses to the held-out prompts, and the challenger's log-ratios to the start.
 
-Holds one model in memory at a time. Knows no judge and no file but the models'.
+Holds one model in memory at a time. Knows no judge and no files but the models.
 """
 
 from collections.abc import Sequence
@@ -32,22 +32,21 @@ class Answers:
     responses: dict[str, list[Response]]
     """By model: `challenger`, `champion`, `start`."""
     log_ratios: list[float]
-    """log p_challenger(y) - log p_start(y) of the challenger's response y to each prompt, in nats; their mean estimates
-    the KL."""
+    """Per prompt, log p_challenger(y) - log p_start(y) of the challenger's response y, in nats; its mean is the KL."""
 
 
 def answer(request: EvaluateRequest, prompts: Sequence[list[int]], seeds: Sequence[int]) -> Answers:
-    """Samples from the three models, and scores the challenger's responses under challenger and start.
+    """Sample from the three models, and score the challenger's responses under challenger and start.
 
     Models with equal digests are one model: it is loaded once, and its responses serve under each of its names.
     Different models draw independently, so a win rate estimates the chance that a response of one beats a response of
-    the other. (Drawing them on common random numbers measures something else and flatters: after one round on the
-    built-in world 0.848 against 0.824, means over 14 seeds, difference 0.024 with a standard error of 0.004.)
+    the other. (Common random numbers measure something else and are biased upwards: after one round on the built-in
+    world 0.848 against 0.824, means over 14 seeds, difference 0.024 with a standard error of 0.004.)
 
     Args:
         request: The models, limits and sampling temperature.
         prompts: Token ids of each prompt.
-        seeds: One a prompt; a model's draws derive from it and the model's digest.
+        seeds: One per prompt; a model's draws derive from it and the model's digest.
     """
     named = {"challenger": request.challenger, "champion": request.champion, "start": request.start}
     models = {ref.digest: ref for ref in named.values()}  # the challenger first: the start scores its responses
@@ -87,12 +86,12 @@ def _loaded(request: EvaluateRequest, ref: ModelRef) -> "PreTrainedModel":
 def _logps(
     model: "PreTrainedModel", pad_id: int, prompts: Sequence[list[int]], answers: Sequence[list[int]]
 ) -> torch.Tensor:
-    """Log-probability of each answer, float64; ranks share the answers."""
+    """Return the log-probability of each answer, float64; ranks share the answers."""
 
     def work(share: list[int]) -> list[float]:
         own, own_answers = ([rows[place] for place in share] for rows in (prompts, answers))
-        found: list[float] = response_logps(model, pad_id, own, own_answers).tolist()
-        return found
+        logps: list[float] = response_logps(model, pad_id, own, own_answers).tolist()
+        return logps
 
     lengths = [len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)]
     return torch.tensor(over_ranks(lengths, work), dtype=torch.float64)
@@ -107,7 +106,7 @@ def _sample(
     *,
     done: tuple[int, int],
 ) -> list[Response]:
-    """One response a prompt; `done` is how many responses of how many there are already."""
+    """Sample one response per prompt; `done` is the number of responses so far and in all."""
     law = SamplingParams(
         temperature=request.evaluation.temperature,
         top_p=1.0,
@@ -123,5 +122,5 @@ def _sample(
         progress.report(min(finished, total), total, "held-out responses")
 
     one_each = [[seed] for seed in seeds]
-    several = respond(policy.draw, tokenizer, prompts, seeds=one_each, law=law, on_batch=report)
-    return [responses[0] for responses in several]
+    by_prompt = respond(policy.draw, tokenizer, prompts, seeds=one_each, law=law, on_batch=report)
+    return [responses[0] for responses in by_prompt]

@@ -1,4 +1,4 @@
-"""Who won on each held-out prompt, by a judge's verdicts in both orders. Knows no model and no file."""
+"""The winner on each held-out prompt, from a judge's verdicts. Knows no model and no file."""
 
 import math
 from collections import Counter, defaultdict
@@ -17,35 +17,35 @@ MAX_UNJUDGED_SHARE = 0.05
 
 @dataclass(frozen=True)
 class HeldOutComparison:
-    """What the judge said of the challenger's responses against each opponent's.
+    """The judge's verdicts on the challenger's responses against each opponent's.
 
-    None stands where a verdict is missing or invalid.
+    An outcome or reward is None if its verdict is missing or invalid.
     """
 
     outcomes: dict[str, list[float | None]]
-    """By opponent, one a prompt: 1 win of the challenger, 0.5 tie, 0 loss."""
+    """By opponent, one per prompt: 1 if the challenger wins, 0.5 for a tie, 0 if it loses."""
     rewards: dict[str, list[float | None]] | None
     """By model, the score of its response to each prompt; None for a judge that compares and gives no scores."""
     invalid_share: float
     """Invalid verdicts among all verdicts."""
     groups: Sequence[Group]
-    """What was judged."""
+    """The judged prompts and responses."""
     verdicts: Sequence[Verdict]
-    """All that the judge said, the parts of its conclusions included."""
+    """All verdicts, the parts of conclusions included."""
 
 
 def compare(
     judge: Judge, prompts: Sequence[tuple[str, Messages]], texts: Mapping[str, Sequence[str]]
 ) -> HeldOutComparison:
-    """Has the challenger's response to each prompt judged against each opponent's.
+    """Judge the challenger's response to each prompt against each opponent's.
 
-    A judge that scores decides by the higher score, one that compares by its conclusion; a chat model's is a win only
-    where it said the same in both orders.
+    A judge that scores decides by the higher score, one that compares by its conclusion. A chat model's conclusion is a
+    win only if both orders agree.
 
     Args:
-        judge: Who decides.
+        judge: The judge.
         prompts: (prompt_id, messages) of each prompt.
-        texts: Responses to the prompts of `challenger` and of its opponents, `champion` or `start` or both.
+        texts: By model, its responses to the prompts: `challenger` and its opponents, `champion` or `start` or both.
 
     Raises:
         JudgeUnavailable: More than `MAX_UNJUDGED_SHARE` of the comparisons have no verdict.
@@ -56,46 +56,48 @@ def compare(
         for opponent in opponents
         for row, (prompt_id, messages) in enumerate(prompts)
     ]
-    said = judge.judge(groups)
-    verdicts = [verdict for verdict in said if not verdict.part]
-    scores = _scores(verdicts)
+    verdicts = judge.judge(groups)
+    concluded = [verdict for verdict in verdicts if not verdict.part]
+    scores = _scores(concluded)
     names = [prompt_id for prompt_id, _ in prompts]
     outcomes = {opponent: [_outcome(scores, name, SAMPLE_IDS[opponent]) for name in names] for opponent in opponents}
-    _check_unjudged(judge.name, verdicts, [outcome for several in outcomes.values() for outcome in several])
-    alone = any(verdict.opponent_id is None for verdict in verdicts)
+    _check_unjudged(judge.name, concluded, [outcome for of_opponent in outcomes.values() for outcome in of_opponent])
+    judge_scores = any(verdict.opponent_id is None for verdict in concluded)
     rewards = (
-        {name: [scores.get((prompt, SAMPLE_IDS[name], None)) for prompt in names] for name in texts} if alone else None
+        {name: [scores.get((prompt, SAMPLE_IDS[name], None)) for prompt in names] for name in texts}
+        if judge_scores
+        else None
     )
-    invalid_share = sum(verdict.status == "invalid" for verdict in verdicts) / len(verdicts)
-    return HeldOutComparison(outcomes, rewards, invalid_share, groups, said)
+    invalid_share = sum(verdict.status == "invalid" for verdict in concluded) / len(concluded)
+    return HeldOutComparison(outcomes, rewards, invalid_share, groups, verdicts)
 
 
 def principle_violations(verdicts: Sequence[Verdict], *, models: Sequence[str]) -> dict[str, dict[str, float | None]]:
-    """Share of each model's responses that violate each of a constitution's principles, in [0, 1].
+    """Return, by principle and model, the share of responses that violate a constitution's principle, in [0, 1].
 
-    None where none was checked.
+    A share is None if no response was checked. The result is empty if no constitution judged.
 
     Args:
-        verdicts: All that the judge said in `compare`.
-        models: Those that were compared. Empty is returned where no constitution judged.
+        verdicts: All verdicts of `compare`.
+        models: The compared models.
     """
-    counted = {
+    counts = {
         name: count_violations(verdict for verdict in verdicts if verdict.sample_id == SAMPLE_IDS[name])
         for name in models
     }
-    principles = dict.fromkeys(principle for found in counted.values() for principle in found)
+    principles = dict.fromkeys(principle for of_model in counts.values() for principle in of_model)
     return {
-        f"{PRINCIPLE}{principle}": {name: counted[name][principle].rate for name in models} for principle in principles
+        f"{PRINCIPLE}{principle}": {name: counts[name][principle].rate for name in models} for principle in principles
     }
 
 
 def _scores(verdicts: Sequence[Verdict]) -> dict[tuple[str, int, int | None], float]:
-    """Mean of the valid verdicts on each response alone, and on each ordered pair."""
-    found: defaultdict[tuple[str, int, int | None], list[float]] = defaultdict(list)
+    """Return the mean of the valid verdicts on each response alone, and on each ordered pair."""
+    scores: defaultdict[tuple[str, int, int | None], list[float]] = defaultdict(list)
     for verdict in verdicts:
         if verdict.score is not None:
-            found[verdict.prompt_id, verdict.sample_id, verdict.opponent_id].append(verdict.score)
-    return {key: math.fsum(several) / len(several) for key, several in found.items()}
+            scores[verdict.prompt_id, verdict.sample_id, verdict.opponent_id].append(verdict.score)
+    return {key: math.fsum(values) / len(values) for key, values in scores.items()}
 
 
 def _outcome(scores: Mapping[tuple[str, int, int | None], float], prompt_id: str, opponent: int) -> float | None:

@@ -1,6 +1,6 @@
-"""How many answers break the configured rules.
+"""The share of sampled responses that break the configured rules.
 
-The same rules that training is constrained by, looked at in what is really sampled.
+The same rules constrain the training; here they are checked on samples.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,25 +10,25 @@ from components.config import ConstraintsConfig
 
 
 class Sampled(Protocol):
-    """What is looked at of a sampled response."""
+    """The parts of a sampled response that the rules check."""
 
     @property
     def text(self) -> str:
-        """The response."""
+        """Text of the response."""
 
     @property
     def token_ids(self) -> Sequence[int]:
-        """Its tokens, the end token included where it has one."""
+        """Tokens of the response, the end token included if there is one."""
 
     @property
     def finish_reason(self) -> str:
-        """`stop` where it ended by itself."""
+        """`stop` if the response ended with an end token."""
 
 
 def violation_shares(
     responses: Mapping[str, Sequence[Sampled]], constraints: ConstraintsConfig
 ) -> dict[str, dict[str, float]]:
-    """Share of each model's responses that break each rule.
+    """Return the share of each model's responses that break each rule.
 
     Args:
         responses: Sampled responses by model, at least one each.
@@ -39,10 +39,12 @@ def violation_shares(
     """
     rules: dict[str, Callable[[Sampled], bool]] = {}
     if constraints.banned_phrases:
-        rules["banned_phrases"] = lambda one: any(phrase in one.text for phrase in constraints.banned_phrases)
+        rules["banned_phrases"] = lambda response: any(phrase in response.text for phrase in constraints.banned_phrases)
     if constraints.max_tokens:
-        rules["max_tokens"] = lambda one: len(one.token_ids) - (one.finish_reason == "stop") > constraints.max_tokens
+        rules["max_tokens"] = lambda response: (
+            len(response.token_ids) - (response.finish_reason == "stop") > constraints.max_tokens
+        )
     return {
-        name: {model: sum(map(breaks, several)) / len(several) for model, several in responses.items()}
+        name: {model: sum(map(breaks, sampled)) / len(sampled) for model, sampled in responses.items()}
         for name, breaks in rules.items()
     }

@@ -31,18 +31,18 @@ log = logging.getLogger(__name__)
 
 
 class HeldOut(NamedTuple):
-    """The held-out prompts that are used, in the table's order."""
+    """The held-out prompts of the evaluation, in the table's order."""
 
     prompts: list[tuple[str, Messages]]
     token_ids: list[list[int]]
     skipped: int
-    """Prompts that were left out because they are longer than `max_prompt_tokens`."""
+    """Number of prompts that are longer than `max_prompt_tokens` and therefore left out."""
 
 
 def run(request: EvaluateRequest, out: Path) -> None:
-    """Writes `evaluation.json`, `samples.parquet`, `plots/` and, where a chat endpoint was asked, `judge_usage.json`.
+    """Write `evaluation.json`, `samples.parquet`, `plots/` and, if a chat endpoint was asked, `judge_usage.json`.
 
-    Ranks share the sampling and scoring; the first one judges and writes.
+    Ranks share the sampling and scoring; rank 0 judges and writes.
 
     Raises:
         JudgeUnavailable: Too many comparisons have no verdict.
@@ -100,41 +100,50 @@ def _held_out(request: EvaluateRequest) -> HeldOut:
     prompts = [(name, parse_messages(text)) for name, text in zip(table["prompt_id"], table["messages"], strict=True)]
     encoded = [prompt_ids(tokenizer, messages) for _, messages in prompts]
     limit = request.limits.max_prompt_tokens
-    kept = [row for row, ids in enumerate(encoded) if len(ids) <= limit]
-    if not kept:
+    short = [row for row, ids in enumerate(encoded) if len(ids) <= limit]
+    if not short:
         raise ValueError(
             f"all {len(prompts)} held-out prompts are longer than policy.max_prompt_tokens = {limit}: raise it"
         )
-    skipped = len(prompts) - len(kept)
+    skipped = len(prompts) - len(short)
     if skipped:
         log.warning(
-            "%d of %d held-out prompts are longer than %d tokens and are left out", skipped, len(prompts), limit
+            "left out %d of %d held-out prompts that are longer than policy.max_prompt_tokens = %d",
+            skipped,
+            len(prompts),
+            limit,
         )
-    return HeldOut([prompts[row] for row in kept], [encoded[row] for row in kept], skipped)
+    return HeldOut([prompts[row] for row in short], [encoded[row] for row in short], skipped)
 
 
 def _compare(request: EvaluateRequest, held_out: HeldOut, answers: Answers, judge: Judge) -> HeldOutComparison:
-    """Judges the responses; where champion and start are the same model, it is judged once and stands for both."""
+    """Judge the responses; if champion and start are the same model, it is judged once and counts for both."""
     same = request.champion.digest == request.start.digest
     judged = [name for name in MODELS if not (same and name == "start")]
-    found = compare(
+    comparison = compare(
         judge, held_out.prompts, {name: [response.text for response in answers.responses[name]] for name in judged}
     )
     if not same:
-        return found
-    rewards = None if found.rewards is None else found.rewards | {"start": found.rewards["champion"]}
-    return replace(found, outcomes=found.outcomes | {"start": found.outcomes["champion"]}, rewards=rewards)
+        return comparison
+    outcomes, rewards = comparison.outcomes, comparison.rewards
+    return replace(
+        comparison,
+        outcomes=outcomes | {"start": outcomes["champion"]},
+        rewards=None if rewards is None else rewards | {"start": rewards["champion"]},
+    )
 
 
 def _principle_violations(
     request: EvaluateRequest, comparison: HeldOutComparison
 ) -> dict[str, dict[str, float | None]]:
-    """By principle and model; where champion and start are the same model, it was judged once."""
+    """Return the shares by principle and model; if champion and start are the same model, both get its shares."""
     same = request.champion.digest == request.start.digest
-    found = principle_violations(
+    violations = principle_violations(
         comparison.verdicts, models=[name for name in MODELS if not (same and name == "start")]
     )
-    return {principle: {"start": shares["champion"]} | shares for principle, shares in found.items()} if same else found
+    if not same:
+        return violations
+    return {principle: {"start": shares["champion"]} | shares for principle, shares in violations.items()}
 
 
 def _win_rates(request: EvaluateRequest, comparison: HeldOutComparison) -> dict[str, Any]:
@@ -155,7 +164,7 @@ def _win_rates(request: EvaluateRequest, comparison: HeldOutComparison) -> dict[
 
 
 def _divergence(request: EvaluateRequest, log_ratios: Sequence[float]) -> dict[str, Any]:
-    """KL(challenger || start) a response, estimated on the challenger's own samples; unbiased at temperature 1."""
+    """Estimate KL(challenger || start) per response on the challenger's own samples; unbiased at temperature 1."""
     settings = request.evaluation
     seed = derive_seed(request.seed, "kl_to_start")
     interval: Interval = mean_interval(
@@ -165,9 +174,9 @@ def _divergence(request: EvaluateRequest, log_ratios: Sequence[float]) -> dict[s
 
 
 def _implicit_reward(request: EvaluateRequest) -> dict[str, float | None]:
-    """How well the trained policy's implicit reward orders the pairs that it was not trained on.
+    """Return how well the trained policy's implicit reward orders the pairs of the evaluation split.
 
-    None where there were none.
+    The values are None if the split is empty.
     """
     pairs = read_json(request.training.path)["eval"]
     names = {"reward_accuracy": "rewards/accuracies", "reward_margin": "rewards/margins"}

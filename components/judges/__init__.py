@@ -1,1 +1,1 @@
-"""Judges: one protocol, one file per judge, and a registry that imports and makes the configured one."""
+"""Judges: one protocol, one file per judge, and a registry that imports and creates the configured one."""

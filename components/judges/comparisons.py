@@ -1,8 +1,8 @@
 """Comparisons of two responses in both orders.
 
-Which are asked and which are repeated, the questions' form, and the verdicts.
+Owns which comparisons are asked and which are repeated, the form of the questions, and the verdicts that follow.
 
-The choice is by content, so a resumed run asks the same questions. Words no question.
+The choice is by content, so a resumed run asks the same questions. The wording of the questions is elsewhere.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ class Comparison(NamedTuple):
 
     group: Group
     first: int
-    """sample_id of the one that is shown first when the two are compared in order."""
+    """sample_id of the response that the forward order shows first."""
     second: int
 
     @property
@@ -31,30 +31,30 @@ class Comparison(NamedTuple):
 
     @property
     def is_between_equals(self) -> bool:
-        """Whether the texts are the same: a tie that nobody has to be asked about."""
+        """Whether the texts are equal: a tie that needs no question."""
         first, second = self.texts
         return first == second
 
 
-def chosen_comparisons(group: Group, count: int) -> list[Comparison]:
-    """Comparisons of a prompt's responses, each pair at most once.
+def choose_comparisons(group: Group, count: int) -> list[Comparison]:
+    """Choose comparisons of a prompt's responses, each pair at most once.
 
     Args:
         group: The prompt and its responses.
-        count: How many comparisons of different texts; 0 takes all. They are spread evenly over the responses.
+        count: Number of comparisons of different texts, spread evenly over the responses; 0 takes all.
 
     Returns:
-        Those, and all comparisons of equal texts.
+        The chosen comparisons, and all comparisons of equal texts.
     """
     every = [Comparison(group, *sorted(pair)) for pair in _round_robin(_by_content(group))]
     different = [comparison for comparison in every if not comparison.is_between_equals]
-    taken = different if count == 0 else list(islice(different, count))
+    selected = different if count == 0 else list(islice(different, count))
     equal = [comparison for comparison in every if comparison.is_between_equals]
-    return sorted([*taken, *equal], key=lambda comparison: comparison[1:])
+    return sorted([*selected, *equal], key=lambda comparison: comparison[1:])
 
 
 def is_repeated(comparison: Comparison, share: float) -> bool:
-    """Whether a comparison belongs to the share that is asked for again."""
+    """Return whether a comparison belongs to the share of comparisons that is asked a second time."""
     return _fraction(format_messages(comparison.group.messages), *sorted(comparison.texts)) < share
 
 
@@ -67,34 +67,34 @@ def _by_content(group: Group) -> list[int]:
 
 
 def _round_robin(samples: list[int]) -> Iterator[tuple[int, int]]:
-    """All pairs as in a tournament: round by round, in each of which everybody plays at most once."""
+    """Yield all pairs in the order of a round-robin tournament: each sample plays at most once per round."""
     players: list[int | None] = [*samples, *([None] if len(samples) % 2 else [])]
     for _ in range(len(players) - 1):
-        for one, other in zip(players[: len(players) // 2], reversed(players), strict=False):
-            if one is not None and other is not None:
-                yield one, other
+        for first, second in zip(players[: len(players) // 2], reversed(players), strict=False):
+            if first is not None and second is not None:
+                yield first, second
         players = [players[0], players[-1], *players[1:-1]]
 
 
 def _fraction(*texts: str) -> float:
-    """A number in [0, 1) that only these texts give."""
+    """Hash the texts to a number in [0, 1)."""
     return int.from_bytes(sha256(repr(texts).encode()).digest()[:6], "big") / 2**48
 
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
-    # A model that has to give its reason first decides after it has thought.
+    # The reason comes first, so that the model reasons before it decides.
     "properties": {"reason": {"type": "string"}, "verdict": {"type": "string", "enum": ["A", "B", "tie"]}},
     "required": ["reason", "verdict"],
 }
 SCORES = {"A": 1.0, "B": 0.0, "tie": 0.5}
 """Probability that the answer shown first is better."""
 REPEATED = {order: f"repeat {order}" for order in (FORWARD, BACKWARD)}
-"""Parts of the verdicts that were asked for a second time."""
+"""By order, the part of the verdict from asking a second time."""
 
 
-def shown(comparison: Comparison) -> dict[str, tuple[str, str]]:
-    """By order, the texts as they are shown."""
+def texts_by_order(comparison: Comparison) -> dict[str, tuple[str, str]]:
+    """Return, by order, the two texts as the judge sees them."""
     first, second = comparison.texts
     return {FORWARD: (first, second), BACKWARD: (second, first)}
 
@@ -102,33 +102,33 @@ def shown(comparison: Comparison) -> dict[str, tuple[str, str]]:
 def order_questions(
     comparison: Comparison, messages: Mapping[str, Messages], *, repeat_share: float
 ) -> dict[str, Question]:
-    """What is asked on a comparison, by the part that the verdict gets.
+    """Build the questions about a comparison, by the part of the verdict that each one leads to.
 
     Args:
         comparison: The two responses.
-        messages: By order, what is asked.
+        messages: By order, the question.
         repeat_share: Share of the comparisons that are asked a second time, in [0, 1].
     """
-    questions = {order: Question(asked, SCHEMA) for order, asked in messages.items()}
+    questions = {order: Question(prompt, SCHEMA) for order, prompt in messages.items()}
     if is_repeated(comparison, repeat_share):
-        questions |= {REPEATED[order]: Question(asked, SCHEMA, repeat=1) for order, asked in messages.items()}
+        questions |= {REPEATED[order]: Question(prompt, SCHEMA, repeat=1) for order, prompt in messages.items()}
     return questions
 
 
 def read_opinion(reply: Reply) -> Opinion:
-    """The verdict of a reply, with its reason."""
+    """Return the score of a reply with its reason; no score if the reply is invalid."""
     if reply.value is None:
         return Opinion(None, reply.detail)
     return Opinion(SCORES[reply.value["verdict"]], reply.value["reason"])
 
 
 def conclude_orders(judge: str, comparison: Comparison, opinions: Mapping[str, Opinion]) -> list[Verdict]:
-    """The conclusion, after all that was said on the way to it.
+    """Return the verdicts on both orders and their repetitions, then the conclusion.
 
     Args:
         judge: The judge's name.
         comparison: The two responses.
-        opinions: By part; both orders are there.
+        opinions: By part; holds at least both orders.
     """
     group, first, second = comparison
     places = {FORWARD: (first, second), BACKWARD: (second, first)}
@@ -144,6 +144,6 @@ def conclude_orders(judge: str, comparison: Comparison, opinions: Mapping[str, O
 
 
 def conclude_equals(judge: str, comparison: Comparison) -> Verdict:
-    """A tie between equal texts, which nobody has to be asked about."""
+    """Return the tie between two equal texts."""
     group, first, second = comparison
     return make_verdict(judge, group, first, Opinion(0.5, "the texts are equal"), opponent_id=second)

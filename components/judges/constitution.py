@@ -1,12 +1,12 @@
-"""The constitution judge: a chat model is asked principle by principle, and the principles vote.
+"""The constitution judge: it asks a chat model about each principle, and the principles vote.
 
-For a prompt with n responses and k principles it asks k (2 p + n) questions, p being the number of pairs that it
-compares (all n (n - 1) / 2 of them, or `comparisons`): for each principle which response of a pair keeps it better, in
-both orders, and of each response whether it violates it. `repeat_share` adds its share of the 2 k p. Nobody is asked
-about equal texts.
+For a prompt with n responses and k principles it asks k (2 p + n) questions, where p is the number of compared pairs
+(all n (n - 1) / 2 of them, or `comparisons`). For each principle it asks which response of a pair keeps it better, in
+both orders, and whether each response violates it. `repeat_share` adds its share of the 2 k p. Equal texts are not
+compared.
 
-A pair's conclusion is the mean, by weight, of what the principles concluded on it. A principle without a valid
-conclusion has no vote; where such principles hold half of the weight or more, the conclusion is invalid.
+A pair's conclusion is the weighted mean of the principles' conclusions on it. A principle without a valid conclusion
+has no vote; if such principles hold half of the weight or more, the conclusion is invalid.
 """
 
 import math
@@ -23,12 +23,12 @@ from components.judges.chat.quoting import NOTICE
 from components.judges.comparisons import (
     SCHEMA,
     Comparison,
-    chosen_comparisons,
+    choose_comparisons,
     conclude_equals,
     conclude_orders,
     order_questions,
     read_opinion,
-    shown,
+    texts_by_order,
 )
 from components.judges.principles import Principle, load_principles
 from components.judges.protocol import Group, Judge, JudgeContext, Opinion, Verdict, as_part, make_verdict
@@ -46,13 +46,13 @@ VIOLATION: dict[str, Any] = {
 
 
 class ConstitutionJudge:
-    """Compares the responses to each prompt by each principle, and checks each response against each principle."""
+    """Compare the responses to each prompt by each principle, and check each response against each principle."""
 
     def __init__(self, config: JudgeSettings, context: JudgeContext) -> None:
-        """Reads the principles and finds the key.
+        """Read the principles and the API key.
 
         Raises:
-            ValueError: One of them is not there.
+            ValueError: The principles are not valid, or the key is not set.
         """
         self.name = f"constitution:{Path(config.principles).stem}"
         self._config = config
@@ -61,78 +61,81 @@ class ConstitutionJudge:
         self._pair, self._response = wording(PAIR), wording(RESPONSE)
 
     def judge(self, groups: Sequence[Group]) -> list[Verdict]:
-        """For each pair what each principle says of it and the conclusion, then whether each response keeps each principle.
+        """Return each pair's verdicts by principle and its conclusion, then whether each response keeps each principle.
 
         Raises:
             JudgeUnavailable: The endpoint does not answer.
             RoundStopped: Its budget is used up.
         """
         comparisons = [
-            comparison for group in groups for comparison in chosen_comparisons(group, self._config.comparisons)
+            comparison for group in groups for comparison in choose_comparisons(group, self._config.comparisons)
         ]
         return [*self._compare(comparisons), *self._check(groups)]
 
     def _compare(self, comparisons: Sequence[Comparison]) -> list[Verdict]:
         different = [comparison for comparison in comparisons if not comparison.is_between_equals]
-        asked = [
+        questions = [
             (comparison, [self._pair_questions(comparison, principle) for principle in self._principles])
             for comparison in different
         ]
         replies = iter(
             self._chat.ask(
-                [question for _, several in asked for parts in several for question in parts.values()], "verdicts"
+                [question for _, of_principles in questions for parts in of_principles for question in parts.values()],
+                "verdicts",
             )
         )
         verdicts = [
             conclude_equals(self.name, comparison) for comparison in comparisons if comparison.is_between_equals
         ]
-        for comparison, several in asked:
-            opinions = [{part: read_opinion(next(replies)) for part in parts} for parts in several]
-            by_principle = [conclude_orders(self.name, comparison, said) for said in opinions]
-            for principle, said in zip(self._principles, by_principle, strict=True):
-                verdicts += [as_part(verdict, f"{PRINCIPLE}{principle.name}") for verdict in said]
-            vote = weighted_vote(self._principles, [said[-1].score for said in by_principle])
+        for comparison, of_principles in questions:
+            opinions = [{part: read_opinion(next(replies)) for part in parts} for parts in of_principles]
+            by_principle = [conclude_orders(self.name, comparison, of_principle) for of_principle in opinions]
+            for principle, of_principle in zip(self._principles, by_principle, strict=True):
+                verdicts += [as_part(verdict, f"{PRINCIPLE}{principle.name}") for verdict in of_principle]
+            vote = weighted_vote(self._principles, [of_principle[-1].score for of_principle in by_principle])
             verdicts.append(
                 make_verdict(self.name, comparison.group, comparison.first, vote, opponent_id=comparison.second)
             )
         return verdicts
 
     def _pair_questions(self, comparison: Comparison, principle: Principle) -> dict[str, Question]:
-        prompt, told = comparison.group.messages, {"principle": principle.text}
+        prompt, instructions = comparison.group.messages, {"principle": principle.text}
         messages = {
-            order: ask_about(self._pair, data=pair_data(prompt, texts), told=told)
-            for order, texts in shown(comparison).items()
+            order: ask_about(self._pair, data=pair_data(prompt, texts), instructions=instructions)
+            for order, texts in texts_by_order(comparison).items()
         }
         return order_questions(comparison, messages, repeat_share=self._config.repeat_share)
 
     def _check(self, groups: Sequence[Group]) -> list[Verdict]:
-        asked = [
+        checks = [
             (group, number, text, principle)
             for group in groups
             for number, text in group.responses
             for principle in self._principles
         ]
-        questions = [self._violation_question(group.messages, text, principle) for group, _, text, principle in asked]
+        questions = [self._violation_question(group.messages, text, principle) for group, _, text, principle in checks]
         return [
             as_part(make_verdict(self.name, group, number, _kept(reply), part=KEPT), f"{PRINCIPLE}{principle.name}")
-            for (group, number, _, principle), reply in zip(asked, self._chat.ask(questions, "violations"), strict=True)
+            for (group, number, _, principle), reply in zip(
+                checks, self._chat.ask(questions, "violations"), strict=True
+            )
         ]
 
     def _violation_question(self, messages: Messages, text: str, principle: Principle) -> Question:
         data = {"conversation": as_text(messages), "answer": text}
-        return Question(ask_about(self._response, data=data, told={"principle": principle.text}), VIOLATION)
+        return Question(ask_about(self._response, data=data, instructions={"principle": principle.text}), VIOLATION)
 
 
 def weighted_vote(principles: Sequence[Principle], votes: Sequence[float | None]) -> Opinion:
-    """The principles' mean vote by weight.
+    """Return the weighted mean of the principles' votes.
 
     Args:
-        principles: Their weights count.
-        votes: For each the probability that the first response keeps it better, in [0, 1]; None where it has no valid
-            conclusion.
+        principles: The principles, with their weights.
+        votes: For each principle, the probability that the first response keeps it better, in [0, 1]; None if the
+            principle has no valid conclusion.
 
     Returns:
-        The mean over the valid votes; no score where half of the weight or more has none.
+        The mean over the valid votes; no score if principles without a valid vote hold half of the weight or more.
     """
     valid = [(principle.weight, vote) for principle, vote in zip(principles, votes, strict=True) if vote is not None]
     missing = [principle for principle, vote in zip(principles, votes, strict=True) if vote is None]
@@ -157,7 +160,7 @@ def load(config: JudgeSettings, context: JudgeContext) -> Judge:
 def digest(config: JudgeSettings) -> str:
     """Return the identity of the judge.
 
-    The model's name, the principles, and the wording and form of its questions, for revisions too.
+    It covers the model's name, the principles, and the wording and form of all questions, those for revisions included.
     """
     endpoint = config.endpoint
     asked = {
@@ -173,7 +176,7 @@ def digest(config: JudgeSettings) -> str:
 
 
 def check(config: JudgeSettings, prompts: Sequence[Messages]) -> None:
-    """Check the endpoint's section, the key and the principles, and asks nobody.
+    """Check the endpoint's section, the key and the principles, without a request.
 
     Raises:
         ValueError: One of them cannot be used; one line with the remedy.

@@ -1,10 +1,10 @@
-"""What a judge's own verdicts say about it: consistency, stability, ties, its taste for length, how its jurors agree.
+"""A judge's health from its own verdicts: consistency, stability, ties, length preference, agreement of its jurors.
 
 Pure.
 
-Every share is a mean over prompts, each of which counts once however many of its responses were compared, with an
-interval that a handful of prompts cannot make narrow. What the verdicts do not show is None, never 0 or 1: a judge that
-scores has no two orders.
+Every share is a mean over prompts; each prompt counts once, however many of its responses were compared. The interval
+of a share stays wide for few prompts. A measure without data is None, never 0 or 1: a judge that scores has no position
+consistency.
 """
 
 import itertools
@@ -22,41 +22,41 @@ from components.records import Interval, Record
 from components.statistics.intervals import win_rate
 
 CONFIDENCE = 0.95
-"""Level of the intervals."""
+"""Confidence level of the intervals."""
 RESAMPLES = 1000
-"""Resamples of their bootstrap."""
+"""Resamples of the intervals' bootstrap."""
 
 ORDERS = (*REPEATED, *REPEATED.values())
-"""Parts that say what came of asking about a comparison once."""
+"""Parts that hold the verdict of one question about a comparison."""
 
 Shares = Mapping[str, Sequence[float] | np.ndarray]
-"""By prompt, the outcomes that a share is the mean of: 1 where it holds, else 0."""
+"""By prompt, the outcomes whose mean is the share: 1 or 0."""
 Pair = tuple[str, int, int]
-"""A comparison: its prompt_id, the sample that stands first and its opponent."""
+"""A comparison: its prompt_id, its first sample and the opponent."""
 
 
 class PartHealth(Record):
-    """How one part of a judge, such as a juror or a principle, stands to the whole."""
+    """Health of one part of a judge, such as a juror or a principle."""
 
     agreement: Interval | None
-    """Share of the judge's decided comparisons that the part decided alike, among those that it decided."""
+    """Share of equal decisions, among the comparisons that both the judge and the part decided."""
     position_consistency: Interval | None
     repetition_stability: Interval | None
     accuracy: float | None = None
-    """Mean probability, as the judge concludes it, of what the part decided: with a jury by `dawid_skene` the estimate
-    of the juror's reliability. None where the judge scores, for a part that decided nothing, and in rounds of earlier
+    """Mean probability that the judge's conclusions assign to the part's decisions: for a jury by `dawid_skene` the
+    estimate of the juror's reliability. None if the judge scores, if the part decided nothing, and in rounds of earlier
     versions."""
 
 
 class Health(Record):
-    """What a judge's verdicts say about the judge."""
+    """Health of a judge, measured on its verdicts."""
 
     position_consistency: Interval | None
-    """Share of comparisons whose two orders say the same."""
+    """Share of comparisons whose two orders agree."""
     repetition_stability: Interval | None
-    """Share of repeated questions that were answered alike."""
+    """Share of repeated questions with the same answer."""
     tie_share: Interval | None
-    """Share of the comparisons that ended in a tie; of a judge that scores, of the pairs of a prompt's different
+    """Share of the comparisons that ended in a tie; if the judge scores, share of the pairs of a prompt's different
     responses."""
     invalid_share: float | None
     """Share of the conclusions that are invalid."""
@@ -69,33 +69,33 @@ class Health(Record):
 
 
 class Compared(NamedTuple):
-    """The comparisons of one prompt's different responses that follow from a judge's conclusions."""
+    """The comparisons of one prompt's different responses, from a judge's conclusions."""
 
     winners: np.ndarray
-    """(n,) 1 where the first response is better, -1 where the second is, 0 for a tie."""
+    """(n,) 1 if the first response is better, -1 if the second is, 0 for a tie."""
     lengths: np.ndarray
     """(n,) characters of the first response minus those of the second."""
 
 
 def measure_health(verdicts: Sequence[Verdict], groups: Sequence[Group], *, seed: int) -> Health:
-    """Measures a judge by what it said.
+    """Measure a judge's health on its verdicts.
 
     Args:
-        verdicts: All of its verdicts, conclusions and parts.
-        groups: What it judged.
+        verdicts: All verdicts of the judge, conclusions and parts.
+        groups: The judged prompts and responses.
         seed: Seed of the intervals' bootstrap.
     """
     concluded = [verdict for verdict in verdicts if not verdict.part]
     compared = _compared(concluded, groups)
-    decided = {name: found for name, found in compared.items() if found.winners.any()}
-    differences = [float(np.mean((found.winners * found.lengths)[found.winners != 0])) for found in decided.values()]
+    decided = {name: pairs for name, pairs in compared.items() if pairs.winners.any()}
+    differences = [float(np.mean((pairs.winners * pairs.lengths)[pairs.winners != 0])) for pairs in decided.values()]
     return Health(
         position_consistency=_interval(_orders_agree(verdicts), derive_seed(seed, "position")),
         repetition_stability=_interval(_repeats_agree(verdicts), derive_seed(seed, "repetition")),
-        tie_share=_interval({name: found.winners == 0 for name, found in compared.items()}, derive_seed(seed, "ties")),
+        tie_share=_interval({name: pairs.winners == 0 for name, pairs in compared.items()}, derive_seed(seed, "ties")),
         invalid_share=sum(verdict.status == "invalid" for verdict in concluded) / len(concluded) if concluded else None,
         length_preference=_interval(
-            {name: _longer_wins(found) for name, found in decided.items()}, derive_seed(seed, "length")
+            {name: _longer_wins(pairs) for name, pairs in decided.items()}, derive_seed(seed, "length")
         ),
         mean_length_difference=float(np.mean(differences)) if differences else None,
         parts=_parts(verdicts, seed),
@@ -108,31 +108,31 @@ def _interval(shares: Shares, seed: int) -> Interval | None:
 
 
 def _compared(concluded: Sequence[Verdict], groups: Sequence[Group]) -> dict[str, Compared]:
-    """By prompt, who won each comparison that a judge concluded on, or that its scores imply.
+    """Return, by prompt, the comparisons that a judge concluded on, or that its scores imply.
 
-    Equal texts are no comparison.
+    Pairs of equal texts are left out.
     """
     texts = {(group.prompt_id, number): text.strip() for group in groups for number, text in group.responses}
-    shown: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
-    alone: defaultdict[str, dict[int, float]] = defaultdict(dict)
+    outcomes: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+    scores: defaultdict[str, dict[int, float]] = defaultdict(dict)
     for verdict in concluded:
         if verdict.score is None:
             continue
         name, first, second = verdict.prompt_id, verdict.sample_id, verdict.opponent_id
         if second is None:
-            alone[name][first] = verdict.score
+            scores[name][first] = verdict.score
         elif texts[name, first] != texts[name, second]:
-            shown[name].append((_winner(verdict.score), len(texts[name, first]) - len(texts[name, second])))
-    found = {
-        name: _implied(list(scored.values()), [texts[name, number] for number in scored])
-        for name, scored in alone.items()
+            outcomes[name].append((_winner(verdict.score), len(texts[name, first]) - len(texts[name, second])))
+    implied = {
+        name: _implied(list(of_prompt.values()), [texts[name, number] for number in of_prompt])
+        for name, of_prompt in scores.items()
     }
-    return found | {name: Compared(*np.array(several).T) for name, several in shown.items()}
+    return implied | {name: Compared(*np.array(of_prompt).T) for name, of_prompt in outcomes.items()}
 
 
-def _implied(scored: Sequence[float], texts: Sequence[str]) -> Compared:
-    """What the scores of one prompt's responses say of each pair of different texts."""
-    values, lengths = np.array(scored, dtype=np.float64), np.array([len(text) for text in texts])
+def _implied(scores: Sequence[float], texts: Sequence[str]) -> Compared:
+    """Return the comparisons of different texts that the scores of one prompt's responses imply."""
+    values, lengths = np.array(scores, dtype=np.float64), np.array([len(text) for text in texts])
     _, kinds = np.unique(np.array(texts, dtype=object).astype(str), return_inverse=True)
     first, second = np.triu_indices(len(values), k=1)
     different = kinds[first] != kinds[second]
@@ -143,46 +143,46 @@ def _implied(scored: Sequence[float], texts: Sequence[str]) -> Compared:
     )
 
 
-def _longer_wins(found: Compared) -> np.ndarray:
-    counted = (found.winners != 0) & (found.lengths != 0)
-    won: np.ndarray = found.winners[counted] == np.sign(found.lengths[counted])
+def _longer_wins(pairs: Compared) -> np.ndarray:
+    counted = (pairs.winners != 0) & (pairs.lengths != 0)
+    won: np.ndarray = pairs.winners[counted] == np.sign(pairs.lengths[counted])
     return won
 
 
 def _orders_agree(verdicts: Sequence[Verdict]) -> Shares:
-    """By prompt, whether the two orders of a comparison name the same winner, or both none."""
-    said = _orders(verdicts)
-    found: defaultdict[str, list[float]] = defaultdict(list)
-    for (part, order, (name, first, second)), winner in said.items():
-        backward = said.get((part, BACKWARD, (name, second, first)))
+    """Return, by prompt, whether the two orders of a comparison name the same winner or are both ties."""
+    winners = _winners_by_order(verdicts)
+    agreements: defaultdict[str, list[float]] = defaultdict(list)
+    for (part, order, (name, first, second)), winner in winners.items():
+        backward = winners.get((part, BACKWARD, (name, second, first)))
         if order == FORWARD and backward is not None:
-            found[name].append(winner == -backward)
-    return found
+            agreements[name].append(winner == -backward)
+    return agreements
 
 
 def _repeats_agree(verdicts: Sequence[Verdict]) -> Shares:
-    """By prompt, whether a question that was asked again was answered alike."""
-    said = _orders(verdicts)
-    found: defaultdict[str, list[float]] = defaultdict(list)
-    for (part, order, pair), winner in said.items():
-        again = said.get((part, REPEATED[order], pair)) if order in REPEATED else None
-        if again is not None:
-            found[pair[0]].append(winner == again)
-    return found
+    """Return, by prompt, whether a repeated question got the same answer."""
+    winners = _winners_by_order(verdicts)
+    agreements: defaultdict[str, list[float]] = defaultdict(list)
+    for (part, order, pair), winner in winners.items():
+        repeat = winners.get((part, REPEATED[order], pair)) if order in REPEATED else None
+        if repeat is not None:
+            agreements[pair[0]].append(winner == repeat)
+    return agreements
 
 
-def _orders(verdicts: Sequence[Verdict]) -> dict[tuple[str, str, Pair], int]:
-    """The winner by part, order, and pair as it was shown; of valid answers only."""
-    found = {}
+def _winners_by_order(verdicts: Sequence[Verdict]) -> dict[tuple[str, str, Pair], int]:
+    """Return the winner by part, order, and pair as it was shown; valid answers only."""
+    winners = {}
     for verdict in verdicts:
         part, order = _split(verdict.part)
         if order and verdict.score is not None and verdict.opponent_id is not None:
-            found[part, order, (verdict.prompt_id, verdict.sample_id, verdict.opponent_id)] = _winner(verdict.score)
-    return found
+            winners[part, order, (verdict.prompt_id, verdict.sample_id, verdict.opponent_id)] = _winner(verdict.score)
+    return winners
 
 
 def _split(part: str) -> tuple[str, str]:
-    """Whose verdict it is (empty for the judge itself), and which order of a comparison; empty where it is none."""
+    """Split a part into its owner (empty for the judge itself) and its order (empty if it is not an order)."""
     owner, _, last = part.rpartition("/")
     return (owner, last) if last in ORDERS else (part, "")
 
@@ -192,58 +192,58 @@ def _winner(score: float) -> int:
 
 
 def _parts(verdicts: Sequence[Verdict], seed: int) -> dict[str, PartHealth]:
-    """The jurors or principles: the parts that are no orders and stand within no other part."""
+    """Measure the jurors or principles: the outermost parts that are not orders."""
     owners = {_split(verdict.part)[0] for verdict in verdicts} - {""}
     outermost = sorted(part for part in owners if not any(part.startswith(f"{other}/") for other in owners))
     concluded = [verdict for verdict in verdicts if not verdict.part]
-    found = {}
+    parts = {}
     for part in outermost:
         own = [verdict for verdict in verdicts if verdict.part == part]
         within = [verdict for verdict in verdicts if verdict.part.startswith(f"{part}/")]
-        found[part] = PartHealth(
+        parts[part] = PartHealth(
             agreement=_interval(_same_winners(concluded, own), derive_seed(seed, "agreement", part)),
             position_consistency=_interval(_orders_agree(within), derive_seed(seed, "position", part)),
             repetition_stability=_interval(_repeats_agree(within), derive_seed(seed, "repetition", part)),
             accuracy=_accuracy(concluded, own),
         )
-    return found
+    return parts
 
 
 def _accuracy(concluded: Sequence[Verdict], own: Sequence[Verdict]) -> float | None:
-    """Over the comparisons that a part decided, the mean of the concluded probability that its winner is better."""
+    """Return the mean of the concluded probability that a part's winner is better, over the part's decisions."""
     winners = _winners(own)
-    found: list[float] = []
+    probabilities: list[float] = []
     for verdict in concluded:
         if verdict.score is None or verdict.opponent_id is None:
             continue
         name, first, second = verdict.prompt_id, verdict.sample_id, verdict.opponent_id
         winner = winners.get((name, first, second)) or -winners.get((name, second, first), 0)
-        found += [verdict.score if winner > 0 else 1 - verdict.score] if winner else []
-    return math.fsum(found) / len(found) if found else None
+        probabilities += [verdict.score if winner > 0 else 1 - verdict.score] if winner else []
+    return math.fsum(probabilities) / len(probabilities) if probabilities else None
 
 
 def _same_winners(concluded: Sequence[Verdict], own: Sequence[Verdict]) -> Shares:
-    """By prompt, whether a part names the winner that the judge concluded on, where both name one."""
+    """Return, by prompt, whether a part names the judge's winner, over the comparisons in which both name one."""
     winners = _winners(own)
-    found: defaultdict[str, list[float]] = defaultdict(list)
+    agreements: defaultdict[str, list[float]] = defaultdict(list)
     for (name, first, second), winner in _winners(concluded).items():
-        theirs = winners.get((name, first, second)) or -winners.get((name, second, first), 0)
-        if winner and theirs:
-            found[name].append(winner == theirs)
-    return found
+        own_winner = winners.get((name, first, second)) or -winners.get((name, second, first), 0)
+        if winner and own_winner:
+            agreements[name].append(winner == own_winner)
+    return agreements
 
 
 def _winners(verdicts: Sequence[Verdict]) -> dict[Pair, int]:
-    """Who won each comparison that the verdicts conclude on or that their scores imply."""
-    found: dict[Pair, int] = {}
-    alone: defaultdict[str, dict[int, float]] = defaultdict(dict)
+    """Return the winner of each comparison that the verdicts conclude on or that their scores imply."""
+    winners: dict[Pair, int] = {}
+    scores: defaultdict[str, dict[int, float]] = defaultdict(dict)
     for verdict in verdicts:
         if verdict.score is not None and verdict.opponent_id is None:
-            alone[verdict.prompt_id][verdict.sample_id] = verdict.score
+            scores[verdict.prompt_id][verdict.sample_id] = verdict.score
         elif verdict.score is not None and verdict.opponent_id is not None:
-            found[verdict.prompt_id, verdict.sample_id, verdict.opponent_id] = _winner(verdict.score)
-    for name, scored in alone.items():
-        for first, second in itertools.combinations(sorted(scored), 2):
-            tied = math.isclose(scored[first], scored[second], rel_tol=SCORE_NOISE, abs_tol=SCORE_NOISE)
-            found.setdefault((name, first, second), 0 if tied else 1 if scored[first] > scored[second] else -1)
-    return found
+            winners[verdict.prompt_id, verdict.sample_id, verdict.opponent_id] = _winner(verdict.score)
+    for name, of_prompt in scores.items():
+        for first, second in itertools.combinations(sorted(of_prompt), 2):
+            tied = math.isclose(of_prompt[first], of_prompt[second], rel_tol=SCORE_NOISE, abs_tol=SCORE_NOISE)
+            winners.setdefault((name, first, second), 0 if tied else 1 if of_prompt[first] > of_prompt[second] else -1)
+    return winners

@@ -1,4 +1,4 @@
-"""When a judge is no longer to be trusted: limits on what its own verdicts say about it."""
+"""Limits on a judge's health, beyond which a round must not trust it."""
 
 from typing import Literal, NamedTuple
 
@@ -16,17 +16,17 @@ class Limit(NamedTuple):
     """Field of the configuration's section `preferences`."""
     bound: float
     side: Literal["below", "above"]
-    """Where the measure may not lie."""
+    """Side of the bound on which the measure must not lie."""
     remedy: str
 
 
 def check_limits(judge: str, health: Health, preferences: PreferencesConfig) -> None:
-    """Stops the round where a measure lies beyond its limit, and not by chance: with its whole interval.
+    """Raise if a measure breaks its limit beyond chance, that is with its whole interval.
 
-    A measure that the verdicts do not show breaks no limit.
+    A measure that is None breaks no limit.
 
     Raises:
-        JudgeUnavailable: One does; names the judge, the value, the limit and the remedy.
+        JudgeUnavailable: A measure breaks its limit; names the judge, the value, the limit and the remedy.
     """
     for limit in _limits(health, preferences):
         measured = limit.measured
@@ -35,7 +35,7 @@ def check_limits(judge: str, health: Health, preferences: PreferencesConfig) -> 
         value = f"{measured.value:.3f} [{measured.low:.3f}, {measured.high:.3f}] over {measured.n} prompts"
         raise JudgeUnavailable(
             f"judge {judge}: its {limit.measure} is {value}, {limit.side} preferences.{limit.name} = {limit.bound:g}; "
-            f"{limit.remedy}, or move the limit"
+            f"{limit.remedy}, or change the limit"
         )
 
 
@@ -47,7 +47,7 @@ def _limits(health: Health, preferences: PreferencesConfig) -> tuple[Limit, ...]
             "min_position_consistency",
             preferences.min_position_consistency,
             "below",
-            "it answers by the place of a response: take a stronger judge",
+            "its verdicts depend on the order of the responses: use a stronger judge",
         ),
         Limit(
             "repetition stability",
@@ -55,7 +55,7 @@ def _limits(health: Health, preferences: PreferencesConfig) -> tuple[Limit, ...]
             "min_repetition_stability",
             preferences.min_repetition_stability,
             "below",
-            "it contradicts itself: take a stronger judge, or one that answers at temperature 0",
+            "it contradicts itself: use a stronger judge, or one that answers at temperature 0",
         ),
         Limit(
             "tie share",
@@ -63,7 +63,7 @@ def _limits(health: Health, preferences: PreferencesConfig) -> tuple[Limit, ...]
             "max_tie_share",
             preferences.max_tie_share,
             "above",
-            "it tells little apart: take a finer judge, or sample more varied responses",
+            "it seldom prefers a response: use a finer judge, or sample more varied responses",
         ),
         Limit(
             "length preference",
@@ -71,7 +71,7 @@ def _limits(health: Health, preferences: PreferencesConfig) -> tuple[Limit, ...]
             "max_length_preference",
             preferences.max_length_preference,
             "above",
-            "it goes by length: take the prompt template `concise`, or another judge",
+            "its verdicts depend on length: use the prompt template `concise`, or another judge",
         ),
     )
 

@@ -1,12 +1,12 @@
-"""The implicit reward judge: what the policy has come to prefer since the start, read from its own probabilities.
+"""The implicit reward judge: the policy's preferences since the start, from its own probabilities.
 
 DPO's implicit reward (Rafailov et al. 2023, arXiv 2305.18290, section 5.1) without its factor beta, which changes no
 order:
 
     r(x, y) = log pi_policy(y|x) - log pi_start(y|x), in nats, summed over the response's tokens.
 
-While the policy is the start model, until a round is promoted, every such reward is 0 and says nothing. The judge then
-gives invalid verdicts that say so: standing alone it is unavailable, and as one of a jury it abstains.
+Until a round is promoted, the policy is the start model and every such reward is 0. The judge then gives invalid
+verdicts with that reason: alone it is unavailable, and in a jury it abstains.
 """
 
 from collections.abc import Sequence
@@ -29,47 +29,51 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NAME = "implicit_reward"
-UNMOVED = "the policy is still the start model, so every implicit reward is 0: until a round is promoted, another judge has to decide"
+UNMOVED = (
+    "the policy is still the start model, so every implicit reward is 0: "
+    "until a round is promoted, another judge has to decide"
+)
 
 
 class Tokens(NamedTuple):
-    """A prompt and a response as the policy reads them."""
+    """A prompt and a response in the policy's tokens."""
 
     prompt: list[int]
     response: list[int]
 
 
 class ImplicitRewardJudge:
-    """Scores responses by the policy's log-ratio against the start.
+    """Score responses by the log-ratio of the policy to the start.
 
     Holds one model in memory at a time, and none between calls.
     """
 
     def __init__(self, config: JudgeSettings, context: JudgeContext) -> None:
-        """Takes the models from the context; loads none yet.
+        """Take the models from the context without loading them.
 
         Raises:
-            ValueError: The context names no models, as outside of a campaign.
+            ValueError: The context has no models, as outside a campaign.
         """
         if context.policy is None or context.start is None or context.limits is None:
             raise ValueError(
-                "kind implicit_reward compares a campaign's policy with its start: outside of a campaign use another judge"
+                "judge kind implicit_reward compares a campaign's policy with its start: "
+                "use another kind outside a campaign"
             )
         self.name = NAME
         self._batch_size = config.batch_size
         self._policy, self._start, self._limits = context.policy, context.start, context.limits
 
     def judge(self, groups: Sequence[Group]) -> list[Verdict]:
-        """Scores every response."""
+        """Score every response."""
         return judge_alone(self.name, groups, self._score)
 
     def _score(self, distinct: Sequence[tuple[Messages, str]]) -> list[Opinion]:
         if self._policy.digest == self._start.digest:
             return [Opinion(None, UNMOVED)] * len(distinct)
         tokenizer = load_tokenizer(self._policy)
-        read = [_read(tokenizer, messages, text, self._limits) for messages, text in distinct]
-        opinions = {index: given for index, given in enumerate(read) if isinstance(given, Opinion)}
-        readable = {index: given for index, given in enumerate(read) if isinstance(given, Tokens)}
+        inputs = [_read(tokenizer, messages, text, self._limits) for messages, text in distinct]
+        opinions = {index: opinion for index, opinion in enumerate(inputs) if isinstance(opinion, Opinion)}
+        readable = {index: tokens for index, tokens in enumerate(inputs) if isinstance(tokens, Tokens)}
         if readable:
             logps = [
                 self._logps(ref, list(readable.values()), done) for done, ref in enumerate((self._policy, self._start))
@@ -79,7 +83,7 @@ class ImplicitRewardJudge:
         return [opinions[index] for index in range(len(distinct))]
 
     def _logps(self, ref: ModelRef, rows: Sequence[Tokens], models_done: int) -> torch.Tensor:
-        """The log-probability of each row's response under one model, (rows,), float64 on the CPU."""
+        """Return the log-probability of each row's response under one model, (rows,), float64 on the CPU."""
         limits = self._limits
         model = load_policy(
             ref, dtype=resolve_dtype(limits.dtype), device=pick_device(), quantization=limits.quantization
@@ -107,14 +111,14 @@ def load(config: JudgeSettings, context: JudgeContext) -> Judge:
 
 
 def digest(config: AnyJudge) -> str:
-    """Return the identity of the judge: its models come with the context, and nothing else changes what it says."""
+    """Return the identity of the judge: its kind, since the models come with the context."""
     return artifacts.digest({"kind": config.kind})
 
 
 def _read(
     tokenizer: "PreTrainedTokenizerBase", messages: Messages, text: str, limits: PolicyConfig
 ) -> Tokens | Opinion:
-    """The response's tokens as training would read them, cut at the policy's limit; or why there are none."""
+    """Return the tokens as in training, cut at the policy's limit, or an opinion that says why there are none."""
     prompt = prompt_ids(tokenizer, messages)
     if len(prompt) > limits.max_prompt_tokens:
         return Opinion(

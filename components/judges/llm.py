@@ -1,4 +1,4 @@
-"""The chat model as judge: two answers side by side, in both orders, a verdict by JSON schema.
+"""The chat model as judge: it compares two answers in both orders and replies by a JSON schema.
 
 Loads no machine-learning library.
 """
@@ -14,25 +14,25 @@ from components.judges.chat.quoting import NOTICE
 from components.judges.comparisons import (
     SCHEMA,
     Comparison,
-    chosen_comparisons,
+    choose_comparisons,
     conclude_equals,
     conclude_orders,
     order_questions,
     read_opinion,
-    shown,
+    texts_by_order,
 )
 from components.judges.protocol import Group, Judge, JudgeContext, Verdict
 from components.judges.wording import check_template, read_template, render
 
 
 class LlmJudge:
-    """Compares the responses to a prompt with each other."""
+    """Compare the responses to a prompt with each other."""
 
     def __init__(self, config: JudgeSettings, context: JudgeContext) -> None:
-        """Reads the template and finds the key.
+        """Read the template and the API key.
 
         Raises:
-            ValueError: One of them is not there.
+            ValueError: The template cannot be read, or the key is not set.
         """
         self.name = f"llm:{config.endpoint.model}"
         self._config = config
@@ -40,30 +40,34 @@ class LlmJudge:
         self._chat = Chat(config.endpoint, cache=context.scratch)
 
     def judge(self, groups: Sequence[Group]) -> list[Verdict]:
-        """Compares all pairs of every prompt's responses, or as many as the configuration says, in both orders.
+        """Compare the responses to every prompt in pairs and both orders: all pairs, or `comparisons` per prompt.
 
         Raises:
             JudgeUnavailable: The endpoint does not answer.
             RoundStopped: Its budget is used up.
         """
         comparisons = [
-            comparison for group in groups for comparison in chosen_comparisons(group, self._config.comparisons)
+            comparison for group in groups for comparison in choose_comparisons(group, self._config.comparisons)
         ]
-        asked = [(comparison, self._questions(comparison)) for comparison in comparisons]
-        replies = iter(self._chat.ask([question for _, parts in asked for question in parts.values()], "verdicts"))
+        questions = [(comparison, self._questions(comparison)) for comparison in comparisons]
+        replies = iter(self._chat.ask([question for _, parts in questions for question in parts.values()], "verdicts"))
         verdicts: list[Verdict] = []
-        for comparison, parts in asked:
-            said = {part: read_opinion(next(replies)) for part in parts}
+        for comparison, parts in questions:
+            opinions = {part: read_opinion(next(replies)) for part in parts}
             verdicts += (
-                conclude_orders(self.name, comparison, said) if said else [conclude_equals(self.name, comparison)]
+                conclude_orders(self.name, comparison, opinions)
+                if opinions
+                else [conclude_equals(self.name, comparison)]
             )
         return verdicts
 
     def _questions(self, comparison: Comparison) -> dict[str, Question]:
-        """What is asked on a comparison, by the part that the verdict gets; nothing on equal texts."""
+        """Build the questions about a comparison, by the part of the verdict; none about equal texts."""
         if comparison.is_between_equals:
             return {}
-        messages = {order: self._messages(comparison.group, answers) for order, answers in shown(comparison).items()}
+        messages = {
+            order: self._messages(comparison.group, answers) for order, answers in texts_by_order(comparison).items()
+        }
         return order_questions(comparison, messages, repeat_share=self._config.repeat_share)
 
     def _messages(self, group: Group, answers: tuple[str, str]) -> Messages:
@@ -78,7 +82,7 @@ def load(config: JudgeSettings, context: JudgeContext) -> Judge:
 def digest(config: JudgeSettings) -> str:
     """Return the identity of the judge.
 
-    The model's name, the wording and form of what it is asked, but not where and how fast.
+    It covers the model's name and the wording and form of the questions, but not the address or the rate limits.
     """
     endpoint = config.endpoint
     asked = {"model": endpoint.model, "output": endpoint.output, "max_tokens": endpoint.max_tokens, "schema": SCHEMA}
@@ -86,7 +90,7 @@ def digest(config: JudgeSettings) -> str:
 
 
 def check(config: JudgeSettings, prompts: Sequence[Messages]) -> None:
-    """Check the endpoint's section, the key and the template, and asks nobody.
+    """Check the endpoint's section, the key and the template, without a request.
 
     Raises:
         ValueError: One of them cannot be used; one line with the remedy.

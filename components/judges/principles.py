@@ -1,4 +1,4 @@
-"""Principles that answers are held to: a YAML list of `{name, text, weight}`, one of ours or a file of the user's.
+"""Principles that answers must keep: a YAML list of `{name, text, weight}`, a shipped one or a file of the user.
 
 Knows no judge.
 """
@@ -21,16 +21,16 @@ class Principle(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _-]*$", max_length=64)
     """Short name; verdicts and violation rates carry it."""
     text: str = Field(min_length=1)
-    """What a good answer does, as the judge is told."""
+    """What a good answer does, in the words that the judge reads."""
     weight: float = Field(default=1.0, gt=0.0, allow_inf_nan=False)
-    """Votes that the principle has."""
+    """Number of votes of the principle."""
 
 
 def load_principles(name: str) -> tuple[Principle, ...]:
-    """Reads the principles of that name: one of ours, or a YAML file.
+    """Read the principles of a name: a shipped set, or a YAML file.
 
     Raises:
-        ValueError: There are none, or something is wrong with them; one line that names it and the remedy.
+        ValueError: The file does not exist, is empty or is not valid; one line that names the fault and the remedy.
     """
     path = _find(name)
     try:
@@ -40,19 +40,19 @@ def load_principles(name: str) -> tuple[Principle, ...]:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        where = f"{place}: " if place else ""
+        location = f"{place}: " if place else ""
         raise ValueError(
-            f"judge.principles {name}: {where}{first['msg']}; write a list of `{{name: ..., text: ..., weight: 1}}`"
+            f"judge.principles {name}: {location}{first['msg']}; write a list of `{{name: ..., text: ..., weight: 1}}`"
         ) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"judge.principles {name} cannot be read: {' '.join(str(error).split())}") from None
     if not principles:
+        raise ValueError(f"judge.principles {name} is empty: write a list of `{{name: ..., text: ..., weight: 1}}`")
+    repeated = [repeat for repeat, count in Counter(principle.name for principle in principles).items() if count > 1]
+    if repeated:
         raise ValueError(
-            f"judge.principles {name} holds no principles: write a list of `{{name: ..., text: ..., weight: 1}}`"
+            f"judge.principles {name} has two principles with the name {repeated[0]}: give each a name of its own"
         )
-    twice = [known for known, count in Counter(principle.name for principle in principles).items() if count > 1]
-    if twice:
-        raise ValueError(f"judge.principles {name} names {twice[0]} twice: verdicts are told apart by the name")
     return principles
 
 
@@ -63,6 +63,7 @@ def _find(name: str) -> Path:
     path = Path(name).expanduser()
     if not path.is_file():
         raise ValueError(
-            f"judge.principles {name} is neither a file nor one of ours: use {', '.join(sorted(ours))}, or name a YAML file"
+            f"judge.principles {name} is neither a file nor a shipped set: use {', '.join(sorted(ours))}, "
+            "or the path of a YAML file"
         )
     return path

@@ -1,9 +1,8 @@
-"""What a judge is asked and what it answers. Knows no judge.
+"""The protocol of judges: groups of responses in, verdicts out. Knows no particular judge.
 
-A judge that scores concludes once for each response; one that compares concludes once for each pair of a prompt's
-responses that it looked at, in one order. `scores` reads conclusions. What they were made from (each order of a pair,
-each juror, each principle) stands beside them as verdicts with a `part`, so that every raw verdict is kept and none is
-counted twice.
+A judge that scores gives one conclusion per response. A judge that compares gives one conclusion per pair of a prompt's
+responses, in one order. `scores` reads conclusions only. The verdicts behind a conclusion (each order of a pair, each
+juror, each principle) carry a `part`, so that every raw verdict is stored and none is counted twice.
 """
 
 import json
@@ -20,8 +19,7 @@ from components.data.messages import Messages, format_messages
 from components.records import ModelRef
 
 JUDGING = "judging"
-"""Directory beside the stages' own where judges keep what must outlive a killed run, each stage's in a folder of its
-own."""
+"""Directory beside the stages' directories where judges store what must outlive a killed run, one folder per stage."""
 SCORE_NOISE = 1e-9
 """Scores this close (relative to their size) are equal: the order of a sum must not turn a tie into a preference."""
 Key = tuple[str, int]
@@ -40,33 +38,33 @@ class Group:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a judge said of one response, or of one ordered pair."""
+    """A judge's verdict on one response, or on one ordered pair."""
 
     verdict_id: str
-    """First 16 hex digits of a sha256 over everything else and the judged texts."""
+    """First 16 hex digits of a sha256 over all other fields and the judged texts."""
     prompt_id: str
     sample_id: int
     opponent_id: int | None
-    """Sample that `sample_id` was compared with; None when it was judged alone."""
+    """Sample that `sample_id` was compared with; None if it was judged alone."""
     score: float | None
     """Alone: any finite number, higher is better. Compared: the probability that the first is better, in [0, 1]; 0.5 is
-    a tie. None when invalid."""
+    a tie. None if invalid."""
     status: Literal["ok", "invalid"]
     judge: str
     detail: str
-    """Why the verdict is invalid, or what else the judge said."""
+    """Why the verdict is invalid, or the judge's explanation."""
     part: str = ""
-    """Which part of the judge said so, such as an order, a juror or a principle; empty for the judge's conclusion."""
+    """Part of the judge that gave the verdict, such as an order, a juror or a principle; empty for the conclusion."""
 
 
 @dataclass(frozen=True)
 class JudgeContext:
-    """What a judge may need beside its configuration. A judge that reads no model needs only `scratch`."""
+    """What a judge may need besides its configuration. A judge that reads no model needs only `scratch`."""
 
     scratch: Path
-    """Directory beside the stage's own that outlives a killed run: caches lie here."""
+    """Directory for caches, beside the stage's own; it outlives a killed run."""
     policy: ModelRef | None = None
-    """The round's policy: the champion that its responses were sampled from."""
+    """The round's policy: the champion that the responses were sampled from."""
     start: ModelRef | None = None
     """Round 0."""
     limits: PolicyConfig | None = None
@@ -79,19 +77,19 @@ class Judge(Protocol):
     name: str
 
     def judge(self, groups: Sequence[Group]) -> list[Verdict]:
-        """Judges every response of every group, or every pair.
+        """Judge every response of every group, or every pair.
 
-        What cannot be judged gets an invalid verdict, never a default score.
+        A response or pair that cannot be judged gets an invalid verdict, never a default score.
 
         Raises:
-            JudgeUnavailable: The judge cannot be reached, or its budget is used up; what it said so far is kept for a
+            JudgeUnavailable: The judge cannot be reached, or its budget is used up; the answers so far are kept for a
                 later call.
         """
         ...
 
 
 class Opinion(NamedTuple):
-    """A score, or None with the reason why there is none."""
+    """A score with an explanation, or None with the reason why there is no score."""
 
     score: float | None
     detail: str = ""
@@ -100,9 +98,9 @@ class Opinion(NamedTuple):
 def make_verdict(
     judge: str, group: Group, sample_id: int, opinion: Opinion, *, opponent_id: int | None = None, part: str = ""
 ) -> Verdict:
-    """Writes an opinion down.
+    """Turn an opinion into a verdict.
 
-    A score that is not finite, or is no share where two are compared, makes the verdict invalid.
+    A score that is not finite, or that is outside [0, 1] in a comparison, makes the verdict invalid.
     """
     texts = dict(group.responses)
     score, detail = opinion
@@ -128,27 +126,27 @@ def make_verdict(
 
 
 FORWARD, BACKWARD = "forward", "backward"
-"""Parts of a comparison: as asked, and with the two responses in each other's place."""
+"""Parts of a comparison: the order as asked, and the order with the two responses swapped."""
 
 
 def conclude_pair(
     judge: str, group: Group, first: int, second: int, *, forward: Opinion, backward: Opinion
 ) -> list[Verdict]:
-    """The two orders of a comparison, and what follows from them.
+    """Return the verdicts on the two orders of a comparison, and the conclusion from them.
 
-    A win only where both orders agree, so no place is preferred.
+    A response wins only if both orders agree, so that no position is preferred.
 
     Args:
         judge: The judge's name.
         group: The prompt and its responses.
-        first: Sample that was shown first in `forward`.
-        second: Sample that was shown second in `forward`.
-        forward: Probability that the response shown first is better, as asked.
-        backward: The same where `second` was shown first.
+        first: Sample that `forward` shows first.
+        second: Sample that `forward` shows second.
+        forward: Probability that the response shown first, `first`, is better.
+        backward: Probability that the response shown first, `second`, is better.
 
     Returns:
-        The verdicts of the orders, then the conclusion: the mean for `first` where both orders are on one side of one
-        half, 0.5 where they are not, invalid where one of them is.
+        The verdicts of the orders, then the conclusion: the mean for `first` if both orders are on the same side of one
+        half, 0.5 if they are not, invalid if one of them is invalid.
     """
     orders = [
         make_verdict(judge, group, first, forward, opponent_id=second, part=FORWARD),
@@ -165,9 +163,9 @@ def conclude_pair(
 
 
 def as_part(verdict: Verdict, part: str) -> Verdict:
-    """The verdict as what one part of a larger judge said, such as a juror or a principle.
+    """Return the verdict as the verdict of one part of a larger judge, such as a juror or a principle.
 
-    Its own parts stand below it.
+    The verdict's own part becomes the end of a path, `part/own part`.
     """
     path = f"{part}/{verdict.part}" if verdict.part else part
     identity = sha256(json.dumps([verdict.verdict_id, path]).encode()).hexdigest()[:16]
@@ -177,12 +175,12 @@ def as_part(verdict: Verdict, part: str) -> Verdict:
 def judge_alone(
     judge: str, groups: Sequence[Group], score_distinct: Callable[[Sequence[tuple[Messages, str]]], Sequence[Opinion]]
 ) -> list[Verdict]:
-    """One verdict for each response, in order, where equal texts in equal conversations are scored once.
+    """Return one verdict per response, in order; equal texts in equal conversations are scored once.
 
     Args:
         judge: The judge's name.
         groups: What is judged.
-        score_distinct: Gives an opinion on each (conversation, response), in order.
+        score_distinct: Returns an opinion per (conversation, response), in order.
     """
     distinct: dict[tuple[str, str], tuple[Messages, str]] = {}
     for group in groups:
@@ -198,20 +196,20 @@ def judge_alone(
 
 
 def scores(verdicts: Iterable[Verdict]) -> dict[Key, float]:
-    """Mean score of each response over its judge's valid conclusions; a response with none is absent.
+    """Return the mean score of each response over the valid conclusions; a response without one is absent.
 
     A comparison counts its score for the first response and one minus it for the opponent.
     """
-    found: defaultdict[Key, list[float]] = defaultdict(list)
+    scores_of: defaultdict[Key, list[float]] = defaultdict(list)
     for verdict in verdicts:
         if verdict.score is None or verdict.part:
             continue
-        found[verdict.prompt_id, verdict.sample_id].append(verdict.score)
+        scores_of[verdict.prompt_id, verdict.sample_id].append(verdict.score)
         if verdict.opponent_id is not None:
-            found[verdict.prompt_id, verdict.opponent_id].append(1 - verdict.score)
-    return {key: math.fsum(values) / len(values) for key, values in found.items()}
+            scores_of[verdict.prompt_id, verdict.opponent_id].append(1 - verdict.score)
+    return {key: math.fsum(values) / len(values) for key, values in scores_of.items()}
 
 
 def conclusions(verdicts: Iterable[Verdict]) -> list[Verdict]:
-    """The verdicts that are no part of another."""
+    """Return the verdicts that are conclusions, not parts of one."""
     return [verdict for verdict in verdicts if not verdict.part]

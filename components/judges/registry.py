@@ -1,4 +1,4 @@
-"""The kinds of judges: which module makes one, pins it by content and checks it."""
+"""The kinds of judges: the modules that create, pin by content and check each kind."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -10,11 +10,11 @@ from components.judges.protocol import Judge, JudgeContext
 from components.records import JudgeRef
 
 AnyJudge = JudgeConfig | JurorConfig
-"""A judge that stands alone, or one of a jury: they read the same settings."""
+"""A judge of its own, or a juror: both have the same settings."""
 
 
 class Kind(NamedTuple):
-    """Where a kind of judge is: names of modules of `components.judges`, which are imported when they are needed."""
+    """The modules of a kind of judge, by name in `components.judges`; they are imported when needed."""
 
     module: str
     """Has `load(config, context) -> Judge` and `digest(config) -> str`, and may load a machine-learning library.
@@ -23,9 +23,11 @@ class Kind(NamedTuple):
     than the context.
     """
     checker: str | None
-    """Has `check(config, prompts)`, which raises ValueError, before a campaign starts, if the judge cannot be loaded or
-    cannot judge such prompts; cheap, no network, no machine-learning library. None if the campaign's own checks
-    suffice."""
+    """Has `check(config, prompts)`, which raises ValueError if the judge cannot be loaded or cannot judge such prompts.
+
+    It runs before a campaign starts: cheap, no network, no machine-learning library. None if the campaign's own checks
+    suffice.
+    """
 
 
 KINDS: dict[str, Kind] = {
@@ -57,7 +59,7 @@ def load_judge(config: AnyJudge, context: JudgeContext) -> Judge:
 def judge_digest(config: AnyJudge) -> str:
     """Return the identity of a judge, by content.
 
-    Of a rule its name and source, of a reward model its tensors, tokenizer and template.
+    For a rule: its name and source. For a reward model: its tensors, tokenizer and template.
 
     Raises:
         ValueError: As `load_judge`.
@@ -67,10 +69,10 @@ def judge_digest(config: AnyJudge) -> str:
 
 
 def check_judge(config: AnyJudge, prompts: Sequence[Messages] = ()) -> None:
-    """Check cheaply, before a campaign starts, that a judge can be loaded and that it judges prompts such as these.
+    """Check cheaply, before a campaign starts, that a judge can be loaded and can judge these prompts.
 
     Raises:
-        ValueError: It cannot or does not; one line with the remedy.
+        ValueError: It cannot; one line with the remedy.
     """
     checker = KINDS[config.kind].checker
     if checker is not None:
@@ -86,13 +88,14 @@ def describe_judge(config: AnyJudge) -> str:
 
 
 def load_pinned_judge(pinned: JudgeRef, context: JudgeContext) -> Judge:
-    """Return a judge that must still be what it was when it was pinned.
+    """Return a pinned judge, if its content is still the same.
 
     Raises:
-        ValueError: It has changed, or as `load_judge`.
+        ValueError: The judge has changed, or as `load_judge`.
     """
     if judge_digest(pinned.config) != pinned.digest:
         raise ValueError(
-            f"judge {describe_judge(pinned.config)} has changed since the campaign began: restore it, or begin a new campaign"
+            f"judge {describe_judge(pinned.config)} has changed since the campaign began: "
+            "restore it, or start a new campaign"
         )
     return load_judge(pinned.config, context)

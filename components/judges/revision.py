@@ -1,6 +1,6 @@
 """Critique and revision: a chat model criticises an answer by a principle and writes a better one.
 
-Bai et al. 2022, arXiv 2212.08073, section 3.1, with one critique and one revision: two questions an answer.
+Bai et al. 2022, arXiv 2212.08073, section 3.1, with one critique and one revision: two questions per answer.
 """
 
 from collections.abc import Sequence
@@ -18,52 +18,54 @@ SCHEMA: dict[str, Any] = {"type": "object", "properties": {"revision": {"type": 
 
 
 Outcome = Literal["revised", "unchanged", "empty", "unreadable"]
-"""A better answer, the same one, none, or what is no answer to the question."""
+"""A better answer, the same answer, an empty answer, or a reply without a valid revision."""
 
 
 class Draft(NamedTuple):
-    """An answer that is to become better."""
+    """An answer to improve."""
 
     messages: Messages
     """The prompt."""
     text: str
     principle: Principle
-    """What it is criticised by."""
+    """The principle of the critique."""
 
 
 class Revision(NamedTuple):
-    """What became of a draft."""
+    """The result of revising a draft."""
 
     outcome: Outcome
     text: str
-    """The better answer where the outcome is `revised`, else empty."""
+    """The better answer if the outcome is `revised`, else empty."""
     detail: str
-    """Why there is none, or what the critique said."""
+    """The critique, or why there is no better answer."""
 
 
 class Reviser:
-    """Has answers criticised and written anew."""
+    """Let the chat model criticise and rewrite answers."""
 
     def __init__(self, config: JudgeSettings, context: JudgeContext) -> None:
-        """Reads the principles and finds the key.
+        """Read the principles and the API key.
 
         Raises:
-            ValueError: One of them is not there.
+            ValueError: The principles are not valid, or the key is not set.
         """
         self.principles = load_principles(config.principles)
         self._chat = Chat(config.endpoint, cache=context.scratch)
         self._critique, self._revision = wording(CRITIQUE), wording(REVISION)
 
     def revise(self, drafts: Sequence[Draft]) -> list[Revision]:
-        """One revision a draft, in order.
+        """Return one revision per draft, in order.
 
         Raises:
             JudgeUnavailable: The endpoint does not answer.
             RoundStopped: Its budget is used up.
         """
-        critiques = self._chat.ask([Question(_ask(self._critique, draft, {}), {}) for draft in drafts], "critiques")
-        said = [None if reply.value is None else str(reply.value["text"]) for reply in critiques]
-        criticised = [(draft, critique) for draft, critique in zip(drafts, said, strict=True) if critique is not None]
+        answers = self._chat.ask([Question(_ask(self._critique, draft, {}), {}) for draft in drafts], "critiques")
+        critiques = [None if reply.value is None else str(reply.value["text"]) for reply in answers]
+        criticised = [
+            (draft, critique) for draft, critique in zip(drafts, critiques, strict=True) if critique is not None
+        ]
         questions = [
             Question(_ask(self._revision, draft, {"critique": critique}), SCHEMA) for draft, critique in criticised
         ]
@@ -72,13 +74,13 @@ class Reviser:
             Revision("unreadable", "", f"no critique: {reply.detail}")
             if critique is None
             else _read(next(replies), draft, critique)
-            for draft, reply, critique in zip(drafts, critiques, said, strict=True)
+            for draft, reply, critique in zip(drafts, answers, critiques, strict=True)
         ]
 
 
 def _ask(source: str, draft: Draft, more: dict[str, str]) -> Messages:
     data = {"conversation": as_text(draft.messages), "answer": draft.text, **more}
-    return ask_about(source, data=data, told={"principle": draft.principle.text})
+    return ask_about(source, data=data, instructions={"principle": draft.principle.text})
 
 
 def _read(reply: Reply, draft: Draft, critique: str) -> Revision:

@@ -1,6 +1,6 @@
 """The reward model judge: a sequence-classification model with one output, read through its own chat template.
 
-Weights come from safetensors only and no remote code runs. A response that the model cannot read whole gets an invalid
+Weights come from safetensors only and no remote code runs. A response that is too long for the model gets an invalid
 verdict.
 """
 
@@ -42,17 +42,17 @@ TEXT_FILES = (
 
 
 class _Text(NamedTuple):
-    """A conversation with a response, as the model reads it."""
+    """A conversation with a response, in the model's tokens."""
 
     number: int
     conversation: str
     ids: list[int]
 
 
-class _Parted(NamedTuple):
-    """A text in two: what the texts of its conversation begin with alike, and the rest. Neither is empty.
+class _SplitText(NamedTuple):
+    """A text in two parts: the tokens that all texts of its conversation begin with, and the rest. Neither is empty.
 
-    In the order of batches.
+    Sorts in the order of batches.
     """
 
     prompt: list[int]
@@ -61,16 +61,16 @@ class _Parted(NamedTuple):
 
 
 class RewardModelJudge:
-    """Scores responses with the model's one logit.
+    """Score responses with the model's one logit.
 
-    Those to a prompt beside each other, each prompt read once where that is exact.
+    Packs the responses to a prompt into one row, so that the prompt is read once, if that is exact.
     """
 
     def __init__(self, config: JudgeSettings) -> None:
-        """Loads the model and its tokenizer.
+        """Load the model and its tokenizer.
 
         Raises:
-            ValueError: There is no usable reward model; one line with the remedy.
+            ValueError: The reward model cannot be used; one line with the remedy.
         """
         path = reward_model_directory(config)
         self.name = f"reward_model:{Path(config.model).name}"
@@ -80,16 +80,16 @@ class RewardModelJudge:
         self._max_tokens = longest_read(self._model.config, config.max_tokens)
 
     def judge(self, groups: Sequence[Group]) -> list[Verdict]:
-        """Scores every response."""
+        """Score every response."""
         return judge_alone(self.name, groups, self._score)
 
     def _score(self, distinct: Sequence[tuple[Messages, str]]) -> list[Opinion]:
-        read = [self._read(messages, text) for messages, text in distinct]
-        opinions = {index: given for index, given in enumerate(read) if isinstance(given, Opinion)}
+        inputs = [self._read(messages, text) for messages, text in distinct]
+        opinions = {index: ids for index, ids in enumerate(inputs) if isinstance(ids, Opinion)}
         texts = [
-            _Text(number, format_messages(messages), given)
-            for number, ((messages, _), given) in enumerate(zip(distinct, read, strict=True))
-            if not isinstance(given, Opinion)
+            _Text(number, format_messages(messages), ids)
+            for number, ((messages, _), ids) in enumerate(zip(distinct, inputs, strict=True))
+            if not isinstance(ids, Opinion)
         ]
         for batch, logits in self._batches(texts):
             opinions |= {text.number: Opinion(logit) for text, logit in zip(batch, logits, strict=True)}
@@ -97,14 +97,12 @@ class RewardModelJudge:
         return [opinions[index] for index in range(len(distinct))]
 
     def _batches(self, texts: Sequence[_Text]) -> Iterator[tuple[list[_Text], list[float]]]:
-        """Texts some at a time, with their logits.
-
-        In packed rows where that is exact, else padded beside others of their length.
+        """Yield texts in batches, with their logits: packed if that is exact, else padded to a similar length.
 
         Ids break ties of length, so that batches, and with them the last bits of a score, do not depend on the order of
         the input.
         """
-        packable, others = self._parted(texts)
+        packable, others = self._split(texts)
         packable.sort()
         prompts, responses = [text.prompt for text in packable], [text.response for text in packable]
         for rows in together(prompts, responses, max_tokens=SCORED_TOKENS, max_rows=self._batch_size, packed=True):
@@ -117,28 +115,28 @@ class RewardModelJudge:
             batch = others[start : start + self._batch_size]
             yield batch, self.logits([text.ids for text in batch])
 
-    def _parted(self, texts: Sequence[_Text]) -> tuple[list[_Parted], list[_Text]]:
-        """Texts as what those of a conversation begin with alike and what follows, and those that cannot be had so."""
+    def _split(self, texts: Sequence[_Text]) -> tuple[list[_SplitText], list[_Text]]:
+        """Split texts after the tokens that their conversation shares; return those that cannot be split apart."""
         longest = longest_rewarded(self._model)
         pad_id = self._model.config.get_text_config().pad_token_id
         of_conversation: defaultdict[str, list[_Text]] = defaultdict(list)
         for text in texts:
             of_conversation[text.conversation].append(text)
-        parted: list[_Parted] = []
+        split: list[_SplitText] = []
         others: list[_Text] = []
-        for alike in of_conversation.values():
-            # The model reads a text's reward from its last token that is no padding, by whatever token it pads.
-            seen = [_without_end(text.ids, pad_id) for text in alike]
-            shared = min(_begin_alike(seen), min(map(len, seen)) - 1)
-            for text, ids in zip(alike, seen, strict=True):
+        for group in of_conversation.values():
+            # The model reads a text's reward at the last token that is not its padding token, whatever we pad with.
+            rows = [_strip_end(text.ids, pad_id) for text in group]
+            shared = min(_shared_prefix_length(rows), min(map(len, rows)) - 1)
+            for text, ids in zip(group, rows, strict=True):
                 if shared > 0 and len(ids) <= longest:
-                    parted.append(_Parted(ids[:shared], ids[shared:], text))
+                    split.append(_SplitText(ids[:shared], ids[shared:], text))
                 else:
                     others.append(text)
-        return parted, others
+        return split, others
 
     def _read(self, messages: Messages, text: str) -> list[int] | Opinion:
-        """Token ids of the conversation with the response, or why there are none."""
+        """Return the token ids of the conversation with the response, or an opinion that says why it cannot be read."""
         try:
             ids = conversation_ids(self._tokenizer, messages, text)
         except TemplateError as error:
@@ -158,20 +156,18 @@ class RewardModelJudge:
         )
 
     def logits(self, batch: list[list[int]]) -> list[float]:
-        """The model's one logit for each conversation's token ids, in one batch."""
+        """Return the model's one logit for each conversation's token ids, in one batch."""
         pad_id = self._pad_id(batch)
         if pad_id is None:
             return [logit for ids in batch for logit in self._forward([ids], 0)]
         return self._forward(batch, pad_id)
 
     def _pad_id(self, batch: list[list[int]]) -> int | None:
-        """Token to pad with: the model's own, else one that stands in none of the texts.
+        """Return the token to pad with: the model's own, else one that occurs in no text; None if every token occurs.
 
-        None where there is no such token.
-
-        Decoder models find the last token of a text by what is not padding. A padding token that also ends texts
-        (end-of-turn, often) would move that place, unless the model was trained so, which its configuration says by
-        naming the token.
+        Decoder models read the logit at the last token that is not padding. A padding token that also ends texts (often
+        end-of-turn) would move that position. The model's own padding token is safe: its configuration names it, so the
+        model was trained with it.
         """
         embeddings: Any = self._model.get_input_embeddings()
         own, size = self._model.config.get_text_config().pad_token_id, embeddings.num_embeddings
@@ -195,13 +191,13 @@ class RewardModelJudge:
         return [float(logit) for logit in logits[:, 0].float().cpu()]
 
 
-def _begin_alike(texts: Sequence[list[int]]) -> int:
-    """How many tokens texts begin with alike."""
+def _shared_prefix_length(texts: Sequence[list[int]]) -> int:
+    """Return the number of tokens that all texts begin with."""
     return sum(1 for _ in itertools.takewhile(lambda tokens: len(set(tokens)) == 1, zip(*texts, strict=False)))
 
 
-def _without_end(ids: list[int], token: int | None) -> list[int]:
-    """Ids without those at the end that are one token; one is left."""
+def _strip_end(ids: list[int], token: int | None) -> list[int]:
+    """Return ids without the repetitions of `token` at the end; at least one id is left."""
     end = len(ids)
     while end > 1 and ids[end - 1] == token:
         end -= 1
@@ -209,14 +205,14 @@ def _without_end(ids: list[int], token: int | None) -> list[int]:
 
 
 def load(config: JudgeSettings, context: JudgeContext) -> Judge:
-    """Return the judge of a reward model; the context changes nothing."""
+    """Return the judge of a reward model; the context is not used."""
     return RewardModelJudge(config)
 
 
 def digest(config: JudgeSettings) -> str:
     """Return the identity of a reward model.
 
-    Its tensors, configuration, tokenizer and chat template, wherever they lie.
+    It covers the tensors, configuration, tokenizer and chat template, but not their path.
     """
     path = reward_model_directory(config)
     texts = {file.name: file_digest(file) for pattern in TEXT_FILES for file in path.glob(pattern)}
@@ -230,7 +226,7 @@ def _load(path: Path, config: JudgeSettings) -> "PreTrainedModel":
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])[0]
         raise ValueError(
-            f"judge.model {config.model} lacks weights ({missing}), which would be random: save the whole trained model"
+            f"judge.model {config.model} lacks weights ({missing}), which would be random: save the whole model"
         )
     speed_up(model)
     loaded: PreTrainedModel = model.to(pick_device()).eval()

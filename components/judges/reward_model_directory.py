@@ -1,4 +1,4 @@
-"""A reward model on disk: where it is, whether it can judge, and how it reads a conversation. Loads no torch."""
+"""A reward model on disk: its path, whether it can judge, and the tokens of a conversation. Loads no torch."""
 
 import json
 from collections.abc import Sequence
@@ -11,28 +11,30 @@ from components.models.directory import check_model_directory, locate_model
 
 
 def reward_model_directory(config: JudgeSettings) -> Path:
-    """Returns the checked directory of the configured reward model; a hub model is downloaded once.
+    """Return the checked directory of the configured reward model; a hub model is downloaded once.
 
     Raises:
-        ValueError: It is missing or incomplete, holds pickled weights only, or is no classifier with one output.
+        ValueError: It is missing or incomplete, has pickled weights only, or is not a classifier with one output.
     """
     path = locate_model(config.model, config.revision)
     check_model_directory(path)
     settings: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
     architectures = settings.get("architectures") or []
     if not any(name.endswith("ForSequenceClassification") for name in architectures):
-        found = ", ".join(architectures) or "no architecture"
+        names = ", ".join(architectures) or "no architecture"
         raise ValueError(
-            f"judge.model {config.model} is no reward model ({found}): name a ...ForSequenceClassification model"
+            f"judge.model {config.model} is not a reward model ({names}): use a ...ForSequenceClassification model"
         )
     labels = len(settings["id2label"]) if "id2label" in settings else settings.get("num_labels", 2)
     if labels != 1:
-        raise ValueError(f"judge.model {config.model} has {labels} outputs: a reward model has one (num_labels=1)")
+        raise ValueError(
+            f"judge.model {config.model} has {labels} outputs: use a reward model with one output (num_labels=1)"
+        )
     return path
 
 
 def check(config: JudgeSettings, prompts: Sequence[Messages]) -> None:
-    """Check that the configured reward model is there and can judge.
+    """Check that the configured reward model exists and can judge.
 
     Raises:
         ValueError: As `reward_model_directory`.
@@ -41,7 +43,7 @@ def check(config: JudgeSettings, prompts: Sequence[Messages]) -> None:
 
 
 def conversation_ids(tokenizer: Any, messages: Messages, text: str) -> list[int]:
-    """Token ids of a prompt with a response in the model's chat template, whole.
+    """Return the token ids of a prompt with a response in the model's chat template, not truncated.
 
     Raises:
         TemplateError: The template (jinja2) refuses the conversation.
@@ -52,8 +54,8 @@ def conversation_ids(tokenizer: Any, messages: Messages, text: str) -> list[int]
 
 
 def longest_read(model_config: Any, max_tokens: int) -> int:
-    """Tokens of the longest conversation that a model reads.
+    """Return the number of tokens of the longest conversation that a model reads.
 
-    What is configured, or less where the model itself ends earlier.
+    It is the configured limit, or the model's own limit if that is lower.
     """
     return min(max_tokens, getattr(model_config.get_text_config(), "max_position_embeddings", None) or max_tokens)

@@ -1,4 +1,4 @@
-"""The rule judge: an allow-listed function of conversation and response. Loads no machine-learning library."""
+"""The rule judge: an allow-listed function of the conversation and the response. Loads no machine-learning library."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -11,11 +11,11 @@ from components.judges.protocol import Group, Judge, JudgeContext, Opinion, Verd
 
 
 class Rule(NamedTuple):
-    """A scoring function and what pins it."""
+    """A scoring function and its digest."""
 
     score: Callable[[Messages, str], float]
-    """Score of a response to a conversation, higher is better; ValueError when the conversation is not one it can
-    judge."""
+    """Returns the score of a response to a conversation, higher is better; raises ValueError if it cannot judge the
+    conversation."""
     digest: Callable[[], str]
     """Changes whenever the function might score anything differently."""
 
@@ -24,22 +24,22 @@ RULES = {"support_reply": Rule(support_reply, world_digest)}
 
 
 class RuleJudge:
-    """Scores responses one by one with a rule."""
+    """Score each response with a rule."""
 
     def __init__(self, config: JudgeSettings) -> None:
-        """Looks the rule up.
+        """Look up the rule.
 
         Raises:
-            ValueError: There is no such rule.
+            ValueError: The rule does not exist.
         """
         self.name = f"rule:{config.rule}"
         self._score = _rule(config).score
 
     def judge(self, groups: Sequence[Group]) -> list[Verdict]:
-        """Scores every response.
+        """Score every response.
 
         Raises:
-            ValueError: A conversation is none that the rule can judge.
+            ValueError: The rule cannot judge a conversation.
         """
         return judge_alone(
             self.name, groups, lambda distinct: [Opinion(self._score(messages, text)) for messages, text in distinct]
@@ -47,12 +47,12 @@ class RuleJudge:
 
 
 def load(config: JudgeSettings, context: JudgeContext) -> Judge:
-    """Return the rule's judge; the context changes nothing."""
+    """Return the rule's judge; the context is not used."""
     return RuleJudge(config)
 
 
 def digest(config: JudgeSettings) -> str:
-    """Return the identity of a rule: its name and what pins its function."""
+    """Return the identity of a rule: its name and the digest of its function."""
     return artifacts.digest({"rule": config.rule, "source": _rule(config).digest()})
 
 
@@ -60,7 +60,7 @@ def check(config: JudgeSettings, prompts: Sequence[Messages]) -> None:
     """Check that the rule exists and can judge responses to these prompts.
 
     Raises:
-        ValueError: It does not, or cannot.
+        ValueError: It does not exist, or cannot judge one of them.
     """
     rule = _rule(config)
     for messages in prompts:

@@ -1,7 +1,7 @@
-"""The self judge: the round's own policy, served on this machine while it judges, and asked as any chat model is.
+"""The self judge: the round's own policy, served on this machine while it judges, and asked like any chat model.
 
-The server listens on 127.0.0.1 only and ends with the judging, however that ends. It computes in full precision also
-where the other stages hold the policy's weights in 4 bits.
+The server listens on 127.0.0.1 only and ends with the judging, however that ends. It computes in full precision even if
+the other stages hold the policy's weights in 4 bits.
 """
 
 import contextlib
@@ -25,28 +25,28 @@ from components.serving.server import served
 
 NAME = "self"
 OUTPUTS: dict[Engine, Literal["json_schema", "text"]] = {"vllm": "json_schema", "transformers": "text"}
-"""How each server can be held to a verdict's form: transformers' own writes free text only."""
+"""By engine, the output setting that its server supports: the one of transformers writes free text only."""
 
 
 class SelfJudge:
-    """Compares responses by asking the policy that wrote them."""
+    """Compare responses by asking the policy that wrote them."""
 
     def __init__(self, config: JudgeSettings, context: JudgeContext) -> None:
-        """Takes the policy from the context; serves nothing yet.
+        """Take the policy from the context without serving it.
 
         Raises:
-            ValueError: The context names no policy, as outside of a campaign.
+            ValueError: The context has no policy, as outside a campaign.
         """
         if context.policy is None or context.limits is None:
             raise ValueError(
-                "kind self asks a campaign's policy: outside of a campaign use kind: llm with an endpoint of yours"
+                "judge kind self asks a campaign's policy: use kind: llm with your own endpoint outside a campaign"
             )
         self.name = NAME
         self._config, self._context = config, context
         self._policy, self._limits = context.policy, context.limits
 
     def judge(self, groups: Sequence[Group]) -> list[Verdict]:
-        """Serves the policy, and compares the responses as the `llm` judge does.
+        """Serve the policy, and compare the responses as the `llm` judge does.
 
         Raises:
             JudgeUnavailable: The server does not start, or as the `llm` judge.
@@ -63,20 +63,20 @@ class SelfJudge:
 def serving_policy(
     policy: ModelRef, limits: PolicyConfig, endpoint: EndpointConfig, *, scratch: Path
 ) -> Iterator[EndpointConfig]:
-    """Serves a policy on a free port of 127.0.0.1 until the block is left or this process dies.
+    """Serve a policy on a free port of 127.0.0.1 until the block is left or this process dies.
 
     Yields the endpoint to ask.
 
     Args:
         policy: What to serve.
         limits: Its precision.
-        endpoint: Limits of the asking; address, model and output are the server's.
-        scratch: Where the server's log and what it is laid out in go.
+        endpoint: Limits of the requests; address, model and output come from the server.
+        scratch: Directory for the server's log and the model's files.
 
     Raises:
-        JudgeUnavailable: The server ended at its start.
+        JudgeUnavailable: The server did not start.
     """
-    # The name stands in every cached question, so that no round takes the answers of another's policy for its own.
+    # The name is part of every cached question, so that no round uses the answers of another round's policy.
     serving = Serving(scratch, policy, f"policy-{policy.digest[:16]}", limits.dtype, free_port())
     engine = engine_for(policy)
     scratch.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def load(config: JudgeSettings, context: JudgeContext) -> Judge:
 
 
 def digest(config: JudgeSettings) -> str:
-    """Return the identity of the judge: the wording and form of what is asked.
+    """Return the identity of the judge: the wording and form of the questions.
 
     The policy that answers comes with the context.
     """
@@ -103,10 +103,10 @@ def digest(config: JudgeSettings) -> str:
 
 
 def check(config: JudgeSettings, prompts: Sequence[Messages]) -> None:
-    """Check that a server is installed, and the template.
+    """Check that a server is installed and that the template can be used.
 
     Raises:
-        ValueError: Something is not there; one line with the remedy.
+        ValueError: One of them is missing or not valid; one line with the remedy.
     """
     pick_engine("auto")
     check_template(config.prompt)

@@ -1,8 +1,8 @@
-"""How a jury's votes on pairs of responses become one probability a pair. Pure; knows no judge.
+"""Turns a jury's votes on pairs of responses into one probability per pair. Pure; knows no judge.
 
-A vote is the share of a vote that the pair's first response gets, in [0, 1]: 1 for the first, 0 for the second, 0.5 a
-tie. A juror who abstains has no vote. No method is ever certain: each counts a little evidence of its own
-(`PRIOR_VOTES`, `PRIOR_RIGHT`, `PRIOR_WRONG`).
+A vote is the share of a vote that the pair's first response gets, in [0, 1]: 1 for the first, 0 for the second, 0.5 for
+a tie. A juror who abstains has no vote. No method returns certainty: each adds a small prior (`PRIOR_VOTES`,
+`PRIOR_RIGHT`, `PRIOR_WRONG`).
 """
 
 import contextlib
@@ -15,16 +15,16 @@ from typing import Any, NamedTuple
 from components.judges.protocol import SCORE_NOISE
 
 PRIOR_VOTES = 1.0
-"""Votes that both responses of a pair have before the jury's: Laplace's rule of succession, so 3:0 is 4/5 and not
-certainty."""
+"""Votes that each response of a pair has before the jury votes: Laplace's rule of succession, so 3:0 gives 4/5 and not
+1."""
 PRIOR_RIGHT, PRIOR_WRONG = 4.0, 1.0
-"""What every juror is counted to have judged before (right, and wrong in each way) where its reliability is estimated:
-it says which end of the scale is which, and keeps a juror who was never seen to err from being infallible."""
+"""Pseudo-counts of judgements per juror, right and wrong in each way, for the estimate of its reliability. They fix
+which end of the scale is which, and keep a juror without an observed error from counting as infallible."""
 COUNTED = 100
 """crowd-kit counts whole wins: votes are counted in hundredths."""
 STRENGTH_STEPS, RELIABILITY_STEPS = 200, 200
 UNSETTLED = 1e-6
-"""What the iterations may leave of a tie."""
+"""Distance from 0.5 that the iterations may leave of a tie."""
 FIRST, SECOND, TIE = "first", "second", "tie"
 SWAPPED = {FIRST: SECOND, SECOND: FIRST, TIE: TIE}
 
@@ -38,13 +38,13 @@ class PairKey(NamedTuple):
 
 
 Votes = Mapping[PairKey, Mapping[str, float]]
-"""By pair and juror: the vote. A pair has one vote at least; jurors who abstain are absent."""
+"""By pair and juror: the vote. A pair has at least one vote; jurors who abstain are absent."""
 Probabilities = dict[PairKey, float]
 """By pair: the probability that its first response is better."""
 
 
 def majority(votes: Votes, weights: Mapping[str, float]) -> Probabilities:
-    """Weighted share of the votes, after `PRIOR_VOTES` for each side.
+    """Return the weighted share of the votes, with `PRIOR_VOTES` added to each side.
 
     P = (votes for the first + 1) / (all votes + 2).
     """
@@ -52,34 +52,37 @@ def majority(votes: Votes, weights: Mapping[str, float]) -> Probabilities:
 
 
 def bradley_terry(votes: Votes, weights: Mapping[str, float]) -> Probabilities:
-    """Strengths of a prompt's responses that explain its votes best (Bradley and Terry 1952).
+    """Fit strengths of each prompt's responses to its votes (Bradley and Terry 1952).
 
     P = sigmoid(difference of log-strengths).
 
-    A vote for a over b and one for b over c also speak for a over c. Each pair that was voted on counts `PRIOR_VOTES`
-    for each side, so that no strength is infinite; with two responses p is the majority's.
+    A vote for a over b and one for b over c also support a over c. Each pair with a vote gets `PRIOR_VOTES` for each
+    side, so that no strength is infinite. With two responses, p equals the one of `majority`.
     """
     by_prompt: defaultdict[str, dict[PairKey, Mapping[str, float]]] = defaultdict(dict)
     for pair, cast in votes.items():
         by_prompt[pair.prompt_id][pair] = cast
-    found: Probabilities = {}
-    for several in by_prompt.values():
-        strengths = _strengths(several, weights)
-        found |= {pair: strengths[pair.first] / (strengths[pair.first] + strengths[pair.second]) for pair in several}
-    return {pair: found[pair] for pair in votes}
+    probabilities: Probabilities = {}
+    for pairs in by_prompt.values():
+        strengths = _strengths(pairs, weights)
+        probabilities |= {
+            pair: strengths[pair.first] / (strengths[pair.first] + strengths[pair.second]) for pair in pairs
+        }
+    return {pair: probabilities[pair] for pair in votes}
 
 
 def dawid_skene(votes: Votes, weights: Mapping[str, float]) -> Probabilities:
-    """Posterior of the pairs' true answers where each juror's reliability is estimated over all pairs (Dawid and Skene 1979).
+    """Estimate each juror's reliability over all pairs, and with it the pairs' true answers (Dawid and Skene 1979).
 
-    Answers are `first`, `second` and, where a juror ever says so, `tie`; p = P(first) + P(tie) / 2. Every pair is also
-    entered the other way round, so that no juror and no prior leans to one side. The estimate needs jurors who are
-    right more often than not: most of them being wrong in the same way looks just like most of them being right. Jurors
-    count as independent: several that share their errors, such as the same model asked twice, are believed too much.
+    Answers are `first`, `second` and, if a juror ever votes so, `tie`; p = P(first) + P(tie) / 2. Every pair is also
+    entered with its responses swapped, so that no juror and no prior leans to one side. The estimate needs jurors who
+    are right more often than wrong: it cannot distinguish most jurors being wrong in the same way from most being
+    right. Jurors count as independent: jurors that share their errors, such as one model asked twice, get too much
+    trust.
 
     Args:
-        votes: The votes of all pairs of a round, the more the better.
-        weights: Not used: how much a juror counts is what is estimated.
+        votes: The votes on all pairs of a round, the more the better.
+        weights: Not used: the estimate replaces them.
     """
     if not votes:
         return {}
@@ -90,10 +93,10 @@ def dawid_skene(votes: Votes, weights: Mapping[str, float]) -> Probabilities:
     rows: list[tuple[object, str, str]] = []
     for pair, cast in sorted(votes.items()):
         for juror, vote in sorted(cast.items()):
-            said = _answer(vote)
-            rows += [((pair, "as asked"), juror, said), ((pair, "swapped"), juror, SWAPPED[said])]
-    before, truths = _judged_before({juror for _, juror, _ in rows}, answers)
-    table = pd.DataFrame([*rows, *before], columns=["task", "worker", "label"])
+            answer = _answer(vote)
+            rows += [((pair, "as asked"), juror, answer), ((pair, "swapped"), juror, SWAPPED[answer])]
+    prior, truths = _prior_rows({juror for _, juror, _ in rows}, answers)
+    table = pd.DataFrame([*rows, *prior], columns=["task", "worker", "label"])
     tasks, names = pd.factorize(table["task"])
     known = pd.Series({number: truths[name] for number, name in enumerate(names) if name in truths})
     with _quiet():
@@ -108,18 +111,18 @@ VOTES: dict[str, Callable[[Votes, Mapping[str, float]], Probabilities]] = {
     "bradley_terry": bradley_terry,
     "dawid_skene": dawid_skene,
 }
-"""How a configured kind of vote becomes probabilities; the weights are those of the jurors."""
+"""By the configured name, the method that turns votes and the jurors' weights into probabilities."""
 
 
-def aggregated(method: str, votes: Votes, weights: Mapping[str, float]) -> Probabilities:
-    """The probabilities by one of `VOTES`, where a tie is exactly 0.5."""
+def aggregate_votes(method: str, votes: Votes, weights: Mapping[str, float]) -> Probabilities:
+    """Return the probabilities by one of `VOTES`; a tie is exactly 0.5."""
     return {pair: 0.5 if abs(p - 0.5) < UNSETTLED else p for pair, p in VOTES[method](votes, weights).items()}
 
 
 def vote_of(first: float, second: float) -> float:
-    """The vote that follows from two scores.
+    """Return the vote that follows from two scores.
 
-    For the higher one, a tie where they are equal but for the noise of their computation.
+    The higher score gets the vote; scores that differ by rounding only are a tie.
     """
     if math.isclose(first, second, rel_tol=SCORE_NOISE, abs_tol=SCORE_NOISE):
         return 0.5
@@ -132,7 +135,7 @@ def _share(cast: Mapping[str, float], weights: Mapping[str, float]) -> float:
 
 
 def _strengths(votes: Mapping[PairKey, Mapping[str, float]], weights: Mapping[str, float]) -> Mapping[int, float]:
-    """Strength of each response to one prompt; positive, their sum is 1."""
+    """Fit the strength of each response to one prompt; strengths are positive and sum to 1."""
     import numpy as np
     import pandas as pd
     from crowdkit.aggregation import BradleyTerry
@@ -152,7 +155,7 @@ def _strengths(votes: Mapping[PairKey, Mapping[str, float]], weights: Mapping[st
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps crowd-kit's use of what pandas will remove from the user, who can do nothing about it."""
+    """Silence the deprecation warnings of crowd-kit and pandas, about which the user can do nothing."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="crowdkit|pandas")
         yield
@@ -166,15 +169,15 @@ def _probability(posterior: Mapping[Any, float]) -> float:
     return float(posterior[FIRST] + posterior.get(TIE, 0.0) / 2)
 
 
-def _judged_before(jurors: set[str], answers: Sequence[str]) -> tuple[list[tuple[object, str, str]], dict[object, str]]:
-    """The prior as crowd-kit takes one: rows of pairs whose answers are known, and these answers."""
+def _prior_rows(jurors: set[str], answers: Sequence[str]) -> tuple[list[tuple[object, str, str]], dict[object, str]]:
+    """Return the prior in the form that crowd-kit takes: rows of pairs with known answers, and those answers."""
     rows: list[tuple[object, str, str]] = []
     truths: dict[object, str] = {}
     for juror in sorted(jurors):
         for truth in answers:
-            for said in answers:
-                for number in range(round(PRIOR_RIGHT if said == truth else PRIOR_WRONG)):
-                    task = (juror, truth, said, number)
+            for answer in answers:
+                for number in range(round(PRIOR_RIGHT if answer == truth else PRIOR_WRONG)):
+                    task = (juror, truth, answer, number)
                     truths[task] = truth
-                    rows.append((task, juror, said))
+                    rows.append((task, juror, answer))
     return rows, truths

@@ -1,4 +1,4 @@
-"""Questions from templates: Jinja2, sandboxed, with the texts under judgement as data. Ours are in conf/judges.
+"""Questions from sandboxed Jinja2 templates, with the judged texts as data. The shipped ones are in conf/judges.
 
 Knows no judge.
 """
@@ -12,41 +12,41 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from components.config.shipped import conf_path
 from components.data.messages import Messages
-from components.judges.chat.quoting import quoted
+from components.judges.chat.quoting import quote
 
 
 def wording(name: str) -> str:
-    """The source of a question that is ours to word, in conf/judges."""
+    """Return the source of a shipped question, from conf/judges."""
     return conf_path(f"judges/{name}.md").read_text(encoding="utf-8")
 
 
-def ask_about(source: str, *, data: Mapping[str, str], told: Mapping[str, str]) -> Messages:
-    """A question about texts of others.
+def ask_about(source: str, *, data: Mapping[str, str], instructions: Mapping[str, str]) -> Messages:
+    """Build a question about texts that others wrote.
 
     Args:
-        source: Jinja2 source, as of `wording`.
-        data: What is judged, by slot; it stands between markers and is never an instruction.
-        told: What we tell the judge, by slot, such as a principle.
+        source: Jinja2 source, as from `wording`.
+        data: The judged texts, by slot; they stand between markers and are never an instruction.
+        instructions: Our own texts, by slot, such as a principle.
     """
-    notice, blocks = quoted(data)
-    text = compiled(source).render({**told, **blocks})
+    notice, blocks = quote(data)
+    text = compile_template(source).render({**instructions, **blocks})
     return [{"role": "user", "content": f"{notice}\n\n{text.strip()}"}]
 
 
 @functools.cache
-def compiled(source: str) -> Template:
-    """The template of a source; it can do nothing but place texts."""
+def compile_template(source: str) -> Template:
+    """Compile a source to a template that can only insert texts."""
     return ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False).from_string(source)
 
 
 def pair_data(messages: Messages, answers: tuple[str, str]) -> dict[str, str]:
-    """The data of a question about two answers, the first as A."""
+    """Return the data of a question about two answers, the first as A."""
     first, second = answers
     return {"conversation": as_text(messages), "answer_a": first, "answer_b": second}
 
 
 def as_text(messages: Messages) -> str:
-    """A conversation as one text."""
+    """Format a conversation as one text."""
     return "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in messages)
 
 
@@ -55,44 +55,44 @@ SLOTS = ("conversation", "answer_a", "answer_b")
 
 
 def read_template(prompt: str) -> str:
-    """The source of a template: one of ours by name, or a file.
+    """Return the source of a template: a shipped one by name, or a file.
 
     Raises:
-        ValueError: There is no such file.
+        ValueError: The file cannot be read.
     """
     try:
         return wording(prompt) if prompt in OURS else Path(prompt).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        cause = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
+        cause = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ValueError(
             f"judge.prompt {prompt} cannot be read ({cause}): use {' or '.join(OURS)}, or name a file"
         ) from None
 
 
 def render(source: str, *, messages: Messages, answers: tuple[str, str]) -> str:
-    """The pairwise question on two answers, the first as A.
+    """Render the pairwise question about two answers, the first as A.
 
     Raises:
         ValueError: The template cannot be rendered, or leaves out one of its slots; one line with the remedy.
     """
-    notice, blocks = quoted(pair_data(messages, answers))
+    notice, blocks = quote(pair_data(messages, answers))
     try:
-        text = compiled(source).render(blocks)
+        text = compile_template(source).render(blocks)
     except TemplateError as error:
         raise ValueError(
-            f"the judge's template cannot be rendered ({' '.join(str(error).split())}): its slots are {_slots()}"
+            f"the judge's template cannot be rendered ({' '.join(str(error).split())}): it may use the slots {_slots()}"
         ) from None
     missing = [name for name, block in blocks.items() if block not in text]
     if missing:
-        raise ValueError(f"the judge's template leaves out {', '.join(missing)}: its slots are {_slots()}")
+        raise ValueError(f"the judge's template does not use {', '.join(missing)}: it must use the slots {_slots()}")
     return f"{notice}\n\n{text.strip()}"
 
 
 def check_template(prompt: str) -> None:
-    """Looks whether a template can be read and rendered.
+    """Check that a template can be read and rendered.
 
     Raises:
-        ValueError: It cannot; one line with the remedy.
+        ValueError: It cannot be; one line with the remedy.
     """
     try:
         render(

@@ -1,4 +1,4 @@
-"""The promotion gate: whether held-out evidence says that the challenger is better.
+"""The promotion gate: whether held-out evidence shows that the challenger is better.
 
 A pure function of the evaluation's numbers.
 """
@@ -13,7 +13,7 @@ from components.config import GateConfig
 class Decision(NamedTuple):
     """Whether the challenger replaces the champion, and why.
 
-    What spoke for it when promoted, all that spoke against it when not.
+    The reasons are those for it if it is promoted, and all reasons against it if it is not.
     """
 
     promoted: bool
@@ -21,16 +21,16 @@ class Decision(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What one condition of the gate says."""
+    """The result of one condition of the gate."""
 
     passed: bool
     reason: str
 
 
 def decide(evaluation: Mapping[str, Any], gate: GateConfig) -> Decision:
-    """Promotes only if the win rate's lower bound is above 0.5 and no guard breaks.
+    """Promote only if the win rate's lower bound is above 0.5 and no guard breaks.
 
-    A number that is missing or not finite refuses the challenger, whatever the others say.
+    A number that is missing or not finite refuses the challenger, whatever the other conditions give.
 
     Args:
         evaluation: The content of evaluation.json.
@@ -51,18 +51,18 @@ def _win_rate(evaluation: Mapping[str, Any]) -> Finding:
     value, low, high = (_number(evaluation, path, part) for part in ("value", "low", "high"))
     if value is None or low is None or high is None:
         return _unknown("win rate against the champion", path)
-    found = f"win rate {value:.3f} [{low:.3f}, {high:.3f}] against the champion"
+    text = f"win rate {value:.3f} [{low:.3f}, {high:.3f}] against the champion"
     if low > 0.5:
-        return Finding(True, f"{found} is above 0.5")
-    return Finding(False, f"{found} is not surely above 0.5, as its lower bound of {low:.4f} must be")
+        return Finding(True, f"{text} is above 0.5")
+    return Finding(False, f"{text} is not surely above 0.5, as its lower bound of {low:.4f} must be")
 
 
 def _length(evaluation: Mapping[str, Any], limit: float) -> Finding:
     challenger, champion = (_number(evaluation, "mean_tokens", name) for name in ("challenger", "champion"))
     if challenger is None or champion is None or champion <= 0:
         return _unknown("mean length of challenger and champion", "mean_tokens")
-    found = f"mean length {challenger:.1f} tokens is {challenger / champion:.2f} times the champion's {champion:.1f}"
-    return _guard(challenger / champion, limit, found)
+    text = f"mean length {challenger:.1f} tokens is {challenger / champion:.2f} times the champion's {champion:.1f}"
+    return _guard(challenger / champion, limit, text)
 
 
 def _divergence(evaluation: Mapping[str, Any], limit: float) -> Finding:
@@ -79,11 +79,11 @@ def _unusable(evaluation: Mapping[str, Any], limit: float) -> Finding:
     return _guard(empty + unfinished, limit, f"share of empty or unfinished responses is {empty + unfinished:.3f}")
 
 
-def _guard(value: float, limit: float, found: str) -> Finding:
+def _guard(value: float, limit: float, text: str) -> Finding:
     return (
-        Finding(True, f"{found}, within {limit:g}")
+        Finding(True, f"{text}, within {limit:g}")
         if value <= limit
-        else Finding(False, f"{found}, above the limit {limit:g}")
+        else Finding(False, f"{text}, above the limit {limit:g}")
     )
 
 
@@ -92,9 +92,9 @@ def _unknown(what: str, key: str) -> Finding:
 
 
 def _number(evaluation: Mapping[str, Any], *path: str) -> float | None:
-    """The finite number at a path of keys; None when there is none."""
-    found: Any = evaluation
+    """Return the finite number at a path of keys; None if there is none."""
+    value: Any = evaluation
     for key in path:
-        found = found.get(key) if isinstance(found, Mapping) else None
-    usable = isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found)
-    return float(found) if usable else None
+        value = value.get(key) if isinstance(value, Mapping) else None
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if usable else None

@@ -1,4 +1,4 @@
-"""The door of promotion: puts the evaluation to the gate and writes down what it says."""
+"""The door of promotion: applies the gate to the evaluation and writes the decision."""
 
 from pathlib import Path
 
@@ -8,6 +8,6 @@ from components.records import PromoteRequest
 
 
 def run(request: PromoteRequest, out: Path) -> None:
-    """Writes `decision.json`."""
+    """Write `decision.json`."""
     decision = decide(read_json(request.evaluation.path), request.gate)
     write_json(out / "decision.json", {"promoted": decision.promoted, "reasons": list(decision.reasons)})

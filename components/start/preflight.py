@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a user's input, looked at before the first file is written. Loads no torch."""
+"""Checks of all user input, before the first file is written. Loads no torch."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -12,17 +12,17 @@ from components.models.directory import check_model_directory, check_quantizatio
 
 
 class Inputs(NamedTuple):
-    """Content digests of what the campaign reads."""
+    """Content digests of the campaign's inputs."""
 
     prompts_digest: str
     seed_pairs_digest: str | None
 
 
 def check_inputs(config: CampaignConfig) -> Inputs:
-    """Reads prompts and seed pairs, and looks at the local models, as the stages will.
+    """Read the prompts and seed pairs, and check the judges and the local models.
 
     Raises:
-        ValueError: Something cannot be used; one line that names it and the remedy.
+        ValueError: An input cannot be used; one line that names it and the remedy.
     """
     check_quantization(config.policy.quantization)
     if config.generation.engine == "vllm":
@@ -41,11 +41,11 @@ def check_inputs(config: CampaignConfig) -> Inputs:
 
 
 def _check_seeds(config: CampaignConfig) -> str:
-    """Reads the preference data set that seeds round 1, and gives its digest."""
+    """Read the preference data set that seeds round 1, and return its digest."""
     seeds = load_seed_pairs(config.preferences.seed_pairs, split=config.preferences.seed_pairs_split)
     if config.training.takes == "pairs" and (single := sum(pair.is_single for pair in seeds.pairs)):
         raise ValueError(
-            f"preferences.seed_pairs {config.preferences.seed_pairs} holds {single} single responses, and training.loss "
-            f"{config.training.loss} takes pairs: set `training: {{loss: kto}}`"
+            f"preferences.seed_pairs {config.preferences.seed_pairs} has {single} single responses, "
+            f"but training.loss {config.training.loss} needs pairs: set `training: {{loss: kto}}`"
         )
     return seeds.digest

@@ -1,4 +1,4 @@
-"""The door of round 0: pins the start model, the judges and the prompts that every later round stands on."""
+"""The door of round 0: pins the start model, the judges and the prompts of all later rounds."""
 
 import shutil
 from pathlib import Path
@@ -20,16 +20,16 @@ from components.records import JudgeRef, ModelRef, StartRequest
 
 
 def run(request: StartRequest, out: Path) -> None:
-    """Writes `start.json`, `train_prompts.parquet`, `held_out_prompts.parquet` and, for the built-in starter, the model itself.
+    """Write `start.json`, `train_prompts.parquet`, `held_out_prompts.parquet` and, for the built-in starter, the model.
 
-    The model is loaded and says a token first: what cannot is told now, and not when the first round samples.
+    Load the model and sample one token first, so that a broken model fails here and not in the first round.
 
     Raises:
         ValueError: The model or the prompts cannot be used; one line with the remedy.
     """
     split = split_prompts(request.prompts)
     if split.digest != request.prompts_digest:
-        raise ValueError("the prompts changed while the campaign was starting: start again")
+        raise ValueError("the prompts changed while the campaign was starting: start it again")
     if request.policy.model == BUILTIN:
         shutil.copytree(starter_model(), out / "model")
         model = start_ref(out / "model", revision="main").model_copy(update={"base": "model"})
@@ -37,7 +37,7 @@ def run(request: StartRequest, out: Path) -> None:
         path = locate_model(request.policy.model, request.policy.revision)
         check_model_directory(path)
         model = start_ref(path, revision=request.policy.revision)
-    _check_it_answers(model.model_copy(update={"base": str(out / model.base)}), request.policy, split.train)
+    _check_model_samples(model.model_copy(update={"base": str(out / model.base)}), request.policy, split.train)
     write_table(out / "train_prompts.parquet", _table(split.train))
     write_table(out / "held_out_prompts.parquet", _table(split.held_out))
     content = {
@@ -53,8 +53,8 @@ def run(request: StartRequest, out: Path) -> None:
     write_json(out / "start.json", content)
 
 
-def _check_it_answers(model: ModelRef, policy: PolicyConfig, prompts: tuple[Prompt, ...]) -> None:
-    """Loads the start model as every later stage will, and lets it say one token."""
+def _check_model_samples(model: ModelRef, policy: PolicyConfig, prompts: tuple[Prompt, ...]) -> None:
+    """Load the start model as every later stage will, and sample one token from it."""
     shortest = min(prompts, key=lambda prompt: sum(len(message["content"]) for message in prompt.messages))
     law = SamplingParams(temperature=1.0, top_p=1.0, top_k=1, max_new_tokens=1, stop_ids=frozenset())
     try:
@@ -68,7 +68,7 @@ def _check_it_answers(model: ModelRef, policy: PolicyConfig, prompts: tuple[Prom
         )
     except Exception as error:
         cause = " ".join(str(error).split())[:300]
-        raise ValueError(f"the start model {policy.model} cannot be loaded and sampled from: {cause}") from error
+        raise ValueError(f"the start model {policy.model} cannot be loaded or sampled from: {cause}") from error
 
 
 def _pinned(config: JudgeConfig) -> JudgeRef:

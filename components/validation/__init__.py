@@ -1,1 +1,1 @@
-"""Validation: what a preference pair must satisfy before it is trained on, and the quarantine of those that do not."""
+"""Validation: the checks of preference pairs before training, and the quarantine of pairs that fail."""

@@ -1,7 +1,7 @@
 """Checks of a pair's form, by a pandera schema over a flat view of the table. Needs no tokenizer.
 
-Where single responses are taken, a row may lack one of its answers: the response is desirable where it is `chosen`,
-else not.
+If single responses are allowed, a row may lack one of its answers: the response is desirable if it is `chosen`,
+undesirable if it is `rejected`.
 
 The only importer of pandera. A failure is reported as (row, reason); the library's own message holds raw rows and is
 never shown.
@@ -20,7 +20,7 @@ from components.data.messages import Messages
 from components.data.prompts import ROLES, content_key, prompt_id
 
 COLUMNS = ("pair_id", "prompt_id", "prompt", "chosen", "rejected", "p", "margin", "tag", "judge", "verdict_ids")
-"""What a table of pairs holds."""
+"""Columns of a table of pairs."""
 NO_PROMPT = "prompt is no list of chat messages"
 NULL_REASONS = {
     "last_role": NO_PROMPT,
@@ -43,7 +43,7 @@ VALUES = {
     "last_role": pa.Column(str, _rule(lambda roles: roles == "user", "prompt does not end with a user message")),
     "last_text": pa.Column(str, _rule(_filled, "prompt is empty"), nullable=True),
     "p": pa.Column(float, _rule(lambda p: p.between(0, 1), "p is outside [0, 1]")),
-    # A data set may come without margins, so none is no defect.
+    # A data set may have no margins, so a missing one is not a defect.
     "margin": pa.Column(
         float,
         _rule(lambda margin: np.isfinite(margin) & (margin >= 0), "margin is negative or infinite"),
@@ -72,42 +72,42 @@ SCHEMAS = {
 
 
 def messages_of(prompt: Any) -> Messages | None:
-    """The chat messages of a pair's `prompt` cell, or None where it holds no such list."""
+    """Return the chat messages of a pair's `prompt` cell; None if it is not a list of chat messages."""
     try:
         messages = json.loads(prompt)
     except (TypeError, ValueError):
         return None
     if not isinstance(messages, list) or not messages:
         return None
-    whole = all(
+    valid = all(
         isinstance(item, dict) and item.get("role") in ROLES and isinstance(item.get("content"), str)
         for item in messages
     )
-    return messages if whole else None
+    return messages if valid else None
 
 
 def schema_reasons(pairs: pd.DataFrame, *, takes: Takes) -> dict[int, set[str]]:
-    """Why rows fail, by position in the table; a row that passes is absent.
+    """Return why rows fail, by position in the table; a row that passes is absent.
 
-    Of several equal pairs the first passes; of two pairs that say the opposite, neither does.
+    Of several equal pairs the first passes. Of two pairs that contradict each other, neither passes.
 
     Args:
         pairs: The table.
-        takes: Whether single responses pass.
+        takes: Whether rows must be pairs or may be single responses.
     """
     flat = _flat_view(pairs)
-    found: defaultdict[int, set[str]] = defaultdict(set)
+    reasons: defaultdict[int, set[str]] = defaultdict(set)
     try:
         SCHEMAS[takes].validate(flat, lazy=True)
     except pa.errors.SchemaErrors as errors:
         cases = errors.failure_cases
         for column, check, row in zip(cases["column"], cases["check"], cases["index"], strict=True):
-            found[int(row)].add(NULL_REASONS[column] if check == "not_nullable" else check)
-    return dict(found)
+            reasons[int(row)].add(NULL_REASONS[column] if check == "not_nullable" else check)
+    return dict(reasons)
 
 
 def _flat_view(pairs: pd.DataFrame) -> pd.DataFrame:
-    """One plain value a cell: what the schema checks, of the types that it names."""
+    """Return the table with one plain value per cell, in the columns and types that the schema checks."""
     conversations = [messages_of(prompt) for prompt in pairs["prompt"]]
     contents = [content_key(messages) if messages else None for messages in conversations]
     chosen, rejected = (
@@ -132,15 +132,15 @@ def _flat_view(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _keys(content: str | None, chosen: str | None, rejected: str | None) -> tuple[str | None, str | None]:
-    """Names of the pair, or single response, and of its opposite.
+    """Return identities of the pair (or single response) and of its opposite.
 
-    None where it says nothing or the two answers are one.
+    Both are None if the prompt or both answers are missing, or if the answers are equal.
     """
     if content is None or chosen is rejected is None:
         return None, None
-    kept, dropped = (None if text is None else text.strip() for text in (chosen, rejected))
+    preferred, other = (None if text is None else text.strip() for text in (chosen, rejected))
     return (
         (None, None)
-        if kept == dropped
-        else (json.dumps([content, kept, dropped]), json.dumps([content, dropped, kept]))
+        if preferred == other
+        else (json.dumps([content, preferred, other]), json.dumps([content, other, preferred]))
     )

@@ -1,4 +1,4 @@
-"""Checks of a pair's meaning to the model: as token ids with this round's limits, and against the held-out prompts."""
+"""Checks of a pair as the model reads it: its tokens within the round's limits, and its prompt not held out."""
 
 from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING
@@ -21,15 +21,15 @@ REPORT_EVERY = 200
 def semantic_reasons(
     pairs: pd.DataFrame, tokenizer: "PreTrainedTokenizerBase", *, limits: PolicyConfig, held_out: Set[str]
 ) -> dict[int, set[str]]:
-    """Why rows fail, by label of the table's index; a row that passes is absent.
+    """Return why rows fail, by label of the table's index; a row that passes is absent.
 
     Args:
-        pairs: Pairs that the schema passed.
-        tokenizer: The policy's, with its chat template.
-        limits: Longest prompt, and where a response is cut.
+        pairs: Pairs that passed the schema.
+        tokenizer: The policy's tokenizer, with its chat template.
+        limits: The limits on tokens of prompts and responses.
         held_out: Content keys of the held-out prompts.
     """
-    found = {}
+    failures = {}
     rows = zip(pairs.index, pairs["prompt"], pairs["chosen"], pairs["rejected"], strict=True)
     for number, (row, prompt, chosen, rejected) in enumerate(rows, 1):
         messages = parse_messages(prompt)
@@ -38,16 +38,16 @@ def semantic_reasons(
         if content_key(messages) in held_out:
             reasons.add("prompt is held out")
         if reasons:
-            found[row] = reasons
+            failures[row] = reasons
         if number % REPORT_EVERY == 0 or number == len(pairs):
             progress.report(number, len(pairs), "pairs checked")
-    return found
+    return failures
 
 
 def _token_reasons(
     tokenizer: "PreTrainedTokenizerBase", messages: Messages, answers: Sequence[str], limits: PolicyConfig
 ) -> set[str]:
-    """Of a pair, or of a single response."""
+    """Return why the tokens of a pair, or of a single response, fail."""
     try:
         prompt = prompt_ids(tokenizer, messages)
         tokens = [response_ids(tokenizer, messages, text, max_tokens=limits.max_response_tokens) for text in answers]

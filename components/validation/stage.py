@@ -1,9 +1,7 @@
-"""The door of validation: every pair is trained on, kept for evaluation, or quarantined with its reasons.
+"""The door of validation: every pair goes to training, to evaluation, or to quarantine with its reasons.
 
-The counts add up.
-
-This round's pairs come first, then the replayed ones, so that of two equal pairs the replayed one gives way. All pairs
-of a prompt go to one side, and a prompt that is replayed into training is never evaluated on.
+This round's pairs come before the replayed ones, so that of two equal pairs the replayed one is quarantined. All pairs
+of a prompt go to the same side, and a prompt that is replayed into training is never used for evaluation.
 """
 
 import logging
@@ -30,11 +28,11 @@ log = logging.getLogger(__name__)
 
 
 def run(request: ValidateRequest, out: Path) -> None:
-    """Writes `train.parquet`, `eval.parquet`, `quarantine.parquet` and `validation.json`.
+    """Write `train.parquet`, `eval.parquet`, `quarantine.parquet` and `validation.json`.
 
     Raises:
-        DataRejected: Too large a share of this round's pairs is quarantined, or too few are left; the files are written
-            before.
+        DataRejected: Too large a share of this round's pairs is quarantined, or too few are left; the files are already
+            written.
     """
     pairs, received = _all_pairs(request)
     replayed = len(pairs) - received
@@ -70,13 +68,13 @@ def run(request: ValidateRequest, out: Path) -> None:
 
 
 def _all_pairs(request: ValidateRequest) -> tuple[pd.DataFrame, int]:
-    """This round's pairs, then the replayed ones, and how many are this round's."""
+    """Return this round's pairs followed by the replayed ones, and the number of this round's pairs."""
     own = _read_pairs(request.preferences)
     own["origin_round"] = request.round
     tables = [own]
     for artifact in request.replayed:
         table = _read_pairs(artifact)
-        # What that round had itself replayed is older than the window, or comes with its own round's table.
+        # Pairs that the round itself replayed are older than the window, or come with the table of their own round.
         tables.append(table[table["origin_round"] == table["origin_round"].max()])
     pairs = pd.concat(tables, ignore_index=True)
     pairs["weight"] = age_weights(pairs["origin_round"], round=request.round, decay=request.validation.replay_decay)
@@ -84,12 +82,12 @@ def _all_pairs(request: ValidateRequest) -> tuple[pd.DataFrame, int]:
 
 
 def age_weights(origin_rounds: pd.Series, *, round: int, decay: float) -> pd.Series:
-    """Weight of each pair in the loss: decay ** age.
+    """Return the weight of each pair in the loss: decay ** age.
 
     Args:
-        origin_rounds: Round that made each pair.
+        origin_rounds: Round of origin of each pair.
         round: This round; its own pairs have age 0 and weight 1.
-        decay: In (0, 1].
+        decay: Factor per round of age, in (0, 1].
     """
     return decay ** (round - origin_rounds).astype("float64")
 
@@ -98,12 +96,14 @@ def _read_pairs(artifact: Artifact) -> pd.DataFrame:
     table = read_table(artifact)
     missing = [name for name in COLUMNS if name not in table]
     if missing:
-        raise DataRejected(f"{artifact.path} is no table of preference pairs: it has no {', '.join(missing)}")
+        raise DataRejected(
+            f"{artifact.path} is not a table of preference pairs: it lacks the columns {', '.join(missing)}"
+        )
     return table
 
 
 def _reasons(pairs: pd.DataFrame, request: ValidateRequest) -> dict[int, set[str]]:
-    """Why pairs are quarantined, by position; pairs that fail the schema are not looked at further."""
+    """Return why pairs are quarantined, by position; pairs that fail the schema are not checked further."""
     failed = schema_reasons(pairs, takes=request.takes)
     held_out = {content_key(parse_messages(messages)) for messages in read_table(request.held_out)["messages"]}
     formed = pairs.drop(index=list(failed))
@@ -111,7 +111,7 @@ def _reasons(pairs: pd.DataFrame, request: ValidateRequest) -> dict[int, set[str
 
 
 def _sides(pairs: pd.DataFrame, received: int, failed: Iterable[int], request: ValidateRequest) -> pd.Series:
-    """Where each pair goes."""
+    """Return the side of each pair: training, evaluation or quarantine."""
     sides = pd.Series(TRAIN, index=pairs.index, dtype="str")
     sides[list(failed)] = QUARANTINE
     passed = sides != QUARANTINE
@@ -126,7 +126,7 @@ def _sides(pairs: pd.DataFrame, received: int, failed: Iterable[int], request: V
 def _check_gates(
     validation: ValidationConfig, received: int, quarantined: int, train: int, reasons: Counter[str]
 ) -> None:
-    """Raises DataRejected where this round's own pairs break a gate."""
+    """Raise DataRejected if this round's own pairs break a gate."""
     share = quarantined / received if received else 0.0
     listed = "".join(f"; {count} x {reason}" for reason, count in reasons.most_common())
     if share > validation.max_quarantine_share:
@@ -136,5 +136,6 @@ def _check_gates(
         )
     if train < validation.min_pairs:
         raise DataRejected(
-            f"{train} of {received} pairs are left to train on, fewer than validation.min_pairs = {validation.min_pairs}{listed}"
+            f"{train} of {received} pairs are left to train on, fewer than "
+            f"validation.min_pairs = {validation.min_pairs}{listed}"
         )

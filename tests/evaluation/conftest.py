@@ -21,7 +21,7 @@ TRAINED = {"loss": 0.5, "rewards/accuracies": 0.8125, "rewards/margins": 0.4, "n
 
 
 def distribution(tokenizer: Any, stop: float) -> torch.Tensor:
-    """Probability of each token: `stop` for the end, the rest shared equally by the ordinary words."""
+    """Return the probability of each token: `stop` for the end, the rest equally for the ordinary words."""
     words = [token for token in range(len(tokenizer)) if token not in tokenizer.all_special_ids]
     probabilities = torch.zeros(len(tokenizer))
     probabilities[words] = (1 - stop) / len(words)
@@ -30,7 +30,7 @@ def distribution(tokenizer: Any, stop: float) -> torch.Tensor:
 
 
 def plant(model: Any, probabilities: torch.Tensor) -> None:
-    """Sets the weights so that every next token has these probabilities, whatever came before.
+    """Set the weights so that every next token has these probabilities, whatever came before.
 
     Lengths and KL are then known exactly.
     """
@@ -46,7 +46,7 @@ def plant(model: Any, probabilities: torch.Tensor) -> None:
 
 @pytest.fixture(scope="session")
 def models(starter_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelRef]:
-    """Policies that say random words and differ in how soon they stop."""
+    """Return policies that sample random words and differ in how soon they stop."""
     starter = start_ref(starter_directory, revision="main")
     tokenizer = load_tokenizer(starter)
     found = {}
@@ -75,7 +75,7 @@ def held_out(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 @pytest.fixture
 def make_request(models: dict[str, ModelRef], held_out: Artifact, tmp_path: Path) -> Callable[..., EvaluateRequest]:
-    """Builds an evaluation request: names of models, then whatever else is to differ."""
+    """Return a function that builds an evaluation request from names of models and changed fields."""
 
     def make(
         challenger: str, champion: str, *, limits: dict[str, Any] | None = None, trained: Any = TRAINED, **changes: Any

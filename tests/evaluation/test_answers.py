@@ -30,17 +30,17 @@ def answered(request: EvaluateRequest) -> Answers:
     return answer(request, prompts_for(request.start), SEEDS)
 
 
-def texts(found: Answers, name: str) -> list[str]:
-    return [response.text for response in found.responses[name]]
+def texts(answers: Answers, name: str) -> list[str]:
+    return [response.text for response in answers.responses[name]]
 
 
 def test_answers_of_equal_weights_under_another_digest_are_other_draws_without_divergence(
     make_request: Make, models: dict[str, ModelRef]
 ) -> None:
     twin = models["start"].model_copy(update={"digest": "the same weights, unbeknown"})
-    found = answered(make_request("start", "near").model_copy(update={"challenger": twin}))
-    assert texts(found, "challenger") != texts(found, "start")
-    assert max(abs(ratio) for ratio in found.log_ratios) < 1e-5
+    answers = answered(make_request("start", "near").model_copy(update={"challenger": twin}))
+    assert texts(answers, "challenger") != texts(answers, "start")
+    assert max(abs(ratio) for ratio in answers.log_ratios) < 1e-5
 
 
 def test_answers_of_one_digest_have_exactly_no_divergence(make_request: Make) -> None:
@@ -48,23 +48,23 @@ def test_answers_of_one_digest_have_exactly_no_divergence(make_request: Make) ->
 
 
 def test_answers_drawn_by_vllm_are_scored_as_all_others(make_request: Make, stand_in_vllm: None) -> None:
-    found = answered(make_request("terse", "near").model_copy(update={"engine": "vllm"}))
-    assert len({tuple(texts(found, name)) for name in ("start", "champion", "challenger")}) == 3
-    tokens = {name: sum(len(one.token_ids) for one in found.responses[name]) for name in found.responses}
+    answers = answered(make_request("terse", "near").model_copy(update={"engine": "vllm"}))
+    assert len({tuple(texts(answers, name)) for name in ("start", "champion", "challenger")}) == 3
+    tokens = {name: sum(len(response.token_ids) for response in answers.responses[name]) for name in answers.responses}
     assert tokens["challenger"] < tokens["start"]
-    assert all(math.isfinite(ratio) and ratio != 0 for ratio in found.log_ratios)
+    assert all(math.isfinite(ratio) and ratio != 0 for ratio in answers.log_ratios)
 
 
 def test_answers_of_different_models_differ(make_request: Make) -> None:
-    found = answered(make_request("near", "rambling"))
-    assert len({tuple(texts(found, name)) for name in ("start", "champion", "challenger")}) == 3
+    answers = answered(make_request("near", "rambling"))
+    assert len({tuple(texts(answers, name)) for name in ("start", "champion", "challenger")}) == 3
 
 
 def test_answers_measure_the_log_ratio_of_the_challengers_own_responses(make_request: Make) -> None:
-    """The planted models say every word equally often, so the ratio depends only on the number of words and on whether it ended."""
-    found = answered(make_request("terse", "near"))
-    assert len({len(response.token_ids) for response in found.responses["challenger"]}) > 1
-    for response, ratio in zip(found.responses["challenger"], found.log_ratios, strict=True):
+    """The planted models sample all words alike, so the ratio depends only on the number of words and the finish."""
+    answers = answered(make_request("terse", "near"))
+    assert len({len(response.token_ids) for response in answers.responses["challenger"]}) > 1
+    for response, ratio in zip(answers.responses["challenger"], answers.log_ratios, strict=True):
         ends = response.finish_reason == "stop"
         expected = (len(response.token_ids) - ends) * math.log(0.4 / 0.9) + ends * math.log(0.6 / 0.1)
         assert ratio == pytest.approx(expected, abs=1e-4)
@@ -97,19 +97,19 @@ def test_answers_follow_the_temperature(make_request: Make) -> None:
 
 
 def test_answers_report_progress_over_all_models(make_request: Make, tmp_path: Path) -> None:
-    heard: list[tuple[int, int]] = []
+    reports: list[tuple[int, int]] = []
 
     class Heard:
         def began(self, round: str, stage: str) -> None: ...
 
         def advanced(self, done: int, total: int, text: str) -> None:
-            heard.append((done, total))
+            reports.append((done, total))
 
         def ended(self, round: str, stage: str, seconds: float, *, already_done: bool) -> None: ...
 
     with progress.reporting_to(Heard()):
         answered(make_request("rambling", "near", batch_size=8))
-    assert heard == [(8, 36), (12, 36), (20, 36), (24, 36), (32, 36), (36, 36)]
+    assert reports == [(8, 36), (12, 36), (20, 36), (24, 36), (32, 36), (36, 36)]
 
 
 def test_ranks_share_sampling_and_scoring(make_request: Make, tmp_path: Path) -> None:

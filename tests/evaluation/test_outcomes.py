@@ -14,7 +14,7 @@ PROMPTS: list[tuple[str, Messages]] = [
 
 
 class Alone:
-    """Scores each response by a function of its text; None is an answer that nobody can read."""
+    """Score each response by a function of its text; None stands for an unreadable answer."""
 
     name = "alone"
 
@@ -28,7 +28,7 @@ class Alone:
 
 
 class Pairwise:
-    """Compares in both orders; `share(first, second)` is the first one's share of the win."""
+    """Compare in both orders; `share(first, second)` is the first one's share of the win."""
 
     name = "pairwise"
 
@@ -82,7 +82,7 @@ def test_compare_cancels_a_preference_for_the_first_place() -> None:
 
 
 def test_compare_where_only_one_order_is_decided_is_a_tie() -> None:
-    """Prefers the challenger's text when it comes first, and is undecided when it comes second."""
+    """The judge prefers the challenger's text if it comes first, and is undecided if it comes second."""
     found = compare(Pairwise(lambda first, second: 1.0 if first == "good" else 0.5), PROMPTS, texts("good", "bad"))
     assert found.outcomes["champion"] == [0.5] * 40
 
@@ -130,14 +130,14 @@ def test_compare_by_a_judge_that_concludes_nothing_is_refused() -> None:
 
 
 def test_principle_violations_are_shares_of_each_models_responses() -> None:
-    """The challenger stands in the groups of both opponents, and is checked there twice."""
+    """The challenger is in the groups of both opponents, so it is checked twice."""
 
     def checked(group: Group, number: int, score: float | None) -> Verdict:
         verdict = make_verdict("judge", group, number, Opinion(score), part=KEPT)
         return as_part(as_part(verdict, "principle: kind"), "a juror")
 
     both = [Group(name, [], ((2, "challenger"), (opponent, "opponent"))) for name in ("p", "q") for opponent in (0, 1)]
-    kept: dict[tuple[str, int], float | None] = {
+    keeps: dict[tuple[str, int], float | None] = {
         ("p", 2): 0.0,
         ("q", 2): 1.0,
         ("p", 1): 1.0,
@@ -146,7 +146,7 @@ def test_principle_violations_are_shares_of_each_models_responses() -> None:
         ("q", 0): None,
     }
     verdicts = [
-        checked(group, number, kept[group.prompt_id, number]) for group in both for number, _ in group.responses
+        checked(group, number, keeps[group.prompt_id, number]) for group in both for number, _ in group.responses
     ]
     found = principle_violations(verdicts, models=["start", "champion", "challenger"])
     assert found == {"principle: kind": {"start": None, "champion": 0.0, "challenger": 0.5}}

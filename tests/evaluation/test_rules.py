@@ -6,14 +6,19 @@ from components.config import ConstraintsConfig
 from components.evaluation.rules import violation_shares
 
 
-def said(text: str, tokens: int, finish_reason: str = "stop") -> SimpleNamespace:
+def sampled(text: str, tokens: int, finish_reason: str = "stop") -> SimpleNamespace:
     return SimpleNamespace(text=text, token_ids=[1] * tokens, finish_reason=finish_reason)
 
 
 def test_violation_shares_count_each_rule_by_model() -> None:
     responses = {
-        "challenger": [said("so sorry", 3), said("fine", 4), said("sorry sorry", 4, "length"), said("ok", 2)],
-        "start": [said("sorry", 9)],
+        "challenger": [
+            sampled("so sorry", 3),
+            sampled("fine", 4),
+            sampled("sorry sorry", 4, "length"),
+            sampled("ok", 2),
+        ],
+        "start": [sampled("sorry", 9)],
     }
     shares = violation_shares(responses, ConstraintsConfig(banned_phrases=("sorry", "apolog"), max_tokens=3))
     # Three tokens and an end keep a ceiling of three; four tokens that were cut do not.
@@ -24,4 +29,4 @@ def test_violation_shares_count_each_rule_by_model() -> None:
 
 
 def test_violation_shares_of_rules_that_are_not_configured_are_left_out() -> None:
-    assert violation_shares({"start": [said("sorry", 9)]}, ConstraintsConfig()) == {}
+    assert violation_shares({"start": [sampled("sorry", 9)]}, ConstraintsConfig()) == {}

@@ -22,7 +22,7 @@ GATE = GateConfig(max_length_ratio=100.0, max_kl_to_start=1e6, max_unfinished_sh
 
 
 class Brevity:
-    """Scores a response by how short it is; a rambler loses. `odd` names prompts whose responses it cannot read."""
+    """Score shorter responses higher. `odd` names prompts whose responses it cannot read."""
 
     name = "brevity"
 
@@ -39,7 +39,7 @@ class Brevity:
 
 
 class ShorterOfTwo:
-    """Compares in both orders and gives no scores."""
+    """Compare in both orders, without scores."""
 
     name = "shorter of two"
 
@@ -56,7 +56,7 @@ class ShorterOfTwo:
 
 @pytest.fixture
 def plotted() -> list[dict[str, Any]]:
-    """What was to be plotted."""
+    """The arguments of the plots."""
     return []
 
 
@@ -64,7 +64,7 @@ def plotted() -> list[dict[str, Any]]:
 def evaluate(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, plotted: list[dict[str, Any]]
 ) -> Callable[..., tuple[dict[str, Any], Path]]:
-    """Runs an evaluation with a judge of the test's own, and then without plots.
+    """Run an evaluation with a judge of the test, and then without plots.
 
     Or just as it is, when the judge is None.
     """
@@ -169,7 +169,7 @@ def test_evaluation_of_a_champion_against_itself_is_one_half_and_refused(
 
 
 def test_evaluation_estimates_the_divergence_of_known_models(make_request: Make, evaluate: Any) -> None:
-    """Words are equally likely in both, so each token adds the KL of its one coin, and a response is tossed until it ends."""
+    """Words are equally likely in both models, so each token adds the KL of a coin, tossed until the response ends."""
     found, _ = evaluate(make_request("terse", "near"), Brevity())
     coin = 0.6 * math.log(0.6 / 0.1) + 0.4 * math.log(0.4 / 0.9)
     exact = coin / 0.6
@@ -245,8 +245,8 @@ def test_evaluation_skips_and_counts_a_prompt_that_is_too_long(
     found, out = evaluate(make_request("near", "start", limits={"max_prompt_tokens": limit}), Brevity())
     assert found["skipped_long_prompts"] == sum(length > limit for length in lengths)
     assert found["num_prompts"] == sum(length <= limit for length in lengths)
-    kept = [name for name, length in zip(read_table(held_out)["prompt_id"], lengths, strict=False) if length <= limit]
-    assert read_table(out / "samples.parquet")["prompt_id"].tolist() == kept[:10]
+    short = [name for name, length in zip(read_table(held_out)["prompt_id"], lengths, strict=False) if length <= limit]
+    assert read_table(out / "samples.parquet")["prompt_id"].tolist() == short[:10]
 
 
 def test_evaluation_with_only_long_prompts_says_which_limit_to_raise(make_request: Make, evaluate: Any) -> None:

@@ -132,12 +132,13 @@ CASES = {
     model_without_chat_template: "has no chat template",
     pickled_model: "only pickled weights (pytorch_model.bin)",
     unknown_rule: "support_reply",
-    key_that_is_not_set: "RATCHET_NO_SUCH_KEY is not set: put the key there",
-    key_in_the_config: "endpoint.api_key_from names no place of a key: write env:NAME",
+    key_that_is_not_set: "RATCHET_NO_SUCH_KEY is not set: set it to the API key",
+    key_in_the_config: "endpoint.api_key_from must be env:NAME",
     cost_limit_without_prices: "max_cost needs prices: set `price_per_million_input` and `price_per_million_output`",
     missing_seed_pairs: "nowhere.jsonl",
     seed_pairs_without_rejected: "rejected",
-    single_responses_for_a_loss_of_pairs: "holds 1 single responses, and training.loss sigmoid takes pairs: set `training: {loss: kto}`",
+    single_responses_for_a_loss_of_pairs: "has 1 single responses, but training.loss sigmoid needs pairs: "
+    "set `training: {loss: kto}`",
 }
 
 

@@ -20,12 +20,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Script = Callable[[dict[str, Any]], str]
-"""From a request's JSON to the answer's text."""
+"""Maps a request's JSON to the answer's text."""
 Fault = Callable[["Handler"], None]
 
 
 class ChatServer:
-    """The running endpoint, and what it was asked."""
+    """The running endpoint and its requests."""
 
     def __init__(self, script: Script, faults: Sequence[Fault | None]) -> None:
         self.script, self.faults = script, list(faults)
@@ -42,7 +42,7 @@ class ChatServer:
         threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def endpoint(self, **settings: Any) -> dict[str, Any]:
-        """The section `endpoint` of a judge that asks this server."""
+        """Return the section `endpoint` of a judge that asks this server."""
         return {"url": self.url, "model": "scripted", "timeout_seconds": 20.0, **settings}
 
     def close(self) -> None:
@@ -52,7 +52,7 @@ class ChatServer:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Speaks /v1/chat/completions."""
+    """Serve /v1/chat/completions."""
 
     protocol_version = "HTTP/1.1"
     chat: ChatServer
@@ -95,11 +95,11 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Tests look at what was asked, not at a log."""
+        """Log nothing: tests check the requests."""
 
 
 def completion(request: dict[str, Any], text: str, finish: str = "stop") -> bytes:
-    """The answer's body; every four characters are a token."""
+    """Return the answer's body; every four characters count as a token."""
     asked = sum(len(message["content"]) for message in request["messages"])
     usage = {"prompt_tokens": asked // 4, "completion_tokens": len(text) // 4}
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
@@ -109,7 +109,7 @@ def completion(request: dict[str, Any], text: str, finish: str = "stop") -> byte
 
 
 def quoted_texts(request: dict[str, Any]) -> list[str]:
-    """The texts that a judge's question gives as data, in their order.
+    """Return the texts that a judge's question holds as data, in order.
 
     The conversation, then answers and whatever else is judged.
     """
@@ -121,17 +121,17 @@ def quoted_texts(request: dict[str, Any]) -> list[str]:
 
 
 def status(code: int, message: str = "scripted", **headers: str) -> Fault:
-    """Answers with an HTTP status, such as `status(429, Retry_After="2")`."""
+    """Answer with an HTTP status, such as `status(429, Retry_After="2")`."""
     return lambda handler: handler.send(code, json.dumps({"error": {"message": message}}).encode(), **headers)
 
 
 def body(content: bytes) -> Fault:
-    """Answers 200 with these bytes, whatever they are."""
+    """Answer 200 with these bytes."""
     return lambda handler: handler.send(200, content)
 
 
 def says(text: str, finish: str = "stop") -> Fault:
-    """Answers in due form with another text than the script's."""
+    """Answer in the right form with another text than the script's."""
 
     def fault(handler: Handler) -> None:
         handler.send(200, completion(handler.chat.requests[-1], text, finish))
@@ -140,20 +140,20 @@ def says(text: str, finish: str = "stop") -> Fault:
 
 
 def hang(handler: Handler) -> None:
-    """Says nothing for as long as the server runs."""
+    """Send nothing as long as the server runs."""
     handler.chat.closing.wait()
     handler.close_connection = True
 
 
 def reset(handler: Handler) -> None:
-    """Breaks the connection off with a TCP reset."""
+    """Break the connection with a TCP reset."""
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     handler.close_connection = True
     handler.connection.close()
 
 
 def drip(handler: Handler) -> None:
-    """Sends a proper answer, one byte every tenth of a second."""
+    """Send a valid answer, one byte every tenth of a second."""
     content = completion(handler.chat.requests[-1], handler.chat.script(handler.chat.requests[-1]))
     handler.send_response(200)
     handler.send_header("Content-Length", str(len(content)))
@@ -167,14 +167,14 @@ def drip(handler: Handler) -> None:
 
 
 def huge(handler: Handler) -> None:
-    """Answers in due form with 10 MB."""
+    """Answer in the right form with 10 MB."""
     handler.close_connection = True
     with contextlib.suppress(OSError):
         handler.send(200, completion(handler.chat.requests[-1], "x" * 10_000_000))
 
 
 def bomb(handler: Handler) -> None:
-    """Answers with 10 MB that are a few KB on the way."""
+    """Answer with 10 MB that are compressed to a few KB."""
     content = gzip.compress(completion(handler.chat.requests[-1], "x" * 10_000_000))
     handler.send(200, content, Content_Encoding="gzip")
 

@@ -19,19 +19,23 @@ from components.judges.violations import Violations, count_violations
 from tests.judges.chat_server import ChatServer, quoted_texts
 
 Start = Callable[..., ChatServer]
-PRINCIPLES = "- {name: kind, text: It is KIND., weight: 2}\n- {name: short, text: It is SHORT.}\n- {name: true, text: It is TRUE.}\n"
+PRINCIPLES = """\
+- {name: kind, text: It is KIND., weight: 2}
+- {name: short, text: It is SHORT.}
+- {name: true, text: It is TRUE.}
+"""
 GROUP = Group("p", [{"role": "user", "content": "Help me."}], ((0, "rude words"), (1, "kind words"), (2, "no")))
 
 
 @pytest.fixture
 def principles(tmp_path: Path) -> Path:
-    path = tmp_path / "mine.yaml"
+    path = tmp_path / "own.yaml"
     path.write_text(PRINCIPLES.replace("name: true", "name: 'true'"))
     return path
 
 
 def principled(request: dict[str, Any]) -> str:
-    """Kind prefers the kind words, short the shorter answer, and true always the first that it is shown."""
+    """Prefer, by KIND the kind words, by SHORT the shorter answer, by TRUE always the answer shown first."""
     asked, (_, *answers) = request["messages"][0]["content"], quoted_texts(request)
     if len(answers) == 1:
         return json.dumps({"reason": "as written", "violates": "KIND" in asked and "rude" in answers[0]})
@@ -48,7 +52,7 @@ def judged(server: ChatServer, principles: Path, scratch: Path, group: Group = G
     return load_judge(config, JudgeContext(scratch)).judge([group])
 
 
-def said(verdicts: list[Verdict], part: str) -> dict[tuple[int, int | None], float | None]:
+def scores_of(verdicts: list[Verdict], part: str) -> dict[tuple[int, int | None], float | None]:
     return {(verdict.sample_id, verdict.opponent_id): verdict.score for verdict in verdicts if verdict.part == part}
 
 
@@ -59,24 +63,26 @@ def test_constitution_keeps_each_principles_orders_and_concludes_by_their_weight
     verdicts = judged(server, principles, tmp_path)
     assert len(server.requests) == 3 * (2 * 3 + 3)
     assert len({verdict.verdict_id for verdict in verdicts}) == len(verdicts)
-    assert said(verdicts, "principle: kind") == {(0, 1): 0.0, (0, 2): 0.5, (1, 2): 1.0}
-    assert said(verdicts, "principle: kind/forward") == {(0, 1): 0.0, (0, 2): 0.5, (1, 2): 1.0}
-    assert said(verdicts, "principle: kind/backward") == {(1, 0): 1.0, (2, 0): 0.5, (2, 1): 0.0}
-    assert said(verdicts, "principle: short") == {(0, 1): 0.5, (0, 2): 0.0, (1, 2): 0.0}
-    assert set(said(verdicts, "principle: true/forward").values()) == {1.0}
-    assert set(said(verdicts, "principle: true").values()) == {0.5}, "a principle that follows the place wins nothing"
-    assert said(verdicts, "") == {(0, 1): (0.5 + 0.5) / 4, (0, 2): (1 + 0 + 0.5) / 4, (1, 2): (2 + 0 + 0.5) / 4}
+    assert scores_of(verdicts, "principle: kind") == {(0, 1): 0.0, (0, 2): 0.5, (1, 2): 1.0}
+    assert scores_of(verdicts, "principle: kind/forward") == {(0, 1): 0.0, (0, 2): 0.5, (1, 2): 1.0}
+    assert scores_of(verdicts, "principle: kind/backward") == {(1, 0): 1.0, (2, 0): 0.5, (2, 1): 0.0}
+    assert scores_of(verdicts, "principle: short") == {(0, 1): 0.5, (0, 2): 0.0, (1, 2): 0.0}
+    assert set(scores_of(verdicts, "principle: true/forward").values()) == {1.0}
+    assert set(scores_of(verdicts, "principle: true").values()) == {0.5}, (
+        "a principle that follows the place wins nothing"
+    )
+    assert scores_of(verdicts, "") == {(0, 1): (0.5 + 0.5) / 4, (0, 2): (1 + 0 + 0.5) / 4, (1, 2): (2 + 0 + 0.5) / 4}
     assert max(scores(verdicts), key=lambda key: scores(verdicts)[key]) == ("p", 1)
 
 
 def test_constitution_counts_violations_by_principle(chat_server: Start, principles: Path, tmp_path: Path) -> None:
-    found = count_violations(judged(chat_server(principled), principles, tmp_path))
-    assert found == {
+    violations = count_violations(judged(chat_server(principled), principles, tmp_path))
+    assert violations == {
         "kind": Violations(violated=1, checked=3, invalid=0),
         "short": Violations(violated=0, checked=3, invalid=0),
         "true": Violations(violated=0, checked=3, invalid=0),
     }
-    assert found["kind"].rate == pytest.approx(1 / 3)
+    assert violations["kind"].rate == pytest.approx(1 / 3)
 
 
 def test_constitution_counts_a_check_without_an_answer_as_invalid_and_not_as_kept(
@@ -85,9 +91,9 @@ def test_constitution_counts_a_check_without_an_answer_as_invalid_and_not_as_kep
     def silent(request: dict[str, Any]) -> str:
         return "hard to say" if len(quoted_texts(request)) == 2 else principled(request)
 
-    found = count_violations(judged(chat_server(silent), principles, tmp_path))
-    assert found["kind"] == Violations(violated=0, checked=0, invalid=3)
-    assert found["kind"].rate is None
+    violations = count_violations(judged(chat_server(silent), principles, tmp_path))
+    assert violations["kind"] == Violations(violated=0, checked=0, invalid=3)
+    assert violations["kind"].rate is None
 
 
 def test_constitution_conclusion_without_half_of_the_votes_is_invalid(
@@ -102,9 +108,9 @@ def test_constitution_conclusion_without_half_of_the_votes_is_invalid(
     mute = judged(chat_server(kind_is_mute), principles, tmp_path / "kind")
     assert {verdict.detail for verdict in mute if not verdict.part} == {"no valid verdict by kind"}
     assert scores(mute) == {}
-    heard = judged(chat_server(true_is_mute), principles, tmp_path / "true")
-    assert said(heard, "") == {(0, 1): 0.5 / 3, (0, 2): 1 / 3, (1, 2): 2 / 3}
-    assert {verdict.detail for verdict in heard if not verdict.part} == {"without true"}
+    verdicts = judged(chat_server(true_is_mute), principles, tmp_path / "true")
+    assert scores_of(verdicts, "") == {(0, 1): 0.5 / 3, (0, 2): 1 / 3, (1, 2): 2 / 3}
+    assert {verdict.detail for verdict in verdicts if not verdict.part} == {"without true"}
 
 
 def test_constitution_repeats_and_equal_texts_and_limited_comparisons_are_asked_as_configured(
@@ -113,11 +119,11 @@ def test_constitution_repeats_and_equal_texts_and_limited_comparisons_are_asked_
     server = chat_server(principled)
     verdicts = judged(server, principles, tmp_path, comparisons=1, repeat_share=1.0)
     assert len(server.requests) == 3 * (2 * 2 + 3)
-    assert len(said(verdicts, "principle: kind/repeat forward")) == 1
+    assert len(scores_of(verdicts, "principle: kind/repeat forward")) == 1
     equal = Group("q", GROUP.messages, ((0, "same"), (1, "same")))
     server.requests.clear()
     verdicts = judged(server, principles, tmp_path, equal)
-    assert said(verdicts, "") == {(0, 1): 0.5}
+    assert scores_of(verdicts, "") == {(0, 1): 0.5}
     assert len(server.requests) == 3, "one text is checked once"
 
 
@@ -152,7 +158,7 @@ def test_constitution_digest_follows_the_principles_and_the_model(principles: Pa
     assert judge_digest(config()) != before
     check_judge(config())
     principles.write_text("[]")
-    with pytest.raises(ValueError, match="holds no principles"):
+    with pytest.raises(ValueError, match="is empty: write a list"):
         check_judge(config())
 
 

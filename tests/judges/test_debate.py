@@ -17,7 +17,7 @@ GROUP = Group("p", [{"role": "user", "content": "Help me."}], ((0, "wrong"), (1,
 
 
 def debating(request: dict[str, Any]) -> str:
-    """A debater quotes its answer; the judge goes by the cases alone."""
+    """Quote the answer as its case, and judge by the cases alone."""
     _, *texts = quoted_texts(request)
     if len(texts) == 2:
         side = request["messages"][0]["content"].split("speak for answer ")[1][0]
@@ -45,8 +45,8 @@ def test_debate_decides_by_the_cases_in_both_orders_and_keeps_them(chat_server: 
 
 def test_debate_with_a_case_missing_is_invalid_and_asks_for_no_verdict(chat_server: Start, tmp_path: Path) -> None:
     def mute_for_right(request: dict[str, Any]) -> str:
-        said = debating(request)
-        return "" if said == "Mine says: right" else said
+        reply = debating(request)
+        return "" if reply == "Mine says: right" else reply
 
     server = chat_server(mute_for_right)
     verdicts = judged(server, tmp_path)
@@ -85,5 +85,5 @@ def test_debate_digest_follows_the_model_and_not_its_place() -> None:
 
     assert judge_digest(config("m", 1)) == judge_digest(config("m", 2)) != judge_digest(config("n", 1))
     check_judge(config("m", 1))
-    with pytest.raises(ValueError, match="is no address"):
+    with pytest.raises(ValueError, match="is not a URL"):
         check_judge(JudgeConfig(kind="debate", endpoint={"url": "nowhere", "model": "m"}))

@@ -1,4 +1,4 @@
-"""What a judge's verdicts say about the judge."""
+"""A judge's health, measured on its verdicts."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -19,7 +19,7 @@ GROUPS = [
 
 
 def comparing(orders: Iterable[tuple[float | None, float | None]], groups: Sequence[Group] = GROUPS) -> list[Verdict]:
-    """A comparison a prompt; each order gives the share of the response that it shows first."""
+    """Return one comparison per prompt; each order has the share of the response that it shows first."""
     return [
         verdict
         for group, (forward, backward) in zip(groups, orders, strict=False)
@@ -78,11 +78,11 @@ def test_position_consistency_leaves_out_comparisons_with_an_invalid_order() -> 
 
 
 def test_repetition_stability_compares_each_order_with_its_own_repetition() -> None:
-    said = comparing([(1.0, 0.0), (1.0, 0.0), (1.0, 0.0)])
+    verdicts = comparing([(1.0, 0.0), (1.0, 0.0), (1.0, 0.0)])
     again = [make_verdict("judge", GROUPS[0], 0, Opinion(0.8), opponent_id=1, part="repeat forward")]
     again += [make_verdict("judge", GROUPS[0], 1, Opinion(0.7), opponent_id=0, part="repeat backward")]
     again += [make_verdict("judge", GROUPS[1], 0, Opinion(None, "?"), opponent_id=1, part="repeat forward")]
-    health = measure_health([*said, *again], GROUPS, seed=1)
+    health = measure_health([*verdicts, *again], GROUPS, seed=1)
     assert health.repetition_stability is not None
     assert (health.repetition_stability.value, health.repetition_stability.n) == (0.5, 1)
     assert health.position_consistency is not None
@@ -107,7 +107,7 @@ def test_length_preference_of_a_judge_that_scores_is_over_all_pairs_of_different
     verdicts = scoring([(1.0, 3.0, 0.0, 1.0, 3.0, None)], [group])
     health = measure_health(verdicts, [group], seed=1)
     # Pairs of different texts: a-bbb, a-cc, a-dd, bbb-cc, bbb-a, bbb-dd (tie), cc-a, cc-dd (same length), a-dd; twice
-    # "a" is no pair.
+    # "a" alone is not a pair.
     assert health.length_preference is not None
     assert health.length_preference.value == pytest.approx(5 / 7)
     assert health.tie_share is not None
@@ -159,7 +159,7 @@ def test_health_twice_is_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    ("knob", "value", "verdicts", "told"),
+    ("knob", "value", "verdicts", "message"),
     [
         (
             "min_position_consistency",
@@ -177,27 +177,27 @@ def test_health_twice_is_the_same() -> None:
             "max_length_preference",
             0.8,
             scoring([(1.0, 2.0)] * NUM_PROMPTS),
-            r"length preference is 1\.000 .*goes by length",
+            r"length preference is 1\.000 .*depend on length",
         ),
     ],
 )
 def test_limit_that_is_broken_beyond_chance_stops_the_round(
-    knob: str, value: float, verdicts: list[Verdict], told: str
+    knob: str, value: float, verdicts: list[Verdict], message: str
 ) -> None:
     at_limit = 0.5 if knob != "max_length_preference" else 0.95
     check_limits("judge", measure_health(verdicts, GROUPS, seed=1), PreferencesConfig(**{knob: at_limit}))
-    with pytest.raises(JudgeUnavailable, match=told):
+    with pytest.raises(JudgeUnavailable, match=message):
         check_limits("judge", measure_health(verdicts, GROUPS, seed=1), PreferencesConfig(**{knob: value}))
 
 
 def test_limit_on_repetition_stops_a_judge_that_contradicts_itself() -> None:
-    said = comparing([(1.0, 0.0)] * NUM_PROMPTS)
+    verdicts = comparing([(1.0, 0.0)] * NUM_PROMPTS)
     again = [make_verdict("judge", group, 0, Opinion(0.0), opponent_id=1, part="repeat forward") for group in GROUPS]
     with pytest.raises(
         JudgeUnavailable,
         match=r"judge judge: its repetition stability is 0\.000 .* below preferences.min_repetition_stability",
     ):
-        check_limits("judge", measure_health([*said, *again], GROUPS, seed=1), PreferencesConfig())
+        check_limits("judge", measure_health([*verdicts, *again], GROUPS, seed=1), PreferencesConfig())
 
 
 def test_limit_is_not_broken_by_a_handful_of_prompts() -> None:

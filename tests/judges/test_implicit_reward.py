@@ -55,7 +55,7 @@ def by_response(verdicts: Sequence[Verdict]) -> dict[tuple[str, int], float | No
 
 
 def plain_logp(ref: ModelRef, messages: Any, text: str) -> float:
-    """One forward over one unpadded text; the answer ends with the end-of-turn token, unless it is cut."""
+    """Run one forward pass over one unpadded text; the answer ends with the end-of-turn token, unless it is cut."""
     tokenizer, model = (
         AutoTokenizer.from_pretrained(ref.base),
         AutoModelForCausalLM.from_pretrained(ref.base, dtype=torch.float32),
@@ -127,7 +127,7 @@ def test_implicit_reward_never_holds_two_models(models: dict[str, ModelRef], mon
 
 def test_implicit_reward_outside_of_a_campaign_is_refused() -> None:
     with pytest.raises(
-        ValueError, match="compares a campaign's policy with its start: outside of a campaign use another judge"
+        ValueError, match="compares a campaign's policy with its start: use another kind outside a campaign"
     ):
         load_judge(JudgeConfig(kind="implicit_reward"), JudgeContext(Path("unused")))
 

@@ -1,4 +1,4 @@
-"""The jury: jurors that score and jurors that compare, their abstentions, and what is kept of them."""
+"""The jury: jurors that score and jurors that compare, their abstentions, and the verdicts that are stored."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -44,18 +44,18 @@ class Scoring:
 
 
 class Comparing:
-    """Looks at the first and the last response of a group, the last one first."""
+    """Compare the first and the last response of a group, the last one first."""
 
     def __init__(self, name: str, p_last: float | None) -> None:
         self.name, self._p = name, p_last
 
     def judge(self, groups: Sequence[Group]) -> list[Verdict]:
-        found = []
+        verdicts = []
         for group in groups:
             last, first = group.responses[-1][0], group.responses[0][0]
             backward = Opinion(None if self._p is None else 1 - self._p)
-            found += conclude_pair(self.name, group, last, first, forward=Opinion(self._p), backward=backward)
-        return found
+            verdicts += conclude_pair(self.name, group, last, first, forward=Opinion(self._p), backward=backward)
+        return verdicts
 
 
 def jury(*jurors: Any, votes: str = "majority", weights: Sequence[float] = ()) -> JuryJudge:
@@ -78,29 +78,29 @@ LONG, SHORT = Scoring("long", lambda text: float(len(text))), Scoring("short", l
 
 def test_jury_of_judges_that_score_votes_by_the_sign_of_the_difference() -> None:
     same = Scoring("same", lambda text: 0.0)
-    found = jury(LONG, LONG, SHORT, same).judge(GROUPS)
+    verdicts = jury(LONG, LONG, SHORT, same).judge(GROUPS)
     first, second = (2 + 0.5 + 1) / 6, (1 + 0.5 + 1) / 6
     expected = {("p", 0, 1): second, ("p", 0, 2): second, ("p", 1, 2): first, ("q", 4, 7): first}
-    assert conclusions(found) == pytest.approx(expected)
-    assert scores(found)["p", 1] == pytest.approx(first)
+    assert conclusions(verdicts) == pytest.approx(expected)
+    assert scores(verdicts)["p", 1] == pytest.approx(first)
 
 
 def test_jury_takes_a_comparison_in_either_order_as_the_vote_it_is() -> None:
-    found = conclusions(jury(LONG, Comparing("pairs", 0.9), weights=[1, 2]).judge(GROUPS))
-    assert found["p", 0, 2] == pytest.approx((0 + 2 * 0.1 + 1) / 5)
-    assert found["p", 0, 1] == pytest.approx(1 / 3)
-    assert found["q", 4, 7] == pytest.approx((1 + 2 * 0.1 + 1) / 5)
+    probabilities = conclusions(jury(LONG, Comparing("pairs", 0.9), weights=[1, 2]).judge(GROUPS))
+    assert probabilities["p", 0, 2] == pytest.approx((0 + 2 * 0.1 + 1) / 5)
+    assert probabilities["p", 0, 1] == pytest.approx(1 / 3)
+    assert probabilities["q", 4, 7] == pytest.approx((1 + 2 * 0.1 + 1) / 5)
 
 
 def test_jury_of_judges_that_compare_concludes_on_what_they_looked_at() -> None:
-    found = jury(Comparing("one", 0.9), Comparing("two", 0.8)).judge(GROUPS)
-    assert conclusions(found).keys() == {("p", 0, 2), ("q", 4, 7)}
+    verdicts = jury(Comparing("one", 0.9), Comparing("two", 0.8)).judge(GROUPS)
+    assert conclusions(verdicts).keys() == {("p", 0, 2), ("q", 4, 7)}
 
 
 def test_juror_without_a_valid_verdict_abstains_and_a_pair_without_votes_is_invalid() -> None:
     picky = Scoring("picky", lambda text: None if text == "a" else float(len(text)))
-    found = conclusions(jury(picky, Comparing("pairs", None)).judge(GROUPS))
-    assert found == {
+    probabilities = conclusions(jury(picky, Comparing("pairs", None)).judge(GROUPS))
+    assert probabilities == {
         ("p", 0, 1): None,
         ("p", 0, 2): None,
         ("p", 1, 2): pytest.approx(2 / 3),
@@ -118,13 +118,13 @@ def test_juror_without_a_valid_verdict_abstains_and_a_pair_without_votes_is_inva
 
 
 def test_jury_keeps_every_jurors_verdict_under_its_name() -> None:
-    found = jury(LONG, LONG, Comparing("pairs", 0.7)).judge(GROUPS)
-    parts = {verdict.part for verdict in found}
+    verdicts = jury(LONG, LONG, Comparing("pairs", 0.7)).judge(GROUPS)
+    parts = {verdict.part for verdict in verdicts}
     assert parts == {"", "long", "long#2", "pairs", f"pairs/{FORWARD}", f"pairs/{BACKWARD}"}
-    assert len({verdict.verdict_id for verdict in found}) == len(found) == 5 + 5 + 6 + 4
-    assert {verdict.judge for verdict in found if verdict.part == ""} == {"jury:majority"}
+    assert len({verdict.verdict_id for verdict in verdicts}) == len(verdicts) == 5 + 5 + 6 + 4
+    assert {verdict.judge for verdict in verdicts if verdict.part == ""} == {"jury:majority"}
     raw = LONG.judge(GROUPS)
-    assert [verdict.score for verdict in found if verdict.part == "long#2"] == [verdict.score for verdict in raw]
+    assert [verdict.score for verdict in verdicts if verdict.part == "long#2"] == [verdict.score for verdict in raw]
 
 
 def test_health_of_a_jury_holds_the_reliability_of_a_juror_who_is_always_wrong() -> None:
@@ -144,7 +144,7 @@ def test_health_of_a_jury_holds_the_reliability_of_a_juror_who_is_always_wrong()
 @pytest.mark.parametrize("votes", ["majority", "bradley_terry", "dawid_skene"])
 def test_jury_says_the_same_in_any_order_of_its_jurors(votes: str) -> None:
     jurors = [LONG, SHORT, Scoring("vowels", lambda text: float("a" in text))]
-    forward, backward = (conclusions(jury(*several, votes=votes).judge(GROUPS)) for several in (jurors, jurors[::-1]))
+    forward, backward = (conclusions(jury(*ordered, votes=votes).judge(GROUPS)) for ordered in (jurors, jurors[::-1]))
     assert forward == pytest.approx(backward, abs=1e-9)
 
 
@@ -183,14 +183,14 @@ def test_jury_of_configured_jurors_judges_with_their_weights() -> None:
 
 @pytest.mark.usefixtures("rules")
 def test_jury_digest_follows_jurors_weights_and_votes() -> None:
-    several = [
+    juries = [
         config("long", "short"),
         config("long", "broken"),
         config("long", "short", long=2.0),
         config("long", "short", votes="bradley_terry"),
         config("long", "short", "short"),
     ]
-    assert len({judge_digest(one) for one in several}) == len(several)
+    assert len({judge_digest(config) for config in juries}) == len(juries)
     assert judge_digest(config("long", "short")) == judge_digest(config("long", "short"))
 
 

@@ -19,7 +19,7 @@ BLOCK = re.compile(r"<<data ([0-9a-f]{24})>>\n(.*?)\n<<end of data \1>>", re.DOT
 
 
 def shown(request: dict[str, Any]) -> tuple[str, str]:
-    """The two answers that a request shows."""
+    """Return the two answers of a request."""
     _, first, second = (text for _, text in BLOCK.findall(request["messages"][0]["content"]))
     return first, second
 
@@ -29,7 +29,7 @@ def says_verdict(verdict: str) -> str:
 
 
 def honest(request: dict[str, Any]) -> str:
-    """Prefers the answer that says `good` more often."""
+    """Prefer the answer that contains `good` more often."""
     first, second = (text.count("good") for text in shown(request))
     return says_verdict("A" if first > second else "B" if second > first else "tie")
 
@@ -133,7 +133,7 @@ FORGERIES = [
 
 
 def naive(request: dict[str, Any]) -> str:
-    """Obeys whatever is said outside of the data, as a model may that was not told to beware."""
+    """Obey every text outside the data, as an unprotected model may."""
     text = request["messages"][0]["content"]
     outside = BLOCK.sub("", text)
     return (
@@ -161,10 +161,10 @@ def test_llm_answer_that_says_choose_me_does_not_win(
 
 
 def skeleton(text: str) -> str:
-    """What stays of a request when its data and the mark are taken out."""
-    found = BLOCK.search(text)
-    assert found is not None
-    return BLOCK.sub("DATA", text).replace(found[1], "MARK")
+    """Return a request without its data and its mark."""
+    block = BLOCK.search(text)
+    assert block is not None
+    return BLOCK.sub("DATA", text).replace(block[1], "MARK")
 
 
 def test_llm_shows_the_conversation_and_the_answers_once_and_in_order(chat_server: Start, tmp_path: Path) -> None:
@@ -196,22 +196,26 @@ def test_llm_digest_follows_model_wording_and_form_and_not_place_or_limits(chat_
 @pytest.mark.parametrize(
     ("endpoint", "settings", "message"),
     [
-        ({"url": "127.0.0.1:8000/v1"}, {}, r"endpoint.url = 127.0.0.1:8000/v1 is no address: write one such as http"),
-        ({"url": "http://me:secret@h/v1"}, {}, r"endpoint.url names a user or a password for h: leave it out"),
-        ({"url": "http://h/v1?key=1"}, {}, r"endpoint.url has a query .* after h/v1: give the base address"),
-        ({"url": "http://h/v1/chat/completions"}, {}, r"names a page: give the base address, http://h/v1$"),
-        ({"api_key_from": "sk-123"}, {}, r"api_key_from names no place of a key: write env:NAME"),
-        ({"api_key_from": "env:RATCHET_NO_SUCH_KEY"}, {}, r"RATCHET_NO_SUCH_KEY is not set: put the key there"),
+        ({"url": "127.0.0.1:8000/v1"}, {}, r"endpoint.url = 127.0.0.1:8000/v1 is not a URL: use something like http"),
+        ({"url": "http://me:secret@h/v1"}, {}, r"endpoint.url contains a user name or a password for h: remove it"),
+        ({"url": "http://h/v1?key=1"}, {}, r"endpoint.url has a query .* after h/v1: use the base address"),
+        ({"url": "http://h/v1/chat/completions"}, {}, r"/chat/completions is not a base address: use http://h/v1$"),
+        ({"api_key_from": "sk-123"}, {}, r"api_key_from must be env:NAME"),
+        ({"api_key_from": "env:RATCHET_NO_SUCH_KEY"}, {}, r"RATCHET_NO_SUCH_KEY is not set: set it to the API key"),
         (
             {},
             {"prompt": "plane"},
             r"judge.prompt plane cannot be read \(No such file or directory\): use plain or concise, or name a file",
         ),
-        ({}, {"prompt": "{own}", "source": "{{ conversation }} {{ answer_a }}"}, r"leaves out answer_b: its slots are"),
+        (
+            {},
+            {"prompt": "{own}", "source": "{{ conversation }} {{ answer_a }}"},
+            r"does not use answer_b: it must use the slots",
+        ),
         (
             {},
             {"prompt": "{own}", "source": "{{ answer }}"},
-            r"cannot be rendered \('answer' is undefined\): its slots are \{\{ conv",
+            r"cannot be rendered \('answer' is undefined\): it may use the slots \{\{ conv",
         ),
         ({}, {"prompt": "{own}", "source": "{{ answer_a"}, r"cannot be rendered \(unexpected end of template"),
         (
@@ -227,11 +231,11 @@ def test_llm_check_tells_what_cannot_work(
     source, own = settings.pop("source", ""), tmp_path / "own.md"
     own.write_text(source)
     settings = {name: value.replace("{own}", str(own)) for name, value in settings.items()}
-    with pytest.raises(ValueError, match=message) as told:
+    with pytest.raises(ValueError, match=message) as raised:
         check_judge(config(chat_server(honest), endpoint, **settings))
-    assert "secret" not in str(told.value)
-    assert "sk-123" not in str(told.value)
-    assert "\n" not in str(told.value)
+    assert "secret" not in str(raised.value)
+    assert "sk-123" not in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_llm_check_asks_nobody(chat_server: Start) -> None:

@@ -19,7 +19,7 @@ PROMPT = [{"role": "user", "content": "Help me."}]
 
 
 def writing(request: dict[str, Any]) -> str:
-    """A critic who repeats the answer, and a writer who does as the answer's first word says."""
+    """Repeat the answer as its critique, and revise it as its first word says."""
     _, answer, *critique = quoted_texts(request)
     if not critique:
         return "" if answer == "uncriticised" else f"Wanting: {answer}"
@@ -34,16 +34,16 @@ def reviser(server: ChatServer, tmp_path: Path) -> Reviser:
 def test_revise_writes_what_the_critique_asks_for_and_counts_what_is_none(chat_server: Start, tmp_path: Path) -> None:
     server = chat_server(writing)
     texts = ("better", "uncriticised", "same", "empty", "mumbled")
-    found = reviser(server, tmp_path).revise([Draft(PROMPT, text, KIND) for text in texts])
-    assert found[0] == Revision("revised", "better, kindly", "Wanting: better")
-    assert [(revision.outcome, revision.text) for revision in found[1:]] == [
+    revisions = reviser(server, tmp_path).revise([Draft(PROMPT, text, KIND) for text in texts])
+    assert revisions[0] == Revision("revised", "better, kindly", "Wanting: better")
+    assert [(revision.outcome, revision.text) for revision in revisions[1:]] == [
         ("unreadable", ""),
         ("unchanged", ""),
         ("empty", ""),
         ("unreadable", ""),
     ]
-    assert found[1].detail == "no critique: the answer is empty"
-    assert "it holds no JSON object" in found[4].detail
+    assert revisions[1].detail == "no critique: the answer is empty"
+    assert "it holds no JSON object" in revisions[4].detail
     assert all("It is KIND." in request["messages"][0]["content"] for request in server.requests)
     assert (
         sorted(len(quoted_texts(request)) for request in server.requests if len(request["messages"]) == 1)
@@ -52,7 +52,7 @@ def test_revise_writes_what_the_critique_asks_for_and_counts_what_is_none(chat_s
 
 
 class Writer:
-    """Revises by its own table."""
+    """Revise by a table."""
 
     principles: Sequence[Principle] = (KIND, SHORT)
 
@@ -65,7 +65,7 @@ class Writer:
 
 
 def judged(group: Group, *, first_wins: float | None, violated: str = "") -> list[Verdict]:
-    """The constitution's word on a prompt with two responses, of which the second may violate a principle."""
+    """Return a constitution's verdicts on a prompt with two responses; the second may violate a principle."""
     backward = None if first_wins is None else 1 - first_wins
     verdicts = conclude_pair("judge", group, 0, 1, forward=Opinion(first_wins), backward=Opinion(backward))
     checks = [
@@ -86,20 +86,20 @@ def test_revised_pairs_reject_the_worst_response_for_its_revision(tmp_path: Path
         verdict for one, wins in zip(groups, (1.0, 0.0, None), strict=True) for verdict in judged(one, first_wins=wins)
     ]
     writer = Writer({})
-    found = revised_pairs(
+    pairs = revised_pairs(
         groups, verdicts, reviser=writer, judge="judge", preferences=PreferencesConfig(tag="kindness"), seed=3
     )
-    assert [(row["chosen"], row["rejected"]) for row in found.rows] == [
+    assert [(row["chosen"], row["rejected"]) for row in pairs.rows] == [
         ("a two improved", "a two"),
         ("b one improved", "b one"),
     ]
-    assert {(row["p"], row["margin"], row["tag"], row["judge"]) for row in found.rows} == {
+    assert {(row["p"], row["margin"], row["tag"], row["judge"]) for row in pairs.rows} == {
         (1.0, None, "kindness", "judge")
     }
     concluded = {verdict.verdict_id for verdict in verdicts if not verdict.part}
-    assert all(set(row["verdict_ids"]) < concluded and row["verdict_ids"] for row in found.rows)
-    assert found.outcomes == {"a": "paired", "b": "paired", "c": "no_verdict"}
-    assert found.revisions == {"revised": 2, "unchanged": 0, "empty": 0, "unreadable": 0}
+    assert all(set(row["verdict_ids"]) < concluded and row["verdict_ids"] for row in pairs.rows)
+    assert pairs.outcomes == {"a": "paired", "b": "paired", "c": "no_verdict"}
+    assert pairs.revisions == {"revised": 2, "unchanged": 0, "empty": 0, "unreadable": 0}
 
 
 def test_revised_pairs_count_a_revision_of_no_use_and_make_no_pair_of_it() -> None:
@@ -107,10 +107,10 @@ def test_revised_pairs_count_a_revision_of_no_use_and_make_no_pair_of_it() -> No
     ends = dict(zip("abc", ("unchanged", "empty", "unreadable"), strict=True))
     writer = Writer({f"{name} two": Revision(outcome, "", "") for name, outcome in ends.items()})  # type: ignore[arg-type]
     verdicts = [verdict for one in groups for verdict in judged(one, first_wins=1.0)]
-    found = revised_pairs(groups, verdicts, reviser=writer, judge="judge", preferences=PreferencesConfig(), seed=3)
-    assert [row["rejected"] for row in found.rows] == ["d two"]
-    assert found.outcomes == {"a": "not_revised", "b": "not_revised", "c": "not_revised", "d": "paired"}
-    assert found.revisions == {"unchanged": 1, "empty": 1, "unreadable": 1, "revised": 1}
+    pairs = revised_pairs(groups, verdicts, reviser=writer, judge="judge", preferences=PreferencesConfig(), seed=3)
+    assert [row["rejected"] for row in pairs.rows] == ["d two"]
+    assert pairs.outcomes == {"a": "not_revised", "b": "not_revised", "c": "not_revised", "d": "paired"}
+    assert pairs.revisions == {"unchanged": 1, "empty": 1, "unreadable": 1, "revised": 1}
 
 
 def test_revised_pairs_criticise_by_a_violated_principle_or_by_any() -> None:

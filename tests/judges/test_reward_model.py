@@ -83,7 +83,7 @@ def by_response(verdicts: list[Verdict]) -> dict[tuple[str, int], float | None]:
 
 
 def plain_score(path: Path, group: Group, text: str) -> float:
-    """One forward pass over one text with no padding, written out from the template."""
+    """Return the logit of one forward pass over one unpadded text, written out from the template."""
     model = LlamaForSequenceClassification.from_pretrained(path).eval()
     words = f"<user> {group.messages[0]['content']} <end> <assistant> {text} <end>".split()
     with torch.no_grad():
@@ -113,7 +113,7 @@ def test_reward_model_scores_do_not_depend_on_order_or_batch_size(reward_model: 
 
 
 def test_reward_model_reads_each_prompt_once(reward_model: Path) -> None:
-    """Not once a response: the prompt with the words around it, and of each response what no other begins with."""
+    """The shared prompt is read once, and each response from its first token of its own."""
     group = Group(
         "p", [{"role": "user", "content": "w1 w2 w3 w4 w5 w6"}], tuple((s, f"w{s} w{s}") for s in range(10, 14))
     )
@@ -224,22 +224,22 @@ def refuse_language_model(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("spoil", "message"),
     [
         (refuse_pickle, "only pickled weights"),
         (refuse_no_tokenizer, "has no tokenizer"),
         (refuse_no_template, "has no chat template"),
-        (refuse_two_outputs, "has 2 outputs: a reward model has one"),
-        (refuse_language_model, r"is no reward model \(LlamaForCausalLM\)"),
+        (refuse_two_outputs, "has 2 outputs: use a reward model with one output"),
+        (refuse_language_model, r"is not a reward model \(LlamaForCausalLM\)"),
     ],
 )
 def test_reward_model_that_cannot_judge_is_refused_before_the_campaign(
-    spoil: object, says: str, reward_model: Path
+    spoil: object, message: str, reward_model: Path
 ) -> None:
     check_judge(config(reward_model))
     spoil(reward_model)  # type: ignore[operator]
     for use in (check_judge, partial(load_judge, context=UNUSED)):
-        with pytest.raises(ValueError, match=says):
+        with pytest.raises(ValueError, match=message):
             use(config(reward_model))
 
 

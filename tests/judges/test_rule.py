@@ -1,4 +1,4 @@
-"""The rule judge, and the registry that makes judges."""
+"""The rule judge, and the registry that creates judges."""
 
 import math
 import subprocess

@@ -30,12 +30,12 @@ GROUP = Group(
     ((0, "Sorry about that."), (1, "No.")),
 )
 MARK = "RATCHET_TEST_OF_SELF"
-"""Environment variable that tells a test's own processes from all others."""
+"""Environment variable that marks a test's own processes."""
 
 
 @contextlib.contextmanager
 def not_served(serving: Serving, engine: str) -> Iterator[None]:
-    """Stands for a server where nothing is to be asked."""
+    """Stand in for a server that gets no questions."""
     yield
 
 
@@ -172,5 +172,7 @@ def test_self_judge_is_checked_before_a_campaign_and_follows_its_wording(monkeyp
 
 
 def test_self_judge_outside_of_a_campaign_is_refused() -> None:
-    with pytest.raises(ValueError, match="kind self asks a campaign's policy: outside of a campaign use kind: llm"):
+    with pytest.raises(
+        ValueError, match="kind self asks a campaign's policy: use kind: llm with your own endpoint outside a campaign"
+    ):
         load_judge(JudgeConfig(kind="self"), JudgeContext(Path("unused")))

@@ -1,4 +1,4 @@
-"""A jury's votes as probabilities: values worked by hand, symmetries, and what a planted bad juror does."""
+"""A jury's votes as probabilities: values worked by hand, symmetries, and the effect of a planted bad juror."""
 
 import math
 import random
@@ -12,7 +12,7 @@ from components.judges.votes import (
     PRIOR_WRONG,
     VOTES,
     PairKey,
-    aggregated,
+    aggregate_votes,
     bradley_terry,
     dawid_skene,
     majority,
@@ -32,7 +32,7 @@ def split(votes: list[float]) -> dict[PairKey, dict[str, float]]:
 def panel(
     rates: dict[str, float], pairs: int, *, seed: int, ties: float = 0.0
 ) -> tuple[dict[PairKey, dict[str, float]], dict[PairKey, bool]]:
-    """Votes of jurors with these accuracies, each on every pair, and the truths."""
+    """Return votes of jurors with these accuracies, each on every pair, and the truths."""
     rng = random.Random(seed)
     truths = {PairKey(f"p{number}", 0, 1): rng.random() < 0.5 for number in range(pairs)}
     votes = {
@@ -45,8 +45,8 @@ def panel(
     return votes, truths
 
 
-def share_right(found: dict[PairKey, float], truths: dict[PairKey, bool]) -> float:
-    return sum((found[pair] > 0.5) == truth for pair, truth in truths.items()) / len(truths)
+def share_right(probabilities: dict[PairKey, float], truths: dict[PairKey, bool]) -> float:
+    return sum((probabilities[pair] > 0.5) == truth for pair, truth in truths.items()) / len(truths)
 
 
 @pytest.mark.parametrize(
@@ -63,8 +63,8 @@ def share_right(found: dict[PairKey, float], truths: dict[PairKey, bool]) -> flo
 def test_majority_is_the_weighted_share_after_one_vote_for_each_side(
     votes: list[float], weights: list[float], p: float
 ) -> None:
-    found = majority(split(votes), dict(zip(JURORS, weights, strict=False)))
-    assert found == {PAIR: pytest.approx(p)}
+    probabilities = majority(split(votes), dict(zip(JURORS, weights, strict=False)))
+    assert probabilities == {PAIR: pytest.approx(p)}
 
 
 def test_bradley_terry_of_two_responses_is_the_majority() -> None:
@@ -85,8 +85,8 @@ def test_bradley_terry_strengths_are_those_of_a_loop_of_its_own() -> None:
             short = (count + 1) / (1 + math.exp(strength[a] - strength[b]))
             slope[a], slope[b] = slope[a] + short, slope[b] - short
         strength = [value + 0.05 * change for value, change in zip(strength, slope, strict=True)]
-    found = bradley_terry(votes, EQUAL)
-    assert found == {
+    probabilities = bradley_terry(votes, EQUAL)
+    assert probabilities == {
         pair: pytest.approx(1 / (1 + math.exp(strength[pair.second] - strength[pair.first])), abs=1e-4)
         for pair in votes
     }
@@ -94,8 +94,8 @@ def test_bradley_terry_strengths_are_those_of_a_loop_of_its_own() -> None:
 
 def test_bradley_terry_learns_of_a_pair_from_the_others() -> None:
     votes = {PairKey("p", 0, 1): {"ann": 1.0}, PairKey("p", 1, 2): {"ann": 1.0}, PairKey("p", 0, 2): {"ann": 0.5}}
-    found = bradley_terry(votes, EQUAL)
-    assert found[PairKey("p", 0, 2)] > 0.6
+    probabilities = bradley_terry(votes, EQUAL)
+    assert probabilities[PairKey("p", 0, 2)] > 0.6
     apart = {PairKey("p", 0, 1): {"ann": 1.0}, PairKey("q", 1, 2): {"ann": 1.0}, PairKey("r", 0, 2): {"ann": 0.5}}
     assert bradley_terry(apart, EQUAL)[PairKey("r", 0, 2)] == pytest.approx(0.5)
 
@@ -109,10 +109,10 @@ def test_dawid_skene_of_one_pair_is_the_prior_reliability() -> None:
 def test_dawid_skene_trusts_the_reliable_juror_against_two_that_guess() -> None:
     votes, truths = panel({"ann": 0.95, "ben": 0.65, "cat": 0.65}, 400, seed=3)
     against = {pair for pair, cast in votes.items() if cast["ben"] == cast["cat"] != cast["ann"]}
-    found = dawid_skene(votes, EQUAL)
+    probabilities = dawid_skene(votes, EQUAL)
     assert len(against) > 50
-    assert all((found[pair] > 0.5) == (votes[pair]["ann"] == 1) for pair in against)
-    assert share_right(found, truths) > share_right(majority(votes, EQUAL), truths) + 0.08
+    assert all((probabilities[pair] > 0.5) == (votes[pair]["ann"] == 1) for pair in against)
+    assert share_right(probabilities, truths) > share_right(majority(votes, EQUAL), truths) + 0.08
 
 
 def test_dawid_skene_is_a_loop_of_its_own_over_one_reliability_a_juror() -> None:
@@ -133,10 +133,10 @@ def test_dawid_skene_is_a_loop_of_its_own_over_one_reliability_a_juror() -> None
 
 def test_dawid_skene_reads_a_juror_who_is_always_wrong_the_other_way_round() -> None:
     votes, truths = panel({"ann": 0.85, "ben": 0.85, "cat": 0.0}, 300, seed=4)
-    found = dawid_skene(votes, EQUAL)
-    assert share_right(found, truths) > 0.95
+    probabilities = dawid_skene(votes, EQUAL)
+    assert share_right(probabilities, truths) > 0.95
     split_votes = {pair: cast for pair, cast in votes.items() if cast["ann"] != cast["ben"]}
-    assert all((found[pair] > 0.5) == (cast["cat"] == 0) for pair, cast in split_votes.items())
+    assert all((probabilities[pair] > 0.5) == (cast["cat"] == 0) for pair, cast in split_votes.items())
 
 
 @pytest.mark.parametrize("pairs", [1, 2, 5])
@@ -147,12 +147,12 @@ def test_dawid_skene_of_few_pairs_keeps_right_and_wrong_where_most_jurors_put_th
 
 def test_dawid_skene_takes_ties_as_an_answer_of_their_own() -> None:
     votes, _ = panel({"ann": 0.9, "ben": 0.8, "cat": 0.8}, 200, seed=5, ties=0.2)
-    found = dawid_skene(votes, EQUAL)
+    probabilities = dawid_skene(votes, EQUAL)
     for pair, cast in votes.items():
         if set(cast.values()) == {0.5}:
-            assert found[pair] == pytest.approx(0.5, abs=1e-6)
+            assert probabilities[pair] == pytest.approx(0.5, abs=1e-6)
         if set(cast.values()) == {1.0}:
-            assert found[pair] > 0.9
+            assert probabilities[pair] > 0.9
     assert dawid_skene(split([0.5, 0.5, 0.5]), EQUAL)[PAIR] == pytest.approx(0.5)
 
 
@@ -177,9 +177,9 @@ def test_probability_swaps_with_the_pair_and_ignores_the_jurors_order(
     method: str, votes: dict[PairKey, dict[str, float]], data: st.DataObject
 ) -> None:
     weights = EQUAL if method == "dawid_skene" else {"ann": 1.0, "ben": 2.0, "cat": 0.5}
-    found = VOTES[method](votes, weights)
-    assert found.keys() == votes.keys()
-    assert all(0 < p < 1 for p in found.values())
+    probabilities = VOTES[method](votes, weights)
+    assert probabilities.keys() == votes.keys()
+    assert all(0 < p < 1 for p in probabilities.values())
     turned = data.draw(st.sets(st.sampled_from(sorted(votes))))
 
     def turn(pair: PairKey) -> PairKey:
@@ -191,7 +191,7 @@ def test_probability_swaps_with_the_pair_and_ignores_the_jurors_order(
     }
     again = VOTES[method](swapped, weights)
     assert {pair: again[turn(pair)] for pair in votes} == {
-        pair: pytest.approx(1 - p if pair in turned else p, abs=1e-6) for pair, p in found.items()
+        pair: pytest.approx(1 - p if pair in turned else p, abs=1e-6) for pair, p in probabilities.items()
     }
 
 
@@ -203,5 +203,5 @@ def test_vote_of_equal_scores_is_a_tie() -> None:
 def test_tied_pair_is_exactly_one_half_whatever_the_iterations_leave(method: str) -> None:
     tied = {PairKey("p", 0, 1): {"ann": 0.5}, PairKey("p", 1, 2): {"ann": 0.5, "ben": 0.5}}
     others, _ = panel({"ann": 0.8, "ben": 0.8}, 30, seed=7)
-    found = aggregated(method, tied | others, EQUAL)
-    assert [found[pair] for pair in tied] == [0.5, 0.5]
+    probabilities = aggregate_votes(method, tied | others, EQUAL)
+    assert [probabilities[pair] for pair in tied] == [0.5, 0.5]

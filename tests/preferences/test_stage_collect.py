@@ -203,7 +203,7 @@ def test_collect_with_a_judge_beyond_a_limit_stops_after_the_evidence_is_written
 ) -> None:
     with pytest.raises(
         JudgeUnavailable,
-        match=r"rule:goodness: its tie share is .* above preferences.max_tie_share = 0\.1; .* or move the limit",
+        match=r"rule:goodness: its tie share is .* above preferences.max_tie_share = 0\.1; .* or change the limit",
     ):
         collect([["bad", "good", "good one", "good two"]] * 5, max_tie_share=0.1)
     health = read_json(tmp_path / "out" / "collect.json")["judge_health"]

@@ -55,7 +55,8 @@ def test_gate_promotes_a_better_challenger_and_says_why_with_numbers() -> None:
         (
             "win_rate_vs_champion.low",
             0.5,
-            "win rate 0.740 [0.500, 0.790] against the champion is not surely above 0.5, as its lower bound of 0.5000 must be",
+            "win rate 0.740 [0.500, 0.790] against the champion is not surely above 0.5, "
+            "as its lower bound of 0.5000 must be",
         ),
         (
             "mean_tokens.challenger",

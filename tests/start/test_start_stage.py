@@ -1,4 +1,4 @@
-"""Round 0 is published only for a model that loads and says something."""
+"""Round 0 is published only for a model that loads and samples."""
 
 import shutil
 from collections.abc import Callable
@@ -48,17 +48,18 @@ def test_start_model_that_answers_is_pinned(copy: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda weights: weights["lm_head.weight"].fill_(float("nan")), "logits are not finite"),
         (lambda weights: weights.update({"lm_head.weight": weights["lm_head.weight"][:, :8].clone()}), "."),
     ],
     ids=["not finite", "another shape"],
 )
-def test_start_model_that_cannot_answer_is_not_published(change: Any, told: str, copy: Path, tmp_path: Path) -> None:
+def test_start_model_that_cannot_answer_is_not_published(change: Any, message: str, copy: Path, tmp_path: Path) -> None:
     changed(copy, change)
     with pytest.raises(
-        StageFailed, match=rf"start failed: ValueError: the start model .* cannot be loaded and sampled from: .*{told}"
+        StageFailed,
+        match=rf"start failed: ValueError: the start model .* cannot be loaded or sampled from: .*{message}",
     ) as failed:
         start(copy, tmp_path / "round-000")
     assert "\n" not in str(failed.value)

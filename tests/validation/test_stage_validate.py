@@ -1,4 +1,4 @@
-"""The stage: planted defects are quarantined with their reasons, everything else is kept, and the counts add up."""
+"""The stage: planted defects are quarantined with their reasons, all other pairs stay, and the counts add up."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -257,7 +257,7 @@ def test_no_pairs_at_all_reject_the_data(make_request: Request, tmp_path: Path) 
 def test_table_without_its_columns_is_rejected(pair: Pair, make_request: Request, tmp_path: Path) -> None:
     request = make_request([pair("w1")])
     read_table(request.preferences).drop(columns=["chosen", "p"]).to_parquet(request.preferences.path)
-    with pytest.raises(DataRejected, match="is no table of preference pairs: it has no chosen, p"):
+    with pytest.raises(DataRejected, match="is not a table of preference pairs: it lacks the columns chosen, p"):
         validate(request, tmp_path)
 
 

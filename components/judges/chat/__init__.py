@@ -1,4 +1,4 @@
 """Questions to an OpenAI-compatible chat endpoint.
 
-Concurrent, limited, budgeted, and cached so that no answer is paid for twice.
+Concurrent, rate-limited, within a budget, and cached so that no answer is paid for twice.
 """

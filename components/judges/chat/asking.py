@@ -1,6 +1,6 @@
-"""Asking several questions at once: cached answers, limits, budget, retries, repairs, and when to give up.
+"""Asks several questions at once: cached answers, limits, budget, retries, repairs, and when to give up.
 
-Knows no thread and no judge.
+Knows neither threads nor judges.
 """
 
 import logging
@@ -41,35 +41,35 @@ FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 120.0
 
 
 def retrying(max_attempts: int) -> AsyncRetrying:
-    """Tries again what failed in a way that may pass; raises the last failure."""
+    """Return a policy that retries `AttemptFailed` and raises the last failure."""
     stop, retry = stop_after_attempt(max_attempts), retry_if_exception_type(AttemptFailed)
     return AsyncRetrying(stop=stop, retry=retry, wait=_wait, sleep=sleep, reraise=True)
 
 
 def wait_asked_for(failure: AttemptFailed) -> float | None:
-    """Seconds that the endpoint asks to wait, as far as it is heeded; None when it asks for nothing."""
+    """Return the seconds that the endpoint asks to wait, at most `LONGEST_WAIT_SECONDS`; None if it does not ask."""
     return None if failure.retry_after is None else min(failure.retry_after, LONGEST_WAIT_SECONDS)
 
 
 def _wait(state: RetryCallState) -> float:
-    """Seconds before the next attempt: what the endpoint asks for, else longer each time and by chance."""
+    """Return the seconds before the next attempt: as the endpoint asks, else growing and with random jitter."""
     failure = state.outcome.exception() if state.outcome is not None else None
-    asked = wait_asked_for(failure) if isinstance(failure, AttemptFailed) else None
-    if asked is not None:
-        return asked
+    requested = wait_asked_for(failure) if isinstance(failure, AttemptFailed) else None
+    if requested is not None:
+        return requested
     growing = wait_exponential(multiplier=FIRST_WAIT_SECONDS, max=LONGEST_WAIT_SECONDS / 2)
     return (growing + wait_random(0, FIRST_WAIT_SECONDS))(state)
 
 
 FAILURES_IN_A_ROW = 3
-"""Questions that failed for good, with no answer in between, after which no more are asked."""
+"""Number of questions that fail for good, without an answer in between, after which the asking ends."""
 FORM_REMEDY = ": set endpoint.output to json_object or text"
 BYTES_PER_TOKEN = 3
-"""Fewer than most texts have, so that what a request may take is rather guessed too high."""
+"""Lower than in most texts, so that the estimate of a request's tokens is rather too high."""
 
 
 class Asking:
-    """Asks each of several questions until it has a reply, several at a time."""
+    """Ask questions concurrently until each has a reply."""
 
     def __init__(
         self,
@@ -85,10 +85,10 @@ class Asking:
         self._replies: dict[str, Reply] = {}
         self._failures, self._trouble = 0, ""
         self.used_up: str | None = None
-        """The limit of the budget that kept some questions from being asked, and what was used of it."""
+        """The budget's limit that kept some questions from being asked, and how much of it is used."""
 
     async def run(self) -> None:
-        """Asks until every question has its reply, or the budget is used up.
+        """Ask until every question has its reply, or the budget is used up.
 
         Raises:
             JudgeUnavailable: The endpoint does not answer, or refuses this user.
@@ -98,12 +98,12 @@ class Asking:
             await all_or_none(self._work(waiting) for _ in range(min(self._endpoint.concurrency, len(self._distinct))))
 
     def report(self, what: str) -> None:
-        """Reports how far the asking is and, while there is some, what trouble the endpoint makes."""
+        """Report the progress and, if there is one, the endpoint's latest failure."""
         text = f"{what}; {self._trouble}" if self._trouble else what
         progress.report(len(self._replies), len(self._distinct), text)
 
     def reply_to(self, question: Question) -> Reply:
-        """The reply to one of the questions, after a run that used up no budget."""
+        """Return the reply to one of the questions, after a run that stayed within the budget."""
         return self._replies[self._identity(question)]
 
     async def _work(self, waiting: Iterator[tuple[str, Question]]) -> None:
@@ -115,7 +115,7 @@ class Asking:
                 return
 
     async def _reply(self, question: Question) -> Reply:
-        """Asks a question and, where the answer is not valid, once more."""
+        """Ask a question and, if the answer is not valid, ask once for a repair."""
         messages = messages_with_form(question)
         try:
             reply = await self._answer(messages, question)
@@ -164,12 +164,13 @@ class Asking:
 
     def _count_failure(self, failure: Exception) -> None:
         model, url = self._endpoint.model, self._endpoint.url
-        log.warning("a question to %s was given up: the endpoint %s", model, failure)
+        log.warning("gave up a question to %s: the endpoint %s", model, failure)
         self._failures += 1
         if self._failures >= FAILURES_IN_A_ROW:
             remedy = FORM_REMEDY if isinstance(failure, QuestionRefused) and "response_format" in str(failure) else ""
             raise JudgeUnavailable(
-                f"judge {model} at {url} failed {self._failures} questions in a row; the last time it {failure}{remedy}"
+                f"judge {model} at {url} failed {self._failures} questions in a row; "
+                f"last failure: the endpoint {failure}{remedy}"
             )
 
     def _body(self, messages: Messages, schema: dict[str, Any]) -> dict[str, Any]:

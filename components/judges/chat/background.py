@@ -1,4 +1,4 @@
-"""Runs asynchronous work in a thread of its own, while the thread that waits for it goes on ticking."""
+"""Runs asynchronous work in a thread of its own, while the waiting thread keeps ticking."""
 
 import asyncio
 import threading
@@ -12,11 +12,10 @@ Result = TypeVar("Result")
 
 
 def run_in_background(work: Coroutine[Any, Any, Result], tick: Callable[[], None]) -> Result:
-    """Runs `work` to its end; what it raises, and what `tick` raises, is raised here, and nothing of it goes on then.
+    """Run `work` to its end; raise what `work` or `tick` raises, after cancelling the rest of the work.
 
     Args:
-        work: What is done, on an event loop of its own: the calling thread may be within one already, or call what must
-            not be.
+        work: Runs on an event loop of its own: the calling thread may already be in one, or call code that must not be.
         tick: Called on the calling thread at least twice a second.
     """
     loop = asyncio.new_event_loop()
@@ -34,9 +33,9 @@ def run_in_background(work: Coroutine[Any, Any, Result], tick: Callable[[], None
         loop.close()
 
 
-async def all_or_none(several: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Waits for all; when one fails, the others are cancelled and its error is raised."""
-    tasks = [asyncio.ensure_future(one) for one in several]
+async def all_or_none(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Wait for all; if one fails, cancel the others and raise its error."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:
         await asyncio.gather(*tasks)
     finally:

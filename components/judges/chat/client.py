@@ -1,4 +1,4 @@
-"""The one way to a chat endpoint: questions in, checked replies out. Knows neither judges nor stages."""
+"""The only way to a chat endpoint: questions in, checked replies out. Knows neither judges nor stages."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,17 +16,17 @@ __all__ = ["Chat", "Question", "Reply", "Usage"]
 
 
 class Chat:
-    """Asks one model of one endpoint. Every answer is kept in `cache`, and none is asked for twice."""
+    """Ask one model at one endpoint. Every answer is stored in `cache`, and no request is sent twice."""
 
     def __init__(self, endpoint: EndpointConfig, *, cache: Path) -> None:
-        """Finds the key.
+        """Read the API key.
 
         Args:
-            endpoint: What is asked, and how much may be.
+            endpoint: The endpoint, with its limits and budget.
             cache: Directory of the answers; it must outlive a killed run.
 
         Raises:
-            ValueError: The key is not where the configuration says.
+            ValueError: The key is not set.
         """
         self._endpoint, self._key = endpoint, read_key(endpoint)
         self._ledger = Ledger(cache, endpoint.model)
@@ -34,23 +34,23 @@ class Chat:
 
     @property
     def usage(self) -> Usage:
-        """What all calls came to that `cache` holds, also those of earlier starts; known after the first `ask`."""
+        """Usage of all calls in `cache`, those of earlier starts included; known after the first `ask`."""
         return self._ledger.usage
 
     def ask(self, questions: Sequence[Question], what: str) -> list[Reply]:
-        """Asks all questions, as many at a time as the endpoint's section allows. Equal questions are asked once.
+        """Ask all questions, as many at a time as the endpoint's section allows. Equal questions are asked once.
 
         Args:
-            questions: What is asked.
-            what: What the replies are, in a few words, for the progress.
+            questions: The questions.
+            what: The kind of replies, in a few words, for the progress.
 
         Returns:
-            A reply to each question, in order; one that got no valid answer says why.
+            One reply per question, in order; a reply without a valid answer says why.
 
         Raises:
-            JudgeUnavailable: The endpoint does not answer, or refuses this user; what it answered is kept.
-            RoundStopped: `max_calls` or `max_cost` is reached, or a listener of the progress stops the round; what it
-                answered is kept.
+            JudgeUnavailable: The endpoint does not answer, or refuses this user; the answers so far are kept.
+            RoundStopped: `max_calls` or `max_cost` is reached, or a listener of the progress stops the round; the
+                answers so far are kept.
         """
         with self._ledger:
             asking = Asking(self._endpoint, self._key, self._ledger, self._limits, questions)
@@ -58,6 +58,7 @@ class Chat:
             asking.report(what)
         if asking.used_up is not None:
             raise RoundStopped(
-                f"judge {self._endpoint.model} has used {asking.used_up}: raise it to go on; what it answered is kept"
+                f"judge {self._endpoint.model} has used {asking.used_up}: raise it to go on; "
+                "the answers so far are kept"
             )
         return [asking.reply_to(question) for question in questions]

@@ -1,4 +1,4 @@
-"""An endpoint's API key: where it is, and a check of address and key before a campaign starts.
+"""An endpoint's API key, and a check of address and key before a campaign starts.
 
 Never writes the key anywhere.
 """
@@ -11,7 +11,7 @@ from components.config import EndpointConfig
 
 
 def key_variable(source: str) -> str:
-    """The environment variable that holds the key which `api_key_from` names; a Prefect block's is filled by the tasks.
+    """Return the environment variable of the key that `api_key_from` names; tasks fill the one of a Prefect block.
 
     Raises:
         ValueError: The source is neither env:NAME nor prefect:BLOCK.
@@ -22,15 +22,16 @@ def key_variable(source: str) -> str:
     if kind == "prefect" and re.fullmatch(r"[a-z0-9-]+", name):
         return f"RATCHET_SECRET_{name.replace('-', '_').upper()}"
     raise ValueError(
-        "endpoint.api_key_from names no place of a key: write env:NAME for an environment variable, or prefect:BLOCK for a Secret block"
+        "endpoint.api_key_from must be env:NAME, the name of an environment variable, "
+        "or prefect:BLOCK, the name of a Secret block"
     )
 
 
 def read_key(endpoint: EndpointConfig) -> str | None:
-    """The key; None where the endpoint wants none.
+    """Return the key; None if the endpoint needs none.
 
     Raises:
-        ValueError: It is not where `api_key_from` says.
+        ValueError: The key is not set, or cannot be sent in a header.
     """
     if not endpoint.api_key_from:
         return None
@@ -38,17 +39,19 @@ def read_key(endpoint: EndpointConfig) -> str | None:
     key = os.environ.get(variable, "").strip()
     if not key:
         raise ValueError(
-            f"endpoint.api_key_from = {endpoint.api_key_from}, and {variable} is not set: put the key there"
+            f"endpoint.api_key_from = {endpoint.api_key_from}, but the environment variable {variable} is not set: "
+            "set it to the API key"
         )
     if not key.isascii() or not key.isprintable():
         raise ValueError(
-            f"endpoint.api_key_from = {endpoint.api_key_from}: what {variable} holds is no key, it has characters of no header"
+            f"endpoint.api_key_from = {endpoint.api_key_from}, but the value of {variable} is not an API key: "
+            "it must be printable ASCII"
         )
     return key
 
 
 def check_endpoint(endpoint: EndpointConfig) -> None:
-    """Looks at the address and the key.
+    """Check the address and the key.
 
     Raises:
         ValueError: One of them cannot be used; one line with the remedy.
@@ -66,14 +69,13 @@ def _check_url(url: str) -> None:
     except ValueError:
         host = None
     if host is None or parts.scheme not in ("http", "https"):
-        raise ValueError(f"endpoint.url = {url} is no address: write one such as http://127.0.0.1:8000/v1")
+        raise ValueError(f"endpoint.url = {url} is not a URL: use something like http://127.0.0.1:8000/v1")
     if parts.username is not None or parts.password is not None:
         raise ValueError(
-            f"endpoint.url names a user or a password for {host}: leave it out, and use endpoint.api_key_from"
+            f"endpoint.url contains a user name or a password for {host}: remove it and use endpoint.api_key_from"
         )
     if parts.query or parts.fragment:
-        raise ValueError(f"endpoint.url has a query or a fragment after {host}{parts.path}: give the base address only")
+        raise ValueError(f"endpoint.url has a query or a fragment after {host}{parts.path}: use the base address only")
     if parts.path.rstrip("/").endswith("/chat/completions"):
-        raise ValueError(
-            f"endpoint.url = {url} names a page: give the base address, {url.rstrip('/').removesuffix('/chat/completions')}"
-        )
+        base = url.rstrip("/").removesuffix("/chat/completions")
+        raise ValueError(f"endpoint.url = {url} is not a base address: use {base}")

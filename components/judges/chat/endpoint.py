@@ -1,6 +1,6 @@
-"""One request to a chat endpoint, in its provider's dialect: an answer, or one of three kinds of failure.
+"""One request to a chat endpoint, adapted to its provider: an answer, or one of three kinds of failure.
 
-Retries nothing.
+Retries no failure.
 """
 
 import asyncio
@@ -22,13 +22,13 @@ log = logging.getLogger(__name__)
 
 
 class RequestQuirks:
-    """Rewrites requests for one model."""
+    """Adapt requests to one model."""
 
     def __init__(self) -> None:
         self._completion_tokens = self._own_temperature = False
 
     def apply(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The request as this model takes it."""
+        """Return the request in the form that this model accepts."""
         request = dict(body)
         if self._completion_tokens:
             request["max_completion_tokens"] = request.pop("max_tokens")
@@ -37,32 +37,32 @@ class RequestQuirks:
         return request
 
     def learn(self, refusal: str) -> None:
-        """Takes a hint from the message of a refused request.
+        """Learn from the message of a refused request.
 
-        Reasoning models count their thoughts, and take no temperature.
+        Reasoning models count their thoughts as tokens, and accept no temperature.
         """
         if "max_completion_tokens" in refusal:
             self._completion_tokens = True
         elif "temperature" in refusal and "support" in refusal and not self._own_temperature:
             self._own_temperature = True
-            log.warning("the endpoint takes no temperature: the model answers at its own, and not always alike")
+            log.warning("the endpoint accepts no temperature: the model uses its own, so its answers may vary")
 
 
 CONNECT_SECONDS = 10.0
 MAX_ANSWER_BYTES = 2 * 2**20
-MAX_TOLD_CHARACTERS = 300
+MAX_QUOTED_CHARACTERS = 300
 MAY_PASS = frozenset({408, 425, 429})
 REFUSES_THE_QUESTION = frozenset({400, 413, 422})
 REMEDIES = {
-    401: "put a valid key where endpoint.api_key_from says",
-    402: "see to the account of this key",
-    403: "put a key that may use this model where endpoint.api_key_from says",
-    404: "endpoint.url must be the base address, often ending in /v1, and endpoint.model a model there",
+    401: "the key from endpoint.api_key_from must be valid",
+    402: "check the balance of the key's account",
+    403: "the key from endpoint.api_key_from must have access to this model",
+    404: "endpoint.url must be the base address, which often ends in /v1, and endpoint.model a model of the endpoint",
 }
 
 
 class AttemptFailed(Exception):
-    """An attempt failed in a way that may pass; the message says how."""
+    """An attempt failed in a way that may pass; the message continues 'the endpoint ...'."""
 
     def __init__(self, message: str, *, retry_after: float | None = None, may_be_charged: bool = False) -> None:
         super().__init__(message)
@@ -73,20 +73,20 @@ class AttemptFailed(Exception):
 
 
 class QuestionRefused(Exception):
-    """The endpoint takes no such question; asking again gives the same. The message says why."""
+    """The endpoint refuses the question for good; the message continues 'the endpoint ...'."""
 
 
 class ChatEndpoint:
-    """Sends requests over one client that keeps its connections; open within an `async with` block."""
+    """Send requests over one client that keeps its connections; open within an `async with` block."""
 
     def __init__(self, endpoint: EndpointConfig, key: str | None) -> None:
         self._endpoint, self._key = endpoint, key
         self._url = f"{endpoint.url.rstrip('/')}/chat/completions"
-        self._dialect = RequestQuirks()
-        # Compressed, a short answer may be a long one.
+        self._quirks = RequestQuirks()
+        # A short compressed answer may expand to a long one.
         headers = {"Accept-Encoding": "identity"} | ({} if key is None else {"Authorization": f"Bearer {key}"})
         limits = httpx.Limits(max_connections=endpoint.concurrency, max_keepalive_connections=endpoint.concurrency)
-        # How long a request may take in all is not httpx's to say: its time-outs begin anew with every byte.
+        # The time-outs of httpx restart with every byte, so `_request` limits the duration of a whole request.
         self._client = httpx.AsyncClient(
             headers=headers, limits=limits, timeout=httpx.Timeout(None, connect=CONNECT_SECONDS)
         )
@@ -101,19 +101,19 @@ class ChatEndpoint:
         await self._client.__aexit__(kind, error, trace)
 
     async def request(self, body: dict[str, Any]) -> ChatAnswer:
-        """Sends a request and reads its answer, within the endpoint's time-out however slowly it comes.
+        """Send a request and read its answer, all within the endpoint's time-out.
 
         Raises:
-            AttemptFailed: It may go well another time.
-            QuestionRefused: It will not, but other questions may.
-            JudgeUnavailable: No question will be answered.
+            AttemptFailed: The same request may succeed later.
+            QuestionRefused: The same request cannot succeed, but other questions may.
+            JudgeUnavailable: No question can succeed.
         """
-        spoken = self._dialect.apply(body)
+        adapted = self._quirks.apply(body)
         try:
-            return await self._request(spoken)
+            return await self._request(adapted)
         except QuestionRefused as refusal:
-            self._dialect.learn(str(refusal))
-            if self._dialect.apply(body) == spoken:
+            self._quirks.learn(str(refusal))
+            if self._quirks.apply(body) == adapted:
                 raise
         return await self.request(body)
 
@@ -123,11 +123,11 @@ class ChatEndpoint:
             async with asyncio.timeout(seconds):
                 status, headers, content = await self._exchange(body)
         except TimeoutError:
-            raise AttemptFailed(f"gave no whole answer within {seconds:g} s", may_be_charged=True) from None
+            raise AttemptFailed(f"did not finish its answer within {seconds:g} s", may_be_charged=True) from None
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise AttemptFailed(f"cannot be reached ({_told(error)})") from None
+            raise AttemptFailed(f"cannot be reached ({_one_line(error)})") from None
         except httpx.TransportError as error:
-            raise AttemptFailed(f"lost the connection ({_told(error)})") from None
+            raise AttemptFailed(f"lost the connection ({_one_line(error)})") from None
         text = self._without_key(content.decode("utf-8", errors="replace"))
         if status == httpx.codes.OK:
             return _read(text)
@@ -143,16 +143,16 @@ class ChatEndpoint:
             return response.status_code, response.headers, bytes(content)
 
     def _failure(self, status: int, headers: httpx.Headers, text: str) -> Exception:
-        told = f"answered {status}{_quoted(text)}"
+        message = f"answered {status}{_excerpt(text)}"
         if status >= 500 or status in MAY_PASS:
-            return AttemptFailed(told, retry_after=_retry_after(headers, time.time()))
+            return AttemptFailed(message, retry_after=_retry_after(headers, time.time()))
         if status in REFUSES_THE_QUESTION:
-            return QuestionRefused(told)
+            return QuestionRefused(message)
         remedy = REMEDIES.get(status, "endpoint.url must be the base address of an OpenAI-compatible endpoint")
-        return JudgeUnavailable(f"{self._url} (model {self._endpoint.model}) {told}: {remedy}")
+        return JudgeUnavailable(f"{self._url} (model {self._endpoint.model}) {message}: {remedy}")
 
     def _without_key(self, text: str) -> str:
-        """The text without the key, should the endpoint have said it back."""
+        """Return the text without the key, in case the endpoint repeats it."""
         return text.replace(self._key, "***") if self._key is not None and len(self._key) >= 8 else text
 
 
@@ -160,14 +160,16 @@ def _read(text: str) -> ChatAnswer:
     try:
         content = json.loads(text)
         choice = content["choices"][0]
-        said = choice["message"].get("content") or ""
+        reply = choice["message"].get("content") or ""
         finish = choice.get("finish_reason") or ""
         usage = content.get("usage") or {}
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        raise AttemptFailed(f"answered with no chat completion{_quoted(text)}", may_be_charged=True) from None
-    if not isinstance(said, str):
-        raise AttemptFailed(f"answered with no text{_quoted(text)}", may_be_charged=True)
-    return ChatAnswer(said, str(finish), _tokens(usage))
+        raise AttemptFailed(
+            f"sent something that is not a chat completion{_excerpt(text)}", may_be_charged=True
+        ) from None
+    if not isinstance(reply, str):
+        raise AttemptFailed(f"sent an answer that is not text{_excerpt(text)}", may_be_charged=True)
+    return ChatAnswer(reply, str(finish), _tokens(usage))
 
 
 def _tokens(usage: Any) -> Tokens | None:
@@ -178,7 +180,7 @@ def _tokens(usage: Any) -> Tokens | None:
 
 
 def _retry_after(headers: httpx.Headers, now: float) -> float | None:
-    """Seconds to wait by the header, which holds seconds or a date; None when it holds neither."""
+    """Return the seconds to wait from the header, which holds seconds or a date; None if it holds neither."""
     value = headers.get("retry-after", "").strip()
     if value.isascii() and value.isdigit():
         return float(value)
@@ -189,10 +191,10 @@ def _retry_after(headers: httpx.Headers, now: float) -> float | None:
     return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now)
 
 
-def _quoted(text: str) -> str:
-    said = " ".join(text.split())[:MAX_TOLD_CHARACTERS]
-    return f" ({said})" if said else " (nothing)"
+def _excerpt(text: str) -> str:
+    line = " ".join(text.split())[:MAX_QUOTED_CHARACTERS]
+    return f" ({line})" if line else " (empty body)"
 
 
-def _told(error: Exception) -> str:
-    return " ".join(str(error).split())[:MAX_TOLD_CHARACTERS] or type(error).__name__
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:MAX_QUOTED_CHARACTERS] or type(error).__name__

@@ -1,4 +1,4 @@
-"""A question to a chat endpoint, the form of its answer, and how an answer is read and checked. Knows no network."""
+"""Questions to a chat endpoint, the form of their answers, and the parsing of answers. Knows no network."""
 
 import json
 import re
@@ -9,25 +9,25 @@ from components.data.messages import Messages
 
 
 class Question(NamedTuple):
-    """A conversation that calls for an answer of a given form."""
+    """A conversation that asks for an answer of a given form."""
 
     messages: Messages
-    """What is asked; the form is added to the last message by the client."""
+    """The conversation; the client adds the form to the last message."""
     schema: dict[str, Any]
     """JSON schema that the answer's JSON object must satisfy; {} takes free text."""
     repeat: int = 0
-    """1, 2, ...: asks the same question again, past the cached answer."""
+    """1, 2, ...: ask the same question again, past the cached answer."""
 
 
 class Reply(NamedTuple):
-    """An answer that was read."""
+    """A parsed answer."""
 
     value: dict[str, Any] | None
-    """The checked JSON object, or {"text": ...} of a free text; None when there is no valid answer."""
+    """The checked JSON object, or {"text": ...} of a free text; None if there is no valid answer."""
     detail: str
-    """Why there is none, else empty."""
+    """Why there is no valid answer, else empty."""
     raw: str
-    """What the endpoint said last."""
+    """The endpoint's last answer."""
 
 
 FENCED = re.compile(r"```[a-zA-Z]*\s*\n(.*?)```", re.DOTALL)
@@ -43,7 +43,7 @@ TYPES: dict[str, tuple[type, ...]] = {
 
 
 def messages_with_form(question: Question) -> Messages:
-    """The question's messages, where the last one says which JSON object is expected.
+    """Return the question's messages, the last one with the JSON schema of the expected answer.
 
     Not every endpoint obeys a response format.
     """
@@ -55,13 +55,16 @@ def messages_with_form(question: Question) -> Messages:
 
 
 def repair_messages(messages: Messages, reply: Reply) -> Messages:
-    """The same conversation with the answer that was no good, and what is wrong with it."""
-    complaint = f"That answer cannot be used: {reply.detail}. Answer again, with the one JSON object that was asked for and nothing else."
+    """Return the conversation with the invalid answer and a message that says what is wrong with it."""
+    complaint = (
+        f"That answer cannot be used: {reply.detail}. "
+        "Answer again, with the one JSON object that was asked for and nothing else."
+    )
     return [*messages, {"role": "assistant", "content": reply.raw}, {"role": "user", "content": complaint}]
 
 
 def response_format(schema: dict[str, Any], output: str) -> dict[str, Any]:
-    """The request's fields that hold the endpoint to the form."""
+    """Return the request's fields that make the endpoint keep to the form."""
     if not schema or output == "text":
         return {}
     if output == "json_object":
@@ -71,35 +74,33 @@ def response_format(schema: dict[str, Any], output: str) -> dict[str, Any]:
 
 
 def read_answer(text: str, schema: dict[str, Any]) -> Reply:
-    """Reads an answer, and checks it against the schema.
+    """Parse an answer and check it against the schema.
 
     A JSON object may stand alone, in a code fence, or within a sentence.
     """
-    said = THOUGHT.sub("", text).strip()
-    if not said:
+    content = THOUGHT.sub("", text).strip()
+    if not content:
         return Reply(None, "the answer is empty", text)
     if not schema:
-        return Reply({"text": said}, "", text)
-    found = _objects(said)
-    if len(found) != 1:
-        return Reply(None, "it holds no JSON object" if not found else f"it holds {len(found)} JSON objects", text)
-    wrong = next(_violations(found[0], schema, "the answer"), None)
-    return Reply(found[0], "", text) if wrong is None else Reply(None, wrong, text)
+        return Reply({"text": content}, "", text)
+    # A repair request quotes the detail, and its words are part of the key of that paid answer.
+    objects = _objects(content)
+    if len(objects) != 1:
+        return Reply(None, "it holds no JSON object" if not objects else f"it holds {len(objects)} JSON objects", text)
+    violation = next(_violations(objects[0], schema, "the answer"), None)
+    return Reply(objects[0], "", text) if violation is None else Reply(None, violation, text)
 
 
-def _objects(said: str) -> list[dict[str, Any]]:
-    """The distinct JSON objects of a text.
-
-    The whole of it, else those in code fences, else those that stand anywhere.
-    """
-    for texts in ([said], FENCED.findall(said)):
-        parsed = [found for found in map(_parsed, texts) if found is not None]
-        if parsed:
-            return _distinct(parsed)
-    return _distinct(list(_embedded(said)))
+def _objects(text: str) -> list[dict[str, Any]]:
+    """Return the distinct JSON objects of a text: the whole text, else those in code fences, else those anywhere."""
+    for candidates in ([text], FENCED.findall(text)):
+        objects = [content for content in map(_parse, candidates) if content is not None]
+        if objects:
+            return _distinct(objects)
+    return _distinct(list(_embedded(text)))
 
 
-def _parsed(text: str) -> dict[str, Any] | None:
+def _parse(text: str) -> dict[str, Any] | None:
     try:
         content = DECODER.decode(text)
     except (ValueError, RecursionError):
@@ -107,38 +108,38 @@ def _parsed(text: str) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def _embedded(said: str) -> Iterator[dict[str, Any]]:
-    place = said.find("{")
-    while place >= 0:
+def _embedded(text: str) -> Iterator[dict[str, Any]]:
+    start = text.find("{")
+    while start >= 0:
         try:
-            content, end = DECODER.raw_decode(said, place)
+            content, end = DECODER.raw_decode(text, start)
         except (ValueError, RecursionError):
-            end = place + 1
+            end = start + 1
         else:
             yield content
-        place = said.find("{", end)
+        start = text.find("{", end)
 
 
-def _distinct(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [content for index, content in enumerate(found) if content not in found[:index]]
+def _distinct(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [content for index, content in enumerate(objects) if content not in objects[:index]]
 
 
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _reject_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) != len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("a key is repeated")
     return content
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
+def _reject_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
 
 
-DECODER = json.JSONDecoder(object_pairs_hook=_without_doubles, parse_constant=_refuse)
+DECODER = json.JSONDecoder(object_pairs_hook=_reject_repeated_keys, parse_constant=_reject_constant)
 
 
 def _violations(value: Any, schema: dict[str, Any], name: str) -> Iterator[str]:
-    """What of a value breaks its schema: type, enum, bounds, required keys, and the same of what it holds."""
+    """Yield how a value breaks its schema: type, enum, bounds, required keys, and the same for the values in it."""
     expected = schema.get("type")
     if expected is not None and (
         not isinstance(value, TYPES[expected]) or (isinstance(value, bool) and expected != "boolean")
@@ -168,7 +169,7 @@ def _short(value: Any) -> str:
 
 
 def _closed(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema with no further keys allowed: endpoints that enforce one ask for that."""
+    """Return the schema with no other keys allowed, as endpoints that enforce a schema require."""
     closed = dict(schema)
     if "properties" in schema:
         closed["properties"] = {key: _closed(part) for key, part in schema["properties"].items()}

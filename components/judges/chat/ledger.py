@@ -1,7 +1,7 @@
-"""The calls that were paid for and their answers, on disk from the moment each arrives. Knows no network.
+"""The paid calls and their answers, on disk from the moment each arrives. Knows no network.
 
-One JSON line a call in an append-only file, which any file system and a kill at any moment leave readable: a line that
-is no whole entry is passed over.
+One JSON line per call in an append-only file, which stays readable on any file system and after a kill at any moment:
+a line that is not a whole entry is skipped.
 """
 
 import json
@@ -22,40 +22,40 @@ log = logging.getLogger(__name__)
 
 
 class Tokens(NamedTuple):
-    """What a call took, as the endpoint counted it."""
+    """Tokens of a call, as the endpoint counted them."""
 
     input: int
     output: int
 
 
 class Usage(NamedTuple):
-    """What the calls of a stage came to, over all its starts."""
+    """Usage of the calls of a stage, over all its starts."""
 
     calls: int
-    """Calls that were answered, or that may have been charged though no answer came."""
+    """Calls with an answer, and calls without one that may have been charged."""
     unmeasured: int
-    """Those among them of which the endpoint did not say how many tokens they took."""
+    """Calls among them whose tokens the endpoint did not report."""
     input_tokens: int
     """Prompt tokens of the measured calls."""
     output_tokens: int
     """Answer tokens of the measured calls."""
     cost: float | None
-    """Cost of the measured calls, at the prices when they were made; None when none was measured, or the price of one
-    was not known."""
+    """Cost of the measured calls, at the prices at that time; None if none was measured, or the price of one is not
+    known."""
 
 
 NO_USAGE = Usage(0, 0, 0, 0, None)
 
 
 def cost_of(endpoint: EndpointConfig, tokens: Tokens) -> float | None:
-    """What so many tokens cost at the endpoint's prices; None when one of the prices is not known."""
+    """Return the cost of the tokens at the endpoint's prices; None if one of the prices is not known."""
     if not (endpoint.price_per_million_input and endpoint.price_per_million_output):
         return None
     return (tokens.input * endpoint.price_per_million_input + tokens.output * endpoint.price_per_million_output) / 1e6
 
 
 def together(one: Usage, other: Usage) -> Usage:
-    """Two parts' calls as one."""
+    """Return the sum of two usages."""
     costs = [part.cost for part in (one, other) if part.calls > part.unmeasured]
     known = [cost for cost in costs if cost is not None]
     return Usage(
@@ -68,30 +68,30 @@ def together(one: Usage, other: Usage) -> Usage:
 
 
 class ChatAnswer(NamedTuple):
-    """What a call brought."""
+    """The answer of a call."""
 
     text: str | None
-    """The answer's text; None when none came that can be used."""
+    """The answer's text; None if no usable answer came."""
     finish: str
-    """Why the endpoint ended it: `stop`, `length`, ..."""
+    """Why the answer ended: `stop`, `length`, ..."""
     tokens: Tokens | None
-    """None when the endpoint did not say."""
+    """None if the endpoint did not report them."""
 
 
 NOTHING = ChatAnswer(None, "", None)
-"""What a call brought that the endpoint may have worked on, but of which no answer came."""
+"""The answer of a call that the endpoint may have charged, but that returned no answer."""
 
 
 class Entry(NamedTuple):
-    """A call as it is written down."""
+    """A call, as the ledger stores it."""
 
     key: str
     """Identity of the request, by content."""
     answer: ChatAnswer
     cost: float | None
-    """What it cost; None when its tokens or its price are not known."""
+    """Cost of the call; None if its tokens or its price are not known."""
     at_most: float
-    """What it may have cost, should its tokens not be known."""
+    """Upper bound of the cost, for the case that the tokens are not known."""
 
 
 class Ledger:
@@ -101,9 +101,9 @@ class Ledger:
         self._path = directory / f"chat-{re.sub(r'[^A-Za-z0-9._-]+', '-', model)}-{digest(model)[:8]}.jsonl"
         self._answers: dict[str, ChatAnswer] = {}
         self.usage = NO_USAGE
-        """What all calls came to."""
+        """Usage of all calls."""
         self.cost_at_most = 0.0
-        """What all calls may have cost: those that were not measured count the most that they can have taken."""
+        """Upper bound of the cost of all calls: unmeasured calls count with their own upper bound."""
         self._file: int | None = None
 
     def __enter__(self) -> Self:
@@ -125,15 +125,15 @@ class Ledger:
         self._file = None
 
     def find(self, key: str) -> ChatAnswer | None:
-        """The answer to a request, if it was paid for already."""
+        """Return the answer to a request if it is paid for already, else None."""
         return self._answers.get(key)
 
     def add(self, entry: Entry) -> None:
-        """Writes a call down; it is on the disk when this returns."""
+        """Append a call; it is on disk when this returns."""
         assert self._file is not None
         line = json.dumps({**entry._asdict(), "answer": entry.answer._asdict()}).encode() + b"\n"
         if os.write(self._file, line) != len(line):
-            raise OSError(f"{self._path}: there is no room for an answer")
+            raise OSError(f"an answer could not be written to {self._path}: free some disk space")
         os.fsync(self._file)
         self._note(entry)
 
@@ -145,7 +145,7 @@ class Ledger:
 
 
 def read_usage(directory: Path) -> Usage | None:
-    """What all calls came to that the ledgers in and below a directory know of; None where no endpoint was asked."""
+    """Return the usage of all calls in the ledgers in and below a directory; None if there is no ledger."""
     paths = sorted(directory.rglob("chat-*.jsonl")) if directory.is_dir() else []
     return (
         reduce(together, (_usage_of(entry) for path in paths for entry in _entries(path.read_bytes(), path)), NO_USAGE)
@@ -167,7 +167,7 @@ def _entries(written: bytes, path: Path) -> Iterator[Entry]:
         except (ValueError, TypeError, KeyError):
             torn += bool(line.strip())
     if torn:
-        log.warning("%s: %d entries are torn and are passed over", path, torn)
+        log.warning("%s: skipped %d lines that are not a whole entry", path, torn)
 
 
 def _entry(content: dict[str, Any]) -> Entry:
@@ -179,9 +179,9 @@ def _entry(content: dict[str, Any]) -> Entry:
 
 
 def write_usage(out: Path, scratch: Path) -> None:
-    """Writes what the calls took that `scratch` knows of, over all starts of the stage.
+    """Write the usage of the calls in `scratch`, over all starts of the stage.
 
-    Nothing where no endpoint was asked.
+    Writes nothing if no endpoint was asked.
     """
     usage = read_usage(scratch)
     if usage is not None:

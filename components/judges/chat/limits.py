@@ -1,4 +1,4 @@
-"""What may go out: requests and tokens per minute, and calls and cost per stage. Knows no network."""
+"""Limits on requests: requests and tokens per minute, and calls and cost per stage. Knows no network."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ WINDOW_SECONDS = 60.0
 
 
 class Sent:
-    """Something that went out; its amount may be corrected when it is known."""
+    """A sent amount; it may be corrected when the real amount is known."""
 
     __slots__ = ("amount", "at")
 
@@ -21,14 +21,14 @@ class Sent:
 
 
 class Window:
-    """At most `limit` within any minute; something larger goes alone."""
+    """At most `limit` within any minute; a larger amount goes alone."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._sent: deque[Sent] = deque()
 
     def delay(self, amount: int, now: float) -> float:
-        """Seconds until `amount` may go out."""
+        """Return the seconds until `amount` may be sent."""
         while self._sent and self._sent[0].at + WINDOW_SECONDS <= now:
             self._sent.popleft()
         excess = sum(sent.amount for sent in self._sent) + amount - self.limit
@@ -41,14 +41,14 @@ class Window:
         return 0.0
 
     def add(self, amount: int, now: float) -> Sent:
-        """Counts what goes out now."""
+        """Count an amount that is sent now."""
         sent = Sent(now, amount)
         self._sent.append(sent)
         return sent
 
 
 class RateLimits:
-    """Lets requests out as an endpoint's limits allow, and as it asks for when it is too busy."""
+    """Delay requests by an endpoint's limits, and by the pauses that a busy endpoint asks for."""
 
     def __init__(
         self,
@@ -60,10 +60,10 @@ class RateLimits:
         self._requests = Window(endpoint.requests_per_minute) if endpoint.requests_per_minute else None
         self._tokens = Window(endpoint.tokens_per_minute) if endpoint.tokens_per_minute else None
         self._clock, self._sleep = clock, sleep
-        self._silent_until = clock()
+        self._paused_until = clock()
 
     async def admit(self, tokens: int) -> Sent:
-        """Waits until a request of about so many tokens may go out, and counts it."""
+        """Wait until a request of about `tokens` tokens may be sent, and count it."""
         while (seconds := self._delay(tokens)) > 0:
             await self._sleep(seconds)
         now = self._clock()
@@ -72,12 +72,12 @@ class RateLimits:
         return Sent(now, tokens) if self._tokens is None else self._tokens.add(tokens, now)
 
     def pause(self, seconds: float) -> None:
-        """Lets nothing out for so long."""
-        self._silent_until = max(self._silent_until, self._clock() + seconds)
+        """Send nothing for `seconds`."""
+        self._paused_until = max(self._paused_until, self._clock() + seconds)
 
     def _delay(self, tokens: int) -> float:
         now = self._clock()
-        delays = [self._silent_until - now]
+        delays = [self._paused_until - now]
         if self._requests is not None:
             delays.append(self._requests.delay(1, now))
         if self._tokens is not None:
@@ -89,11 +89,11 @@ ROUNDING = 1e-9
 
 
 class BudgetUsedUp(Exception):
-    """The next call may go beyond a limit; the message names it and what was used."""
+    """The next call may exceed a limit; the message names the limit and how much of it is used."""
 
 
 class Budget:
-    """Admits calls as far as `max_calls` and `max_cost` surely reach, over all starts of the stage."""
+    """Admit calls only if they certainly stay within `max_calls` and `max_cost`, over all starts of the stage."""
 
     def __init__(self, endpoint: EndpointConfig, ledger: Ledger) -> None:
         self._endpoint, self._ledger = endpoint, ledger
@@ -101,16 +101,16 @@ class Budget:
         self._returned = asyncio.Condition()
 
     async def admit(self, input_tokens: int) -> float:
-        """Reserves a call, once those that are under way leave room for it.
+        """Reserve a call; wait for the calls in flight if they may still leave room for it.
 
         Args:
-            input_tokens: About how long its prompt is.
+            input_tokens: Estimated tokens of the prompt.
 
         Returns:
-            What it may cost at most, to be given to `settle`.
+            The upper bound of the call's cost, for `settle`.
 
         Raises:
-            BudgetUsedUp: There is no room for it.
+            BudgetUsedUp: The budget has no room for the call.
         """
         cost = cost_of(self._endpoint, Tokens(input_tokens, self._endpoint.max_tokens)) or 0.0
         async with self._returned:
@@ -123,7 +123,7 @@ class Budget:
         return cost
 
     async def settle(self, cost: float) -> None:
-        """Gives a reservation back; what the call really took is in the ledger by now."""
+        """Release a reservation; the ledger holds the call's real cost by now."""
         async with self._returned:
             self._calls -= 1
             self._cost -= cost

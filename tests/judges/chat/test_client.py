@@ -92,8 +92,8 @@ def test_ask_invalid_answer_is_repaired_once_with_what_is_wrong(chat_server: Sta
     assert reply.value == {"verdict": "A"}
     first, second = server.requests
     assert second["messages"][: len(first["messages"])] == first["messages"]
-    said, complaint = second["messages"][len(first["messages"]) :]
-    assert said == {"role": "assistant", "content": '{"verdict": "C"}'}
+    answer, complaint = second["messages"][len(first["messages"]) :]
+    assert answer == {"role": "assistant", "content": '{"verdict": "C"}'}
     assert 'verdict is "C", and must be one of ["A", "B", "tie"]' in complaint["content"]
 
 
@@ -130,7 +130,7 @@ def test_ask_failures_in_a_row_end_it_and_what_was_answered_is_kept(chat_server:
     questions = [question(str(number)) for number in range(10)]
     server = chat_server(lambda request: GOOD, [None, *[status(503, "overloaded")] * 2 * FAILURES_IN_A_ROW])
     with pytest.raises(
-        JudgeUnavailable, match=r"failed 3 questions in a row; the last time it answered 503 \(.*overloaded"
+        JudgeUnavailable, match=r"failed 3 questions in a row; last failure: the endpoint answered 503 \(.*overloaded"
     ):
         chat(server, tmp_path, concurrency=1, max_attempts=2).ask(questions, "verdicts")
     assert len(server.requests) == 1 + 2 * FAILURES_IN_A_ROW
@@ -156,7 +156,7 @@ def test_ask_endpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
     nowhere = EndpointConfig(url=f"http://127.0.0.1:{free_port()}/v1", model="m", max_attempts=1)
     with pytest.raises(
         JudgeUnavailable,
-        match=rf"judge m at {nowhere.url} failed 3 questions in a row; the last time it cannot be reached",
+        match=rf"judge m at {nowhere.url} failed 3 questions in a row; last failure: the endpoint cannot be reached",
     ):
         Chat(nowhere, cache=tmp_path).ask([question(str(number)) for number in range(5)], "verdicts")
 
@@ -208,7 +208,7 @@ def test_ask_attempts_wait_longer_each_time(
 
 
 class Stopper:
-    """A listener that stops the round at its first look, and notes the threads it is called on."""
+    """Stop the round at the first call, and record the calling thread."""
 
     def __init__(self) -> None:
         self.threads: set[int] = set()
@@ -272,7 +272,8 @@ def test_ask_reasoning_model_is_asked_in_its_own_terms(chat_server: Start, tmp_p
     refusals = [
         status(
             400,
-            "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+            "Unsupported parameter: 'max_tokens' is not supported with this model. "
+            "Use 'max_completion_tokens' instead.",
         ),
         status(400, "Unsupported value: 'temperature' does not support 0 with this model."),
     ]
@@ -297,9 +298,9 @@ def test_ask_key_that_the_endpoint_says_back_reaches_no_message_and_no_file(
     client = chat(server, tmp_path, api_key_from="env:JUDGE_KEY")
     assert client.ask([free], "texts")[0].value == {"text": "your key is ***"}
     assert server.headers[0]["authorization"] == f"Bearer {key}"
-    with pytest.raises(JudgeUnavailable, match=r"Incorrect API key: \*\*\*") as told:
+    with pytest.raises(JudgeUnavailable, match=r"Incorrect API key: \*\*\*") as raised:
         client.ask([free._replace(repeat=1)], "texts")
-    assert key not in str(told.value)
+    assert key not in str(raised.value)
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and key.encode() in path.read_bytes()]
 
 
@@ -308,10 +309,13 @@ def test_ask_without_the_key_says_where_it_belongs(
 ) -> None:
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     with pytest.raises(
-        ValueError, match=r"endpoint.api_key_from = env:JUDGE_KEY, and JUDGE_KEY is not set: put the key there"
+        ValueError,
+        match=r"endpoint.api_key_from = env:JUDGE_KEY, but the environment variable JUDGE_KEY is not set: set it to",
     ):
         chat(chat_server(), tmp_path, api_key_from="env:JUDGE_KEY")
     monkeypatch.setenv("JUDGE_KEY", "kéy")
-    with pytest.raises(ValueError, match="is no key") as told:
+    with pytest.raises(
+        ValueError, match="the value of JUDGE_KEY is not an API key: it must be printable ASCII"
+    ) as raised:
         chat(chat_server(), tmp_path, api_key_from="env:JUDGE_KEY")
-    assert "kéy" not in str(told.value)
+    assert "kéy" not in str(raised.value)

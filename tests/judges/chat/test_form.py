@@ -1,4 +1,4 @@
-"""How a chat model's answer is read: what counts as the JSON object that was asked for, and what does not."""
+"""The parsing of a chat model's answers: texts that count as the requested JSON object, and texts that do not."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What may go out a minute, on a clock of the test's own."""
+"""Rate limits per minute, on a fake clock."""
 
 import asyncio
 import random
@@ -10,7 +10,7 @@ from components.judges.chat.limits import RateLimits, Sent, Window
 
 
 class Clock:
-    """Time that passes only where somebody sleeps."""
+    """A clock that advances only in `sleep`."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -24,7 +24,7 @@ class Clock:
 
 
 def admitted(clock: Clock, *amounts: int, **limits: int) -> list[float]:
-    """When requests of so many tokens, each as soon as it may, go out."""
+    """Return the times at which requests of these tokens are sent, each as early as possible."""
     rate = RateLimits(EndpointConfig(**limits), clock=clock, sleep=clock.sleep)
 
     async def run() -> list[float]:

@@ -130,7 +130,7 @@ def test_cache_passes_over_what_is_no_entry(
     for _ in range(2):
         assert all(reply.value for reply in chat(server, tmp_path).ask(questions(4), "texts"))
     assert len(server.requests) == 5
-    assert "are torn and are passed over" in caplog.text
+    assert "lines that are not a whole entry" in caplog.text
 
 
 RUN = """
