@@ -223,7 +223,8 @@ def test_prompt_of_which_no_two_were_compared_is_counted_as_such() -> None:
         "q": "not_compared",
     }
     with pytest.raises(
-        ValueError, match="needs a judge that compares, and j scores one response at a time: use bradley_terry"
+        ValueError,
+        match="needs a judge that compares responses, but j scores one response at a time: use bradley_terry",
     ):
         build_pairs([other], scored(other, 1.0, 2.0), judge="j", preferences=preferences, seed=0)
 
