@@ -157,13 +157,13 @@ def split_prompts(config: PromptsConfig) -> PromptSplit:
     else:
         held_out = _hold_out(train, config.num_held_out)
         train = {key: prompt for key, prompt in train.items() if key not in held_out}
-    kept = [prompt for key, prompt in train.items() if key not in held_out]
-    if not kept:
+    disjoint = [prompt for key, prompt in train.items() if key not in held_out]
+    if not disjoint:
         raise ValueError(
             f"all {len(train)} training prompts of {config.train} are also held out: "
             "name training prompts that are not held out"
         )
-    return PromptSplit(tuple(kept), tuple(held_out.values()), duplicates, len(train) - len(kept))
+    return PromptSplit(tuple(disjoint), tuple(held_out.values()), duplicates, len(train) - len(disjoint))
 
 
 def place_in_pass(name: str, *, seed: int, passes: int) -> str:

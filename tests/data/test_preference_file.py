@@ -134,7 +134,7 @@ def test_optional_columns_are_read_and_their_absence_is_kept(tmp_path: Path) -> 
         ({"chosen": [], "rejected": [ASK, BAD]}, "line 2 chosen: the last message is not the assistant's"),
         (
             {"prompt": "Bye", "chosen": [ASK, GOOD], "rejected": [ASK, BAD]},
-            "line 2 chosen: the messages before the answer are not those",
+            "line 2 chosen: the messages before the answer differ from the column prompt",
         ),
         (
             {"prompt": [{"role": "human"}], "chosen": "x", "rejected": "y"},

@@ -113,7 +113,7 @@ def test_split_digest_follows_the_content_of_both_sets(tmp_path: Path) -> None:
     ("train", "held_out", "says"),
     [
         (["a", "b"], ["A", "b"], "all 2 training prompts of .* are also held out"),
-        (["a", "b"], None, "holding 2 of 2 training prompts out"),
+        (["a", "b"], None, "holding out 2 of 2 training prompts"),
     ],
 )
 def test_split_that_leaves_nothing_to_train_on_is_refused(

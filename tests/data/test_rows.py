@@ -107,5 +107,5 @@ def test_rows_of_an_unreachable_hub_name_say_so(monkeypatch: pytest.MonkeyPatch)
 
 def test_rows_of_an_unknown_split_name_the_splits(tmp_path: Path) -> None:
     path = write_form("saved_splits", tmp_path)
-    with pytest.raises(ValueError, match="has no split test: it has train, other"):
+    with pytest.raises(ValueError, match="has no split test: use one of train, other"):
         read_rows(str(path), split="test", columns=["prompt"])

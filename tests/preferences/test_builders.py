@@ -1,4 +1,4 @@
-"""Builders: which pairs are chosen, which never are, and that nothing depends on the order of anything."""
+"""Builders: which pairs are chosen, which never are, and that no order changes the result."""
 
 import math
 import random
@@ -36,7 +36,7 @@ def compared(of: Group, said: dict[tuple[int, int], float]) -> list[Verdict]:
 
 
 def pairs_of(of: Group, verdicts: list[Verdict], seed: int = 0, **knobs: object) -> list[tuple[str, str, float]] | str:
-    """(chosen, rejected, p) of each pair of one prompt, or why there is none."""
+    """Return (chosen, rejected, p) of each pair of one prompt, or the reason if there is none."""
     built = build_pairs([of], verdicts, judge="judge", preferences=PreferencesConfig.model_validate(knobs), seed=seed)
     (outcome,) = built.outcomes.values()
     return [(row["chosen"], row["rejected"], row["p"]) for row in built.rows] if outcome == "paired" else outcome
@@ -290,7 +290,7 @@ def content(row: dict) -> tuple:
 
 
 def is_acyclic(edges: set[tuple[str, str]]) -> bool:
-    """Whether no answer is preferred to itself over others."""
+    """Return whether the preferences have no cycle."""
     left = set(edges)
     while left:
         rejected = {worse for _, worse in left}

@@ -1,4 +1,4 @@
-"""Reading a user's own responses, and what was kept of judged ones."""
+"""Reading a user's own responses, and responses that were judged before."""
 
 import json
 from pathlib import Path
