@@ -1,4 +1,1 @@
-"""The built-in campaign.
-
-A small world of customer messages with an exact judge, and the starter model that is trained on it.
-"""
+"""The built-in campaign: a small world of customer messages with an exact judge, and a starter model trained on it."""

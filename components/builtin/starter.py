@@ -1,9 +1,7 @@
-"""The built-in campaign's start model.
+"""The built-in campaign's start model: an ordinary transformers causal LM of about a million parameters.
 
-An ordinary transformers causal LM of about a million parameters, trained once and cached.
-
-It learns the corpus of mixed-quality replies as it is, so it writes well-formed replies of every quality. Knows the
-world's prompts and corpus, never its judge.
+It is trained once and cached. It learns the corpus of mixed-quality replies as it is, so it writes well-formed replies
+of every quality. Knows the world's prompts and corpus, never its judge.
 """
 
 import contextlib
@@ -32,14 +30,14 @@ CODE_VERSION = 1
 
 STEPS = 450
 DRILL_SHARE = 0.22
-"""Share of the steps, the first ones, that are drills: without them, copying a number takes several times as many steps
-to emerge."""
+"""Share of the steps, at the beginning, that are drills: without them the model needs several times as many steps to
+learn to copy a number."""
 ROWS_PER_STEP = 16
 DRILLS_PER_STEP = 32
 LEARNING_RATE = 2e-3
 SHARPNESS = 1.25
-"""Factor on the trained model's logits: sentences get well formed, while every choice that the corpus leaves open stays
-open."""
+"""Factor on the trained model's logits: it makes sentences well formed, and leaves open every choice that the corpus
+leaves open."""
 SEED = 20260803
 ARCHITECTURE: dict[str, Any] = {
     "hidden_size": 192,
@@ -52,8 +50,8 @@ ARCHITECTURE: dict[str, Any] = {
 
 PAD, UNKNOWN, USER, ASSISTANT, END = "<pad>", "<unk>", "<|user|>", "<|assistant|>", "<|end|>"
 PIECE = r" ?[A-Za-z]+| ?#|[^A-Za-z#]"
-"""A word or a number sign with the space before it, or any other single character, so that an order number is digit by
-digit."""
+"""A word or a number sign with the space before it, or any other single character, so that an order number is split
+into digits."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -72,7 +70,7 @@ Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def starter_model(cache: Path | None = None) -> Path:
-    """Directory of the start model, trained on first use and cached by what it was made from.
+    """Return the directory of the start model, which is trained on first use and cached by a digest of its recipe.
 
     Args:
         cache: Folder of cached models; by default `ratchet` in `$XDG_CACHE_HOME` or `~/.cache`.
@@ -85,12 +83,12 @@ def starter_model(cache: Path | None = None) -> Path:
 
 
 def build_starter(directory: Path, *, steps: int) -> None:
-    """Trains a start model and publishes it under `directory`, complete or not at all; one that is there already stays.
+    """Train a start model and publish it under `directory`, complete or not at all; an existing one stays.
 
-    Processes that build the same directory at once take turns: the first trains, the others find its result.
+    Processes that build the same directory at the same time take turns: the first trains, the others find its result.
 
     Args:
-        directory: Where the model appears; its parents are created.
+        directory: Directory of the model; its parents are created.
         steps: Optimizer steps; `starter_model` uses `STEPS`, tests fewer.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +106,7 @@ def build_starter(directory: Path, *, steps: int) -> None:
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A word-level tokenizer of the world's words that decodes to the very text it encoded, with a chat template."""
+    """Return a word-level tokenizer of the world's words, with a chat template; it decodes exactly what it encoded."""
     texts = [text for messages, reply in corpus() for text in (messages[0]["content"], reply)]
     texts += [messages[0]["content"] for messages in held_out_prompts()]
     pieces = sorted({piece for text in texts for piece in re.findall(PIECE, f" {text}")})
@@ -132,9 +130,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def train_starter(tokenizer: PreTrainedTokenizerFast, *, steps: int) -> LlamaForCausalLM:
-    """Supervised training on the corpus, loss on the replies only.
+    """Train a model on the corpus, supervised, with the loss on the replies only.
 
-    The same weights every time on one kind of machine.
+    On one kind of machine the weights are the same every time.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
@@ -169,7 +167,7 @@ def train_starter(tokenizer: PreTrainedTokenizerFast, *, steps: int) -> LlamaFor
 def reply_loss(
     model: LlamaForCausalLM, tokens: torch.Tensor, prompt_lengths: torch.Tensor, lengths: torch.Tensor
 ) -> torch.Tensor:
-    """Mean cross-entropy of the reply tokens of right-padded rows.
+    """Return the mean cross-entropy of the reply tokens of right-padded rows.
 
     Args:
         model: The model in training.
@@ -184,7 +182,7 @@ def reply_loss(
 
 
 def _batches(tokenizer: PreTrainedTokenizerFast, steps: int) -> Iterator[Batch]:
-    """The batches of all steps: first drills, then the corpus."""
+    """Yield the batches of all steps: first drills, then the corpus."""
     rng = random.Random(SEED)
     drill_steps = int(DRILL_SHARE * steps)
     for _ in range(drill_steps):
@@ -193,9 +191,9 @@ def _batches(tokenizer: PreTrainedTokenizerFast, steps: int) -> Iterator[Batch]:
 
 
 def _corpus_batches(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> Iterator[Batch]:
-    """The corpus in random order, again and again.
+    """Yield batches of the corpus in random order, without end.
 
-    The rows of a batch have similar lengths, so that little is padding.
+    The rows of a batch have similar lengths, which keeps the padding small.
     """
     examples = corpus()
     window = 16 * ROWS_PER_STEP
@@ -210,9 +208,9 @@ def _corpus_batches(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> I
 
 
 def _drill(rng: random.Random) -> tuple[list[dict[str, str]], str]:
-    """A short exercise.
+    """Return a short exercise and its answer.
 
-    Products and order numbers to be repeated, or an issue to be answered by its remedy and the days it takes.
+    The answer repeats products and order numbers, or names the remedy of an issue and the days that it takes.
     """
     world = load_world()
     if rng.random() < 0.3:
@@ -255,7 +253,7 @@ def _model_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Holds a lock that ends with this process, however it ends."""
+    """Hold a lock that ends with this process, however it ends."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,6 +1,4 @@
-"""The built-in campaign's world.
-
-Its prompts, its corpus of mixed-quality replies, and the rule judge that scores a reply exactly.
+"""The built-in campaign's world: prompts, a corpus of mixed-quality replies, and the rule that scores a reply exactly.
 
 All words, weights and probabilities are data in conf/builtin/world.yaml. Loads no machine-learning library and knows no
 model.
@@ -31,14 +29,14 @@ class _Data(BaseModel):
 
 
 class Remedy(_Data):
-    """What a reply may offer: its words, and how many days it takes."""
+    """A remedy that a reply may offer: its words, and how many days it takes."""
 
     phrase: str
     days: str
 
 
 class Issue(_Data):
-    """What may be wrong: customers' words for it, and the name of the one remedy that helps."""
+    """A problem: customers' words for it, and the name of the one remedy that helps."""
 
     remedy: str
     phrases: tuple[str, ...]
@@ -61,7 +59,7 @@ class PromptNumbers(_Data):
 
 
 class CorpusShares(_Data):
-    """How good the corpus is: the probability of each property of a reply."""
+    """Probabilities of the properties of a reply in the corpus."""
 
     replies_per_prompt: int
     seed: int
@@ -90,7 +88,7 @@ class World(_Data):
 
 @dataclass(frozen=True)
 class Case:
-    """What a customer's message says, and the remedy that it calls for."""
+    """Product, issue and order number of a customer's message; the issue determines the remedy."""
 
     product: str
     issue: str
@@ -99,40 +97,40 @@ class Case:
 
 @functools.cache
 def load_world() -> World:
-    """Reads world.yaml."""
+    """Read world.yaml."""
     return World.model_validate(yaml.safe_load(conf_path("builtin/world.yaml").read_text(encoding="utf-8")))
 
 
 def world_digest() -> str:
-    """sha256 of the world's data and of the version of its rules: it pins the judge, the prompts and the corpus."""
+    """Return the sha256 of the world's data and of its rules' version, which pins judge, prompts and corpus."""
     content = conf_path("builtin/world.yaml").read_bytes()
     return hashlib.sha256(content + f"\nversion {CODE_VERSION}".encode()).hexdigest()
 
 
 def train_prompts() -> list[list[Message]]:
-    """The distinct prompts to train on, each a conversation of one user message."""
+    """Return the distinct prompts to train on, each a conversation of one user message."""
     return [_conversation(text) for text, _ in _prompt_pools()[0]]
 
 
 def held_out_prompts() -> list[list[Message]]:
-    """Distinct prompts whose order numbers, and combinations of product and issue, no training prompt has."""
+    """Return distinct prompts that share no order number and no pair of product and issue with a training prompt."""
     return [_conversation(text) for text, _ in _prompt_pools()[1]]
 
 
 def corpus() -> list[tuple[list[Message], str]]:
-    """Replies of mixed quality to the training prompts, for the starter's supervised training.
+    """Return replies of mixed quality to the training prompts, for the starter's supervised training.
 
-    (conversation, reply) by reply.
+    Each item is (conversation, reply).
     """
     return [(_conversation(text), reply) for text, reply in _corpus_texts()]
 
 
 def support_reply(messages: Sequence[Mapping[str, str]], response: str) -> float:
-    """Scores a reply to a customer: the sum of the parts that `assess` finds.
+    """Return the score of a reply to a customer: the sum of the parts that `assess` returns.
 
     Args:
         messages: Conversation whose last user message is a customer's message of this world.
-        response: The reply; any text, also an empty one.
+        response: The reply; any text, including an empty one.
 
     Raises:
         ValueError: The last user message names no product, issue or order number of this world.
@@ -141,10 +139,10 @@ def support_reply(messages: Sequence[Mapping[str, str]], response: str) -> float
 
 
 def assess(messages: Sequence[Mapping[str, str]], response: str) -> dict[str, float]:
-    """What a reply earns and loses, by the names of world.yaml's `weights`; what does not apply is left out.
+    """Return what a reply earns and loses, by the names of world.yaml's `weights`, without those that do not apply.
 
-    Credit is given once however often something is said, and every product, remedy, number and sentence too many costs,
-    so neither listing all answers nor saying a good one twice pays.
+    A repeated statement earns its credit only once, and every surplus product, remedy, number and sentence costs. So
+    neither listing all answers nor repeating a good one pays.
     """
     world, case = load_world(), read_case(messages)
     text = _normalised(response)
@@ -152,7 +150,7 @@ def assess(messages: Sequence[Mapping[str, str]], response: str) -> dict[str, fl
         return {"empty": world.weights["empty"]}
     sentences = re.findall(r"[^.!?]*[.!?]|[^.!?]+$", text)
     count: Counter[str] = Counter()
-    said: dict[str, set[str]] = {"product": set(), "remedy": set(), "days": set(), "order": set()}
+    values: dict[str, set[str]] = {"product": set(), "remedy": set(), "days": set(), "order": set()}
     kinds: list[str] = []
     for sentence in sentences:
         if sentence[-1] not in ".!?":
@@ -162,7 +160,7 @@ def assess(messages: Sequence[Mapping[str, str]], response: str) -> dict[str, fl
         count["repeated"] += kind in kinds and kind not in ("filler", "rude", "unclear")
         kinds.append(kind)
         for slot, value in slots.items():
-            said[slot].add(value)
+            values[slot].add(value)
     for kind in ("filler", "rude", "unclear"):
         count[kind] = kinds.count(kind)
     count["thanks"] = kinds[:1] == ["thanks"]
@@ -175,17 +173,17 @@ def assess(messages: Sequence[Mapping[str, str]], response: str) -> dict[str, fl
         ("time", "days", remedy.days),
         ("order", "order", case.order),
     ):
-        count[name] = right in said[slot]
-        count[f"wrong_{name}"] = len(said[slot] - {right})
+        count[name] = right in values[slot]
+        count[f"wrong_{name}"] = len(values[slot] - {right})
     count["extra_word"] = max(0, len(text.split()) - world.free_words)
     return {name: world.weights[name] * number for name, number in count.items() if number}
 
 
 def read_case(messages: Sequence[Mapping[str, str]]) -> Case:
-    """What the conversation's last user message is about.
+    """Return the case of the conversation's last user message.
 
     Raises:
-        ValueError: There is no such message, or it names no product, issue or order number of this world.
+        ValueError: There is no user message, or it names no product, issue or order number of this world.
     """
     world = load_world()
     texts = [message["content"] for message in messages if message["role"] == "user"]
@@ -195,8 +193,9 @@ def read_case(messages: Sequence[Mapping[str, str]]) -> Case:
     order = re.search(r"#(\d+)", text)
     if product is None or len(issues) != 1 or order is None:
         raise ValueError(
-            f"the rule support_reply judges the built-in campaign's prompts only, and {text[:80]!r} has no product, issue and #order of "
-            "its world: use a reward model for other prompts"
+            "the rule support_reply judges the built-in campaign's prompts only, but "
+            f"{text[:80]!r} does not name one product, issue and #order of its world: "
+            "use a reward model for other prompts"
         )
     return Case(product[1], issues[0], order[1])
 
@@ -208,7 +207,7 @@ def _normalised(text: str) -> str:
 
 
 def _parsed(sentence: str) -> tuple[str, dict[str, str]]:
-    """Kind of a finished sentence and what it says; `unclear` when no form matches."""
+    """Return the kind of a finished sentence and the values of its slots; the kind is `unclear` if no form matches."""
     for kind, pattern in _patterns():
         match = pattern.fullmatch(sentence.strip())
         if match:
@@ -225,14 +224,14 @@ def _patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
         "days": "|".join(sorted({remedy.days for remedy in world.remedies.values()})),
         "order": r"\d+",
     }
-    found = []
+    patterns = []
     for kind, forms in world.sentences.items():
         for form in forms:
             pattern = re.escape(form.lower().rstrip(".!?"))
             for slot, values in slots.items():
                 pattern = pattern.replace(re.escape(f"{{{slot}}}"), f"(?P<{slot}>{values})")
-            found.append((kind, re.compile(pattern + "[.!?]")))
-    return tuple(found)
+            patterns.append((kind, re.compile(pattern + "[.!?]")))
+    return tuple(patterns)
 
 
 def _conversation(text: str) -> list[Message]:
@@ -241,7 +240,7 @@ def _conversation(text: str) -> list[Message]:
 
 @functools.cache
 def _prompt_pools() -> tuple[tuple[tuple[str, Case], ...], tuple[tuple[str, Case], ...]]:
-    """Training and held-out messages with what they are about; every message has an order number of its own."""
+    """Return training and held-out messages with their cases; every message has an order number of its own."""
     world = load_world()
     numbers = world.prompts
     rng = random.Random(numbers.seed)
@@ -292,7 +291,7 @@ def _corpus_reply(world: World, case: Case, rng: random.Random) -> str:
 
 
 def _sentence(world: World, kind: str, case: Case, rng: random.Random) -> str:
-    """One sentence of a kind about the case, with the corpus' share of wrong products, remedies, days and numbers."""
+    """Return a sentence of a kind about the case, with the corpus' share of wrong products, remedies, days, numbers."""
     shares = world.corpus
     naming = rng.random() < shares.names_product
     forms = [form for form in world.sentences[kind] if naming == ("{product}" in form)]

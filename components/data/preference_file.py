@@ -1,8 +1,8 @@
 """Reads a preference data set in the forms that TRL, UltraFeedback and HH users have. Knows no judge and no stage.
 
-A row is `chosen` and `rejected` with an optional `prompt`: plain text, chat messages that include the prompt or leave
-it out, or HH transcripts. Optional columns: `p`, `margin` (or the two scores), `tag`. Or it is a single response, as
-KTO takes it: `completion` and `label` (true where it is desirable).
+A row has `chosen` and `rejected` with an optional `prompt`: plain text, chat messages with or without the prompt, or HH
+transcripts. Optional columns: `p`, `margin` (or the two scores), `tag`. Or it has a single response, as KTO takes it:
+`completion` and `label` (true if it is desirable).
 """
 
 import hashlib
@@ -22,7 +22,7 @@ SCORES = (
     ("chosen-rating", "rejected-rating"),
     ("chosen_rating", "rejected_rating"),
 )
-"""Columns of the two scores whose difference is the margin, as the published data sets call them."""
+"""Columns of the two scores whose difference is the margin, as published data sets name them."""
 COLUMNS = (
     "prompt",
     "chosen",
@@ -40,7 +40,7 @@ COLUMNS = (
 class SeedPair:
     """A preference pair of a data set.
 
-    What its row does not say is None, and so is the other answer of a single response.
+    A value that its row does not have is None, and so is the other answer of a single response.
     """
 
     messages: Messages
@@ -58,15 +58,15 @@ class SeedPair:
 
 @dataclass(frozen=True)
 class SeedPairs:
-    """The pairs of a data set, and the rows that hold none."""
+    """The pairs of a data set, and the rows that give none."""
 
     pairs: list[SeedPair]
     split_earlier: tuple[str, ...]
-    """Places of the rows whose two conversations part before the last answer: no one prompt, so no pair."""
+    """Places of the rows whose two conversations differ before the last answer, so that there is no common prompt."""
 
     @property
     def digest(self) -> str:
-        """sha256 over the pairs in order and the number of rows that hold none."""
+        """sha256 over the pairs in order and the number of rows that give none."""
         total = hashlib.sha256(f"{len(self.split_earlier)}\n".encode())
         for pair in self.pairs:
             content = [format_messages(pair.messages), pair.chosen, pair.rejected, pair.p, pair.margin, pair.tag]
@@ -75,14 +75,14 @@ class SeedPairs:
 
 
 def load_seed_pairs(source: str, *, split: str) -> SeedPairs:
-    """Loads a preference data set.
+    """Load a preference data set.
 
     Args:
-        source: What `rows.read_rows` reads.
-        split: Split of a data set with splits.
+        source: A source that `rows.read_rows` reads.
+        split: Split of a data set that has splits.
 
     Raises:
-        ValueError: It cannot be read, lacks a column, or a row is no pair of answers to one prompt; names the row.
+        ValueError: The source cannot be read, lacks a column, has no usable pair, or a row is malformed; names the row.
     """
     read = read_rows(source, split=split, columns=COLUMNS)
     loaded = [_pair(row, read) for row in read.rows]
@@ -90,7 +90,8 @@ def load_seed_pairs(source: str, *, split: str) -> SeedPairs:
     earlier = tuple(row.place for row, pair in zip(read.rows, loaded, strict=True) if pair is None)
     if not pairs:
         raise ValueError(
-            f"{source} holds no pair of answers to one prompt: chosen and rejected must share all messages but the last"
+            f"{source} has no pair of answers to the same prompt: "
+            "chosen and rejected must agree in all messages but the last"
         )
     return SeedPairs(pairs, earlier)
 
@@ -100,9 +101,9 @@ def _pair(row: Row, read: Rows) -> SeedPair | None:
         return _response(row)
     for column in ("chosen", "rejected"):
         if row.values.get(column) is None:
-            there = ", ".join(read.columns)
             raise ValueError(
-                f"{row.place} has no {column}: a pair needs the columns chosen and rejected (there are {there})"
+                f"{row.place} has no {column}: a pair needs the columns chosen and rejected "
+                f"(the columns are {', '.join(read.columns)})"
             )
     prompt = row.values.get("prompt")
     before_chosen, chosen = _answer(row.values["chosen"], prompt, f"{row.place} chosen")
@@ -113,11 +114,11 @@ def _pair(row: Row, read: Rows) -> SeedPair | None:
 
 
 def _response(row: Row) -> SeedPair:
-    """A single response, which is `chosen` where its label says that it is desirable and `rejected` where it is not."""
+    """Return a single response as `chosen` if its label is true, and as `rejected` if it is false."""
     label = row.values.get("label")
     if not isinstance(label, bool):
         raise ValueError(
-            f"{row.place}: label is {label!r}: write true where the completion is desirable, and false where it is not"
+            f"{row.place}: label is {label!r}: write true if the completion is desirable, and false if it is not"
         )
     before, answer = _answer(row.values["completion"], row.values.get("prompt"), f"{row.place} completion")
     return SeedPair(
@@ -133,25 +134,25 @@ def _response(row: Row) -> SeedPair:
 def _tag(row: Row) -> str | None:
     tag = row.values.get("tag")
     if tag is not None and not isinstance(tag, str):
-        raise ValueError(f"{row.place}: tag is {tag!r}: write text")
+        raise ValueError(f"{row.place}: tag is {tag!r}, but must be text")
     return tag
 
 
 def _answer(value: Any, prompt: Any, place: str) -> tuple[Messages, str]:
-    """The messages before the last answer, and the answer; `prompt` is the cell of the prompt's column, or None."""
-    given = None if prompt is None else _prompt(prompt, place)
+    """Return the messages before the last answer, and the answer; `prompt` is the column prompt's cell, or None."""
+    own_prompt = None if prompt is None else _prompt(prompt, place)
     whole = (
         isinstance(value, str)
         and is_transcript(value)
         and (prompt is None or (isinstance(prompt, str) and is_transcript(prompt)))
     )
-    if isinstance(value, str) and given is not None and not whole:
-        return given, value
+    if isinstance(value, str) and own_prompt is not None and not whole:
+        return own_prompt, value
     turns = parse_transcript(value, place) if isinstance(value, str) else chat_messages(value, place)
     if not turns or turns[-1]["role"] != "assistant":
-        raise ValueError(f"{place}: the last message is not the assistant's: end it with the answer")
+        raise ValueError(f"{place}: the last message is not the assistant's: end with the answer")
     *before, answer = turns
-    return _joined(given, before, place), answer["content"]
+    return _joined(own_prompt, before, place), answer["content"]
 
 
 def _prompt(value: Any, place: str) -> Messages:
@@ -164,20 +165,20 @@ def _prompt(value: Any, place: str) -> Messages:
     return [{"role": "user", "content": value}]
 
 
-def _joined(given: Messages | None, before: Messages, place: str) -> Messages:
-    """The prompt, where a column gives it, where the messages before the answer are it, or where both do and agree."""
-    if not before or not given:
-        prompt = before or given
+def _joined(own_prompt: Messages | None, before: Messages, place: str) -> Messages:
+    """Return the prompt from its column or from the messages before the answer; if there are both, they must agree."""
+    if not before or not own_prompt:
+        prompt = before or own_prompt
         if not prompt:
             raise ValueError(f"{place}: there is no prompt: add a column prompt, or the messages before the answer")
         return prompt
-    ours, theirs = _stripped(given), _stripped(before)
+    ours, theirs = _stripped(own_prompt), _stripped(before)
     if len(ours) <= len(theirs) and theirs[-len(ours) :] == ours:
         return before
     if theirs == ours[-len(theirs) :]:
-        return given
+        return own_prompt
     raise ValueError(
-        f"{place}: the messages before the answer are not those of the column prompt: make them agree, or remove the column"
+        f"{place}: the messages before the answer differ from the column prompt: make them agree, or remove the column"
     )
 
 
@@ -186,9 +187,9 @@ def _stripped(messages: Messages) -> list[tuple[str, str]]:
 
 
 def _margin(row: Row) -> float | None:
-    given = _number(row, "margin")
-    if given is not None:
-        return given
+    margin = _number(row, "margin")
+    if margin is not None:
+        return margin
     for better, worse in SCORES:
         high, low = _number(row, better), _number(row, worse)
         if high is not None and low is not None:
@@ -201,5 +202,5 @@ def _number(row: Row, column: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
-        raise ValueError(f"{row.place}: {column} is {value!r}: write a number, or leave it out")
+        raise ValueError(f"{row.place}: {column} is {value!r}, but must be a number, or left out")
     return float(value)

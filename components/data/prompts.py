@@ -1,6 +1,6 @@
 """The campaign's prompts: loading, the split into training and held-out prompts by content, and each round's draw.
 
-Two prompts have the same content when their messages agree in everything but white space, letter case and Unicode form.
+Two prompts have the same content if their messages agree in everything but white space, letter case and Unicode form.
 Knows no model and no stage, and loads no machine-learning library.
 """
 
@@ -23,7 +23,7 @@ BUILTIN_SPLITS: dict[str, Callable[[], list[Messages]]] = {"train": train_prompt
 
 @dataclass(frozen=True)
 class Prompt:
-    """A conversation that ends with a user message; identified by its content."""
+    """A conversation that ends with a user message; its content identifies it."""
 
     prompt_id: str
     messages: Messages
@@ -31,12 +31,12 @@ class Prompt:
 
 @dataclass(frozen=True)
 class PromptSplit:
-    """Training and held-out prompts with no content in common, and what was left out to get there."""
+    """Training and held-out prompts with no content in common, and the numbers of prompts that were dropped for it."""
 
     train: tuple[Prompt, ...]
     held_out: tuple[Prompt, ...]
     dropped_duplicates: int
-    """Prompts of either set whose content came before in the same set."""
+    """Prompts whose content appeared earlier in the same set, over both sets."""
     dropped_held_out: int
     """Training prompts whose content is held out."""
 
@@ -48,17 +48,20 @@ class PromptSplit:
 
 
 def make_prompt(messages: Messages) -> Prompt:
-    """Names a conversation by its content."""
+    """Return a conversation as a prompt that is named by its content."""
     return Prompt(prompt_id(messages), messages)
 
 
 def prompt_id(messages: Messages) -> str:
-    """First 16 hex digits of the sha256 of a conversation's exact content."""
+    """Return the first 16 hex digits of the sha256 of a conversation's exact content."""
     return _sha256(format_messages(messages))[:16]
 
 
 def content_key(messages: Messages) -> str:
-    """Equal for conversations of the same content: white space, letter case and Unicode form do not count."""
+    """Return a key that is equal for conversations of the same content.
+
+    White space, letter case and Unicode form do not count.
+    """
     plain = [
         (message["role"], " ".join(unicodedata.normalize("NFKC", message["content"]).casefold().split()))
         for message in messages
@@ -67,15 +70,15 @@ def content_key(messages: Messages) -> str:
 
 
 def load_prompts(source: str, *, column: str, split: str) -> list[Prompt]:
-    """Loads prompts in the order of their source; duplicates stay.
+    """Load prompts in the order of their source; duplicates stay.
 
     Args:
-        source: `builtin`, or a data set that `rows.read_rows` reads.
+        source: `builtin`, or a source that `rows.read_rows` reads.
         column: Column that holds the prompt: text (one user message) or a list of chat messages.
-        split: Split of a data set with splits; `train` or `test` for `builtin`.
+        split: Split of a data set that has splits; `train` or `test` for `builtin`.
 
     Raises:
-        ValueError: The source cannot be read or is empty, it has no such column, or a prompt is empty or no
+        ValueError: The source cannot be read or is empty, it has no such column, or a prompt is empty or not a
             conversation.
     """
     if source == BUILTIN:
@@ -87,14 +90,14 @@ def load_prompts(source: str, *, column: str, split: str) -> list[Prompt]:
 
 
 def conversation(value: Any, place: str) -> Messages:
-    """Reads a prompt from a cell: text, or a list of chat messages of which the last is the user's.
+    """Read a prompt from a cell: text, or a list of chat messages of which the last is the user's.
 
     Args:
         value: The cell.
-        place: Names the row in errors.
+        place: Name of the row, for errors.
 
     Raises:
-        ValueError: The cell holds neither, or the prompt is empty.
+        ValueError: The cell is neither, or the prompt is empty.
     """
     messages = [{"role": "user", "content": value}] if isinstance(value, str) else chat_messages(value, place)
     if not messages or not any(message["content"].strip() for message in messages):
@@ -108,35 +111,37 @@ def conversation(value: Any, place: str) -> Messages:
 
 
 def chat_messages(value: Any, place: str) -> Messages:
-    """Reads a list of chat messages, each with a known role and text content; other keys are left out.
+    """Read a list of chat messages, each with a known role and text content; other keys are dropped.
 
     Raises:
-        ValueError: The value is no such list.
+        ValueError: The value is not such a list.
     """
     if not isinstance(value, list):
-        kind = "nothing" if value is None else type(value).__name__
-        raise ValueError(f"{place}: expected text or a list of chat messages, found {kind}")
+        kind = "null" if value is None else type(value).__name__
+        raise ValueError(f"{place}: expected text or a list of chat messages, but got {kind}")
     for number, message in enumerate(value, 1):
         if not isinstance(message, dict) or not isinstance(message.get("content"), str):
-            raise ValueError(f'{place}: message {number} is no {{"role": ..., "content": text}}')
+            raise ValueError(f'{place}: message {number} is not of the form {{"role": ..., "content": text}}')
         if message.get("role") not in ROLES:
-            raise ValueError(f"{place}: message {number} has role {message.get('role')!r}: use {', '.join(ROLES)}")
+            raise ValueError(
+                f"{place}: message {number} has role {message.get('role')!r}: use one of {', '.join(ROLES)}"
+            )
     return [{"role": message["role"], "content": message["content"]} for message in value]
 
 
 def split_prompts(config: PromptsConfig) -> PromptSplit:
-    """Loads both prompt sets and makes them disjoint by content: a training prompt that is also held out is removed.
+    """Load both prompt sets and make them disjoint by content: a training prompt that is also held out is removed.
 
-    With no `held_out` source, the `num_held_out` training prompts whose content hashes lowest are held out, so that the
-    choice depends on neither order nor seed.
+    Without a `held_out` source, the `num_held_out` training prompts with the lowest content keys are held out, so that
+    the choice depends on neither order nor seed.
 
     Raises:
-        ValueError: A source is unusable, or nothing is left to train on.
+        ValueError: A source is unusable, or no prompt is left to train on.
     """
     if config.held_out == BUILTIN != config.train:
         raise ValueError(
-            f"prompts.train is {config.train} but prompts.held_out is {BUILTIN}: name held-out prompts of the same kind, "
-            'or set prompts.held_out: "" to hold some of the training prompts out'
+            f"prompts.train is {config.train} but prompts.held_out is {BUILTIN}: name held-out prompts of the same "
+            'kind, or set prompts.held_out: "" to hold out some of the training prompts'
         )
     builtin_train = config.train == BUILTIN
     loaded = load_prompts(config.train, column=config.column, split="train" if builtin_train else config.train_split)
@@ -152,30 +157,31 @@ def split_prompts(config: PromptsConfig) -> PromptSplit:
     else:
         held_out = _hold_out(train, config.num_held_out)
         train = {key: prompt for key, prompt in train.items() if key not in held_out}
-    kept = [prompt for key, prompt in train.items() if key not in held_out]
-    if not kept:
+    disjoint = [prompt for key, prompt in train.items() if key not in held_out]
+    if not disjoint:
         raise ValueError(
-            f"all {len(train)} training prompts of {config.train} are held out too: name prompts that are not held out"
+            f"all {len(train)} training prompts of {config.train} are also held out: "
+            "name training prompts that are not held out"
         )
-    return PromptSplit(tuple(kept), tuple(held_out.values()), duplicates, len(train) - len(kept))
+    return PromptSplit(tuple(disjoint), tuple(held_out.values()), duplicates, len(train) - len(disjoint))
 
 
 def place_in_pass(name: str, *, seed: int, passes: int) -> str:
-    """What a pool's prompts are ordered by after `passes` whole passes over it."""
+    """Return the key by which a pool's prompts are ordered after `passes` whole passes over it."""
     return _sha256(f"{seed}/{passes}/{name}")
 
 
 def draw(pool_ids: Iterable[str], *, round: int, per_round: int, seed: int) -> list[str]:
-    """Draws a round's prompts without replacement until the pool is used up, then begins again in another order.
+    """Draw a round's prompts without replacement until the pool is used up, then begin again in another order.
 
-    Where a round takes the last prompts of one pass and the first of the next, the next pass's order puts off those
-    that the round already has: no round holds a prompt twice, and at any time no prompt has been drawn more than once
-    more than another.
+    A round may take the last prompts of one pass and the first of the next. The next pass then puts off the prompts
+    that the round already has. So no round holds a prompt twice, and the numbers of times that two prompts have been
+    drawn never differ by more than one.
 
     Args:
         pool_ids: Prompt ids; their order does not matter.
         round: Index of the round, from 1.
-        per_round: Prompts wanted; the whole pool where it is smaller.
+        per_round: Number of prompts to draw; the whole pool if it is smaller.
         seed: The campaign's seed.
     """
     pool = sorted(set(pool_ids))
@@ -205,18 +211,18 @@ def _cells(read: Rows, column: str) -> Iterable[tuple[str, Any]]:
 
 
 def _distinct(prompts: Iterable[Prompt]) -> dict[str, Prompt]:
-    """The first prompt of each content, by content."""
-    found: dict[str, Prompt] = {}
+    """Return the first prompt of each content, by content key."""
+    by_content: dict[str, Prompt] = {}
     for prompt in prompts:
-        found.setdefault(content_key(prompt.messages), prompt)
-    return found
+        by_content.setdefault(content_key(prompt.messages), prompt)
+    return by_content
 
 
 def _hold_out(train: dict[str, Prompt], number: int) -> dict[str, Prompt]:
     if number >= len(train):
         raise ValueError(
-            f"holding {number} of {len(train)} training prompts out leaves none to train on: lower prompts.num_held_out "
-            "or name held-out prompts in prompts.held_out"
+            f"holding out {number} of {len(train)} training prompts leaves none to train on: "
+            "lower prompts.num_held_out or name held-out prompts in prompts.held_out"
         )
     return {key: train[key] for key in sorted(train)[:number]}
 

@@ -20,34 +20,33 @@ LOCAL_PREFIXES = (".", "/", "~")
 
 
 class Row(NamedTuple):
-    """One row, and where it stands, for errors."""
+    """One row with its place in the source."""
 
     place: str
-    """Names file and line, or data set and row; both count from 1."""
+    """File and line, or data set and row, for errors; both count from 1."""
     values: dict[str, Any]
 
 
 class Rows(NamedTuple):
-    """Everything that was read from one source; never empty."""
+    """The rows of one source; never empty."""
 
     source: str
     columns: tuple[str, ...]
-    """All column names of the source, also those that were not read."""
+    """All column names of the source, including columns that were not read."""
     rows: list[Row]
 
 
 def read_rows(source: str, *, split: str, columns: Collection[str]) -> Rows:
-    """Reads a data set.
+    """Read a data set.
 
     Args:
         source: A `.jsonl`, `.json` (lines or one array) or `.parquet` file, a directory that `save_to_disk` wrote or
             that holds data files, or a hub name. JSON files may be gzipped.
-        split: Split to read where the source has splits.
-        columns: Names to read where they exist; others stay unread.
+        split: Split to read if the source has splits.
+        columns: Columns to read if they exist; others are not read.
 
     Raises:
-        ValueError: The source is missing, unreadable or empty, or a line is not JSON; one line that names it and the
-            remedy.
+        ValueError: The source does not exist, is unreadable or empty, or a line is not JSON; one line with the remedy.
     """
     path = Path(source).expanduser()
     suffix = Path(path.name.removesuffix(".gz")).suffix
@@ -59,14 +58,14 @@ def read_rows(source: str, *, split: str, columns: Collection[str]) -> Rows:
         read = _from_json(source, path, columns)
     elif path.exists():
         raise ValueError(
-            f"{source} is no kind of file that is read here: use JSONL (.jsonl), Parquet (.parquet) or a saved data set"
+            f"{source} is not a supported kind of file: use JSONL (.jsonl), Parquet (.parquet) or a saved data set"
         )
     elif source.startswith(LOCAL_PREFIXES):
         raise ValueError(f"{source} does not exist: name a JSONL or Parquet file, a saved data set or a hub data set")
     else:
         read = _from_dataset(source, _hub_dataset(source, split), columns)
     if not read.rows:
-        raise ValueError(f"{source} holds no rows: name a data set with at least one")
+        raise ValueError(f"{source} is empty: name a data set with at least one row")
     return read
 
 
@@ -76,7 +75,7 @@ def _from_json(source: str, path: Path, columns: Collection[str]) -> Rows:
     for place, value in _json_values(source, content):
         if not isinstance(value, dict):
             raise ValueError(
-                f"{place} is no JSON object but {type(value).__name__}: write one object such as {{...}} a line"
+                f"{place} must be a JSON object, not {type(value).__name__}: write one object such as {{...}} per line"
             )
         names.update(dict.fromkeys(value))
         rows.append(Row(place, {name: value[name] for name in columns if name in value}))
@@ -96,7 +95,7 @@ def _content(source: str, path: Path) -> bytes:
 
 
 def _json_values(source: str, content: bytes) -> Iterator[tuple[str, Any]]:
-    """Values with their places: of an array's items, where the file is one array, else of its lines."""
+    """Yield values with their places: the items if the file is one array, else the lines."""
     if source.endswith((".json", ".json.gz")) and content.lstrip()[:1] == b"[":
         for number, value in enumerate(_json(content, source), 1):
             yield f"{source} item {number}", value
@@ -114,13 +113,13 @@ def _json(text: bytes, place: str) -> Any:
             json.dumps(value, ensure_ascii=False).encode()
         return value
     except UnicodeEncodeError:
-        raise ValueError(f"{place} holds half a character (a lone \\ud800-\\udfff escape): remove it") from None
+        raise ValueError(f"{place} has half a character (an unpaired \\ud800-\\udfff escape): remove it") from None
     except json.JSONDecodeError as error:
         raise ValueError(
-            f"{place} is not JSON: {error.msg} at character {error.pos + 1}: write one JSON object a line"
+            f"{place} is not valid JSON ({error.msg} at character {error.pos + 1}): write one JSON object per line"
         ) from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{place} is not UTF-8 at byte {error.start + 1}: save the file as UTF-8") from None
+        raise ValueError(f"{place} is not valid UTF-8 at byte {error.start + 1}: save the file as UTF-8") from None
 
 
 def _from_parquet(source: str, path: Path, columns: Collection[str]) -> Rows:
@@ -157,7 +156,7 @@ def _saved_dataset(path: Path, split: str) -> "Dataset":
     if isinstance(loaded, Dataset):
         return loaded
     if split not in loaded:
-        raise ValueError(f"data set {path} has no split {split}: it has {', '.join(loaded)}")
+        raise ValueError(f"data set {path} has no split {split}: use one of {', '.join(loaded)}")
     return loaded[split]
 
 

@@ -1,9 +1,7 @@
-"""A key-value cache that is made for sampling.
-
-Forked after one prefill, with room reserved, and cheap to drop finished rows from.
+"""A key-value cache for sampling: copied for each response after one prefill, with room for the tokens to come.
 
 transformers' dynamic cache copies the keys and values of all positions in every layer at every token, and again when
-rows are dropped; here a step writes one column, and dropping moves only the rows that fill the gaps.
+rows are dropped. Here a step writes one column, and dropping rows moves only the rows that fill the gaps.
 """
 
 from typing import Any, NamedTuple
@@ -15,64 +13,64 @@ from components.generation.prefill import Prefilled
 
 
 class Compaction(NamedTuple):
-    """How rows close ranks when some are done.
+    """A plan that makes the running rows adjacent when some are done.
 
-    Those at `sources` go to the places `slots`, then the first `kept` rows stay.
+    The rows at `sources` move to `slots`, then the first `num_rows` rows stay.
     """
 
     slots: torch.Tensor
     sources: torch.Tensor
-    kept: int
+    num_rows: int
 
     def apply(self, rows: torch.Tensor) -> torch.Tensor:
-        """Closes the ranks of a tensor's first dimension, in its own memory."""
+        """Compact a tensor along its first dimension, in its own memory."""
         rows[self.slots] = rows[self.sources]
-        return rows[: self.kept]
+        return rows[: self.num_rows]
 
 
-def plan_closing(running: list[bool], device: torch.device) -> Compaction:
-    """Plans which of the rows still running move, so that they end up next to each other; as few as possible do."""
-    kept = sum(running)
-    slots = [place for place in range(kept) if not running[place]]
-    sources = [place for place in range(kept, len(running)) if running[place]]
+def plan_compaction(running: list[bool], device: torch.device) -> Compaction:
+    """Plan the fewest moves that make the rows that are still running adjacent."""
+    num_rows = sum(running)
+    slots = [place for place in range(num_rows) if not running[place]]
+    sources = [place for place in range(num_rows, len(running)) if running[place]]
     return Compaction(
         torch.tensor(slots, dtype=torch.long, device=device),
         torch.tensor(sources, dtype=torch.long, device=device),
-        kept,
+        num_rows,
     )
 
 
 class CopiedCache:
-    """What decodes a batch of responses with a copy of its prompt's cache for each of them.
+    """Decodes a batch of responses with a copy of the prompt's cache for each of them.
 
     Args:
-        begun: The prefilled prompts; the layers of its cache are replaced.
-        samples: Responses of each prompt, next to each other.
-        room: Tokens that a response may take.
+        prefilled: The prefilled prompts; the layers of their cache are replaced.
+        samples: Number of responses per prompt, adjacent in the batch.
+        room: Largest number of tokens of a response.
 
     Raises:
-        ValueError: The model keeps no cache of keys and values, or more than that (a recurrent state, say).
+        ValueError: The model has no cache of keys and values, or more than that (a recurrent state, say).
     """
 
-    def __init__(self, begun: Prefilled, *, samples: int, room: int) -> None:
-        kinds = {type(layer) for layer in begun.cache.layers} if begun.cache is not None else {type(None)}
+    def __init__(self, prefilled: Prefilled, *, samples: int, room: int) -> None:
+        kinds = {type(layer) for layer in prefilled.cache.layers} if prefilled.cache is not None else {type(None)}
         if not kinds <= {DynamicLayer, DynamicSlidingWindowLayer}:
             names = ", ".join(sorted(kind.__name__ for kind in kinds))
             raise ValueError(
-                f"the policy's cache has layers of type {names}, which sampling cannot fork: use a model of attention layers only"
+                f"the policy's cache has layers of type {names}, which sampling cannot copy per response: "
+                "use a model that has attention layers only"
             )
-        self.model, self.cache = begun.model, begun.cache
+        self.model, self.cache = prefilled.model, prefilled.cache
         # A layer that was never filled reads another layer's keys and values, and has nothing of its own to repeat.
         self.cache.layers = [
-            ReservedLayer(layer, samples, room) if layer.is_initialized else layer for layer in begun.cache.layers
+            ReservedLayer(layer, samples, room) if layer.is_initialized else layer for layer in prefilled.cache.layers
         ]
-        self.filled, self.padded = begun.mask.shape[1], not bool(begun.mask.all())
-        self.mask = torch.cat([begun.mask, begun.mask.new_ones(len(begun.mask), room)], dim=1).repeat_interleave(
-            samples, dim=0
-        )
+        mask = prefilled.mask
+        self.filled, self.padded = mask.shape[1], not bool(mask.all())
+        self.mask = torch.cat([mask, mask.new_ones(len(mask), room)], dim=1).repeat_interleave(samples, dim=0)
 
     def step(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Logits (responses, vocabulary) after one token more of each response; `positions` is (responses, 1)."""
+        """Return logits (responses, vocabulary) after one more token per response; `positions` is (responses, 1)."""
         self.filled += 1
         output = self.model(
             input_ids=tokens[:, None],
@@ -84,18 +82,18 @@ class CopiedCache:
         logits: torch.Tensor = output.logits[:, -1]
         return logits
 
-    def close_ranks(self, closing: Compaction) -> None:
-        """Drops the finished responses."""
-        self.mask = closing.apply(self.mask)
+    def compact(self, compaction: Compaction) -> None:
+        """Drop the finished responses."""
+        self.mask = compaction.apply(self.mask)
         for layer in self.cache.layers:
             if isinstance(layer, ReservedLayer):
-                layer.close_ranks(closing)
+                layer.compact(compaction)
 
 
 class ReservedLayer(DynamicLayer):
     """One layer's keys and values, (rows, heads, positions, head size), in buffers with free room at the end.
 
-    To the model it behaves as the layer that it is made from, with a sliding window or without.
+    To the model it behaves like the layer that it copies, with or without a sliding window.
     """
 
     def __init__(self, layer: CacheLayerMixin, samples: int, room: int) -> None:
@@ -110,7 +108,7 @@ class ReservedLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Adds the states of new positions; returns those of all positions that the new ones may look at."""
+        """Add the states of new positions; return the states of all positions that the new ones attend to."""
         start = self._first_visible() - (self.seen - self.filled)
         end = self.filled + key_states.shape[-2]
         for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
@@ -121,18 +119,18 @@ class ReservedLayer(DynamicLayer):
         return self.keys, self.values
 
     def get_seq_length(self) -> int:
-        """Positions seen so far, whether or not a sliding window still shows them."""
+        """Return the number of positions seen so far, inside or outside of a sliding window."""
         return self.seen
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Number of positions that the next update returns, and the first of them."""
+        """Return the number of positions that the next update returns, and the first of them."""
         return self.seen + query_length - self._first_visible(), self._first_visible()
 
-    def close_ranks(self, closing: Compaction) -> None:
-        """Drops the finished rows."""
+    def compact(self, compaction: Compaction) -> None:
+        """Drop the finished rows."""
         for place, buffer in enumerate(self.buffers):
-            closing.apply(buffer[:, :, : self.filled])
-            self.buffers[place] = buffer[: closing.kept]
+            compaction.apply(buffer[:, :, : self.filled])
+            self.buffers[place] = buffer[: compaction.num_rows]
 
     def _first_visible(self) -> int:
         return 0 if self.window is None else max(0, self.seen - self.window + 1)

@@ -1,9 +1,9 @@
-"""A draw of prompts that lets those rest that the policy has solved.
+"""A draw of prompts that leaves out prompts that the policy has solved.
 
-Pure, but for reading what earlier rounds published.
+Pure, except that it reads the outcomes of earlier rounds.
 
-A prompt is solved by a round in which its responses gave no preference to learn (all tied, or none better by the
-margin), or in which their mean score reached a bar. It rests for some rounds and is then drawn again like the others.
+A round shows a prompt to be solved if its responses gave no preference to learn (all tied, or none better by the
+margin), or if their mean score reached a bar. The prompt then rests for some rounds and is drawn again like the others.
 """
 
 from collections import Counter
@@ -24,22 +24,22 @@ class Draw(NamedTuple):
 
     prompts: list[str]
     left_out: int
-    """Solved prompts that rest."""
+    """Number of solved prompts that rest."""
     filled_up: int
-    """Solved prompts that were drawn all the same, because too few others were left."""
+    """Number of solved prompts that were drawn nevertheless, because too few others were left."""
 
 
 class EarlierDraw(NamedTuple):
-    """What became of the prompts of an earlier round."""
+    """The prompts of an earlier round, and those that it solved."""
 
     round: int
     drawn: frozenset[str]
     solved: frozenset[str]
-    """Those of them that it showed to be solved."""
+    """Drawn prompts that the round showed to be solved."""
 
 
 def draw_round(pool: Iterable[str], request: GenerateRequest) -> Draw:
-    """Draws the prompts that a request asks for: `prompts.draw`, or one that knows of solved prompts."""
+    """Draw the prompts of a request, by `prompts.draw` or, if solved prompts rest, by `draw_unsolved`."""
     if not request.solved_rounds:
         return Draw(draw(pool, round=request.round, per_round=request.per_round, seed=request.campaign_seed), 0, 0)
     earlier = [
@@ -57,12 +57,12 @@ def draw_round(pool: Iterable[str], request: GenerateRequest) -> Draw:
 
 
 def read_earlier(round: int, outcomes: pd.DataFrame, *, solved_score: float | None) -> EarlierDraw:
-    """Reads a round's `prompt_outcomes.parquet`.
+    """Return the drawn and the solved prompts of a round from its `prompt_outcomes.parquet`.
 
     Args:
         round: The round's index.
         outcomes: Columns prompt_id, outcome, pairs, tied_pairs and mean_score.
-        solved_score: Mean score from which a prompt is solved whatever its pairs; None sets no bar.
+        solved_score: Mean score from which on a prompt is solved whatever its pairs; None sets no bar.
     """
     solved = outcomes["outcome"].isin(NO_PREFERENCE) | (
         (outcomes["pairs"] > 0) & (outcomes["pairs"] == outcomes["tied_pairs"])
@@ -75,18 +75,18 @@ def read_earlier(round: int, outcomes: pd.DataFrame, *, solved_score: float | No
 def draw_unsolved(
     pool: Iterable[str], earlier: Sequence[EarlierDraw], *, round: int, per_round: int, seed: int, solved_rounds: int
 ) -> Draw:
-    """Draws the prompts that were drawn least often, and of the solved ones none while they rest.
+    """Draw the prompts that were drawn least often, without solved prompts that rest.
 
-    Where nothing is solved this is `prompts.draw`. Where too few prompts are left, resting ones fill up, the longest
-    solved first.
+    If nothing is solved, this is `prompts.draw`. If too few prompts are left, resting ones fill up the round, the
+    longest solved first.
 
     Args:
         pool: Prompt ids; their order does not matter.
         earlier: All earlier rounds that drew prompts, oldest first.
         round: Index of the round, from 1.
-        per_round: Prompts wanted; the whole pool where it is smaller.
+        per_round: Number of prompts to draw; the whole pool if it is smaller.
         seed: The campaign's seed.
-        solved_rounds: Rounds that a prompt rests after the round that showed it to be solved.
+        solved_rounds: Number of rounds that a prompt rests after the round that showed it to be solved.
     """
     names = set(pool)
     times = Counter(name for past in earlier for name in past.drawn)

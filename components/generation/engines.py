@@ -1,4 +1,4 @@
-"""What draws the responses: this project's own loop over a loaded policy, or vLLM in a process of its own.
+"""Engines that sample responses: this project's own loop over a loaded policy, or vLLM in a process of its own.
 
 Knows no text and no stage.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Draw(Protocol):
-    """Samples responses to every prompt, as `sampler.sample` does."""
+    """Samples responses to every prompt, like `sampler.sample`."""
 
     def __call__(
         self,
@@ -30,7 +30,7 @@ class Draw(Protocol):
         law: SamplingParams,
         on_batch: Callable[[Sequence[Sampled]], None],
     ) -> list[Sampled]:
-        """One response for each seed, ordered by prompt, then sample."""
+        """Return one response per seed, ordered by prompt, then sample."""
 
 
 class Sampler:
@@ -40,26 +40,26 @@ class Sampler:
         self, draw: Draw, generation_config: "GenerationConfig | None", model: "PreTrainedModel | None"
     ) -> None:
         self.draw, self.generation_config, self.model = draw, generation_config, model
-        """The model is what this process has loaded; None where another one has."""
+        """The model is None if another process has loaded it."""
 
 
 @contextlib.contextmanager
 def opened(
     policy: ModelRef, limits: PolicyConfig, *, engine: SamplingEngine, longest: int, pad_id: int, batch_size: int
 ) -> Iterator[Sampler]:
-    """Loads a policy where its responses are drawn.
+    """Load a policy in an engine, within the block.
 
     Args:
         policy: A model, or an adapter on one.
-        limits: Its precision and quantization.
+        limits: The policy's precision and quantization.
         engine: `transformers` or `vllm`.
         longest: Tokens of the longest prompt and response together.
-        pad_id: Fills the left of shorter prompts.
-        batch_size: Prompts that are decoded together by our own loop; 0 takes as many as fit.
+        pad_id: Token that fills the left of shorter prompts.
+        batch_size: Prompts that our own loop decodes together; 0 takes as many as fit.
 
     Raises:
-        ValueError: The engine is not installed, or does not take the policy's adapter.
-        RuntimeError: The engine could not load it.
+        ValueError: The engine is not installed, or does not support the policy's adapter.
+        RuntimeError: The engine could not load the policy.
     """
     dtype = resolve_dtype(limits.dtype)
     if engine == "vllm":

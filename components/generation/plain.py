@@ -1,8 +1,7 @@
-"""Decoding by transformers' own loop, for models that the sampler's cache or padding does not fit.
+"""Decoding by transformers' own loop, for models that do not fit the sampler's cache or padding.
 
-Slower, and exact for all of them.
-
-Prompts of one length are decoded together, so that none is padded; the model, or peft, prepares its own inputs.
+It is slower, and exact for all models. Prompts of the same length are decoded together, so that none is padded; the
+model, or peft, prepares its own inputs.
 """
 
 import warnings
@@ -22,14 +21,14 @@ if TYPE_CHECKING:
 def decode_plainly(
     model: "PreTrainedModel", prompts: list[list[int]], uniforms: np.ndarray, law: SamplingParams, pad_id: int
 ) -> list[Ending]:
-    """Decodes one batch.
+    """Decode one batch.
 
     Args:
         model: Causal language model, or a peft wrapper of one.
         prompts: Token ids.
-        uniforms: (rows, max_new_tokens), the rows of a prompt next to each other.
-        law: What is sampled from, and when a response ends.
-        pad_id: What stands behind a response that ended before others.
+        uniforms: (rows, max_new_tokens), with the rows of a prompt adjacent.
+        law: The distribution of tokens, and the end of a response.
+        pad_id: Token that fills the right of a response that ended before others.
     """
     samples = len(uniforms) // len(prompts)
     endings: list[Ending] = [([], "length")] * len(uniforms)
@@ -59,20 +58,20 @@ def _generate(
         pad_token_id=pad_id,
     )
     with _without_own_generation_config(model), warnings.catch_warnings():
-        # Without padding the positions that peft puts in their place are the same.
+        # Without padding, peft's own positions are the same.
         warnings.filterwarnings("ignore", message="Position ids are not supported")
-        found: Any = model.generate(
+        generated: Any = model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             generation_config=settings,
             logits_processor=LogitsProcessorList([_Drawn(draws, law, ids.shape[1])]),
         )
-    rows: list[list[int]] = found[:, ids.shape[1] :].tolist()
+    rows: list[list[int]] = generated[:, ids.shape[1] :].tolist()
     return rows
 
 
 class _Drawn:
-    """Leaves transformers' greedy choice one token: the one that the law draws."""
+    """Masks all tokens except the one that the law draws, so that transformers' greedy choice takes it."""
 
     def __init__(self, draws: torch.Tensor, law: SamplingParams, prompt_length: int) -> None:
         self.draws, self.law, self.prompt_length = draws, law, prompt_length
@@ -86,17 +85,17 @@ class _Drawn:
 
 @contextmanager
 def _without_own_generation_config(model: Any) -> Iterator[None]:
-    # transformers fills what is not set here from the model's own settings: a repetition penalty, say.
+    # transformers takes settings that are not set here from the model's own config: a repetition penalty, say.
     from transformers import GenerationConfig
 
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    kept = {owner: owner.generation_config for owner in {model, base}}
-    for owner in kept:
+    configs = {owner: owner.generation_config for owner in {model, base}}
+    for owner in configs:
         owner.generation_config = GenerationConfig()
     try:
         yield
     finally:
-        for owner, config in kept.items():
+        for owner, config in configs.items():
             owner.generation_config = config
 
 

@@ -1,7 +1,4 @@
-"""What a batch of prompts is before its first sampled token.
-
-Last logits and a filled cache, with virtual tokens where there are any.
-"""
+"""Prefill: run a batch of prompts up to their last logits and a filled cache, with virtual tokens if there are any."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,36 +13,36 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MOST_TOKENS = {"cpu": 1024, "cuda": 16384}
-"""Tokens that are prefilled at once, padding included: on a CPU few, since that pads least (measured), and a GPU wants
-to be busy."""
+"""Tokens that are prefilled at once, padding included: few on a CPU, since that pads least (measured), and many on a
+GPU, which must be kept busy."""
 
 
 class Prefilled(NamedTuple):
     """The state of decoding after the prompts."""
 
     model: Any
-    """What decodes further tokens: the model, or what stands under virtual tokens, which the cache then holds."""
+    """Decodes further tokens: the model, or the base model under virtual tokens, which the cache then holds."""
     logits: torch.Tensor
     """(prompts, vocabulary) after the last token."""
     cache: Any
     mask: torch.Tensor
-    """(prompts, positions in the cache), False where it is padding."""
+    """(prompts, positions in the cache), False at padding."""
 
 
 def prefill(model: "PreTrainedModel", prompts: list[list[int]], pad_id: int) -> Prefilled:
-    """Runs prompts that are padded on the left.
+    """Run prompts with padding on the left.
 
-    Virtual tokens, where the model has them, are at the positions that peft gives them.
+    If the model has virtual tokens, they are at the positions that peft gives them.
 
-    Many prompts are run in pieces, each as wide as its own longest, so that what the layers hold for a moment does not
-    grow with them.
+    Many prompts are run in pieces, each as wide as its longest prompt, so that the layers' temporary memory does not
+    grow with the number of prompts.
     """
     pieces = [_padded(model, piece, pad_id) for piece in _pieces(prompts, MOST_TOKENS[model.device.type])]
     return pieces[0] if len(pieces) == 1 else _joined(pieces)
 
 
 def _pieces(prompts: list[list[int]], most_tokens: int) -> Iterator[list[list[int]]]:
-    """Neighbours of at most so many tokens, their padding included; at least one prompt each."""
+    """Yield neighbouring prompts of at most `most_tokens` tokens, padding included; at least one prompt each."""
     piece: list[list[int]] = []
     for prompt in prompts:
         if piece and (len(piece) + 1) * max(len(prompt), *map(len, piece)) > most_tokens:
@@ -56,9 +53,9 @@ def _pieces(prompts: list[list[int]], most_tokens: int) -> Iterator[list[list[in
 
 
 def _joined(pieces: list[Prefilled]) -> Prefilled:
-    """One batch of the pieces' prompts, all as wide as the widest.
+    """Join the pieces to one batch that is as wide as the widest.
 
-    The cache is made anew, layer by layer, and the pieces' are emptied.
+    The cache is rebuilt layer by layer, and each piece's layer is emptied.
     """
     width = max(piece.mask.shape[1] for piece in pieces)
     mask = torch.cat([pad(piece.mask, (width - piece.mask.shape[1], 0), value=False) for piece in pieces])
@@ -67,12 +64,12 @@ def _joined(pieces: list[Prefilled]) -> Prefilled:
         if not layer.is_initialized:
             continue
         if not isinstance(layer, DynamicLayer):
-            break  # what decodes refuses it by its name
+            break  # the decoder refuses such a layer by its name
         parts = [piece.cache.layers[number] for piece in pieces]
         held = max(part.keys.shape[2] for part in parts)
         keys, values = (
-            torch.cat([pad(states, (0, 0, held - states.shape[2], 0)) for states in several])
-            for several in ([part.keys for part in parts], [part.values for part in parts])
+            torch.cat([pad(states, (0, 0, held - states.shape[2], 0)) for states in states_of_parts])
+            for states_of_parts in ([part.keys for part in parts], [part.values for part in parts])
         )
         for part in parts:
             part.keys = part.values = None
@@ -98,14 +95,14 @@ def _has_prefix(model: Any) -> bool:
 
 
 def _after_prefix(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> Prefilled:
-    """The prefix is the beginning of the cache."""
+    """Run prompts after a prefix, which is the beginning of the cache."""
     count = num_virtual_tokens(model)
     inputs = {"input_ids": ids, "past_key_values": model.get_prompt(len(ids), max_cache_len=-1)}
     return _run(model.get_base_model(), inputs, torch.cat([mask.new_ones(len(mask), count), mask], dim=1), first=count)
 
 
 def _after_embeddings(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> Prefilled:
-    """Virtual tokens stand between the padding and the prompt, so that a row is a longer prompt padded on the left."""
+    """Run prompts after virtual tokens, which stand between padding and prompt as the beginning of a longer prompt."""
     virtual = model.get_prompt(batch_size=len(ids))
     words = model.word_embeddings(ids)
     count, width = virtual.shape[1], ids.shape[1]
@@ -121,7 +118,7 @@ def _after_embeddings(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> Pref
 
 
 def _run(model: Any, inputs: dict[str, Any], mask: torch.Tensor, *, first: int) -> Prefilled:
-    """`mask` covers what is in the cache already, `first` positions, and what is run now."""
+    """Run inputs; `mask` covers the `first` positions that are already in the cache and the positions of the inputs."""
     output = model(
         **inputs,
         # Without padding no mask is needed, which lets attention take its fast kernels.

@@ -1,7 +1,4 @@
-"""Sampled responses as text, and what is counted of them.
-
-Shared by generation and evaluation; knows no files and no judge.
-"""
+"""Sampled responses as text. Shared by generation and evaluation; knows no files and no judge."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,19 +18,19 @@ class Response:
     """One sampled response."""
 
     text: str
-    """What it says, without special tokens."""
+    """The text without special tokens."""
     token_ids: list[int]
-    """As sampled, the stop token included."""
+    """The sampled tokens, including the stop token."""
     finish_reason: Literal["stop", "length"]
 
     @property
     def empty(self) -> bool:
-        """Whether it says nothing."""
+        """Whether the text is empty or only white space."""
         return not self.text.strip()
 
     @property
     def unfinished(self) -> bool:
-        """Whether it says something and was cut by the limit; no response is both empty and unfinished."""
+        """Whether the limit cut a text that is not empty; no response is both empty and unfinished."""
         return self.finish_reason == "length" and not self.empty
 
 
@@ -46,12 +43,12 @@ def respond(
     law: SamplingParams,
     on_batch: Callable[[Sequence[Sampled]], None],
 ) -> list[list[Response]]:
-    """Samples responses to every prompt; arguments and errors as of `sampler.sample`.
+    """Sample responses to every prompt; arguments and errors as for `sampler.sample`.
 
-    Ranks share the prompts out between them.
+    Each rank samples a share of the prompts.
 
     Returns:
-        For each prompt, a response for each of its seeds; the same on every rank.
+        For each prompt, one response per seed; the same on every rank.
     """
 
     def work(share: list[int]) -> list[list[Response]]:
@@ -67,8 +64,8 @@ def _as_text(
 ) -> list[list[Response]]:
     responses: list[list[Response]] = [[] for _ in range(num_prompts)]
     for answer in sampled:
-        said = answer.token_ids[:-1] if answer.finish_reason == "stop" else answer.token_ids
-        # Cleaning spaces up would make a text that the policy did not write.
-        text = tokenizer.decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        ids = answer.token_ids[:-1] if answer.finish_reason == "stop" else answer.token_ids
+        # Cleaning up spaces would make a text that the policy did not write.
+        text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         responses[answer.prompt_index].append(Response(text, answer.token_ids, answer.finish_reason))
     return responses

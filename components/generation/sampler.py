@@ -1,7 +1,7 @@
-"""Samples several responses a prompt from a causal language model, with one prefill a prompt.
+"""Samples several responses per prompt from a causal language model, with one prefill per prompt.
 
-Owns its decoding loop, so that the law of the samples is what the arguments say: no generation config of the model has
-a part in it. Every response draws its tokens from its own seeded stream; how prompts are batched changes nothing but
+Owns its decoding loop, so that the arguments alone determine the law of the samples: the model's generation config has
+no influence. Every response draws its tokens from its own seeded stream; how prompts are batched changes nothing but
 float noise. Knows token ids only: no text, no files, no stage.
 """
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from components.generation.cache import plan_closing
+from components.generation.cache import plan_compaction
 from components.generation.plain import decode_plainly
 from components.generation.prefill import prefill
 from components.generation.sampling_params import NOT_FINITE, Ending, SamplingParams, sample_tokens
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MOST_ROWS = {"cpu": 256, "cuda": 4096}
-"""Responses decoded together beyond which a device gains nothing, and progress would be told too seldom."""
+"""Responses decoded together; with more, a device gains nothing and progress is reported too rarely."""
 ROW_WIDTHS = 2**18
-"""Rows times hidden size up to which a CPU gains from more rows than that: in a narrow model what a call costs
-outweighs its work."""
+"""Rows times hidden size up to which a CPU gains from more rows than that: in a narrow model the overhead of a call
+exceeds its work."""
 
 log = logging.getLogger(__name__)
 
 
 class Sampled(NamedTuple):
-    """One response: which prompt and sample it is, its tokens (the stop token included), and why it ended."""
+    """One response: its prompt and sample, its tokens (including the stop token), and why it ended."""
 
     prompt_index: int
     sample_index: int
@@ -53,30 +53,30 @@ def sample(
     batch_size: int,
     on_batch: Callable[[Sequence[Sampled]], None],
 ) -> list[Sampled]:
-    """Samples responses to every prompt.
+    """Sample responses to every prompt.
 
     Args:
         model: Causal language model (or a peft wrapper of one) in evaluation mode.
         prompts: Token ids of each prompt; none empty.
-        seeds: A seed for each response, (num_prompts, num_samples), in [0, 2**31); equal seeds see equal uniform
-            numbers.
-        law: What is sampled from, and when a response ends.
-        pad_id: Fills the left of shorter prompts; it is masked, so any valid id will do.
-        batch_size: Prompts that are decoded together; 0 takes as many as memory allows, or as this device gains from.
+        seeds: One seed per response, (num_prompts, num_samples), in [0, 2**31); equal seeds give equal uniform numbers.
+        law: The distribution of tokens, and the end of a response.
+        pad_id: Token that fills the left of shorter prompts; it is masked, so any valid id works.
+        batch_size: Prompts that are decoded together; 0 takes as many as memory allows and this device gains from.
         on_batch: Called with the responses of each batch when it ends.
 
     Returns:
-        One response for each seed, ordered by prompt, then sample.
+        One response per seed, ordered by prompt, then sample.
 
     Raises:
-        ValueError: A prompt and its response would not fit the model's context, or its attention layers keep a cache of
-            another kind.
+        ValueError: A prompt and its response exceed the model's context, or its attention layers have another kind of
+            cache.
         RuntimeError: The model's logits are not finite.
     """
     longest = max((len(prompt) for prompt in prompts), default=0) + law.max_new_tokens
     _check_context(model, longest)
     decode = _decode if decodes_in_batches(model) else decode_plainly
-    size = batch_size or max(1, _rows_that_fit(model, longest) // max((len(several) for several in seeds), default=1))
+    most_samples = max((len(own_seeds) for own_seeds in seeds), default=1)
+    size = batch_size or max(1, _rows_that_fit(model, longest) // most_samples)
     responses: list[Sampled] = []
     waiting = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     while waiting:
@@ -90,7 +90,9 @@ def sample(
             if len(members) == 1:
                 raise
             size = len(members) // 2
-            log.warning("memory is short for the responses to %d prompts at once: going on with %d", len(members), size)
+            log.warning(
+                "not enough memory for the responses to %d prompts at once: continuing with %d", len(members), size
+            )
             continue
         waiting = waiting[size:]
         batch = [Sampled(index, number, *ending) for (index, number, _), ending in zip(rows, endings, strict=True)]
@@ -102,12 +104,12 @@ def sample(
 def _decode(
     model: "PreTrainedModel", prompts: list[list[int]], uniforms: np.ndarray, law: SamplingParams, pad_id: int
 ) -> list[Ending]:
-    """Decodes one batch; `uniforms` is (rows, max_new_tokens), the rows of a prompt next to each other."""
+    """Decode one batch; `uniforms` is (rows, max_new_tokens), with the rows of a prompt adjacent."""
     samples = len(uniforms) // len(prompts)
-    begun = prefill(model, prompts, pad_id)
-    state = decoder(begun, samples=samples, room=law.max_new_tokens)
-    logits = begun.logits.repeat_interleave(samples, dim=0)
-    positions = begun.mask.sum(dim=1, keepdim=True).repeat_interleave(samples, dim=0)
+    prefilled = prefill(model, prompts, pad_id)
+    state = decoder(prefilled, samples=samples, room=law.max_new_tokens)
+    logits = prefilled.logits.repeat_interleave(samples, dim=0)
+    positions = prefilled.mask.sum(dim=1, keepdim=True).repeat_interleave(samples, dim=0)
     draws = torch.from_numpy(uniforms).to(model.device)
     tokens: list[list[int]] = [[] for _ in uniforms]
     stopped = [False] * len(tokens)
@@ -124,20 +126,20 @@ def _decode(
         if not any(running) or step + 1 == law.max_new_tokens:
             break
         if not all(running):
-            closing = plan_closing(running, model.device)
-            state.close_ranks(closing)
-            rows, positions, draws, picked = (closing.apply(tensor) for tensor in (rows, positions, draws, picked))
+            compaction = plan_compaction(running, model.device)
+            state.compact(compaction)
+            rows, positions, draws, picked = (compaction.apply(tensor) for tensor in (rows, positions, draws, picked))
         logits = state.step(picked, positions + step)
     return [(ids, "stop" if ended else "length") for ids, ended in zip(tokens, stopped, strict=True)]
 
 
 def _rows_that_fit(model: Any, longest: int) -> int:
-    """Responses of at most `longest` tokens, their prompts included, that are decoded together when nobody says how many."""
+    """Return how many responses of at most `longest` tokens, prompt included, are decoded together by default."""
     config, on_gpu = model.config.get_text_config(), model.device.type == "cuda"
     heads = getattr(config, "num_attention_heads", 1)
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     states = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * head_size
-    # Beside keys and values: logits, probabilities and their sums, at most 24 bytes a token of the vocabulary.
+    # Beside keys and values: logits, probabilities and their sums, at most 24 bytes per token of the vocabulary.
     needed = longest * states * (model.dtype.itemsize if on_gpu else 4) + 24 * config.vocab_size
     memory = (
         torch.cuda.mem_get_info(model.device)[0] if on_gpu else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -148,7 +150,7 @@ def _rows_that_fit(model: Any, longest: int) -> int:
 
 
 def _uniforms(seed: int, count: int) -> np.ndarray:
-    """The first numbers of a seed's stream, float64 in [0, 1); a longer limit continues the same stream."""
+    """Return the first `count` numbers of a seed's stream, float64 in [0, 1); a larger count continues the stream."""
     return np.random.Generator(np.random.Philox(key=seed)).random(count)
 
 
@@ -156,7 +158,8 @@ def _check_context(model: "PreTrainedModel", needed: int) -> None:
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     virtual = num_virtual_tokens(model)
     if context is not None and needed + virtual > context:
-        what = f"the longest prompt, {virtual} virtual tokens and" if virtual else "the longest prompt and"
+        parts = f"the longest prompt, {virtual} virtual tokens and" if virtual else "the longest prompt and"
         raise ValueError(
-            f"{what} max_response_tokens need {needed + virtual} positions and the model has {context}: lower max_response_tokens"
+            f"{parts} max_response_tokens need {needed + virtual} positions, but the model has {context}: "
+            "lower max_response_tokens"
         )

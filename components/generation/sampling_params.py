@@ -5,16 +5,17 @@ from typing import Literal, NamedTuple
 import torch
 
 Ending = tuple[list[int], Literal["stop", "length"]]
-"""Tokens of a response, the stop token included, and why it ended."""
+"""Tokens of a response, including the stop token, and why it ended."""
 FIRST_LOOK, BLOCK = 256, 128
-"""Tokens that top-p sorts at first, and tokens whose probabilities are summed before any of them is looked at."""
+"""Tokens that top-p sorts at first, and tokens per block whose probabilities are summed before a token is searched."""
 NOT_FINITE = "the policy's logits are not finite: set policy.dtype to float32, or lower training.learning_rate"
 
 
 class SamplingParams(NamedTuple):
-    """What is sampled from.
+    """The law of the samples.
 
-    The model's distribution after temperature, then top-k, then top-p, until a stop token or the limit.
+    Tokens come from the model's distribution after temperature, then top-k, then top-p, until a stop token or the
+    limit.
     """
 
     temperature: float
@@ -30,11 +31,11 @@ class SamplingParams(NamedTuple):
 
 
 def sample_tokens(logits: torch.Tensor, uniforms: torch.Tensor, law: SamplingParams) -> torch.Tensor:
-    """Draws one token a row by inverting its cumulative distribution at a uniform number.
+    """Draw one token per row by inverting its cumulative distribution at a uniform number.
 
-    Tokens tied with the last one that top-k or top-p admits are admitted too, so the law does not hang on a sort's
-    order. At one uniform number, equal distributions give the same token, and close ones mostly do where few tokens
-    have most of the probability.
+    Tokens tied with the last one that top-k or top-p admits are admitted too, so the law does not depend on the order
+    of a sort. At one uniform number, equal distributions give the same token; close ones mostly do if few tokens have
+    most of the probability.
 
     Args:
         logits: (rows, vocabulary), any precision; the softmax is in float32 and its running sum in float64.
@@ -42,7 +43,7 @@ def sample_tokens(logits: torch.Tensor, uniforms: torch.Tensor, law: SamplingPar
         law: Temperature, top-k and top-p.
 
     Returns:
-        (rows,) token ids; -1 where a row's logits hold NaN or positive infinity.
+        (rows,) token ids; -1 if a row's logits hold NaN or positive infinity.
     """
     scores = logits.float()
     # Subtracting the maximum first keeps the smallest temperatures finite.
@@ -56,9 +57,9 @@ def sample_tokens(logits: torch.Tensor, uniforms: torch.Tensor, law: SamplingPar
 
 
 def _least_admitted(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
-    """(rows, 1): the probability of the last token that top-p admits.
+    """Return the probability of the last token that top-p admits, (rows, 1).
 
-    Looks at more tokens only where some row needs them.
+    Sorts more tokens only if some row needs them.
     """
     vocabulary, looked = probabilities.shape[-1], min(FIRST_LOOK, probabilities.shape[-1])
     while True:
@@ -70,9 +71,9 @@ def _least_admitted(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
 
 
 def _inverted(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """The token at which each row's running sum passes its uniform number.
+    """Return the token at which each row's running sum passes its uniform number.
 
-    First the block of tokens, then the token in it.
+    Searches the block of tokens first, then the token in it.
     """
     rows, vocabulary = probabilities.shape
     size = min(BLOCK, vocabulary)

@@ -1,4 +1,4 @@
-"""The door of generation: draws the round's prompts and samples responses to them from the current policy."""
+"""The door of generation: draw the round's prompts and sample responses to them from the current policy."""
 
 import logging
 import time
@@ -38,11 +38,10 @@ log = logging.getLogger(__name__)
 
 
 def run(request: GenerateRequest, out: Path) -> None:
-    """Writes `prompts.parquet` (the draw), `responses.parquet` and `generate.json`.
+    """Write `prompts.parquet` (the draw), `responses.parquet` and `generate.json`.
 
-    Ranks share the prompts, and the first one writes.
-
-    A drawn prompt that is longer than `max_prompt_tokens` gets no responses and is counted.
+    Each rank samples a share of the prompts, and the first rank writes. A drawn prompt that is longer than
+    `max_prompt_tokens` gets no responses and is counted.
 
     Raises:
         ValueError: No drawn prompt is short enough, or the policy cannot be sampled from.
@@ -52,7 +51,7 @@ def run(request: GenerateRequest, out: Path) -> None:
     pool = read_table(request.prompts).set_index("prompt_id")["messages"]
     drawn, left_out, filled_up = draw_round(pool.index, request)
     if left_out or filled_up:
-        log.info("%d solved prompts rest; %d are drawn all the same", left_out, filled_up)
+        log.info("%d solved prompts are left out; %d are drawn for lack of others", left_out, filled_up)
     tokenizer = load_tokenizer(request.policy)
     encoded = {name: prompt_ids(tokenizer, parse_messages(pool[name])) for name in drawn}
     limit = request.limits.max_prompt_tokens
@@ -65,7 +64,12 @@ def run(request: GenerateRequest, out: Path) -> None:
         )
     skipped = len(drawn) - len(sampled)
     if skipped:
-        log.warning("%d of %d prompts are longer than %d tokens and get no responses", skipped, len(drawn), limit)
+        log.warning(
+            "%d of %d prompts are longer than policy.max_prompt_tokens = %d and get no responses",
+            skipped,
+            len(drawn),
+            limit,
+        )
     seeds = [
         [derive_seed(request.seed, name, number) for number in range(request.generation.samples_per_prompt)]
         for name in sampled
@@ -73,7 +77,7 @@ def run(request: GenerateRequest, out: Path) -> None:
     responses = _respond(request, tokenizer, list(sampled.values()), seeds)
     if rank() != 0:
         return
-    everything = [response for several in responses for response in several]
+    everything = [response for of_prompt in responses for response in of_prompt]
     counts = {
         "prompts": len(drawn),
         "responses": len(everything),
@@ -104,7 +108,7 @@ def _respond(
 
     def report(batch: Sequence[Sampled]) -> None:
         nonlocal done, tokens
-        # Only the first rank is heard; the others' shares are like its own.
+        # Only the first rank reports; the other ranks' shares are about as large.
         done += world_size() * len(batch)
         tokens += world_size() * sum(len(answer.token_ids) for answer in batch)
         progress.report(min(done, total), total, f"{tokens / (time.monotonic() - began):.0f} tokens/s")
@@ -132,7 +136,7 @@ def _table(
 ) -> pd.DataFrame:
     rows = [
         (name, number, answer.text, answer.token_ids, len(answer.token_ids), answer.finish_reason, seed)
-        for name, own_seeds, several in zip(names, seeds, responses, strict=True)
-        for number, (seed, answer) in enumerate(zip(own_seeds, several, strict=True))
+        for name, own_seeds, of_prompt in zip(names, seeds, responses, strict=True)
+        for number, (seed, answer) in enumerate(zip(own_seeds, of_prompt, strict=True))
     ]
     return pd.DataFrame(rows, columns=list(RESPONSE_TYPES)).astype(RESPONSE_TYPES)

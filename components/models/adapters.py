@@ -1,4 +1,4 @@
-"""Adapters on a policy whose own weights stay as they are: make a fresh one, say what one is, save it.
+"""Adapters on a policy whose own weights stay unchanged: create, describe, load and save them.
 
 Knows peft, and no stage.
 """
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 KINDS = {"LORA": "lora", "PROMPT_TUNING": "prompt", "PREFIX_TUNING": "prefix"}
-"""peft's names of the adapters that can be trained here, and the configuration's."""
+"""By peft's name of an adapter that can be trained here, the configuration's name."""
 
 
 def is_wanted(lora: LoraConfig, soft_prompt: SoftPromptConfig) -> bool:
-    """Whether the configuration trains an adapter, and not all weights."""
+    """Return whether the configuration trains an adapter instead of all weights."""
     return lora.rank > 0 or soft_prompt.kind != "none"
 
 
 def describe_wanted(lora: LoraConfig, soft_prompt: SoftPromptConfig) -> str:
-    """Kind and shape of the adapter that a configuration asks for, in the words of `describe_saved`."""
+    """Return kind and shape of the adapter that a configuration asks for, in the format of `describe_saved`."""
     if soft_prompt.kind != "none":
         return f"{soft_prompt.kind} of {soft_prompt.num_tokens} tokens"
     return f"{lora.kind} of rank {lora.rank}, alpha {lora.alpha}" if lora.rank else "none"
 
 
 def describe_saved(adapter: Path) -> str:
-    """Kind and shape of a saved adapter."""
+    """Return kind and shape of a saved adapter."""
     saved = read_json(adapter / "adapter_config.json")
     kind = KINDS.get(saved["peft_type"], saved["peft_type"])
     if kind != "lora":
@@ -45,17 +45,17 @@ def describe_saved(adapter: Path) -> str:
 
 
 def num_virtual_tokens(model: Any) -> int:
-    """Virtual tokens that a model, or what an engine wraps, has before its prompts."""
+    """Return the number of virtual tokens before the prompts of a model, or of a model in an engine."""
     configs = getattr(getattr(model, "module", model), "peft_config", None)
     return configs["default"].num_virtual_tokens if configs and configs["default"].is_prompt_learning else 0
 
 
 def with_fresh_adapter(model: "PreTrainedModel", lora: LoraConfig, soft_prompt: SoftPromptConfig) -> Any:
-    """Puts an untrained adapter on a model, which it freezes.
+    """Put an untrained adapter on a model, and freeze the model.
 
-    A fresh LoRA or DoRA changes nothing that the model says. Virtual tokens do whatever they hold; they begin as tokens
-    drawn from the vocabulary (`prefix`: as the keys and values that these have in the model), which it knows how to
-    read, unlike Gaussian noise.
+    A fresh LoRA or DoRA does not change the model's outputs. Virtual tokens change them in any case; they begin as
+    tokens drawn from the vocabulary (`prefix`: as their keys and values in the model), which the model can read, unlike
+    Gaussian noise.
     """
     from peft import get_peft_model
 
@@ -92,27 +92,25 @@ def _begin_as_real_tokens(adapted: Any, num_tokens: int) -> None:
 
     base = adapted.get_base_model()
     tokens = torch.randint(base.get_input_embeddings().num_embeddings, (1, num_tokens)).to(base.device)
-    cache = (
-        DynamicCache()
-    )  # without the model's configuration it forgets nothing, also where a layer's window is shorter
+    # Without the model's configuration the cache keeps all positions, even if a layer's window is shorter.
+    cache = DynamicCache()
     base(input_ids=tokens, past_key_values=cache, use_cache=True)
     weight = adapted.prompt_encoder["default"].embedding.weight
     states = [
         part.squeeze(0).transpose(0, 1).flatten(1) for layer in cache.layers for part in (layer.keys, layer.values)
     ]
-    begun = torch.cat(states, dim=1)
-    # Layers of different shapes, or without keys of their own, have no common place in peft's table: it stays random
-    # there.
-    if begun.shape == weight.shape:
-        weight.copy_(begun)
+    prefix = torch.cat(states, dim=1)
+    # Layers of different shapes, or without keys of their own, do not fit peft's table, which then stays random.
+    if prefix.shape == weight.shape:
+        weight.copy_(prefix)
 
 
 def load_adapter(model: "PreTrainedModel", adapter: Path, *, trainable: bool) -> Any:
-    """Puts a saved adapter on its base, open to training or not."""
+    """Put a saved adapter on its base, trainable or frozen."""
     from peft import PeftModel
 
     soft_prompt = "num_virtual_tokens" in read_json(adapter / "adapter_config.json")
-    # peft opens no saved virtual tokens to training, so they are opened here.
+    # peft does not make saved virtual tokens trainable, so this is done here.
     adapted = PeftModel.from_pretrained(
         model, str(adapter), is_trainable=trainable and not soft_prompt, autocast_adapter_dtype=False
     )
@@ -124,18 +122,18 @@ def load_adapter(model: "PreTrainedModel", adapter: Path, *, trainable: bool) ->
 
 @contextmanager
 def without_adapter(model: Any) -> Iterator[Any]:
-    """Gives the model under a fresh adapter as it is without it."""
+    """Yield the model under a fresh adapter, with the adapter disabled."""
     with model.disable_adapter():
         yield model.get_base_model()
 
 
 def save_adapter(model: Any, state: dict[str, torch.Tensor], directory: Path) -> None:
-    """Writes an adapter as peft reads it, from weights that were gathered from all ranks."""
+    """Write an adapter in peft's format, from weights that were gathered from all ranks."""
     settings = model.peft_config["default"]
     if not settings.is_prompt_learning:
         model.save_pretrained(directory, state_dict=state, safe_serialization=True)
         return
-    # peft would ask the model for the virtual tokens, and under ZeRO-3 this rank's model holds only its share of them.
+    # peft would read the virtual tokens from the model, but under ZeRO-3 this rank's model holds only a share of them.
     directory.mkdir(parents=True)
     (weight,) = (tensor for name, tensor in state.items() if name.endswith("prompt_encoder.default.embedding.weight"))
     save_file(

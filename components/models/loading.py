@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 def pick_device() -> torch.device:
-    """The visible accelerator of this rank, else the CPU."""
+    """Return the visible accelerator of this rank, else the CPU."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def resolve_dtype(name: str) -> torch.dtype:
-    """Turns a configured precision into a torch type.
+    """Return the torch type of a configured precision.
 
-    `auto` is bfloat16 where the hardware computes in it natively, else float32.
+    `auto` is bfloat16 if the hardware computes in it natively, else float32.
     """
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
@@ -42,17 +42,17 @@ def resolve_dtype(name: str) -> torch.dtype:
 
 
 def tensors_digest(files: Sequence[Path]) -> str:
-    """sha256 over name, type, shape and bytes of every tensor, in order of name.
+    """Return the sha256 over name, type, shape and bytes of every tensor, in order of name.
 
-    The identity of weights wherever they lie.
+    It identifies weights independently of their files and location.
     """
-    where = {}
+    file_of = {}
     for file in files:
         with safe_open(file, framework="pt") as tensors:
-            where.update(dict.fromkeys(tensors.keys(), file))
+            file_of.update(dict.fromkeys(tensors.keys(), file))
     total = hashlib.sha256()
-    for name in sorted(where):
-        with safe_open(where[name], framework="pt") as tensors:
+    for name in sorted(file_of):
+        with safe_open(file_of[name], framework="pt") as tensors:
             tensor = tensors.get_tensor(name).contiguous()
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
@@ -60,15 +60,15 @@ def tensors_digest(files: Sequence[Path]) -> str:
 
 
 def start_ref(path: Path, revision: str) -> ModelRef:
-    """Names the start model in a directory by the digest of its tensors."""
+    """Return the reference of the start model in a directory, with the digest of its tensors."""
     own = tensors_digest(sorted(path.glob("*.safetensors")))
     return ModelRef(round=0, base=str(path), revision=revision, base_digest=own, digest=own)
 
 
 def trained_ref(directory: Path, policy: ModelRef, round: int) -> ModelRef:
-    """Names what a round trained from `policy`.
+    """Return the reference of the model that a round trained from `policy`.
 
-    `model/` (all weights) or `adapter/` (on the same base) in its stage directory.
+    Its stage directory has either `model/` (all weights) or `adapter/` (on the same base).
     """
     adapter, model = directory / "adapter", directory / "model"
     if adapter.is_dir():
@@ -80,9 +80,9 @@ def trained_ref(directory: Path, policy: ModelRef, round: int) -> ModelRef:
 
 
 def load_tokenizer(ref: ModelRef) -> "PreTrainedTokenizerBase":
-    """Loads the tokenizer that stands beside a model.
+    """Load the tokenizer of a model.
 
-    Pads with the end-of-sequence token where it has no padding token.
+    Pads with the end-of-sequence token if it has no padding token.
     """
     disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(ref.base, revision=ref.revision, trust_remote_code=False)
@@ -92,7 +92,7 @@ def load_tokenizer(ref: ModelRef) -> "PreTrainedTokenizerBase":
 
 
 def load_generation_config(ref: ModelRef) -> "GenerationConfig":
-    """The generation config of a model that is not loaded here: its own, or what its config says."""
+    """Return the generation config of a model that is not loaded here: its own, or one derived from its config."""
     from transformers import GenerationConfig
 
     try:
@@ -119,17 +119,17 @@ def load_policy(
     quantization: Literal["none", "4bit"] = "none",
     trainable_adapter: bool = False,
 ) -> "PreTrainedModel":
-    """Loads a policy in evaluation mode, with its adapter if it has one.
+    """Load a policy in evaluation mode, with its adapter if it has one.
 
     Args:
-        ref: What to load.
-        dtype: Precision of the weights; with `quantization`, of the compute.
-        device: Where they go.
-        quantization: Holds the base's linear layers in 4 bits.
-        trainable_adapter: Leaves the adapter's weights open to training.
+        ref: Model, and its adapter if it has one.
+        dtype: Precision of the weights; with `quantization`, of the computation.
+        device: Device of the weights.
+        quantization: `4bit` holds the base's linear layers in 4 bits.
+        trainable_adapter: Whether the adapter's weights can be trained.
 
     Raises:
-        ValueError: The weights are to be quantised and bitsandbytes is not there.
+        ValueError: `quantization` is `4bit`, and bitsandbytes is not installed.
     """
     disable_progress_bar()
     options: dict[str, Any] = {
@@ -143,7 +143,7 @@ def load_policy(
         options |= {"quantization_config": _four_bits(dtype), "device_map": {"": device}}
     model = AutoModelForCausalLM.from_pretrained(ref.base, **options)
     for module in model.modules():
-        # On some processors bitsandbytes repacks weights when they are first scored, and then drops their part of the
+        # On some processors bitsandbytes repacks weights at the first forward, and then drops their part of the
         # gradient.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
@@ -159,9 +159,9 @@ def load_policy(
 
 
 def give_memory_back() -> None:
-    """Frees what a deleted model held.
+    """Free the memory of a deleted model.
 
-    A CPU's memory is free at once, an accelerator's allocator keeps it from the next model's blocks.
+    A CPU's memory is free at once, but an accelerator's allocator keeps its blocks, which may not fit the next model.
     """
     if torch.cuda.is_available():
         gc.collect()

@@ -1,7 +1,7 @@
-"""Which models compute the same whether or not a prompt is padded on its left, told by what they are made of and not by their name.
+"""Which models compute the same with and without padding on the left: their layers decide, not their names.
 
-Attention layers do: they mask the padding and take the positions that they are given. A state that runs over the tokens
-reads padding too; virtual tokens need a place of their own beside it.
+Attention layers do: they mask the padding and take the positions as arguments. A state that runs over the tokens reads
+padding too, and virtual tokens need a place of their own beside the padding.
 """
 
 import functools
@@ -17,23 +17,23 @@ log = logging.getLogger(__name__)
 
 
 def left_padding_is_exact(model: Any) -> bool:
-    """Whether prompts may be padded on the left in a model's own forward.
+    """Return whether prompts may be padded on the left in a model's own forward.
 
     Args:
         model: A causal language model, a peft wrapper of one, or an engine around either.
     """
-    # peft puts virtual tokens before the padding, and takes no positions that would mend it.
+    # peft puts virtual tokens before the padding, and does not take positions that would correct this.
     return not num_virtual_tokens(model) and _is_plain_attention(getattr(model, "module", model))
 
 
 def decodes_in_batches(model: Any) -> bool:
-    """Whether the sampler's own prefill, padding and cache fit a model, or a peft wrapper of one.
+    """Return whether the sampler's own prefill, padding and cache fit a model, or a peft wrapper of one.
 
-    The log says once why they do not.
+    If they do not, the reason is logged once.
     """
     if num_virtual_tokens(model) and model.peft_config["default"].peft_type == "PREFIX_TUNING" and _has_window(model):
         # The prefix lies before the padding, and a window counts positions, padding too.
-        _say_once("the policy has a prefix and layers with a sliding window")
+        _warn_once("the policy has a prefix and layers with a sliding window")
         return False
     return _is_plain_attention(model)
 
@@ -41,13 +41,12 @@ def decodes_in_batches(model: Any) -> bool:
 def _is_plain_attention(model: Any) -> bool:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     if "position_ids" not in inspect.signature(base.forward).parameters:
-        _say_once(f"{type(base).__name__} takes no positions")
+        _warn_once(f"{type(base).__name__} does not take position ids")
         return False
     others = set(getattr(base.config.get_text_config(), "layer_types", None) or ()) - ATTENTION_LAYERS
     if others or getattr(base, "_is_stateful", False):
-        _say_once(
-            f"{type(base).__name__} has layers that are no plain attention ({', '.join(sorted(others)) or 'a running state'})"
-        )
+        kinds = ", ".join(sorted(others)) or "a running state"
+        _warn_once(f"{type(base).__name__} has layers that are not plain attention ({kinds})")
         return False
     return True
 
@@ -59,7 +58,7 @@ def _has_window(model: Any) -> bool:
 
 
 @functools.cache
-def _say_once(reason: str) -> None:
+def _warn_once(reason: str) -> None:
     log.warning(
         "%s: prompts are not padded on the left, and responses are sampled by transformers' own loop, which is slower",
         reason,

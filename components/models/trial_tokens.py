@@ -1,7 +1,7 @@
 """Tokens on which a model is tried before it takes a faster path. Knows a model's configuration and no tokenizer.
 
-Special tokens are not a measure: many tokenizers keep them at ids 0 to 10, few texts have them in a row, and what a
-model makes of such a row in low precision can be nats away from what its weights say.
+Special tokens are unsuitable: many tokenizers keep them at ids 0 to 10, few texts have several in a row, and in low
+precision a model's log-probabilities on such a row can be nats away from their exact values.
 """
 
 import random
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 FEWEST = 8
-"""Ordinary tokens that the middle of a vocabulary must have; of a smaller one all ordinary tokens are taken."""
+"""Ordinary tokens that the middle of a vocabulary must have; if it has fewer, all ordinary tokens are used."""
 
 
 def trial_tokens(model: Any, lengths: Sequence[int]) -> list[list[int]]:
@@ -29,8 +29,8 @@ def trial_tokens(model: Any, lengths: Sequence[int]) -> list[list[int]]:
 def ordinary_ids(model: Any) -> list[int]:
     """Return ids from the middle half of the vocabulary, without those that the model's configurations name.
 
-    Special tokens stand at either end of a vocabulary, and so do rows that only fill an embedding up. If fewer than
-    `FEWEST` are left, the result is all of the vocabulary that is not named; if nothing is left, all of it.
+    Special tokens stand at either end of a vocabulary, and so do rows that only pad the embedding. If fewer than
+    `FEWEST` are left, return all ids that are not named; if none is left, return all ids.
     """
     settings = model.config.get_text_config()
     size, named = (

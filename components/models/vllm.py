@@ -1,6 +1,6 @@
-"""vLLM as it is installed, best in an environment of its own: where it is, and which adapters it takes.
+"""The installed vLLM, best in an environment of its own: its location, and the adapters that it supports.
 
-Imports nothing of it.
+Does not import vLLM.
 """
 
 import os
@@ -12,22 +12,22 @@ from pathlib import Path
 from components.artifacts import read_json
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""The values that vLLM takes for the largest rank; an adapter fits under the next larger one."""
+"""Values that vLLM accepts as the largest rank; an adapter needs the next one that is not below its rank."""
 INSTALL = "`pip install vllm`, best in an environment of its own whose `bin` is on the PATH"
 
 
 def executable() -> Path | None:
-    """VLLM's command, beside this Python or on the PATH."""
+    """Return the path of the command `vllm`, beside this Python or on the PATH; None if there is none."""
     beside_python = str(Path(sys.executable).parent)
-    found = shutil.which("vllm", path=os.pathsep.join([beside_python, os.environ.get("PATH", "")]))
-    return None if found is None else Path(found)
+    command = shutil.which("vllm", path=os.pathsep.join([beside_python, os.environ.get("PATH", "")]))
+    return None if command is None else Path(command)
 
 
 def interpreter() -> Path:
-    """The Python that vLLM's command runs in.
+    """Return the Python that runs the command `vllm`.
 
     Raises:
-        ValueError: vLLM is not installed, or its command names no Python.
+        ValueError: vLLM is not installed, or its command does not name a Python.
     """
     command = executable()
     if command is None:
@@ -36,30 +36,30 @@ def interpreter() -> Path:
         first = file.readline().decode(errors="replace").strip()
     python = Path(first.removeprefix("#!").strip())
     if not (first.startswith("#!") and python.is_file()):
-        raise ValueError(f"{command} does not begin with the Python that runs it: {INSTALL}")
+        raise ValueError(f"{command} does not name an existing Python in its first line: reinstall it with {INSTALL}")
     return python
 
 
 def adapter_settings(adapter: Path) -> dict[str, object]:
-    """What peft wrote beside an adapter's weights."""
+    """Return the settings that peft wrote beside an adapter's weights."""
     return read_json(adapter / "adapter_config.json")
 
 
 def takes(settings: Mapping[str, object]) -> bool:
-    """Whether vLLM takes an adapter with these settings."""
+    """Return whether vLLM supports an adapter with these settings."""
     return not settings.get("use_dora") and _rank(settings) <= RANKS[-1]
 
 
 def largest_rank(settings: Mapping[str, object], remedy: str) -> int:
-    """The largest rank that vLLM must be told for an adapter.
+    """Return the value of vLLM's largest rank that an adapter needs.
 
     Raises:
-        ValueError: It does not take the adapter; ends with the remedy.
+        ValueError: vLLM does not support the adapter; the message ends with the remedy.
     """
     if settings.get("use_dora"):
-        raise ValueError(f"vLLM takes no DoRA adapters: {remedy}")
+        raise ValueError(f"vLLM does not support DoRA adapters: {remedy}")
     if not takes(settings):
-        raise ValueError(f"vLLM takes adapters up to rank {RANKS[-1]}, not {_rank(settings)}: {remedy}")
+        raise ValueError(f"vLLM supports adapters up to rank {RANKS[-1]}, not {_rank(settings)}: {remedy}")
     return next(allowed for allowed in RANKS if allowed >= _rank(settings))
 
 

@@ -1,6 +1,6 @@
-"""Builders: which of the pairs that prompts offer are trained on. Pure; knows no judge, file or stage.
+"""Builders: choose the pairs to train on among those that prompts offer. Pure; knows no judge, file or stage.
 
-What may be a pair at all, and its label, is settled in `candidates`: equal texts never, equal scores only where ties
+`candidates` decides which two answers may be a pair and with which label: equal texts never, equal scores only if ties
 are kept. No builder's choice depends on the order of the prompts.
 """
 
@@ -16,8 +16,7 @@ from components.judges.protocol import SCORE_NOISE
 from components.preferences.candidates import Candidates, JudgedAnswer, JudgedPrompt, Pair
 
 Choose = Callable[[Sequence[Candidates], PreferencesConfig, int], list[list[Pair]]]
-"""(what each prompt offers, configuration, the stage's seed) -> at least one pair of each prompt, in the prompts'
-order."""
+"""(candidates per prompt, configuration, the stage's seed) -> at least one pair per prompt, in the prompts' order."""
 
 
 class Builder(NamedTuple):
@@ -25,46 +24,45 @@ class Builder(NamedTuple):
 
     choose: Choose
     rescored: Callable[[JudgedPrompt], JudgedPrompt] = lambda prompt: prompt
-    """Gives answers the worth whose differences are the margins; the judge's scores as they are, unless a builder has
-    its own."""
+    """Replaces the scores whose differences are the margins; by default the judge's scores stay as they are."""
 
 
 def best_worst(offered: Candidates) -> list[Pair]:
-    """The best answer and the worst; among equals the first sampled."""
+    """Return the best answer and the worst; among equals the first sampled."""
     return [_against_worst(_of_best(offered.clearest))]
 
 
 def best_random(offered: Candidates, seed: int) -> list[Pair]:
-    """The best answer, and one drawn at random among those that may be rejected for it."""
+    """Return the best answer and one drawn at random among those that may be rejected for it."""
     against = sorted(_of_best(offered.clearest), key=lambda pair: pair.rejected.sample_id)
     return [random.Random(derive_seed(seed, offered.prompt.prompt_id)).choice(against)]
 
 
 def all_pairs(offered: Candidates) -> list[Pair]:
-    """Every pair."""
+    """Return every pair."""
     return sorted([*offered.decided, *offered.tied], key=_place)
 
 
 def top_k(offered: Candidates, k: int) -> list[Pair]:
-    """Each of the `k` best answers, and the worst of the others; of two answers the better against the worse."""
+    """Pair each of the `k` best answers with the worst of the others that it is preferred to."""
     ranked = sorted(offered.prompt.answers, key=_rank)
     best = ranked[: min(k, len(ranked) - 1)]
     rest = {answer.sample_id for answer in ranked[len(best) :]}
-    found = []
+    picked = []
     for answer in best:
         for pairs in (offered.decided, offered.tied):
             against = [pair for pair in pairs if pair.chosen == answer and pair.rejected.sample_id in rest]
             if against:
-                found.append(_against_worst(against))
+                picked.append(_against_worst(against))
                 break
-    return found or best_worst(offered)
+    return picked or best_worst(offered)
 
 
 def length_balanced(offers: Sequence[Candidates], preferences: PreferencesConfig, seed: int) -> list[list[Pair]]:
-    """One pair a prompt, such that over the round chosen answers are as long as rejected ones.
+    """Return one pair per prompt so that, over the round, chosen answers are about as long as rejected ones.
 
-    Prompts are gone through in the order of their ids, which are hashes. Each gives the pair whose difference in
-    length, in characters, best offsets that of the pairs so far; among equals the one with the largest margin.
+    Prompts are visited in the order of their ids, which are hashes. Each gives the pair whose difference in length, in
+    characters, best offsets the sum over the earlier pairs; among equals the one with the largest margin.
     """
     surplus = 0
     chosen: dict[str, list[Pair]] = {}
@@ -76,7 +74,7 @@ def length_balanced(offers: Sequence[Candidates], preferences: PreferencesConfig
 
 
 def by_win_rate(prompt: JudgedPrompt) -> JudgedPrompt:
-    """A prompt whose answers' worth is their win rate against the champion's other answers."""
+    """Return the prompt with each answer's score replaced by its win rate against the policy's other answers."""
     rates = win_rates(prompt)
     return replace(prompt, answers=tuple(replace(answer, score=rates[answer.sample_id]) for answer in prompt.answers))
 
@@ -115,15 +113,15 @@ def _place(pair: Pair) -> tuple[int, int]:
 
 
 def win_rates(prompt: JudgedPrompt) -> dict[int, float]:
-    """Estimated probability that each answer beats one that the policy draws, by the answer's `sample_id`.
+    """Estimate the probability that each answer beats one that the policy draws, by the answer's `sample_id`.
 
-    The worth of an answer to self-play on preferences (SPPO, arXiv 2405.00675; Nash learning, arXiv 2312.00886): the
-    mean probability that it wins against the prompt's other responses. What the judge concluded about two answers
-    counts as it is; where the judge scores alone, the sign of the difference does. Responses of the same text tie.
-    Answers that were not compared do not count.
+    This is the payoff of self-play on preferences (SPPO, arXiv 2405.00675; Nash learning, arXiv 2312.00886): the mean
+    probability that the answer wins against the prompt's other responses. A comparison by the judge counts as it is. If
+    the judge scores each response alone, the sign of the difference counts. Responses of the same text tie. Answers
+    that were not compared do not count.
 
     Args:
-        prompt: Two responses or more with a score.
+        prompt: At least two responses with a score.
     """
     return {answer.sample_id: _win_rate(answer, prompt) for answer in prompt.answers}
 

@@ -1,9 +1,9 @@
-"""Which two answers to a prompt may become a pair, and what the label of each pair is.
+"""Which two answers to a prompt may become a pair, and the label of each pair.
 
 Pure; knows no builder, file or stage.
 
-Answers of one text count as one answer. The better of two is the one with the higher score, so the pairs of a prompt
-never contradict each other; where the judge's own word on the two says otherwise, they are tied.
+Responses with the same text count as one answer. The better of two answers is the one with the higher score, so the
+pairs of a prompt never contradict each other. If the judge's own comparison of the two says otherwise, they are tied.
 """
 
 import math
@@ -18,8 +18,8 @@ from components.judges.protocol import SCORE_NOISE, Group, Key, Verdict, conclus
 from components.preferences.labels import TIED, label
 
 Reason = Literal["ties", "below_margin", "no_verdict", "not_compared"]
-"""Why a prompt gives no pair: no two different scores, none far enough apart, fewer than two scores at all, or none
-that the judge compared where its word on exactly the two is needed."""
+"""Why a prompt gives no pair: no two different scores, none far enough apart, fewer than two scores, or no two answers
+that the judge compared although the label needs that comparison."""
 
 
 @dataclass(frozen=True)
@@ -27,30 +27,30 @@ class JudgedAnswer:
     """A text that answers a prompt, with the judge's score of it."""
 
     sample_ids: tuple[int, ...]
-    """The responses that say so, the first sampled first."""
+    """The responses with this text, the first sampled first."""
     text: str
     score: float
 
     @property
     def sample_id(self) -> int:
-        """The first of them."""
+        """The first of `sample_ids`."""
         return self.sample_ids[0]
 
 
 @dataclass(frozen=True)
 class JudgedPrompt:
-    """The answers to a prompt and what the judge said of them."""
+    """The answers to a prompt with the judge's scores and comparisons."""
 
     prompt_id: str
     answers: tuple[JudgedAnswer, ...]
-    """Those with a score, each text once, by sample_id."""
+    """Answers with a score, each text once, by sample_id."""
     comparisons: Mapping[tuple[int, int], float]
-    """Probability that the first is better than the second, by their `sample_id`, in both orders; empty where the judge
-    scores alone."""
+    """Probability that the first is better than the second, by their `sample_id`, in both orders; empty if the judge
+    scores each response alone."""
 
     @property
     def num_scored(self) -> int:
-        """Responses with a score."""
+        """Number of responses with a score."""
         return sum(len(answer.sample_ids) for answer in self.answers)
 
 
@@ -66,96 +66,99 @@ class Pair(NamedTuple):
 
     @property
     def margin(self) -> float:
-        """Difference of the scores, in the judge's units; not negative but for noise."""
+        """Difference of the scores, in the judge's units; never negative."""
         return max(self.chosen.score - self.rejected.score, 0.0)
 
 
 class Candidates(NamedTuple):
-    """The pairs that a prompt offers, of which there is at least one."""
+    """The pairs that a prompt offers, at least one."""
 
     prompt: JudgedPrompt
     decided: tuple[Pair, ...]
-    """One answer is better by more than the margin."""
+    """Pairs whose better answer leads by more than the margin."""
     tied: tuple[Pair, ...]
-    """Neither is better, p = 0.5; empty unless ties are kept."""
+    """Pairs of which neither answer is better, p = 0.5; empty unless ties are kept."""
 
     @property
     def clearest(self) -> tuple[Pair, ...]:
-        """The decided pairs, or the tied ones where none is decided."""
+        """The decided pairs, or the tied ones if none is decided."""
         return self.decided or self.tied
 
 
 def candidates(prompt: JudgedPrompt, preferences: PreferencesConfig) -> Candidates | Reason:
-    """The pairs that a prompt offers, or why it offers none."""
+    """Return the pairs that a prompt offers, or the reason if it offers none."""
     if prompt.num_scored < 2:
         return "no_verdict"
-    found = [_related(prompt, *two, preferences) for two in combinations(prompt.answers, 2)]
-    pairs = [pair for pair in found if isinstance(pair, Pair)]
+    results = [_pair_or_reason(prompt, *two, preferences) for two in combinations(prompt.answers, 2)]
+    pairs = [pair for pair in results if isinstance(pair, Pair)]
     decided, tied = (tuple(pair for pair in pairs if pair.tied == is_tied) for is_tied in (False, True))
     if decided or tied:
         return Candidates(prompt, decided, tied)
     reasons: tuple[Reason, ...] = ("below_margin", "not_compared")
-    return next((reason for reason in reasons if reason in found), "ties")
+    return next((reason for reason in reasons if reason in results), "ties")
 
 
-def _related(
-    prompt: JudgedPrompt, one: JudgedAnswer, other: JudgedAnswer, preferences: PreferencesConfig
+def _pair_or_reason(
+    prompt: JudgedPrompt, first: JudgedAnswer, second: JudgedAnswer, preferences: PreferencesConfig
 ) -> Pair | Reason:
-    better, worse = sorted((one, other), key=lambda answer: (-answer.score, answer.sample_id))
-    said = prompt.comparisons.get((better.sample_id, worse.sample_id))
-    if said is None and preferences.soft_labels == "verdict":
+    better, worse = sorted((first, second), key=lambda answer: (-answer.score, answer.sample_id))
+    verdict_p = prompt.comparisons.get((better.sample_id, worse.sample_id))
+    if verdict_p is None and preferences.soft_labels == "verdict":
         return "not_compared"
     if math.isclose(better.score, worse.score, rel_tol=SCORE_NOISE, abs_tol=SCORE_NOISE) or (
-        said is not None and said <= TIED
+        verdict_p is not None and verdict_p <= TIED
     ):
         return Pair(better, worse, TIED, tied=True) if preferences.ties == "half" else "ties"
     margin = better.score - worse.score
     if margin <= preferences.min_margin:
         return "below_margin"
-    return Pair(better, worse, label(margin, said, preferences))
+    return Pair(better, worse, label(margin, verdict_p, preferences))
 
 
-Compared = Mapping[tuple[int, int], float]
+WinProbs = Mapping[tuple[int, int], float]
 """Mean probability that the first sample is better than the second, in both orders."""
 
 
 def judged_prompts(groups: Sequence[Group], verdicts: Sequence[Verdict]) -> list[JudgedPrompt]:
-    """One for each group, in order."""
-    scored, compared = scores(verdicts), _compared(verdicts)
-    return [_judged(group, scored, compared.get(group.prompt_id, {})) for group in groups]
+    """Return one judged prompt per group, in order."""
+    scored, win_probs = scores(verdicts), _win_probs(verdicts)
+    return [_judged(group, scored, win_probs.get(group.prompt_id, {})) for group in groups]
 
 
-def _judged(group: Group, scored: Mapping[Key, float], compared: Compared) -> JudgedPrompt:
-    said: defaultdict[str, list[tuple[int, str, float]]] = defaultdict(list)
+def _judged(group: Group, scored: Mapping[Key, float], win_probs: WinProbs) -> JudgedPrompt:
+    responses_of_text: defaultdict[str, list[tuple[int, str, float]]] = defaultdict(list)
     for sample_id, text in group.responses:
         if (group.prompt_id, sample_id) in scored:
-            said[text.strip()].append((sample_id, text, scored[group.prompt_id, sample_id]))
-    answers = tuple(_answer(responses) for responses in said.values())
+            responses_of_text[text.strip()].append((sample_id, text, scored[group.prompt_id, sample_id]))
+    answers = tuple(_answer(responses) for responses in responses_of_text.values())
     comparisons = {}
     for one, other in combinations(answers, 2):
-        found = [
-            compared[first, second]
+        probs = [
+            win_probs[first, second]
             for first in one.sample_ids
             for second in other.sample_ids
-            if (first, second) in compared
+            if (first, second) in win_probs
         ]
-        if found:
-            comparisons[one.sample_id, other.sample_id] = math.fsum(found) / len(found)
+        if probs:
+            comparisons[one.sample_id, other.sample_id] = math.fsum(probs) / len(probs)
             comparisons[other.sample_id, one.sample_id] = 1 - comparisons[one.sample_id, other.sample_id]
     return JudgedPrompt(group.prompt_id, answers, comparisons)
 
 
 def _answer(responses: Sequence[tuple[int, str, float]]) -> JudgedAnswer:
-    """Responses that differ in outer white space at most, as one answer: the first one's text, and their mean score."""
-    given = [score for _, _, score in responses]
-    mean = given[0] if len(set(given)) == 1 else math.fsum(given) / len(given)
+    """Merge responses that differ in outer white space at most: the first one's text, and their mean score."""
+    own_scores = [score for _, _, score in responses]
+    mean = own_scores[0] if len(set(own_scores)) == 1 else math.fsum(own_scores) / len(own_scores)
     return JudgedAnswer(tuple(sample_id for sample_id, _, _ in responses), responses[0][1], mean)
 
 
-def _compared(verdicts: Sequence[Verdict]) -> dict[str, dict[tuple[int, int], float]]:
-    found: defaultdict[str, defaultdict[tuple[int, int], list[float]]] = defaultdict(lambda: defaultdict(list))
+def _win_probs(verdicts: Sequence[Verdict]) -> dict[str, dict[tuple[int, int], float]]:
+    probs: defaultdict[str, defaultdict[tuple[int, int], list[float]]] = defaultdict(lambda: defaultdict(list))
     for verdict in conclusions(verdicts):
         if verdict.opponent_id is not None and verdict.score is not None:
-            found[verdict.prompt_id][verdict.sample_id, verdict.opponent_id].append(verdict.score)
-            found[verdict.prompt_id][verdict.opponent_id, verdict.sample_id].append(1 - verdict.score)
-    return {name: {two: math.fsum(said) / len(said) for two, said in pairs.items()} for name, pairs in found.items()}
+            probs[verdict.prompt_id][verdict.sample_id, verdict.opponent_id].append(verdict.score)
+            probs[verdict.prompt_id][verdict.opponent_id, verdict.sample_id].append(1 - verdict.score)
+    return {
+        name: {two: math.fsum(values) / len(values) for two, values in by_pair.items()}
+        for name, by_pair in probs.items()
+    }

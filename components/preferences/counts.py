@@ -12,14 +12,13 @@ from components.preferences.labels import TIED
 COUNTS = "collect.json"
 PAIRED, NOT_REVISED = "paired", "not_revised"
 OUTCOMES = (PAIRED, "ties", "below_margin", "no_verdict", "not_compared", NOT_REVISED)
-"""How a prompt may end: with pairs, or without any for one of the reasons in `candidates`, or because its revision was
-of no use."""
+"""How a prompt may end: with pairs, without any for one of the reasons in `candidates`, or with a useless revision."""
 
 
 def judged_counts(
     groups: Sequence[Group], verdicts: Sequence[Verdict], outcomes: Iterable[str], pairs: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Counts of a judged round; conclusions count as verdicts, and a response's score once."""
+    """Count what a judged round gave; only conclusions count as verdicts, and each response's score counts once."""
     concluded, scored = conclusions(verdicts), scores(verdicts)
     counts = {
         "prompts": len(groups),
@@ -27,13 +26,13 @@ def judged_counts(
         "verdicts": len(concluded),
         "invalid_verdicts": sum(verdict.status == "invalid" for verdict in concluded),
         "mean_score": math.fsum(scored.values()) / len(scored) if scored else None,
-        "violations": {principle: found.model_dump() for principle, found in count_violations(verdicts).items()},
+        "violations": {principle: counts.model_dump() for principle, counts in count_violations(verdicts).items()},
     }
     return counts | _ended(Counter(outcomes), pairs, prompts=len(groups))
 
 
 def seeded_counts(outcomes: Sequence[str], pairs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Counts of a round that a data set seeds: a prompt for each of its rows."""
+    """Count what a data set that seeds a round gave; each of its rows counts as a prompt."""
     counts: dict[str, Any] = {
         "prompts": len(outcomes),
         "responses": 0,
@@ -46,15 +45,15 @@ def seeded_counts(outcomes: Sequence[str], pairs: Sequence[dict[str, Any]]) -> d
 
 
 def _ended(outcomes: Counter[str], pairs: Sequence[dict[str, Any]], *, prompts: int) -> dict[str, int]:
-    """Prompts by their end, which add up, and the pairs, of which a prompt may give several."""
+    """Count prompts by outcome, which add up to `prompts`, and pairs, of which a prompt may give several."""
     ended = {outcome: outcomes[outcome] for outcome in OUTCOMES}
     if sum(ended.values()) != prompts or outcomes.keys() - set(OUTCOMES):
         raise AssertionError(f"the outcomes {dict(outcomes)} do not add up to {prompts} prompts")
     if len(pairs) < outcomes[PAIRED]:
-        raise AssertionError(f"{outcomes[PAIRED]} prompts are to have pairs, and there are {len(pairs)}")
+        raise AssertionError(f"{outcomes[PAIRED]} prompts must have pairs, but there are only {len(pairs)} pairs")
     return ended | pair_counts(pairs)
 
 
 def pair_counts(pairs: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """How many pairs there are, and in how many of them neither answer is better."""
+    """Count the pairs, and those of which neither answer is better."""
     return {"pairs": len(pairs), "tied_pairs": sum(pair["p"] == TIED for pair in pairs)}

@@ -1,4 +1,4 @@
-"""Pairs, or single responses for KTO, from what a judge said of a round's responses.
+"""Pairs, or single responses for KTO, from a judge's verdicts on a round's responses.
 
 Knows the builders, and no judge.
 """
@@ -30,27 +30,27 @@ class BuiltPairs(NamedTuple):
     """The pairs of a round."""
 
     rows: list[dict[str, Any]]
-    """As `pair_row` makes them."""
+    """Rows of `pair_row`."""
     outcomes: dict[str, str]
     """How each prompt ended, by prompt_id in the order of the prompts: one of `counts.OUTCOMES`."""
     revisions: dict[str, int] | None = None
-    """Responses that were revised, by the outcome of their revision; None where none was to be."""
+    """Number of responses by the outcome of their revision; None unless pairs are built by revision."""
 
 
 def build_pairs(
     groups: Sequence[Group], verdicts: Sequence[Verdict], *, judge: str, preferences: PreferencesConfig, seed: int
 ) -> BuiltPairs:
-    """Builds the pairs that the configured builder finds in the verdicts.
+    """Build pairs from verdicts with the configured builder.
 
     Args:
         groups: Prompts and responses.
-        verdicts: What the judge said of them.
-        judge: Its name.
-        preferences: Names builder, margin and labels.
-        seed: Of the stage.
+        verdicts: The judge's verdicts on them.
+        judge: The judge's name.
+        preferences: Builder, margin and labels.
+        seed: Seed of the stage.
 
     Raises:
-        ValueError: The labels are to be the judge's word on two answers, and it compared none.
+        ValueError: The labels need the judge's comparisons, and it compared no responses.
     """
     _check_compared(verdicts, judge, preferences)
     builder = BUILDERS[preferences.pairs]
@@ -69,7 +69,8 @@ def build_pairs(
 def _check_compared(verdicts: Iterable[Verdict], judge: str, preferences: PreferencesConfig) -> None:
     if preferences.soft_labels == "verdict" and all(verdict.opponent_id is None for verdict in conclusions(verdicts)):
         raise ValueError(
-            f"preferences.soft_labels = verdict needs a judge that compares, and {judge} scores one response at a time: use bradley_terry"
+            "preferences.soft_labels = verdict needs a judge that compares responses, but "
+            f"{judge} scores one response at a time: use bradley_terry"
         )
 
 
@@ -91,14 +92,14 @@ def _row(
 
 
 def verdict_ids(verdicts: Iterable[Verdict]) -> defaultdict[Key, list[str]]:
-    """The valid conclusions on each response."""
-    found: defaultdict[Key, list[str]] = defaultdict(list)
+    """Return the ids of the valid conclusions on each response."""
+    ids: defaultdict[Key, list[str]] = defaultdict(list)
     for verdict in conclusions(verdicts):
         if verdict.status == "ok":
-            found[verdict.prompt_id, verdict.sample_id].append(verdict.verdict_id)
+            ids[verdict.prompt_id, verdict.sample_id].append(verdict.verdict_id)
             if verdict.opponent_id is not None:
-                found[verdict.prompt_id, verdict.opponent_id].append(verdict.verdict_id)
-    return found
+                ids[verdict.prompt_id, verdict.opponent_id].append(verdict.verdict_id)
+    return ids
 
 
 THRESHOLDS: dict[str, Callable[[Sequence[float], float], float]] = {
@@ -112,15 +113,15 @@ THRESHOLDS: dict[str, Callable[[Sequence[float], float], float]] = {
 def build_singles(
     groups: Sequence[Group], verdicts: Sequence[Verdict], *, judge: str, preferences: PreferencesConfig, seed: int
 ) -> BuiltPairs:
-    """Every answer whose score is farther from the threshold than `min_margin`: desirable above it, undesirable below.
+    """Label the answers whose score is more than `min_margin` from the threshold: desirable if above, else undesirable.
 
     Args:
         groups: Prompts and responses.
-        verdicts: What the judge said of them.
-        judge: Its name.
-        preferences: Names threshold, margin and labels; p is the label's probability, by the distance from the
+        verdicts: The judge's verdicts on them.
+        judge: The judge's name.
+        preferences: Threshold, margin and labels; p is the probability of the label, with the distance from the
             threshold as the margin.
-        seed: Of the stage; nothing is drawn here.
+        seed: Seed of the stage; unused, since nothing is drawn here.
     """
     prompts, cited = judged_prompts(groups, verdicts), verdict_ids(verdicts)
     scores = [answer.score for prompt in prompts for answer in prompt.answers for _ in answer.sample_ids]
@@ -152,13 +153,13 @@ def _end(answer: JudgedAnswer, threshold: float, preferences: PreferencesConfig)
 
 
 def _outcome(prompt: JudgedPrompt, ends: Sequence[str]) -> str:
-    """How a prompt ended: with rows, or why it has none."""
+    """Return how a prompt ended: with rows, or the reason if it has none."""
     return next((end for end in (PAIRED, "below_margin", "ties") if end in ends), "no_verdict")
 
 
 def build_from_verdicts(
     groups: Sequence[Group], verdicts: Sequence[Verdict], *, judge: str, preferences: PreferencesConfig, seed: int
 ) -> BuiltPairs:
-    """Builds what `preferences.pairs` names; arguments and errors as for `build_pairs`."""
+    """Build pairs, or single responses, as `preferences.pairs` says; arguments and errors as for `build_pairs`."""
     chosen = build_singles if preferences.pairs == "unpaired" else build_pairs
     return chosen(groups, verdicts, judge=judge, preferences=preferences, seed=seed)

@@ -9,15 +9,16 @@ TIED = 0.5
 """Label of a pair of which neither answer is better."""
 
 
-def label(margin: float, said: float | None, preferences: PreferencesConfig) -> float:
-    """The configured label of a pair whose answers were judged.
+def label(margin: float, verdict_p: float | None, preferences: PreferencesConfig) -> float:
+    """Return the configured label of a pair whose answers were judged.
 
     Args:
         margin: Difference of the scores, above 0.
-        said: What the judge concluded about exactly these two; None where it did not compare them.
-        preferences: `soft_labels: verdict` takes `said`. The builder `nash`, whose margin is a difference of win rates,
-            takes the mean of the chosen answer's win rate and the rejected one's loss rate, (1 + margin) / 2: where
-            SPPO (arXiv 2405.00675) regresses each answer on its own win rate, one p says so for both.
+        verdict_p: The judge's probability that chosen is better, from its comparison of exactly these two answers; None
+            if it did not compare them.
+        preferences: `soft_labels: verdict` takes `verdict_p`. The builder `nash`, whose margin is a difference of win
+            rates, takes the mean of the chosen answer's win rate and the rejected one's loss rate, (1 + margin) / 2.
+            SPPO (arXiv 2405.00675) regresses each answer on its own win rate; here one p stands for both.
 
     Returns:
         p in (0.5, 1].
@@ -25,13 +26,13 @@ def label(margin: float, said: float | None, preferences: PreferencesConfig) -> 
     if preferences.pairs == "nash":
         return (1 + margin) / 2
     if preferences.soft_labels == "verdict":
-        assert said is not None
-        return said
+        assert verdict_p is not None
+        return verdict_p
     return soft_label(margin, preferences)
 
 
 def soft_label(margin: float, preferences: PreferencesConfig) -> float:
-    """Probability p that chosen is really preferred, from the margin of the scores alone.
+    """Return the probability p that chosen is really preferred, from the margin of the scores alone.
 
     `bradley_terry`: p = sigmoid(margin / scale) (Bradley and Terry 1952); others: 1.
     """
@@ -39,7 +40,7 @@ def soft_label(margin: float, preferences: PreferencesConfig) -> float:
 
 
 def sigmoid(value: float) -> float:
-    """1 / (1 + exp(-value)), at any size of it."""
+    """Return 1 / (1 + exp(-value)) without overflow at any value."""
     return 1 / (1 + math.exp(-value)) if value >= 0 else math.exp(value) / (1 + math.exp(value))
 
 

@@ -1,4 +1,4 @@
-"""Pairs by critique and revision: a prompt's worst response is rejected for what a chat model made of it.
+"""Pairs by critique and revision: a prompt's worst response is rejected for a chat model's revision of it.
 
 Knows no endpoint.
 """
@@ -21,15 +21,15 @@ from components.preferences.tables import pair_row
 
 
 class Revises(Protocol):
-    """Who writes revisions."""
+    """Writes revisions of responses."""
 
     @property
     def principles(self) -> Sequence[Principle]:
-        """What responses are criticised by."""
+        """The principles by which responses are criticised."""
         ...
 
     def revise(self, drafts: Sequence[Draft]) -> list[Revision]:
-        """One revision a draft, in order."""
+        """Return one revision per draft, in order."""
         ...
 
 
@@ -42,19 +42,19 @@ def revised_pairs(
     preferences: PreferencesConfig,
     seed: int,
 ) -> BuiltPairs:
-    """Has the worst response to each prompt revised, and pairs the revision with it.
+    """Revise the worst response to each prompt, and pair the revision with it.
 
-    A response is criticised by a principle that it violates, drawn by weight; by any where it violates none. Nobody has
-    compared the revision with the response, so a pair is certain (p = 1) and has no margin. A revision that says the
-    same, or nothing, or that cannot be read, is counted and gives no pair.
+    The critique uses a principle that the response violates, drawn by weight, or any principle if it violates none. No
+    judge compares the revision with the response, so a pair is certain (p = 1) and has no margin. A revision that is
+    unchanged, empty or unreadable is counted and gives no pair.
 
     Args:
         groups: Prompts and responses.
-        verdicts: What a constitution said of them.
-        reviser: Who revises, and by which principles.
+        verdicts: Verdicts of a constitution on them.
+        reviser: Writes the revisions, and names the principles.
         judge: The judge's name.
-        preferences: Names the tag.
-        seed: Of the stage.
+        preferences: The tag.
+        seed: Seed of the stage.
     """
     scored, violated = scores(verdicts), violated_principles(verdicts)
     worst = {group.prompt_id: sample_id for group in groups if (sample_id := _worst(group, scored)) is not None}
@@ -79,7 +79,7 @@ def revised_pairs(
 
 
 def _worst(group: Group, scored: Mapping[Key, float]) -> int | None:
-    """The response with the lowest score, among equals the first sampled; None where none has a score."""
+    """Return the response with the lowest score, among equals the first sampled; None if none has a score."""
     known = [
         (scored[group.prompt_id, number], number)
         for number, _ in group.responses

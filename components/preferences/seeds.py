@@ -1,4 +1,4 @@
-"""Pairs of a preference data set that is round 1's data. Knows no judge."""
+"""Pairs of the preference data set that seeds round 1. Knows no judge."""
 
 import logging
 from pathlib import Path
@@ -17,30 +17,33 @@ class Seeded(NamedTuple):
     """The pairs of a data set."""
 
     rows: list[dict[str, Any]]
-    """As `pair_row` makes them."""
+    """Rows of `pair_row`."""
     outcomes: list[str]
     """How each row of the data set ended: one of `counts.OUTCOMES`."""
 
 
 def seeded_pairs(preferences: PreferencesConfig, *, pinned_digest: str | None) -> Seeded:
-    """Reads the configured data set; every row of it ends as one outcome.
+    """Read the configured data set; every row of it ends with one outcome.
 
     Args:
-        preferences: Names the data set, margin and labels.
-        pinned_digest: What the data set's digest must be.
+        preferences: Data set, margin and labels.
+        pinned_digest: Digest that the data set must have.
 
     Raises:
-        ValueError: It cannot be read, is another one than was pinned, or lacks what the soft labels need.
+        ValueError: The data set cannot be read, differs from the pinned one, or lacks a column that the soft labels
+            need.
     """
     seeds = load_seed_pairs(preferences.seed_pairs, split=preferences.seed_pairs_split)
     if seeds.digest != pinned_digest:
         raise ValueError(
-            f"preferences.seed_pairs {preferences.seed_pairs} changed while the round was running: start it again"
+            f"preferences.seed_pairs = {preferences.seed_pairs} changed while the round was running: run it again"
         )
     if seeds.split_earlier:
-        places = len(seeds.split_earlier), seeds.split_earlier[0]
         log.warning(
-            "%s: %d rows part before the last answer and give no pair; the first is %s", preferences.seed_pairs, *places
+            "%s: %d rows give no pair, because chosen and rejected differ before the last answer; the first is %s",
+            preferences.seed_pairs,
+            len(seeds.split_earlier),
+            seeds.split_earlier[0],
         )
     outcomes = [_outcome(pair, preferences) for pair in seeds.pairs]
     rows = [_row(pair, preferences) for pair, outcome in zip(seeds.pairs, outcomes, strict=True) if outcome == PAIRED]
@@ -48,7 +51,7 @@ def seeded_pairs(preferences: PreferencesConfig, *, pinned_digest: str | None) -
 
 
 def _outcome(pair: SeedPair, preferences: PreferencesConfig) -> str:
-    """What a row counts as; one without a margin, or whose margin is negative, is left to validation."""
+    """Return a row's outcome; validation handles a row without a margin or with a negative one."""
     if pair.margin is None or pair.margin < 0:
         return PAIRED
     if pair.margin == 0:
@@ -75,8 +78,8 @@ def _label(pair: SeedPair, preferences: PreferencesConfig) -> float:
     needed = {"verdict": "p", "bradley_terry": "p or margin"}.get(preferences.soft_labels)
     if needed == "p" or (needed and pair.margin is None):
         raise ValueError(
-            f"preferences.soft_labels = {preferences.soft_labels} needs {needed} in every row of {preferences.seed_pairs}: "
-            "add it, or use none"
+            f"preferences.soft_labels = {preferences.soft_labels} needs {needed} in every row of "
+            f"{preferences.seed_pairs}: add it, or set preferences.soft_labels to none"
         )
     if pair.margin is None:
         return 1.0

@@ -1,4 +1,4 @@
-"""The door of preference collection: judges a round's responses and builds pairs, or takes the pairs of a data set."""
+"""The door of preference collection: judge a round's responses and build pairs, or take the pairs of a data set."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,19 +21,18 @@ from components.preferences.tables import check_invalid_share, read_groups, writ
 from components.records import CollectRequest
 
 Build = Callable[..., BuiltPairs]
-"""(groups, verdicts, *, judge, preferences, seed) -> what is trained on."""
+"""(groups, verdicts, *, judge, preferences, seed) -> pairs, or single responses, to train on."""
 
 
 def run(request: CollectRequest, out: Path) -> None:
-    """Writes `verdicts.parquet`, `preferences.parquet` and `collect.json`.
+    """Write `verdicts.parquet`, `preferences.parquet` and `collect.json`.
 
-    Where prompts were judged, `prompt_outcomes.parquet` stands beside them; where a chat endpoint was asked,
-    `judge_usage.json`.
+    If prompts were judged, also write `prompt_outcomes.parquet`; if a chat endpoint was called, `judge_usage.json`.
 
     Raises:
-        JudgeUnavailable: The judge gave no verdicts, too many of them are invalid, or they show that it is beyond one
-            of its limits.
-        ValueError: The judge or the data set is unusable, or is not what it was when the campaign pinned it.
+        JudgeUnavailable: The judge returned no verdicts, too many of them are invalid, or they exceed one of its health
+            limits.
+        ValueError: The judge or the data set is unusable, or changed since the campaign pinned it.
     """
     if request.responses is None or request.prompts is None:
         take_seeds(request.preferences, pinned_digest=request.seed_pairs_digest, out=out)
@@ -51,7 +50,7 @@ def run(request: CollectRequest, out: Path) -> None:
 
 
 def building(preferences: PreferencesConfig, judge: JudgeConfig, context: JudgeContext) -> Build:
-    """What makes pairs, or single responses, of verdicts."""
+    """Return the function that builds pairs, or single responses, from verdicts."""
     if preferences.pairs == "revised":
         return partial(revised_pairs, reviser=Reviser(judge, context))
     return build_from_verdicts
@@ -67,10 +66,10 @@ def collect(
     out: Path,
     costly: CostlyJudge | None,
 ) -> None:
-    """Judges the responses to each prompt, builds pairs, has some of them judged again, and writes everything with the counts.
+    """Judge the responses to each prompt, build pairs, have some judged again, and write everything with the counts.
 
-    What a judge is stopped for is written before, and a costly judge hears nothing of a judge that is beyond its
-    limits.
+    Verdicts and health are written before a limit stops the round. The costly judge is not called if the judge exceeds
+    a limit.
     """
     verdicts = judge.judge(groups)
     write_verdicts(out, verdicts)
@@ -91,7 +90,7 @@ def collect(
 
 
 def take_seeds(preferences: PreferencesConfig, *, pinned_digest: str | None, out: Path) -> None:
-    """Writes the pairs of the data set that seeds a round, and no verdicts."""
+    """Write the pairs of the data set that seeds a round, and no verdicts."""
     built = seeded_pairs(preferences, pinned_digest=pinned_digest)
     write_verdicts(out, [])
     write_pairs(out, built.rows)

@@ -1,6 +1,6 @@
 """The tables of a round's preferences.
 
-Pairs, verdicts, what became of each prompt, and the groups that judges are given.
+Pairs, verdicts, the outcome of each prompt, and the groups that judges read.
 """
 
 import json
@@ -48,17 +48,17 @@ def pair_row(
     judge: str,
     verdict_ids: list[str],
 ) -> dict[str, Any]:
-    """One row.
+    """Return one row of `preferences.parquet`.
 
     Args:
         messages: The prompt.
-        chosen: Text of the preferred answer, or of a single desirable one; None of an undesirable one.
-        rejected: Text of the other one; None of a single desirable one.
-        p: Probability that chosen is really preferred, or that a single response is what its side says, in [0, 1].
-        margin: Difference of the judge's scores; None where a data set does not say.
+        chosen: Text of the preferred answer, or of a single desirable one; None for a single undesirable one.
+        rejected: Text of the other answer, or of a single undesirable one; None for a single desirable one.
+        p: Probability that chosen is really preferred, or that a single response belongs to its side, in [0, 1].
+        margin: Difference of the judge's scores; None if a data set has none.
         tag: Kind of preference.
-        judge: Who decided.
-        verdict_ids: The conclusions that it was decided by.
+        judge: The judge or data set that decided.
+        verdict_ids: Ids of the conclusions behind the decision.
     """
     prompt = format_messages(messages)
     return {
@@ -76,12 +76,12 @@ def pair_row(
 
 
 def write_pairs(out: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Writes `preferences.parquet` in a directory."""
+    """Write `preferences.parquet` in a directory."""
     write_table(out / PAIRS, pd.DataFrame(list(rows), columns=list(PAIR_TYPES)).astype(PAIR_TYPES))
 
 
 def write_portable(out: Path) -> None:
-    """Writes `preferences.jsonl` beside `preferences.parquet`: chat messages in the form of TRL and `seed_pairs`.
+    """Write `preferences.jsonl` beside `preferences.parquet`: chat messages in the form of TRL and `seed_pairs`.
 
     Pairs have the columns prompt, chosen and rejected; single responses prompt, completion and label.
     """
@@ -92,8 +92,8 @@ def write_portable(out: Path) -> None:
         if len(answers) < len(SIDES):
             ((side, completion),) = answers.items()
             answers = {"completion": completion, "label": side == "chosen"}
-        given = {name: None if pd.isna(row[name]) else row[name] for name in ("p", "margin", "tag")}
-        line = {"prompt": parse_messages(row["prompt"]), **answers, **given}
+        label = {name: None if pd.isna(row[name]) else row[name] for name in ("p", "margin", "tag")}
+        line = {"prompt": parse_messages(row["prompt"]), **answers, **label}
         lines.append(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
     write_bytes(out / PORTABLE, "".join(lines).encode())
 
@@ -113,24 +113,24 @@ VERDICT_TYPES = {
 
 
 def write_verdicts(out: Path, verdicts: Iterable[Verdict]) -> None:
-    """Writes `verdicts.parquet` in a directory: conclusions, and what they were made from."""
+    """Write `verdicts.parquet` in a directory: conclusions and the verdicts behind them."""
     rows = [asdict(verdict) for verdict in verdicts]
     write_table(out / VERDICTS, pd.DataFrame(rows, columns=list(VERDICT_TYPES)).astype(VERDICT_TYPES))
 
 
 def read_verdicts(table: pd.DataFrame) -> list[Verdict]:
-    """The verdicts of a table as they were written."""
+    """Return the verdicts of a table as they were written."""
     plain = table[list(VERDICT_TYPES)].astype(object)
     return [Verdict(*row) for row in plain.where(plain.notna(), None).itertuples(index=False)]
 
 
 def check_invalid_share(judge: str, verdicts: Iterable[Verdict], limit: float) -> None:
-    """Stops a round whose judge gives no usable verdicts.
+    """Stop a round whose judge returns too few usable verdicts.
 
     Args:
         judge: The judge's name.
-        verdicts: What it said; conclusions count.
-        limit: Share of invalid conclusions that is allowed, in [0, 1].
+        verdicts: Its verdicts; only conclusions count.
+        limit: Largest allowed share of invalid conclusions, in [0, 1].
 
     Raises:
         JudgeUnavailable: There are no verdicts, or too many are invalid.
@@ -138,13 +138,13 @@ def check_invalid_share(judge: str, verdicts: Iterable[Verdict], limit: float) -
     concluded: Sequence[Verdict] = conclusions(verdicts)
     invalid = [verdict for verdict in concluded if verdict.status == "invalid"]
     if not concluded:
-        raise JudgeUnavailable(f"judge {judge} gave no verdicts: there were no responses to judge")
+        raise JudgeUnavailable(f"judge {judge} returned no verdicts: there were no responses to judge")
     share = len(invalid) / len(concluded)
     if share > limit:
         detail, count = Counter(verdict.detail for verdict in invalid).most_common(1)[0]
         raise JudgeUnavailable(
             f"judge {judge}: {len(invalid)} of {len(concluded)} verdicts ({share:.1%}) are invalid, more than "
-            f"preferences.max_invalid_share = {limit}; {count} times: {detail}"
+            f"preferences.max_invalid_share = {limit}; the most frequent reason ({count} times): {detail}"
         )
 
 
@@ -156,26 +156,27 @@ def write_outcomes(
 ) -> None:
     """Write a row per prompt.
 
-    Its outcome, its pairs, those of them that are ties, and its responses' mean score (null without any).
+    Columns: its outcome, the number of its pairs, how many of them are ties, and the mean score of its responses (null
+    if none has a score).
 
     Args:
         out: Directory.
-        rows: The pairs, as `pair_row` makes them.
+        rows: The pairs, rows of `pair_row`.
         outcomes: How each prompt ended, by prompt_id.
-        verdicts: What the judge said.
+        verdicts: The judge's verdicts.
     """
     pairs = Counter(row["prompt_id"] for row in rows)
     tied = Counter(row["prompt_id"] for row in rows if row["p"] == TIED)
-    given: defaultdict[str, list[float]] = defaultdict(list)
+    prompt_scores: defaultdict[str, list[float]] = defaultdict(list)
     for (prompt, _), score in scores(verdicts).items():
-        given[prompt].append(score)
-    means = {prompt: math.fsum(several) / len(several) for prompt, several in given.items()}
+        prompt_scores[prompt].append(score)
+    means = {prompt: math.fsum(values) / len(values) for prompt, values in prompt_scores.items()}
     table = [(prompt, outcome, pairs[prompt], tied[prompt], means.get(prompt)) for prompt, outcome in outcomes.items()]
     write_table(out / PROMPT_OUTCOMES, pd.DataFrame(table, columns=list(OUTCOME_TYPES)).astype(OUTCOME_TYPES))
 
 
 def read_groups(prompts: pd.DataFrame, responses: pd.DataFrame) -> list[Group]:
-    """One group for each prompt in the table's order, also for a prompt without responses.
+    """Return one group per prompt in the table's order, also for a prompt without responses.
 
     Args:
         prompts: Columns prompt_id and messages.

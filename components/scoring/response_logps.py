@@ -1,4 +1,4 @@
-"""The trainer's forward: log-probabilities of responses. Reference, policy and KL estimates all come from here."""
+"""The trainer's forward: log-probabilities of responses, for the policy, the reference and KL estimates alike."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -28,7 +28,7 @@ class Batch:
         lengths = torch.tensor([len(response) for response in responses])
         mask = torch.arange(self.response_width) < lengths.unsqueeze(1)
         self.places = mask.flatten().nonzero().squeeze(1).to(device)
-        """Where each response token stands in a flattened (rows, response width), row by row."""
+        """Index of each response token in a flattened (rows, response width), row by row."""
         self.targets, self.target_mask = targets.to(device), mask.to(device)
 
     @property
@@ -37,16 +37,16 @@ class Batch:
         return max(len(prompt) + len(response) for prompt, response in zip(self.prompts, self.responses, strict=True))
 
     def spread(self, values: torch.Tensor) -> torch.Tensor:
-        """Puts values of the response tokens, (tokens,), in their places, (rows, response width), with zeros elsewhere."""
+        """Return values of the response tokens, (tokens,), as (rows, response width), with zeros elsewhere."""
         return (
             values.new_zeros(self.target_mask.numel()).index_copy(0, self.places, values).view(self.target_mask.shape)
         )
 
 
 class Padded:
-    """A batch's tokens as a rectangle in which all responses begin at one position.
+    """A batch's tokens as a rectangle in which all responses begin at the same position.
 
-    Prompts are padded on the left and responses on the right; the head then runs on the response positions only.
+    Prompts are padded on the left and responses on the right, so that the head runs on the response positions only.
     """
 
     def __init__(self, batch: Batch) -> None:
@@ -62,26 +62,26 @@ class Padded:
 
 
 class TokenScores(NamedTuple):
-    """What the policy says of response tokens, each (batch, response width) in nats and fp32, zero where a row has no token."""
+    """Scores of response tokens, each (batch, response width) in nats and fp32, zero where a row has no token."""
 
     logps: torch.Tensor
-    """log pi(token | what stands before)."""
+    """log pi(token | the tokens before it)."""
     end_logps: torch.Tensor | None
-    """log pi(end | what stands before), where an end token was named."""
+    """log pi(end | the tokens before it); None without an end token."""
     log_collisions: torch.Tensor | None
-    """log sum over the vocabulary of pi squared, where it was asked for."""
+    """log sum over the vocabulary of pi squared; None unless requested."""
 
 
 def token_scores(
     model: torch.nn.Module, batch: Batch, *, end_id: int | None = None, collisions: bool = False
 ) -> TokenScores:
-    """Scores each response token; log-softmax in fp32. In a packed row where that is exact for the model, else padded.
+    """Score each response token, in a packed row if that is exact for the model, else padded; log-softmax in fp32.
 
     Args:
         model: A causal language model.
         batch: The prompts and responses.
-        end_id: Token whose log-probability is wanted at every response position; None wants none.
-        collisions: Whether the collision probabilities are wanted, which takes the padded forward.
+        end_id: Token whose log-probability is also returned at every response position; None for none.
+        collisions: Whether to return the collision probabilities, which need the padded forward.
     """
     if collisions or batch.longest > longest_packed(model, _padded_logps):
         return _padded_scores(model, batch, end_id=end_id, collisions=collisions)
@@ -93,21 +93,21 @@ def token_scores(
 
 
 class ScoringPath(NamedTuple):
-    """By which of the two forwards rows are scored."""
+    """Which of the two forwards scores the rows."""
 
     packed: bool
-    """Whether all of them are in packed rows."""
+    """Whether all rows are packed."""
     reason: str | None
-    """Why some or all of them are padded."""
+    """Why some or all rows are padded; None if all are packed."""
 
 
 def scoring_path(model: torch.nn.Module, longest: int, *, collisions: bool = False) -> ScoringPath:
-    """Tell by which forward `token_scores` scores rows; every rank must call it.
+    """Return which forward `token_scores` uses; every rank must call this.
 
     Args:
         model: A causal language model.
         longest: Tokens of the longest prompt and response.
-        collisions: Whether the collision probabilities are wanted.
+        collisions: Whether `token_scores` returns the collision probabilities.
     """
     packing = packing_of(model, _padded_logps)
     if collisions:
@@ -133,21 +133,21 @@ def _padded_scores(model: torch.nn.Module, batch: Batch, *, end_id: int | None, 
 def _padded_logps(
     model: torch.nn.Module, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
 ) -> torch.Tensor:
-    """What the padded forward makes of response tokens, (tokens,), row by row."""
+    """Return the log-probabilities of response tokens by the padded forward, (tokens,), row by row."""
     batch = Batch(prompts, responses, 0, next(model.parameters()).device)
     return _padded_scores(model, batch, end_id=None, collisions=False).logps[batch.target_mask]
 
 
 def token_logps(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """Log-probability of each response token, (batch, response width), zero where a row has no token.
+    """Return the log-probability of each response token, (batch, response width), zero where a row has no token.
 
-    Log-softmax in fp32.
+    The log-softmax is computed in fp32.
     """
     return token_scores(model, batch).logps
 
 
 def _response_logits(model: torch.nn.Module, batch: Padded) -> torch.Tensor:
-    """Logits that predict the response positions, (batch, response width, vocabulary)."""
+    """Return the logits that predict the response positions, (batch, response width, vocabulary)."""
     output = model(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
@@ -159,7 +159,7 @@ def _response_logits(model: torch.nn.Module, batch: Padded) -> torch.Tensor:
 
 
 def _plain_response_logits(model: torch.nn.Module, batch: Padded) -> torch.Tensor:
-    """The same without padding on the left, for models that would read it.
+    """Return the same logits without padding on the left, for models that would read the padding.
 
     The head runs from the end of the shortest prompt on.
     """
@@ -183,7 +183,7 @@ Summed = Callable[[torch.Tensor, torch.Tensor, list[int]], torch.Tensor]
 
 
 def plain_sum(logps: torch.Tensor, mask: torch.Tensor, rows: list[int]) -> torch.Tensor:
-    """The sum over all tokens of a response."""
+    """Return the sum over all tokens of each response."""
     return logps.sum(dim=1)
 
 
@@ -198,22 +198,22 @@ def response_logps(
     max_rows: int = 0,
     summed: Summed = plain_sum,
 ) -> torch.Tensor:
-    """Scores responses without gradients.
+    """Score responses without gradients.
 
     Args:
         model: A causal language model.
         pad_id: Token that fills the padding.
         prompts: n prompts as token ids.
         responses: n responses as token ids, none of them empty.
-        max_tokens: Tokens in one padded forward, the padding counted; a longer row is alone in one. A packed one, of
-            which neither all logits nor more than a layer's states are held, has `SCORED_TOKENS` where that is more.
+        max_tokens: Tokens in one padded forward, including padding; a longer row is alone in one. A packed forward
+            holds neither all logits nor more than one layer's states, so it has `SCORED_TOKENS` if that is more.
         max_rows: Rows in one forward; 0 sets no limit.
-        summed: Turns token log-probabilities (rows, width), their mask and the rows' places among the n into (rows,)
+        summed: Turns token log-probabilities (rows, width), their mask and the rows' indices among the n into (rows,)
             sums.
 
     Returns:
-        (n,) log-probabilities summed over response tokens, float32 on the CPU, in the order given. Rows that share a
-        prompt are scored together, and short ones with short ones.
+        (n,) log-probabilities summed over response tokens, float32 on the CPU, in the order of the input. Rows that
+        share a prompt are scored together, and so are rows of similar length.
     """
     device = next(model.parameters()).device
     logps = torch.empty(len(prompts))
@@ -234,14 +234,14 @@ def together(
     max_rows: int,
     packed: bool,
 ) -> Iterator[list[int]]:
-    """Which rows stand in each forward: those that share a prompt beside each other, and short ones beside short ones.
+    """Yield the rows of each forward, so that rows with the same prompt or of similar length are together.
 
     Args:
         prompts: n prompts as token ids.
         responses: n responses.
         max_tokens: Tokens in one forward; a longer row is alone in one.
         max_rows: Rows in one forward.
-        packed: Whether equal prompts count once; else they count for each row, and padding counts.
+        packed: Whether equal prompts count once; else each row's prompt counts, and so does padding.
     """
     order = sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), list(prompts[row]), len(responses[row])))
     rows: list[int] = []

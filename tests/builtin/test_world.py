@@ -49,7 +49,10 @@ def every_sentence() -> list[str]:
 
 
 def test_world_imports_without_torch() -> None:
-    code = "import sys, components.builtin.world as w; w.train_prompts(); assert not {'torch', 'transformers'} & set(sys.modules)"
+    code = (
+        "import sys, components.builtin.world as w; w.train_prompts(); "
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -65,7 +65,7 @@ def test_single_response_is_chosen_or_rejected_by_its_label(row: dict[str, Any],
 
 @pytest.mark.parametrize("label", [None, 1, "yes"])
 def test_single_response_without_a_label_is_refused_by_its_row(label: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"pairs.jsonl.*1: label is .*: write true where the completion is desirable"):
+    with pytest.raises(ValueError, match=r"pairs.jsonl.*1: label is .*: write true if the completion is desirable"):
         load(tmp_path, {"prompt": "Hi", "completion": "Hello!", "label": label})
 
 
@@ -107,7 +107,7 @@ def test_conversations_that_part_earlier_give_no_pair_and_are_named(tmp_path: Pa
     read = load(tmp_path, {"chosen": [ASK, GOOD], "rejected": [ASK, BAD]}, parted)
     assert len(read.pairs) == 1
     assert read.split_earlier == (f"{tmp_path / 'pairs.jsonl'} line 2",)
-    with pytest.raises(ValueError, match="holds no pair of answers to one prompt"):
+    with pytest.raises(ValueError, match="has no pair of answers to the same prompt"):
         load(tmp_path, parted)
 
 
@@ -128,19 +128,28 @@ def test_optional_columns_are_read_and_their_absence_is_kept(tmp_path: Path) -> 
     [
         ({"prompt": "Hi", "chosen": "x"}, "line 2 has no rejected: a pair needs .* prompt, chosen, rejected"),
         ({"prompt": "Hi", "chosen": None, "rejected": "x"}, "line 2 has no chosen"),
-        ({"chosen": "x", "rejected": "y"}, "line 2 chosen: there is no prompt, and the text is no transcript"),
+        ({"chosen": "x", "rejected": "y"}, "line 2 chosen: there is no prompt, and the text is not a transcript"),
         ({"chosen": [GOOD], "rejected": [BAD]}, "line 2 chosen: there is no prompt: add a column prompt"),
         ({"chosen": [ASK], "rejected": [ASK, BAD]}, "line 2 chosen: the last message is not the assistant's"),
         ({"chosen": [], "rejected": [ASK, BAD]}, "line 2 chosen: the last message is not the assistant's"),
         (
             {"prompt": "Bye", "chosen": [ASK, GOOD], "rejected": [ASK, BAD]},
-            "line 2 chosen: the messages before the answer are not those",
+            "line 2 chosen: the messages before the answer differ from the column prompt",
         ),
-        ({"prompt": [{"role": "human"}], "chosen": "x", "rejected": "y"}, "line 2 chosen's prompt: message 1 is no"),
-        ({"prompt": "Hi", "chosen": "x", "rejected": "y", "p": "high"}, "line 2: p is 'high': write a number"),
-        ({"prompt": "Hi", "chosen": "x", "rejected": "y", "margin": math.nan}, "line 2: margin is nan: write a number"),
-        ({"prompt": "Hi", "chosen": "x", "rejected": "y", "margin": True}, "line 2: margin is True: write a number"),
-        ({"prompt": "Hi", "chosen": "x", "rejected": "y", "tag": 3}, "line 2: tag is 3: write text"),
+        (
+            {"prompt": [{"role": "human"}], "chosen": "x", "rejected": "y"},
+            "line 2 chosen's prompt: message 1 is not of",
+        ),
+        ({"prompt": "Hi", "chosen": "x", "rejected": "y", "p": "high"}, "line 2: p is 'high', but must be a number"),
+        (
+            {"prompt": "Hi", "chosen": "x", "rejected": "y", "margin": math.nan},
+            "line 2: margin is nan, but must be a number",
+        ),
+        (
+            {"prompt": "Hi", "chosen": "x", "rejected": "y", "margin": True},
+            "line 2: margin is True, but must be a number",
+        ),
+        ({"prompt": "Hi", "chosen": "x", "rejected": "y", "tag": 3}, "line 2: tag is 3, but must be text"),
     ],
 )
 def test_faulty_row_is_named(row: dict[str, Any], says: str, tmp_path: Path) -> None:

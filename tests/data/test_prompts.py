@@ -46,11 +46,11 @@ def test_prompts_of_text_and_of_messages_are_the_same(tmp_path: Path) -> None:
     [
         ("  ", "line 2: the prompt is empty"),
         ([], "line 2: the prompt is empty"),
-        (None, "line 2: expected text or a list of chat messages, found nothing"),
-        (7, "line 2: expected text or a list of chat messages, found int"),
-        ([{"role": "user"}], "line 2: message 1 is no "),
-        ([{"role": "user", "content": ["part"]}], "line 2: message 1 is no "),
-        ([{"role": "human", "content": "x"}], "line 2: message 1 has role 'human': use system, user, assistant"),
+        (None, "line 2: expected text or a list of chat messages, but got null"),
+        (7, "line 2: expected text or a list of chat messages, but got int"),
+        ([{"role": "user"}], "line 2: message 1 is not of the form"),
+        ([{"role": "user", "content": ["part"]}], "line 2: message 1 is not of the form"),
+        ([{"role": "human", "content": "x"}], "line 2: message 1 has role 'human': use one of system, user, assistant"),
         ([USER, {"role": "assistant", "content": "x"}], "line 2: the prompt ends with a message of the assistant"),
         (
             [{"role": "system", "content": "Be brief."}, {"role": "user", "content": " "}],
@@ -112,8 +112,8 @@ def test_split_digest_follows_the_content_of_both_sets(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("train", "held_out", "says"),
     [
-        (["a", "b"], ["A", "b"], "all 2 training prompts of .* are held out too"),
-        (["a", "b"], None, "holding 2 of 2 training prompts out"),
+        (["a", "b"], ["A", "b"], "all 2 training prompts of .* are also held out"),
+        (["a", "b"], None, "holding out 2 of 2 training prompts"),
     ],
 )
 def test_split_that_leaves_nothing_to_train_on_is_refused(

@@ -71,15 +71,15 @@ def test_rows_with_blank_lines_keep_the_numbers_of_the_file(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("a.jsonl", b'{"prompt": "one"}\n{"prompt": two}\n', "line 2 is not JSON"),
-        ("a.jsonl", b'{"prompt": "one"}\n["two"]\n', "line 2 is no JSON object"),
-        ("a.jsonl", b'{"prompt": "one"}\n{"prompt": "\xff"}\n', "line 2 is not UTF-8"),
-        ("a.jsonl", b'{"prompt": "\\ud83d"}\n', "line 1 holds half a character"),
-        ("a.jsonl", b"\n\n", "holds no rows"),
-        ("a.json", b'[{"prompt": 1}, 2]', "item 2 is no JSON object"),
+        ("a.jsonl", b'{"prompt": "one"}\n{"prompt": two}\n', "line 2 is not valid JSON"),
+        ("a.jsonl", b'{"prompt": "one"}\n["two"]\n', "line 2 must be a JSON object, not list"),
+        ("a.jsonl", b'{"prompt": "one"}\n{"prompt": "\xff"}\n', "line 2 is not valid UTF-8"),
+        ("a.jsonl", b'{"prompt": "\\ud83d"}\n', "line 1 has half a character"),
+        ("a.jsonl", b"\n\n", "is empty"),
+        ("a.json", b'[{"prompt": 1}, 2]', "item 2 must be a JSON object, not int"),
         ("a.jsonl.gz", b"no gzip", "cannot be read"),
         ("a.parquet", b"no parquet", "cannot be read as Parquet"),
-        ("a.csv", b"prompt\none\n", "is no kind of file that is read here"),
+        ("a.csv", b"prompt\none\n", "is not a supported kind of file"),
     ],
 )
 def test_rows_of_a_faulty_file_say_what_and_where(name: str, content: bytes, says: str, tmp_path: Path) -> None:
@@ -107,5 +107,5 @@ def test_rows_of_an_unreachable_hub_name_say_so(monkeypatch: pytest.MonkeyPatch)
 
 def test_rows_of_an_unknown_split_name_the_splits(tmp_path: Path) -> None:
     path = write_form("saved_splits", tmp_path)
-    with pytest.raises(ValueError, match="has no split test: it has train, other"):
+    with pytest.raises(ValueError, match="has no split test: use one of train, other"):
         read_rows(str(path), split="test", columns=["prompt"])

@@ -203,8 +203,8 @@ def test_collect_with_a_campaign_gives_the_judge_its_models(ratchet: Ratchet, tm
 OWN_POLICY = {"kind": "jury", "jurors": [{"kind": "rule"}, {"kind": "implicit_reward"}]}
 MISTAKES: dict[str, tuple[list[str], dict[str, Any], str]] = {
     "no file": (["collect", "nowhere.jsonl"], {}, "file nowhere.jsonl does not exist"),
-    "no responses": (["collect", "prompts.jsonl"], {}, "line 1 has no responses: write responses"),
-    "one response each": (["collect", "single.jsonl"], {}, "has no prompt with two responses"),
+    "no responses": (["collect", "prompts.jsonl"], {}, "line 1 has no responses: write either responses"),
+    "one response each": (["collect", "single.jsonl"], {}, "has no prompt with two or more responses"),
     "unknown key": (
         ["collect", "r.jsonl"],
         {"preferences": {"pair": "all"}},
@@ -223,7 +223,7 @@ MISTAKES: dict[str, tuple[list[str], dict[str, Any], str]] = {
         {"preferences": {"soft_labels": "verdict"}},
         "judge.kind rule scores one at a time",
     ),
-    "no verdicts": (["pairs", "."], {}, "holds no verdicts"),
+    "no verdicts": (["pairs", "."], {}, "has no verdicts"),
     "unknown builder": (["pairs", ".", "--pairs", "best"], {}, 'preferences.pairs = "best": Input should be'),
     "negative margin": (["pairs", ".", "--min-margin", "-1"], {}, "preferences.min_margin = -1.0"),
     "no pairs": (["calibrate", "prompts.jsonl"], {}, "line 1 has no chosen"),
@@ -253,5 +253,5 @@ def test_directory_of_somebody_else_is_not_replaced(ratchet: Ratchet) -> None:
     Path("out/thesis.tex").write_text("years of work")
     told = ratchet("collect", world_responses())
     assert told.exit_code == 2
-    assert "out exists and is not what this command writes: choose another directory with --out" in told.stderr
+    assert "out exists and was not written by this command: choose another directory with --out" in told.stderr
     assert [path.name for path in Path("out").iterdir()] == ["thesis.tex"]

@@ -61,7 +61,7 @@ def test_what_a_model_is_made_of_says_how_it_is_padded_and_the_log_says_why_once
     any_model: Any, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
     name = request.node.callspec.params["any_model"]
-    padding._say_once.cache_clear()
+    padding._warn_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         batched = {padding.decodes_in_batches(any_model) for _ in range(2)}
     plainly = name in ("mamba", "prefix on qwen2", "prefix on gemma3")

@@ -1,4 +1,4 @@
-"""A draw that lets solved prompts rest: where nothing is solved it is the draw that everybody knows."""
+"""A draw that leaves out solved prompts: if nothing is solved, it is the plain draw."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ POOL = [f"p{number}" for number in range(10)]
 def play(
     pool: list[str], rounds: int, *, per_round: int, solved_rounds: int, solved: dict[int, set[str]], seed: int = 3
 ) -> list[Draw]:
-    """Draws one round after another; `solved` are the prompts that each round, if it draws them, shows to be solved."""
+    """Draw one round after another; `solved` are the prompts that a round shows to be solved if it draws them."""
     earlier: list[EarlierDraw] = []
     draws = []
     for round in range(1, rounds + 1):

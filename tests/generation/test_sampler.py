@@ -47,7 +47,7 @@ def seeds_for(prompts: Sequence[list[int]], samples: int) -> list[list[int]]:
 
 
 def without_cache(model: Any, prompt: list[int], seed: int, rule: SamplingParams) -> tuple[list[int], str]:
-    """The response by the plainest loop there is.
+    """Return the response by the plainest loop.
 
     One row, no padding, no cache, the whole sequence again for every token.
     """
@@ -124,7 +124,7 @@ def test_sample_goes_on_with_smaller_batches_when_memory_is_short(
     monkeypatch.setattr(sampler, "_decode", short_of_memory)
     assert sampled(llama, prompts, seeds_for(prompts, 2), law(), batch_size=0) == whole
     assert tried == [6, 3, 1, 1, 1, 1, 1, 1]
-    assert "going on with 3" in caplog.text
+    assert "continuing with 3" in caplog.text
 
 
 def test_the_batch_that_fits_is_smaller_for_longer_responses_and_never_empty(
@@ -181,7 +181,7 @@ def test_sample_that_stops_at_the_very_limit_counts_as_stopped(llama: Any) -> No
 
 
 def test_sample_follows_the_models_distribution_over_two_tokens(llama: Any) -> None:
-    """Frequencies of the pair (first token, whether the second is below 8) against the exact probabilities."""
+    """Compare frequencies of the pair (first token, whether the second is below 8) with the exact probabilities."""
     prompt, count = [7, 12, 30], 6000
     found = sampled(llama, [prompt], [list(range(count))], law(max_new_tokens=2, stop_ids=frozenset()))
     with torch.no_grad():
@@ -223,14 +223,14 @@ def test_sample_reports_each_batch_once(llama: Any, prompts: list[list[int]]) ->
 
 
 def test_sample_beyond_the_context_is_refused(llama: Any) -> None:
-    with pytest.raises(ValueError, match="need 130 positions and the model has 128: lower max_response_tokens"):
+    with pytest.raises(ValueError, match="need 130 positions, but the model has 128: lower max_response_tokens"):
         sampled(llama, [[5] * 118], [[1]], law())
 
 
 def test_sample_with_virtual_tokens_counts_them_in_the_context(llama: Any) -> None:
     model = with_fresh_adapter(llama, LoraConfig(), SoftPromptConfig(kind="prompt", num_tokens=9))
     with pytest.raises(
-        ValueError, match="9 virtual tokens and max_response_tokens need 130 positions and the model has 128"
+        ValueError, match="9 virtual tokens and max_response_tokens need 130 positions, but the model has 128"
     ):
         sampled(model, [[5] * 109], [[1]], law())
 
@@ -249,7 +249,7 @@ def test_sample_with_broken_weights_fails(llama: Any) -> None:
 
 
 def admitted(logits: list[float], rule: SamplingParams) -> dict[int, float]:
-    """Tokens and probabilities by the definitions of temperature, top-k and nucleus, for logits without ties."""
+    """Return tokens and probabilities by the definitions of temperature, top-k and nucleus, for logits without ties."""
     weights = {token: np.exp((value - max(logits)) / rule.temperature) for token, value in enumerate(logits)}
     ranked = sorted(weights, key=lambda token: -weights[token])
     ranked = ranked[: rule.top_k or None]

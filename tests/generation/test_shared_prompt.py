@@ -1,4 +1,4 @@
-"""Which models decode with shared prompts, and that one whose logits would be others does not.
+"""Which models decode with shared prompts; a model whose logits would differ does not.
 
 What they say is in test_sampler.py.
 """
@@ -90,7 +90,7 @@ def test_a_prompt_is_held_once_and_no_longer_than_its_responses(llama: Any) -> N
         state = decoder(prefill(llama, [[1, 2, 3], [4], [5, 6]], 0), samples=4, room=3)
         assert isinstance(state, Shared)
         state.step(torch.arange(12), torch.tensor([3, 1, 2]).repeat_interleave(4)[:, None])
-        state.close_ranks(shared_prompt.plan_closing([False] * 4 + [True] * 8, torch.device("cpu")))
+        state.compact(shared_prompt.plan_compaction([False] * 4 + [True] * 8, torch.device("cpu")))
     assert sum(len(keys) for keys, _ in state.layers[0].prompts) == 2
     assert state.layers[0].own_keys.shape[0] == 8
 
@@ -104,7 +104,7 @@ def test_prompts_of_about_one_length_are_a_run_no_wider_than_the_longest(llama: 
         assert [run.hidden is None for run in state.runs] == [False, False, True]
         running = [False, True, True, False, True, False]
         state.step(torch.arange(6), torch.tensor([[len(prompt)] for prompt in prompts]))
-        state.close_ranks(shared_prompt.plan_closing(running, torch.device("cpu")))
+        state.compact(shared_prompt.plan_compaction(running, torch.device("cpu")))
     assert [len(keys) for keys, _ in state.layers[0].prompts] == [2, 1, 0]
 
 

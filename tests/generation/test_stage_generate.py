@@ -23,7 +23,7 @@ from components.runtime.launch import run_stage
 
 
 class _Heard:
-    """Keeps what is reported."""
+    """Records progress reports."""
 
     def __init__(self) -> None:
         self.reports: list[tuple[int, int, str]] = []
@@ -39,7 +39,7 @@ class _Heard:
 
 
 class _Listener(_Heard):
-    """Hears of the stage's beginning and end too."""
+    """Records the beginning and end of a stage too."""
 
     def began(self, round: str, stage: str) -> None: ...
 
@@ -172,7 +172,7 @@ def test_generation_with_another_seed_gives_other_responses_to_the_same_prompts(
 
 
 def test_generation_of_several_rounds_draws_each_prompt_once(request_for: Any, tmp_path: Path) -> None:
-    """Rounds have seeds of their own; the order of the pool must not."""
+    """Rounds have different seeds; the order of the pool must not matter."""
     rounds = [
         generated(request_for(round=number, seed=number), tmp_path / str(number))[0]["prompt_id"]
         for number in (1, 2, 3)

@@ -1,4 +1,4 @@
-"""vLLM as the sampler, as far as this project goes: what it is told, what comes back, how it fails and how it ends."""
+"""vLLM as the sampler, as this project uses it: its arguments, its results, its failures and its end."""
 
 import contextlib
 from collections import Counter
@@ -50,7 +50,7 @@ def test_vllm_stops_at_every_token_that_the_law_names(stand_in_vllm: None, start
 
 
 def test_vllm_samples_from_the_adapter(stand_in_vllm: None, starter_directory: Path, tmp_path: Path) -> None:
-    """An adapter that is left out would be the champion before last, silently."""
+    """If the adapter were left out, the base model would be sampled silently."""
     from transformers import AutoModelForCausalLM
 
     from components.models.adapters import with_fresh_adapter
@@ -70,7 +70,7 @@ def test_vllm_samples_from_the_adapter(stand_in_vllm: None, starter_directory: P
 
 
 def vllm_processes() -> list[psutil.Process]:
-    """Those below this process, without what another test left to be reaped."""
+    """Return vLLM processes below this process; processes that are gone already are left out."""
     found = []
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -86,7 +86,7 @@ def test_vllm_that_cannot_load_says_why_and_leaves_no_process(
     model.mkdir()
     (model / "broken").touch()
     with (
-        pytest.raises(RuntimeError, match=r"vLLM ended: .*no memory for the key-value cache"),
+        pytest.raises(RuntimeError, match=r"vLLM exited: .*no memory for the key-value cache"),
         loaded(ModelRef(round=0, base=str(model), base_digest="b", digest="d"), dtype="float32", longest=32),
     ):
         pass
@@ -98,9 +98,10 @@ def test_vllm_refuses_a_response_that_ended_for_another_reason(
 ) -> None:
     from components.generation.vllm import session
 
-    monkeypatch.setattr(session.Session, "_hear", lambda self: [0, 0, [5], "abort"])
+    monkeypatch.setattr(session.Session, "_receive", lambda self: [0, 0, [5], "abort"])
     with pytest.raises(
-        RuntimeError, match=r"vLLM ended a response by 'abort': set `generation: \{engine: transformers\}`"
+        RuntimeError,
+        match=r"vLLM ended a response with finish reason 'abort': set `generation: \{engine: transformers\}`",
     ):
         drawn(start_ref(starter_directory, "main"), [[1], [2]])
 
@@ -130,7 +131,7 @@ def test_an_adapter_that_vllm_does_not_take_is_refused(stand_in_vllm: None, tmp_
     write_json(tmp_path / "adapter_config.json", {"r": 1024})
     policy = ModelRef(round=1, base="base", adapter=tmp_path, base_digest="b", digest="d")
     with (
-        pytest.raises(ValueError, match="vLLM takes adapters up to rank 512, not 1024: set"),
+        pytest.raises(ValueError, match="vLLM supports adapters up to rank 512, not 1024: set"),
         loaded(policy, dtype="float32", longest=8),
     ):
         pass

@@ -1,4 +1,4 @@
-"""What stands in for vLLM, which is too large to install for a test.
+"""A stand-in for vLLM, which is too large to install for a test.
 
 Its names and arguments as vLLM has them, over transformers' models.
 
@@ -86,7 +86,7 @@ class LLM:
 
 
 def install() -> None:
-    """Makes this the package that `import vllm` finds."""
+    """Make this the package that `import vllm` finds."""
     here = sys.modules[__name__]
     for name in ("vllm", "vllm.lora", "vllm.lora.request"):
         sys.modules[name] = here

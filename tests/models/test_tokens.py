@@ -17,5 +17,5 @@ class _Wordless:
 
 def test_a_prompt_without_tokens_is_refused_with_the_tokenizers_kind() -> None:
     tokenizer: Any = _Wordless()
-    with pytest.raises(ValueError, match=r"the tokenizer \(_Wordless\) makes no tokens of the prompt 'Hello'"):
+    with pytest.raises(ValueError, match=r"the tokenizer \(_Wordless\) returns no tokens for the prompt 'Hello'"):
         prompt_ids(tokenizer, [{"role": "user", "content": "Hello"}])

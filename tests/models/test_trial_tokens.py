@@ -10,7 +10,7 @@ from components.models.trial_tokens import ordinary_ids, trial_tokens
 
 
 class Model:
-    """What is read of a model."""
+    """The parts of a model that `trial_tokens` reads."""
 
     def __init__(self, size: int, stops: list[int] | None = None, **named: Any) -> None:
         self.config = LlamaConfig(vocab_size=size, **{"bos_token_id": None, "eos_token_id": None} | named)

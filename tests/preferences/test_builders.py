@@ -1,4 +1,4 @@
-"""Builders: which pairs are chosen, which never are, and that nothing depends on the order of anything."""
+"""Builders: which pairs are chosen, which never are, and that no order changes the result."""
 
 import math
 import random
@@ -36,7 +36,7 @@ def compared(of: Group, said: dict[tuple[int, int], float]) -> list[Verdict]:
 
 
 def pairs_of(of: Group, verdicts: list[Verdict], seed: int = 0, **knobs: object) -> list[tuple[str, str, float]] | str:
-    """(chosen, rejected, p) of each pair of one prompt, or why there is none."""
+    """Return (chosen, rejected, p) of each pair of one prompt, or the reason if there is none."""
     built = build_pairs([of], verdicts, judge="judge", preferences=PreferencesConfig.model_validate(knobs), seed=seed)
     (outcome,) = built.outcomes.values()
     return [(row["chosen"], row["rejected"], row["p"]) for row in built.rows] if outcome == "paired" else outcome
@@ -223,7 +223,8 @@ def test_prompt_of_which_no_two_were_compared_is_counted_as_such() -> None:
         "q": "not_compared",
     }
     with pytest.raises(
-        ValueError, match="needs a judge that compares, and j scores one response at a time: use bradley_terry"
+        ValueError,
+        match="needs a judge that compares responses, but j scores one response at a time: use bradley_terry",
     ):
         build_pairs([other], scored(other, 1.0, 2.0), judge="j", preferences=preferences, seed=0)
 
@@ -289,7 +290,7 @@ def content(row: dict) -> tuple:
 
 
 def is_acyclic(edges: set[tuple[str, str]]) -> bool:
-    """Whether no answer is preferred to itself over others."""
+    """Return whether the preferences have no cycle."""
     left = set(edges)
     while left:
         rejected = {worse for _, worse in left}

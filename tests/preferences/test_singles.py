@@ -1,4 +1,4 @@
-"""Single responses: what is desirable, what is left out, and that counts add up."""
+"""Single responses: which are desirable, which are left out, and that counts add up."""
 
 import math
 
@@ -13,7 +13,7 @@ Said = dict[str, float | None]
 
 
 def built(*prompts: Said, **knobs: object) -> BuiltPairs:
-    """Singles of prompts whose responses were scored as given."""
+    """Build singles from prompts with scored responses."""
     groups = [Group(f"p{number}", [*ASK], tuple(enumerate(said))) for number, said in enumerate(prompts)]
     verdicts = [
         make_verdict("judge", group, sample_id, Opinion(said[text], "mumbled"))

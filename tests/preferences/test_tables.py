@@ -9,12 +9,12 @@ ASK = [{"role": "system", "content": "Sei nett."}, {"role": "user", "content": "
 
 
 def test_portable_pairs_and_single_responses_read_back_as_they_were(tmp_path: Path) -> None:
-    said = {"tag": "style", "judge": "j", "verdict_ids": ["v"]}
+    source = {"tag": "style", "judge": "j", "verdict_ids": ["v"]}
     rows = [
-        pair_row(ASK, "good", "bad", p=0.75, margin=2.0, **said),  # type: ignore[arg-type]
-        pair_row(ASK, "good", "worse", p=1.0, margin=None, **said),  # type: ignore[arg-type]
-        pair_row(ASK, "fine", None, p=1.0, margin=1.0, **said),  # type: ignore[arg-type]
-        pair_row(ASK, None, "poor", p=1.0, margin=1.0, **said),  # type: ignore[arg-type]
+        pair_row(ASK, "good", "bad", p=0.75, margin=2.0, **source),  # type: ignore[arg-type]
+        pair_row(ASK, "good", "worse", p=1.0, margin=None, **source),  # type: ignore[arg-type]
+        pair_row(ASK, "fine", None, p=1.0, margin=1.0, **source),  # type: ignore[arg-type]
+        pair_row(ASK, None, "poor", p=1.0, margin=1.0, **source),  # type: ignore[arg-type]
     ]
     write_pairs(tmp_path, rows)
     write_portable(tmp_path)

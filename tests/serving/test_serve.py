@@ -243,7 +243,7 @@ def test_serve_auto_takes_vllm_where_it_is_installed_and_names_the_adapter(
             {"num_virtual_tokens": 8},
             r"round 1 trained virtual tokens, which no server here takes: load .*/adapter with peft's",
         ),
-        ({"r": 8, "use_dora": True}, "vLLM takes no DoRA adapters: choose --engine transformers"),
+        ({"r": 8, "use_dora": True}, "vLLM does not support DoRA adapters: choose --engine transformers"),
     ],
 )
 def test_serve_adapter_that_a_server_does_not_take_says_what_does(

@@ -103,10 +103,10 @@ def test_record_round_says_by_which_path_it_was_trained(
     directory, _ = build(1)
     path = directory / "round-001" / "dpo_train" / "train.json"
     write_json(
-        path, read_json(path) | {"scoring": {"packed": False, "reason": "LlamaForCausalLM takes eager attention"}}
+        path, read_json(path) | {"scoring": {"packed": False, "reason": "LlamaForCausalLM uses eager attention"}}
     )
     tags = store.client.get_run(record_again(1).run_id).data.tags
-    assert tags["scoring"] == "padded: LlamaForCausalLM takes eager attention"
+    assert tags["scoring"] == "padded: LlamaForCausalLM uses eager attention"
 
 
 def test_record_round_inputs_and_files_are_the_rounds(

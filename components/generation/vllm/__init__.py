@@ -1,7 +1,4 @@
-"""vLLM as the sampler.
-
-In a process and an environment of its own, which give the accelerator's memory back when they end.
-"""
+"""vLLM as the sampler, in a process and an environment of its own; its end frees the accelerator's memory."""
 
 from components.generation.vllm.session import loaded
 

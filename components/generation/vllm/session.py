@@ -1,6 +1,6 @@
-"""A policy loaded in vLLM, asked for responses over a pipe.
+"""A policy loaded in vLLM, which samples responses over a pipe.
 
-Knows how vLLM is told what a law says, and nothing of stages.
+Knows how to express a law in vLLM's arguments, and nothing of stages.
 """
 
 import contextlib
@@ -25,9 +25,9 @@ REMEDY = "set `generation: {engine: transformers}`"
 OF_A_RANK = frozenset(
     {"RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 )
-"""What torchrun tells a rank, and a process that is none must not read."""
+"""Variables that torchrun sets for a rank; a process that is not a rank must not read them."""
 REPORTED = 32
-"""Responses after which whoever waits is told."""
+"""Responses after which progress is reported."""
 
 
 class Session:
@@ -45,19 +45,19 @@ class Session:
         on_batch: Callable[[Sequence[Sampled]], None],
         **further: Any,
     ) -> list[Sampled]:
-        """Samples responses as `sampler.sample` does.
+        """Sample responses, like `sampler.sample`.
 
-        Equal seeds give equal draws, and what is drawn beside them only float noise.
+        Equal seeds give equal draws; the other prompts of a batch change only float noise.
 
         Args:
             prompts: Token ids of each prompt.
-            seeds: A seed for each response, (num_prompts, num_samples).
-            law: What is sampled from, and when a response ends.
+            seeds: One seed per response, (num_prompts, num_samples).
+            law: The distribution of tokens, and the end of a response.
             on_batch: Called with some responses at a time.
             further: Other arguments of vLLM's `SamplingParams`.
 
         Raises:
-            RuntimeError: vLLM ended, or ended a response for another reason than a stop token or the limit.
+            RuntimeError: vLLM exited, or ended a response for another reason than a stop token or the limit.
         """
         sampling = {
             "temperature": law.temperature,
@@ -69,46 +69,44 @@ class Session:
             "ignore_eos": True,
             "detokenize": False,
         }
-        self._say(
-            {"prompts": list(prompts), "seeds": [list(several) for several in seeds], "sampling": sampling | further}
-        )
+        self._send({"prompts": list(prompts), "seeds": [list(own) for own in seeds], "sampling": sampling | further})
         answers: list[Sampled] = []
-        told = 0
-        while (line := self._hear()) is not None:
+        reported = 0
+        while (line := self._receive()) is not None:
             answer = Sampled(*line)
             if answer.finish_reason not in ("stop", "length"):
-                raise RuntimeError(f"vLLM ended a response by {answer.finish_reason!r}: {REMEDY}")
+                raise RuntimeError(f"vLLM ended a response with finish reason {answer.finish_reason!r}: {REMEDY}")
             answers.append(answer)
-            if len(answers) - told == REPORTED:
-                on_batch(answers[told:])
-                told = len(answers)
-        if answers[told:]:
-            on_batch(answers[told:])
+            if len(answers) - reported == REPORTED:
+                on_batch(answers[reported:])
+                reported = len(answers)
+        if answers[reported:]:
+            on_batch(answers[reported:])
         return sorted(answers, key=lambda answer: answer[:2])
 
-    def _say(self, value: Any) -> None:
+    def _send(self, value: Any) -> None:
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # what it died of is told where its answer is missing
+        with contextlib.suppress(BrokenPipeError):  # `_receive` reports why the process ended
             self._process.stdin.write(json.dumps(value) + "\n")
             self._process.stdin.flush()
 
-    def _hear(self) -> Any:
+    def _receive(self) -> Any:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            said = self._errors.read_text(errors="replace")
-            # The first error is the cause, and those behind it tell that something failed; one within a warning is
-            # none.
-            cause = re.search(r"^(?!.* WARNING ).*?\b(\w+Error: .+)", said, re.MULTILINE) or re.search(
-                r"(.+)(?=\s*\Z)", said
+            text = self._errors.read_text(errors="replace")
+            # The first error is the cause, and later ones only report that something failed. An error within a warning
+            # is not a cause.
+            cause = re.search(r"^(?!.* WARNING ).*?\b(\w+Error: .+)", text, re.MULTILINE) or re.search(
+                r"(.+)(?=\s*\Z)", text
             )
-            raise RuntimeError(f"vLLM ended: {cause[1].strip() if cause else 'it said nothing'}")
+            raise RuntimeError(f"vLLM exited: {cause[1].strip()}" if cause else "vLLM exited without an error message")
         return json.loads(line)
 
 
 @contextlib.contextmanager
 def loaded(policy: ModelRef, *, dtype: str, longest: int) -> Iterator[Session]:
-    """Loads a policy in vLLM's own Python, and ends that process with the block.
+    """Load a policy in vLLM's own Python, and end that process with the block.
 
     Args:
         policy: A model, or an adapter on one.
@@ -116,18 +114,18 @@ def loaded(policy: ModelRef, *, dtype: str, longest: int) -> Iterator[Session]:
         longest: Tokens of the longest prompt and response together.
 
     Raises:
-        ValueError: vLLM is not installed, or does not take the policy's adapter.
-        RuntimeError: vLLM could not load it.
+        ValueError: vLLM is not installed, or does not support the policy's adapter.
+        RuntimeError: vLLM could not load the policy.
     """
     settings: dict[str, Any] = {
         "model": str(Path(policy.base).absolute()),
         "dtype": dtype,
         "max_model_len": longest,
-        # Prompts come as tokens, and what a generation config says of sampling is no part of the law.
+        # Prompts come as tokens, and the model's generation config must not change the law.
         "skip_tokenizer_init": True,
         "generation_config": "vllm",
         "enable_prefix_caching": True,
-        # vLLM 0.32 winds a seeded draw back where a prompt was read in parts, which a CPU's generator cannot do.
+        # vLLM 0.32 rewinds a seeded draw if a prompt was read in parts, which a CPU's generator cannot do.
         "enable_chunked_prefill": visible_gpus() > 0,
         "adapter": None if policy.adapter is None else str(policy.adapter.absolute()),
     } | _adapter(policy)
@@ -144,8 +142,8 @@ def loaded(policy: ModelRef, *, dtype: str, longest: int) -> Iterator[Session]:
             ) as process,
         ):
             session = Session(process, errors)
-            session._say(settings)
-            session._hear()
+            session._send(settings)
+            session._receive()
             yield session
 
 
@@ -156,10 +154,10 @@ def _adapter(policy: ModelRef) -> dict[str, Any]:
 
 
 def _environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Of a process that is no rank of torchrun's, but has the accelerator of the rank that starts it."""
-    kept = {name: value for name, value in environment.items() if name not in OF_A_RANK} | {"VLLM_NO_USAGE_STATS": "1"}
+    """Return the environment of a process that is not a torchrun rank, but has the accelerator of its parent rank."""
+    own = {name: value for name, value in environment.items() if name not in OF_A_RANK} | {"VLLM_NO_USAGE_STATS": "1"}
     rank = environment.get("LOCAL_RANK")
     if rank is None:
-        return kept
+        return own
     visible = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    return kept | {"CUDA_VISIBLE_DEVICES": visible[int(rank)] if visible else rank}
+    return own | {"CUDA_VISIBLE_DEVICES": visible[int(rank)] if visible else rank}

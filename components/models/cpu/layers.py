@@ -1,4 +1,4 @@
-"""Makes a model's layers the ones that are faster on a CPU. Weights, their names and what is saved stay the same."""
+"""Replaces a model's layers by faster ones for a CPU. Weights, their names and saved files stay the same."""
 
 import torch
 
@@ -7,7 +7,7 @@ from components.models.cpu.linear import OneDnnLinear, caches_primitives
 
 
 def speed_up(model: torch.nn.Module) -> None:
-    """Makes linear layers on a CPU oneDNN's where that pays or they are already, and RMS norms one function each."""
+    """Replace linear layers on a CPU by oneDNN's if oneDNN computes them, and RMS norms by one function each."""
     for module in model.modules():
         if type(module) is torch.nn.Linear and caches_primitives(module.weight.device, module.weight.dtype):
             module.__class__ = OneDnnLinear

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 
 ROWS_AT_ONCE = 16
-"""Rows that a processor with AMX multiplies in bf16 at once: fewer cost as much."""
+"""Rows that a processor with AMX multiplies in bf16 at once: fewer rows cost as much."""
 
 
 @functools.cache
 def onednn_is_faster() -> bool:
-    """Whether fp32 products are faster by oneDNN here.
+    """Return whether oneDNN computes fp32 products faster here.
 
-    The same answer in every run on a processor, so that runs repeat bit by bit.
+    The result is the same in every run on a processor, so that runs repeat bit by bit.
     """
     if not (
         torch.backends.mkl.is_available()
@@ -42,36 +42,33 @@ def _vendor() -> str:
 
 
 class OneDnnLinear(torch.nn.Linear):
-    """A linear layer whose products, forward and backward, are oneDNN's and of few shapes.
-
-    Everything else is as it was.
-    """
+    """A linear layer whose products, forward and backward, are oneDNN's and of few shapes."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """(..., in features) to (..., out features)."""
+        """Map (..., in features) to (..., out features)."""
         return linear(input, self.weight, self.bias)
 
 
 def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """Gives input weight^T + bias, by oneDNN where that pays or torch does so itself."""
+    """Return input weight^T + bias, by oneDNN if that is faster or torch uses it anyway."""
     if _takes(input, weight):
         result: torch.Tensor = _Linear.apply(input, weight, bias)
         return result
     count = input.shape[:-1].numel()
     if input.dtype != torch.bfloat16 or not pad_rows(count, input.device, input.dtype):
         return torch.nn.functional.linear(input, weight, bias)
-    made = torch.nn.functional.linear(_filled_up(input.reshape(count, -1)), weight, bias)
-    return made[:count].view(*input.shape[:-1], made.shape[1])
+    outputs = torch.nn.functional.linear(_padded_rows(input.reshape(count, -1)), weight, bias)
+    return outputs[:count].view(*input.shape[:-1], outputs.shape[1])
 
 
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Gives a b^T of matrices (m, k) and (n, k), without a gradient, by oneDNN where that pays."""
-    return _multiply(_filled_up(a), b)[: len(a)] if _takes(a, b) else a @ b.T
+    """Return a b^T of matrices (m, k) and (n, k), without a gradient, by oneDNN if that is faster."""
+    return _multiply(_padded_rows(a), b)[: len(a)] if _takes(a, b) else a @ b.T
 
 
 def product_over_rows(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Gives a^T b of matrices (rows, m) and (rows, n), without a gradient, by oneDNN where that pays."""
-    return _multiply(_filled_up(a).T, _filled_up(b).T) if _takes(a, b) else a.T @ b
+    """Return a^T b of matrices (rows, m) and (rows, n), without a gradient, by oneDNN if that is faster."""
+    return _multiply(_padded_rows(a).T, _padded_rows(b).T) if _takes(a, b) else a.T @ b
 
 
 def _takes(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -85,34 +82,34 @@ def _multiply(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None
 
 
 def caches_primitives(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether products there are oneDNN's."""
+    """Return whether oneDNN, which caches a primitive per shape, computes products of this device and type."""
     return device.type == "cpu" and (dtype == torch.bfloat16 or (dtype == torch.float32 and onednn_is_faster()))
 
 
 def pad_rows(count: int, device: torch.device, dtype: torch.dtype) -> int:
-    """Rows that a matrix of `count` rows lacks to the next of sixteen numbers an octave, and in bf16 of `ROWS_AT_ONCE`.
+    """Return how many rows to add to a matrix of `count` rows, so that only few sizes occur.
 
-    Packed rows hardly ever have the same length twice, and responses that are decoded end one by one. Where products
-    are not oneDNN's no row lacks.
+    There are sixteen sizes per octave, in bf16 multiples of `ROWS_AT_ONCE`. Packed rows rarely have the same length
+    twice, and responses that are decoded end one by one. If products are not oneDNN's, no rows are added.
     """
     if not caches_primitives(device, dtype):
         return 0
     return -count % max(ROWS_AT_ONCE if dtype == torch.bfloat16 else 1, 2 ** (count.bit_length() - 5))
 
 
-def _filled_up(rows: torch.Tensor) -> torch.Tensor:
-    """The matrix with rows of zeros behind it where it lacks some."""
-    lacking = pad_rows(len(rows), rows.device, rows.dtype)
-    return torch.nn.functional.pad(rows, (0, 0, 0, lacking)) if lacking else rows
+def _padded_rows(rows: torch.Tensor) -> torch.Tensor:
+    """Return the matrix with as many rows of zeros behind it as `pad_rows` says."""
+    more = pad_rows(len(rows), rows.device, rows.dtype)
+    return torch.nn.functional.pad(rows, (0, 0, 0, more)) if more else rows
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         rows = input.reshape(-1, input.shape[-1])
-        filled = _filled_up(rows)
-        ctx.save_for_backward(filled, weight)
-        return _multiply(filled, weight, bias)[: len(rows)].view(*input.shape[:-1], len(weight))
+        padded = _padded_rows(rows)
+        ctx.save_for_backward(padded, weight)
+        return _multiply(padded, weight, bias)[: len(rows)].view(*input.shape[:-1], len(weight))
 
     @staticmethod
     def backward(
@@ -120,11 +117,11 @@ class _Linear(torch.autograd.Function):
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         input, weight = ctx.saved_tensors
         rows = gradient.reshape(-1, gradient.shape[-1])
-        filled = _filled_up(rows)
-        of_input = of_weight = None
+        padded = _padded_rows(rows)
+        grad_input = grad_weight = None
         if ctx.needs_input_grad[0]:
-            of_input = _multiply(filled, weight.T)[: len(rows)].view(*gradient.shape[:-1], weight.shape[1])
+            grad_input = _multiply(padded, weight.T)[: len(rows)].view(*gradient.shape[:-1], weight.shape[1])
         if ctx.needs_input_grad[1]:
-            of_weight = product_over_rows(filled, input)
-        of_bias = rows.sum(dim=0) if ctx.needs_input_grad[2] else None
-        return of_input, of_weight, of_bias
+            grad_weight = product_over_rows(padded, input)
+        grad_bias = rows.sum(dim=0) if ctx.needs_input_grad[2] else None
+        return grad_input, grad_weight, grad_bias

@@ -1,6 +1,4 @@
-"""RMS norms on a CPU as one function each.
-
-Fewer passes over memory, and no copy of the states kept for the backward pass.
+"""RMS norms on a CPU as one function each: fewer passes over memory, and no copy of the states for the backward pass.
 
 RMSNorm: arXiv 1910.07467, equation 4.
 """
@@ -12,32 +10,32 @@ import torch
 from torch.func import functional_call
 
 TRIED_ROWS = 3
-"""Rows of the states by which a module is found out."""
+"""Rows of the states on which a module is tried."""
 
 
 class CpuRmsNorm(torch.nn.Module):
-    """What a model's own RMS norm becomes: that on a CPU, in one precision; everything else is as it was."""
+    """A model's RMS norm, by `rms_norm` on a CPU if states and weight have one precision, else by the model's own."""
 
     weight: torch.nn.Parameter
     epsilon: float
     own_class: type[torch.nn.Module]
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(..., size) to (..., size)."""
+        """Normalise states of shape (..., size)."""
         if hidden.device.type == "cpu" and hidden.dtype == self.weight.dtype and hidden.numel() > 0:
             return rms_norm(hidden, self.weight, self.epsilon)
         plain: torch.Tensor = self.own_class.forward(self, hidden)
         return plain
 
     def extra_repr(self) -> str:
-        """As the model's own."""
+        """Return the text of the model's own norm."""
         return self.own_class.extra_repr(self)
 
 
 def rms_norm(hidden: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """Gives weight * hidden / sqrt(mean(hidden^2) + epsilon), the mean over the last dimension.
+    """Return weight * hidden / sqrt(mean(hidden^2) + epsilon), the mean over the last dimension.
 
-    The quotient is made in fp32.
+    The quotient is computed in fp32.
 
     Args:
         hidden: (..., size).
@@ -49,10 +47,9 @@ def rms_norm(hidden: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torc
 
 
 def adopt(module: torch.nn.Module) -> None:
-    """Makes a module a `CpuRmsNorm` where it computes just that, which a trial with random weights decides."""
-    if (
-        "RMSNorm" not in type(module).__name__ or len(inspect.signature(module.forward).parameters) > 1
-    ):  # one more would be a gate
+    """Make a module a `CpuRmsNorm` if it computes exactly that, which a trial with random weights decides."""
+    # A second parameter of the forward would be a gate.
+    if "RMSNorm" not in type(module).__name__ or len(inspect.signature(module.forward).parameters) > 1:
         return
     epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     weights = dict(module.named_parameters())
@@ -84,11 +81,13 @@ class _RmsNorm(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
         hidden, weight, scales = ctx.saved_tensors
         normed = hidden * scales
-        falling = gradient * normed
-        of_hidden = of_weight = None
+        weighted = gradient * normed
+        grad_hidden = grad_weight = None
         if ctx.needs_input_grad[1]:
-            of_weight = falling.sum_to_size(weight.shape).to(weight.dtype)
+            grad_weight = weighted.sum_to_size(weight.shape).to(weight.dtype)
         if ctx.needs_input_grad[0]:
-            along = (falling @ weight.float()).div_(hidden.shape[-1]).unsqueeze(-1)
-            of_hidden = (gradient * weight).float().addcmul_(normed, along, value=-1).mul_(scales).to(hidden.dtype)
-        return of_hidden, of_weight, None
+            projection = (weighted @ weight.float()).div_(hidden.shape[-1]).unsqueeze(-1)
+            grad_hidden = (
+                (gradient * weight).float().addcmul_(normed, projection, value=-1).mul_(scales).to(hidden.dtype)
+            )
+        return grad_hidden, grad_weight, None

@@ -1,1 +1,1 @@
-"""A second word: which pairs go to a costly judge, and what becomes of them."""
+"""Active preferences: which pairs go to a costly judge, and how its verdicts change them."""

@@ -18,26 +18,26 @@ from components.config import ActiveConfig
 
 
 class Candidate(NamedTuple):
-    """A pair that a costly judge may be asked about."""
+    """A pair that may go to a costly judge."""
 
     text: str
-    """Prompt and answers: what makes it like another pair."""
+    """Prompt and answers, by which pairs are compared for similarity."""
     p: float
-    """Probability that chosen is really better, as the judge sees it, in [0, 1]."""
+    """The judge's probability that chosen is really better, in [0, 1]."""
     closeness: float | None
-    """Difference of the answers' implicit rewards, without its sign, in nats; None where it is not known."""
+    """Absolute difference of the answers' implicit rewards, in nats; None if it is not known."""
 
 
 def choose(candidates: Sequence[Candidate], active: ActiveConfig, *, seed: int) -> list[int]:
-    """Which candidates to ask about: the first-ranked, or of a shortlist of them those that are least alike.
+    """Choose candidates for the costly judge: the first-ranked, or the least alike of a shortlist.
 
     Args:
         candidates: All pairs of a round.
         active: Budget, ranking and shortlist.
-        seed: Draws the order of those that are equally good.
+        seed: Draws the order of candidates of equal rank.
 
     Returns:
-        Indices in ascending order, `budget` of them or all.
+        Indices in ascending order: `budget` of them, or all if there are fewer.
     """
     order = _ranked(candidates, active.choose_by, seed)
     listed = order[: math.ceil(active.budget * active.shortlist)]
@@ -47,7 +47,7 @@ def choose(candidates: Sequence[Candidate], active: ActiveConfig, *, seed: int) 
 
 
 def entropy(p: float) -> float:
-    """Entropy of the votes in bits: 1 where they are split evenly, 0 where they are certain."""
+    """Return the entropy of the votes in bits: 1 if they are split evenly, 0 if they are unanimous."""
     return -math.fsum(share * math.log2(share) for share in (p, 1 - p) if share > 0)
 
 
@@ -55,7 +55,7 @@ Key = Callable[[Candidate], float]
 
 
 def _disagreement(candidate: Candidate) -> float:
-    # Rounded, so that p and 1 - p say the same to the last digit.
+    # Rounded, so that p and 1 - p give exactly the same value.
     return -round(entropy(candidate.p), 9)
 
 
@@ -69,7 +69,7 @@ KEYS: dict[str, tuple[Key, ...]] = {
     "closeness": (_closeness,),
     "both": (_disagreement, _closeness),
 }
-"""What each ranking sums the ranks of, best first."""
+"""By ranking, the keys whose ranks are summed; the lowest sum comes first."""
 
 
 def _ranked(candidates: Sequence[Candidate], choose_by: str, seed: int) -> list[int]:
@@ -80,7 +80,7 @@ def _ranked(candidates: Sequence[Candidate], choose_by: str, seed: int) -> list[
 
 
 def _ranks(values: Sequence[float]) -> list[float]:
-    """Rank of each value among all, the lowest first.
+    """Return the rank of each value, the lowest first.
 
     Equal values share the mean of their ranks, so they cannot outvote another key.
     """
@@ -98,18 +98,18 @@ def _ranks(values: Sequence[float]) -> list[float]:
 
 
 BUCKETS = 512
-"""Words and word pairs are counted in so many buckets (feature hashing, Weinberger et al. 2009)."""
+"""Buckets in which words and word pairs are counted (feature hashing, Weinberger et al. 2009)."""
 
 
 def farthest(texts: Sequence[str], number: int) -> list[int]:
-    """Picks texts one by one, each as far as possible from those picked before (greedy k-centre, Gonzalez 1985).
+    """Pick texts one by one, each as far as possible from those picked before (greedy k-centre, Gonzalez 1985).
 
     Args:
-        texts: In order of preference: the first is picked first, and decides between equals.
+        texts: In order of preference: the first text is picked first, and of equally far ones the earlier wins.
         number: How many to pick.
 
     Returns:
-        Indices of the texts, as picked; all where there are fewer.
+        Indices of the texts in the order in which they were picked; all if there are fewer than `number`.
     """
     if not texts or number < 1:
         return []
@@ -124,9 +124,9 @@ def farthest(texts: Sequence[str], number: int) -> list[int]:
 
 
 def features(text: str) -> np.ndarray:
-    """Counts of a text's words and pairs of neighbouring words, hashed, at unit length, (BUCKETS,).
+    """Return hashed counts of a text's words and pairs of neighbouring words, at unit length, (BUCKETS,).
 
-    Zeros for a text without words.
+    A text without words gives zeros.
     """
     words = re.findall(r"\w+", text.lower())
     grams = [*words, *(f"{one} {other}" for one, other in pairwise(words))]

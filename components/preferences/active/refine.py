@@ -1,7 +1,7 @@
-"""Asks a costly judge about the pairs that the judge is least sure of, and lets its word replace the judge's.
+"""Has a costly judge decide the pairs that the judge is least sure of, and relabels them by its verdicts.
 
-What the costly judge said stands among the round's verdicts under `COSTLY`, beside the judge's conclusions and never
-mixed with them.
+The costly judge's verdicts stand among the round's verdicts under the part `COSTLY`, and are never mixed with the
+judge's conclusions.
 """
 
 from collections import Counter
@@ -23,34 +23,34 @@ from components.preferences.labels import TIED, soft_label
 from components.preferences.tables import check_invalid_share, pair_row
 
 COSTLY = "costly"
-"""Part under which the costly judge's verdicts are kept."""
+"""Part under which the costly judge's verdicts are written."""
 OUTCOMES = ("agreed", "flipped", "ties", "invalid")
-"""What came of a pair that the costly judge was asked about."""
+"""How a pair that went to the costly judge may end."""
 
 
 class CostlyJudge(NamedTuple):
-    """A costly judge, and how it is used."""
+    """A costly judge with its settings."""
 
     judge: Judge
     active: ActiveConfig
     implicit_reward: Judge | None
-    """Scores by the policy's implicit reward; needed where the choice is by closeness."""
+    """Scores by the policy's implicit reward; needed if the choice is by closeness."""
 
 
 class RefinedPairs(NamedTuple):
-    """The pairs of a round after the costly judge was heard."""
+    """The pairs of a round after the costly judge's verdicts."""
 
     rows: list[dict[str, Any]]
-    """As `pair_row` makes them, in the order in which they came."""
+    """Rows of `pair_row`, in the order of the input."""
     verdicts: list[Verdict]
-    """What the costly judge said."""
+    """The costly judge's verdicts."""
     counts: dict[str, Any]
-    """For `collect.json`: `budget`, `choose_by`, `candidates`, `asked` and what came of them (`OUTCOMES`, which add
-    up), `dropped`."""
+    """For `collect.json`: `budget`, `choose_by`, `candidates`, `asked` with their `OUTCOMES`, which add up to it, and
+    `dropped`."""
 
 
 def costly_judge(judge: Judge, active: ActiveConfig, context: JudgeContext) -> CostlyJudge:
-    """A costly judge with what its choice of pairs needs.
+    """Return a costly judge with the implicit reward if its choice of pairs needs it.
 
     Raises:
         ValueError: The choice is by closeness, and the context names no policy.
@@ -70,18 +70,19 @@ def refine(
     preferences: PreferencesConfig,
     seed: int,
 ) -> RefinedPairs:
-    """Chooses pairs, has them judged again, and labels them anew.
+    """Choose pairs, have the costly judge decide them, and relabel them.
 
-    A pair that the costly judge sees the other way round is turned; one that it finds tied is dropped, or kept with p =
-    0.5 as `preferences.ties` says; one that it cannot judge is treated as if it had not been asked.
+    If the costly judge prefers the rejected answer, the two are swapped. If it finds them tied, the pair is dropped or
+    kept with p = 0.5, as `preferences.ties` says. If its verdict is invalid, the pair is treated as one that was not
+    chosen.
 
     Args:
-        rows: The round's pairs, as `pair_row` makes them.
+        rows: The round's pairs, rows of `pair_row`.
         groups: Prompts and responses.
-        verdicts: What the judge said of them.
-        costly: Who is asked, and about what.
+        verdicts: The judge's verdicts on them.
+        costly: The costly judge and its settings.
         preferences: Labels, ties and tag.
-        seed: Of the stage.
+        seed: Seed of the stage.
 
     Raises:
         JudgeUnavailable: The costly judge cannot be reached, or too many of its verdicts are invalid.
@@ -90,48 +91,54 @@ def refine(
     judge, active = costly.judge, costly.active
     chosen = choose(candidates(pairs, costly.implicit_reward), active, seed=seed)
     asked = [pairs[index].group for index in chosen]
-    said = judge.judge(asked) if asked else []
+    answers = judge.judge(asked) if asked else []
     if asked:
-        check_invalid_share(judge.name, said, preferences.max_invalid_share)
-    kept = [as_part(verdict, COSTLY) for verdict in dict.fromkeys(said)]
-    concluded = [verdict for verdict in kept if verdict.part == COSTLY]
-    heard = dict(zip(chosen, costly_verdicts([pairs[index] for index in chosen], concluded), strict=True))
+        check_invalid_share(judge.name, answers, preferences.max_invalid_share)
+    own_verdicts = [as_part(verdict, COSTLY) for verdict in dict.fromkeys(answers)]
+    concluded = [verdict for verdict in own_verdicts if verdict.part == COSTLY]
+    of_pair = dict(zip(chosen, costly_verdicts([pairs[index] for index in chosen], concluded), strict=True))
     outcomes: Counter[str] = Counter()
-    found: list[dict[str, Any]] = []
+    refined_rows: list[dict[str, Any]] = []
     for index, pair in enumerate(pairs):
-        word = heard.get(index)
-        if word is None:
-            outcomes["invalid"] += index in heard
-            found += [pair.row] if active.rest == "keep" else []
+        verdict = of_pair.get(index)
+        if verdict is None:
+            outcomes["invalid"] += index in of_pair
+            refined_rows += [pair.row] if active.rest == "keep" else []
         else:
-            outcome, relabelled = _relabelled(pair, word, judge.name, preferences)
+            outcome, relabelled = _relabelled(pair, verdict, judge.name, preferences)
             outcomes[outcome] += 1
-            found += relabelled
+            refined_rows += relabelled
     counts = {"budget": active.budget, "choose_by": active.choose_by, "candidates": len(pairs), "asked": len(asked)}
-    counts |= {outcome: outcomes[outcome] for outcome in OUTCOMES} | {"dropped": len(pairs) - len(found)}
-    return RefinedPairs(found, kept, counts)
+    counts |= {outcome: outcomes[outcome] for outcome in OUTCOMES} | {"dropped": len(pairs) - len(refined_rows)}
+    return RefinedPairs(refined_rows, own_verdicts, counts)
 
 
 def _relabelled(
-    pair: UncertainPair, word: CostlyVerdict, judge: str, preferences: PreferencesConfig
+    pair: UncertainPair, verdict: CostlyVerdict, judge: str, preferences: PreferencesConfig
 ) -> tuple[str, list[dict[str, Any]]]:
-    """What came of a pair, and its new row, if it has one."""
+    """Return a pair's outcome, and its new row unless it is dropped."""
     chosen, rejected = pair.row["chosen"], pair.row["rejected"]
-    outcome = "ties" if word.margin == 0 else "agreed" if word.margin > 0 else "flipped"
+    outcome = "ties" if verdict.margin == 0 else "agreed" if verdict.margin > 0 else "flipped"
     if outcome == "ties" and preferences.ties == "drop":
         return outcome, []
     if outcome == "flipped":
         chosen, rejected = rejected, chosen
-    margin, tag, p = abs(word.margin), pair.row["tag"], _label(word, preferences)
     row = pair_row(
-        pair.group.messages, chosen, rejected, p=p, margin=margin, tag=tag, judge=judge, verdict_ids=word.verdict_ids
+        pair.group.messages,
+        chosen,
+        rejected,
+        p=_label(verdict, preferences),
+        margin=abs(verdict.margin),
+        tag=pair.row["tag"],
+        judge=judge,
+        verdict_ids=verdict.verdict_ids,
     )
     return outcome, [row]
 
 
-def _label(word: CostlyVerdict, preferences: PreferencesConfig) -> float:
-    if word.margin == 0:
+def _label(verdict: CostlyVerdict, preferences: PreferencesConfig) -> float:
+    if verdict.margin == 0:
         return TIED
-    if preferences.soft_labels == "verdict" and word.p is not None:
-        return max(word.p, 1 - word.p)
-    return soft_label(abs(word.margin), preferences)
+    if preferences.soft_labels == "verdict" and verdict.p is not None:
+        return max(verdict.p, 1 - verdict.p)
+    return soft_label(abs(verdict.margin), preferences)

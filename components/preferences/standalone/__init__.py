@@ -1,1 +1,1 @@
-"""The steps of preference collection alone, on a user's own files: judge and pair, pair again, calibrate."""
+"""Preference collection outside a campaign, on a user's own files: judge and pair, pair again, calibrate."""

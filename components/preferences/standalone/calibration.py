@@ -1,9 +1,9 @@
-"""A judge against pairs whose better answer is known.
+"""Calibration of a judge on pairs whose better answer is known.
 
-What it predicted, and the scale that turns its margins into probabilities. Pure.
+Its predictions, and the scale that turns its margins into probabilities. Pure.
 
-A pair's margin is the difference of the judge's scores of the known better answer and of the other one; of a judge that
-compares, the difference of their shares of the verdict, 2 q - 1.
+A pair's margin is the judge's score of the known better answer minus its score of the other one. For a judge that
+compares, it is the difference of their shares of the verdict, 2 q - 1.
 """
 
 from collections.abc import Sequence
@@ -21,64 +21,66 @@ from components.judges.protocol import Group, Verdict, conclusions, scores
 from components.statistics.calibration import Prediction
 
 LEAST = 1e-6
-"""Probability that 0 counts as, so that one certain mistake does not make a mean log loss infinite."""
+"""Smallest probability used in a log loss, so that one certain mistake does not make the mean infinite."""
 LARGEST = 1e12
 """Bound on the inverse scale, relative to the margins."""
 
 
 @dataclass(frozen=True)
 class KnownPair:
-    """One pair with a known label, and what the judge said of it."""
+    """One pair with a known label, and the judge's verdict on it."""
 
     prompt: str
-    """Names the prompt; pairs of one prompt are counted as one observation."""
+    """Id of the prompt; pairs of one prompt count as one observation."""
     tag: str
     label: float
     """Probability that the known better answer is better, in (0.5, 1]."""
     margin: float
-    """Above 0 where the judge agrees, below 0 where it does not, 0 where it sees a tie."""
-    said: float | None
-    """What a judge that compares concluded: the probability that the known better answer is better; None where the
-    judge scores alone."""
+    """Above 0 if the judge agrees with the label, below 0 if it disagrees, 0 if it sees a tie."""
+    verdict_p: float | None
+    """Probability that the known better answer is better, by a judge that compares; None if the judge scores each
+    response alone."""
 
     def log_odds(self, scale: float) -> float:
-        """Log-odds of the judge's probability that the known better answer is better.
+        """Return the log-odds of the judge's probability that the known better answer is better.
 
-        Infinite where a judge that compares is certain.
+        Infinite if a judge that compares is certain.
 
         Args:
-            scale: Margin at which a judge that scores alone gives p = 0.73.
+            scale: Margin at which a judge that scores each response alone gives p = 0.73.
         """
-        return self.margin / scale if self.said is None else float(logit(self.said))
+        return self.margin / scale if self.verdict_p is None else float(logit(self.verdict_p))
 
 
 def predictions(pairs: Sequence[KnownPair], *, scale: float) -> list[Prediction]:
-    """The pairs as what is measured of every source of preferences: the known better answer is the chosen one."""
+    """Return the judge's predictions on the pairs, with the known better answer as the chosen one."""
     return [Prediction(pair.prompt, pair.log_odds(scale), pair.label, pair.tag) for pair in pairs]
 
 
 def log_loss(pairs: Sequence[KnownPair], *, scale: float) -> float:
-    """Mean negative log-likelihood of the labels under the judge's probabilities, in nats; ln 2 is what a coin has.
+    """Return the mean negative log-likelihood of the labels under the judge's probabilities, in nats.
+
+    A judge that always answers 0.5 has ln 2.
 
     Args:
         pairs: At least one.
-        scale: As for `Known.log_odds`.
+        scale: As for `KnownPair.log_odds`.
     """
-    told = np.clip(expit([pair.log_odds(scale) for pair in pairs]), LEAST, 1 - LEAST)
+    probs = np.clip(expit([pair.log_odds(scale) for pair in pairs]), LEAST, 1 - LEAST)
     labels = np.array([pair.label for pair in pairs])
-    return float(-(labels * np.log(told) + (1 - labels) * np.log1p(-told)).mean())
+    return float(-(labels * np.log(probs) + (1 - labels) * np.log1p(-probs)).mean())
 
 
 def fit_scale(pairs: Sequence[KnownPair]) -> float | None:
-    """The `soft_label_scale` under which p = sigmoid(margin / scale) makes the labels most likely.
+    """Return the `soft_label_scale` under which p = sigmoid(margin / scale) makes the labels most likely.
 
-    Platt's scaling (1999) with no offset, since a pair has no first answer: the temperature of a Bradley-Terry model,
-    by maximum likelihood. With a = 1 / scale the log-likelihood is concave, and its slope is sum m (label - sigmoid(a
-    m)).
+    Platt's scaling (1999) without an offset, since a pair has no first answer: the temperature of a Bradley-Terry
+    model, by maximum likelihood. With a = 1 / scale the log-likelihood is concave, and its slope is
+    sum m (label - sigmoid(a m)).
 
     Returns:
-        The scale, above 0 and in units of the margin; None where none is best: the margins say nothing or the opposite
-        of the labels, or they contradict no label, so that every smaller scale is better.
+        The scale, above 0 and in units of the margin. None if no scale is best: either the margins do not favour the
+        labels, or they contradict no label, so that every smaller scale is better.
     """
     margins, labels = np.array([pair.margin for pair in pairs]), np.array([pair.label for pair in pairs])
     size = float(np.abs(margins).max(initial=0.0))
@@ -99,23 +101,22 @@ def fit_scale(pairs: Sequence[KnownPair]) -> float | None:
 
 @dataclass(frozen=True)
 class Question:
-    """A pair with a known label, as it is shown to a judge."""
+    """A pair with a known label, as a judge reads it."""
 
     group: Group
-    """The two answers, in an order that says nothing of the label."""
+    """The two answers, in an order that does not reveal the label."""
     better: int
-    """Sample of the known better one."""
+    """Sample id of the known better answer."""
     label: float
     tag: str
 
 
 def questions(pairs: Sequence[SeedPair], *, default_tag: str) -> list[Question]:
-    """The pairs of which one answer is known to be better, each once.
+    """Return the pairs of which one answer is known to be better, each once.
 
-    A label is p where the file gives it, and certain where it does not; p = 0.5, a margin of 0 and equal texts are no
-    label.
+    The label is p if the file gives it, else 1. A pair with p = 0.5, a margin of 0 or equal texts has no label.
     """
-    found: dict[str, Question] = {}
+    asked: dict[str, Question] = {}
     for pair in pairs:
         label = 1.0 if pair.p is None else pair.p
         if (
@@ -128,28 +129,28 @@ def questions(pairs: Sequence[SeedPair], *, default_tag: str) -> list[Question]:
             continue
         better, worse = (pair.chosen, pair.rejected) if label > 0.5 else (pair.rejected, pair.chosen)
         question = _question(pair.messages, better, worse, label=max(label, 1 - label), tag=pair.tag or default_tag)
-        found.setdefault(question.group.prompt_id, question)
-    return list(found.values())
+        asked.setdefault(question.group.prompt_id, question)
+    return list(asked.values())
 
 
 def known(asked: Sequence[Question], verdicts: Sequence[Verdict]) -> list[KnownPair]:
-    """What the judge said of each question; one without a valid verdict is left out."""
+    """Return the questions with the judge's verdicts; a question without a valid verdict is left out."""
     scored = scores(verdicts)
-    said = {
+    compared = {
         (verdict.prompt_id, verdict.sample_id): verdict.score
         for verdict in conclusions(verdicts)
         if verdict.opponent_id is not None and verdict.score is not None
     }
-    found = []
+    pairs = []
     for question in asked:
         name, better, other = question.group.prompt_id, question.better, 1 - question.better
         if (name, better) not in scored or (name, other) not in scored:
             continue
-        first, second = said.get((name, better)), said.get((name, other))
+        first, second = compared.get((name, better)), compared.get((name, other))
         probability = first if first is not None else None if second is None else 1 - second
         margin = scored[name, better] - scored[name, other]
-        found.append(KnownPair(prompt_id(question.group.messages), question.tag, question.label, margin, probability))
-    return found
+        pairs.append(KnownPair(prompt_id(question.group.messages), question.tag, question.label, margin, probability))
+    return pairs
 
 
 def _question(messages: Messages, better: str, worse: str, *, label: float, tag: str) -> Question:

@@ -1,7 +1,4 @@
-"""What a judged round, or `ratchet collect`, keeps.
-
-Prompts, responses and verdicts, from which pairs can be built again.
-"""
+"""Prompts, responses and verdicts of a judged round or of `ratchet collect`; pairs can be built from them again."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,19 +18,19 @@ OF_A_ROUND = {PROMPTS: "generate_responses", RESPONSES: "generate_responses", VE
 
 
 class Judged(NamedTuple):
-    """Prompts with their responses, and what a judge said of them."""
+    """Prompts with their responses, and a judge's verdicts on them."""
 
     groups: list[Group]
     verdicts: list[Verdict]
 
     @property
     def judge(self) -> str:
-        """Name of the judge that concluded."""
+        """Name of the judge whose conclusions these are; several names are joined by "and"."""
         return " and ".join(sorted({verdict.judge for verdict in conclusions(self.verdicts)}))
 
 
 def write_groups(out: Path, groups: Sequence[Group]) -> None:
-    """Writes `prompts.parquet` and `responses.parquet` in a directory."""
+    """Write `prompts.parquet` and `responses.parquet` in a directory."""
     prompts = [(group.prompt_id, format_messages(group.messages)) for group in groups]
     responses = [(group.prompt_id, sample_id, text) for group in groups for sample_id, text in group.responses]
     write_table(out / PROMPTS, pd.DataFrame(prompts, columns=["prompt_id", "messages"]).astype("str"))
@@ -42,21 +39,22 @@ def write_groups(out: Path, groups: Sequence[Group]) -> None:
 
 
 def read_judged(directory: Path) -> Judged:
-    """Reads what `ratchet collect` wrote, or a round of a campaign.
+    """Read the output directory of `ratchet collect`, or a round of a campaign.
 
     Raises:
-        ValueError: The directory is neither, or a file of it cannot be read.
+        ValueError: The directory is neither, or one of its files cannot be read.
     """
-    found = {name: _file(directory, name) for name in OF_A_ROUND}
-    missing = [name for name, path in found.items() if path is None]
+    paths = {name: _file(directory, name) for name in OF_A_ROUND}
+    missing = [name for name, path in paths.items() if path is None]
     if missing:
         raise ValueError(
-            f"{directory} holds no verdicts ({', '.join(missing)} missing): name a directory that `ratchet collect` wrote, or a round's"
+            f"{directory} has no verdicts ({', '.join(missing)} missing): "
+            "name a directory that `ratchet collect` wrote, or a round of a campaign"
         )
-    tables = {name: _read(path) for name, path in found.items() if path is not None}
+    tables = {name: _read(path) for name, path in paths.items() if path is not None}
     judged = Judged(read_groups(tables[PROMPTS], tables[RESPONSES]), read_verdicts(tables[VERDICTS]))
     if not judged.verdicts:
-        raise ValueError(f"{directory} holds no verdicts: its pairs came from a data set")
+        raise ValueError(f"{directory} has no verdicts, because its pairs came from a data set: name another round")
     return judged
 
 
@@ -69,4 +67,5 @@ def _read(path: Path) -> pd.DataFrame:
     try:
         return read_table(path)
     except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"{path} cannot be read as Parquet ({str(error).splitlines()[0]}): make it again") from None
+        cause = str(error).splitlines()[0]
+        raise ValueError(f"{path} cannot be read as Parquet ({cause}): run the command that wrote it again") from None

@@ -1,8 +1,7 @@
-"""The steps of preference collection alone, on a user's own files: judge and pair, pair again, calibrate.
+"""The steps of preference collection on a user's own files: judge and pair, pair again, calibrate.
 
-Each publishes a directory.
-
-What a judge said before it was interrupted lies beside that directory and is not asked for again.
+Each step publishes a directory. The answers of a judge that was interrupted stay beside that directory and are not
+requested again.
 """
 
 import contextlib
@@ -37,18 +36,18 @@ CALIBRATION = "calibration.json"
 def judge_and_pair(
     groups: Sequence[Group], config: CampaignConfig, models: tuple[ModelRef, ModelRef] | None, out: Path
 ) -> None:
-    """Has responses judged and builds pairs.
+    """Judge responses and build pairs.
 
-    What a round's collect_preferences does, and the prompts and responses beside it.
+    Writes the same files as a round's collect_preferences, and the prompts and responses beside them.
 
     Args:
         groups: Prompts and responses.
         config: Its sections `judge`, `preferences` and `active` are used, and its seed.
-        models: Policy and start model, for judges that read them; None where there is no campaign.
-        out: Directory that is written; one that an earlier call wrote is replaced.
+        models: Policy and start model, for judges that read them; None without a campaign.
+        out: Directory to write; one that an earlier call wrote is replaced.
 
     Raises:
-        ValueError: The judge cannot be used on such prompts, or `out` holds something else.
+        ValueError: The judge cannot be used on these prompts, or `out` was not written by this command.
         JudgeUnavailable: As for a round.
     """
     _check_judge(groups, config, models)
@@ -74,10 +73,11 @@ def judge_and_pair(
 
 
 def pair_again(judged: Judged, preferences: PreferencesConfig, *, seed: int, out: Path) -> None:
-    """Builds pairs from kept verdicts, without a judge; `out` and errors as for `judge_and_pair`."""
+    """Build pairs from stored verdicts, without a judge; `out` and errors as for `judge_and_pair`."""
     if preferences.pairs == "revised":
         raise ValueError(
-            "preferences.pairs revised asks a chat model, and kept verdicts are paired without one: choose another with --pairs"
+            "preferences.pairs = revised needs a chat model, but stored verdicts are paired without one: "
+            "choose another value with --pairs"
         )
     groups, verdicts = judged
     inputs = {
@@ -98,13 +98,16 @@ def pair_again(judged: Judged, preferences: PreferencesConfig, *, seed: int, out
 
 
 def calibrate(pairs: SeedPairs, config: CampaignConfig, models: tuple[ModelRef, ModelRef] | None, out: Path) -> None:
-    """Has pairs with known labels judged, and writes `calibration.json` and the verdicts.
+    """Judge pairs with known labels, and write `calibration.json` and the verdicts.
 
-    The rest is as for `judge_and_pair`.
+    The other arguments and errors are as for `judge_and_pair`.
     """
     asked = questions(pairs.pairs, default_tag=config.preferences.tag)
     if not asked:
-        raise ValueError("no pair has a known label: each is tied, of two equal texts, or a single response")
+        raise ValueError(
+            "no pair has a known label, because each is tied, has two equal texts or is a single response: "
+            "use pairs of which one answer is known to be better"
+        )
     groups = [question.group for question in asked]
     _check_judge(groups, config, models)
     inputs = {
@@ -130,22 +133,22 @@ def calibrate(pairs: SeedPairs, config: CampaignConfig, models: tuple[ModelRef, 
             write_json(work / CALIBRATION, counts | measured | {"judge_health": health})
 
 
-def _calibration(found: Sequence[KnownPair], judge: str, *, scale: float, seed: int) -> dict[str, Any]:
-    if not found:
-        raise JudgeUnavailable(f"judge {judge} gave no valid verdict on any pair with a known label")
-    predicted, fitted = predictions(found, scale=scale), fit_scale(found)
+def _calibration(pairs: Sequence[KnownPair], judge: str, *, scale: float, seed: int) -> dict[str, Any]:
+    if not pairs:
+        raise JudgeUnavailable(f"judge {judge} returned no valid verdict on any pair with a known label")
+    predicted, fitted = predictions(pairs, scale=scale), fit_scale(pairs)
     measure = partial(quality, confidence=CONFIDENCE, resamples=RESAMPLES, seed=seed)
     by_tag = {tag: [each for each in predicted if each.tag == tag] for tag in sorted({each.tag for each in predicted})}
     return {
-        "judged": len(found),
+        "judged": len(pairs),
         "soft_label_scale": scale,
         "quality": measure(predicted).model_dump(mode="json"),
-        "by_tag": {tag: measure(several).model_dump(mode="json") for tag, several in by_tag.items()},
-        "log_loss": log_loss(found, scale=scale),
+        "by_tag": {tag: measure(of_tag).model_dump(mode="json") for tag, of_tag in by_tag.items()},
+        "log_loss": log_loss(pairs, scale=scale),
         "fitted_soft_label_scale": fitted,
         "fitted_log_loss": None
         if fitted is None
-        else log_loss([replace(pair, said=None) for pair in found], scale=fitted),
+        else log_loss([replace(pair, verdict_p=None) for pair in pairs], scale=fitted),
     }
 
 
@@ -153,7 +156,7 @@ def _check_judge(groups: Sequence[Group], config: CampaignConfig, models: tuple[
     check_judge(config.judge, [group.messages for group in groups])
     if models is None and config.judge.reads_own_models:
         raise ValueError(
-            f"judge.kind {config.judge.kind} reads the campaign's own policy: name the campaign with --campaign"
+            f"judge.kind = {config.judge.kind} reads the campaign's own policy: name the campaign with --campaign"
         )
 
 
@@ -172,15 +175,15 @@ STEPS = ("collect", "pairs", "calibrate")
 
 @contextlib.contextmanager
 def published(step: str, inputs: dict[str, Any], out: Path) -> Iterator[Path | None]:
-    """A directory to write in that replaces `out` when the block ends, or None where `out` already is what would be written.
+    """Yield a directory that replaces `out` when the block ends, or None if `out` already has the result.
 
     Args:
         step: One of `STEPS`.
-        inputs: All that the result depends on.
-        out: Where it is published.
+        inputs: Everything that the result depends on.
+        out: Directory in which the result is published.
 
     Raises:
-        ValueError: `out` holds something that no step wrote.
+        ValueError: `out` was not written by one of the steps.
     """
     key = digest({"step": step, "version": VERSION, **inputs})
     _refuse_foreign(out)
@@ -201,4 +204,4 @@ def _refuse_foreign(out: Path) -> None:
         return
     manifest = out / MANIFEST
     if not manifest.is_file() or read_json(manifest).get("stage") not in STEPS:
-        raise ValueError(f"{out} exists and is not what this command writes: choose another directory with --out")
+        raise ValueError(f"{out} exists and was not written by this command: choose another directory with --out")

@@ -1,4 +1,1 @@
-"""The fast forward.
-
-No padding, each prompt once for all its responses, head and last layer only where a response is predicted.
-"""
+"""The fast forward: no padding, each prompt once, and head and last layer only where response tokens are predicted."""

@@ -1,7 +1,8 @@
-"""Attention over a row of packed responses that share their prompts: exact, in three ways of one meaning.
+"""Exact attention over a row of packed responses that share their prompts, by one of three equivalent methods.
 
-On a CPU by plain products and, where a response is very long, its flash kernel (`on_cpu`). On a GPU, torch's
-variable-length flash attention takes queries without, and keys with, the prompt. Elsewhere plain attention with a mask.
+On a CPU: plain products, or the CPU's flash kernel if a response is very long (`on_cpu`). On a GPU: torch's
+variable-length flash attention, with the prompt in the keys but not in the queries. Elsewhere: plain attention with a
+mask.
 """
 
 import functools
@@ -49,24 +50,24 @@ def attention(
     packed: Packed | None = None,
     **rest: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What transformers calls in every layer, as its own attention functions are called.
+    """Compute attention over a packed row; transformers calls this in every layer like its own attention functions.
 
     Args:
         module: The layer's attention.
         query: (1, heads, tokens, head size).
         key: (1, key heads, tokens, head size); query heads share them in equal groups.
         value: As the keys.
-        attention_mask: Of a call that is not packed.
-        dropout: Of attention weights.
+        attention_mask: Mask of a call that is not packed.
+        dropout: Dropout of the attention weights.
         scaling: Factor of the scores; None is one over the root of the head size.
-        packed: Where prompts and responses lie; None makes it transformers' own attention.
-        rest: What else a model hands over.
+        packed: Layout of prompts and responses; None means transformers' own attention.
+        rest: Further arguments of the model.
 
     Returns:
         (1, tokens, heads, head size), and no weights.
 
     Raises:
-        CannotPack: The model asks for something that this attention does not do.
+        CannotPack: The model needs something that this attention does not compute.
     """
     if packed is None:
         result: tuple[torch.Tensor, None] = sdpa_attention_forward(
@@ -75,8 +76,10 @@ def attention(
         return result
     window = rest.pop("sliding_window", None)
     if window is not None and packed.longest > window:
-        raise CannotPack(f"a sliding window of {window} tokens, and a prompt and response of {packed.longest}")
-    odd = sorted(name for name, given in rest.items() if given is not None and name not in _HARMLESS)
+        raise CannotPack(
+            f"its sliding window of {window} tokens is shorter than a prompt and response of {packed.longest} tokens"
+        )
+    odd = sorted(name for name, setting in rest.items() if setting is not None and name not in _HARMLESS)
     if dropout or odd:
         raise CannotPack(f"its attention has {', '.join(odd) or 'dropout'}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -89,7 +92,7 @@ def attention(
 
 
 def _masked(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: Packed, scale: float) -> torch.Tensor:
-    """Plain attention of every response over prompt and response, with a mask where the two do not adjoin."""
+    """Compute plain attention of every response over prompt and response, with a mask if the two do not adjoin."""
     out = torch.empty_like(query)
     out[:, :, packed.num_tokens :] = 0
     for segment in packed.in_order:
@@ -109,7 +112,7 @@ def _masked(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed:
 
 
 def _on_gpu(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: Packed, scale: float) -> torch.Tensor:
-    """Queries lie as the tokens do; keys have the prompt once more before every response that does not adjoin it."""
+    """Compute flash attention; the keys repeat the prompt before every response that does not adjoin it."""
     from torch.nn.attention.varlen import varlen_attn
 
     places, of_queries, of_keys, longest_query = _varlen(packed, query.device)
@@ -138,15 +141,15 @@ def _on_gpu(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed:
 
 @functools.cache
 def _takes_fewer_key_heads(varlen: Callable[..., Any]) -> bool:
-    # torch 2.11 has the kernel and not yet the argument.
+    # torch 2.11 has the kernel, but not yet the argument.
     return "enable_gqa" in inspect.signature(varlen).parameters
 
 
 def _varlen(packed: Packed, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
-    """Where each key is read from, and the running lengths of queries and keys; made once a layout, and kept there."""
-    kept: tuple[torch.Tensor, torch.Tensor, torch.Tensor, int] | None = getattr(packed, "varlen", None)
-    if kept is not None:
-        return kept
+    """Return each key's place, the running lengths of queries and keys, and the longest query; cached in the layout."""
+    cached: tuple[torch.Tensor, torch.Tensor, torch.Tensor, int] | None = getattr(packed, "varlen", None)
+    if cached is not None:
+        return cached
     places: list[int] = []
     of_queries, of_keys = [0], [0]
     for segment in packed.in_order:
@@ -157,9 +160,9 @@ def _varlen(packed: Packed, device: torch.device) -> tuple[torch.Tensor, torch.T
         of_keys.append(len(places))
     lengths = [end - begin for begin, end in itertools.pairwise(of_queries)]
     running = [torch.tensor(ends, dtype=torch.int32, device=device) for ends in (of_queries, of_keys)]
-    made = (torch.tensor(places, device=device), running[0], running[1], max(lengths))
-    packed.varlen = made  # type: ignore[attr-defined]
-    return made
+    varlen = (torch.tensor(places, device=device), running[0], running[1], max(lengths))
+    packed.varlen = varlen  # type: ignore[attr-defined]
+    return varlen
 
 
 AttentionInterface.register(NAME, attention)

@@ -1,4 +1,4 @@
-"""A model's forward over a packed row with something else in the place of its head."""
+"""A model's forward over a packed row with another function in place of its head."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -13,9 +13,9 @@ from components.scoring.packed.layout import Packed
 def packed_forward(
     model: Any, head: torch.nn.Module, layout: Packed, in_its_place: Callable[[torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
-    """What the model returns as logits with something else in the place of its head.
+    """Return the model's logits with another function in place of its head's forward.
 
-    Where weights are sharded, the head's are there.
+    If weights are sharded, the head's are gathered while the function runs.
 
     Args:
         model: A transformers model that a trial found exact in packed rows, a peft wrapper of one, or an engine around
@@ -28,18 +28,18 @@ def packed_forward(
         output = model(
             input_ids=layout.input_ids,
             position_ids=layout.position_ids,
-            # Four dimensions: transformers makes none of its own, and the attention does not read it.
+            # With four dimensions transformers makes no mask of its own; the attention does not read this one.
             attention_mask=torch.ones(1, 1, 1, 1, device=layout.input_ids.device),
             use_cache=False,
             packed=layout,
         )
-    made: torch.Tensor = output.logits
-    return made
+    logits: torch.Tensor = output.logits
+    return logits
 
 
 @contextlib.contextmanager
 def replaced(head: torch.nn.Module, forward: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """Within it, a module computes something else."""
+    """Replace a module's forward within the block."""
     head.forward = forward
     try:
         yield
@@ -48,6 +48,6 @@ def replaced(head: torch.nn.Module, forward: Callable[[torch.Tensor], torch.Tens
 
 
 def unwrapped(model: Any) -> Any:
-    """The transformers model in an engine or a peft wrapper."""
+    """Return the transformers model inside an engine or a peft wrapper."""
     model = getattr(model, "module", model)
     return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -1,4 +1,4 @@
-"""In the last layer only the rows that the head reads: its products for all others would be thrown away.
+"""Restricts the last layer to the rows that the head reads, since its products for other rows would be discarded.
 
 Knows a layer's usual names.
 """
@@ -12,22 +12,22 @@ import torch
 from components.scoring.packed.layout import Packed
 
 ROW_BY_ROW = ("self_attn.q_proj", "self_attn.o_proj", "mlp")
-"""Modules of a decoder layer each of whose rows depends on the same row of its input only; a trial would notice if one
-does not."""
+"""Modules of a decoder layer whose every row depends only on the same row of the input; a trial notices if one does
+not."""
 WORTH_IT = 0.9
-"""Share of the rows above which choosing them costs more than it saves."""
+"""Largest share of the rows at which selecting them saves more than it costs."""
 
 
 @contextlib.contextmanager
 def only_what_is_read(base: Any, layout: Packed) -> Iterator[None]:
-    """Within it, the last decoder layer projects queries and outputs and runs its MLP for rows at which a response token is predicted.
+    """Restrict the last decoder layer, within the block, to rows at which a response token is predicted.
 
-    Keys and values are made of all rows, as later rows attend to them. Other rows leave the layer with something else
-    than they would, which nothing reads, and which gives no gradient.
+    For those rows it projects queries and outputs and runs its MLP. Keys and values are computed for all rows, since
+    later rows attend to them. The outputs of other rows are wrong, but nothing reads them and they give no gradient.
 
     Args:
         base: A causal language model without a wrapper.
-        layout: The row of tokens that it is about to see.
+        layout: The row of tokens that the model is about to read.
     """
     with contextlib.ExitStack() as hooks:
         total = layout.input_ids.shape[1]
@@ -38,7 +38,11 @@ def only_what_is_read(base: Any, layout: Packed) -> Iterator[None]:
 
 
 def _modules(base: Any) -> list[torch.nn.Module]:
-    """None where the model calls them otherwise, or computes them again in the backward pass, when the rows are no longer known."""
+    """Return the modules of `ROW_BY_ROW` in the last layer.
+
+    The list is empty if the model has other names, or computes the layer again in the backward pass, when the rows are
+    no longer known.
+    """
     layers = getattr(base.get_decoder(), "layers", None)
     if (
         not isinstance(layers, torch.nn.ModuleList)
@@ -54,7 +58,7 @@ def _modules(base: Any) -> list[torch.nn.Module]:
 
 @contextlib.contextmanager
 def _at(module: torch.nn.Module, rows: torch.Tensor, total: int) -> Iterator[None]:
-    """Makes a module take some of a total of rows, (1, rows, size), and give zeros for the others."""
+    """Make a module, within the block, read only `rows` of (1, total, size), and return zeros for the others."""
 
     def choose(_: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         return (args[0].index_select(1, rows), *args[1:])

@@ -1,4 +1,4 @@
-"""How prompts and responses lie in one row of tokens without padding, every prompt once. Knows no model."""
+"""The layout of prompts and responses in one row of tokens, without padding, every prompt once. Knows no model."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,7 +18,7 @@ class Segment(NamedTuple):
 
     @property
     def adjoins(self) -> bool:
-        """Whether it stands right behind its prompt, as one of a prompt's responses does."""
+        """Whether it stands directly behind its prompt, as the first of a prompt's responses does."""
         return self.start == self.prompt_start + self.prompt_length
 
     @property
@@ -32,9 +32,8 @@ class Segment(NamedTuple):
 class Packed:
     """Prompts and responses of equal count as one row: `prompt a, response 1 to a, response 2 to a, prompt b, ...`.
 
-    Equal prompts are one, in the order in which they first come. A response's positions go on from its prompt's, so
-    nothing but the attention tells that a second response does not follow the first (Wang and Hegde 2024, arXiv
-    2410.20305).
+    Equal prompts are merged, in the order of their first row. A response's positions continue its prompt's, so only the
+    attention separates a second response from the first (Wang and Hegde 2024, arXiv 2410.20305).
     """
 
     def __init__(
@@ -46,14 +45,15 @@ class Packed:
         *,
         ends: bool = False,
     ) -> None:
-        """Lays prompts and responses out.
+        """Lay out prompts and responses.
 
         Args:
             prompts: Token ids, none of them empty.
             responses: As the prompts.
-            device: Where the tensors go.
-            dtype: What the model that reads the row computes in.
-            ends: Whether the last token of each response is read, and not every place that predicts a token of it.
+            device: Device of the tensors.
+            dtype: Precision of the model that reads the row.
+            ends: Whether the last token of each response is read, instead of every place that predicts one of its
+                tokens.
         """
         ids: list[int] = []
         positions: list[int] = []
@@ -68,31 +68,30 @@ class Packed:
                 ids += response
                 positions += range(len(prompt), len(prompt) + len(response))
         self.segments: list[Segment] = [segment for segment in segments if segment is not None]
-        """By row, in the order given."""
+        """In the order of the input."""
         self.in_order = sorted(self.segments, key=lambda segment: segment.start)
-        """As they lie."""
+        """In the order of the row."""
         self.longest = max(segment.prompt_length + segment.length for segment in self.segments)
         """Tokens of the longest prompt and response."""
         self.num_tokens = len(ids)
-        """Tokens of prompts and responses; behind them stand some that nothing sees, where every layer would have to
-        fill up its rows."""
+        """Tokens of prompts and responses. Behind them may stand tokens that nothing sees, so that no layer has to pad
+        its rows."""
         filling = pad_rows(len(ids), device, dtype)
         ids, positions = ids + ids[:1] * filling, positions + [0] * filling
         self.input_ids = torch.tensor([ids], device=device)
         self.position_ids = torch.tensor([positions], device=device)
         places = torch.cat([_last(segment) if ends else _before(segment) for segment in self.segments])
         self.places = places.to(device)
-        """What is read of the row, response by response: where each response token is predicted, or each response's
-        last token. A prompt's last token predicts the first of each of its responses, and is there for each of them."""
+        """Places that are read, response by response: where each response token is predicted, or each response's last
+        token. A prompt's last token predicts the first token of all its responses, and is listed for each of them."""
         read = torch.zeros(len(ids), dtype=torch.bool)
         read[places] = True
         read[(~read).nonzero().squeeze(1)[: pad_rows(int(read.sum()), device, dtype)]] = True
         self.read = read.nonzero().squeeze(1).to(device)
-        """The same places in order, each once, and with them others where products of so many rows would have to be
-        filled up."""
+        """The same places in order, each once; with others, if products of so many rows would have to be padded."""
 
     def _by_prompt(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Rows with equal prompts."""
+        """Return the rows of each distinct prompt."""
         answers: dict[tuple[int, ...], list[int]] = {}
         for row, prompt in enumerate(prompts):
             answers.setdefault(tuple(prompt), []).append(row)

@@ -14,18 +14,18 @@ from components.scoring.packed.layout import Packed
 from components.scoring.packed.trial import Packing, Trial, packing
 
 SENT = (1234.0, -567.0)
-"""What a trial puts in the place of the head's output: a cap or a scale behind the head would change it."""
+"""Values that a trial puts in place of the head's output: a cap or a scale behind the head would change them."""
 TOLERANCE = 1e-3
-"""Nats by which a token's log-probability may differ between the packed and the plain forward in a trial in fp32."""
+"""Largest difference of a token's log-probability, in nats, between packed and plain forward in a trial in fp32."""
 
 Plain = Callable[[Any, list[list[int]], list[list[int]]], torch.Tensor]
-"""Takes a model, prompts and responses; gives log-probabilities of the response tokens, row by row."""
+"""(model, prompts, responses) -> log-probabilities of the response tokens, row by row."""
 
 
 def longest_packed(model: Any, plain: Plain) -> int:
-    """Tokens of the longest prompt and response that the model scores exactly in a packed row.
+    """Return the tokens of the longest prompt and response that the model scores exactly in a packed row.
 
-    0 if it does not, which the log says.
+    The result is 0 if it scores none exactly; the reason is logged.
 
     Args:
         model: A causal language model, a peft wrapper of one, or an engine around either.
@@ -35,11 +35,11 @@ def longest_packed(model: Any, plain: Plain) -> int:
 
 
 def packing_of(model: Any, plain: Plain) -> Packing:
-    """How far the model is scored in packed rows, and why no further; arguments as of `longest_packed`."""
+    """Return how far the model is scored in packed rows, and why no further; arguments as for `longest_packed`."""
 
     def trial(prompts: list[list[int]], responses: list[list[int]]) -> Trial:
         if not left_padding_is_exact(model):
-            raise CannotPack("it has more than plain attention")
+            raise CannotPack("it has layers that are not plain attention")
         head = unwrapped(model).get_output_embeddings()
         if type(head) not in (torch.nn.Linear, OneDnnLinear):
             raise CannotPack(f"its head is of type {type(head).__name__}")
@@ -49,7 +49,7 @@ def packing_of(model: Any, plain: Plain) -> Packing:
             layout = Packed(prompts, responses, device, unwrapped(model).dtype)
             sent = torch.tensor([[SENT]], device=device, dtype=torch.float32)
             if not torch.equal(packed_forward(model, head, layout, lambda _: sent.clone()), sent):
-                raise CannotPack("something between its head and its logits")
+                raise CannotPack("its logits are not the plain output of its head")
             columns = torch.tensor([token for response in responses for token in response], device=device)
             return packed_logps(model, layout, columns.unsqueeze(1)).squeeze(1)
 
@@ -66,11 +66,11 @@ def packing_of(model: Any, plain: Plain) -> Packing:
 
 
 def packed_logps(model: Any, layout: Packed, columns: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities of columns of the vocabulary where the layout's response tokens are predicted.
+    """Return log-probabilities of columns of the vocabulary where the layout's response tokens are predicted.
 
     Args:
-        model: As of `longest_packed`, which was not 0.
-        layout: What is scored.
+        model: A model whose `longest_packed` is not exceeded.
+        layout: Prompts and responses.
         columns: (response tokens, k) token ids.
 
     Returns:

@@ -1,8 +1,8 @@
-"""Attention over a packed row on a CPU: exact, by plain products over the keys that queries see.
+"""Exact attention over a packed row on a CPU, by plain products over the keys that queries see.
 
-A very long response sees its prompt and itself in two flash calls whose outputs are merged by their log-sum-exp, and
-the backward pass of each is given the merged output, which is the gradient of the whole (as in ring attention, arXiv
-2310.01889).
+A very long response attends to its prompt and to itself in two flash calls, whose outputs are merged by their
+log-sum-exp. The backward pass of each call takes the merged output, which gives the gradient of the whole (as in ring
+attention, arXiv 2310.01889).
 """
 
 import functools
@@ -14,35 +14,35 @@ import torch
 from components.scoring.packed.layout import Packed, Segment
 
 LONGEST_BLOCK = 1024
-"""Longest prompt and response whose attention weights are held for the backward pass; up to it the flash kernel is
-slower."""
+"""Tokens of the longest prompt and response whose attention weights are held for the backward pass; up to it the flash
+kernel is slower."""
 QUERIES_TOGETHER = 128
-"""Queries of a response whose attention weights are one product; the last ones may be a quarter more."""
+"""Queries of a response whose attention weights are one product; the last product may have a quarter more."""
 SIZES_AN_OCTAVE = 8
-"""Numbers of queries and of keys that occur in bf16: oneDNN makes and keeps a program (0.6 ms, 0.6 MiB) for every shape
-of a product."""
+"""Numbers of queries and keys per octave that occur in bf16: oneDNN compiles and caches a primitive (0.6 ms, 0.6 MiB)
+per shape of a product."""
 DTYPES = (torch.float32, torch.bfloat16)
 MOST_MORE = LONGEST_BLOCK // (2 * SIZES_AN_OCTAVE)
-"""Queries or keys that stand behind a block's own at most, so that it has one of those sizes."""
+"""Most queries or keys that are added behind a block's own, so that it has one of those sizes."""
 _FLASH = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 _FLASH_BACKWARD = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None)
 
 
 def computes(query: torch.Tensor) -> bool:
-    """Whether this is the way for queries of their kind."""
+    """Return whether this module computes attention for such queries."""
     return query.device.type == "cpu" and query.dtype in DTYPES and _FLASH is not None and _FLASH_BACKWARD is not None
 
 
 def attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: Packed, scale: float
 ) -> torch.Tensor:
-    """Each response over its prompt and itself.
+    """Compute the attention of each response over its prompt and itself.
 
     Args:
         query: (1, heads, tokens, head size).
         key: (1, key heads, tokens, head size) of the same precision; query heads share them in equal groups.
         value: As the keys.
-        packed: Where prompts and responses lie.
+        packed: Layout of prompts and responses.
         scale: Factor of the scores.
 
     Returns:
@@ -53,7 +53,7 @@ def attention(
 
 
 class _OnCpu(torch.autograd.Function):
-    """Queries of heads that share a key head lie beside each other, row by row, so that those of some rows are one matrix."""
+    """Attention in lines: queries of heads that share a key head are adjacent, so some rows are one matrix."""
 
     @staticmethod
     def forward(
@@ -102,9 +102,9 @@ class _OnCpu(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None, None, None]:
         query, key, value, out, totals, *weights = ctx.saved_tensors
         _, heads, tokens, size = query.shape
-        groups, kept = heads // key.shape[1], iter(weights)
+        groups, next_probs = heads // key.shape[1], iter(weights)
         states = gradient.transpose(1, 2), query, key, value, out.transpose(1, 2), totals
-        gradients, queries, keys, values = (_lines(one, key, query.dtype) for one in states[:4])
+        gradients, queries, keys, values = (_lines(tensor, key, query.dtype) for tensor in states[:4])
         grad_query, grad_key, grad_value = (
             query.new_zeros(len(keys), tokens * count, size) for count in (groups, 1, 1)
         )
@@ -119,7 +119,7 @@ class _OnCpu(torch.autograd.Function):
                 _joined(values, runs, query.dtype).transpose(1, 2),
             )
             for piece in _pieces(rows, segment, groups, query.dtype):
-                probs = next(kept)
+                probs = next(next_probs)
                 grad_probs = torch.bmm(gradients[:, piece.lines], seen_values[:, :, : piece.width])
                 grad_scores = torch._softmax_backward_data(grad_probs, probs, 2, probs.dtype).mul_(ctx.scale)
                 grad_query[:, piece.own_lines] = torch.bmm(grad_scores, seen_keys[:, : piece.width])[
@@ -143,11 +143,10 @@ def _is_long(segment: Segment) -> bool:
 
 
 def _keys_seen_by(segment: Segment) -> tuple[slice, list[slice]]:
-    """The queries that stand for a response, and the runs of keys that they see.
+    """Return the rows of a response's queries, and the runs of keys that they see.
 
-    The last run is the queries' own, causally.
-
-    The prompt's own queries go with the response that adjoins it.
+    The last run is the queries' own, which they see causally. The prompt's own queries go with the response that
+    adjoins it.
     """
     prompt, own = segment.places
     if segment.adjoins:
@@ -160,24 +159,24 @@ class _Piece(NamedTuple):
     """Some of a response's queries, of all heads that share a key head, and the keys that they see."""
 
     lines: slice
-    """The queries, and behind them others where a product of so many would be one more shape."""
+    """The queries, and behind them as many others as the padded size needs."""
     num_lines: int
-    """How many of them count."""
+    """Number of the piece's own queries."""
     num_keys: int
-    """Keys that the last query sees: what comes after it is not computed."""
+    """Number of keys that the last query sees; later keys are not computed."""
     first_key: int
     """The last of the keys that the first query sees."""
     width: int
-    """Keys, and behind them others that no query sees."""
+    """Number of keys, including keys behind them that no query sees."""
 
     @property
     def own_lines(self) -> slice:
-        """The queries without the others."""
+        """The piece's own queries."""
         return slice(self.lines.start, self.lines.start + self.num_lines)
 
 
 def _pieces(rows: slice, segment: Segment, groups: int, dtype: torch.dtype) -> Iterator[_Piece]:
-    """A response's queries some at a time; as many in each but the last, so that few numbers of them occur."""
+    """Yield a response's queries in pieces of equal size, except for the last, so that few sizes occur."""
     queries, keys = rows.stop - rows.start, segment.prompt_length + segment.length
     number = max(1, -(-(queries - QUERIES_TOGETHER // 4) // QUERIES_TOGETHER))
     for piece in range(number):
@@ -197,12 +196,15 @@ def _padded_count(count: int, dtype: torch.dtype) -> int:
 
 
 def _by_key_head(states: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    """(1, heads, tokens, head size) as (key heads, tokens, groups, head size)."""
+    """Return (1, heads, tokens, head size) as (key heads, tokens, groups, head size)."""
     return states[0].unflatten(0, (key.shape[1], -1)).transpose(1, 2)
 
 
 def _lines(states: torch.Tensor, key: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """(1, heads, tokens, head size) as (key heads, tokens * groups, head size), and zeros behind the last, whose run may be longer."""
+    """Return (1, heads, tokens, head size) as (key heads, tokens * groups, head size).
+
+    In bf16, zeros follow the last token, since the last piece may reach beyond it.
+    """
     apart = _by_key_head(states, key)
     tokens, room = apart.shape[1], 0 if key.dtype == torch.float32 else MOST_MORE
     lines = states.new_empty(len(apart), tokens + room, *apart.shape[2:], dtype=dtype)
@@ -212,13 +214,13 @@ def _lines(states: torch.Tensor, key: torch.Tensor, dtype: torch.dtype) -> torch
 
 
 def _by_token(states: torch.Tensor, heads: int) -> torch.Tensor:
-    """(key heads, tokens * groups, head size) as (1, tokens, heads, head size)."""
+    """Return (key heads, tokens * groups, head size) as (1, tokens, heads, head size)."""
     key_heads, size = states.shape[0], states.shape[2]
     return states.view(key_heads, -1, heads // key_heads, size).transpose(0, 1).reshape(1, -1, heads, size)
 
 
 def _joined(states: torch.Tensor, runs: list[slice], dtype: torch.dtype) -> torch.Tensor:
-    """(key heads, keys, head size) of the runs, and zeros behind them where so many would be one more shape."""
+    """Return the states of the runs, (key heads, keys, head size), with zeros behind them up to the padded size."""
     count = sum(run.stop - run.start for run in runs)
     more = _padded_count(count, dtype) - count
     parts = [states[:, run] for run in runs] + ([states.new_zeros(len(states), more, states.shape[2])] if more else [])
@@ -226,7 +228,7 @@ def _joined(states: torch.Tensor, runs: list[slice], dtype: torch.dtype) -> torc
 
 
 def _add_apart(whole: torch.Tensor, part: torch.Tensor, runs: list[slice]) -> None:
-    """Adds to the runs of (key heads, tokens, head size) what belongs to the first of their keys."""
+    """Add the states of consecutive keys to their runs in `whole`, (key heads, tokens, head size)."""
     begin = 0
     for run in runs:
         end = min(begin + run.stop - run.start, part.shape[1])
@@ -236,24 +238,24 @@ def _add_apart(whole: torch.Tensor, part: torch.Tensor, runs: list[slice]) -> No
 
 @functools.cache
 def _no_future(size: int) -> torch.Tensor:
-    """(size, 1, size) minus infinity where a key comes after a query; the first of them are those of a smaller size."""
+    """Return (size, 1, size), minus infinity where a key comes after a query; a smaller mask is its top-left corner."""
     return torch.full((size, size), -torch.inf).triu(1).unsqueeze(1)
 
 
 def for_each_head(states: torch.Tensor, groups: int) -> torch.Tensor:
-    """(1, key heads, ...) as (1, heads, ...)."""
+    """Repeat (1, key heads, ...) as (1, heads, ...)."""
     return states if groups == 1 else states.repeat_interleave(groups, dim=1)
 
 
 def _for_each_key_head(states: torch.Tensor, groups: int) -> torch.Tensor:
-    """Sums over the heads that share a key head."""
+    """Sum over the heads that share a key head."""
     return states if groups == 1 else states.unflatten(1, (-1, groups)).sum(dim=2)
 
 
 def _merged(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rows: slice, runs: list[slice], scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Output (1, heads, rows, head size) and log-sum-exp (1, heads, rows) over all runs of keys, by the flash kernel."""
+    """Return output (1, heads, rows, head size) and log-sum-exp (1, heads, rows) over all runs, by the flash kernel."""
     groups = query.shape[1] // key.shape[1]
     parts = [
         _FLASH(  # type: ignore[misc]
@@ -280,13 +282,13 @@ def _merged_backward(
     runs: list[slice],
     scale: float,
 ) -> torch.Tensor:
-    """Gradient of the queries, (1, heads, rows, head size); those of their keys and values are added to what is there.
+    """Return the gradient of the queries, (1, heads, rows, head size), and add those of keys and values in place.
 
     Args:
         states: Gradient of the output, query, key, value, output, log-sum-exp.
-        gradients: Of keys and values, (key heads, tokens, head size).
-        rows: The queries.
-        runs: The keys that they see.
+        gradients: Gradients of keys and values to add to, each (key heads, tokens, head size).
+        rows: Rows of the queries.
+        runs: Runs of keys that they see.
         scale: Factor of the scores.
     """
     gradient, query, key, value, out, totals = states

@@ -14,14 +14,14 @@ from components.scoring.packed.layout import Packed
 from components.scoring.packed.trial import Trial, packing
 
 TOLERANCE = 1e-4
-"""Share of the largest hidden state by which one may differ between the packed and the plain forward in a trial in
-fp32."""
+"""Largest difference of a hidden state between packed and plain forward in a trial in fp32, as a share of the largest
+hidden state."""
 
 
 def longest_rewarded(model: Any) -> int:
-    """Tokens of the longest prompt and response whose reward is exact in a packed row.
+    """Return the tokens of the longest prompt and response whose reward is exact in a packed row.
 
-    0 if none is, which the log says.
+    The result is 0 if none is exact; the reason is logged.
 
     Args:
         model: A sequence classifier, a peft wrapper of one, or an engine around either.
@@ -30,7 +30,7 @@ def longest_rewarded(model: Any) -> int:
     def trial(prompts: list[list[int]], responses: list[list[int]]) -> Trial:
         head = getattr(unwrapped(model), "score", None)
         if not isinstance(head, torch.nn.Module):
-            raise CannotPack("it has no head of the usual name")
+            raise CannotPack("it has no head named score")
         texts = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
 
         def plain() -> torch.Tensor:
@@ -54,11 +54,11 @@ def longest_rewarded(model: Any) -> int:
 
 
 def packed_rewards(model: Any, layout: Packed) -> torch.Tensor:
-    """Reward of each response.
+    """Return the reward of each response.
 
     Args:
-        model: As of `longest_rewarded`, which was not 0.
-        layout: What is scored, by its ends.
+        model: A model whose `longest_rewarded` is not exceeded.
+        layout: Prompts and responses, made with `ends`.
 
     Returns:
         (responses,), in the model's own precision.
@@ -68,20 +68,21 @@ def packed_rewards(model: Any, layout: Packed) -> torch.Tensor:
 
 
 def _read(model: Any, layout: Packed, head: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """What a head makes of each response's last hidden state, (responses, outputs)."""
+    """Return a head's outputs for each response's last hidden state, (responses, outputs)."""
 
     def at_the_ends(hidden: torch.Tensor) -> torch.Tensor:
-        made = head(hidden.squeeze(0).index_select(0, layout.places))
-        # The model returns what stands at one token, its guess of the last: the same stands at all of them.
-        return made.reshape(1, 1, -1).expand(1, hidden.shape[1], -1)
+        outputs = head(hidden.squeeze(0).index_select(0, layout.places))
+        # The model returns the outputs of the token that it takes for the last one, so they stand at every token.
+        return outputs.reshape(1, 1, -1).expand(1, hidden.shape[1], -1)
 
     return packed_forward(model, unwrapped(model).score, layout, at_the_ends).view(len(layout.segments), -1)
 
 
 def _plain(model: Any, texts: list[list[int]]) -> torch.Tensor:
-    """What the model makes of each text alone, (texts, outputs)."""
+    """Return the model's outputs for each text alone, (texts, outputs)."""
     settings, device = unwrapped(model).config.get_text_config(), next(model.parameters()).device
-    own, settings.pad_token_id = settings.pad_token_id, None  # a text that ends with that token would be read before it
+    # With a padding token, the model would take a last token that equals it for padding, and read an earlier one.
+    own, settings.pad_token_id = settings.pad_token_id, None
     try:
         return torch.cat([model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits for ids in texts])
     finally:

@@ -1,4 +1,4 @@
-"""Whether a model may be scored in packed rows: each is tried once, on ordinary tokens. Knows no head."""
+"""The trial that decides whether a model may be scored in packed rows, once per model. Knows no head."""
 
 import contextlib
 import logging
@@ -16,69 +16,69 @@ from components.scoring.packed.forward import unwrapped
 PROMPTS = (12, 5, 1)
 """Tokens of each prompt of a trial."""
 RESPONSES = ((9, 4), (1, 6, 3), (7,))
-"""Tokens of each response, prompt by prompt: long and short, alone and beside others."""
+"""Tokens of each response, per prompt: long and short, alone and beside others."""
 DTYPES = (torch.float32, torch.bfloat16)
 LOW = (torch.bfloat16, torch.float16)
 NO_WINDOW = 2**31
 TIMES_PADDED = 2.0
-"""How far from fp32 a packed row may be in a lower precision, in units of how far the padded forward is from it.
+"""Largest error of a packed row in a lower precision, in units of the padded forward's error; both against fp32.
 
-Both are root mean squares over the same tokens. Rounding makes them of about one size (SmolLM2-135M in bf16, nine draws
-of tokens: 0.8 to 1.5), while the largest errors of two equally good forwards differed by up to 2.4 times. Wrong
-positions, or responses that see each other, make it 6 and more.
+Both errors are root mean squares over the same tokens. With rounding alone they are of similar size (SmolLM2-135M in
+bf16, nine draws of tokens: 0.8 to 1.5), while the largest errors of two equally good forwards differed by up to 2.4
+times. Wrong positions, or responses that see each other, give 6 and more.
 """
 
 log = logging.getLogger(__name__)
 
 
 class Trial(NamedTuple):
-    """What a trial compares, for some prompts and responses."""
+    """The two results that a trial compares, for some prompts and responses."""
 
     plain: Callable[[], torch.Tensor]
-    """What the model makes of them without packing; called before its attention is replaced."""
+    """Computes the result without packing; called before the model's attention is replaced."""
     packed: Callable[[], torch.Tensor]
-    """The same from a packed row; raises CannotPack if it cannot be had."""
+    """Computes the same result from a packed row; raises CannotPack if that is impossible."""
     errors: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    """Differences of a result from an exact one, in the unit of `tolerance`."""
+    """(result, exact result) -> their differences, in the unit of `tolerance`."""
     tolerance: float
-    """The largest difference that rounding makes in fp32."""
+    """Largest difference that rounding makes in fp32."""
     off: str
-    """How a difference is told, up to the number."""
+    """Message about a difference, up to the number."""
     amount: str
-    """A format for the number."""
+    """Format of the number."""
 
 
 MakeTrial = Callable[[list[list[int]], list[list[int]]], Trial]
-"""Takes prompts and responses of equal count; raises CannotPack if a model need not be tried."""
+"""(prompts, responses of equal count) -> trial; raises CannotPack if the model need not be tried."""
 
 
 class Packing(NamedTuple):
     """How far a model is scored in packed rows."""
 
     longest: int
-    """Tokens of the longest prompt and response that a packed row computes exactly; 0 if none is."""
+    """Tokens of the longest prompt and response that a packed row computes exactly; 0 if none."""
     reason: str
-    """What stands against longer ones; empty if nothing does."""
+    """Why longer ones are not packed; empty without a limit."""
 
 
 _known: "WeakKeyDictionary[torch.nn.Module, Packing]" = WeakKeyDictionary()
 
 
 def packing(model: Any, trial: MakeTrial) -> Packing:
-    """Find out how far a model may be packed, once per model; the log says why if it may not.
+    """Return how far a model may be packed, tried once per model; if it may not, the reason is logged.
 
     Args:
         model: A transformers model, a peft wrapper of one, or an engine around either.
-        trial: What compares packed rows with others.
+        trial: Compares packed rows with plain ones.
     """
     base = unwrapped(model)
     if num_virtual_tokens(model):
-        # They come and go with an adapter, and the base beneath may be packed without them.
+        # This is not remembered, since the base may be packed without the adapter that has them.
         return Packing(0, "virtual tokens stand before the prompts")
     if base not in _known:
         _known[base] = _tried(base, trial)
         if not _known[base].longest:
-            log.warning("%s: answers are scored in padded batches, which is exact and slower", _known[base].reason)
+            log.warning("%s: responses are scored in padded batches, which is exact but slower", _known[base].reason)
     return _known[base]
 
 
@@ -86,7 +86,7 @@ def packing(model: Any, trial: MakeTrial) -> Packing:
 def _tried(base: Any, trial: MakeTrial) -> Packing:
     name, before = type(base).__name__, base.config._attn_implementation
     if before not in ("sdpa", NAME):
-        return Packing(0, f"{name} takes {before} attention")
+        return Packing(0, f"{name} uses {before} attention")
     if base.dtype not in DTYPES:
         return Packing(0, f"{name} computes in {base.dtype}")
     window = _shortest_window(base)
@@ -94,26 +94,26 @@ def _tried(base: Any, trial: MakeTrial) -> Packing:
     try:
         if not prompts:
             raise CannotPack(f"it has a sliding window of {window} tokens")
-        made = trial(prompts, responses)
+        comparison = trial(prompts, responses)
     except CannotPack as error:
         return Packing(0, f"{name} cannot be packed: {error}")
-    plain = made.plain()
+    plain = comparison.plain()
     try:
-        _compare(base, made, plain)
+        _compare(base, comparison, plain)
     except (CannotPack, TypeError, ImportError, RuntimeError) as error:
-        # The model, this torch or this device has no way to compute it.
+        # The model, this torch or this device cannot compute it.
         base.set_attn_implementation(before)
         return Packing(0, f"{name} cannot be packed: {error}")
     return Packing(window, f"{name} has a sliding window of {window} tokens" if window < NO_WINDOW else "")
 
 
 def _rows(base: Any, *, longest: int) -> tuple[list[list[int]], list[list[int]]]:
-    """Prompts and responses of equal count, none of them together above `longest` tokens."""
+    """Return prompts and responses of equal count, each prompt and response of at most `longest` tokens together."""
     drawn = iter(trial_tokens(base, [*PROMPTS, *(length for lengths in RESPONSES for length in lengths)]))
     prompts = [next(drawn) for _ in PROMPTS]
     rows = [(prompt, next(drawn)) for prompt, lengths in zip(prompts, RESPONSES, strict=True) for _ in lengths]
-    kept = [row for row in rows if len(row[0]) + len(row[1]) <= longest]
-    return [prompt for prompt, _ in kept], [response for _, response in kept]
+    fitting = [row for row in rows if len(row[0]) + len(row[1]) <= longest]
+    return [prompt for prompt, _ in fitting], [response for _, response in fitting]
 
 
 def _compare(base: Any, trial: Trial, plain: torch.Tensor) -> None:
@@ -124,15 +124,15 @@ def _compare(base: Any, trial: Trial, plain: torch.Tensor) -> None:
         if not worst <= trial.tolerance:
             raise CannotPack(f"{trial.off} {trial.amount.format(worst)} in a packed row")
         return
-    # What a lower precision loses differs from model to model: a fixed bound would refuse one that rounds much, or
-    # trust one that rounds little and is packed wrongly.
+    # The rounding error of a lower precision differs between models: a fixed bound would refuse a model that rounds
+    # much, or accept a model that rounds little and is packed wrongly.
     with in_fp32(base):
         exact = trial.plain()
     base.set_attn_implementation(NAME)
-    packed, padded = (_root_mean_square(trial.errors(found, exact)) for found in (trial.packed(), plain))
+    packed, padded = (_root_mean_square(trial.errors(result, exact)) for result in (trial.packed(), plain))
     if not packed <= max(TIMES_PADDED * padded, trial.tolerance):
-        told, beside = trial.amount.format(packed), trial.amount.format(padded)
-        raise CannotPack(f"{trial.off} {told} in a packed row, and {beside} in a padded one (root mean squares)")
+        amounts = f"{trial.amount.format(packed)} in a packed row, and {trial.amount.format(padded)} in a padded one"
+        raise CannotPack(f"{trial.off} {amounts} (root mean squares)")
 
 
 def _root_mean_square(values: torch.Tensor) -> float:
@@ -141,15 +141,15 @@ def _root_mean_square(values: torch.Tensor) -> float:
 
 @contextlib.contextmanager
 def in_fp32(base: Any) -> Iterator[None]:
-    """Within it, a model of lower precision computes in fp32 with the weights that it has.
+    """Make a model of lower precision compute in fp32, with its own weights, within the block.
 
-    A copy in fp32 would take twice the memory of a model that may just fit. Here the weights of one module at a time
-    are widened, while it runs, which works as well in an engine that gathers sharded weights module by module.
+    A copy in fp32 would need twice the memory of a model that may barely fit. Instead each module's weights are widened
+    while the module runs, which also works in an engine that gathers sharded weights module by module.
     """
     with contextlib.ExitStack() as hooks:
         for module in base.modules():
             if isinstance(module, torch.nn.Embedding):
-                # A row of the table is exact as it stands, and the table may be the largest of all weights.
+                # The rows of the table are exact as they are, and the table may be the largest weight.
                 hooks.callback(module.register_forward_hook(lambda _, __, output: output.float()).remove)
             elif getattr(module, "compute_dtype", None) in LOW or _has_low(module):
                 hooks.enter_context(_widened(module))
@@ -158,32 +158,31 @@ def in_fp32(base: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _widened(module: torch.nn.Module) -> Iterator[None]:
-    """Within it, a module takes and has fp32 whenever it is called, and what it had again afterwards."""
-    kept: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
+    """Widen a module's inputs and weights to fp32 at every call within the block, and restore the weights after it."""
+    own_data: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
 
     def widen(
-        _: torch.nn.Module, args: tuple[Any, ...], words: dict[str, Any]
+        _: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         for weight in module.parameters(recurse=False):
             if weight.dtype in LOW:
-                kept.append((weight, weight.data))
+                own_data.append((weight, weight.data))
                 weight.data = weight.data.float()
-        return tuple(map(_in_fp32, args)), {name: _in_fp32(value) for name, value in words.items()}
+        return tuple(map(_in_fp32, args)), {name: _in_fp32(value) for name, value in kwargs.items()}
 
     def restore(*_: Any) -> None:
-        while kept:
-            weight, data = kept.pop()
+        while own_data:
+            weight, data = own_data.pop()
             weight.data = data
 
-    # A weight that an engine gathers is there once the engine's hooks have run, and is its own again before they let go
-    # of it.
+    # `widen` runs after an engine's hooks have gathered a weight, and `restore` before they release it.
     handles = [
         module.register_forward_pre_hook(widen, with_kwargs=True),
         module.register_forward_hook(restore, prepend=True, always_call=True),
     ]
     computes_in: Any = getattr(module, "compute_dtype", None)
     if computes_in in LOW:
-        # What bitsandbytes turns the input of a quantised layer into.
+        # bitsandbytes converts the input of a quantised layer to this type.
         vars(module)["compute_dtype"] = torch.float32
     try:
         yield

@@ -22,11 +22,11 @@ def model() -> torch.nn.Module:
     return made
 
 
-@pytest.mark.parametrize("pays", [True, False])
+@pytest.mark.parametrize("onednn_is_faster", [True, False])
 def test_neither_names_nor_weights_nor_numbers_change(monkeypatch: pytest.MonkeyPatch, onednn_is_faster: bool) -> None:
     changed, x = model(), torch.randn(5, 4)
     before, expected = {name: tensor.clone() for name, tensor in changed.state_dict().items()}, changed(x)
-    monkeypatch.setattr(cpu_linear, "pays", lambda: onednn_is_faster)
+    monkeypatch.setattr(cpu_linear, "onednn_is_faster", lambda: onednn_is_faster)
     speed_up(changed)
     linear = OneDnnLinear if onednn_is_faster else torch.nn.Linear
     assert [type(module) for module in changed] == [linear, CpuRmsNorm, torch.nn.ReLU, linear]

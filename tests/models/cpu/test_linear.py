@@ -1,4 +1,4 @@
-"""oneDNN's products against torch's own, where they are taken and where they are not."""
+"""oneDNN's products against torch's own, whether or not they are used."""
 
 import platform
 
@@ -15,12 +15,12 @@ HAS_OP = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 @pytest.fixture(params=[True, False] if HAS_OP else [False], ids=lambda param: "onednn" if param else "torch")
 def onednn_is_faster(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Both libraries compute on any processor; which one is faster is another question."""
-    monkeypatch.setattr(cpu_linear, "pays", lambda: request.param)
+    monkeypatch.setattr(cpu_linear, "onednn_is_faster", lambda: request.param)
     return bool(request.param)
 
 
 def test_torch_still_has_the_product_that_is_called() -> None:
-    """It is no public function: if it goes, so does the speed, and nothing else would say so."""
+    """It is not a public function: without it the speed would be lost, and nothing else would report it."""
     assert HAS_OP or platform.machine() != "x86_64"
 
 
@@ -54,10 +54,10 @@ def test_products_without_a_gradient_are_torchs(onednn_is_faster: bool, rows: in
 
 
 def test_lengths_that_differ_a_little_are_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    """oneDNN keeps memory for each shape for good."""
+    """oneDNN keeps memory for each shape until the process ends."""
     seen = set()
     multiply = cpu_linear._multiply
-    monkeypatch.setattr(cpu_linear, "pays", lambda: HAS_OP)
+    monkeypatch.setattr(cpu_linear, "onednn_is_faster", lambda: HAS_OP)
     monkeypatch.setattr(cpu_linear, "_multiply", lambda a, *rest: seen.add(a.shape) or multiply(a, *rest))
     for rows in range(513, 1025):
         linear(torch.ones(rows, 4), torch.ones(2, 4), None)
@@ -77,7 +77,7 @@ def test_rows_that_end_one_by_one_are_a_few_shapes_in_bfloat16(monkeypatch: pyte
 def test_rows_are_filled_up_by_a_sixteenth_at_most_and_to_sixteen_numbers_an_octave(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cpu_linear, "pays", lambda: True)
+    monkeypatch.setattr(cpu_linear, "onednn_is_faster", lambda: True)
 
     def filled(count: int, dtype: torch.dtype) -> int:
         return count + pad_rows(count, CPU, dtype)
@@ -92,7 +92,7 @@ def test_rows_are_filled_up_by_a_sixteenth_at_most_and_to_sixteen_numbers_an_oct
 
 
 def test_no_row_is_filled_up_where_products_are_not_onednns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_linear, "pays", lambda: False)
+    monkeypatch.setattr(cpu_linear, "onednn_is_faster", lambda: False)
     assert pad_rows(1025, CPU, torch.float32) == pad_rows(1025, torch.device("meta"), torch.bfloat16) == 0
 
 
@@ -115,7 +115,7 @@ def test_autocast_stays_torchs_own(onednn_is_faster: bool) -> None:
         assert linear(torch.ones(3, 4), torch.ones(2, 4), None).dtype == torch.bfloat16
 
 
-def test_pays_is_true_for_amd_with_avx512_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onednn_is_faster_on_amd_with_avx512_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     machines = (
         ("AuthenticAMD", True, HAS_OP),

@@ -1,4 +1,4 @@
-"""An RMS norm as one function against the models' own, and which modules are taken for one."""
+"""An RMS norm as one function against the models' own, and which modules become one."""
 
 import importlib
 from typing import Any

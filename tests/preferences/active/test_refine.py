@@ -1,4 +1,4 @@
-"""A costly judge's word replaces the judge's, for the pairs that it is asked about."""
+"""A costly judge's verdict replaces the judge's, for the pairs that were chosen."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ GROUPS = [group(0, "a", "bbbb"), group(1, "cc", "ddd"), group(2, "eee", "ff"), g
 
 
 class Scoring:
-    """Scores a text; remembers what it was asked."""
+    """Scores texts, and records the groups that it judged."""
 
     name = "scoring"
 
@@ -42,7 +42,7 @@ class Scoring:
 
 
 class Comparing:
-    """Says that the longer of two texts is better, with one probability."""
+    """Prefers the longer of two texts, with a fixed probability."""
 
     name = "comparing"
 

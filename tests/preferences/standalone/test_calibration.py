@@ -22,8 +22,8 @@ from components.statistics.calibration import quality
 ASK = [{"role": "user", "content": "?"}]
 
 
-def pairs(*margins: float, label: float = 1.0, said: float | None = None) -> list[KnownPair]:
-    return [KnownPair(f"prompt {number}", "t", label, margin, said) for number, margin in enumerate(margins)]
+def pairs(*margins: float, label: float = 1.0, verdict_p: float | None = None) -> list[KnownPair]:
+    return [KnownPair(f"prompt {number}", "t", label, margin, verdict_p) for number, margin in enumerate(margins)]
 
 
 def test_fit_scale_is_where_the_share_of_right_labels_is_the_probability() -> None:
@@ -47,10 +47,10 @@ def test_fit_scale_where_no_scale_is_best_is_none(margins: tuple[float, ...]) ->
 
 
 def test_predictions_are_the_judges_log_odds_of_the_known_better_answer() -> None:
-    found = predictions([*pairs(3.0, label=0.75), *pairs(0.8, said=0.9)], scale=2.0)
+    found = predictions([*pairs(3.0, label=0.75), *pairs(0.8, verdict_p=0.9)], scale=2.0)
     assert found[0] == ("prompt 0", 1.5, 0.75, "t")
     assert found[1].margin == pytest.approx(math.log(9))
-    right, wrong = predictions([*pairs(1.0, said=1.0), *pairs(-1.0, said=0.0)], scale=1.0)
+    right, wrong = predictions([*pairs(1.0, verdict_p=1.0), *pairs(-1.0, verdict_p=0.0)], scale=1.0)
     measured = quality([right, wrong], confidence=0.95, resamples=100, seed=1)
     assert (measured.reliability[0].predicted, measured.reliability[0].observed, measured.accuracy.value) == (
         1.0,
@@ -60,12 +60,12 @@ def test_predictions_are_the_judges_log_odds_of_the_known_better_answer() -> Non
 
 
 def test_log_loss_is_the_labels_cross_entropy() -> None:
-    assert log_loss(pairs(1.0, said=0.8), scale=1.0) == pytest.approx(-math.log(0.8))
-    assert log_loss(pairs(1.0, said=0.8, label=0.75), scale=1.0) == pytest.approx(
+    assert log_loss(pairs(1.0, verdict_p=0.8), scale=1.0) == pytest.approx(-math.log(0.8))
+    assert log_loss(pairs(1.0, verdict_p=0.8, label=0.75), scale=1.0) == pytest.approx(
         -0.75 * math.log(0.8) - 0.25 * math.log(0.2)
     )
     assert log_loss(pairs(0.0), scale=1.0) == pytest.approx(math.log(2))
-    assert log_loss(pairs(-1.0, said=0.0), scale=1.0) == pytest.approx(math.log(1e6))
+    assert log_loss(pairs(-1.0, verdict_p=0.0), scale=1.0) == pytest.approx(math.log(1e6))
 
 
 def seed_pair(chosen: str | None, rejected: str | None, **given: float | str) -> SeedPair:
@@ -107,7 +107,7 @@ def test_known_reads_scores_and_comparisons_in_either_direction_and_leaves_out_w
     ]
     verdicts = [*alone, *invalid, compared("forward", 1, 0.9), compared("backward", 0, 0.1)]
     asked = [Question(group(name), 1, 1.0, "t") for name in ("alone", "invalid", "forward", "backward")]
-    found = [(pair.margin, pair.said) for pair in known(asked, verdicts)]
+    found = [(pair.margin, pair.verdict_p) for pair in known(asked, verdicts)]
     assert found == [(3.0, None), (pytest.approx(0.8), 0.9), (pytest.approx(0.8), 0.9)]
 
 

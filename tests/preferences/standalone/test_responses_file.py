@@ -1,4 +1,4 @@
-"""Reading a user's own responses, and what was kept of judged ones."""
+"""Reading a user's own responses, and responses that were judged before."""
 
 import json
 from pathlib import Path
@@ -42,11 +42,11 @@ def test_responses_of_every_form_are_the_same_group(tmp_path: Path) -> None:
             {"prompt": [ASK, {"role": "assistant", "content": "a"}], "response": "b"},
             "line 2: the prompt ends with a message",
         ),
-        ({"prompt": "Hi", "answer": "a"}, "line 2 has no responses: write responses"),
-        ({"prompt": "Hi", "response": "a", "responses": ["b"]}, "line 2 has responses and response: write"),
-        ({"prompt": "Hi", "responses": "a"}, "line 2: responses is no list of texts"),
-        ({"prompt": "Hi", "responses": ["a", None]}, "line 2: responses is no list of texts"),
-        ({"prompt": "Hi", "response": ["a"]}, "line 2: response is no text"),
+        ({"prompt": "Hi", "answer": "a"}, "line 2 has no responses: write either responses"),
+        ({"prompt": "Hi", "response": "a", "responses": ["b"]}, "line 2 has both responses and response: write"),
+        ({"prompt": "Hi", "responses": "a"}, "line 2: responses must be a list of texts"),
+        ({"prompt": "Hi", "responses": ["a", None]}, "line 2: responses must be a list of texts"),
+        ({"prompt": "Hi", "response": ["a"]}, "line 2: response must be one text"),
     ],
 )
 def test_faulty_row_is_named(row: dict[str, Any], says: str, tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_faulty_row_is_named(row: dict[str, Any], says: str, tmp_path: Path) -> 
 
 
 def test_prompts_with_one_response_each_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="has no prompt with two responses or more"):
+    with pytest.raises(ValueError, match="has no prompt with two or more responses"):
         load(tmp_path, {"prompt": "Hi", "response": "a"}, {"prompt": "Ho", "response": "a"})
 
 
@@ -77,7 +77,7 @@ def test_kept_verdicts_are_read_as_they_were_written_from_either_place(tmp_path:
 def test_kept_verdicts_that_are_not_there_or_damaged_are_told(tmp_path: Path) -> None:
     groups = [Group("p", [ASK], ((0, "a"),))]
     with pytest.raises(
-        ValueError, match=r"holds no verdicts \(prompts.parquet, responses.parquet, verdicts.parquet missing\)"
+        ValueError, match=r"has no verdicts \(prompts.parquet, responses.parquet, verdicts.parquet missing\)"
     ):
         read_judged(tmp_path)
     write_groups(tmp_path, groups)

@@ -1,4 +1,4 @@
-"""Small models that can be packed and that cannot, and what they read."""
+"""Small models that can and cannot be packed, and the rows that they read."""
 
 from typing import Any
 
@@ -38,18 +38,18 @@ PACKED = {
     "phi3": Phi3Config(**SMALL, pad_token_id=0),
 }
 PADDED = {
-    "gemma2": (Gemma2Config(**SMALL, head_dim=8, sliding_window=64), "Gemma2ForCausalLM takes eager attention"),
-    "granite": (GraniteConfig(**SMALL, logits_scaling=4.0), "something between its head and its logits"),
+    "gemma2": (Gemma2Config(**SMALL, head_dim=8, sliding_window=64), "Gemma2ForCausalLM uses eager attention"),
+    "granite": (GraniteConfig(**SMALL, logits_scaling=4.0), "its logits are not the plain output of its head"),
     "gemma3 capped": (
         Gemma3TextConfig(**SMALL, head_dim=8, final_logit_softcapping=5.0),
-        "something between its head and its logits",
+        "its logits are not the plain output of its head",
     ),
     "llama with dropout": (LlamaConfig(**SMALL, attention_dropout=0.1), "its attention has dropout"),
 }
 
 
 def build(auto: Any, config: Any) -> Any:
-    """A model of random weights, always the same: `auto` is transformers' class for its task."""
+    """Build a model of random weights, always the same: `auto` is transformers' class for its task."""
     with torch.random.fork_rng():
         torch.manual_seed(2)
         return auto.from_config(config, attn_implementation="eager" if config.model_type == "gemma2" else "sdpa")

@@ -1,4 +1,4 @@
-"""Packed attention in each of its ways against plain attention over one row after the other."""
+"""Packed attention by each of its methods against plain attention over one row after the other."""
 
 from itertools import pairwise
 from typing import Any
@@ -27,7 +27,7 @@ def layout() -> Packed:
 @pytest.fixture(params=[0, 5], ids=["not filled up", "filled up"])
 def filled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Packed:
     """A row as it is, and one with tokens behind it that nothing sees."""
-    monkeypatch.setattr(packed_layout, "rows_to_fill", lambda *_: request.param)
+    monkeypatch.setattr(packed_layout, "pad_rows", lambda *_: request.param)
     made = Packed(PROMPTS, RESPONSES, torch.device("cpu"), torch.float32)
     assert made.input_ids.shape == made.position_ids.shape == (1, made.num_tokens + request.param)
     return made
@@ -99,7 +99,7 @@ def test_packed_attention_in_bfloat16_is_near_fp32(way: str, layout: Packed) -> 
 
 
 def drawn(seed: int) -> Packed:
-    """Two prompts with three responses each, of lengths that no two seeds have alike."""
+    """Two prompts with three responses each, of lengths that differ between seeds."""
     chance = torch.Generator().manual_seed(seed)
     lengths = [int(torch.randint(3, 190, (), generator=chance)) for _ in range(8)]
     prompts = [[1] * lengths[0]] * 3 + [[2] * lengths[1]] * 3
@@ -129,7 +129,7 @@ def test_packed_attention_in_bfloat16_of_any_lengths_has_gradients_near_fp32s(se
 
 
 class Products(TorchDispatchMode):
-    """Notes the shapes of products of matrices in bf16, for each of which oneDNN makes a program."""
+    """Records the shapes of bf16 matrix products, for each of which oneDNN compiles a primitive."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ def test_packed_attention_in_bfloat16_multiplies_few_shapes() -> None:
         ({"softcap": 50.0}, "its attention has softcap"),
         ({"s_aux": torch.zeros(1)}, "its attention has s_aux"),
         ({"dropout": 0.1}, "its attention has dropout"),
-        ({"sliding_window": 7}, "a sliding window of 7 tokens, and a prompt and response of 8"),
+        ({"sliding_window": 7}, "its sliding window of 7 tokens is shorter than a prompt and response of 8"),
     ],
 )
 def test_packed_attention_refuses_what_it_does_not_compute(words: dict[str, Any], reason: str, layout: Packed) -> None:
@@ -173,7 +173,7 @@ def test_packed_attention_refuses_what_it_does_not_compute(words: dict[str, Any]
 def plain_varlen(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, ends: tuple[torch.Tensor, torch.Tensor], scale: float
 ) -> torch.Tensor:
-    """What the GPU's kernel computes, run by run: queries are the last of their keys, and see none behind them."""
+    """Compute what the GPU's kernel does, run by run: queries are the last of their keys, and see none behind them."""
     out = []
     of_queries, of_keys = (list(pairwise(running.tolist())) for running in ends)
     for (begin, end), (first, last) in zip(of_queries, of_keys, strict=True):
@@ -235,7 +235,7 @@ def test_attention_of_a_gpu_is_that_of_single_rows(
 
 
 def test_varlen_gives_every_response_the_keys_of_its_prompt(layout: Packed) -> None:
-    """The GPU's way needs a GPU; what it is told is checked here."""
+    """The kernel needs a GPU; its arguments are checked here."""
     places, of_queries, of_keys, longest = packed_attention._varlen(layout, torch.device("cpu"))
     row = layout.input_ids[0]
     begins = list(zip(of_keys.tolist(), of_keys.tolist()[1:], strict=False))

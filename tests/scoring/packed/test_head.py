@@ -1,4 +1,4 @@
-"""The head's log-probabilities and gradients against torch's own, whatever is kept, computed again or frozen."""
+"""The head's log-probabilities and gradients against torch's own, for all ways to keep or recompute logits."""
 
 import weakref
 from typing import Any
@@ -11,7 +11,7 @@ from components.scoring.packed.head import column_logps
 
 ROWS, HIDDEN, VOCABULARY = 700, 24, 90
 ODD = 637
-"""Rows that are filled up in bf16."""
+"""A number of rows that is padded in bf16."""
 
 
 def plain(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, columns: torch.Tensor) -> torch.Tensor:

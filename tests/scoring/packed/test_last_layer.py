@@ -1,4 +1,4 @@
-"""The last layer computes what is read, and is the model's own again afterwards."""
+"""The last layer computes only the rows that are read, and is unchanged afterwards."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def model() -> Any:
 
 
 def rows_seen(model: Any, layout: Packed) -> dict[str, int]:
-    """Rows that each module of both layers is given."""
+    """Number of rows that each module of both layers reads."""
     seen = {}
     handles = []
     with only_what_is_read(model, layout):

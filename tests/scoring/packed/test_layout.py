@@ -35,7 +35,7 @@ def test_packed_holds_each_prompt_once_and_predicts_every_response_token_where_i
 
 
 def test_rows_of_nearly_one_length_are_as_wide_in_bfloat16() -> None:
-    """There every width costs programs that oneDNN makes and keeps."""
+    """In bf16, oneDNN compiles and caches primitives for every width."""
     layouts = [Packed([[1] * 300], [[2] * length], CPU, torch.bfloat16) for length in range(213, 725)]
     assert len({layout.input_ids.shape[1] for layout in layouts}) == 16
     assert len({len(layout.read) for layout in layouts}) <= 32

@@ -1,4 +1,4 @@
-"""A model is packed where that is exact, and says why where it is not; what it then scores is the same either way."""
+"""A model is packed if that is exact, and the log says why if it is not; the scores are the same either way."""
 
 import logging
 from typing import Any
@@ -83,7 +83,7 @@ def test_packed_attention_is_not_seen_by_the_model_s_own_forward() -> None:
 def test_model_whose_packed_row_is_off_is_not_trusted(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A model that tells a row's responses from each other by more than attention and positions."""
+    """A model that separates a row's responses by more than attention and positions."""
     model = build(PACKED["llama"])
     kept = logps.packed_logps
     monkeypatch.setattr(logps, "packed_logps", lambda *words: kept(*words) + 0.01)

@@ -1,4 +1,4 @@
-"""A reward model is packed where that is exact; what it then says is the same, and every prompt is read once."""
+"""A reward model is packed if that is exact; its rewards stay the same, and every prompt is read once."""
 
 import logging
 from typing import Any
@@ -69,8 +69,8 @@ def test_packed_rewards_are_what_the_model_makes_of_its_head() -> None:
 def test_reward_model_that_cannot_be_packed_says_why_once(caplog: pytest.LogCaptureFixture) -> None:
     config = type(PADDED["gemma2"][0]).from_dict(PADDED["gemma2"][0].to_dict() | {"num_labels": 1})
     spoiled = {
-        "Gemma2ForSequenceClassification takes eager attention": build(config),
-        "BertForSequenceClassification cannot be packed: it has no head of the usual name": build(
+        "Gemma2ForSequenceClassification uses eager attention": build(config),
+        "BertForSequenceClassification cannot be packed: it has no head named score": build(
             BertConfig(vocab_size=40, hidden_size=32, num_attention_heads=4, num_labels=1)
         ),
     }

@@ -1,12 +1,10 @@
-"""The trial in a lower precision: it lets a model through that only rounds, and none that is packed wrongly."""
+"""The trial in a lower precision: it accepts a model that only rounds, and refuses one that is packed wrongly."""
 
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from tests.dpo.packed import architectures
-from tests.dpo.packed.architectures import PACKED, SMALL
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig
 
 from components.config import LoraConfig, SoftPromptConfig
@@ -15,6 +13,8 @@ from components.scoring import response_logps as scoring
 from components.scoring.packed import logps, rewards, trial
 from components.scoring.packed.layout import Packed, Segment
 from components.scoring.response_logps import scoring_path
+from tests.scoring.packed import architectures
+from tests.scoring.packed.architectures import PACKED, SMALL
 
 WIDE = SMALL | {"vocab_size": 400, "initializer_range": 0.1}
 WRITES = ("self_attn.o_proj", "mlp.down_proj")
