@@ -1,7 +1,7 @@
-"""Published files: atomic stage directories, digests, verification on read, and the table format.
+"""Publish and verify files: atomic stage directories, digests, and the table format.
 
 A stage directory appears complete or not at all. Its MANIFEST.json holds the hashes of all its files and the key of
-what it was made from; it, and no database, is the truth about what is done.
+its inputs. This file, not a database, is the truth about what is done.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from components.records import Artifact, FileRecord, Manifest, Record, identity
 
 if TYPE_CHECKING:
-    # Loaded where tables are read and written: commands that only look at a campaign would wait for it longer than for
-    # all else.
+    # Loaded where tables are read and written: it takes longer to load than everything else in a command that only
+    # looks at a campaign.
     import pandas as pd
 
 MANIFEST = "MANIFEST.json"
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def digest(value: Any) -> str:
-    """sha256 of a record or JSON value, by content.
+    """Return the sha256 of a record or JSON value, by content.
 
     Artifacts and models count by their digests, never by their paths.
     """
@@ -37,18 +37,18 @@ def digest(value: Any) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes."""
+    """Return the sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A seed in [0, 2**31) from the campaign's seed, the round, the stage and whatever else sets two draws apart."""
+    """Derive a seed in [0, 2**31) from campaign seed, round, stage and whatever else separates two draws."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big") >> 1
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replaces a file atomically: a reader, or a crash, sees the old content or the new, never a part."""
+    """Replace a file atomically: a reader sees the old content or the new, never a part, even after a crash."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("wb") as file:
         file.write(content)
@@ -59,7 +59,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file, or a directory's list of names, is on the disk."""
+    """Wait until a file, or a directory's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -68,44 +68,47 @@ def sync(path: Path) -> None:
 
 
 def write_json(path: Path, value: Record | dict[str, Any]) -> None:
-    """Writes a record or a dict as JSON, atomically."""
+    """Write a record or a dict as JSON, atomically."""
     plain = value.model_dump(mode="json") if isinstance(value, Record) else value
     write_bytes(path, (json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object."""
+    """Read a JSON object."""
     content = json.loads(path.read_text(encoding="utf-8"))
     assert isinstance(content, dict), path
     return content
 
 
 def write_table(path: Path, table: "pd.DataFrame") -> None:
-    """Writes a table as Parquet; equal tables give equal bytes."""
+    """Write a table as Parquet; equal tables give equal bytes."""
     table.to_parquet(path, index=False, compression="zstd")
 
 
 def read_table(artifact: Artifact | Path) -> "pd.DataFrame":
-    """Reads a Parquet table."""
+    """Read a Parquet table."""
     import pandas as pd
 
     return pd.read_parquet(artifact.path if isinstance(artifact, Artifact) else artifact)
 
 
 def artifact(directory: Path, manifest: Manifest, name: str) -> Artifact:
-    """Names one published file, with the hash that its manifest recorded."""
+    """Return a reference to one published file, with the hash that its manifest recorded."""
     return Artifact(path=directory / name, digest=manifest.files[name].sha256)
 
 
 def verified(directory: Path, key: str) -> Manifest | None:
-    """Returns a stage's manifest if it was made from `key` and every file still has its recorded hash, else None (and logs why)."""
+    """Return a stage's manifest if its key is `key` and every file still has its recorded hash.
+
+    Else log the reason and return None; a stage that is not published yet is not logged.
+    """
     path = directory / MANIFEST
     if not path.exists():
         return None
     try:
         manifest = Manifest.model_validate_json(path.read_text())
     except ValueError:
-        log.warning("%s: its manifest is damaged; running the stage again", directory)
+        log.warning("the manifest of %s is damaged; running the stage again", directory)
         return None
     if manifest.key != key:
         log.warning("%s was made from other inputs; running the stage again", directory)
@@ -120,19 +123,19 @@ def verified(directory: Path, key: str) -> Manifest | None:
 
 @dataclass
 class Workspace:
-    """Where a stage writes before it is published."""
+    """Directory in which a stage writes before it is published."""
 
     path: Path
     peak_memory_bytes: int | None = None
-    """Set by whoever ran the stage in another process; None measures this one."""
+    """Peak memory of the processes that ran the stage; None measures this process."""
 
 
 @contextlib.contextmanager
 def publishing(directory: Path, *, stage: str, version: int, key: str) -> Iterator[Workspace]:
-    """Gives a workspace to write in, and publishes it under the stage's name when the block ends without an error.
+    """Yield a workspace to write in, and publish it under the stage's name when the block ends without an error.
 
-    Files are hashed and synced, the manifest is written last, then the directory is renamed into place; one that stood
-    there before is replaced. After an error or a crash nothing is left that a reader could take for a result.
+    Files are hashed and synced, the manifest is written last, then the directory is renamed into place and replaces an
+    earlier one. After an error or a crash nothing is left that a reader could mistake for a result.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     _clear_leftovers(directory)
@@ -164,7 +167,7 @@ def publishing(directory: Path, *, stage: str, version: int, key: str) -> Iterat
 
 
 def reset_peak_memory() -> None:
-    """Starts a new measurement of this process's peak memory, where the kernel allows it."""
+    """Start a new measurement of this process's peak memory, if the kernel allows it."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     torch = sys.modules.get("torch")
@@ -173,7 +176,7 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory() -> int:
-    """Peak bytes since the last reset: resident memory, plus what the accelerator's allocator held."""
+    """Return the peak bytes since the last reset: resident memory plus what the accelerator's allocator held."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
     resident = int(status["VmHWM"].split()[0]) * 1024
     torch = sys.modules.get("torch")

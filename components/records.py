@@ -35,7 +35,7 @@ class StageFailed(Exception):
     def __init__(self, message: str, *, may_pass: bool = False) -> None:
         super().__init__(message)
         self.may_pass = may_pass
-        """Whether the same stage may well succeed a moment later: the network, or a process that something killed."""
+        """Whether a retry may succeed: the cause was the network, or something that killed a process."""
 
 
 class DataRejected(Exception):
@@ -43,24 +43,24 @@ class DataRejected(Exception):
 
 
 class JudgeUnavailable(Exception):
-    """A judge could not give usable verdicts; the message names the judge and what it answered."""
+    """A judge gave no usable verdicts; the message names the judge and what it answered."""
 
 
 class ServiceFailed(Exception):
-    """A server that we start, or talk to, did not do what it should; the message names it and where to look."""
+    """A server that we start or call failed; the message names it and where to look."""
 
 
 class RoundStopped(Exception):
-    """Somebody, or the round's budget, ended the work on it; no failure, and a later start goes on.
+    """A user or the round's budget ended the work on a round; the message says why.
 
-    The message says why.
+    This is not a failure: a later start continues the round.
     """
 
 
 JUDGE_USAGE = "judge_usage.json"
-"""File in which a stage that asks a judge publishes what its calls came to."""
+"""File in which a stage that asks a judge publishes counts and cost of its calls."""
 PROMPT_OUTCOMES = "prompt_outcomes.parquet"
-"""Table in which collect_preferences publishes what became of each prompt."""
+"""Table in which collect_preferences publishes the outcome of each prompt."""
 
 
 class Record(BaseModel):
@@ -70,7 +70,7 @@ class Record(BaseModel):
 
 
 class FileRecord(Record):
-    """A published file: its hash, its size, and its number of rows when it is a table."""
+    """A published file: its hash, its size, and its number of rows if it is a table."""
 
     sha256: str
     num_bytes: int
@@ -78,19 +78,19 @@ class FileRecord(Record):
 
 
 class Manifest(Record):
-    """What a stage published: written last, so its presence says that the stage is complete."""
+    """Files that a stage published. It is written last, so its presence means that the stage is complete."""
 
     stage: str
     version: int
     key: str
-    """Digest of everything the stage's result depends on."""
+    """Digest of everything that the stage's result depends on."""
     files: dict[str, FileRecord]
     seconds: float
     peak_memory_bytes: int
 
 
 class Artifact(Record):
-    """A published file that a later stage reads. Its identity is its digest; where it lies does not matter."""
+    """A published file that a later stage reads. Its identity is its digest, not its path."""
 
     path: Path
     digest: str
@@ -114,11 +114,11 @@ class ModelRef(Record):
     base_digest: str
     """sha256 over names, shapes, types and bytes of the base's tensors."""
     digest: str
-    """The same over base and adapter; equal to `base_digest` where there is no adapter."""
+    """The same over base and adapter; equal to `base_digest` if there is no adapter."""
 
 
 class JudgeRef(Record):
-    """A judge whose weights, or whose rule, are pinned by a digest."""
+    """A judge whose weights or rule are pinned by a digest."""
 
     config: JudgeConfig
     digest: str
@@ -134,7 +134,7 @@ class Interval(Record):
 
 
 class StartRequest(Record):
-    """Round 0: pins the start model, the judges and the prompts."""
+    """Request to pin the start model, the judges and the prompts in round 0."""
 
     policy: PolicyConfig
     judge: JudgeConfig
@@ -145,7 +145,7 @@ class StartRequest(Record):
 
 
 class JudgedRound(Record):
-    """What became of an earlier round's prompts."""
+    """Outcomes of an earlier round's prompts."""
 
     round: int
     outcomes: Artifact
@@ -153,7 +153,7 @@ class JudgedRound(Record):
 
 
 class GenerateRequest(Record):
-    """Samples responses to this round's prompts."""
+    """Request to sample responses to this round's prompts."""
 
     policy: ModelRef
     limits: PolicyConfig
@@ -161,10 +161,10 @@ class GenerateRequest(Record):
     """train_prompts.parquet of round 0."""
     per_round: int
     solved_rounds: int
-    """Rounds that a solved prompt is left out for; 0 leaves none out."""
+    """Rounds for which a solved prompt is left out; 0 leaves none out."""
     solved_score: float | None
     earlier: tuple[JudgedRound, ...]
-    """Rounds that say which prompts are solved, oldest first; empty where none are left out."""
+    """Rounds that show which prompts are solved, oldest first; empty if none are left out."""
     round: int
     campaign_seed: int
     """Orders the pool of prompts, so that rounds draw from it without replacement."""
@@ -173,12 +173,12 @@ class GenerateRequest(Record):
 
 
 class CollectRequest(Record):
-    """Judges the responses and builds preference pairs."""
+    """Request to judge the responses and build preference pairs."""
 
     responses: Artifact | None
-    """responses.parquet; None when the round is seeded by `seed_pairs`."""
+    """responses.parquet; None if the round is seeded by `seed_pairs`."""
     prompts: Artifact | None
-    """The round's prompts.parquet; None when the round is seeded."""
+    """The round's prompts.parquet; None if the round is seeded."""
     seed_pairs_digest: str | None
     """Content digest of the data set that seeds the round, if one does."""
     judge: JudgeRef
@@ -190,12 +190,12 @@ class CollectRequest(Record):
     preferences: PreferencesConfig
     active: ActiveConfig = ActiveConfig()
     active_judge: JudgeRef | None = None
-    """The judge of `active`, pinned; None where it is not asked."""
+    """The judge of `active`, pinned; None if it is not asked."""
     seed: int
 
 
 class ValidateRequest(Record):
-    """Checks the pairs, and splits them into training and evaluation pairs."""
+    """Request to check the pairs and split them into training and evaluation pairs."""
 
     round: int
     preferences: Artifact
@@ -208,12 +208,12 @@ class ValidateRequest(Record):
     limits: PolicyConfig
     validation: ValidationConfig
     takes: Takes
-    """What the training takes."""
+    """Unit of the training data: `pairs`, or single `responses`."""
     seed: int
 
 
 class TrainRequest(Record):
-    """Trains the policy on the round's pairs."""
+    """Request to train the policy on the round's pairs."""
 
     policy: ModelRef
     reference: ModelRef
@@ -229,7 +229,7 @@ class TrainRequest(Record):
 
 
 class EvaluateRequest(Record):
-    """Compares challenger, champion and start on the held-out prompts."""
+    """Request to compare challenger, champion and start on the held-out prompts."""
 
     challenger: ModelRef
     champion: ModelRef
@@ -248,26 +248,26 @@ class EvaluateRequest(Record):
 
 
 class PromoteRequest(Record):
-    """Decides whether the challenger becomes the champion."""
+    """Request to decide whether the challenger becomes the champion."""
 
     evaluation: Artifact
     gate: GateConfig
 
 
 class RewardModelRequest(Record):
-    """Trains a reward model on preference pairs."""
+    """Request to train a reward model on preference pairs."""
 
     base: ModelRef
-    """The language model, or reward model, that it starts from."""
+    """The language model or reward model from which the training starts."""
     pairs: Artifact
-    """The preference data set; its digest is that of the content."""
+    """The preference data set; its digest is of the content."""
     split: str
-    """Split of a data set with splits."""
+    """Name of the split, if the data set has splits."""
     settings: RewardModelConfig
 
 
 class RoundRecord(Record):
-    """A finished round, as it stands in campaign.json."""
+    """A finished round, as written in campaign.json."""
 
     round: int
     promoted: bool
@@ -285,9 +285,9 @@ class RoundRecord(Record):
 
 
 def identity(value: Any) -> Any:
-    """Reduces a record to what its result may depend on.
+    """Reduce a record to the values that a result may depend on.
 
-    Artifacts and models become their digests, paths and endpoints' limits vanish.
+    Artifacts and models become their digests; paths and the free fields of endpoints are left out.
     """
     if isinstance(value, Artifact | ModelRef):
         return value.digest

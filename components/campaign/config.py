@@ -1,4 +1,4 @@
-"""The configurations that a campaign began with, went on with, and what may differ between two starts."""
+"""Read and pin the configurations of a campaign, and refuse changes between two of its starts."""
 
 from pathlib import Path
 from typing import Any
@@ -12,28 +12,28 @@ from components.config import CampaignConfig, EndpointConfig, differences
 CONFIG = "config.json"
 REPLACED_CONFIG = "config-until-round-{:03d}.json"
 FREE_TO_CHANGE = ("num_rounds", "budget")
-"""What may differ between a campaign's starts, because no round's result depends on it."""
+"""Keys that may differ between two starts of a campaign, because no round's result depends on them."""
 
 
 def refuse_changes(directory: Path, config: CampaignConfig) -> None:
-    """Compares a configuration with the one the campaign began with, but for what is free to change.
+    """Refuse a configuration that differs from the campaign's in more than `FREE_TO_CHANGE`.
 
     Raises:
-        ValueError: They differ; the message says where and how to go on.
+        ValueError: They differ; the message names the keys and how to continue.
     """
     changed = _changes(directory, config)
     if changed:
         raise ValueError(
-            f"campaign {config.campaign} began with another config ({'; '.join(changed)}): change it back, choose another campaign name, "
-            "or pass --accept-changes to go on with the new one"
+            f"the config of campaign {config.campaign} has changed ({'; '.join(changed)}): undo the change, "
+            "choose another campaign name, or pass --accept-changes to continue with the new config"
         )
 
 
 def pin_config(directory: Path, config: CampaignConfig, *, accept_changes: bool) -> None:
-    """Writes the resolved configuration the first time, and again when a change of it is accepted.
+    """Write the resolved configuration at the first start, and again if a change is accepted.
 
     Raises:
-        ValueError: It changed, and `accept_changes` is false.
+        ValueError: The configuration changed and `accept_changes` is false.
     """
     if not accept_changes:
         refuse_changes(directory, config)
@@ -45,20 +45,20 @@ def pin_config(directory: Path, config: CampaignConfig, *, accept_changes: bool)
 
 
 def _keep_config(directory: Path) -> None:
-    """Sets the configuration of the finished rounds aside.
+    """Copy the configuration of the finished rounds to a file of its own.
 
-    One that is there already is theirs: no round ran between two changes.
+    An existing copy stays: it is theirs, because no round ran between two changes.
     """
     state = read_state(directory)
-    kept = directory / REPLACED_CONFIG.format(state.last_round if state else 0)
-    if state and state.rounds and not kept.exists():
-        write_json(kept, read_json(directory / CONFIG))
+    copy = directory / REPLACED_CONFIG.format(state.last_round if state else 0)
+    if state and state.rounds and not copy.exists():
+        write_json(copy, read_json(directory / CONFIG))
 
 
 def config_of_round(directory: Path, round: int) -> dict[str, Any]:
-    """The resolved configuration under which a round ran.
+    """Return the resolved configuration under which a round ran.
 
-    The first one that was replaced after it, else the present one.
+    It is the first one that was replaced after the round, else the present one.
     """
     replaced = {int(path.stem.rpartition("-")[2]): path for path in directory.glob("config-until-round-*.json")}
     later = [last for last in replaced if last >= round]
@@ -69,28 +69,27 @@ def _changes(directory: Path, config: CampaignConfig) -> list[str]:
     if not (directory / CONFIG).exists():
         return []
     new = config.model_dump(mode="json")
-    return differences(
-        _fixed(_resolved(read_json(directory / CONFIG)) | {key: new[key] for key in FREE_TO_CHANGE}), _fixed(new)
-    )
+    old = _resolved(read_json(directory / CONFIG)) | {key: new[key] for key in FREE_TO_CHANGE}
+    return differences(_pinned(old), _pinned(new))
 
 
-def _fixed(written: Any) -> Any:
-    """A configuration without what its endpoints are free to change, wherever in it they stand."""
-    if isinstance(written, list):
-        return [_fixed(item) for item in written]
-    if not isinstance(written, dict):
-        return written
-    kept = {key: _fixed(value) for key, value in written.items()}
-    if isinstance(kept.get("endpoint"), dict):
-        kept["endpoint"] = {
-            name: value for name, value in kept["endpoint"].items() if name not in EndpointConfig.FREE_TO_CHANGE
+def _pinned(config: Any) -> Any:
+    """Return a configuration without the endpoint fields that are free to change, at any depth."""
+    if isinstance(config, list):
+        return [_pinned(item) for item in config]
+    if not isinstance(config, dict):
+        return config
+    fields = {key: _pinned(value) for key, value in config.items()}
+    if isinstance(fields.get("endpoint"), dict):
+        fields["endpoint"] = {
+            name: value for name, value in fields["endpoint"].items() if name not in EndpointConfig.FREE_TO_CHANGE
         }
-    return kept
+    return fields
 
 
-def _resolved(written: dict[str, Any]) -> dict[str, Any]:
-    """A configuration that an earlier version wrote, with the knobs that are new since then at their defaults."""
+def _resolved(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration of an earlier version, with the knobs added since then at their defaults."""
     try:
-        return CampaignConfig.model_validate(written).model_dump(mode="json")
-    except ValidationError:  # a knob that is no more: comparing names it
-        return written
+        return CampaignConfig.model_validate(config).model_dump(mode="json")
+    except ValidationError:  # a knob that no longer exists: the comparison names it
+        return config

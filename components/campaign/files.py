@@ -2,8 +2,8 @@
 
 The one place that knows which stage publishes what, and its formats.
 
-Loads no table library before a table is asked for: commands that only look at a campaign would wait for it longer than
-for all else.
+Loads no table library before a caller reads a table: it takes longer to load than everything else in a command that
+only looks at a campaign.
 """
 
 import json
@@ -28,25 +28,25 @@ if TYPE_CHECKING:
 STAGES = ("generate_responses", "collect_preferences", "validate_data", "dpo_train", "evaluate", "promote")
 """A round's stages in their order."""
 TRACKING = "tracking.json"
-"""Where MLflow has the round, in the round's directory."""
+"""File in the round's directory that names the round's MLflow run."""
 
 
 @dataclass(frozen=True, eq=False)
 class RoundFiles:
-    """One round: its record where it is finished, and whatever its stages have published.
+    """One round: its record if it is finished, and whatever its stages have published.
 
-    What is small is read once; what grows with the data (metrics, samples, lengths) is read when it is asked for.
+    Small files are read once. Files that grow with the data (metrics, samples, lengths) are read at each access.
     """
 
     directory: Path
     round: int
     record: RoundRecord | None
     seeded: bool
-    """A preference data set is this round's data, so it samples no responses."""
+    """Whether a preference data set is this round's data, so that it samples no responses."""
 
     @cached_property
     def manifests(self) -> dict[str, Manifest]:
-        """Manifests of the published stages; a stage without a whole one has published nothing."""
+        """Manifests of the published stages; a stage without an intact manifest has published nothing."""
         manifests = {stage: read_manifest(self.directory / stage) for stage in STAGES}
         return {stage: manifest for stage, manifest in manifests.items() if manifest is not None}
 
@@ -95,18 +95,18 @@ class RoundFiles:
         return self.read("evaluate", "evaluation.json")
 
     def judge_usage(self, stage: str) -> dict[str, Any] | None:
-        """What a stage's calls to chat endpoints came to; None where none was asked."""
-        asked = stage in self.manifests and JUDGE_USAGE in self.manifests[stage].files
-        return self.read(stage, JUDGE_USAGE) if asked else None
+        """Return counts and cost of a stage's calls to chat endpoints; None if it made none."""
+        called = stage in self.manifests and JUDGE_USAGE in self.manifests[stage].files
+        return self.read(stage, JUDGE_USAGE) if called else None
 
     @cached_property
     def decision(self) -> dict[str, Any] | None:
-        """What the gate said, with its reasons; None before promote."""
+        """The gate's decision and its reasons; None before promote."""
         return self.read("promote", "decision.json")
 
     @property
     def promoted(self) -> bool | None:
-        """Whether the challenger became the champion; None before that was decided."""
+        """Whether the challenger became the champion; None before the decision."""
         if self.record is not None:
             return self.record.promoted
         return None if self.decision is None else self.decision["promoted"]
@@ -120,13 +120,13 @@ class RoundFiles:
 
     @cached_property
     def tracking(self) -> dict[str, Any] | None:
-        """Where MLflow has the round; None before it was recorded there."""
+        """Ids of the round's MLflow run and model version; None before the round is recorded there."""
         path = self.directory / TRACKING
         return read_json(path) if path.is_file() else None
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """One dict an optimizer step; empty before dpo_train."""
+        """One dict per optimizer step; empty before dpo_train."""
         path = self.directory / "dpo_train" / "metrics.jsonl"
         if "dpo_train" not in self.manifests:
             return []
@@ -150,7 +150,7 @@ class RoundFiles:
 
     @cached_property
     def length_deciles(self) -> tuple[float, float, float] | None:
-        """First, fifth and ninth decile of the sampled responses' tokens; None where there are none."""
+        """First, fifth and ninth decile of the sampled responses' tokens; None if there are no responses."""
         lengths = self.lengths
         if lengths is None:
             return None
@@ -160,7 +160,7 @@ class RoundFiles:
         return float(first), float(fifth), float(ninth)
 
     def file_digest(self, stage: str, name: str) -> str | None:
-        """Digest of a published file, as its manifest recorded it; None if it was not published."""
+        """Return the digest of a published file, as its manifest recorded it; None if it was not published."""
         manifest = self.manifests.get(stage)
         record = manifest.files.get(name) if manifest else None
         return record.sha256 if record else None
@@ -199,9 +199,9 @@ class CampaignFiles:
 
     @property
     def compare_page(self) -> str | None:
-        """What follows the MLflow server's address for the page that shows the recorded rounds side by side.
+        """Path on the MLflow server of the page that shows the recorded rounds side by side.
 
-        None before there are any.
+        None before any round is recorded.
         """
         recorded = [
             (tracking["experiment_id"], tracking["run_id"])
@@ -211,41 +211,40 @@ class CampaignFiles:
         return f"/#/{compare_page(recorded)}" if recorded else None
 
     def champion_before(self, round_: int) -> int:
-        """The round whose model a round's challenger was compared with; 0 is the start model."""
+        """Return the round whose model a round's challenger was compared with; 0 is the start model."""
         return self.state.champion_before(round_)
 
     def round_files(self, number: int) -> RoundFiles:
-        """A round that has begun.
+        """Return the files of a round that has begun.
 
         Raises:
-            ValueError: It has not.
+            ValueError: The round has not begun.
         """
         for round_ in self.rounds:
             if round_.round == number:
                 return round_
-        raise ValueError(
-            f"{self.directory} has no round {number}; its rounds: {', '.join(str(round_.round) for round_ in self.rounds)}"
-        )
+        rounds = ", ".join(str(round_.round) for round_ in self.rounds) or "none"
+        raise ValueError(f"round {number} does not exist in {self.directory}: its rounds are {rounds}")
 
 
 def read_campaign(directory: Path) -> CampaignFiles:
-    """Read what is on disk of a campaign.
+    """Read a campaign from its directory.
 
     Args:
         directory: runs/<campaign>.
 
     Raises:
-        ValueError: There is no campaign in the directory.
+        ValueError: The directory does not contain a campaign, or its configuration is not valid.
     """
     state = read_state(directory)
     if state is None or not (directory / "config.json").is_file():
-        raise ValueError(f"{directory} holds no campaign: name one that `ratchet run` has started")
+        raise ValueError(f"{directory} does not contain a campaign: name one that `ratchet run` has started")
     try:
         config = CampaignConfig.model_validate(read_json(directory / "config.json"))
     except ValidationError as error:
         raise ValueError(f"{directory / 'config.json'}: {describe(error)}") from None
     records = {record.round: record for record in state.rounds}
-    begun = {int(name[1]) for path in directory.iterdir() if (name := re.fullmatch(r"round-(\d+)", path.name))}
+    directories = {int(name[1]) for path in directory.iterdir() if (name := re.fullmatch(r"round-(\d+)", path.name))}
     start = round_directory(directory, 0) / "start"
     start_manifest = read_manifest(start)
     return CampaignFiles(
@@ -258,7 +257,7 @@ def read_campaign(directory: Path) -> CampaignFiles:
             round_files(
                 directory, number, records.get(number), seeded=number == 1 and bool(config.preferences.seed_pairs)
             )
-            for number in sorted((begun | records.keys()) - {0})
+            for number in sorted((directories | records.keys()) - {0})
         ),
     )
 
@@ -266,9 +265,8 @@ def read_campaign(directory: Path) -> CampaignFiles:
 def round_files(campaign_dir: Path, number: int, record: RoundRecord | None, *, seeded: bool) -> RoundFiles:
     """Return the files of a round.
 
-    A finished round's are those of the reading before, unless a stage was published again or its record changed: the
-    report is written after each round and shows all of them, so its cost must not grow with what earlier rounds
-    published.
+    The files of a finished round are cached until a stage is published again or the round's record changes. The report
+    is written after each round and shows all rounds, so its cost must not grow with what earlier rounds published.
 
     Args:
         campaign_dir: runs/<campaign>.
@@ -300,7 +298,7 @@ def _modified_ns(path: Path) -> int | None:
 
 
 def read_manifest(directory: Path) -> Manifest | None:
-    """Read a stage's manifest; None if there is none or it is damaged, so that the stage has published nothing."""
+    """Read a stage's manifest; None if it is missing or damaged, since the stage has then published nothing."""
     try:
         return Manifest.model_validate_json((directory / MANIFEST).read_bytes())
     except (FileNotFoundError, ValueError):
@@ -322,7 +320,7 @@ def began_ms(directory: Path, manifest: Manifest) -> int:
 
 
 def compare_page(rounds: Sequence[tuple[str, str]]) -> str:
-    """Return what follows an MLflow server's address and `/#/` for the page that shows runs side by side.
+    """Return the path, after an MLflow server's address and `/#/`, of the page that shows runs side by side.
 
     Args:
         rounds: Ids of experiment and run, in the order of the page's columns.
@@ -334,9 +332,9 @@ def compare_page(rounds: Sequence[tuple[str, str]]) -> str:
 
 
 def judged_rounds(directory: Path, round: int) -> tuple[JudgedRound, ...]:
-    """What became of the prompts of the rounds before this one, oldest first.
+    """Return what became of the prompts of the rounds before this one, oldest first.
 
-    Rounds that a data set seeded judged none.
+    A round that a data set seeded is left out: it judged no prompts.
     """
     stages = {earlier: round_directory(directory, earlier) / "collect_preferences" for earlier in range(1, round)}
     manifests = {earlier: Manifest.model_validate(read_json(stage / MANIFEST)) for earlier, stage in stages.items()}
@@ -348,18 +346,16 @@ def judged_rounds(directory: Path, round: int) -> tuple[JudgedRound, ...]:
 
 
 def replayed_pairs(directory: Path, round: int, count: int) -> tuple[Artifact, ...]:
-    """The training pairs of the `count` rounds before this one, oldest first, by the hashes that their manifests recorded."""
+    """Return the training pairs of the `count` rounds before this one, oldest first, with their recorded hashes."""
     stages = [round_directory(directory, earlier) / "validate_data" for earlier in range(max(1, round - count), round)]
     manifests = [(stage, Manifest.model_validate(read_json(stage / MANIFEST))) for stage in stages]
     return tuple(artifact(stage, manifest, "train.parquet") for stage, manifest in manifests)
 
 
 def round_record(here: Path, round: int, manifests: dict[str, Manifest]) -> RoundRecord:
-    """Put a finished round's outcome together from what its stages published."""
-    evaluation, decision = (
-        read_json(here / "evaluate" / "evaluation.json"),
-        read_json(here / "promote" / "decision.json"),
-    )
+    """Build a finished round's record from what its stages published."""
+    evaluation = read_json(here / "evaluate" / "evaluation.json")
+    decision = read_json(here / "promote" / "decision.json")
     trained = read_json(here / "dpo_train" / "train.json")
     rewards = evaluation["mean_reward"]
     return RoundRecord(

@@ -1,4 +1,4 @@
-"""One flow run at a time on a campaign: the kernel's lock on a file that says who holds it."""
+"""Let one flow run at a time work on a campaign: the kernel's lock on a file that names the holder."""
 
 import contextlib
 import fcntl
@@ -12,19 +12,19 @@ from typing import Any, TextIO
 
 
 class CampaignBusy(Exception):
-    """Another flow run works on the campaign; the message names it."""
+    """Another flow run is working on the campaign; the message names it."""
 
 
 @contextlib.contextmanager
 def locked(directory: Path, **holder: Any) -> Iterator[dict[str, Any]]:
-    """Holds the campaign's lock; the kernel lets go of it when the process ends, however it ends.
+    """Hold the campaign's lock; the kernel releases it when the process ends, however it ends.
 
     Yields:
-        What the holder before wrote about itself: who it was, `since` when and, if it ended in order, `until` when it
-        worked.
+        The previous holder's description of itself: its identity, `since` when it worked and, if it ended in order,
+        `until` when.
 
     Raises:
-        CampaignBusy: Somebody else holds it. Raised within the block, it leaves no trace of this holder.
+        CampaignBusy: Another process holds the lock. Raised within the block, it leaves no trace of this holder.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / ".lock").open("a+") as file:
@@ -32,20 +32,22 @@ def locked(directory: Path, **holder: Any) -> Iterator[dict[str, Any]]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise CampaignBusy(f"campaign {directory.name} is worked on by {_describe_holder(file.read())}") from None
+            raise CampaignBusy(
+                f"campaign {directory.name} is already running ({_describe_holder(file.read())})"
+            ) from None
         file.seek(0)
         before = _holder(file.read())
-        mine = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now(), **holder}
-        _replace(file, mine)
+        own = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now(), **holder}
+        _replace(file, own)
         try:
             yield before
         except CampaignBusy:
             _replace(file, before)
             raise
         except BaseException:
-            _replace(file, mine | {"until": _now()})
+            _replace(file, own | {"until": _now()})
             raise
-        _replace(file, mine | {"until": _now()})
+        _replace(file, own | {"until": _now()})
 
 
 def _now() -> str:
@@ -68,5 +70,5 @@ def _holder(content: str) -> dict[str, Any]:
 def _describe_holder(content: str) -> str:
     return (
         ", ".join(f"{name} {value}" for name, value in _holder(content).items())
-        or "another process that is just starting"
+        or "another process has just started it"
     )

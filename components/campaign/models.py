@@ -1,4 +1,4 @@
-"""The models of a campaign's rounds: where their weights are, on which base, and whether they were removed."""
+"""Find the model of a campaign's round: its weights, their base, and whether they were removed."""
 
 from pathlib import Path
 from typing import Any
@@ -11,24 +11,24 @@ COLLECTED = "collected.json"
 
 
 class CollectedWeights(Record):
-    """What a round's collected.json says: its weights were removed on purpose, to free disk."""
+    """Content of a round's collected.json: its weights were removed on purpose, to free disk space."""
 
     what: str
     """`model` or `adapter`."""
     digest: str
-    """The policy's digest, by which the weights would be known again."""
+    """The policy's digest, which identifies the weights if they are restored."""
     num_bytes: int
     at: str
     """UTC time, ISO 8601."""
     mlflow_bytes: int | None = None
-    """Bytes of the copy in MLflow that were removed; None while no copy was found, or MLflow could not be reached."""
+    """Bytes removed from the copy in MLflow; None while no copy was found or MLflow could not be reached."""
 
 
 def model_of_round(directory: Path, round: int) -> ModelRef:
-    """Names the model that a round trained; round 0 is the start model.
+    """Return the model that a round trained; round 0 is the start model.
 
     Raises:
-        ValueError: The round's weights were collected, or are gone.
+        ValueError: The round's weights were removed by `ratchet gc`, or do not exist.
     """
     pinned = round_directory(directory, 0) / "start"
     start = ModelRef.model_validate(_published(directory, 0, pinned / "start.json")["model"])
@@ -40,7 +40,7 @@ def model_of_round(directory: Path, round: int) -> ModelRef:
     trained = _published(directory, round, stage / "train.json")
     digest, weights = trained["policy_digest"], stage / trained["directory"]
     if not weights.is_dir():
-        raise ValueError(_why_gone(directory, round, weights))
+        raise ValueError(_explain_missing(directory, round, weights))
     if weights.name == "adapter":
         base = model_of_round(directory, _round_of_base(directory, round, trained))
         return base.model_copy(update={"round": round, "adapter": weights, "digest": digest})
@@ -48,33 +48,34 @@ def model_of_round(directory: Path, round: int) -> ModelRef:
 
 
 def _round_of_base(directory: Path, round: int, trained: dict[str, Any]) -> int:
-    """The round whose full weights a round's adapter stands on."""
+    """Return the round whose full weights are the base of a round's adapter."""
     if "base_round" in trained:
         return int(trained["base_round"])
     # Earlier versions wrote only the digest of the policy that the round started from: the base is that policy, or the
     # policy's base.
     for earlier in range(round - 1, 0, -1):
         path = round_directory(directory, earlier) / "dpo_train" / "train.json"
-        before = read_json(path) if path.is_file() else {}
-        if before and before["policy_digest"] == trained.get("start_digest"):
-            return _round_of_base(directory, earlier, before) if before["directory"] == "adapter" else earlier
+        parent = read_json(path) if path.is_file() else {}
+        if parent and parent["policy_digest"] == trained.get("start_digest"):
+            return _round_of_base(directory, earlier, parent) if parent["directory"] == "adapter" else earlier
     return 0
 
 
 def _published(directory: Path, round: int, path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise ValueError(_why_gone(directory, round, path))
+        raise ValueError(_explain_missing(directory, round, path))
     return read_json(path)
 
 
 def collected_weights(directory: Path, round: int) -> CollectedWeights | None:
-    """Reads what was written when a round's weights were removed to free disk; None where that was not done."""
+    """Read a round's collected.json; None if its weights were not removed to free disk space."""
     path = round_directory(directory, round) / COLLECTED
     return CollectedWeights.model_validate(read_json(path)) if path.exists() else None
 
 
-def _why_gone(directory: Path, round: int, missing: Path) -> str:
+def _explain_missing(directory: Path, round: int, missing: Path) -> str:
+    problem = f"round {round} of campaign {directory.name} has no weights"
     collected = collected_weights(directory, round)
     if collected is not None:
-        return f"round {round} of campaign {directory.name} has no weights: gc collected them at {collected.at}; name a promoted round"
-    return f"round {round} of campaign {directory.name} has no weights: {missing} is gone; restore it, or name another round"
+        return f"{problem}: `ratchet gc` removed them at {collected.at}; choose a promoted round"
+    return f"{problem}: {missing} does not exist; restore it or choose another round"

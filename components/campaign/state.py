@@ -1,6 +1,6 @@
-"""A campaign's state on disk: its rounds, its champion and its target.
+"""Read and write a campaign's state on disk: its rounds, its champion and its target.
 
-Computes nothing and loads no ML library. Who the champion is stands in campaign.json and nowhere else; all other places
+Computes nothing and loads no ML library. campaign.json alone decides which round is the champion; all other places
 follow it.
 """
 
@@ -16,34 +16,34 @@ RUNS_VARIABLE = "RATCHET_RUNS"
 
 
 class Champion(Record):
-    """The best model that was promoted so far; round 0 is the start model."""
+    """The best model promoted so far; round 0 is the start model."""
 
     round: int
     digest: str
 
 
 class Rollback(Record):
-    """People made an earlier champion the champion again."""
+    """A user made an earlier champion the champion again."""
 
     model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True)
 
     former: int = Field(alias="from")
-    """Round of the champion that was put aside."""
+    """Round of the champion that was replaced."""
     to: int
     """Round that is the champion again; 0 is the start model."""
     at: str
     """UTC time, ISO 8601."""
     after_round: int
-    """The last round that was finished then: the next one is the first to start from the restored champion."""
+    """Last finished round at that time; the next round is the first to start from the restored champion."""
 
 
 class State(Record):
-    """What campaign.json holds."""
+    """Content of campaign.json."""
 
     campaign: str
     champion: Champion
     target: int | None = None
-    """The round that an unfinished start goes to; None when nothing is open."""
+    """Last round of an unfinished start; None if no start is open."""
     rounds: tuple[RoundRecord, ...] = ()
     rollbacks: tuple[Rollback, ...] = ()
     """Oldest first."""
@@ -54,29 +54,29 @@ class State(Record):
         return self.rounds[-1].round if self.rounds else 0
 
     def champion_before(self, round: int) -> int:
-        """The round whose model a round started from and was compared with; 0 is the start model."""
+        """Return the round whose model a round started from and was compared with; 0 is the start model."""
         moves = [(record.round, 0, record.round) for record in self.rounds if record.promoted]
         moves += [(rollback.after_round, order, rollback.to) for order, rollback in enumerate(self.rollbacks, 1)]
         return max((move for move in moves if move[0] < round), default=(0, 0, 0))[2]
 
 
 def runs_directory() -> Path:
-    """Where campaigns lie: the environment's RATCHET_RUNS, else `runs` below the current directory."""
+    """Return the directory of all campaigns: RATCHET_RUNS, else `runs` in the current directory."""
     return Path(os.environ.get(RUNS_VARIABLE, "runs")).absolute()
 
 
 def campaign_directory(campaign: str) -> Path:
-    """The directory of a campaign, whether it exists or not."""
+    """Return the directory of a campaign, whether it exists or not."""
     return runs_directory() / campaign
 
 
 def round_directory(directory: Path, round: int) -> Path:
-    """The directory of a round's stages."""
+    """Return the directory of a round's stages."""
     return directory / f"round-{round:03d}"
 
 
 def read_state(directory: Path) -> State | None:
-    """Reads campaign.json; None before the first start has pinned the start model.
+    """Read campaign.json; None before the first start has pinned the start model.
 
     Raises:
         ValueError: The file is damaged.
@@ -88,61 +88,57 @@ def read_state(directory: Path) -> State | None:
         return State.model_validate_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(
-            f"{path} is damaged ({str(error).splitlines()[0]}): restore it, or move the campaign's directory away"
+            f"{path} is damaged ({str(error).splitlines()[0]}): restore it or move the campaign's directory away"
         ) from None
 
 
 def known_campaigns() -> list[str]:
-    """Names of all campaigns that have begun, in order."""
+    """Return the names of all campaigns that have begun, in alphabetical order."""
     return sorted(path.parent.name for path in runs_directory().glob("*/campaign.json"))
 
 
 def known_state(campaign: str) -> State:
-    """Reads the state of a campaign that must exist.
+    """Read the state of a campaign that must exist.
 
     Raises:
-        ValueError: There is no such campaign; the message names those that there are.
+        ValueError: The campaign does not exist; the message names the existing ones.
     """
     state = read_state(campaign_directory(campaign))
     if state is None:
-        known = known_campaigns()
-        raise ValueError(
-            f"no campaign {campaign} under {runs_directory()}: {'known: ' + ', '.join(known) if known else 'none has run yet'}"
-        )
+        names = ", ".join(known_campaigns())
+        remedy = f"choose one of {names}" if names else "start one with `ratchet run`"
+        raise ValueError(f"campaign {campaign} does not exist in {runs_directory()}: {remedy}")
     return state
 
 
 def write_state(directory: Path, state: State) -> None:
-    """Replaces campaign.json atomically."""
+    """Replace campaign.json atomically."""
     write_json(directory / "campaign.json", state)
 
 
 def open_target(state: State, num_rounds: int) -> int:
-    """The round a start goes to.
+    """Return the last round of a start.
 
-    The open target of a start that did not finish, else `num_rounds` beyond the last round.
+    It is the open target of a start that did not finish, else `num_rounds` beyond the last round.
     """
     return state.last_round + num_rounds if state.target is None else state.target
 
 
 def with_round(state: State, record: RoundRecord) -> State:
-    """The state with a finished round, which is the champion if it is new and was promoted.
+    """Return the state with a finished round added; a new round that was promoted is the champion.
 
-    A round that is known already moves nothing: the champion may be another since, by a later round or by a rollback.
+    A known round is replaced and leaves the champion as it is: a later round or a rollback may have changed it since.
     """
-    new = all(known.round != record.round for known in state.rounds)
-    rounds = [*(known for known in state.rounds if known.round != record.round), record]
+    others = [other for other in state.rounds if other.round != record.round]
+    new = len(others) == len(state.rounds)
     champion = Champion(round=record.round, digest=record.policy_digest) if new and record.promoted else state.champion
     return state.model_copy(
-        update={"rounds": tuple(sorted(rounds, key=lambda known: known.round)), "champion": champion}
+        update={"rounds": tuple(sorted([*others, record], key=lambda each: each.round)), "champion": champion}
     )
 
 
 def finish_round(directory: Path, record: RoundRecord) -> State:
-    """Adds a finished round to campaign.json, and moves the champion if it was promoted.
-
-    Adding it again moves nothing.
-    """
+    """Record a finished round in campaign.json and, if it was promoted, make it the champion. Idempotent."""
     state = read_state(directory)
     assert state is not None
     state = with_round(state, record)
@@ -151,10 +147,11 @@ def finish_round(directory: Path, record: RoundRecord) -> State:
 
 
 def note_mlflow_run(directory: Path, round: int, run_id: str) -> None:
-    """Writes where MLflow has a finished round into campaign.json, and changes nothing else of it."""
+    """Write the MLflow run of a finished round into campaign.json; leave everything else unchanged."""
     state = read_state(directory)
     assert state is not None
     rounds = tuple(
-        known.model_copy(update={"mlflow_run_id": run_id}) if known.round == round else known for known in state.rounds
+        record.model_copy(update={"mlflow_run_id": run_id}) if record.round == round else record
+        for record in state.rounds
     )
     write_state(directory, state.model_copy(update={"rounds": rounds}))

@@ -1,6 +1,6 @@
-"""What ends the work on a round from outside: a file that says so, and the round's budget.
+"""Stop the work on a round from outside: by a stop file, or by the round's budget.
 
-Looked at whenever a stage reports progress.
+Both are checked whenever a stage reports progress.
 """
 
 import time
@@ -16,20 +16,20 @@ SECONDS_BETWEEN_LOOKS = 2.0
 
 
 def refuse_if_stopped(campaign: Path) -> None:
-    """Looks for the file that stops a campaign.
+    """Check for the file that stops a campaign.
 
     Raises:
-        RoundStopped: It is there.
+        RoundStopped: The file exists.
     """
     path = campaign / STOP_FILE
     if path.exists():
-        raise RoundStopped(f"{path} stops the campaign: remove it to go on")
+        raise RoundStopped(f"the campaign was stopped by the file {path}: remove the file to continue")
 
 
 class RoundLimits:
-    """Ends the running stage when the stop-file appears or the budget is used up.
+    """End the running stage when the stop file appears or the budget is used up.
 
-    A `components.runtime.progress.Listener`.
+    Implements `components.runtime.progress.Listener`.
     """
 
     def __init__(self, round_directory: Path, budget: BudgetConfig) -> None:
@@ -44,10 +44,10 @@ class RoundLimits:
         return self.spent_before + time.monotonic() - self.started
 
     def look(self) -> None:
-        """Notes what the round has used.
+        """Write down the seconds that the round has used, and check its limits.
 
         Raises:
-            RoundStopped: The stop-file is there, or the budget is used up.
+            RoundStopped: The stop file exists, or the budget is used up.
         """
         self.looked = time.monotonic()
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -60,20 +60,20 @@ class RoundLimits:
         ):
             if limit and used >= limit:
                 raise RoundStopped(
-                    f"{self.directory.name} has used {used:.3g} of budget.{key} = {limit:g}: raise it to go on"
+                    f"{self.directory.name} has used {used:.3g} of budget.{key} = {limit:g}: raise it to continue"
                 )
 
     def began(self, round: str, stage: str) -> None:
-        """Looks before the stage begins."""
+        """Check the limits before the stage begins."""
         self.look()
 
     def advanced(self, done: int, total: int, text: str) -> None:
-        """Looks every few seconds."""
+        """Check the limits every few seconds."""
         if time.monotonic() - self.looked > SECONDS_BETWEEN_LOOKS:
             self.look()
 
     def ended(self, round: str, stage: str, seconds: float, *, already_done: bool) -> None:
-        """Looks when the stage is published."""
+        """Check the limits when the stage is published."""
         self.look()
 
 

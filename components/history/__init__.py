@@ -1,4 +1,1 @@
-"""What people do with a campaign's past.
-
-Compare rounds, follow a model's lineage, roll the champion back, free the disk.
-"""
+"""Work with a campaign's past: compare rounds, trace a model's lineage, roll the champion back, free disk space."""

@@ -1,11 +1,9 @@
-"""Frees the disk under a campaign.
+"""Free disk space of a campaign: unneeded weights, their copies in MLflow, and leftovers of killed processes.
 
-Weights that nothing needs any more, their copies in MLflow, and what killed processes left.
-
-Kept are the start model, the champion, every model that was ever promoted (a rollback may want it) and the last rounds'
-models (the next round's reference may be the previous one). Pairs, verdicts, metrics and samples stay. Weights vanish
-by a rename, are recorded in the round's collected.json, and only then deleted: whenever this is killed, no reader takes
-half of them for a model, and the next collection finishes what was begun.
+These models stay: the start model, the champion, every model that was ever promoted (a rollback may need it) and the
+models of the last rounds (the next round's reference may be the previous one). Pairs, verdicts, metrics and samples
+stay too. Weights are renamed first, then recorded in the round's collected.json, and only then deleted. If this process
+is killed at any point, no reader mistakes half of the weights for a model, and the next collection finishes the job.
 """
 
 import os
@@ -27,33 +25,33 @@ LEFTOVERS = (".*.tmp-*", ".*.old-*")
 
 
 class Collected(Record):
-    """One thing that was removed, or, in a dry run, would be."""
+    """One item that was removed or, in a dry run, would be removed."""
 
     campaign: str
     round: int
     what: Literal["weights", "copy in MLflow", "checkpoints", "leftover"]
     path: str | None
-    """Where it was; None for what lies in MLflow."""
+    """Its path; None for a copy in MLflow."""
     num_bytes: int | None
-    """None where it could not be measured."""
+    """Size in bytes; None if it could not be measured."""
     postponed: str | None = None
-    """Why it is still there; the next collection tries again. None when it is gone."""
+    """Reason why it still exists; the next collection tries again. None if it was removed."""
 
 
 def collect_garbage(directory: Path, *, keep: int, dry_run: bool) -> list[Collected]:
-    """Removes what a campaign no longer needs, under its lock.
+    """Remove what a campaign no longer needs, under the campaign's lock.
 
     Args:
         directory: runs/<campaign>.
-        keep: Latest finished rounds whose weights stay whatever the gate said of them; at least 1.
-        dry_run: Say what would be removed, and remove nothing.
+        keep: Number of latest finished rounds whose weights stay regardless of the gate's decision; at least 1.
+        dry_run: Return what would be removed, and remove nothing.
 
     Raises:
         ValueError: `keep` is below 1, or the campaign's state is damaged.
-        CampaignBusy: Somebody works on the campaign.
+        CampaignBusy: Another process is working on the campaign.
     """
     if keep < 1:
-        raise ValueError(f"keep is {keep}: the next round may need the previous one's weights, so keep at least 1")
+        raise ValueError(f"keep must be at least 1, not {keep}: the next round may need the weights of the last one")
     with locked(directory, command="ratchet gc"):
         state = read_state(directory)
         if state is None:
@@ -72,41 +70,41 @@ def _collect_weights(
 ) -> Iterator[Collected]:
     stage = round_directory(directory, record.round) / "dpo_train"
     for name in WEIGHTS:
-        weights, begun = stage / name, sorted(stage.glob(f".{name}.old-*"))
-        unfinished = bool(begun) and not weights.exists()
+        weights, renamed = stage / name, sorted(stage.glob(f".{name}.old-*"))
+        unfinished = bool(renamed) and not weights.exists()
         if not unfinished and (_is_wanted(state, record, keep) or not weights.is_dir()):
             continue
-        num_bytes = sum(_size(path) for path in (weights, *begun))
+        num_bytes = sum(_size(path) for path in (weights, *renamed))
         if not dry_run:
-            _remove_weights(directory, record, weights, begun)
+            _remove_weights(directory, record, weights, renamed)
         yield Collected(
             campaign=directory.name, round=record.round, what="weights", path=str(weights), num_bytes=num_bytes
         )
 
 
 def _is_wanted(state: State, record: RoundRecord, keep: int) -> bool:
-    latest = {known.round for known in state.rounds[-keep:]}
+    latest = {other.round for other in state.rounds[-keep:]}
     return record.promoted or record.round == state.champion.round or record.round in latest
 
 
-def _remove_weights(directory: Path, record: RoundRecord, weights: Path, begun: list[Path]) -> None:
-    """Renames, records, deletes, in this order; `begun` are renamed ones that a killed collection did not delete."""
-    num_bytes = sum(_size(path) for path in (weights, *begun))
-    renamed = weights.exists()
-    if renamed:
-        _delete(begun)
-        begun = [weights.with_name(f".{weights.name}.old-{os.getpid()}")]
-        os.rename(weights, begun[0])
+def _remove_weights(directory: Path, record: RoundRecord, weights: Path, renamed: list[Path]) -> None:
+    """Rename, record and delete weights, in this order; a killed collection did not delete those in `renamed`."""
+    num_bytes = sum(_size(path) for path in (weights, *renamed))
+    in_place = weights.exists()
+    if in_place:
+        _delete(renamed)
+        renamed = [weights.with_name(f".{weights.name}.old-{os.getpid()}")]
+        os.rename(weights, renamed[0])
         sync(weights.parent)
-    if renamed or collected_weights(directory, record.round) is None:
+    if in_place or collected_weights(directory, record.round) is None:
         at = datetime.now(UTC).isoformat(timespec="seconds")
         note = CollectedWeights(what=weights.name, digest=record.policy_digest, num_bytes=num_bytes, at=at)
         write_json(round_directory(directory, record.round) / COLLECTED, note)
-    _delete(begun)
+    _delete(renamed)
 
 
 def _collect_copies(directory: Path, state: State, collected: set[int], *, dry_run: bool) -> list[Collected]:
-    """Removes MLflow's copies of the weights that were collected now, or earlier when MLflow was away."""
+    """Remove MLflow's copies of the weights that were collected now, or earlier while MLflow was unavailable."""
     notes = {record.round: collected_weights(directory, record.round) for record in state.rounds}
     pending = [record for record in state.rounds if _has_copy(notes[record.round], record.round in collected)]
     if not pending:
@@ -141,19 +139,19 @@ def _has_copy(note: CollectedWeights | None, collected_now: bool) -> bool:
 
 
 def _sweep(directory: Path, state: State, *, dry_run: bool) -> Iterator[Collected]:
-    """Removes what killed processes left: under the lock nobody writes there.
+    """Remove leftovers of killed processes: under the lock no other process writes there.
 
-    Checkpoints of a round that is open are still needed.
+    Checkpoints of an open round are still needed.
     """
     finished = {record.round for record in state.rounds}
-    for place in sorted(directory.glob("round-*")):
-        round = int(place.name.rpartition("-")[2])
-        found: list[tuple[Literal["checkpoints", "leftover"], Path]] = [
-            ("leftover", path) for pattern in LEFTOVERS for path in sorted(place.glob(pattern)) if path.is_dir()
+    for round_dir in sorted(directory.glob("round-*")):
+        round = int(round_dir.name.rpartition("-")[2])
+        removable: list[tuple[Literal["checkpoints", "leftover"], Path]] = [
+            ("leftover", path) for pattern in LEFTOVERS for path in sorted(round_dir.glob(pattern)) if path.is_dir()
         ]
-        if round in finished and (place / CHECKPOINTS).is_dir():
-            found.append(("checkpoints", place / CHECKPOINTS))
-        for what, path in found:
+        if round in finished and (round_dir / CHECKPOINTS).is_dir():
+            removable.append(("checkpoints", round_dir / CHECKPOINTS))
+        for what, path in removable:
             num_bytes = _size(path)
             if not dry_run:
                 _delete([path])

@@ -1,4 +1,4 @@
-"""Two rounds side by side, of one campaign or of two: decisions, numbers, configuration, digests, answers.
+"""Compare two rounds, of one campaign or of two: decisions, numbers, configuration, digests, answers.
 
 Reads files only.
 """
@@ -20,7 +20,7 @@ NUM_SAMPLES = 3
 
 @dataclass(frozen=True)
 class Row:
-    """One thing that both rounds have: what it is, and what it is in each."""
+    """One property of both rounds: its name and its value in each."""
 
     what: str
     left: str
@@ -38,18 +38,18 @@ class SharedSample:
 
 @dataclass(frozen=True)
 class RoundComparison:
-    """All that two rounds' files say about how they differ."""
+    """The differences between two rounds, from their files."""
 
     names: tuple[str, str]
     measures: tuple[Row, ...]
     warnings: tuple[str, ...]
-    """Why numbers of the two must not be set against each other, if they must not."""
+    """Reasons why the numbers of the two rounds must not be compared; empty if they may be."""
     config: tuple[str, ...]
-    """Keys that differ, as `key: left -> right`."""
+    """Keys of the configuration that differ, as `key: left -> right`."""
     digests: tuple[Row, ...]
     samples: tuple[SharedSample, ...]
     page: str | None
-    """MLflow's page with both runs; None without a server, or before both were recorded."""
+    """Address of MLflow's page with both runs; None without a server, or before both are recorded."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class _Side:
 
 
 def compare_rounds(left: RoundName, right: RoundName) -> RoundComparison:
-    """Sets two finished rounds side by side.
+    """Compare two finished rounds.
 
     Raises:
-        ValueError: There is no such campaign, or the round is not finished.
+        ValueError: A campaign does not exist, or a round is not finished.
     """
     sides = _side(left), _side(right)
     digests = _digests(*sides)
@@ -84,7 +84,9 @@ def _side(name: RoundName) -> _Side:
     record = next((record for record in state.rounds if record.round == name.round), None)
     if record is None:
         finished = ", ".join(str(record.round) for record in state.rounds) or "none"
-        raise ValueError(f"{name} is no finished round of campaign {name.campaign}: finished are {finished}")
+        raise ValueError(
+            f"{name} is not a finished round: the finished rounds of campaign {name.campaign} are {finished}"
+        )
     campaign = read_campaign(campaign_directory(name.campaign))
     return _Side(name, campaign, campaign.round_files(name.round), record)
 
@@ -117,10 +119,10 @@ def _digests(left: _Side, right: _Side) -> tuple[Row, ...]:
 
 def _digests_of(side: _Side) -> dict[str, str]:
     start, trained = side.campaign.start, side.files.trained
-    known = {"policy": side.record.policy_digest}
+    digests = {"policy": side.record.policy_digest}
     if trained is not None:
-        known["trained from"] = trained["start_digest"]
-    known["reference"] = side.record.reference_digest
+        digests["trained from"] = trained["start_digest"]
+    digests["reference"] = side.record.reference_digest
     for what, place in {
         "prompts": ("generate_responses", "prompts.parquet"),
         "preferences": ("collect_preferences", "preferences.parquet"),
@@ -129,38 +131,36 @@ def _digests_of(side: _Side) -> dict[str, str]:
     }.items():
         sha256 = side.files.file_digest(*place)
         if sha256 is not None:
-            known[what] = sha256
+            digests[what] = sha256
     if start is not None and side.campaign.start_manifest is not None:
-        known["start model"] = start["model"]["digest"]
-        known["held-out prompts"] = side.campaign.start_manifest.files["held_out_prompts.parquet"].sha256
-        known |= {"judge": start["judge"]["digest"], "evaluation judge": start["evaluation_judge"]["digest"]}
-    return known
+        digests["start model"] = start["model"]["digest"]
+        digests["held-out prompts"] = side.campaign.start_manifest.files["held_out_prompts.parquet"].sha256
+        digests |= {"judge": start["judge"]["digest"], "evaluation judge": start["evaluation_judge"]["digest"]}
+    return digests
 
 
 def _warnings(digests: tuple[Row, ...]) -> list[str]:
     differ = {row.what for row in digests if row.left != row.right}
     reasons = {
-        "held-out prompts": "they answered other held-out prompts",
-        "evaluation judge": "another judge compared their answers",
-        "start model": "they are measured against other start models",
+        "held-out prompts": "the held-out prompts differ",
+        "evaluation judge": "the evaluation judges differ",
+        "start model": "the start models differ",
     }
-    return [
-        f"win rates and rewards cannot be set against each other: {reason}"
-        for what, reason in reasons.items()
-        if what in differ
-    ]
+    return [f"win rates and rewards cannot be compared: {reason}" for what, reason in reasons.items() if what in differ]
 
 
 def _config_changes(left: _Side, right: _Side) -> list[str]:
-    """The configurations under which the rounds ran, as far as the campaign's files tell."""
+    """Return the differences between the configurations under which the rounds ran."""
     configs = (config_of_round(side.campaign.directory, side.record.round) for side in (left, right))
-    without = {"campaign", *FREE_TO_CHANGE}
-    before, after = ({key: value for key, value in config.items() if key not in without} for config in configs)
-    return differences(before, after)
+    ignored = {"campaign", *FREE_TO_CHANGE}
+    left_config, right_config = (
+        {key: value for key, value in config.items() if key not in ignored} for config in configs
+    )
+    return differences(left_config, right_config)
 
 
 def _shared_samples(left: _Side, right: _Side) -> list[SharedSample]:
-    """A few prompts that both kept, those with different answers first."""
+    """Return a few prompts of which both rounds recorded answers, those with different answers first."""
     challengers = [{sample.prompt: sample.answers[-1] for sample in read_samples(side.files)} for side in (left, right)]
     shared = [
         SharedSample(prompt, answer, challengers[1][prompt])

@@ -1,6 +1,6 @@
-"""What a registered model was made from, by digests, down to the prompts and the start model, and whether the files still are that.
+"""Trace a registered model by digests back to the prompts and the start model, and verify the files behind it.
 
-MLflow says which round a version is; everything else is read from the campaign's files.
+MLflow names the round of a version; everything else is read from the campaign's files.
 """
 
 from dataclasses import asdict, dataclass
@@ -15,48 +15,50 @@ from components.records import RoundRecord
 
 @dataclass(frozen=True)
 class Lineage:
-    """A version with every model behind it."""
+    """A model version with every model behind it."""
 
     version: str
     aliases: tuple[str, ...]
     campaign: str
     models: tuple[Node, ...]
-    """The version's own model first, then each one that some model above was trained from or measured against, down to
-    the start."""
+    """The version's own model, then all models that it goes back to as origin or reference, newest first; the start
+    model is the last."""
 
     @property
     def damaged(self) -> list[str]:
-        """Paths of files that are gone, or are no longer what was published.
+        """Paths of files that are missing or differ from what was published.
 
-        Weights that were collected are not among them.
+        Weights that `ratchet gc` removed are not among them.
         """
         nodes = [node for node in walk(self.models) if node.condition in ("changed", "gone")]
         files = [node for node in nodes if not any(child.what == FILE for child in node.children)]
         return list(dict.fromkeys(node.path for node in files if node.path is not None))
 
     def plain(self) -> dict[str, Any]:
-        """The same as JSON values."""
+        """Return the lineage as JSON values."""
         return asdict(self) | {"damaged": self.damaged}
 
 
 def read_lineage(name: VersionName) -> Lineage:
-    """Follows a version back to the start.
+    """Trace a version back to the start model.
 
     Raises:
-        ValueError: There is no such version or alias, or the campaign's files know nothing of it.
+        ValueError: The version or alias does not exist, or no round of the campaign belongs to it.
         TrackingUnavailable: MLflow cannot be reached.
     """
     from components.tracking import Version, read_versions  # loads mlflow, which takes seconds
 
     versions: list[Version] = read_versions(runs_directory(), name.model)
-    wanted = [each for each in versions if name.version == each.version or name.alias in each.aliases]
-    if not wanted:
-        known = [
+    matches = [each for each in versions if name.version == each.version or name.alias in each.aliases]
+    if not matches:
+        names = [
             *(str(each.version) for each in versions),
             *(f"@{alias}" for each in versions for alias in each.aliases),
         ]
-        raise ValueError(f"MLflow has no model version {name}: {name.model} has {', '.join(known) or 'none'}")
-    version = wanted[0]
+        raise ValueError(
+            f"model version {name} does not exist in MLflow: {name.model} has {', '.join(names) or 'none'}"
+        )
+    version = matches[0]
     known_state(name.model)
     campaign = read_campaign(campaign_directory(name.model))
     record = _record_of(campaign, version.tags, name)
@@ -70,23 +72,24 @@ def read_lineage(name: VersionName) -> Lineage:
 
 
 def _record_of(campaign: CampaignFiles, tags: dict[str, str], name: VersionName) -> RoundRecord:
-    for known in campaign.finished:
-        if (str(known.round), known.policy_digest) == (tags.get("round"), tags.get("policy_digest")):
-            return known
+    for record in campaign.finished:
+        if (str(record.round), record.policy_digest) == (tags.get("round"), tags.get("policy_digest")):
+            return record
     raise ValueError(
-        f"{name} is of no round under {campaign.directory}: an earlier campaign of that name made it, and its files are gone"
+        f"{name} does not belong to a round in {campaign.directory}: an earlier campaign with this name trained it, "
+        "and its files no longer exist"
     )
 
 
 def _ancestry(campaign: CampaignFiles, round: int, git_shas: dict[str, str]) -> list[ModelTree]:
-    """The round, and every model that was behind it as its origin or as a reference, newest first.
+    """Return the round's model and every model behind it, as origin or as reference, newest first.
 
     The start model is the last.
     """
-    found, waiting = dict[int, ModelTree](), [round]
-    while waiting:
-        number = waiting.pop()
-        if number not in found:
-            found[number] = ModelTree(campaign, number, git_shas)
-            waiting += [parent for parent in found[number].parents if parent is not None]
-    return [found[number] for number in sorted(found, reverse=True)]
+    trees, pending = dict[int, ModelTree](), [round]
+    while pending:
+        number = pending.pop()
+        if number not in trees:
+            trees[number] = ModelTree(campaign, number, git_shas)
+            pending += [parent for parent in trees[number].parents if parent is not None]
+    return [trees[number] for number in sorted(trees, reverse=True)]

@@ -1,4 +1,4 @@
-"""How people name a round (`demo/1`) and a model version (`demo/3`, `demo@champion`). Knows no files."""
+"""Parse the names of a round (`demo/1`) and of a model version (`demo/3`, `demo@champion`). Knows no files."""
 
 import re
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class RoundName:
 
 @dataclass(frozen=True)
 class VersionName:
-    """A version of a registered model, by its number or by an alias; the other is None."""
+    """A version of a registered model: either its number or an alias is set, the other is None."""
 
     model: str
     version: int | None
@@ -31,26 +31,26 @@ class VersionName:
 
 
 def parse_round(text: str) -> RoundName:
-    """Reads `demo/1`.
+    """Parse the name of a round, such as `demo/1`.
 
     Raises:
-        ValueError: It is written otherwise.
+        ValueError: The text is not a round's name.
     """
-    found = _ROUND.fullmatch(text)
-    if found is None:
-        raise ValueError(f"{text} names no round: write campaign/round, such as demo/1")
-    return RoundName(found["campaign"], int(found["round"]))
+    match = _ROUND.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text} is not a round: use campaign/round, such as demo/1")
+    return RoundName(match["campaign"], int(match["round"]))
 
 
 def parse_version(text: str) -> VersionName:
-    """Reads MLflow's notation for a version: `demo/3`, `demo@champion`, either with `models:/` before it.
+    """Parse MLflow's notation for a version: `demo/3` or `demo@champion`, optionally with the prefix `models:/`.
 
     Raises:
-        ValueError: It is written otherwise.
+        ValueError: The text is not a version's name.
     """
-    found = _VERSION.fullmatch(text)
-    if found is None:
+    match = _VERSION.fullmatch(text)
+    if match is None:
         raise ValueError(
-            f"{text} names no model version: write model/version or model@alias, such as demo/3 or demo@champion"
+            f"{text} is not a model version: use model/version or model@alias, such as demo/3 or demo@champion"
         )
-    return VersionName(found["model"], int(found["version"]) if found["version"] else None, found["alias"])
+    return VersionName(match["model"], int(match["version"]) if match["version"] else None, match["alias"])

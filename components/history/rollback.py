@@ -1,7 +1,7 @@
-"""Makes an earlier promoted round, or the start model, the champion again.
+"""Make an earlier promoted round, or the start model, the champion again.
 
-Only campaign.json changes. A round that is open is safe: its stages are keyed by the digests of what they were made
-from, so what it has published from the champion that was put aside is made again from the restored one.
+Only campaign.json changes. An open round stays correct: the keys of its stages hold the digests of their inputs, so
+stages that were published from the replaced champion run again from the restored one.
 """
 
 from datetime import UTC, datetime
@@ -16,21 +16,21 @@ from components.report.wording import model_name
 
 
 def roll_back(directory: Path, round: int) -> State:
-    """Puts a champion back under the campaign's lock; the next round starts from it.
+    """Restore a champion under the campaign's lock; the next round starts from it.
 
-    MLflow is told by `tracking.announce_champion`.
+    MLflow is not changed: `tracking.announce_champion` does that.
 
     Args:
         directory: runs/<campaign>, which must exist.
         round: A promoted round, or 0 for the start model.
 
     Returns:
-        The campaign's new state, the rollback last among its `rollbacks`.
+        The campaign's new state; this rollback is the last of its `rollbacks`.
 
     Raises:
-        ValueError: There is no such round, it was never promoted, it is the champion already, or its weights are gone
+        ValueError: The round does not exist, was never promoted or is already the champion, or its weights are missing
             or damaged.
-        CampaignBusy: Somebody works on the campaign.
+        CampaignBusy: Another process is working on the campaign.
     """
     with locked(directory, command="ratchet rollback"):
         state = read_state(directory)
@@ -51,31 +51,33 @@ def _refuse_unless_earlier_champion(state: State, round: int) -> None:
     others = ", ".join(str(number) for number in promoted if number != state.champion.round)
     choice = f"choose one of {others}" if others else "no other model was ever promoted"
     if round == state.champion.round:
-        raise ValueError(f"{model_name(round)} is the champion of {state.campaign} already: {choice}")
+        raise ValueError(f"{model_name(round)} is already the champion of campaign {state.campaign}: {choice}")
     if round not in (0, *(record.round for record in state.rounds)):
-        raise ValueError(f"campaign {state.campaign} has finished no round {round}: {choice}")
+        raise ValueError(f"campaign {state.campaign} has no finished round {round}: {choice}")
     if round not in promoted:
-        raise ValueError(
-            f"round {round} of {state.campaign} was never promoted, so nothing shows that it is any good: {choice}"
-        )
+        raise ValueError(f"round {round} of campaign {state.campaign} was never promoted: {choice}")
 
 
 def _refuse_damaged(directory: Path, round: int, base: Path) -> None:
-    """Looks at the hashes of weights that lie within the campaign.
+    """Verify the hashes of weights inside the campaign's directory.
 
-    A start model from elsewhere must at least be there.
+    A start model outside of it must at least exist.
     """
     if not base.is_dir():
         raise ValueError(
-            f"the weights of {model_name(round)} are gone: {base} is no directory; restore it, or name another round"
+            f"the weights of {model_name(round)} are missing: {base} is not a directory; "
+            "restore it or choose another round"
         )
     stage = round_directory(directory, round) / ("dpo_train" if round else "start")
     manifest = read_manifest(stage)
     if manifest is None:
         raise ValueError(
-            f"{stage} has no manifest that can be read, so its weights cannot be trusted: restore it, or name another round"
+            f"the manifest of {stage} is missing or damaged, so its weights cannot be verified: restore it or choose "
+            "another round"
         )
     weights = [*stored_files(stage, manifest, within="model/"), *stored_files(stage, manifest, within="adapter/")]
     damaged = [file.name for file in weights if file.condition != "intact"]
     if damaged:
-        raise ValueError(f"{stage / damaged[0]} no longer matches its recorded hash: restore it, or name another round")
+        raise ValueError(
+            f"{stage / damaged[0]} no longer matches its recorded hash: restore it or choose another round"
+        )

@@ -1,4 +1,4 @@
-"""One model as a tree of what it was made from, each file checked against the hash that its manifest recorded."""
+"""Build the tree of a model's inputs, with each file checked against the hash in its manifest."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,26 +19,26 @@ from components.report.wording import model_name
 _JUDGES = {"judge": "judge", "evaluation judge": "evaluation_judge"}
 _PROMPTS = {"train prompts": "train_prompts.parquet", "held-out prompts": "held_out_prompts.parquet"}
 FILE = "file"
-"""What a node is called whose file stands for nothing but itself."""
+"""Name of a node that represents only its file."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """One thing that a model was made from, and what that was made from in turn."""
+    """One input of a model, with its own inputs."""
 
     what: str
     digest: str | None
-    """sha256 of tensors, of a file or of a configuration; None where it is not known, or nothing is digested."""
+    """sha256 of tensors, of a file or of a configuration; None if it is unknown or the node has none."""
     note: str | None = None
     path: str | None = None
     """Relative to the campaign's directory."""
     condition: Condition | None = None
-    """None for what is no file."""
+    """None if the node is not a file."""
     children: tuple["Node", ...] = ()
 
 
 def walk(nodes: tuple[Node, ...]) -> Iterator[Node]:
-    """The nodes and all below them, each before what is below it."""
+    """Yield the nodes and all their descendants, each node before its children."""
     for node in nodes:
         yield node
         yield from walk(node.children)
@@ -46,7 +46,7 @@ def walk(nodes: tuple[Node, ...]) -> Iterator[Node]:
 
 @dataclass(frozen=True)
 class ModelTree:
-    """One round's model (0: the start model) with the files behind it."""
+    """The model of a round, or the start model for round 0, with the files behind it."""
 
     campaign: CampaignFiles
     round: int
@@ -54,20 +54,20 @@ class ModelTree:
 
     @property
     def directory(self) -> Path:
-        """Where the round's stages are."""
+        """Directory of the round's stages."""
         return round_directory(self.campaign.directory, self.round)
 
     @cached_property
     def trained(self) -> dict[str, Any] | None:
-        """What the training said of itself; None where that file is no longer what was published, and so no witness."""
+        """Content of train.json; None if the file is no longer what was published, and so cannot be trusted."""
         intact = any(file.name == "train.json" and file.condition == "intact" for file in self._files("dpo_train"))
         return read_json(self.directory / "dpo_train" / "train.json") if intact else None
 
     @property
     def parents(self) -> tuple[int | None, ...]:
-        """Rounds of the models that it was trained from and measured against.
+        """Rounds of the models from which it was trained and against which it was measured.
 
-        By campaign.json where the training is no witness.
+        If train.json cannot be trusted, campaign.json is used instead.
         """
         if self.round == 0:
             return ()
@@ -76,10 +76,10 @@ class ModelTree:
         return tuple(_round_of(self.campaign, self.trained[name]) for name in ("start_digest", "reference_digest"))
 
     def node(self) -> Node:
-        """The model as a tree of what it was made from."""
+        """Return the model as a tree of its inputs."""
         if self.round == 0:
             return self._start()
-        record = next(known for known in self.campaign.finished if known.round == self.round)
+        record = next(record for record in self.campaign.finished if record.round == self.round)
         standing = "promoted" if record.promoted else "refused"
         crowned = ", the champion" if self.campaign.state.champion.round == self.round else ""
         parts = [
@@ -90,8 +90,8 @@ class ModelTree:
             self._config(),
             self._git_sha(record),
         ]
-        shown = {node.path for node in walk(tuple(parts))}
-        others = [node for node in self._damaged() if node.path not in shown]
+        paths = {node.path for node in walk(tuple(parts))}
+        others = [node for node in self._damaged() if node.path not in paths]
         return Node(model_name(self.round), record.policy_digest, f"{standing}{crowned}", children=(*parts, *others))
 
     def _start(self) -> Node:
@@ -100,11 +100,9 @@ class ModelTree:
             return Node(model_name(0), None, "round 0 is gone", "round-000/start", "gone")
         parts = [self._file(what, "start", name) for what, name in _PROMPTS.items()]
         parts += [Node(what, start[key]["digest"], judge_name(start[key]["config"])) for what, key in _JUDGES.items()]
-        shown = {node.path for node in parts}
         weights = self._start_weights(start["model"])
-        others = [
-            node for node in self._damaged() if node.path not in shown | {child.path for child in weights.children}
-        ]
+        paths = {node.path for node in (*parts, *weights.children)}
+        others = [node for node in self._damaged() if node.path not in paths]
         return Node(model_name(0), start["model"]["digest"], children=(weights, *parts, *others))
 
     def _start_weights(self, model: dict[str, Any]) -> Node:
@@ -121,12 +119,12 @@ class ModelTree:
 
     @cached_property
     def _collected(self) -> CollectedWeights | None:
-        """What was written when the weights were collected; None where they were not, or were put back since."""
+        """Content of collected.json; None if the weights were not removed, or were restored since."""
         note = collected_weights(self.campaign.directory, self.round)
         return None if note is None or (self.directory / "dpo_train" / note.what).exists() else note
 
     def _folder(self, stage: str, name: str) -> Node:
-        """A directory of weights as one node; below it only what is damaged."""
+        """Return a directory of weights as one node with only its damaged files as children."""
         files = [file for file in self._files(stage) if file.name.startswith(f"{name}/")]
         damaged = tuple(self._node(FILE, stage, file) for file in files if file.condition != "intact")
         condition = worst(file.condition for file in files) if files else "gone"
@@ -134,7 +132,7 @@ class ModelTree:
 
     def _origins(self) -> Iterator[Node]:
         if self.trained is None:
-            yield Node("trained from", None, "not known: train.json is no longer what was published")
+            yield Node("trained from", None, "unknown: train.json is no longer what was published")
             return
         start, reference = self.trained["start_digest"], self.trained["reference_digest"]
         yield Node("trained from", start, _name_of(self.campaign, start))
@@ -149,7 +147,7 @@ class ModelTree:
         return replace(train, note=self._replayed())
 
     def _replayed(self) -> str | None:
-        """Says if earlier rounds' pairs are among the training pairs."""
+        """Return a note if pairs of earlier rounds are among the training pairs."""
         intact = any(
             file.name == "validation.json" and file.condition == "intact" for file in self._files("validate_data")
         )
@@ -157,7 +155,7 @@ class ModelTree:
         return f"{replayed} of the received pairs replayed from earlier rounds" if replayed else None
 
     def _judged(self) -> Iterator[Node]:
-        """What the verdicts are on, and whose they are."""
+        """Yield the inputs of the verdicts, and the judge that gave them."""
         seed_pairs = (
             config_of_round(self.campaign.directory, self.round)["preferences"]["seed_pairs"] if self.round == 1 else ""
         )
@@ -220,16 +218,16 @@ class ModelTree:
         return self._checked.get(stage, [])
 
     def _file(self, what: str, stage: str, name: str, *children: Node) -> Node:
-        found = next((file for file in self._files(stage) if file.name == name), None)
-        if found is None:
-            return Node(what, None, "not published any more", self._place(stage, name), "gone", children)
-        return self._node(what, stage, found, *children)
+        file = next((file for file in self._files(stage) if file.name == name), None)
+        if file is None:
+            return Node(what, None, "no longer published", self._place(stage, name), "gone", children)
+        return self._node(what, stage, file, *children)
 
     def _node(self, what: str, stage: str, file: StoredFile, *children: Node) -> Node:
         return Node(what, file.record.sha256, None, self._place(stage, file.name), file.condition, children)
 
     def _damaged(self) -> list[Node]:
-        """Files that no other node stands for, where they are no longer what was published."""
+        """Return the files that are no longer what was published, except weights removed by `ratchet gc`."""
         damaged = [
             (stage, file) for stage, files in self._checked.items() for file in files if file.condition != "intact"
         ]
@@ -250,11 +248,11 @@ def _round_of(campaign: CampaignFiles, digest: str) -> int | None:
 
 def _name_of(campaign: CampaignFiles, digest: str) -> str:
     round = _round_of(campaign, digest)
-    return "no model of this campaign" if round is None else model_name(round)
+    return "not a model of this campaign" if round is None else model_name(round)
 
 
 def _tensors_condition(base: Path, expected: str) -> Condition:
-    """Digests a start model that lies outside the campaign, where no manifest names its files."""
+    """Digest a start model outside the campaign's directory, whose files are in no manifest."""
     if not base.is_dir():
         return "gone"
     from safetensors import SafetensorError

@@ -1,4 +1,4 @@
-"""Draws training curves over optimizer steps; rounds stand one behind the other.
+"""Draw training curves over optimizer steps, one round after the other.
 
 Used by the report and by the training plot.
 """
@@ -16,17 +16,14 @@ from components.plots.figures import Palette
 
 LN2 = math.log(2)
 SMOOTHED_FROM = 40
-"""Shorter curves are shown as they are."""
+"""Number of steps from which a curve is smoothed."""
 MAX_ROUNDS = 12
-"""More rounds than these cannot be told apart on one axis."""
+"""Largest number of rounds that can be told apart on one axis."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """One round's training.
-
-    The metrics of each step, and what was measured afterwards on pairs that it had not seen.
-    """
+    """One round's training: the metrics of each step, and the metrics on held-out pairs afterwards."""
 
     round: int
     metrics: Sequence[dict[str, Any]]
@@ -43,7 +40,7 @@ class Curve:
 
 
 def panels(palette: Palette) -> dict[str, tuple[Curve, ...]]:
-    """The curves of each panel, by the panel's title."""
+    """Return the curves of each panel, by the panel's title."""
     return {
         "Loss": (Curve("loss", "loss", palette.challenger),),
         "Reward margin": (Curve("rewards/margins", "chosen minus rejected", palette.challenger),),
@@ -56,10 +53,10 @@ def panels(palette: Palette) -> dict[str, tuple[Curve, ...]]:
 
 
 def draw_curves(axes: Axes, trainings: Sequence[Training], curves: Sequence[Curve], palette: Palette) -> None:
-    """Draws metrics over the steps of all rounds; a diamond is the held-out pairs' value after a round.
+    """Draw metrics over the steps of all rounds; a diamond is the value on held-out pairs after a round.
 
     Args:
-        axes: Drawn on.
+        axes: Axes to draw on.
         trainings: Rounds in order.
         curves: Metrics that share the vertical axis.
         palette: Colours of the marks between the rounds.
@@ -69,10 +66,10 @@ def draw_curves(axes: Axes, trainings: Sequence[Training], curves: Sequence[Curv
         steps = np.array([entry["step"] for entry in training.metrics]) + offset
         last = index == len(trainings) - 1
         for curve in curves:
-            # A step of single responses may hold none that is desirable, and then says nothing of those.
-            told = [curve.key in entry for entry in training.metrics]
+            # A step of single responses may have no desirable one, and then lacks the metrics of those.
+            measured = [curve.key in entry for entry in training.metrics]
             values = np.array([entry[curve.key] for entry in training.metrics if curve.key in entry], dtype=float)
-            _draw_curve(axes, steps[told], values, curve, curve.label if last else None)
+            _draw_curve(axes, steps[measured], values, curve, curve.label if last else None)
             if training.held_out is not None and curve.key in training.held_out:
                 label = "held-out pairs" if last else None
                 axes.plot(
@@ -101,7 +98,10 @@ def _draw_curve(axes: Axes, steps: np.ndarray, values: np.ndarray, curve: Curve,
 
 
 def running_mean(values: np.ndarray, half_width: int) -> np.ndarray:
-    """Mean over a centred window of 2 `half_width` + 1 values that shrinks at both ends, so that no value from outside the round enters."""
+    """Return the mean over a centred window of 2 `half_width` + 1 values.
+
+    The window shrinks at both ends, so that it covers only values of the round.
+    """
     sums = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
     reach = np.minimum(half_width, np.minimum(index, len(values) - 1 - index))

@@ -1,8 +1,8 @@
-"""How figures look and how they become bytes: one style for the report's inline SVG and for the PNG plots.
+"""Style and save figures: one style for the report's inline SVG and for the PNG plots.
 
 Knows no data.
 
-An SVG figure is drawn in stand-in colours that become CSS variables, so that the page's light and dark themes colour
+An SVG figure is drawn in stand-in colours that become CSS variables, so that the page's light and dark themes apply to
 it. Equal figures give equal bytes: no dates, no random ids, no style of the machine.
 """
 
@@ -25,7 +25,7 @@ from components.artifacts import write_bytes
 
 @dataclass(frozen=True)
 class Palette:
-    """Colours by what they stand for."""
+    """Colours by their meaning."""
 
     ink: str
     muted: str
@@ -39,9 +39,9 @@ class Palette:
 
 
 PAPER = Palette("#1c1f24", "#5d646f", "#e3e5e8", "#ffffff", "#6b7280", "#b45309", "#1d5fd1", "#0f766e", "#be3455")
-"""The colours themselves, for PNG."""
+"""Real colours, for PNG."""
 THEMED = Palette(*(f"#0000{0xA0 + index:02x}" for index in range(len(fields(Palette)))))
-"""Stand-ins that `to_svg` replaces by the CSS variables --ink, --muted and so on."""
+"""Stand-ins that `to_svg` replaces with the CSS variables --ink, --muted and so on."""
 
 _VARIABLES = {
     stand_in: f"var(--{field.name})" for field, stand_in in zip(fields(Palette), astuple(THEMED), strict=True)
@@ -51,11 +51,11 @@ _TOOLTIP = "tooltip:"
 
 @contextmanager
 def styled(palette: Palette, name: str) -> Iterator[None]:
-    """Draws and saves figures in the report's style; whatever the user's matplotlibrc says.
+    """Apply the report's style to figures in the block, regardless of the user's matplotlibrc.
 
     Args:
         palette: Colours of everything that the drawing does not colour itself.
-        name: Sets the ids of this figure apart from those of the page's other figures.
+        name: Makes the ids of this figure differ from those of the page's other figures.
     """
     style: dict[str, Any] = {
         "svg.fonttype": "none",
@@ -93,28 +93,28 @@ def styled(palette: Palette, name: str) -> Iterator[None]:
 
 
 def new_chart() -> tuple[Figure, Axes]:
-    """A small figure with one pair of axes; small, so that its text stays readable in a narrow window."""
+    """Return a figure with one pair of axes, small so that its text stays readable in a narrow window."""
     figure = Figure(figsize=(4.9, 2.9), layout="constrained")
     return figure, figure.subplots()
 
 
 def add_legend(figure: Figure, axes: Axes) -> None:
-    """Puts the legend above the axes, where it hides nothing."""
+    """Put the legend above the axes, where it hides nothing."""
     handles, _ = axes.get_legend_handles_labels()
     figure.legend(handles=handles, loc="outside upper left", ncols=len(handles))
 
 
 def set_tooltip(artist: Artist, text: str) -> None:
-    """Shows a text when the pointer rests on a mark of an SVG figure."""
+    """Show a text while the pointer rests on a mark of an SVG figure."""
     artist.set_gid(_TOOLTIP + text)
 
 
 def to_svg(figure: Figure, description: str) -> Markup:
-    """The figure as an SVG element to put into a page: themed, without ids or styles that would leak out of it.
+    """Return the figure as an SVG element for a page: themed, without ids or styles that affect the rest of the page.
 
     Args:
         figure: Drawn in `THEMED` colours, within `styled`.
-        description: Read aloud in the figure's place.
+        description: Text for screen readers.
     """
     buffer = io.StringIO()
     figure.savefig(
@@ -135,7 +135,7 @@ def to_svg(figure: Figure, description: str) -> Markup:
 
 
 def to_png(figure: Figure, path: Path) -> Path:
-    """Writes the figure as PNG, atomically, and returns its path."""
+    """Write the figure as PNG, atomically, and return its path."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
     path.parent.mkdir(parents=True, exist_ok=True)

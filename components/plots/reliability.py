@@ -1,4 +1,4 @@
-"""The reliability diagram of a reward model. Reads no files."""
+"""Draw the reliability diagram of a reward model. Reads no files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +10,11 @@ from components.statistics.calibration import Bin
 
 
 def reliability_plot(path: Path, bins: Sequence[Bin]) -> Path:
-    """Draws how sure the model is against how often it is right, above how many pairs stand behind each point.
+    """Plot observed against predicted probability, above the number of pairs per bin, and return the path.
 
     Args:
         path: The PNG file.
-        bins: As `calibration.reliability` gives them.
+        bins: From `calibration.reliability`.
     """
     with styled(PAPER, "reliability"):
         figure = Figure(figsize=(4.9, 4.6), layout="constrained")

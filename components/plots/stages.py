@@ -1,4 +1,4 @@
-"""The PNG plots that go to MLflow beside a round's numbers. Reads no files; equal data gives equal bytes."""
+"""Draw the PNG plots that MLflow shows beside a round's numbers. Reads no files; equal data gives equal bytes."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -24,14 +24,14 @@ def evaluation_plots(
     outcomes_vs_champion: list[float],
     outcomes_vs_start: list[float],
 ) -> list[Path]:
-    """Writes rewards.png, lengths.png and outcomes.png into `directory`/plots.
+    """Write rewards.png, lengths.png and outcomes.png into `directory`/plots.
 
     Args:
         directory: The evaluation's stage directory.
-        rewards: Judge scores of the responses of start, champion and challenger; NaN where a verdict was invalid. Empty
-            for a judge that gives no scores: then there is no rewards.png.
+        rewards: Judge scores of the responses of start, champion and challenger; NaN for an invalid verdict. Empty for
+            a judge that gives no scores: then there is no rewards.png.
         lengths: Tokens of the responses of start, champion and challenger.
-        outcomes_vs_champion: One a held-out prompt, for the challenger: 1 win, 0.5 tie, 0 loss.
+        outcomes_vs_champion: The challenger's outcomes, one per held-out prompt: 1 win, 0.5 tie, 0 loss.
         outcomes_vs_start: The same against the start.
 
     Returns:
@@ -51,7 +51,7 @@ def evaluation_plots(
 
 
 def training_plot(directory: Path, metrics: list[dict[str, Any]]) -> Path:
-    """Writes training.png into `directory`: loss, reward margin, reward accuracy and log-probabilities over steps.
+    """Write training.png into `directory`: loss, reward margin, reward accuracy and log-probabilities over steps.
 
     Args:
         directory: The training's stage directory.
@@ -79,9 +79,9 @@ def _save(path: Path, size: tuple[float, float], draw: Callable[[Axes], None]) -
 
 
 def _histogram(axes: Axes, values: dict[str, list[float]] | dict[str, list[int]], label: str) -> None:
-    """Outlines over shared bins: three of them stay readable where they overlap."""
-    everything = np.concatenate([np.asarray(list(series), dtype=float) for series in values.values()])
-    edges = bin_edges(everything, bins=24)
+    """Draw outlines over shared bins: three of them stay readable if they overlap."""
+    pooled = np.concatenate([np.asarray(list(series), dtype=float) for series in values.values()])
+    edges = bin_edges(pooled, bins=24)
     for name, series in values.items():
         if not series:
             continue
@@ -114,16 +114,16 @@ def _outcome_bars(axes: Axes, outcomes: dict[str, list[float]]) -> None:
 
 
 def outcome_counts(values: Sequence[float]) -> dict[str, int]:
-    """How often the challenger wins, ties and loses."""
+    """Count the challenger's wins, ties and losses."""
     wins, losses = sum(value == 1.0 for value in values), sum(value == 0.0 for value in values)
     return {"win": wins, "tie": len(values) - wins - losses, "loss": losses}
 
 
 def bin_edges(values: np.ndarray, bins: int) -> np.ndarray:
-    """Edges of at most `bins` equal bins that cover the values.
+    """Return the edges of at most `bins` equal bins that cover the values.
 
-    Values on a grid (token counts, the scores of a rule) get bins of a whole number of grid steps: others would hold
-    now one step, now two, and show peaks that are not in the data.
+    Values on a grid (token counts, the scores of a rule) get bins of a whole number of grid steps. Other bins would
+    cover sometimes one step and sometimes two, and show peaks that are not in the data.
     """
     levels = np.unique(np.round(values, 6))
     if len(levels) < 2:

@@ -1,1 +1,1 @@
-"""What a campaign did, for people: the HTML report, the rows of the command line, a round's markdown, and the plots."""
+"""Show a campaign to people: the HTML report, the tables of the command line, and a round's markdown."""

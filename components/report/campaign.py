@@ -1,4 +1,4 @@
-"""The campaign's report: one HTML file that needs no network, made from what is on disk and nothing else."""
+"""Write the campaign's report: one HTML file that needs no network, made only from the campaign's files."""
 
 import json
 from functools import cache
@@ -19,21 +19,21 @@ from components.report.wording import comparison, count, decimal, estimate, mode
 
 REPORT = "report.html"
 EARLIER_SAMPLES = 8
-"""Samples shown of a round that is not the latest; a long campaign's report stays small."""
+"""Samples shown per round before the latest, so that a long campaign's report stays small."""
 SAMPLED_ROUNDS = 20
-"""Latest rounds whose samples are shown; those of earlier ones stay in their files."""
+"""Number of latest rounds whose samples are shown; the samples of earlier rounds stay in their files."""
 MAX_CHARACTERS = 4000
-"""Characters shown of a prompt or an answer."""
+"""Largest number of characters shown of a prompt or an answer."""
 
 
 def write_report(campaign_dir: Path) -> Path:
-    """Writes report.html from the campaign's files, finished rounds or not, and returns its path.
+    """Write report.html from the campaign's files, whether its rounds are finished or not, and return its path.
 
     Args:
         campaign_dir: runs/<campaign>.
 
     Raises:
-        ValueError: There is no campaign in the directory.
+        ValueError: The directory does not contain a campaign, or its configuration is not valid.
     """
     html = _template().render(_view(read_campaign(campaign_dir)))
     path = campaign_dir / REPORT
@@ -57,7 +57,7 @@ def _template() -> Template:
 
 
 def _view(campaign: CampaignFiles) -> dict[str, Any]:
-    """Everything that the template shows."""
+    """Return everything that the template shows."""
     resolved = campaign.config.model_dump(mode="json")
     defaults = CampaignConfig(campaign=campaign.name).model_dump(mode="json")
     return {
@@ -87,28 +87,28 @@ def _view(campaign: CampaignFiles) -> dict[str, Any]:
 
 
 def _padded_reasons(campaign: CampaignFiles) -> list[str]:
-    """Why rounds were trained in padded rows, each reason once."""
+    """Return the reasons why rounds were trained in padded rows, each once."""
     paths = [(round_.trained or {}).get("scoring") for round_ in campaign.rounds]
     return list(dict.fromkeys(path["reason"] for path in paths if path is not None and not path["packed"]))
 
 
 def _judge_tables(campaign: CampaignFiles) -> list[tuple[tuple[str, ...], list[tuple[int, tuple[str, ...]]]]]:
-    """Headings and (round, row) of the judges and of their jurors or principles; a table without rows is left out."""
-    tables = {judging.HEADINGS: judging.judge_rows, judging.PART_HEADINGS: judging.part_rows}
-    found = [
+    """Return headings and (round, row) of the judges and of their jurors or principles; empty tables are left out."""
+    sources = {judging.HEADINGS: judging.judge_rows, judging.PART_HEADINGS: judging.part_rows}
+    tables = [
         (headings, [(each.round, row) for each in campaign.rounds for row in rows(each)])
-        for headings, rows in tables.items()
+        for headings, rows in sources.items()
     ]
-    return [(headings, rows) for headings, rows in found if rows]
+    return [(headings, rows) for headings, rows in tables if rows]
 
 
 def _headline(campaign: CampaignFiles) -> str:
     champion = campaign.champion_record
     if champion is not None:
-        words = comparison(champion.win_rate_vs_start, "the start model", campaign.config.evaluation.confidence)
-        return f"The champion is round {champion.round}. It {words}."
+        result = comparison(champion.win_rate_vs_start, "the start model", campaign.config.evaluation.confidence)
+        return f"The champion is round {champion.round}. It {result}."
     if campaign.state.rollbacks:
-        return "The start model is the champion again: it was put back."
+        return "The start model is the champion again after a rollback."
     if campaign.finished:
         return (
             f"The start model is still the champion: the gate refused {_counted(len(campaign.finished), 'challenger')}."
@@ -127,12 +127,12 @@ def _standing(campaign: CampaignFiles) -> str:
 
 
 def _last_round(campaign: CampaignFiles) -> int:
-    """The round that the campaign goes to, or has come to."""
+    """Return the last round of the campaign's open start, else its last finished round."""
     return campaign.state.last_round if campaign.state.target is None else campaign.state.target
 
 
 def _facts(campaign: CampaignFiles) -> list[tuple[str, str, str]]:
-    """The headline's figures: name, value, what is behind it."""
+    """Return the headline's figures: name, value, explanation."""
     champion = campaign.champion_record
     if champion is None:
         return []
@@ -145,8 +145,8 @@ def _facts(campaign: CampaignFiles) -> list[tuple[str, str, str]]:
             decimal(interval.value, 3),
             f"{level} {decimal(interval.low, 3)} to {decimal(interval.high, 3)}",
         ),
-        ("KL to the start", decimal(champion.kl_to_start, 2), "nats a response"),
-        ("Mean length", decimal(champion.mean_tokens, 1), "tokens a response"),
+        ("KL to the start", decimal(champion.kl_to_start, 2), "nats per response"),
+        ("Mean length", decimal(champion.mean_tokens, 1), "tokens per response"),
     ]
     measured = campaign.round_files(champion.round).evaluated
     if measured is not None and measured["mean_reward"] is not None:
@@ -198,19 +198,19 @@ def _round_row(campaign: CampaignFiles, round_: RoundFiles) -> dict[str, Any]:
 
 
 def _sample_sets(campaign: CampaignFiles) -> list[dict[str, Any]]:
-    """Samples of the latest evaluated rounds, the very latest first and in full."""
+    """Return samples of the latest evaluated rounds, the latest round first and with all its samples."""
     evaluated = [round_ for round_ in reversed(campaign.rounds) if "evaluate" in round_.manifests][:SAMPLED_ROUNDS]
     sets = []
     for index, round_ in enumerate(evaluated):
         samples = read_samples(round_)
-        shown = samples if index == 0 else samples[:EARLIER_SAMPLES]
-        if shown:
+        selection = samples if index == 0 else samples[:EARLIER_SAMPLES]
+        if selection:
             opponent = model_name(campaign.champion_before(round_.round))
             sets.append(
                 {
                     "round": round_.round,
                     "opponent": opponent,
-                    "samples": shown,
+                    "samples": selection,
                     "total": len(samples),
                     "latest": index == 0,
                 }

@@ -1,4 +1,4 @@
-"""The report's charts, as SVG to put into the page. Each returns None while there is nothing to show."""
+"""Draw the report's charts as SVG for the page. A chart without data is left out."""
 
 import math
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ from components.report.wording import decimal, estimate, model_name
 
 MAX_POINT_LABELS = 12
 MAX_TOOLTIPS = 30
-"""More marks than these stand too close together to be pointed at; they are drawn in one stroke, at a cost that does
-not grow."""
+"""Largest number of marks that have tooltips. More marks are too close together to point at, and are drawn in one
+stroke, at a cost that does not grow."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Mark:
 
 
 def round_charts(campaign: CampaignFiles) -> list[Chart]:
-    """What changes from round to round: win rate, reward against KL, lengths."""
+    """Draw what changes from round to round: win rate, reward against KL, lengths."""
     records = campaign.finished
     sampled = [round_ for round_ in campaign.rounds if "generate_responses" in round_.manifests]
     charts = []
@@ -55,7 +55,7 @@ def round_charts(campaign: CampaignFiles) -> list[Chart]:
 
 
 def training_charts(campaign: CampaignFiles) -> list[Chart]:
-    """Curves over the optimizer steps of all rounds."""
+    """Draw the training curves over the optimizer steps of all rounds."""
     trained = [round_ for round_ in campaign.rounds if "dpo_train" in round_.manifests]
     if not trained:
         return []
@@ -69,7 +69,7 @@ def training_charts(campaign: CampaignFiles) -> list[Chart]:
     notes = {
         "Loss": "A diamond is the loss on the round's held-out pairs.",
         "Reward margin": "β-scaled log-ratio of chosen minus rejected; the diamond is on held-out pairs.",
-        "Reward accuracy": "Share of pairs whose chosen response has the larger reward; the diamond is on held-out pairs.",
+        "Reward accuracy": "Share of pairs whose chosen response has the larger reward; diamond: held-out pairs.",
         "Log-probabilities": "Of whole responses. Both may fall; the rejected should fall faster.",
     }
     charts = []
@@ -126,18 +126,18 @@ def _draw_intervals(
 
 
 def _draw_marks(axes: Axes, marks: Sequence[Mark], marker: str, colour: str) -> None:
-    """Draws a mark a round.
+    """Draw one mark per round.
 
-    Filled where it was promoted, hollow where it was refused, and with a tooltip while there are few.
+    It is filled if the round was promoted and hollow if it was refused; up to `MAX_TOOLTIPS` marks have a tooltip.
     """
-    apart = [[mark] for mark in marks]
+    single_marks = [[mark] for mark in marks]
     by_outcome = [[mark for mark in marks if mark.promoted is promoted] for promoted in (True, False)]
-    for together in apart if len(marks) <= MAX_TOOLTIPS else filter(None, by_outcome):
-        face = colour if together[0].promoted else THEMED.surface
-        x, y = [mark.x for mark in together], [mark.y for mark in together]
-        (drawn,) = axes.plot(x, y, marker, color=colour, markerfacecolor=face, markeredgewidth=1.4, zorder=3)
+    for group in single_marks if len(marks) <= MAX_TOOLTIPS else filter(None, by_outcome):
+        face = colour if group[0].promoted else THEMED.surface
+        x, y = [mark.x for mark in group], [mark.y for mark in group]
+        (line,) = axes.plot(x, y, marker, color=colour, markerfacecolor=face, markeredgewidth=1.4, zorder=3)
         if len(marks) <= MAX_TOOLTIPS:
-            set_tooltip(drawn, together[0].tooltip)
+            set_tooltip(line, group[0].tooltip)
 
 
 def _reward_against_kl(campaign: CampaignFiles) -> Chart:
@@ -167,11 +167,11 @@ def _reward_against_kl(campaign: CampaignFiles) -> Chart:
             if len(scored) <= MAX_POINT_LABELS or record.round == campaign.state.champion.round:
                 _label_point(axes, f"round {record.round}", record.kl_to_start, reward)
         axes.margins(x=0.12, y=0.18)
-        axes.set_xlabel("KL to the start, nats a response")
+        axes.set_xlabel("KL to the start, nats per response")
         axes.set_ylabel("mean reward, held-out prompts")
-        note = "What the reward cost in distance from the start model. The line follows the champions; hollow: refused."
+        note = "Reward against distance from the start model. The line follows the champions; hollow: refused."
         return Chart(
-            "Reward against KL", note, to_svg(figure, "Mean reward against KL to the start, one point a round")
+            "Reward against KL", note, to_svg(figure, "Mean reward against KL to the start, one point per round")
         )
 
 
@@ -185,18 +185,18 @@ def _rewards(round_: RoundFiles) -> dict[str, float] | None:
 
 def _lengths_by_round(campaign: CampaignFiles, sampled: Sequence[RoundFiles]) -> Chart:
     places = [round_.round for round_ in sampled]
-    tenths = np.array([round_.length_deciles for round_ in sampled])
+    deciles = np.array([round_.length_deciles for round_ in sampled])
     with styled(THEMED, "lengths by round"):
         figure, axes = new_chart()
         if len(places) > 1:
             axes.fill_between(
-                places, tenths[:, 0], tenths[:, 2], color=THEMED.start, alpha=0.18, lw=0, label="sampled, middle 80 %"
+                places, deciles[:, 0], deciles[:, 2], color=THEMED.start, alpha=0.18, lw=0, label="sampled, middle 80 %"
             )
         else:
             axes.vlines(
-                places, tenths[:, 0], tenths[:, 2], color=THEMED.start, alpha=0.4, lw=6, label="sampled, middle 80 %"
+                places, deciles[:, 0], deciles[:, 2], color=THEMED.start, alpha=0.4, lw=6, label="sampled, middle 80 %"
             )
-        axes.plot(places, tenths[:, 1], "o-", color=THEMED.start, label="median")
+        axes.plot(places, deciles[:, 1], "o-", color=THEMED.start, label="median")
         evaluated = [record.round for record in campaign.finished]
         means = [record.mean_tokens for record in campaign.finished]
         axes.plot(evaluated, means, "D--", lw=1, ms=4.5, color=THEMED.challenger, label="challenger, held-out mean")
@@ -204,7 +204,7 @@ def _lengths_by_round(campaign: CampaignFiles, sampled: Sequence[RoundFiles]) ->
         axes.set_ylim(bottom=0)
         axes.set_ylabel("tokens")
         add_legend(figure, axes)
-        note = "Sampled responses are those that the round's pairs were built from."
+        note = "Sampled responses are those from which the round's pairs were built."
         return Chart("Response length by round", note, to_svg(figure, "Response length in tokens, by round"))
 
 
@@ -224,10 +224,9 @@ def _length_histogram(round_: RoundFiles) -> Chart:
         axes.set_xlabel("tokens")
         axes.set_ylabel("responses")
         add_legend(figure, axes)
-        sampler = f"Responses sampled in {model_name(round_.round)}; {len(unfinished):,} of {len(lengths):,} reached the limit."
-        return Chart(
-            "Response lengths", sampler, to_svg(figure, f"Histogram of response lengths in round {round_.round}")
-        )
+        limited = f"{len(unfinished):,} of {len(lengths):,} reached the limit"
+        note = f"Responses sampled in {model_name(round_.round)}; {limited}."
+        return Chart("Response lengths", note, to_svg(figure, f"Histogram of response lengths in round {round_.round}"))
 
 
 def _round_axis(axes: Axes, rounds: Sequence[int]) -> None:

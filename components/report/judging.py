@@ -1,4 +1,4 @@
-"""What the rounds' verdicts say about their judges, as rows of text. Reads no files."""
+"""Turn measurements of the rounds' judges into rows of text. Reads no files."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -30,25 +30,26 @@ PART_HEADINGS = (
 COSTLY_HEADINGS = ("pairs chosen by", "pairs", "asked", "agreed", "turned", "tied", "invalid", "dropped")
 VIOLATION_HEADINGS = ("principle", "responses checked", "violate it", "share", "no verdict")
 NOTE = (
-    "How far a judge can be trusted, by its own verdicts. Orders agree: it names the same winner when the two answers change places; a "
-    "coin does in 50 %. Repeats agree: a question that was asked twice got the same verdict. The longer answer wins: among decided "
-    "comparisons of unequal length; 50 % is no taste for length, and more may also mean that the longer answers were better. Is right: "
-    "how probable what a juror says is after all of them were heard. Intervals are at 95 % over prompts; a dash is what this judge's "
-    "verdicts cannot show. Calls and cost: of the chat endpoints that were asked, "
-    "over all starts of the stage; a cost that is not wholly known is a dash."
+    "How far a judge can be trusted, by its own verdicts. Orders agree: it names the same winner when the two answers "
+    "change places; a coin does in 50 %. Repeats agree: a question that was asked twice got the same verdict. The "
+    "longer answer wins: among decided comparisons of unequal length; 50 % is no preference for length, and more may "
+    "also mean that the longer answers were better. Is right: the mean probability that a juror's winner is better, "
+    "given the verdicts of all jurors. Intervals are at 95 % over prompts; a dash is what this judge's verdicts "
+    "cannot show. Calls and cost: of the chat endpoints that were asked, over all starts of the stage; a cost that is "
+    "not wholly known is a dash."
 )
 
 
 def judge_rows(files: RoundFiles) -> list[tuple[str, ...]]:
-    """A row for the judge of the pairs and one for the judge of the held-out comparison.
+    """Return a row for the judge of the pairs and one for the judge of the held-out comparison.
 
-    The columns are `HEADINGS`; a judge that was not measured, as in rounds of earlier versions, has no row.
+    The columns are `HEADINGS`. A judge that was not measured, as in rounds of earlier versions, has no row.
     """
     return [_row(role, health, files.judge_usage(stage)) for role, (stage, health) in _measured(files).items()]
 
 
 def part_rows(files: RoundFiles) -> list[tuple[str, ...]]:
-    """A row for each juror or principle of the round's judges; the columns are `PART_HEADINGS`."""
+    """Return a row for each juror or principle of the round's judges; the columns are `PART_HEADINGS`."""
     measured = _measured(files)
     return [
         _part_row(f"{role}: {name}", part)
@@ -58,34 +59,34 @@ def part_rows(files: RoundFiles) -> list[tuple[str, ...]]:
 
 
 def costly_rows(files: RoundFiles) -> list[tuple[str, ...]]:
-    """A row for the costly judge of the round, if it had one; the columns are `COSTLY_HEADINGS`."""
+    """Return a row for the costly judge of the round, if it had one; the columns are `COSTLY_HEADINGS`."""
     active = (files.collected or {}).get("active")  # rounds of earlier versions had none
     numbers = ("candidates", "asked", "agreed", "flipped", "ties", "invalid", "dropped")
     return [] if active is None else [(active["choose_by"], *(count(active[name]) for name in numbers))]
 
 
 def violation_rows(files: RoundFiles) -> list[tuple[str, ...]]:
-    """A row for each principle that a constitution held the round's responses to.
+    """Return a row for each principle by which a constitution checked the round's responses.
 
     The columns are `VIOLATION_HEADINGS`.
     """
     collected = (files.collected or {}).get("violations", {})  # rounds of earlier versions had no constitution
-    found = {principle: Violations.model_validate(counted) for principle, counted in collected.items()}
+    violations = {principle: Violations.model_validate(counts) for principle, counts in collected.items()}
     return [
-        (name, count(one.checked), count(one.violated), share(one.rate), count(one.invalid))
-        for name, one in found.items()
+        (name, count(counts.checked), count(counts.violated), share(counts.rate), count(counts.invalid))
+        for name, counts in violations.items()
     ]
 
 
 def _measured(files: RoundFiles) -> dict[str, tuple[str, Health]]:
-    """By role, the stage in which a judge was measured, and what came of it."""
+    """Return the stage in which a judge was measured and the result, by the judge's role."""
     stages: dict[str, tuple[str, Mapping[str, Any] | None]] = {
         "of the pairs": ("collect_preferences", files.collected),
         "of the comparison": ("evaluate", files.evaluated),
     }
-    found = {role: (stage, (counts or {}).get("judge_health")) for role, (stage, counts) in stages.items()}
+    healths = {role: (stage, (counts or {}).get("judge_health")) for role, (stage, counts) in stages.items()}
     return {
-        role: (stage, Health.model_validate(health)) for role, (stage, health) in found.items() if health is not None
+        role: (stage, Health.model_validate(health)) for role, (stage, health) in healths.items() if health is not None
     }
 
 
@@ -96,7 +97,7 @@ def _row(role: str, health: Health, usage: Mapping[str, Any] | None) -> tuple[st
         _estimate(health.repetition_stability),
         _estimate(health.tie_share),
         share(health.invalid_share),
-        _estimate(health.length_preference) + _taste(health.length_preference),
+        _estimate(health.length_preference) + _direction(health.length_preference),
         _characters(health.mean_length_difference),
         NOTHING if usage is None else count(usage["calls"]),
         NOTHING if usage is None or usage["unmeasured"] else decimal(usage["cost"], 2),
@@ -116,7 +117,7 @@ def _estimate(interval: Interval | None) -> str:
     )
 
 
-def _taste(preference: Interval | None) -> str:
+def _direction(preference: Interval | None) -> str:
     if preference is None or preference.low <= 0.5 <= preference.high:
         return ""
     return ", prefers longer" if preference.value > 0.5 else ", prefers shorter"

@@ -1,4 +1,4 @@
-"""What each round was made from, as a chain of digests: start model, prompts, responses, pairs, reference, policy."""
+"""List the digests behind each round as a chain: start model, prompts, responses, pairs, reference, policy."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from components.report.wording import model_name
 
 @dataclass(frozen=True)
 class Link:
-    """One thing of the chain: what it is, its digest, and whose weights they are where that is known."""
+    """One element of a chain: its kind, its digest, and the name of its owner if that is known."""
 
     what: str
     digest: str
@@ -20,14 +20,14 @@ class Link:
 
 @dataclass(frozen=True)
 class Chain:
-    """The links of one round, in the order in which they were made."""
+    """The links of one round, in the order of their creation."""
 
     title: str
     links: tuple[Link, ...]
 
 
 def lineage(campaign: CampaignFiles) -> list[Chain]:
-    """The campaign's beginnings, then one chain a round; what is not published yet is left out."""
+    """Return the chain of round 0, then one chain per round; unpublished files are left out."""
     names = {record.policy_digest: f"{model_name(record.round)}'s policy" for record in campaign.finished}
     chains = []
     if campaign.start is not None and campaign.start_manifest is not None:
@@ -47,7 +47,7 @@ def lineage(campaign: CampaignFiles) -> list[Chain]:
 
 
 def judge_name(config: dict[str, Any]) -> str:
-    """A judge by its kind and the rule or model behind it."""
+    """Name a judge by its kind and the rule or model behind it."""
     kind, _, name = describe_judge(JudgeConfig.model_validate(config)).partition(":")
     return f"{kind.replace('_', ' ')} {name}".strip()
 

@@ -1,4 +1,4 @@
-"""One round as markdown, for the page of its flow run. Whatever a model wrote is escaped: it is data, not markup."""
+"""Show one round as markdown, for the page of its flow run. Text from a model is escaped: it is data, not markup."""
 
 import re
 from collections.abc import Sequence
@@ -28,28 +28,28 @@ MAX_CHARACTERS = 600
 
 
 def round_markdown(campaign_dir: Path, round: int) -> str:
-    """Tells one round from what is on disk.
+    """Return a summary of one round from its files.
 
-    What was decided and why, its numbers, three comparisons, the checked pairs.
+    It shows the decision and its reasons, the numbers, three comparisons, the judge and the checked pairs.
 
     Args:
         campaign_dir: runs/<campaign>.
         round: Number of the round, finished or not.
 
     Raises:
-        ValueError: There is no such campaign or round.
+        ValueError: The campaign or the round does not exist.
     """
     campaign = read_campaign(campaign_dir)
     files = campaign.round_files(round)
-    told = (_comparisons(files), _judge(files), _validation(files), _tracking(campaign, files))
-    sections = [_headline(campaign, files), _diagnosis(files), _numbers(campaign, files), *told]
+    details = (_comparisons(files), _judge(files), _validation(files), _tracking(campaign, files))
+    sections = [_headline(campaign, files), _diagnosis(files), _numbers(campaign, files), *details]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
 def escape_markdown(text: str) -> str:
-    """Makes a text stand for itself, on one line, anywhere in markdown and in a table's cell.
+    """Escape a text so that markdown shows it literally, on one line, in a table's cell too.
 
-    Its addresses do not become links.
+    Addresses in it do not become links.
     """
     flat = re.sub(r"\s*\n\s*", " ↵ ", text.strip())
     return re.sub(r"[\\`*_\[\]<>#|~&@]|:(?=//)|(?<=www)\.", lambda mark: f"\\{mark[0]}", flat)
@@ -69,7 +69,7 @@ def _headline(campaign: CampaignFiles, files: RoundFiles) -> str:
 
 
 def _diagnosis(files: RoundFiles) -> str:
-    """What went wrong in the training; rounds from before there was a diagnosis have none."""
+    """Return the section on failures of the training; rounds of earlier versions have no diagnosis."""
     causes = (files.trained or {}).get("diagnosis") or []
     return (
         "\n".join(["**Training went wrong**", "", *(f"- {escape_markdown(cause)}" for cause in causes)])
@@ -105,7 +105,7 @@ def _measures(campaign: CampaignFiles, files: RoundFiles) -> dict[str, str]:
         for opponent in ("champion", "start"):
             interval = Interval.model_validate(measured[f"win_rate_vs_{opponent}"])
             measures[f"win rate vs {opponent}"] = f"{estimate(interval, 3)}, {count(interval.n)} prompts"
-        measures["KL to the start, nats a response"] = estimate(
+        measures["KL to the start, nats per response"] = estimate(
             Interval.model_validate(measured["kl_to_start_interval"]), 2
         )
         measures["reward accuracy on held-out pairs"] = decimal(measured["reward_accuracy"], 3)
@@ -158,12 +158,12 @@ def _cut(text: str) -> str:
 
 def _judge(files: RoundFiles) -> str:
     tables = {HEADINGS: judge_rows(files), PART_HEADINGS: part_rows(files)}
-    told = [
+    sections = [
         _table(names, [[escape_markdown(cell) for cell in row] for row in rows])
         for names, rows in tables.items()
         if rows
     ]
-    return "\n\n".join(["## The judge", *told, NOTE]) if told else ""
+    return "\n\n".join(["## The judge", *sections, NOTE]) if sections else ""
 
 
 def _validation(files: RoundFiles) -> str:

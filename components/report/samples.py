@@ -1,4 +1,4 @@
-"""Held-out answers of start, champion and challenger side by side, and which of them to show where there is little room."""
+"""Read held-out answers of start, champion and challenger side by side, and choose a few of them."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ MODELS = ("start", "champion", "challenger")
 
 @dataclass(frozen=True)
 class SampleAnswer:
-    """One model's response; no reward where the judge gives none or its verdict was invalid."""
+    """One model's response; the reward is None if the judge gives none or its verdict was invalid."""
 
     model: str
     text: str
@@ -23,7 +23,7 @@ class SampleAnswer:
 class Sample:
     """One held-out prompt with the three answers.
 
-    Outcomes are the challenger's: 1 win, 0.5 tie, 0 loss, None where unjudged.
+    Outcomes are the challenger's: 1 win, 0.5 tie, 0 loss, None if not judged.
     """
 
     prompt: str
@@ -34,7 +34,7 @@ class Sample:
 
 @lru_cache(maxsize=32)
 def read_samples(round_: RoundFiles) -> tuple[Sample, ...]:
-    """The kept comparisons of a round, in the order of the file; empty before evaluate."""
+    """Return the recorded comparisons of a round, in the order of the file; empty before evaluate."""
     table = round_.samples
     if table is None:
         return ()
@@ -52,16 +52,16 @@ def read_samples(round_: RoundFiles) -> tuple[Sample, ...]:
 
 
 def mixed_outcomes(samples: Sequence[Sample], number: int) -> list[Sample]:
-    """Picks a few samples.
+    """Choose a few samples so that no kind of outcome is hidden.
 
-    The first win, loss and tie against the champion, then the first of the rest, so that no result is hidden.
+    They are the first win, loss and tie against the champion, then the first of the rest.
     """
     firsts = [
         next((sample for sample in samples if sample.outcome_vs_champion == value), None) for value in (1.0, 0.0, 0.5)
     ]
-    picked = [sample for sample in firsts if sample is not None]
-    rest = [sample for sample in samples if sample not in picked]
-    return (picked + rest)[:number]
+    first_of_each = [sample for sample in firsts if sample is not None]
+    rest = [sample for sample in samples if sample not in first_of_each]
+    return (first_of_each + rest)[:number]
 
 
 def _known(value: float | None) -> float | None:

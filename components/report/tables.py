@@ -1,4 +1,4 @@
-"""The rounds as plain rows of text, for a terminal. Needs campaign.json's content and nothing else."""
+"""Show the rounds as rows of text, for a terminal. Reads only the content of campaign.json."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from components.report.wording import count, decimal, rollback_line, stage_name
 
 
 def round_rows(campaign_json: dict[str, Any]) -> list[dict[str, str]]:
-    """One row a finished round, oldest first; the keys are the column headings, in order.
+    """Return one row per finished round, oldest first; the keys are the column headings, in order.
 
     Args:
         campaign_json: Content of campaign.json.
@@ -18,9 +18,9 @@ def round_rows(campaign_json: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def measure_rows(campaign_json: dict[str, Any]) -> list[dict[str, str]]:
-    """One row a finished round: the challenger's reward, KL and length, and the seconds of each stage.
+    """Return one row per finished round: the challenger's reward, KL and length, and the seconds of each stage.
 
-    A dash where there is none.
+    A missing value is a dash.
     """
     rounds = State.model_validate(campaign_json).rounds
     stages = list(dict.fromkeys(stage for record in rounds for stage in record.seconds))
@@ -31,13 +31,13 @@ def measure_rows(campaign_json: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def decisions(campaign_json: dict[str, Any]) -> list[str]:
-    """A line for each finished round: what the gate decided, and all its reasons."""
+    """Return one line per finished round: the gate's decision and all its reasons."""
     rounds = State.model_validate(campaign_json).rounds
     return [f"round {record.round} {_standing(record)}: {'; '.join(record.reasons)}" for record in rounds]
 
 
 def rollback_lines(campaign_json: dict[str, Any]) -> list[str]:
-    """A line for each time that people made an earlier champion the champion again."""
+    """Return one line per rollback to an earlier champion."""
     return [rollback_line(rollback) for rollback in State.model_validate(campaign_json).rollbacks]
 
 

@@ -1,4 +1,4 @@
-"""How the report says numbers and verdicts: one form for each, everywhere. Reads no files."""
+"""Format numbers and verdicts for people: one form for each, everywhere. Reads no files."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from components.campaign.state import Rollback
 from components.records import Interval
 
 NOTHING = "\u2013"
-"""Shown where there is no value; never a zero."""
+"""Shown for a missing value; never a zero."""
 
 SHORT_STAGES = {
     "generate_responses": "generate",
@@ -20,27 +20,27 @@ SHORT_STAGES = {
 
 
 def decimal(value: float | None, places: int) -> str:
-    """A number with a fixed count of decimal places and a true minus sign."""
+    """Format a number with a fixed count of decimal places and a true minus sign."""
     return NOTHING if value is None else f"{value:.{places}f}".replace("-", "\u2212")
 
 
 def count(value: int | None) -> str:
-    """A count with separators of thousands."""
+    """Format a count with thousands separators."""
     return NOTHING if value is None else f"{value:,}"
 
 
 def share(value: float | None) -> str:
-    """A share in [0, 1] as a percentage."""
+    """Format a share in [0, 1] as a percentage."""
     return NOTHING if value is None else f"{100 * value:.1f} %"
 
 
 def estimate(interval: Interval, places: int) -> str:
-    """An estimate with its interval in brackets."""
+    """Format an estimate with its interval in brackets."""
     return f"{decimal(interval.value, places)} ({decimal(interval.low, places)} to {decimal(interval.high, places)})"
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds, or minutes and hours once they read better."""
+    """Format a duration in seconds, or in minutes and hours if it is long."""
     if seconds is None:
         return NOTHING
     if seconds < 99.95:
@@ -50,17 +50,17 @@ def duration(seconds: float | None) -> str:
 
 
 def memory(num_bytes: int | None) -> str:
-    """Bytes in GiB."""
+    """Format bytes in GiB."""
     return NOTHING if num_bytes is None else f"{num_bytes / 2**30:.2f} GiB"
 
 
 def short_digest(digest: str) -> str:
-    """The first digits of a digest: enough to tell two apart by eye."""
+    """Return the first digits of a digest: enough to tell two apart by eye."""
     return digest[:10]
 
 
 def comparison(interval: Interval, opponent: str, confidence: float) -> str:
-    """A win rate with its interval, and what it proves, in words."""
+    """Describe a win rate with its interval, and whether it proves a difference."""
     if interval.low > 0.5:
         verdict = "better, beyond chance"
     elif interval.high < 0.5:
@@ -74,7 +74,7 @@ def comparison(interval: Interval, opponent: str, confidence: float) -> str:
 
 
 def scoring_path(trained: Mapping[str, Any]) -> str | None:
-    """By which forward a round was trained, and why if not by the fast one; None of a version that did not write it.
+    """Name the forward path of a round's training, with the reason if it is padded; None if it was not recorded.
 
     Args:
         trained: Content of train.json.
@@ -86,24 +86,24 @@ def scoring_path(trained: Mapping[str, Any]) -> str | None:
 
 
 def model_name(round_: int) -> str:
-    """What a round's model is called."""
+    """Name a round's model."""
     return "the start model" if round_ == 0 else f"round {round_}"
 
 
 def rollback_line(rollback: Rollback) -> str:
-    """A rollback in one line."""
+    """Describe a rollback in one line."""
     at = rollback.at.replace("T", " ").removesuffix("+00:00")
-    put_back = f"rolled back from {model_name(rollback.former)} to {model_name(rollback.to)}"
-    return f"{put_back} after round {rollback.after_round}, {at} UTC"
+    change = f"rolled back from {model_name(rollback.former)} to {model_name(rollback.to)}"
+    return f"{change} after round {rollback.after_round}, {at} UTC"
 
 
 def stage_name(stage: str) -> str:
-    """A stage in one word."""
+    """Name a stage in one word."""
     return SHORT_STAGES.get(stage, stage)
 
 
 def outcome(value: float | None) -> str:
-    """A comparison's outcome for the challenger: 1 win, 0.5 tie, 0 loss."""
+    """Name a comparison's outcome for the challenger: 1 win, 0.5 tie, 0 loss."""
     if value is None:
         return "unjudged"
     return "win" if value == 1.0 else "loss" if value == 0.0 else "tie" if value == 0.5 else f"{value:.2f}"

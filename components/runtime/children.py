@@ -1,4 +1,4 @@
-"""Child processes that end with their parent, however it ends, and whose output is read line by line."""
+"""Run child processes that end with their parent, however it ends, and read their output line by line."""
 
 import contextlib
 import os
@@ -14,12 +14,12 @@ from typing import IO, Any
 
 GRACE_SECONDS = 20
 LINE_LIMIT = 10_000
-"""Characters of a child's line that become one log record; Prefect drops records that are too long."""
+"""Largest number of characters of a child's line in one log record; Prefect drops longer records."""
 
 
 @contextlib.contextmanager
 def output_pipes(ranks: int) -> Iterator[list[str]]:
-    """A named pipe for what each rank prints: in one that they share they would write into each other's lines."""
+    """Yield paths of named pipes, one per rank: in a shared pipe, ranks would write into each other's lines."""
     with tempfile.TemporaryDirectory(prefix="ratchet-output-") as directory:
         paths = [os.path.join(directory, str(rank)) for rank in range(ranks)]
         for path in paths:
@@ -28,7 +28,7 @@ def output_pipes(ranks: int) -> Iterator[list[str]]:
 
 
 def output_lines(child: subprocess.Popen[str], pipes: list[str]) -> Iterator[str]:
-    """What the child and its ranks print, line by line, until the child has closed its output."""
+    """Yield the lines that the child and its ranks print, until the child has closed its output."""
     assert child.stdout is not None
     lines: queue.SimpleQueue[tuple[IO[str], str]] = queue.SimpleQueue()
 
@@ -39,8 +39,8 @@ def output_lines(child: subprocess.Popen[str], pipes: list[str]) -> Iterator[str
         lines.put((file, ""))
 
     files = [child.stdout, *map(_opened, pipes)]
-    # A pipe ends when nobody can write to it any more: held open here until the child is gone, whether its ranks came
-    # or not.
+    # A pipe ends when no process can write to it any more. It is held open here until the child has ended, because its
+    # ranks may never open it.
     with contextlib.ExitStack() as held:
         for path in pipes:
             held.callback(os.close, os.open(path, os.O_WRONLY))
@@ -57,7 +57,7 @@ def output_lines(child: subprocess.Popen[str], pipes: list[str]) -> Iterator[str
 
 
 def _opened(pipe: str) -> IO[str]:
-    """A named pipe, opened for reading without waiting for its writer, and read as one that waits."""
+    """Open a named pipe for reading without waiting for its writer; reads from it block."""
     number = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     os.set_blocking(number, True)
     return os.fdopen(number, errors="replace")
@@ -67,7 +67,7 @@ def _opened(pipe: str) -> IO[str]:
 def child_process(
     command: list[str], *, death_signal: int = signal.SIGKILL, **options: Any
 ) -> Iterator[subprocess.Popen[str]]:
-    """Starts a command that gets `death_signal` when this process dies, and ends it when the block is left."""
+    """Start a command that gets `death_signal` when this process dies, and end it at the end of the block."""
     wrapper = [sys.executable, "-c", DIE_WITH_PARENT, str(os.getpid()), str(int(death_signal)), *command]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **options}
     child = subprocess.Popen(wrapper, text=True, errors="replace", **options)
@@ -87,7 +87,7 @@ def child_process(
                     pipe.close()
 
 
-# Runs before the command in the child: the kernel then kills it with its parent, even when that dies by SIGKILL.
+# Runs in the child before the command: the kernel then kills it with its parent, even if SIGKILL ends the parent.
 DIE_WITH_PARENT = """
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, int(sys.argv[2]))
@@ -96,7 +96,7 @@ os.execvp(sys.argv[3], sys.argv[3:])
 """
 
 
-# Stands between this process and a server that has children of its own, and ends them all.
+# Runs between this process and a server that has children of its own, and ends them all.
 END_THE_WHOLE_GROUP = """
 import os, signal, subprocess, sys, time
 child = subprocess.Popen(sys.argv[1:], process_group=0)
@@ -120,7 +120,7 @@ sys.exit(child.wait())
 
 @contextlib.contextmanager
 def server_process(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """Starts a server, and ends it and all its children when the block is left or this process dies, however it dies."""
+    """Start a server; end it and all its children when the block is left or this process dies, however it dies."""
     keeper = [sys.executable, "-c", END_THE_WHOLE_GROUP, *command]
     options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **options}
     with child_process(keeper, death_signal=signal.SIGTERM, **options) as child:

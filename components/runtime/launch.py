@@ -2,8 +2,8 @@
 
 Knows stages by their doors only and loads no ML library.
 
-A stage is run once for a key; a later call with the same key verifies what was published and returns it. Children end
-with their parent, however it ends, and their output reaches the log line by line.
+A stage runs once per key; a later call with the same key verifies the published files and returns their manifest.
+Children end with their parent, however it ends, and their output reaches the log line by line.
 """
 
 import contextlib
@@ -48,13 +48,13 @@ RELAY_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage's door: the module that holds `run(request, out)`, what it takes, and the version of what it writes."""
+    """A stage's door: the module with `run(request, out)`, the type of its request, and the version of its output."""
 
     module: str
     request: type[Record]
     version: int
     on_accelerator: bool = False
-    """Whether it runs in child processes where there is an accelerator, so that its memory is given back."""
+    """Whether it runs in child processes if there is an accelerator, so that its memory is freed afterwards."""
 
 
 STAGES = {
@@ -68,25 +68,26 @@ STAGES = {
     "reward_model": Stage("components.reward_model.stage", RewardModelRequest, 1, on_accelerator=True),
 }
 PASSING = (ConnectionError, TimeoutError)
-"""Errors that may be gone a moment later."""
+"""Errors that may not occur again in a retry."""
 KEPT = {DataRejected: "rejected rows", JudgeUnavailable: "verdicts"}
-"""Errors after which what the stage wrote is worth reading, and what that is."""
+"""Errors after which the stage's output is kept, and the name of that output in the message."""
 DOMAIN_ERRORS = {error.__name__: error for error in (DataRejected, JudgeUnavailable, RoundStopped)}
 
 
 def run_stage(name: str, request: Record, directory: Path, *, num_processes: int = 1) -> Manifest:
-    """Publishes a stage's result in `directory / name`, unless it is already there and intact.
+    """Publish a stage's result in `directory / name`, unless an intact one with the same key is already there.
 
     Args:
         name: Key of `STAGES`.
-        request: Everything the result depends on; its digest with the stage's version is the manifest's key.
+        request: Everything that the result depends on; its digest with the stage's version is the manifest's key.
         directory: The round's directory.
-        num_processes: Ranks; 0 takes one for each visible GPU.
+        num_processes: Number of ranks; 0 means one per visible GPU.
 
     Raises:
-        DataRejected: The round's data broke a gate; what the stage wrote is kept in `rejected-<name>` beside it.
-        JudgeUnavailable: The judge gave no usable verdicts; those that it gave are kept in the same way.
-        StageFailed: Anything else went wrong; names the stage and the cause.
+        DataRejected: The round's data broke a gate; the stage's output is kept beside it in `rejected-<name>`.
+        JudgeUnavailable: The judge gave no usable verdicts; its verdicts are kept in the same way.
+        RoundStopped: The stop file or the round's budget ended the stage.
+        StageFailed: Anything else went wrong; the message names the stage and the cause.
     """
     stage = STAGES[name]
     key = digest({"stage": name, "version": stage.version, "request": request})
@@ -115,9 +116,9 @@ def run_stage(name: str, request: Record, directory: Path, *, num_processes: int
 
 
 def load_stages() -> None:
-    """Imports what stages in this process will need, seconds of torch and transformers.
+    """Import the modules of all stages that run in this process: torch and transformers take seconds to load.
 
-    Where there is a GPU they run in others.
+    Stages that run in child processes, because there is a GPU, are left out.
     """
     _prepare_process()
     for stage in STAGES.values():
@@ -170,14 +171,14 @@ def _run_in_children(name: str, request: Record, workspace: Workspace, ranks: in
     message.unlink()
     failure, peaks = workspace.path / ".failure.json", sorted(workspace.path.glob(".peak-*.json"))
     if failure.exists():
-        told = read_json(failure)
+        error = read_json(failure)
         failure.unlink()
-        if told["type"] in DOMAIN_ERRORS:
-            raise DOMAIN_ERRORS[told["type"]](told["message"])
-        raise StageFailed(f"{name} failed: {told['type']}: {told['message']}", may_pass=told["may_pass"])
+        if error["type"] in DOMAIN_ERRORS:
+            raise DOMAIN_ERRORS[error["type"]](error["message"])
+        raise StageFailed(f"{name} failed: {error['type']}: {error['message']}", may_pass=error["may_pass"])
     if code != 0:
-        # No process lived to say what went wrong, so something outside of them ended one: memory, a device, a person.
-        ended = f"{name} failed: its processes ended with exit code {code}; last lines: {' | '.join(tail[-5:])}"
+        # No process wrote down its error, so something outside ended one: lack of memory, a device, a user.
+        ended = f"{name} failed: its processes exited with code {code}; last lines: {' | '.join(tail[-5:])}"
         raise StageFailed(ended, may_pass=True)
     workspace.peak_memory_bytes = sum(read_json(path)["bytes"] for path in peaks)
     for path in peaks:
@@ -194,7 +195,7 @@ def _forward(line: str, tail: list[str]) -> None:
 
 
 def visible_gpus() -> int:
-    """GPUs this process may use, found without loading torch."""
+    """Return the number of GPUs that this process may use, without loading torch."""
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is not None:
         return len([name for name in allowed.split(",") if name.strip() not in ("", "-1")])
@@ -204,15 +205,14 @@ def visible_gpus() -> int:
 def _prepare_process() -> None:
     keep_freed_memory()
     if not visible_gpus():
-        # DeepSpeed, which other libraries import on their own, otherwise warns on the terminal that it found no
-        # accelerator.
+        # Other libraries import DeepSpeed on their own, and it then warns on the terminal that it found no accelerator.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to keep freed memory.
+    """Make glibc keep freed memory.
 
-    Giving it back makes every tensor fault its pages in again, several times slower on VMs.
+    If glibc returns it to the system, every tensor faults its pages in again, which is several times slower on VMs.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -221,13 +221,13 @@ def keep_freed_memory() -> None:
 
 
 class _Relay:
-    """Prints this rank's progress as marked lines, which the parent turns back into progress."""
+    """Print this rank's progress as marked lines, which the parent turns back into progress."""
 
     def __init__(self) -> None:
         self.last = 0.0
 
     def began(self, round: str, stage: str) -> None:
-        """The parent knows."""
+        """Do nothing: the parent reports the beginning."""
 
     def advanced(self, done: int, total: int, text: str) -> None:
         if time.monotonic() - self.last > RELAY_SECONDS or done == total:
@@ -236,7 +236,7 @@ class _Relay:
             sys.stdout.flush()
 
     def ended(self, round: str, stage: str, seconds: float, *, already_done: bool) -> None:
-        """The parent knows."""
+        """Do nothing: the parent reports the end."""
 
 
 def _child_main(message: Path, out: Path, pipes: list[str]) -> None:
@@ -253,11 +253,11 @@ def _child_main(message: Path, out: Path, pipes: list[str]) -> None:
         with progress.reporting_to(_Relay()) if rank == 0 else contextlib.nullcontext():
             importlib.import_module(content["module"]).run(request, out)
     except Exception as error:
-        # The first to fail is the cause: it tells before its connections break, and the others then fail for having
-        # lost it.
+        # The first rank to fail is the cause: it writes its error before its connections break, which makes the other
+        # ranks fail.
         if not (out / ".failure.json").exists():
-            told = {"type": type(error).__name__, "message": str(error), "may_pass": isinstance(error, PASSING)}
-            write_json(out / ".failure.json", told)
+            failure = {"type": type(error).__name__, "message": str(error), "may_pass": isinstance(error, PASSING)}
+            write_json(out / ".failure.json", failure)
         raise
     write_json(out / f".peak-{rank}.json", {"bytes": peak_memory()})
 

@@ -1,6 +1,6 @@
-"""How far the running stage is. Components report here; whoever shows it installs a listener. Knows no display.
+"""Report the progress of the running stage to listeners. Knows no display.
 
-A listener may end the running stage: what it raises in `advanced` reaches the stage's caller.
+A listener may end the running stage: an error that it raises in `advanced` reaches the stage's caller.
 """
 
 import contextlib
@@ -9,42 +9,42 @@ from typing import Protocol
 
 
 class Listener(Protocol):
-    """Somebody who shows what goes on."""
+    """Receives the progress of stages."""
 
     def began(self, round: str, stage: str) -> None:
-        """A stage of `round` (its directory's name) begins."""
+        """Handle the beginning of a stage of `round` (the name of its directory)."""
 
     def advanced(self, done: int, total: int, text: str) -> None:
-        """The running stage has finished `done` of `total` units; `text` is a short measured fact such as a loss."""
+        """Handle progress: `done` of `total` units are finished; `text` is a short measured fact, such as a loss."""
 
     def ended(self, round: str, stage: str, seconds: float, *, already_done: bool) -> None:
-        """A stage is published; `seconds` is what it took when it ran, which `already_done` says was earlier."""
+        """Handle the end of a stage that took `seconds`; with `already_done` it ran in an earlier call."""
 
 
 _listeners: list[Listener] = []
 
 
 def report(done: int, total: int, text: str = "") -> None:
-    """Says that `done` of `total` units of the running stage are finished."""
+    """Report that `done` of `total` units of the running stage are finished."""
     for listener in _listeners:
         listener.advanced(done, total, text)
 
 
 def began(round: str, stage: str) -> None:
-    """Says that a stage begins."""
+    """Report that a stage begins."""
     for listener in _listeners:
         listener.began(round, stage)
 
 
 def ended(round: str, stage: str, seconds: float, *, already_done: bool) -> None:
-    """Says that a stage is published."""
+    """Report that a stage is published."""
     for listener in _listeners:
         listener.ended(round, stage, seconds, already_done=already_done)
 
 
 @contextlib.contextmanager
 def reporting_to(listener: Listener) -> Iterator[None]:
-    """Sends what is reported within the block to a listener."""
+    """Send everything that is reported within the block to a listener."""
     _listeners.append(listener)
     try:
         yield

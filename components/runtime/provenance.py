@@ -1,4 +1,4 @@
-"""Which code ran. Knows nothing of campaigns."""
+"""Identify the code that runs. Knows nothing of campaigns."""
 
 import importlib.metadata
 import subprocess
@@ -6,16 +6,16 @@ from pathlib import Path
 
 
 def git_sha() -> str:
-    """Commit of the checkout that this code runs from, `-dirty` if it was changed.
+    """Return the commit of the checkout that this code runs from, with `-dirty` if it was changed.
 
-    The package's version outside a checkout.
+    Outside a checkout, return the package's version.
     """
     here = Path(__file__).parents[1]
     command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--match="]
     try:
-        described = subprocess.run(command, capture_output=True, text=True, check=False)
+        process = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:
-        described = None
-    if described is not None and described.returncode == 0 and described.stdout.strip():
-        return described.stdout.strip()
+        process = None
+    if process is not None and process.returncode == 0 and process.stdout.strip():
+        return process.stdout.strip()
     return importlib.metadata.version("dpo-ratchet")

@@ -1,1 +1,1 @@
-"""Answers with one of a campaign's models over an OpenAI-compatible endpoint on the loopback interface."""
+"""Serve one of a campaign's models over an OpenAI-compatible endpoint on the loopback interface."""

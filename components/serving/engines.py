@@ -1,4 +1,4 @@
-"""The servers that can answer, and the commands that start them: vLLM, or transformers' own. Starts nothing itself."""
+"""Choose a server, vLLM or transformers' own, and build the command that starts it. Starts nothing itself."""
 
 import importlib.util
 import shutil
@@ -17,10 +17,10 @@ Engine = Literal["vllm", "transformers"]
 
 
 def pick_engine(name: str) -> Engine:
-    """Turns `auto` into vLLM where its command is installed, else into transformers.
+    """Return the engine of a name; `auto` is vLLM if its command is installed, else transformers.
 
     Raises:
-        ValueError: The engine is not installed; names the command that installs it.
+        ValueError: The engine is not installed; the message names the command that installs it.
     """
     if name == "vllm" or (name == "auto" and vllm.executable() is not None):
         if vllm.executable() is None:
@@ -29,18 +29,18 @@ def pick_engine(name: str) -> Engine:
     missing = [package for package in ("openai", "fastapi", "uvicorn") if importlib.util.find_spec(package) is None]
     if missing:
         raise ValueError(
-            f"transformers serves only where {', '.join(missing)} is installed: `pip install 'transformers[serving]'`"
+            f"the transformers server needs {', '.join(missing)}: install with `pip install 'transformers[serving]'`"
         )
     return "transformers"
 
 
 def engine_for(model: ModelRef) -> Engine:
-    """The engine that `auto` means for a model.
+    """Return the engine that `auto` means for a model.
 
-    Transformers also where vLLM is installed and does not take the model's adapter.
+    It is transformers even if vLLM is installed but does not support the model's adapter.
 
     Raises:
-        ValueError: Neither is installed; names the command that installs it.
+        ValueError: Neither engine is installed; the message names the command that installs it.
     """
     engine = pick_engine("auto")
     if engine == "vllm" and model.adapter is not None and not vllm.takes(vllm.adapter_settings(model.adapter)):
@@ -49,10 +49,10 @@ def engine_for(model: ModelRef) -> Engine:
 
 
 def _transformers_command(serving: Serving) -> tuple[list[str], dict[str, str]]:
-    """The command, and its environment.
+    """Return the command and its environment.
 
-    transformers' server knows models by hub name or path only. So the model is laid out as the one entry of a hub
-    cache: the endpoint then lists and accepts it under its own short name.
+    transformers' server knows models only by hub name or path. So the model becomes the only entry of a hub cache, and
+    the endpoint lists and accepts it under its short name.
     """
     _lay_out(serving)
     options = ["--host", HOST, "--port", str(serving.port), "--dtype", serving.dtype]
@@ -61,16 +61,16 @@ def _transformers_command(serving: Serving) -> tuple[list[str], dict[str, str]]:
 
 
 def layout(serving: Serving) -> Path:
-    """Where the model is laid out; a folder that holds nothing else."""
-    place = serving.directory / ".serving" / f"round-{serving.model.round:03d}"
-    place.mkdir(parents=True, exist_ok=True)
-    return place
+    """Return the directory of the model's hub cache, which holds nothing else; create it if it is missing."""
+    cache = serving.directory / ".serving" / f"round-{serving.model.round:03d}"
+    cache.mkdir(parents=True, exist_ok=True)
+    return cache
 
 
 def _lay_out(serving: Serving) -> None:
-    """Writes a hub cache of links to the model's files.
+    """Write a hub cache of links to the model's files.
 
-    An adapter stands beside its base's configuration and names the base's place.
+    An adapter is placed beside its base's configuration and names the base's path.
     """
     model, cache = serving.model, layout(serving)
     entry, revision = cache / f"models--{serving.model_id}", model.digest[:40]
@@ -98,7 +98,7 @@ def _files(directory: Path) -> list[Path]:
 
 
 def _vllm_command(serving: Serving) -> tuple[list[str], dict[str, str]]:
-    """The command, and its environment; an adapter takes the campaign's name, and its base that name with `-start`."""
+    """Return the command and its environment; an adapter has the campaign's name, its base that name with `-start`."""
     model, executable = serving.model, str(vllm.executable())
     options = ["--host", HOST, "--port", str(serving.port), "--dtype", serving.dtype]
     if model.adapter is None:

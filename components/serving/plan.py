@@ -1,4 +1,4 @@
-"""What to serve: a campaign's model and where its weights lie, under which name and at which port.
+"""Plan what to serve: a campaign's model, the path of its weights, its name and its port.
 
 Starts nothing, loads no model.
 """
@@ -20,7 +20,7 @@ HOST = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Serving:
-    """What to serve, and where."""
+    """A model to serve, with its name and port."""
 
     directory: Path
     """runs/<campaign>."""
@@ -28,7 +28,7 @@ class Serving:
     model_id: str
     """The name under which the endpoint lists and accepts the model."""
     dtype: str
-    """Precision, as in the campaign's config."""
+    """Precision, from the campaign's config."""
     port: int
 
     @property
@@ -38,12 +38,12 @@ class Serving:
 
     @property
     def log(self) -> Path:
-        """Where the server's output goes."""
+        """File of the server's output."""
         return self.directory / f"serve-{self.port}.log"
 
 
 def plan_serving(campaign: str, *, round: int | None, port: int) -> Serving:
-    """Finds the weights of a campaign's champion, or of one of its rounds, and checks that they can be served.
+    """Find the weights of a campaign's champion, or of one of its rounds, and check that they can be served.
 
     Args:
         campaign: Name of the campaign.
@@ -51,48 +51,49 @@ def plan_serving(campaign: str, *, round: int | None, port: int) -> Serving:
         port: TCP port of the endpoint.
 
     Raises:
-        ValueError: There is no such campaign or round, its weights are gone, or the port is taken.
+        ValueError: The campaign or round does not exist, its weights are missing, or the port is in use.
     """
     state, directory = known_state(campaign), campaign_directory(campaign)
     number = state.champion.round if round is None else round
     if number and number not in {record.round for record in state.rounds}:
         raise ValueError(
-            f"campaign {campaign} has no finished round {number}: choose one from 0 (the start model) to {state.last_round}"
+            f"campaign {campaign} has no finished round {number}: "
+            f"choose one from 0 (the start model) to {state.last_round}"
         )
     model = _model_on_disk(directory, number)
     if not is_free(port):
-        raise ValueError(f"port {port} is taken: choose another with --port")
+        raise ValueError(f"port {port} is already in use: choose another with --port")
     dtype = read_json(directory / "config.json")["policy"]["dtype"]
     return Serving(directory, model, model_id(campaign), dtype, port)
 
 
 def _model_on_disk(directory: Path, round: int) -> ModelRef:
     model = model_of_round(directory, round)
-    for place in (Path(model.base), model.adapter):
-        if place is not None and not any(place.glob("*.safetensors")):
-            raise ValueError(f"the weights of round {round} are gone ({place} holds none): choose another with --round")
+    for weights in (Path(model.base), model.adapter):
+        if weights is not None and not any(weights.glob("*.safetensors")):
+            raise ValueError(
+                f"the weights of round {round} are missing: {weights} contains no *.safetensors file; "
+                "choose another round with --round"
+            )
     check_model_directory(Path(model.base))
     if model.adapter is not None and "num_virtual_tokens" in read_json(model.adapter / "adapter_config.json"):
         raise ValueError(
-            f"round {round} trained virtual tokens, which no server here takes: load {model.adapter} with peft's AutoPeftModelForCausalLM, "
-            "or choose another with --round"
+            f"round {round} trained virtual tokens, which `ratchet serve` does not support: load {model.adapter} with "
+            "peft's AutoPeftModelForCausalLM, or choose another round with --round"
         )
     return model
 
 
 def model_id(campaign: str) -> str:
-    """The campaign's name, where need be without what the hub forbids in a model's name.
+    """Return the campaign's name without what the hub forbids in a model's name.
 
-    A doubled or final dash or dot, and `.git`.
+    That is a doubled or final dash or dot, and a final `.git`.
     """
     return re.sub(r"--+|\.\.+", lambda run: run[0][0], campaign).removesuffix(".git").rstrip("-.")
 
 
 def example_request(serving: Serving) -> dict[str, object]:
-    """A chat request in the campaign's own words.
-
-    Its shortest held-out prompt, answered within the campaign's limit.
-    """
+    """Return a chat request with the campaign's shortest held-out prompt and its limit of response tokens."""
     config = read_json(serving.directory / "config.json")
     return {
         "model": serving.model_id,
@@ -111,6 +112,6 @@ def _shortest_prompt(directory: Path) -> list[dict[str, str]]:
 
 
 def curl_line(serving: Serving) -> str:
-    """A shell line that asks the endpoint."""
+    """Return a shell line that sends the example request to the endpoint."""
     body = json.dumps(example_request(serving), ensure_ascii=False).replace("'", "'\\''")
     return f"curl -s {serving.address}/chat/completions -H 'Content-Type: application/json' -d '{body}'"

@@ -1,4 +1,4 @@
-"""Runs a server over a campaign's model for as long as somebody wants it, and says why it ended when it did so by itself."""
+"""Run a server for a campaign's model until the caller is done, and report why it exited if it did so by itself."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ from components.runtime.children import server_process
 from components.serving.engines import COMMANDS, Engine, layout
 from components.serving.plan import HOST, Serving
 
-# Freed memory that goes back to the system comes back as a page fault at every tensor: several times slower on virtual
+# If freed memory returns to the system, every tensor faults its pages in again: several times slower on virtual
 # machines.
 KEEP_FREED_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": "8589934592",
@@ -25,18 +25,18 @@ KEEP_FREED_MEMORY = {
 
 @contextlib.contextmanager
 def served(serving: Serving, engine: Engine) -> Iterator[Callable[[], None]]:
-    """Starts the server, waits until it answers, and yields a function that waits until it ends.
+    """Start the server, wait until it answers, and yield a function that waits until it exits.
 
-    Leaving the block ends it.
+    The end of the block ends the server.
 
     Raises:
-        ServiceFailed: It ended by itself, at its start or later.
+        ServiceFailed: The server exited by itself, at its start or later.
     """
     command, environment = COMMANDS[engine](serving)
     environment = {**os.environ, **KEEP_FREED_MEMORY, "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", **environment}
     with (
         serving.log.open("w") as log,
-        # A relative model name is looked up in the current directory first, so that must be one that holds no models.
+        # A relative model name is looked up in the current directory first, so that directory must contain no models.
         server_process(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=layout(serving)) as child,
     ):
         _wait_until_healthy(serving, child)
@@ -49,16 +49,17 @@ def served(serving: Serving, engine: Engine) -> Iterator[Callable[[], None]]:
 
 
 def _wait_until_healthy(serving: Serving, child: subprocess.Popen[str]) -> None:
-    """Waits for as long as the server lives: how long a model takes to load depends on its size and the disk."""
+    """Wait while the server lives, without a limit: the time to load a model depends on its size and the disk."""
     while child.poll() is None:
         with contextlib.suppress(httpx.TransportError):
             if httpx.get(f"http://{HOST}:{serving.port}/health", timeout=5).is_success:
                 return
-        progress.report(0, 1, "the server starts")
+        progress.report(0, 1, "the server is starting")
         time.sleep(0.2)
     raise _failure(serving)
 
 
 def _failure(serving: Serving) -> ServiceFailed:
     lines = [line.strip() for line in serving.log.read_text(errors="replace").splitlines() if line.strip()]
-    return ServiceFailed(f"the server ended: {lines[-1] if lines else 'it wrote nothing'} (its output: {serving.log})")
+    error = f": {lines[-1]}" if lines else " without an error message"
+    return ServiceFailed(f"the server exited{error} (its output: {serving.log})")

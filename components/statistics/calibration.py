@@ -1,4 +1,4 @@
-"""How often a reward model is right, and whether it is as sure as it may be. Pure functions of numbers."""
+"""Measure how often a reward model is right and how well it is calibrated. Pure functions of numbers."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ TAIL = 0.025
 
 
 class Prediction(NamedTuple):
-    """What a reward model makes of one held-out pair."""
+    """A reward model's prediction for one held-out pair."""
 
     prompt: str
     """Identity of the pair's prompt; pairs of one prompt are not independent."""
@@ -30,42 +30,40 @@ class Prediction(NamedTuple):
 
 
 class Bin(Record):
-    """Pairs of which the model is about equally sure."""
+    """Pairs for which the model has about the same confidence."""
 
     low: float
     high: float
     num_pairs: int
     predicted: float
-    """Mean probability that the model gives to the answer that it favours, in [0.5, 1]."""
+    """Mean probability that the model gives to the answer it favours, in [0.5, 1]."""
     observed: float
     """Share of the pairs in which that answer is the preferred one."""
     observed_low: float
     """Lower end of its 95 % interval (Clopper and Pearson 1934)."""
     observed_high: float
-    """Upper end."""
+    """Upper end of the same interval."""
 
 
 class Quality(Record):
-    """What a reward model is worth on some held-out pairs."""
+    """Quality of a reward model on held-out pairs."""
 
     num_pairs: int
     accuracy: Interval
     """Share of the pairs whose chosen answer has the higher reward, ties half: a mean over prompts."""
     calibration_error: float
-    """Expected calibration error: mean distance of predicted and observed over the bins, weighed by their pairs; in [0,
-    1]."""
+    """Expected calibration error: mean of |predicted - observed| over the bins, weighted by their pairs; in [0, 1]."""
     brier: float
-    """Mean squared distance of the predicted probability from what came of the pair, in expectation over its label; a
-    coin has 0.25."""
+    """Mean squared error of the predicted probability, in expectation over the pair's label; a coin has 0.25."""
     reliability: tuple[Bin, ...]
-    """The bins that hold pairs, from unsure to sure."""
+    """The bins that are not empty, from low to high confidence."""
 
 
 def quality(predictions: Sequence[Prediction], *, confidence: float, resamples: int, seed: int) -> Quality:
-    """Measures a reward model.
+    """Measure a reward model.
 
     Args:
-        predictions: One a pair; at least one.
+        predictions: One per pair; at least one.
         confidence: Level of the accuracy's interval, in (0, 1).
         resamples: Resamples of its bootstrap.
         seed: Seed of the resamples.
@@ -85,26 +83,24 @@ def quality(predictions: Sequence[Prediction], *, confidence: float, resamples: 
 
 
 def reliability(margins: Sequence[float], p: Sequence[float]) -> tuple[Bin, ...]:
-    """Predicted against observed, by how sure the model is (Guo et al. 2017, arXiv 1706.04599).
+    """Compare predicted and observed probability per bin of confidence (Guo et al. 2017, arXiv 1706.04599).
 
-    A pair counts by the answer that the model favours: predicted is sigmoid(|margin|), observed the probability that
-    this answer is the preferred one, which is p or 1 - p, and 0.5 where the model favours none. Which of the two stands
-    as chosen does not matter.
+    A pair counts by the answer that the model favours. Predicted is sigmoid(|margin|). Observed is the probability that
+    this answer is the preferred one: p or 1 - p, and 0.5 if the model favours neither. Swapping chosen and rejected
+    changes nothing.
 
     Args:
-        margins: Reward of chosen minus reward of rejected, one a pair.
+        margins: Reward of chosen minus reward of rejected, one per pair.
         p: Probability that chosen is really preferred.
     """
     difference, label = np.asarray(margins, dtype=np.float64), np.asarray(p, dtype=np.float64)
     predicted = expit(np.abs(difference))
     observed = np.where(difference > 0, label, np.where(difference < 0, 1 - label, 0.5))
     edges = np.linspace(0.5, 1.0, BINS + 1)
-    place = np.clip(np.digitize(predicted, edges) - 1, 0, BINS - 1)
-    members = [(number, place == number) for number in range(BINS)]
+    bin_numbers = np.clip(np.digitize(predicted, edges) - 1, 0, BINS - 1)
+    masks = [(number, bin_numbers == number) for number in range(BINS)]
     return tuple(
-        _bin(edges[number], edges[number + 1], predicted[inside], observed[inside])
-        for number, inside in members
-        if inside.any()
+        _bin(edges[number], edges[number + 1], predicted[mask], observed[mask]) for number, mask in masks if mask.any()
     )
 
 
@@ -122,9 +118,9 @@ def _bin(low: float, high: float, predicted: np.ndarray, observed: np.ndarray) -
 
 
 def brier(margins: Sequence[float], p: Sequence[float]) -> float:
-    """Brier score (1950) of sigmoid(margin) as the probability that chosen is preferred.
+    """Return the Brier score (1950) of s = sigmoid(margin) as the probability that chosen is preferred.
 
-    The mean of p (1 - s)^2 + (1 - p) s^2.
+    It is the mean of p (1 - s)^2 + (1 - p) s^2.
     """
     predicted, label = expit(np.asarray(margins, dtype=np.float64)), np.asarray(p, dtype=np.float64)
     return float(np.mean(label * (1 - predicted) ** 2 + (1 - label) * predicted**2))

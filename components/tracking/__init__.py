@@ -1,8 +1,8 @@
-"""Projects what lies under runs/<campaign>/ into MLflow, and is the only importer of mlflow.
+"""Record the files of runs/<campaign>/ in MLflow. This is the only package that imports mlflow.
 
 The files are the truth. Everything here can be repeated: a round that was recorded, or half recorded, is found by its
-tags and only what is missing is added. Importing this package loads mlflow (about two seconds), so only the task that
-records a round does it.
+tags, and only what is missing is added. Importing this package loads mlflow (about two seconds), so callers import it
+only when they need it.
 """
 
 from components.tracking.cleanup import collect_copies

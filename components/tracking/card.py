@@ -1,7 +1,7 @@
-"""The model card of a round's challenger, in the form of the Hugging Face hub, from the same files as everything else in MLflow.
+"""Write the text of the model card of a round's challenger, in the form of the Hugging Face hub.
 
-It is made when the round is recorded, because the gate decides after the weights were published. Writes nothing and
-knows no MLflow.
+The card is written when the round is recorded, because the gate decides after the weights are published. Saves no file
+and knows no MLflow.
 """
 
 from collections.abc import Callable
@@ -18,15 +18,15 @@ from components.tracking.facts import RoundFacts, lineage
 
 CARD = "README.md"
 MAX_DESCRIPTION = 5000
-"""Characters that MLflow's registry keeps of a version's description."""
+"""Largest number of characters that MLflow's registry keeps of a version's description."""
 
 
 def card(facts: RoundFacts, *, model_id: str, kind: str) -> str:
-    """The card as a file: front matter, then markdown.
+    """Return the card as a file: front matter, then markdown.
 
     Args:
         facts: The round.
-        model_id: MLflow's id of the logged model, by which the card says how to load it.
+        model_id: MLflow's id of the logged model, for the card's code that loads it.
         kind: `model` or `adapter`.
     """
     title = f"# {facts.campaign}, round {facts.record.round}"
@@ -34,7 +34,7 @@ def card(facts: RoundFacts, *, model_id: str, kind: str) -> str:
 
 
 def version_description(facts: RoundFacts, *, model_id: str) -> str:
-    """The card's text for the registry's page of the version, cut to what the registry keeps."""
+    """Return the card's text for the registry's page of the version, cut to `MAX_DESCRIPTION` characters."""
     text = _body(facts, model_id)
     rest = f"\n\n… the whole card is {CARD} among the model's files."
     return text if len(text) <= MAX_DESCRIPTION else text[: MAX_DESCRIPTION - len(rest)] + rest
@@ -60,16 +60,17 @@ def _summary(facts: RoundFacts) -> str:
     # The verdict first: the registry's list of versions shows some fifteen letters.
     verdict = "Promoted to champion" if facts.record.promoted else "Refused"
     return (
-        f"{verdict} in round {facts.record.round} of campaign `{facts.campaign}`: a language model trained by Direct Preference "
-        f"Optimization from {_parent(facts)}, and compared with the champion of that time on held-out prompts."
+        f"{verdict} in round {facts.record.round} of campaign `{facts.campaign}`: a language model trained by Direct "
+        f"Preference Optimization from {_parent(facts)}, and compared with the champion of that time on held-out "
+        "prompts."
     )
 
 
 def _front_matter(facts: RoundFacts, kind: str) -> str:
     name, trained = facts.config["policy"]["model"], facts.files.read("dpo_train", "train.json")
     assert trained is not None, facts.directory
-    # The hub refuses a base model that is no name on it, such as a directory; nor is it the base of an adapter on an
-    # earlier round.
+    # The hub refuses a base model that is not a name on the hub, such as a directory. Nor is it the base of an adapter
+    # that was trained on an earlier round's weights.
     on_hub = _on_hub(facts, name) and not (kind == "adapter" and trained.get("base_round"))
     base = {"base_model": name, "base_model_relation": "adapter" if kind == "adapter" else "finetune"} if on_hub else {}
     content = base | {
@@ -81,7 +82,7 @@ def _front_matter(facts: RoundFacts, kind: str) -> str:
 
 
 def _on_hub(facts: RoundFacts, name: str) -> bool:
-    """Whether the start model came from the hub by this name, which its place in the hub's cache tells."""
+    """Return whether the start model came from the hub under this name: its path in the hub's cache shows it."""
     return f"models--{name.replace('/', '--')}" in Path(_start(facts)["model"]["base"]).parts
 
 
@@ -98,7 +99,7 @@ def _measured(facts: RoundFacts) -> str:
     lines = [
         f"wins against the champion of that time: {_estimate(record.win_rate_vs_champion, 3, level)}",
         f"wins against the start model: {_estimate(record.win_rate_vs_start, 3, level)}",
-        f"KL to the start, nats a response: {_estimate(divergence, 2, level)}",
+        f"KL to the start, nats per response: {_estimate(divergence, 2, level)}",
     ]
     if evaluation["mean_reward"] is not None:
         lines.append(f"mean score: {_beside_others(evaluation['mean_reward'], lambda value: decimal(value, 3))}")
@@ -115,8 +116,8 @@ def _estimate(interval: Interval, places: int, level: float) -> str:
     return f"**{value}** ({100 * level:g} % interval {low} to {high}, {count(interval.n)} prompts)"
 
 
-def _beside_others(values: dict[str, float], say: Callable[[float], str]) -> str:
-    return f"**{say(values['challenger'])}** (champion {say(values['champion'])}, start {say(values['start'])})"
+def _beside_others(values: dict[str, float], form: Callable[[float], str]) -> str:
+    return f"**{form(values['challenger'])}** (champion {form(values['champion'])}, start {form(values['start'])})"
 
 
 def _gate(facts: RoundFacts) -> str:
@@ -130,15 +131,15 @@ def _made_from(facts: RoundFacts) -> str:
     trained, training = facts.files.read("dpo_train", "train.json"), facts.config["training"]
     assert trained is not None, facts.directory
     adapter = _adapter(facts)
-    ways = "all weights" if adapter == "none" else f"an adapter ({adapter})"
+    weights = "all weights" if adapter == "none" else f"an adapter ({adapter})"
     return "\n".join(
         [
             f"- start model: {_start_model(facts)}; this round began from {_parent(facts)}",
             f"- data: {_data(facts, trained['num_pairs'])}",
             f"- judge of the pairs: {_judge(facts, 'judge')}",
-            f"- training: {ways}, {training['loss']} loss, beta {training['beta']:g}, learning rate {training['learning_rate']:g}, "
-            f"{count(trained['num_steps'])} steps of {training['pairs_per_step']} pairs, {trained['dtype']}; "
-            f"reference: `{facts.config['reference']}`",
+            f"- training: {weights}, {training['loss']} loss, beta {training['beta']:g}, "
+            f"learning rate {training['learning_rate']:g}, {count(trained['num_steps'])} steps of "
+            f"{training['pairs_per_step']} pairs, {trained['dtype']}; reference: `{facts.config['reference']}`",
         ]
     )
 
@@ -165,7 +166,7 @@ def _data(facts: RoundFacts, num_pairs: int) -> str:
     validation, preferences = facts.files.read("validate_data", "validation.json"), facts.config["preferences"]
     assert validation is not None, facts.directory
     replayed = (
-        f", {count(validation['replayed'])} of the checked ones replayed from earlier rounds"
+        f", {count(validation['replayed'])} of the checked pairs replayed from earlier rounds"
         if validation["replayed"]
         else ""
     )
@@ -209,7 +210,7 @@ def _loading(facts: RoundFacts, model_id: str) -> str:
     adapter = (
         ""
         if kind == "none"
-        else "\n\nThe files are an adapter: loading it needs `peft`, and the base model where it was."
+        else "\n\nThe files are an adapter: loading it needs `peft`, and the base model at its original path."
     )
     if kind.endswith("tokens"):  # transformers itself loads no virtual tokens
         return f"""```python
@@ -237,18 +238,17 @@ def _limits(facts: RoundFacts) -> str:
     judge, evaluator = _judge_ref(facts, "judge"), _judge_ref(facts, "evaluation_judge")
     if judge.digest == evaluator.digest:
         judged = (
-            f"{_judge(facts, 'judge')} judged the training pairs and this comparison alike. The win rates say how well the model pleases "
-            "that judge; they cannot tell this from having learned to please its mistakes"
+            f"{_judge(facts, 'judge')} judged both the training pairs and this comparison. The win rates show how well "
+            "the model pleases that judge; they cannot tell this from having learned to please its mistakes"
         )
     else:
         judged = f"{_judge(facts, 'evaluation_judge')} judged the comparison; it did not judge the training pairs"
-    settings = facts.config["evaluation"]
-    return "\n".join(
-        [
-            f"- Who judged: {judged}. No person read the answers.",
-            f"- The comparison is on {facts.record.win_rate_vs_champion.n} held-out prompts like those trained on, sampled at temperature "
-            f"{settings['temperature']:g}. It says nothing of other kinds of prompts, of facts, or of safety.",
-            "- The intervals cover the choice of prompts, not the chance in training: this is one run with one seed.",
-            "- What the start model's licence forbids, and what it gets wrong, may hold for this model too.",
-        ]
-    )
+    num_prompts, temperature = facts.record.win_rate_vs_champion.n, facts.config["evaluation"]["temperature"]
+    limits = [
+        f"Who judged: {judged}. No person read the answers.",
+        f"The comparison is on {num_prompts} held-out prompts like those trained on, sampled at temperature "
+        f"{temperature:g}. It says nothing about other kinds of prompts, facts, or safety.",
+        "The intervals cover the choice of prompts, not the randomness of training: this is one run with one seed.",
+        "The restrictions of the start model's licence, and the start model's errors, may apply to this model too.",
+    ]
+    return "\n".join(f"- {limit}" for limit in limits)

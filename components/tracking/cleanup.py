@@ -1,4 +1,4 @@
-"""Frees the disk under MLflow's copies of rounds' weights. Runs, versions, tags, numbers and small files stay."""
+"""Delete MLflow's copies of rounds' weights to free disk space. Runs, versions, tags, numbers and small files stay."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,18 +16,18 @@ WEIGHTS_TAG, COLLECTED = "weights", "collected"
 
 
 def collect_copies(campaign_dir: Path, records: Sequence[RoundRecord], *, dry_run: bool) -> dict[int, int]:
-    """Removes the files of the rounds' logged models, and tags model and version `weights: collected`.
+    """Remove the files of the rounds' logged models, and tag model and version `weights: collected`. Idempotent.
 
-    A version that has an alias stays whole: somebody may be serving it under that name. The tags come first, so that
-    whoever finds a model that was half removed by a killed process is told. It may be called again.
+    A version that has an alias stays whole, because it may be in use under that name. The tags are set first, so that
+    they mark a model of which a killed process removed only a part.
 
     Args:
         campaign_dir: runs/<campaign>.
         records: The rounds.
-        dry_run: Measure, and change nothing.
+        dry_run: Measure the sizes, and change nothing.
 
     Returns:
-        Bytes by round; a round that this store has no model of, or whose version has an alias, is absent.
+        Bytes by round; a round without a model in this store, or whose version has an alias, is absent.
 
     Raises:
         TrackingUnavailable: MLflow cannot be reached or written; call again later.

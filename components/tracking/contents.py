@@ -1,7 +1,4 @@
-"""What MLflow keeps of a round beside its numbers.
-
-Data sets, small files, the model directory, and tables that its pages show.
-"""
+"""Collect what MLflow stores of a round beside its numbers: data sets, small files, the model directory and tables."""
 
 import json
 from pathlib import Path
@@ -22,9 +19,9 @@ _ARTIFACT_SUFFIXES = {".json", ".jsonl", ".png"}
 
 
 def datasets(facts: RoundFacts) -> list[DatasetInput]:
-    """The tables that the round trained and measured on, under their content digests.
+    """Return the tables on which the round was trained and measured, with their content digests.
 
-    A table with no rows was not used.
+    A table without rows was not used and is left out.
     """
     data, start = facts.directory / "validate_data", facts.start_directory
     tables = [
@@ -55,10 +52,7 @@ def _dataset(name: str, context: str, path: Path, manifest: Manifest) -> Dataset
 
 
 def artifacts(facts: RoundFacts) -> dict[str, bytes]:
-    """Small files of the round by their place in it.
-
-    The pictures together in one folder, where whoever looks at the run finds them.
-    """
+    """Return the small files of the round by their path in it; all pictures are in one folder, where users look."""
     files = [
         path
         for stage in facts.manifests
@@ -73,29 +67,29 @@ def _place(facts: RoundFacts, path: Path) -> str:
 
 
 def model_directory(facts: RoundFacts) -> Path | None:
-    """The challenger's weights as this round trained them, or None when they are no longer there."""
+    """Return the directory of the challenger's weights; None if it no longer exists."""
     candidates = [facts.directory / "dpo_train" / name for name in ("adapter", "model")]
     return next((path for path in candidates if path.is_dir()), None)
 
 
 MAX_QUARANTINED = 200
-"""Rows of the table of quarantined pairs; quarantine.parquet has them all."""
+"""Largest number of rows in the table of quarantined pairs; quarantine.parquet has all of them."""
 
 
 def tables(facts: RoundFacts) -> dict[str, pd.DataFrame]:
-    """By the name of their file.
+    """Return the round's tables by the name of their file.
 
     MLflow's table over several runs has a row for each value of the first column, and compares the second.
 
     A round that quarantined nothing has no table of quarantined pairs.
     """
     quarantined = _quarantined(facts)
-    found = {SAMPLES: _samples(facts), COUNTS: _counts(facts)}
-    return found if quarantined.empty else found | {QUARANTINED: quarantined}
+    always = {SAMPLES: _samples(facts), COUNTS: _counts(facts)}
+    return always if quarantined.empty else always | {QUARANTINED: quarantined}
 
 
 def as_json(table: pd.DataFrame) -> bytes:
-    """The form in which MLflow keeps a table."""
+    """Return a table in the form in which MLflow stores it."""
     return str(table.to_json(orient="split", index=False)).encode()
 
 
@@ -129,14 +123,14 @@ def _counts(facts: RoundFacts) -> pd.DataFrame:
 def _quarantined(facts: RoundFacts) -> pd.DataFrame:
     pairs = read_table(facts.directory / "validate_data" / "quarantine.parquet").head(MAX_QUARANTINED)
     columns = ("prompt", "reason", "chosen", "rejected", "origin_round")
-    shown = pairs[[column for column in columns if column in pairs]].copy()
-    return shown.assign(prompt=[readable(prompt) for prompt in shown["prompt"]]) if len(shown) else shown
+    table = pairs[[column for column in columns if column in pairs]].copy()
+    return table.assign(prompt=[readable(prompt) for prompt in table["prompt"]]) if len(table) else table
 
 
 def readable(prompt: Any) -> Any:
-    """A prompt's messages as a person reads them.
+    """Return a prompt's messages as plain text.
 
-    Whatever is no list of messages, which is a reason to be here, as it is.
+    Return a value that is not a list of messages unchanged: that can be the reason why a pair was quarantined.
     """
     try:
         messages = [(message["role"], message["content"]) for message in json.loads(prompt)]

@@ -1,4 +1,4 @@
-"""What a finished round's files say to those who look it up later: parameters, lineage, verdict.
+"""Read the facts of a finished round that MLflow shows: parameters, lineage, verdict.
 
 Writes nothing and knows no MLflow.
 """
@@ -19,13 +19,13 @@ from components.report.wording import scoring_path
 
 @dataclass(frozen=True)
 class RoundFacts:
-    """A finished round: its files, and the campaign that they are to be seen in."""
+    """A finished round: its files and its campaign."""
 
     campaign_dir: Path
     record: RoundRecord
     files: RoundFiles
     state: State
-    """The campaign as it stands now, this round included."""
+    """The campaign's state, with this round included."""
     config: dict[str, Any]
     git_sha: str
 
@@ -41,17 +41,17 @@ class RoundFacts:
 
     @property
     def directory(self) -> Path:
-        """Where the round's stages are."""
+        """Directory of the round's stages."""
         return self.files.directory
 
     @property
     def manifests(self) -> dict[str, Manifest]:
-        """By stage; a stage that the round did not need is absent."""
+        """Manifests by stage; a stage that the round did not need is absent."""
         return self.files.manifests
 
     @property
     def start_directory(self) -> Path:
-        """Where round 0's stage is."""
+        """Directory of round 0's stage."""
         return round_directory(self.campaign_dir, 0) / "start"
 
     @property
@@ -59,11 +59,13 @@ class RoundFacts:
         """Manifest of round 0.
 
         Raises:
-            FileNotFoundError: There is none that can be read.
+            FileNotFoundError: It is missing or damaged.
         """
         manifest = read_manifest(self.start_directory)
         if manifest is None:
-            raise FileNotFoundError(f"{self.start_directory} has no manifest that can be read")
+            raise FileNotFoundError(
+                f"the manifest of {self.start_directory} is missing or damaged: restore the directory"
+            )
         return manifest
 
     @property
@@ -83,11 +85,11 @@ class RoundFacts:
 
 
 def read_facts(campaign_dir: Path, record: RoundRecord, *, config: Mapping[str, Any], git_sha: str) -> RoundFacts:
-    """Read what a round's files say about it.
+    """Read the facts of a finished round.
 
     Args:
         campaign_dir: runs/<campaign>.
-        record: The round, which need not stand in campaign.json yet.
+        record: The round's record, which need not be in campaign.json yet.
         config: The campaign's resolved configuration.
         git_sha: Commit of the code that ran the round.
 
@@ -96,16 +98,16 @@ def read_facts(campaign_dir: Path, record: RoundRecord, *, config: Mapping[str, 
     """
     state = read_state(campaign_dir)
     if state is None:
-        raise FileNotFoundError(f"{campaign_dir} has no campaign.json")
+        raise FileNotFoundError(f"{campaign_dir / 'campaign.json'} does not exist: restore it")
     seeded = record.round == 1 and bool(config["preferences"]["seed_pairs"])
     files = round_files(campaign_dir, record.round, record, seeded=seeded)
     if not files.manifests:
-        raise FileNotFoundError(f"{files.directory} has no finished stage")
+        raise FileNotFoundError(f"{files.directory} contains no finished stage: restore the directory")
     return RoundFacts(campaign_dir, record, files, with_round(state, record), dict(config), git_sha)
 
 
 def params(facts: RoundFacts) -> dict[str, str]:
-    """The resolved configuration as flat text: `training.beta` -> `0.1`."""
+    """Return the resolved configuration as flat text: `training.beta` -> `0.1`."""
     return dict(_flatten(facts.config, ""))
 
 
@@ -120,7 +122,7 @@ def _flatten(value: Mapping[str, Any], prefix: str) -> list[tuple[str, str]]:
 
 
 def lineage(facts: RoundFacts) -> dict[str, str]:
-    """What the round's model was made from and what became of it, as tags for the run and for the model version."""
+    """Return the model's inputs and the gate's decision, as tags for the run and for the model version."""
     record = facts.record
     return {
         "campaign": facts.campaign,
@@ -136,7 +138,7 @@ def lineage(facts: RoundFacts) -> dict[str, str]:
 
 
 def training_tags(facts: RoundFacts) -> dict[str, str]:
-    """How the round was trained, as tags for the run; rounds of earlier versions did not write it."""
+    """Return how the round was trained, as tags for the run; empty for rounds of earlier versions."""
     path = scoring_path(facts.files.read("dpo_train", "train.json") or {})
     return {} if path is None else {"scoring": path}
 
@@ -148,7 +150,7 @@ def _judge(facts: RoundFacts) -> str:
 
 
 def description(facts: RoundFacts) -> str:
-    """One paragraph for people: what the gate decided, why, and on which evidence."""
+    """Return one paragraph with the gate's decision, its reasons and the evidence."""
     record = facts.record
     against = {"champion": record.win_rate_vs_champion, "start": record.win_rate_vs_start}
     evidence = "; ".join(

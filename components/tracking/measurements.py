@@ -1,4 +1,4 @@
-"""The metrics of a round and of a campaign, as points that are the same however often they are computed."""
+"""Compute the metrics of a round and of a campaign as points; repeating it gives the same points."""
 
 import json
 import re
@@ -17,7 +17,7 @@ _SAMPLE_AXES = {"time", "seconds", "rank"}
 
 
 def step_points(facts: RoundFacts) -> list[Metric]:
-    """The training curves: every number of metrics.jsonl, at its optimizer step and with its own time."""
+    """Return the training curves: every number of metrics.jsonl, at its optimizer step and with its own time."""
     points = []
     for line in (facts.directory / "dpo_train" / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
@@ -27,52 +27,50 @@ def step_points(facts: RoundFacts) -> list[Metric]:
 
 
 def system_points(facts: RoundFacts) -> list[Metric]:
-    """What training cost its machine, under the keys that MLflow's page of system metrics looks for.
+    """Return the machine's load during training, under the keys that MLflow's page of system metrics expects.
 
-    One step a sample of a rank.
-
-    Several ranks are named as MLflow names several nodes: `system/rank_1/cpu_utilization_percentage`. Rounds of older
-    versions have no samples.
+    Each sample of a rank is one step. Several ranks are named as MLflow names several nodes:
+    `system/rank_1/cpu_utilization_percentage`. Rounds of earlier versions have no samples.
     """
     path = facts.directory / "dpo_train" / "system.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-    several = len({row["rank"] for row in rows}) > 1
-    taken: Counter[int] = Counter()
+    many_ranks = len({row["rank"] for row in rows}) > 1
+    num_samples: Counter[int] = Counter()
     points = []
     for row in rows:
-        prefix = f"system/rank_{row['rank']}" if several else "system"
+        prefix = f"system/rank_{row['rank']}" if many_ranks else "system"
         values = {name: value for name, value in row.items() if name not in _SAMPLE_AXES}
         points += [
-            Metric(f"{prefix}/{name}", value, round(row["time"] * 1000), taken[row["rank"]])
+            Metric(f"{prefix}/{name}", value, round(row["time"] * 1000), num_samples[row["rank"]])
             for name, value in values.items()
         ]
-        taken[row["rank"]] += 1
+        num_samples[row["rank"]] += 1
     return points
 
 
 def campaign_points(facts: RoundFacts) -> list[Metric]:
-    """One point a curve of the campaign, at step = round."""
+    """Return one point per curve of the campaign, at step = round."""
     return _points(facts, _summary(facts), step=facts.record.round)
 
 
 def round_points(facts: RoundFacts) -> list[Metric]:
-    """What was measured once in the round.
+    """Return the metrics that were measured once in the round.
 
-    A plain name is the challenger's; `/low`, `/high`, `/start` and `/champion` stand beside it.
+    A plain name is the challenger's; `/low`, `/high`, `/start` and `/champion` are suffixes of related values.
     """
     details = dict(_evaluation(facts)) | dict(_data(facts)) | dict(_judge(facts))
     details |= {f"seconds/{stage}": seconds for stage, seconds in facts.record.seconds.items()}
     details |= {
         f"peak_memory_mb/{stage}": manifest.peak_memory_bytes / 2**20 for stage, manifest in facts.manifests.items()
     }
-    # MLflow's pages draw a metric as bars, one a run, when it is nowhere logged past step 0. What the campaign draws as
-    # a curve by round stands at its round here too, so that both meet in one chart.
+    # MLflow's pages draw a metric as bars, one per run, if it is not logged past step 0 anywhere. The metrics that the
+    # campaign draws as a curve by round are logged at their round here too, so that both are in one chart.
     return campaign_points(facts) + _points(facts, details, step=0)
 
 
 def _points(facts: RoundFacts, values: Mapping[str, float | None], *, step: int) -> list[Metric]:
-    # Absence is never data: a judge that gives no scores has no mean reward, and then no point either.
-    # MLflow's table of runs shows every digit, and six places are more than any of these is known to.
+    # Absence is never data: a judge that gives no scores has no mean reward, and so no point.
+    # MLflow's table of runs shows every digit, and six places are more than the precision of any of these.
     return [
         Metric(name, round(float(value), 6), facts.files.ended_ms, step)
         for name, value in values.items()
@@ -133,22 +131,19 @@ def _data(facts: RoundFacts) -> Iterator[tuple[str, float | None]]:
     if collected is not None:
         yield "ties", collected["ties"]
         yield "invalid_verdicts", collected["invalid_verdicts"]
-        for name in (
-            ("asked", "agreed", "flipped") if collected.get("active") else ()
-        ):  # rounds of earlier versions had no costly judge
+        # Rounds of earlier versions had no costly judge, no constitution and no revisions.
+        for name in ("asked", "agreed", "flipped") if collected.get("active") else ():
             yield f"costly/{name}", collected["active"][name]
-        for principle, counted in collected.get(
-            "violations", {}
-        ).items():  # rounds of earlier versions had no constitution
-            yield f"response_violations/{_key(principle)}", Violations.model_validate(counted).rate
-        for outcome, responses in (collected.get("revisions") or {}).items():  # likewise
+        for principle, counts in collected.get("violations", {}).items():
+            yield f"response_violations/{_key(principle)}", Violations.model_validate(counts).rate
+        for outcome, responses in (collected.get("revisions") or {}).items():
             yield f"revisions/{outcome}", responses
 
 
 def _judge(facts: RoundFacts) -> Iterator[tuple[str, float | None]]:
-    """What the verdicts say about the judge of the pairs, and of the held-out comparison.
+    """Yield the health of the judges of the pairs and of the held-out comparison, and the usage of their endpoints.
 
-    Older rounds did not measure it.
+    Rounds of earlier versions did not measure them.
     """
     for prefix, stage, file in (
         ("judge", "collect_preferences", "collect.json"),
@@ -175,5 +170,5 @@ def _health_points(prefix: str, health: Mapping[str, Any]) -> Iterator[tuple[str
 
 
 def _key(name: str) -> str:
-    """A juror's or principle's name as part of a metric's key, where MLflow allows no other characters."""
+    """Replace the characters of a juror's or principle's name that MLflow does not allow in a metric's key."""
     return re.sub(r"[^\w.:-]", "_", name, flags=re.ASCII)

@@ -1,7 +1,7 @@
-"""Records a round: finds what MLflow already has of it, and adds what is missing.
+"""Record a round: find what MLflow already has of it, and add what is missing.
 
-A round's run is finished by the last write, so a FINISHED run is a complete one. A run that a killed process left
-RUNNING is found by its tags, filled up and finished by the next recording of the same round.
+The last write marks a round's run as FINISHED, so a FINISHED run is complete. If a killed process left a run RUNNING,
+the next recording of the same round finds the run by its tags, completes it and marks it as FINISHED.
 """
 
 from pathlib import Path
@@ -23,40 +23,38 @@ from components.tracking.runs import (
     ensure_experiment,
     ensure_round_run,
     find_campaign_run,
-    tell_champion,
+    note_champion,
 )
 from components.tracking.store import connected, store_exists
 from components.tracking.traces import add_traces, comparisons
 
 
 class Tracked(Record):
-    """Where MLflow has a round."""
+    """Ids of a round in MLflow."""
 
     run_id: str
     experiment_id: str
     model_version: int | None
-    """Version of the registered model that the round's challenger is; None when its weights were no longer on disk."""
+    """The challenger's version of the registered model; None if its weights were no longer on disk."""
 
 
 def record_round(
     campaign_dir: Path, round: int, *, config: dict[str, Any], record: RoundRecord, git_sha: str
 ) -> Tracked:
-    """Brings MLflow up to date with a finished round.
+    """Bring MLflow up to date with a finished round: its run, model version and aliases, and the campaign's curves.
 
-    Its run, its model version and aliases, and the campaign's curves.
-
-    It may be called again at any time, after a crash at any point too: nothing is added twice.
+    Idempotent: it may be called again at any time, even after a crash, and adds nothing twice.
 
     Args:
         campaign_dir: runs/<campaign>; its name is the experiment's and the registered model's.
         round: Number of the round.
         config: The campaign's resolved configuration.
-        record: The round as it stands, or will stand, in campaign.json.
+        record: The round's record that is, or will be, in campaign.json.
         git_sha: Commit of the code that ran the round.
 
     Raises:
-        TrackingUnavailable: MLflow cannot be reached or written, or left one request open for 15 s. The round's files
-            are untouched; call again later.
+        TrackingUnavailable: MLflow cannot be reached or written, or did not answer a request within 15 s. The round's
+            files are unchanged; call again later.
         OSError: A file of the round is missing.
     """
     assert round == record.round, (round, record.round)
@@ -64,7 +62,7 @@ def record_round(
     with connected(campaign_dir.parent) as client:
         experiment_id = ensure_experiment(client, campaign_dir)
         run = ensure_round_run(client, experiment_id, facts)
-        # The plots of MLflow's compare page are empty where no param differs.
+        # The plots of MLflow's compare page are empty if no param differs.
         add_params(client, run, {"round": str(round)} | params(facts))
         add_points(client, run, round_points(facts) + step_points(facts) + system_points(facts))
         add_datasets(client, run, datasets(facts))
@@ -96,15 +94,15 @@ def _record_campaign(client: MlflowClient, experiment_id: str, facts: RoundFacts
     add_params(client, run, params(facts))
     add_points(client, run, campaign_points(facts))
     newest = facts.record.round == max(facts.known)
-    tell_champion(client, run, facts.state)
+    note_champion(client, run, facts.state)
     if newest or run.info.status != "FINISHED":
         finish(client, run, facts.files.ended_ms)
 
 
 def announce_champion(campaign_dir: Path) -> None:
-    """Moves the alias `champion` to campaign.json's champion, and says so in the run `campaign`.
+    """Move the alias `champion` to campaign.json's champion, and note the champion in the run `campaign`.
 
-    A campaign that MLflow does not know stays unknown.
+    Do nothing if MLflow does not know the campaign.
 
     Args:
         campaign_dir: runs/<campaign>.
@@ -123,4 +121,4 @@ def announce_champion(campaign_dir: Path) -> None:
         move_champion(client, campaign_dir.name, state)
         run = find_campaign_run(client, experiment.experiment_id, campaign_dir.name, state)
         if run is not None:
-            tell_champion(client, run, state)
+            note_champion(client, run, state)

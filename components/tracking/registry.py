@@ -1,8 +1,8 @@
-"""A round's challenger as a version of the campaign's registered model, and the aliases `champion` and `challenger`.
+"""Register a round's challenger as a model version, and move the aliases `champion` and `challenger`.
 
-The version's files are the model directory itself and its card, with nothing around them: what
-`models:/<campaign>@champion` downloads is what `AutoModelForCausalLM.from_pretrained` and
-`AutoTokenizer.from_pretrained` take.
+The version's files are those of the model directory and its card, with nothing around them. So
+`AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained` load what `models:/<campaign>@champion`
+downloads.
 """
 
 import json
@@ -26,20 +26,20 @@ _VERSIONS_TAG = "mlflow.modelVersions"  # how MLflow's page of a logged model fi
 
 
 def ensure_model(client: MlflowClient, run: Run, facts: RoundFacts) -> str | None:
-    """Uploads the challenger's directory as the run's logged model, unless that was done; returns its id.
+    """Upload the challenger's directory as the run's logged model, unless that was done, and return the model's id.
 
     Returns:
-        None when there is neither a logged model nor a directory to make it from.
+        The id; None if there is neither a logged model nor a directory to upload.
     """
     where = f"source_run_id = '{run.info.run_id}' AND tags.policy_digest = '{facts.record.policy_digest}'"
-    found = list(client.search_logged_models([run.info.experiment_id], filter_string=where))
-    ready = [model for model in found if model.status == LoggedModelStatus.READY]
+    models = list(client.search_logged_models([run.info.experiment_id], filter_string=where))
+    ready = [model for model in models if model.status == LoggedModelStatus.READY]
     if ready:
         return str(ready[0].model_id)
     directory = model_directory(facts)
     if directory is None:
         return None
-    model = found[0] if found else _create_model(client, run, facts, kind=directory.name)
+    model = models[0] if models else _create_model(client, run, facts, kind=directory.name)
     client.log_model_artifacts(model.model_id, str(directory))
     _add_card(client, model.model_id, facts, kind=directory.name)
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
@@ -54,7 +54,7 @@ def _create_model(client: MlflowClient, run: Run, facts: RoundFacts, *, kind: st
 
 
 def _add_card(client: MlflowClient, model_id: str, facts: RoundFacts, *, kind: str) -> None:
-    """Writes the card beside the weights, over the empty one that peft saves with an adapter."""
+    """Write the card beside the weights; it replaces the empty card that peft saves with an adapter."""
     with tempfile.TemporaryDirectory() as staging:
         path = Path(staging, CARD)
         path.write_text(card(facts, model_id=model_id, kind=kind), encoding="utf-8")
@@ -62,7 +62,7 @@ def _add_card(client: MlflowClient, model_id: str, facts: RoundFacts, *, kind: s
 
 
 def ensure_version(client: MlflowClient, model_id: str, run: Run, facts: RoundFacts) -> int:
-    """Registers the logged model as a version of the campaign's model, unless that was done; returns the version."""
+    """Register the logged model as a version of the campaign's model, unless that was done, and return the version."""
     name = facts.campaign
     version = find_version(client, name, facts.record.round, facts.record.policy_digest)
     if version is None:
@@ -74,7 +74,7 @@ def ensure_version(client: MlflowClient, model_id: str, run: Run, facts: RoundFa
             tags=lineage(facts),
             description=version_description(facts, model_id=model_id),
             model_id=model_id,
-            await_creation_for=0,  # it could hold the campaign up for minutes; SQL registries create at once
+            await_creation_for=0,  # waiting could take minutes; SQL registries create the version at once
         )
     link = json.dumps([{"name": name, "version": str(version.version)}])
     if client.get_logged_model(model_id).tags.get(_VERSIONS_TAG) != link:
@@ -83,13 +83,13 @@ def ensure_version(client: MlflowClient, model_id: str, run: Run, facts: RoundFa
 
 
 def find_version(client: MlflowClient, name: str, round: int, policy_digest: str) -> ModelVersion | None:
-    """The version that is a round's challenger, or None where it is not registered."""
+    """Return the version of a round's challenger; None if it is not registered."""
     where = f"name = '{name}' and tags.round = '{round}' and tags.policy_digest = '{policy_digest}'"
     return min(client.search_model_versions(where), key=lambda version: int(version.version), default=None)
 
 
 def find_registered_model(client: MlflowClient, name: str) -> RegisteredModel | None:
-    """The campaign's registered model, or None before its first version."""
+    """Return the campaign's registered model; None before its first version."""
     try:
         return client.get_registered_model(name)
     except MlflowException as error:
@@ -100,29 +100,30 @@ def find_registered_model(client: MlflowClient, name: str) -> RegisteredModel | 
 
 def _ensure_registered_model(client: MlflowClient, name: str) -> None:
     if find_registered_model(client, name) is None:
-        note = f"Policies of campaign {name}, one version a round. The next round starts from `champion`; `challenger` is the newest."
+        note = (
+            f"Policies of campaign {name}, one version per round. "
+            "The next round starts from `champion`; `challenger` is the newest."
+        )
         client.create_registered_model(name, description=note)
 
 
 def move_challenger(client: MlflowClient, version: int, facts: RoundFacts) -> None:
-    """Points `challenger` at the newest round's version; an older round that is recorded late does not move it."""
-    pointed = _round_of(client, facts.campaign, facts.state, aliases_of(client, facts.campaign).get(CHALLENGER))
-    if pointed is None or pointed < facts.record.round:
+    """Point `challenger` at the newest round's version; an older round that is recorded late does not move it."""
+    newest = _round_of(client, facts.campaign, facts.state, aliases_of(client, facts.campaign).get(CHALLENGER))
+    if newest is None or newest < facts.record.round:
         client.set_registered_model_alias(facts.campaign, CHALLENGER, str(version))
 
 
 def move_champion(client: MlflowClient, name: str, state: State) -> None:
-    """Points `champion` at the version of campaign.json's champion.
+    """Point `champion` at the version of campaign.json's champion.
 
-    While that is the start model there is no such alias.
-
-    A champion that is not registered yet leaves the alias where it is until it is recorded. An alias left by an earlier
-    campaign of this name is not kept.
+    If the champion is the start model, the alias is deleted. If the champion is not registered yet, the alias stays
+    until the champion is recorded. An alias that belongs to an earlier campaign of this name is deleted.
 
     Args:
-        client: Of the store.
-        name: The campaign's, and so the registered model's.
-        state: The campaign as it stands.
+        client: Client of the store.
+        name: Name of the campaign and of its registered model.
+        state: The campaign's state.
     """
     alias, champion = aliases_of(client, name).get(CHAMPION), state.champion
     version = find_version(client, name, champion.round, champion.digest) if champion.round else None
@@ -134,18 +135,18 @@ def move_champion(client: MlflowClient, name: str, state: State) -> None:
 
 
 def aliases_of(client: MlflowClient, name: str) -> dict[str, int]:
-    """Versions of a registered model by their aliases; empty before its first version."""
+    """Return the versions of a registered model by their aliases; empty before its first version."""
     model = find_registered_model(client, name)
     return {} if model is None else {alias: int(version) for alias, version in model.aliases.items()}
 
 
 def _round_of(client: MlflowClient, name: str, state: State, version: int | None) -> int | None:
-    """Round of this campaign that a version belongs to; None if it belongs to none."""
+    """Return the round of this campaign to which a version belongs; None if there is none."""
     if version is None:
         return None
     tags = client.get_model_version(name, str(version)).tags
     return next(
-        (known.round for known in state.rounds if (str(known.round), known.policy_digest) == _identity(tags)), None
+        (record.round for record in state.rounds if (str(record.round), record.policy_digest) == _identity(tags)), None
     )
 
 
@@ -159,15 +160,15 @@ class Version(Record):
     version: int
     aliases: tuple[str, ...]
     tags: dict[str, str]
-    """Among them the campaign's lineage: `round`, `policy_digest`, `git_sha`."""
+    """All tags; `round`, `policy_digest` and `git_sha` are its lineage."""
 
 
 def read_versions(runs: Path, name: str) -> list[Version]:
-    """All versions of a registered model, oldest first; empty where MLflow has no such model.
+    """Return all versions of a registered model, oldest first; empty if MLflow has no such model.
 
     Args:
         runs: Directory that holds the campaigns' directories.
-        name: The registered model's name, which is its campaign's.
+        name: Name of the campaign and of its registered model.
 
     Raises:
         TrackingUnavailable: MLflow cannot be reached.
@@ -178,10 +179,10 @@ def read_versions(runs: Path, name: str) -> list[Version]:
         if find_registered_model(client, name) is None:
             return []
         page = client.search_model_versions(f"name = '{name}'")
-        found = list(page)
+        entries = list(page)
         while page.token:
             page = client.search_model_versions(f"name = '{name}'", page_token=page.token)
-            found += page
+            entries += page
         aliases = aliases_of(client, name)
     versions = [
         Version(
@@ -189,6 +190,6 @@ def read_versions(runs: Path, name: str) -> list[Version]:
             aliases=tuple(sorted(alias for alias, version in aliases.items() if version == int(each.version))),
             tags=dict(each.tags),
         )
-        for each in found
+        for each in entries
     ]
     return sorted(versions, key=lambda each: each.version)

@@ -1,6 +1,6 @@
-"""Where MLflow's store is and how it is spoken to: quietly, with short waits, and with one error for every outage.
+"""Connect to MLflow's store: quietly, with short waits, and with one error for every outage.
 
-Knows nothing of campaigns but the place of their files.
+Knows nothing of campaigns except the path of their files.
 """
 
 import contextlib
@@ -20,21 +20,21 @@ _ADDRESS = "MLFLOW_TRACKING_URI"
 _QUIET = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 # A trace that is sent later may be sent to another store, or after the process has ended.
 _AT_ONCE = {"MLFLOW_ENABLE_ASYNC_TRACE_LOGGING": "false"}
-# MLflow's own values (120 s, 7 retries with growing pauses) would hold a campaign up for minutes. It also retries
-# requests that create something, so that a lost answer leaves a twin; without its retries, the repeated recording finds
-# what the lost answer was about.
+# MLflow's own values (120 s, 7 retries with growing pauses) would delay a campaign for minutes. It also retries
+# requests that create something, so that a lost answer leaves a duplicate. Without its retries, the repeated recording
+# finds what the request of the lost answer created.
 _IMPATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "15", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 
 
 class TrackingUnavailable(Exception):
     """MLflow could not be read or written; the message names the store and the cause.
 
-    What was missed is recorded by the next call.
+    The next call records what is missing.
     """
 
 
 def tracking_uri(runs: Path) -> str:
-    """Address of the store: MLFLOW_TRACKING_URI if it is set, else the SQLite file runs/mlflow.db.
+    """Return the address of the store: MLFLOW_TRACKING_URI if it is set, else the SQLite file runs/mlflow.db.
 
     Args:
         runs: Directory that holds the campaigns' directories.
@@ -43,16 +43,16 @@ def tracking_uri(runs: Path) -> str:
 
 
 def store_exists(runs: Path) -> bool:
-    """Whether there can be anything in the store; False only for a SQLite file that is not there."""
+    """Return whether the store can contain anything; False only for a SQLite file that does not exist."""
     uri = tracking_uri(runs)
     return not uri.startswith(_SQLITE) or Path(uri.removeprefix(_SQLITE)).exists()
 
 
 def ensure_store(runs: Path) -> str:
-    """Makes the store if it is a SQLite file that is not there; returns the store's address.
+    """Create the store if it is a SQLite file that does not exist, and return the store's address.
 
-    MLflow makes its tables in many steps that take seconds, and cannot open a file in which it was killed between two
-    of them. So they are made in another file, which gets its name when it is complete.
+    MLflow creates its tables in many steps that take seconds, and cannot open a file if it was killed between two of
+    them. So the tables are created in another file, which is renamed when it is complete.
 
     Args:
         runs: Directory that holds the campaigns' directories.
@@ -64,7 +64,7 @@ def ensure_store(runs: Path) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     directory = os.open(path.parent, os.O_RDONLY)
     try:
-        fcntl.flock(directory, fcntl.LOCK_EX)  # two campaigns may begin at once; a killed process lets go
+        fcntl.flock(directory, fcntl.LOCK_EX)  # two campaigns may begin at once; a killed process releases the lock
         if not path.exists():
             _make_database(path)
     finally:
@@ -75,20 +75,17 @@ def ensure_store(runs: Path) -> str:
 def _make_database(path: Path) -> None:
     for leftover in path.parent.glob(f".{path.name}.*tmp*"):
         leftover.unlink()
-    making, made = (path.with_name(f".{path.name}.{stage}.tmp") for stage in ("making", "made"))
+    original, copy = (path.with_name(f".{path.name}.{stage}.tmp") for stage in ("making", "made"))
     with _quiet():
-        MlflowClient(f"{_SQLITE}{making}").search_experiments(max_results=1)
-    # MLflow keeps the file that it made open for the life of the process, so the store is a copy that nobody has open.
-    shutil.copyfile(making, made)
-    os.replace(made, path)
-    making.unlink()
+        MlflowClient(f"{_SQLITE}{original}").search_experiments(max_results=1)
+    # MLflow keeps the file that it created open until the process ends, so the store is a copy that is open nowhere.
+    shutil.copyfile(original, copy)
+    os.replace(copy, path)
+    original.unlink()
 
 
 def artifact_location(runs: Path, campaign: str) -> str | None:
-    """Where a new experiment keeps its artifacts.
-
-    Beside the runs, or, with a tracking server, wherever that decides (None).
-    """
+    """Return the address of a new experiment's artifacts, beside the runs; None lets a tracking server decide."""
     if is_server(tracking_uri(runs)):
         return None
     return (runs.resolve() / "mlartifacts" / campaign).as_uri()
@@ -96,25 +93,25 @@ def artifact_location(runs: Path, campaign: str) -> str | None:
 
 @contextlib.contextmanager
 def connected(runs: Path) -> Iterator[MlflowClient]:
-    """Gives a client of the store; whatever goes wrong with it inside the block is raised as `TrackingUnavailable`.
+    """Yield a client of the store; every error inside the block is raised as `TrackingUnavailable`.
 
-    A server that takes requests and never answers is waited for once, for 15 s (or what MLFLOW_HTTP_REQUEST_TIMEOUT
-    says): the first request that it leaves open ends the block.
+    If a server accepts a request and does not answer within 15 s (or MLFLOW_HTTP_REQUEST_TIMEOUT), that request ends
+    the block.
 
     Args:
         runs: Directory that holds the campaigns' directories.
     """
     uri = tracking_uri(runs)
-    # The address goes into the environment as well: MLflow's SQL registry looks a model up through the process-wide
-    # address, whatever the client was made for.
+    # The address is set in the environment as well: MLflow's SQL registry looks a model up through the process-wide
+    # address and ignores the client's.
     defaults = {_ADDRESS: uri} | _QUIET | _AT_ONCE | (_IMPATIENT if is_server(uri) else {})
     with _environment(defaults), _quiet():
         try:
             yield MlflowClient(ensure_store(runs))
         except Exception as error:  # each artifact store raises the errors of its own library
-            shown = without_password(uri)
-            cause = " ".join(str(error).split()).replace(uri, shown)
-            raise TrackingUnavailable(f"MLflow at {shown} failed: {type(error).__name__}: {cause}") from error
+            address = without_password(uri)
+            cause = " ".join(str(error).split()).replace(uri, address)
+            raise TrackingUnavailable(f"MLflow at {address} failed: {type(error).__name__}: {cause}") from error
 
 
 @contextlib.contextmanager

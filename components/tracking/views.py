@@ -1,10 +1,7 @@
-"""How an experiment looks, and the addresses of its pages.
+"""Define the look of an experiment and the addresses of its pages: the view with the rounds side by side, and colours.
 
-The view that links open, with the rounds side by side, and colours.
-
-MLflow's pages show no metric in the table and sort the charts by name until someone chooses otherwise. They keep a
-choice that is shared with others as a tag of the experiment; this module writes such a tag. The format is that of
-MLflow 3.17's "Save as new view".
+By default MLflow's pages show no metric in the table and sort the charts by name. They store a shared view as a tag of
+the experiment; this module writes such a tag. The format is that of MLflow 3.17's "Save as new view".
 """
 
 import json
@@ -42,15 +39,15 @@ _TRAINING = [
 
 
 def colour(number: int | None) -> str:
-    """Colour of a round's run in the charts; neighbours differ clearly. None is the run `campaign`."""
+    """Return the colour of a round's run in the charts; neighbours differ clearly. None is the run `campaign`."""
     return "#333333" if number is None else _COLOURS[(number - 1) % len(_COLOURS)]
 
 
 def view_tag(created_ms: int) -> tuple[str, str]:
-    """The experiment tag, key and value, that holds the view.
+    """Return key and value of the experiment's tag that holds the view.
 
     Args:
-        created_ms: Unix time that is shown as the view's age.
+        created_ms: Unix time, in ms, that MLflow shows as the view's age.
     """
     columns = ["tags.`promoted`", *(f"metrics.`{name}`" for name in _ROUNDS), "attributes.`Models`"]
     sections = {"By round": _ROUNDS, "By training step": _TRAINING}
@@ -78,7 +75,7 @@ def view_tag(created_ms: int) -> tuple[str, str]:
 
 
 def _section(title: str) -> dict[str, Any]:
-    # In MLflow's three columns a laptop shows seven letters of a chart's name.
+    # With MLflow's default of three columns a laptop shows only seven letters of a chart's name.
     return {
         "uuid": title,
         "name": title,
@@ -113,27 +110,26 @@ def _charts(section: str, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def is_server(uri: str) -> bool:
-    """Whether a store is behind an MLflow server, which has pages, and not a database that is opened directly."""
+    """Return whether a store is an MLflow server, which has pages, and not a database that is opened directly."""
     return uri.startswith(("http://", "https://"))
 
 
 def experiment_url(uri: str, experiment_id: str) -> str:
-    """Page that shows a campaign's rounds side by side, if `uri` is an MLflow server's address.
+    """Return the page that shows a campaign's rounds side by side, if `uri` is an MLflow server's address.
 
-    Else `uri`, which has no pages.
+    Else return `uri`, which has no pages.
     """
-    # Without the work flow in the address a fresh browser lands on the overview of traces, whatever the experiment's
-    # tags say.
+    # Without the work flow in the address, a fresh browser opens the overview of traces, despite the experiment's tags.
     return _page(uri, f"experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={VIEW_KEY}")
 
 
 def compare_url(uri: str, experiment_id: str, run_ids: Sequence[str]) -> str:
-    """Page that sets runs side by side, if `uri` is an MLflow server's address; else `uri`, which has no pages."""
+    """Return the page that shows runs side by side, if `uri` is an MLflow server's address; else return `uri`."""
     return compare_rounds_url(uri, [(experiment_id, run_id) for run_id in run_ids])
 
 
 def compare_rounds_url(uri: str, rounds: Sequence[tuple[str, str]]) -> str:
-    """The same for runs of several experiments.
+    """Return the page of `compare_url` for runs of several experiments.
 
     Args:
         uri: Address of the store.
@@ -148,6 +144,6 @@ def _page(uri: str, path: str) -> str:
 
 
 def without_password(uri: str) -> str:
-    """The address as it may be shown: user name and password are left out."""
+    """Return the address without user name and password, so that it can be shown."""
     parts = urlsplit(uri)
     return uri.replace(f"{parts.netloc}", parts.netloc.rpartition("@")[2], 1) if "@" in parts.netloc else uri

@@ -83,7 +83,7 @@ def test_finish_round_earlier_round_again_never_takes_the_crown_back(directory: 
 
 
 def rolled_back(directory: Path, former: int, to: int) -> State:
-    """Puts a champion back, as the command does."""
+    """Put a champion back, as the command does."""
     state = state_of(directory)
     rollback = Rollback(former=former, to=to, at="2026-01-01T00:00:00+00:00", after_round=state.last_round)
     state = state.model_copy(
@@ -143,7 +143,7 @@ def test_read_state_damaged_file_says_what_to_do(directory: Path) -> None:
 
 def test_known_state_unknown_campaign_names_the_known_ones(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RATCHET_RUNS", str(directory.parent))
-    with pytest.raises(ValueError, match=r"no campaign camq .* known: camp"):
+    with pytest.raises(ValueError, match=r"campaign camq does not exist in .*: choose one of camp"):
         known_state("camq")
 
 
@@ -257,9 +257,9 @@ def test_model_of_round_without_weights_says_whether_they_were_collected_or_are_
     stage.mkdir(parents=True)
     write_json(start / "start.json", {"model": {"round": 0, "base": "model", "base_digest": "b", "digest": "b"}})
     write_json(stage / "train.json", {"policy_digest": "d", "directory": "model"})
-    with pytest.raises(ValueError, match=r"round 2 .* has no weights: .*/dpo_train/model is gone; restore it"):
+    with pytest.raises(ValueError, match=r"round 2 .* has no weights: .*/dpo_train/model does not exist; restore it"):
         model_of_round(tmp_path, 2)
     collected = CollectedWeights(what="model", digest="d", num_bytes=9, at="2026-01-01T00:00:00+00:00")
     write_json(tmp_path / "round-002" / COLLECTED, collected)
-    with pytest.raises(ValueError, match=r"round 2 .* has no weights: gc collected them at 2026-01-01"):
+    with pytest.raises(ValueError, match=r"round 2 .* has no weights: `ratchet gc` removed them at 2026-01-01"):
         model_of_round(tmp_path, 2)

@@ -1,4 +1,4 @@
-"""The stop-file and the budget end the work on a round, and say how to go on."""
+"""The stop file and the budget end the work on a round, and say how to continue."""
 
 from pathlib import Path
 
@@ -24,17 +24,20 @@ def test_limits_stop_file_ends_the_work_within_seconds(tmp_path: Path, monkeypat
     (tmp_path / STOP_FILE).touch()
     limits.advanced(1, 9, "")
     monkeypatch.setattr(stopping.time, "monotonic", lambda: limits.looked + stopping.SECONDS_BETWEEN_LOOKS + 0.1)
-    with pytest.raises(RoundStopped, match="STOP stops the campaign: remove it to go on"):
+    with pytest.raises(RoundStopped, match=r"the campaign was stopped by the file .*STOP: remove the file to continue"):
         limits.advanced(2, 9, "")
 
 
 @pytest.mark.parametrize(
     ("budget", "message"),
     [
-        (BudgetConfig(max_round_minutes=2), r"round-003 has used 2 of budget.max_round_minutes = 2: raise it to go on"),
+        (
+            BudgetConfig(max_round_minutes=2),
+            r"round-003 has used 2 of budget.max_round_minutes = 2: raise it to continue",
+        ),
         (
             BudgetConfig(cost_per_hour=30, max_round_cost=1),
-            r"round-003 has used 1 of budget.max_round_cost = 1: raise it to go on",
+            r"round-003 has used 1 of budget.max_round_cost = 1: raise it to continue",
         ),
     ],
 )

@@ -130,7 +130,7 @@ def test_cancel_on_the_page_ends_children_and_the_next_start_resumes(
     assert not [one for one in site.processes() if "components.runtime.launch" in one.cmdline()]
     quicker = ["training.num_processes=2", "training.epochs=30"]
     refused = site.wait_for(site.start("campaign", **parameters | {"other": quicker}), "Failed", "Completed")
-    assert "began with another config (training.epochs: 60 -> 30)" in refused["message"]
+    assert "has changed (training.epochs: 60 -> 30): undo the change" in refused["message"]
     site.wait_for(site.start("campaign", **parameters), "Completed", seconds=240)
     assert read_json(site.runs / "cancelled" / "round-001" / "dpo_train" / "train.json")["resumed_from_step"] > 0
 
@@ -170,7 +170,7 @@ def test_second_start_is_skipped_and_another_campaign_runs_beside(site: Any, con
     assert site.state(holder)["name"] == "Running"
     (site.runs / "holder" / "STOP").touch()
     stopped = site.wait_for(holder, "Stopped", seconds=30)
-    assert "STOP stops the campaign: remove it to go on" in stopped["message"]
+    assert "STOP: remove the file to continue" in stopped["message"]
 
 
 def test_schedule_switched_on_fires_and_deploying_again_leaves_it_on(

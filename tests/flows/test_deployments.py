@@ -39,7 +39,7 @@ def test_report_and_gc_of_an_unknown_campaign_fail_with_one_line(runs: Path) -> 
 
     for state in (report("nothing", return_state=True), gc(campaign="nothing", return_state=True)):
         assert state.is_failed()
-        assert "no campaign nothing under" in state.message
+        assert "campaign nothing does not exist in" in state.message
         assert "\n" not in state.message
 
 
@@ -106,7 +106,7 @@ def test_deployed_run_that_lasts_is_let_through(store: str, runs: Path, monkeypa
     runs.mkdir()
     monkeypatch.setenv("RATCHET_WORKER_RUNS", f"{runs}/../runs")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
-    assert "no campaign nothing under" in run_deployed(report, campaign="nothing").message
+    assert "campaign nothing does not exist in" in run_deployed(report, campaign="nothing").message
 
 
 def test_deploy_writes_where_its_runs_write_and_work(runs: Path) -> None:

@@ -217,7 +217,7 @@ MISTAKES: dict[str, tuple[list[str], dict[str, Any], str]] = {
         {"judge": OWN_POLICY, "evaluation_judge": {"kind": "rule"}},
         "with --campaign",
     ),
-    "unknown campaign": (["collect", "r.jsonl", "--campaign", "gone"], {}, "no campaign gone"),
+    "unknown campaign": (["collect", "r.jsonl", "--campaign", "gone"], {}, "campaign gone does not exist in"),
     "labels of no verdicts": (
         ["collect", "r.jsonl"],
         {"preferences": {"soft_labels": "verdict"}},

@@ -53,7 +53,7 @@ def flaky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int
 def test_budget_used_up_stops_the_round_and_a_higher_one_finishes_it(runs: Path, make_config: Make) -> None:
     stopped = start(make_config(budget={"max_round_minutes": 1e-4}))
     assert stopped.name == "Stopped"
-    assert "budget.max_round_minutes = 0.0001: raise it to go on" in stopped.message
+    assert "budget.max_round_minutes = 0.0001: raise it to continue" in stopped.message
     assert known_state("small").target == 1
     assert start(make_config(budget={"max_round_minutes": 1e-4})).name == "Stopped"
     assert not known_state("small").rounds
@@ -67,7 +67,7 @@ def test_stop_file_keeps_a_start_from_beginning(runs: Path, make_config: Make) -
     (runs / "small" / "STOP").touch()
     state = start(make_config())
     assert state.name == "Stopped"
-    assert "remove it to go on" in state.message
+    assert "remove the file to continue" in state.message
     assert {path.name for path in (runs / "small").iterdir()} == {"STOP"}
 
 

@@ -161,5 +161,5 @@ def test_unknown_campaign_is_one_line_and_exit_code_2(command: str, tmp_path: Pa
     monkeypatch.setenv("RATCHET_RUNS", str(tmp_path / "runs"))
     told = CliRunner().invoke(app, [command, "nowhere"])
     assert told.exit_code == 2
-    assert "no campaign nowhere" in told.stderr
+    assert "campaign nowhere does not exist in" in told.stderr
     assert not (tmp_path / "runs").exists()

@@ -38,7 +38,7 @@ class Campaign:
         self.config = CampaignConfig(campaign=name, **config).model_dump(mode="json")
 
     def begin(self) -> None:
-        """Publishes round 0."""
+        """Publish round 0."""
         self.directory.mkdir()
         write_json(self.directory / "config.json", self.config)
         write_state(
@@ -61,7 +61,7 @@ class Campaign:
     def round(
         self, round: int, *, promoted: bool = True, reference: int | None = None, weights: str = "model"
     ) -> RoundRecord:
-        """Publishes all stages of a round and finishes it."""
+        """Publish all stages of a round and finish it."""
         champion = self.state.champion
         record = self._record(round, promoted, self.policy_digest(champion.round if reference is None else reference))
         self._publish_data(round)
@@ -71,7 +71,7 @@ class Campaign:
         return record
 
     def track(self, round: int) -> None:
-        """Records a round in MLflow, as the flow does."""
+        """Record a round in MLflow, as the flow does."""
         from components.tracking import record_round
 
         record = next(record for record in self.state.rounds if record.round == round)

@@ -194,7 +194,7 @@ def test_gc_of_a_busy_campaign_skips_it_by_name_and_goes_on(six: Any, make_campa
             collect_garbage(six.directory, keep=1, dry_run=False)
         told = invoke("--keep", "1")
     assert told.exit_code == 0
-    assert "skipped: campaign demo is worked on by" in told.stderr
+    assert "skipped: campaign demo is already running (pid" in told.stderr
     assert with_weights(six) == {1, 2, 3, 4, 5, 6}
     assert with_weights(other) == {2}
     assert "4.1 kB freed" in told.output

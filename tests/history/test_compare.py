@@ -75,15 +75,13 @@ def test_compare_two_campaigns_shows_their_configs_and_warns_when_measured_diffe
     other.round(1)
     comparison = compared("demo/1", "other/1")
     assert comparison.config == ("seed: 17 -> 18",)
-    assert comparison.warnings == (
-        "win rates and rewards cannot be set against each other: they are measured against other start models",
-    )
+    assert comparison.warnings == ("win rates and rewards cannot be compared: the start models differ",)
     start = other.stage(0, "start") / "start.json"
     pinned = {"config": other.config["judge"], "digest": digest("another rule")}
     model = {"round": 0, "base": "model", "base_digest": demo.start_digest, "digest": demo.start_digest}
     write_json(start, {"model": model, "judge": pinned, "evaluation_judge": pinned})
     assert [warning.partition(": ")[2] for warning in compared("demo/1", "other/1").warnings] == [
-        "another judge compared their answers"
+        "the evaluation judges differ"
     ]
     assert compared("demo/1", "demo/3").warnings == ()
 
@@ -136,10 +134,10 @@ def test_compare_links_mlflows_page_of_both_runs_when_there_is_a_server(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("demo", "demo/2"), "demo names no round: write campaign/round"),
-        (("demo/1", "demo/x"), "demo/x names no round"),
-        (("demo/1", "demo/0"), "demo/0 is no finished round of campaign demo: finished are 1, 2, 3, 4"),
-        (("demo/1", "nope/1"), "no campaign nope"),
+        (("demo", "demo/2"), "demo is not a round: use campaign/round"),
+        (("demo/1", "demo/x"), "demo/x is not a round"),
+        (("demo/1", "demo/0"), "demo/0 is not a finished round: the finished rounds of campaign demo are 1, 2, 3, 4"),
+        (("demo/1", "nope/1"), "campaign nope does not exist in"),
     ],
 )
 def test_compare_of_no_finished_round_is_refused_in_one_line(demo: Any, arguments: tuple[str, str], said: str) -> None:
@@ -160,5 +158,5 @@ def test_names_of_versions_are_read_as_mlflow_writes_them() -> None:
     assert [str(parse_version(form)) for form in forms[::2]] == ["demo/3", "demo@champion"]
     assert str(RoundName("demo", 3)) == "demo/3"
     for wrong in ("demo", "demo/champion", "demo@", "runs:/demo/3", "demo/3/x"):
-        with pytest.raises(ValueError, match="names no model version"):
+        with pytest.raises(ValueError, match="is not a model version"):
             parse_version(wrong)

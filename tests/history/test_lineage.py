@@ -194,10 +194,10 @@ def test_lineage_start_model_outside_the_campaign_is_checked_by_its_tensors(
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("demo/9", "MLflow has no model version demo/9: demo has 1, 2, 3, 4, @champion, @challenger"),
-        ("demo@best", "MLflow has no model version demo@best"),
-        ("nope/1", "MLflow has no model version nope/1: nope has none"),
-        ("demo", "demo names no model version"),
+        ("demo/9", "model version demo/9 does not exist in MLflow: demo has 1, 2, 3, 4, @champion, @challenger"),
+        ("demo@best", "model version demo@best does not exist in MLflow"),
+        ("nope/1", "model version nope/1 does not exist in MLflow: nope has none"),
+        ("demo", "demo is not a model version"),
     ],
 )
 def test_lineage_of_an_unknown_version_is_refused_in_one_line(tracked: Any, name: str, said: str) -> None:
@@ -213,7 +213,7 @@ def test_lineage_of_a_version_of_an_earlier_campaign_of_that_name_is_refused(tra
     write_json(tracked.directory / "campaign.json", state.model_copy(update={"rounds": others}))
     told = invoke("demo/1")
     assert told.exit_code == 2
-    assert "an earlier campaign of that name made it" in told.stderr
+    assert "an earlier campaign with this name trained it" in told.stderr
 
 
 def test_lineage_while_mlflow_is_down_says_so_in_one_line(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:

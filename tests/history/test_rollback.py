@@ -70,10 +70,10 @@ def test_rollback_next_round_starts_from_the_restored_champion(demo: Any) -> Non
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("demo", "2"), "round 2 of demo was never promoted, so nothing shows that it is any good: choose one of 0, 1"),
-        (("demo", "3"), "round 3 is the champion of demo already: choose one of 0, 1"),
-        (("demo", "9"), "campaign demo has finished no round 9: choose one of 0, 1"),
-        (("nope", "1"), "no campaign nope"),
+        (("demo", "2"), "round 2 of campaign demo was never promoted: choose one of 0, 1"),
+        (("demo", "3"), "round 3 is already the champion of campaign demo: choose one of 0, 1"),
+        (("demo", "9"), "campaign demo has no finished round 9: choose one of 0, 1"),
+        (("nope", "1"), "campaign nope does not exist in"),
     ],
 )
 def test_rollback_to_what_cannot_be_champion_is_refused_in_one_line(
@@ -96,10 +96,10 @@ def test_rollback_to_weights_that_are_gone_or_damaged_is_refused(demo: Any) -> N
     assert (told.exit_code, "model/model.safetensors no longer matches its recorded hash" in told.stderr) == (2, True)
     shutil.rmtree(weights)
     told = invoke("demo", "1")
-    assert (told.exit_code, "dpo_train/model is gone" in told.stderr) == (2, True)
+    assert (told.exit_code, "dpo_train/model does not exist" in told.stderr) == (2, True)
     shutil.rmtree(demo.stage(0, "start") / "model")
     told = invoke("demo", "0")
-    assert (told.exit_code, "weights of the start model are gone" in told.stderr) == (2, True)
+    assert (told.exit_code, "weights of the start model are missing" in told.stderr) == (2, True)
     assert demo.state.champion.round == 3
 
 

@@ -118,7 +118,8 @@ def test_self_judge_whose_server_does_not_start_is_unavailable(
     monkeypatch.setitem(server.COMMANDS, "transformers", lambda serving: (dies, {}))
     with (
         pytest.raises(
-            JudgeUnavailable, match=r"judge self: the server ended: there is no memory \(its output: .*serve-\d+\.log\)"
+            JudgeUnavailable,
+            match=r"judge self: the server exited: there is no memory \(its output: .*serve-\d+\.log\)",
         ),
         serving_policy(policy, LIMITS, EndpointConfig(), scratch=tmp_path),
     ):

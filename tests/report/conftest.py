@@ -63,14 +63,14 @@ class CampaignMaker:
         self.save(target=None)
 
     def save(self, *, target: int | None) -> None:
-        """Writes campaign.json as it stands."""
+        """Write campaign.json as it stands."""
         champion = {"round": self.champion[0], "digest": self.champion[1]}
         rounds = [record.model_dump(mode="json") for record in self.records]
         state = {"campaign": self.config.campaign, "champion": champion, "target": target, "rounds": rounds}
         write_json(self.directory / "campaign.json", state)
 
     def stage(self, round_: int, stage: str, files: dict[str, Any]) -> None:
-        """Publishes a stage's files: tables, dicts, or lists of dicts as JSON lines."""
+        """Publish a stage's files: tables, dicts, or lists of dicts as JSON lines."""
         name = "start" if stage == "start" else stage
         with publishing(
             self.directory / f"round-{round_:03d}" / name, stage=stage, version=1, key=made_digest(round_, stage)
@@ -86,7 +86,7 @@ class CampaignMaker:
                     write_json(path, content)
 
     def start(self) -> None:
-        """Publishes round 0."""
+        """Publish round 0."""
         judge = {"config": self.config.judge.model_dump(mode="json"), "digest": made_digest("judge")}
         tables = {
             f"{name}_prompts.parquet": pd.DataFrame({"prompt_id": [name], "messages": ["[]"]})
@@ -105,7 +105,7 @@ class CampaignMaker:
         self.stage(0, "start", {**tables, "start.json": content})
 
     def generate(self, round_: int) -> None:
-        """Publishes responses whose lengths shrink over the rounds."""
+        """Publish responses whose lengths shrink over the rounds."""
         chance = np.random.default_rng(round_)
         n_tokens = np.clip(chance.normal(34 - 4 * round_, 7, 1536).round().astype(int), 3, 48)
         reasons = np.where(n_tokens >= 48, "length", "stop")
@@ -116,7 +116,7 @@ class CampaignMaker:
         self.stage(round_, "generate_responses", {"prompts.parquet": prompts, "responses.parquet": responses})
 
     def collect(self, round_: int, *, responses: int = 1536) -> None:
-        """Publishes counts of verdicts and pairs that add up."""
+        """Publish counts of verdicts and pairs that add up."""
         counts: dict[str, float] = {
             "prompts": 384,
             "responses": responses,
@@ -155,7 +155,7 @@ class CampaignMaker:
         self.stage(round_, "collect_preferences", files)
 
     def validate(self, round_: int) -> None:
-        """Publishes counts of checked pairs that add up."""
+        """Publish counts of checked pairs that add up."""
         reasons = {"identical after truncation": 4, "duplicate": 3} if round_ == 2 else {}
         received, quarantined = 350 + round_, sum(reasons.values())
         counts = {
@@ -173,7 +173,7 @@ class CampaignMaker:
         )
 
     def train(self, round_: int, *, steps: int = 60) -> None:
-        """Publishes training curves that begin at ln 2."""
+        """Publish training curves that begin at ln 2."""
         chance = np.random.default_rng(100 + round_)
         metrics = []
         for step in range(1, steps + 1):
@@ -204,7 +204,7 @@ class CampaignMaker:
     def evaluate(
         self, round_: int, *, vs_champion: float, samples: pd.DataFrame | None = None, scored: bool = True
     ) -> None:
-        """Publishes an evaluation with samples."""
+        """Publish an evaluation with samples."""
         rewards = {"start": 0.861, "champion": 0.861 + 0.5 * (round_ - 1), "challenger": 0.861 + 0.52 * round_}
         content = {
             "num_prompts": HELD_OUT,
@@ -227,7 +227,7 @@ class CampaignMaker:
     def promote(
         self, round_: int, *, promoted: bool, reasons: tuple[str, ...], vs_champion: float, scored: bool = True
     ) -> None:
-        """Publishes the decision and records the round in campaign.json, with the numbers that `evaluate` published."""
+        """Publish the decision and record the round in campaign.json, with the numbers that `evaluate` published."""
         self.stage(round_, "promote", {"decision.json": {"promoted": promoted, "reasons": list(reasons)}})
         tracking = self.directory / f"round-{round_:03d}" / "tracking.json"
         write_json(
@@ -255,7 +255,7 @@ class CampaignMaker:
         self.save(target=None)
 
     def round(self, round_: int, *, promoted: bool, reasons: tuple[str, ...], vs_champion: float) -> None:
-        """Publishes a whole round."""
+        """Publish a whole round."""
         self.generate(round_)
         self.collect(round_)
         self.validate(round_)
@@ -293,7 +293,7 @@ class CampaignMaker:
 
 @pytest.fixture
 def make_campaign(tmp_path: Path) -> Callable[..., CampaignMaker]:
-    """Starts a campaign under a temporary runs directory."""
+    """Start a campaign under a temporary runs directory."""
 
     def make(**config: Any) -> CampaignMaker:
         maker = CampaignMaker(tmp_path / "runs", **config)

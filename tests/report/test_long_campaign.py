@@ -16,7 +16,7 @@ from components.report.charts import MAX_TOOLTIPS
 
 
 def lengthened(maker: Any, rounds: int) -> Path:
-    """Records of many rounds, all like the third, and its files behind each of them."""
+    """Add rounds like the third to the campaign, up to `rounds` in all, and return its directory."""
     directory = maker.directory
     state = json.loads((directory / "campaign.json").read_text())
     records = [state["rounds"][2] | {"round": number, "promoted": number % 2 == 1} for number in range(1, rounds + 1)]

@@ -72,8 +72,9 @@ def test_report_of_three_rounds_shows_the_numbers_of_campaign_json(page: Page, f
         assert pairs == str(record["num_pairs"])
         for cell, opponent in ((vs_start, "start"), (vs_champion, "champion")):
             rate = record[f"win_rate_vs_{opponent}"]
-            assert cell.startswith(f"{rate['value']:.3f} ({rate['low']:.3f} to {rate['high']:.3f})")
-            tooltip = f"<title>round {record['round']} vs {opponent}: {rate['value']:.3f} ({rate['low']:.3f} to {rate['high']:.3f})</title>"
+            estimate = f"{rate['value']:.3f} ({rate['low']:.3f} to {rate['high']:.3f})"
+            assert cell.startswith(estimate)
+            tooltip = f"<title>round {record['round']} vs {opponent}: {estimate}</title>"
             assert tooltip in page.source
         assert (reward, kl, tokens) == (
             f"{record['mean_reward']:.3f}",
@@ -124,7 +125,7 @@ def test_report_without_a_promotion_keeps_the_start_as_champion(make_campaign: A
 
 
 def test_report_gate_section_gives_all_reasons_of_a_refusal(page: Page) -> None:
-    gate = page.sections["rounds"].partition("What the gate said")[2]
+    gate = page.sections["rounds"].partition("The gate's decisions")[2]
     between = gate.partition("Round 2")[2].partition("Round 3")[0]
     assert "lower bound 0.4410 <= 0.5" in between
     assert "length ratio 1.71 > 1.5" in between
@@ -324,7 +325,7 @@ def test_report_written_twice_has_the_same_bytes_and_leaves_nothing_else(three_r
 
 
 def test_report_of_no_campaign_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no campaign: name one that `ratchet run` has started"):
+    with pytest.raises(ValueError, match="does not contain a campaign: name one that `ratchet run` has started"):
         write_report(tmp_path)
 
 

@@ -30,7 +30,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def make_campaign(runs: Path, starter_directory: Path) -> Callable[..., Path]:
-    """Makes a campaign whose rounds 1, 2, ... trained `full` weights or an `adapter`; the last one is the champion."""
+    """Make a campaign whose rounds 1, 2, ... trained `full` weights or an `adapter`; the last one is the champion."""
 
     def make(*kinds: str, name: str = "served") -> Path:
         directory = runs / name

@@ -39,7 +39,7 @@ MAX_TOKENS = 24
 
 @contextlib.contextmanager
 def serving(runs: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-    """Runs `ratchet serve` as a user would; yields it and what it printed until it was ready, or until its end."""
+    """Run `ratchet serve` as a user would; yield it and its output until it was ready, or until its end."""
     environment = {**os.environ, "RATCHET_RUNS": str(runs), "COLUMNS": "80"}
     # A shell that runs the tests in its background has them, and so their children, ignore Ctrl-C.
     command = ["env", "--default-signal=INT", sys.executable, "-m", "flows.cli", "serve", *arguments]
@@ -158,7 +158,7 @@ def test_serve_server_that_dies_at_its_start_is_one_line_with_its_last_words(run
     with serving(runs, "served", "--port", str(port), "--engine", "transformers") as (child, lines):
         assert child.wait(60) == 1
     assert len(lines) == 2, lines
-    assert lines[1].startswith("ratchet: the server ended: ")
+    assert lines[1].startswith("ratchet: the server exited: ")
     assert "safetensors" in lines[1].lower()
     assert f"serve-{port}.log" in lines[1]
     await_no_process_of(runs)
@@ -174,12 +174,12 @@ def told_and_refused(*arguments: str) -> str:
 
 def test_serve_wrong_input_is_refused_in_one_line(make_campaign: Make) -> None:
     directory = make_campaign("adapter", "full")
-    assert "no campaign other" in told_and_refused("other")
+    assert "campaign other does not exist in" in told_and_refused("other")
     assert "no finished round 7: choose one from 0 (the start model) to 2" in told_and_refused("served", "--round", "7")
     with listened_port() as port:
-        assert f"port {port} is taken" in told_and_refused("served", "--port", str(port))
+        assert f"port {port} is already in use" in told_and_refused("served", "--port", str(port))
     (directory / "round-002/dpo_train/model/model.safetensors").unlink()
-    assert "the weights of round 2 are gone" in told_and_refused("served")
+    assert "the weights of round 2 are missing" in told_and_refused("served")
     (directory / "round-001/dpo_train/train.json").unlink()
     assert "round 1 of campaign served has no weights" in told_and_refused("served", "--round", "1")
 
@@ -241,7 +241,7 @@ def test_serve_auto_takes_vllm_where_it_is_installed_and_names_the_adapter(
     [
         (
             {"num_virtual_tokens": 8},
-            r"round 1 trained virtual tokens, which no server here takes: load .*/adapter with peft's",
+            r"round 1 trained virtual tokens, which `ratchet serve` does not support: load .*/adapter with peft's",
         ),
         ({"r": 8, "use_dora": True}, "vLLM does not support DoRA adapters: choose --engine transformers"),
     ],

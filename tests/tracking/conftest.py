@@ -1,4 +1,4 @@
-"""A small campaign directory with every file that a finished round leaves, a migrated SQLite store, and eyes for what is in it."""
+"""A small campaign directory with all files of a finished round, a migrated SQLite store, and readers of both."""
 
 import contextlib
 import itertools
@@ -89,7 +89,7 @@ def config() -> dict[str, Any]:
 
 @pytest.fixture
 def build(runs: Path) -> Build:
-    """Writes one round of the campaign `demo` and adds it to campaign.json, as the flow does once the round is over."""
+    """Write one round of the campaign `demo` and add it to campaign.json, as the flow does once the round is over."""
 
     def write(number: int, *, promoted: bool = True, weights: str = "weights") -> tuple[Path, RoundRecord]:
         directory = runs / "demo"
@@ -110,7 +110,7 @@ def build(runs: Path) -> Build:
 
 @pytest.fixture
 def record(build: Build, config: dict[str, Any]) -> Callable[..., Any]:
-    """Builds a round and records it."""
+    """Build a round and record it."""
     from components.tracking import record_round
 
     def build_and_record(number: int, **kwargs: Any) -> Any:
@@ -122,7 +122,7 @@ def record(build: Build, config: dict[str, Any]) -> Callable[..., Any]:
 
 @pytest.fixture
 def record_again(runs: Path, config: dict[str, Any]) -> Callable[..., Any]:
-    """Records a round of campaign.json, as a retry or a later start does."""
+    """Record a round of campaign.json, as a retry or a later start does."""
     from components.tracking import record_round
 
     def again(number: int, campaign: str = "demo") -> Any:

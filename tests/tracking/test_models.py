@@ -126,7 +126,7 @@ def test_card_one_judge_for_training_and_comparison_is_admitted(
 ) -> None:
     directory, _ = build(1)
     alike = store.client.get_model_version("demo", str(record_again(1).model_version)).description
-    assert "the rule `support_reply` judged the training pairs and this comparison alike" in alike
+    assert "the rule `support_reply` judged both the training pairs and this comparison" in alike
     path = directory / "round-000" / "start" / "start.json"
     start = read_json(path)
     start["evaluation_judge"]["config"] |= {"kind": "reward_model", "model": "org/judge"}

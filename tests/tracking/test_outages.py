@@ -150,7 +150,7 @@ def relay(way: Relay, build: Any, monkeypatch: pytest.MonkeyPatch) -> Relay:
 
 @pytest.fixture
 def copied(runs: Path) -> Callable[[str], str]:
-    """Copies the campaign under a name that the server does not know."""
+    """Copy the campaign under a name that the server does not know."""
 
     def copy(name: str) -> str:
         shutil.copytree(runs / "demo", runs / name)

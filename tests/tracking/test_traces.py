@@ -17,7 +17,7 @@ from components.tracking.traces import MAX_COMPARISONS
 
 @pytest.fixture
 def judged(build: Any) -> Callable[[int, int], Path]:
-    """Builds a round whose responses a chat model compared, a number of prompts with two answers each."""
+    """Build a round whose responses a chat model compared, a number of prompts with two answers each."""
 
     def write(number: int, num_prompts: int) -> Path:
         directory, _ = build(number)
