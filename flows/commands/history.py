@@ -1,8 +1,6 @@
 """Commands on a campaign's past: compare, lineage, rollback, gc."""
 
-import contextlib
 import json
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -35,7 +33,7 @@ def lineage(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with whole digests.")] = False,
 ) -> None:
     """Show what a model version was made from, down to prompts and start model, and whether the files still are that."""
-    with reporting_errors(), _outage_is_told():
+    with reporting_errors():
         from components.history.lineage import read_lineage
         from components.history.names import parse_version
         from flows.terminal.history import print_lineage
@@ -52,7 +50,7 @@ def rollback(
     round: Annotated[int, typer.Argument(min=0, help="A round that was promoted, or 0 for the start model.")],
 ) -> None:
     """Make an earlier promoted round, or the start model (0), the champion again; the next round starts from it."""
-    with _busy_is_told(), reporting_errors():
+    with reporting_errors():
         known_state(campaign)
         from components.history.rollback import roll_back
         from components.report.campaign import write_report
@@ -109,23 +107,3 @@ def gc(
             errors.print(f"ratchet: {reason}; the copies in MLflow go with the next gc")
         if refused:
             raise ValueError("; ".join(refused))
-
-
-@contextlib.contextmanager
-def _outage_is_told() -> Iterator[None]:
-    from components.tracking import TrackingUnavailable
-
-    try:
-        yield
-    except TrackingUnavailable as error:
-        errors.print(f"ratchet: {error}")
-        raise typer.Exit(1) from None
-
-
-@contextlib.contextmanager
-def _busy_is_told() -> Iterator[None]:
-    try:
-        yield
-    except CampaignBusy as busy:
-        errors.print(f"ratchet: {busy}; try again when it is done")
-        raise typer.Exit(2) from None
