@@ -1,4 +1,4 @@
-"""What all commands share: the two consoles, the campaign's argument, and the one-line report of an error."""
+"""Shared by all commands: the two consoles, the campaign's argument, and the one-line report of an error."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ class Report(NamedTuple):
 
     exit_code: int
     line: str
-    """What is printed after `ratchet: `; `{error}` stands for the error's message."""
+    """The text after `ratchet: `; `{error}` stands for the error's message."""
 
 
 REPORTS: dict[type[BaseException], Report] = {
