@@ -3,7 +3,9 @@
 Errors are one line, never a traceback.
 """
 
+import inspect
 import logging
+import re
 from collections.abc import Callable
 
 import typer
@@ -15,8 +17,9 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    help="Turn a language model towards what people prefer, round after round, and never backwards. "
-    "Campaigns lie under [bold]runs/[/bold]; the environment's RATCHET_RUNS names another place.",
+    help="Turn a language model towards what people prefer, round after round, and never backwards.\n\n"
+    "Start with [bold]ratchet run conf/demo.yaml[/bold], then look at [bold]ratchet status demo[/bold]. "
+    "Campaigns are stored under [bold]runs/[/bold], or in the directory that the variable RATCHET_RUNS names.",
 )
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Rounds": (run.run, look.status, look.report),
@@ -25,13 +28,20 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Servers": (services.up, services.down, services.deploy, services.worker, services.ui, serve.serve),
     "Help": (look.reference, look.doctor),
 }
+
+
+def _help(command: Callable[..., None]) -> str:
+    """Return a command's docstring with each paragraph on one line: typer keeps the line breaks within a paragraph."""
+    return re.sub(r"(?<!\n)\n(?!\n) *", " ", inspect.getdoc(command) or "")
+
+
 for panel, commands in PANELS.items():
     for command in commands:
-        app.command(rich_help_panel=panel)(command)
+        app.command(rich_help_panel=panel, help=_help(command))(command)
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Run the command line; the entry point of the console script."""
     logging.captureWarnings(True)
     app()
 

@@ -25,7 +25,7 @@ def _run_name() -> str:
     form = Form.model_validate(flow_run.parameters)
     try:
         return rounds_name(chosen_config(form))
-    except ValueError:  # the run itself says what is wrong
+    except ValueError:  # the run itself reports it
         return form.what.campaign or Path(form.what.config_file).stem or form.what.preset
 
 
@@ -39,7 +39,7 @@ def campaign(
     budget: Budget = UNCHANGED.budget,
     other: list[str] = UNCHANGED.other,
 ) -> Any:
-    """Adds rounds to a campaign, or finishes what an earlier start left open.
+    """Add rounds to a campaign, or finish what an earlier start left open.
 
     Args:
         what: Which campaign, and how far.
@@ -47,7 +47,7 @@ def campaign(
         data: Prompts and pairs.
         judge: Who decides which response is better.
         training: Direct Preference Optimization.
-        budget: What a round may use before it stops, to be gone on with later.
+        budget: Limits of a round. A round that reaches one stops; the campaign's next start continues it.
         other: Any further values, each as section.key=value, such as training.zero_stage=2.
     """
     form = Form(what=what, model=model, data=data, judge=judge, training=training, budget=budget, other=other)
@@ -56,7 +56,7 @@ def campaign(
 
 @flow(name="report", flow_run_name="{campaign}-report")
 def report(campaign: Annotated[str, Field(description="Name of the campaign.", pattern=CAMPAIGN_NAME)] = "demo") -> str:
-    """Writes a campaign's report again, and shows its rounds as an artifact."""
+    """Write a campaign's report again, and show its rounds as an artifact."""
     refuse_runs_that_vanish()
     return str(show_campaign(campaign_directory(campaign), known_state(campaign)))
 
@@ -64,28 +64,28 @@ def report(campaign: Annotated[str, Field(description="Name of the campaign.", p
 @flow(name="gc", flow_run_name="gc")
 def gc(
     campaign: Annotated[
-        str, Field(description="Name of the campaign; empty looks at all of them.", pattern=ANY_OR_ONE)
+        str, Field(description="Name of the campaign; empty takes all campaigns.", pattern=ANY_OR_ONE)
     ] = "",
     keep: Annotated[int, Field(description="Latest rounds of each campaign whose weights stay in any case.", ge=1)] = 2,
-    dry_run: Annotated[bool, Field(description="Only say what would go.")] = False,
+    dry_run: Annotated[bool, Field(description="List what would be removed, and remove nothing.")] = False,
 ) -> int:
-    """Frees the disk of weights that no round, rollback or champion needs.
+    """Remove weights that no later round, rollback or champion needs.
 
-    A campaign at work is left for the next time.
+    A campaign that is running is skipped.
 
     Returns:
-        The bytes that went, as far as they could be measured.
+        The bytes freed, as far as they could be measured.
     """
     refuse_runs_that_vanish()
     if campaign:
         known_state(campaign)
-    found: list[Collected] = []
+    collected: list[Collected] = []
     for name in [campaign] if campaign else known_campaigns():
         try:
-            found += collect_garbage(campaign_directory(name), keep=keep, dry_run=dry_run)
+            collected += collect_garbage(campaign_directory(name), keep=keep, dry_run=dry_run)
         except CampaignBusy as busy:
             get_run_logger().warning("skipped: %s", busy)
-    num_bytes = sum(item.num_bytes for item in found if item.num_bytes is not None)
-    rows = [item.model_dump(mode="json") for item in found]
+    num_bytes = sum(item.num_bytes for item in collected if item.num_bytes is not None)
+    rows = [item.model_dump(mode="json") for item in collected]
     create_table_artifact(rows, key="gc", description=f"What {'would go' if dry_run else 'went'}: {num_bytes:,} bytes.")
     return num_bytes

@@ -1,10 +1,11 @@
-"""What `ratchet doctor` looks at: would a run work here, and how fast?"""
+"""The checks of `ratchet doctor`: would a run work here, and how fast?"""
 
 import importlib.metadata
 import os
 import platform
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from components.runtime.launch import visible_gpus
 
 
 class Finding(NamedTuple):
-    """One line of the doctor's report."""
+    """A line of the doctor's report; if something is not fine, `detail` says how to mend it."""
 
     name: str
     fine: bool
@@ -21,13 +22,18 @@ class Finding(NamedTuple):
 
 
 def findings(runs: Path) -> list[Finding]:
-    """Looks at versions, processor, accelerators, disk and stores."""
+    """Check versions, processor, accelerators, disk and stores.
+
+    Args:
+        runs: Directory that holds the campaigns' directories.
+    """
     return [*_versions(), _processor(), _accelerators(), _disk(runs), _stores(runs)]
 
 
 def _versions() -> list[Finding]:
-    python = platform.python_version_tuple()
-    found = [Finding("python", (int(python[0]), int(python[1])) >= (3, 11), platform.python_version())]
+    python = platform.python_version()
+    fine = sys.version_info >= (3, 11)
+    versions = [Finding("python", fine, python if fine else f"{python} is too old: install Python 3.11 or newer")]
     for line in conf_path("versions.txt").read_text().splitlines():
         pin = re.fullmatch(r"(?P<name>[\w.-]+)==(?P<version>\S+)", line.strip())
         if pin is None or pin["name"] not in NAMED:
@@ -35,11 +41,12 @@ def _versions() -> list[Finding]:
         try:
             installed = importlib.metadata.version(pin["name"])
         except importlib.metadata.PackageNotFoundError:
-            found.append(Finding(pin["name"], False, f"not installed; tested with {pin['version']}"))
+            remedy = f"run `pip install {pin['name']}=={pin['version']}`"
+            versions.append(Finding(pin["name"], False, f"not installed: {remedy}"))
             continue
         same = installed.split("+")[0] == pin["version"]
-        found.append(Finding(pin["name"], True, installed if same else f"{installed}; tested with {pin['version']}"))
-    return found
+        versions.append(Finding(pin["name"], True, installed if same else f"{installed}; tested with {pin['version']}"))
+    return versions
 
 
 NAMED = {
@@ -73,17 +80,19 @@ def _accelerators() -> Finding:
 
     count = visible_gpus()
     if count and not torch.cuda.is_available():
+        remedy = "install a torch that was built for this machine's driver"
         return Finding(
-            "accelerators", False, f"{count} GPUs are visible but this torch ({torch.__version__}) cannot use them"
+            "accelerators", False, f"torch {torch.__version__} cannot use the {count} visible GPUs: {remedy}"
         )
     names = [torch.cuda.get_device_name(index) for index in range(count)]
     return Finding("accelerators", True, ", ".join(names) if names else "none: stages run on the processor")
 
 
 def _disk(runs: Path) -> Finding:
-    place = next(path for path in (runs, *runs.parents) if path.exists())
-    free = shutil.disk_usage(place).free / 2**30
-    return Finding("disk", free > 1, f"{free:.0f} GiB free for {runs}")
+    existing = next(path for path in (runs, *runs.parents) if path.exists())
+    free = shutil.disk_usage(existing).free / 2**30
+    remedy = "" if free > 1 else ": free some space, or set RATCHET_RUNS to another disk"
+    return Finding("disk", free > 1, f"{free:.0f} GiB free for {runs}{remedy}")
 
 
 def _stores(runs: Path) -> Finding:

@@ -1,7 +1,4 @@
-"""One round: generate -> collect -> validate -> train -> evaluate -> promote, read top to bottom.
-
-Computes nothing itself.
-"""
+"""One round: generate -> collect -> validate -> train -> evaluate -> promote. Orders the stages; computes nothing."""
 
 from pathlib import Path
 from typing import Any
@@ -50,13 +47,13 @@ def dpo_round(
         config: The campaign's configuration.
         directory: The campaign's directory.
         round: Index of the round, from 1.
-        champion_round: Round of the champion that it starts from. Not the whole state: Prefect refuses parameters above
-            512 KiB.
+        champion_round: Round of the champion that it starts from. The whole state may be too large: Prefect refuses
+            parameters above 512 KiB.
         start: Manifest of round 0.
         seed_pairs_digest: Content digest of the data set that is round 1's data; None samples round 1 like any other.
 
     Returns:
-        The round's record; a state named Stopped when the stop-file or the budget ended the work on it.
+        The round's record, or a state named Stopped if the stop-file or the budget ended the work on it.
     """
     requests = Round(config, directory, round, champion_round, start, seed_pairs_digest)
     here = requests.directory

@@ -1,4 +1,4 @@
-"""A campaign: lock it, pin it, run rounds until its target. Computes nothing itself."""
+"""A campaign: lock it, pin its config, run rounds until its target. Computes nothing."""
 
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ SKIPPED = "Skipped"
 
 
 def rounds_name(config: CampaignConfig) -> str:
-    """Names a start after its campaign and the rounds that it goes through."""
+    """Return the name of a start: its campaign and the rounds that it runs."""
     state = read_state(campaign_directory(config.campaign))
     first = 1 if state is None else state.last_round + 1
     last = first + config.num_rounds - 1 if state is None else open_target(state, config.num_rounds)
@@ -52,30 +52,27 @@ def _run_name() -> str:
 
 @flow(name="iterative-dpo", flow_run_name=_run_name)
 def iterative_dpo(config: CampaignConfig, accept_changes: bool = False) -> Any:
-    """Adds `num_rounds` rounds to a campaign, or finishes what an earlier start left open.
+    """Add `num_rounds` rounds to a campaign, or finish what an earlier start left open.
 
     Args:
         config: The campaign's configuration.
-        accept_changes: Go on with a configuration that differs from the one the campaign began with.
+        accept_changes: Continue with a configuration that differs from the one the campaign began with.
 
     Returns:
-        The campaign's state as a dict; a state named Skipped when another run works on the campaign or waits to go on
-        with it; one named Stopped when the stop-file or a round's budget ended the work.
+        The campaign's state as a dict. If another run of the campaign is running or paused, a state named Skipped. If
+        the stop-file or a round's budget ended the work, a state named Stopped.
 
     Raises:
         ValueError: The user's input is wrong; nothing was written.
-        DataRejected: A round's data broke a gate of the validation.
+        DataRejected: A round's data did not pass a gate of the validation.
         JudgeUnavailable: The judge gave no usable verdicts.
-        StageFailed: A stage failed; the same start goes on from there.
+        StageFailed: A stage failed; starting again continues from there.
     """
     return add_rounds(config, accept_changes=accept_changes)
 
 
 def add_rounds(config: CampaignConfig, *, accept_changes: bool) -> Any:
-    """What every start of a campaign does, from the command line, a schedule or the Prefect page.
-
-    See `iterative_dpo`.
-    """
+    """Run a start of a campaign from the command line, a schedule or the Prefect page; see `iterative_dpo`."""
     refuse_runs_that_vanish()
     directory = campaign_directory(config.campaign)
     inputs = check_inputs(config)
@@ -131,4 +128,4 @@ def _ship_what_mlflow_missed(directory: Path, state: State) -> None:
     missed = [record.round for record in state.rounds if record.mlflow_run_id is None]
     for round in missed:
         if not ship_to_mlflow(directory, round):
-            return  # a server that is away is waited for once, not once a round
+            return  # wait for an unavailable server once, not once per round

@@ -1,4 +1,4 @@
-"""The requests of a round's stages, built from the configuration and from what is published so far. Runs nothing."""
+"""The requests of a round's stages, built from the configuration and from the stages published so far. Runs nothing."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,7 +41,7 @@ def start_request(config: CampaignConfig, prompts_digest: str) -> StartRequest:
 class Round:
     """A round of a campaign as it begins.
 
-    Each method returns the request of one stage, once the stages before it are published.
+    Each method returns the request of one stage, if the stages before it are published.
     """
 
     config: CampaignConfig
@@ -149,7 +149,7 @@ class Round:
         )
 
     def promote(self, evaluated: Manifest) -> PromoteRequest:
-        """Return the request that decides by the gate."""
+        """Return the request that decides by the gate whether the trained model becomes the champion."""
         return PromoteRequest(evaluation=self._published(evaluated, "evaluation.json"), gate=self.config.gate)
 
     @cached_property

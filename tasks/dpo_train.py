@@ -13,7 +13,7 @@ from tasks.retries import RETRIES
 
 @task(name="dpo_train", cache_policy=NO_CACHE, **RETRIES)
 def dpo_train(directory: Path, request: TrainRequest) -> Manifest:
-    """Publish the trained model or adapter, and remove its checkpoints, which are no longer needed."""
+    """Publish the trained model or adapter, then remove the checkpoints."""
     manifest = run_stage("dpo_train", request, directory, num_processes=request.training.num_processes)
     shutil.rmtree(directory / "checkpoints", ignore_errors=True)
     return manifest

@@ -17,8 +17,8 @@ def evaluate(directory: Path, request: EvaluateRequest, *, num_processes: int) -
 
     Args:
         directory: The round's directory.
-        request: What is compared, and how.
-        num_processes: Processes that sample the answers; not part of the request, since no result depends on it.
+        request: The models, the prompts, the judge and the settings of the comparison.
+        num_processes: Processes that sample the responses; not part of the request, because no result depends on it.
     """
     provide_keys(request.judge.config)
     return run_stage("evaluate", request, directory, num_processes=num_processes)

@@ -1,7 +1,4 @@
-"""The keys of judges' endpoints that Prefect keeps.
-
-From Secret blocks into this process's environment, and nowhere else.
-"""
+"""The keys of judges' endpoints that Prefect stores: from Secret blocks into this process's environment only."""
 
 import os
 
@@ -14,10 +11,10 @@ PREFECT = "prefect:"
 
 
 def provide_keys(judge: JudgeConfig) -> None:
-    """Puts the keys that a judge's endpoints take from blocks where its client, here or in a child process, looks for them.
+    """Copy the keys of a judge's endpoints from Secret blocks into the environment, where its client looks for them.
 
     Raises:
-        ValueError: There is no such block, or it holds no text; one line with the remedy.
+        ValueError: A block does not exist, or does not hold a key; one line with the remedy.
     """
     for source in sorted({settings.endpoint.api_key_from for settings in (judge, *judge.jurors)}):
         if source.startswith(PREFECT):
@@ -29,13 +26,13 @@ def _secret(block: str) -> str:
         loaded = Secret.load(block)
     except ValueError:
         raise ValueError(
-            f"endpoint.api_key_from = {PREFECT}{block}, and there is no Secret block {block}: add it on the Prefect page under Blocks, "
-            "or use env:NAME"
+            f"endpoint.api_key_from = {PREFECT}{block}: the Secret block {block} does not exist: "
+            "add it on the Prefect page under Blocks, or use env:NAME"
         ) from None
     assert isinstance(loaded, Secret)
     key = loaded.get()
     if not isinstance(key, str) or not key.strip():
         raise ValueError(
-            f"endpoint.api_key_from = {PREFECT}{block}: the Secret block {block} holds no text: put the key there"
+            f"endpoint.api_key_from = {PREFECT}{block}: the Secret block {block} does not hold a key: put the key there"
         )
     return key

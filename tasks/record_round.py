@@ -16,14 +16,14 @@ from components.report.tables import decisions
 from components.runtime.provenance import git_sha
 
 SHOWN_TOGETHER = 10
-"""Latest rounds that a link sets side by side: an address has a length, and a screen a width."""
+"""Latest rounds that a link sets side by side; an address and a screen have room for no more."""
 
 
 @task(name="record_round", cache_policy=NO_CACHE)
 def record_round(directory: Path, round: int) -> None:
-    """Ships a finished round to MLflow, renews the report and publishes the round's markdown.
+    """Record a finished round in MLflow, write the report again and publish the round's markdown.
 
-    MLflow being away delays its part to a later start and changes nothing else.
+    If MLflow is unavailable, a later start records the round there; nothing else changes.
     """
     ship_to_mlflow(directory, round)
     write_report(directory)
@@ -40,15 +40,15 @@ def _decision(directory: Path, round: int) -> str:
 
 
 def artifact_key(*names: str) -> str:
-    """A key that Prefect takes for an artifact: small letters, digits and dashes."""
+    """Return a key that Prefect accepts for an artifact: lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", "-".join(names).lower()).strip("-")
 
 
 def ship_to_mlflow(directory: Path, round: int) -> bool:
-    """Brings a round to MLflow and its run's id into campaign.json; what is there already is left alone.
+    """Record a round in MLflow and its run's id in campaign.json. Idempotent.
 
     Returns:
-        Whether MLflow has the round now; it is away where not.
+        Whether MLflow has the round now; False if it is unavailable.
     """
     from components.tracking import TrackingUnavailable
     from components.tracking import record_round as track
@@ -59,7 +59,7 @@ def ship_to_mlflow(directory: Path, round: int) -> bool:
     try:
         tracked = track(directory, round, config=read_json(directory / "config.json"), record=record, git_sha=git_sha())
     except TrackingUnavailable as error:
-        get_run_logger().warning("MLflow cannot be reached (%s); the next start ships round %d", error, round)
+        get_run_logger().warning("%s; the campaign's next start records round %d there", error, round)
         return False
     write_json(round_directory(directory, round) / TRACKING, tracked)
     note_mlflow_run(directory, round, tracked.run_id)
@@ -67,9 +67,9 @@ def ship_to_mlflow(directory: Path, round: int) -> bool:
 
 
 def mlflow_links(directory: Path) -> str:
-    """Links to MLflow's pages of the campaign's rounds.
+    """Return links to MLflow's pages of the campaign's rounds, as Markdown.
 
-    Nothing where MLflow is a database without pages, or has no round yet.
+    Empty if MLflow is a database without pages, or has no round yet.
     """
     from components.tracking import compare_url, experiment_url, is_server, tracking_uri
 
@@ -80,5 +80,5 @@ def mlflow_links(directory: Path) -> str:
     if not tracked:
         return ""
     experiment = tracked[-1]["experiment_id"]
-    compare = compare_url(uri, experiment, [one["run_id"] for one in tracked])
+    compare = compare_url(uri, experiment, [run["run_id"] for run in tracked])
     return f"\n\n[The rounds side by side in MLflow]({experiment_url(uri, experiment)}), [compared]({compare})\n"

@@ -1,4 +1,4 @@
-"""When a stage's task is tried again: only where the next attempt can end differently."""
+"""When a stage's task is tried again: only if the next attempt can end differently."""
 
 from typing import Any, TypedDict
 
@@ -9,16 +9,13 @@ from components.records import StageFailed
 
 
 def may_pass(task: Task[..., Any], task_run: TaskRun, state: State) -> bool:
-    """Whether the stage failed for a reason that may be gone.
-
-    The network, or a child process that something else ended.
-    """
+    """Return whether the stage failed for a reason that may pass: the network, or a child process that was killed."""
     error = state.result(raise_on_failure=False)
     return isinstance(error, StageFailed) and error.may_pass
 
 
 class Retries(TypedDict):
-    """The arguments of Prefect's `task` that are about retries."""
+    """The retry arguments of Prefect's `task`."""
 
     retries: int
     retry_delay_seconds: list[float]
@@ -26,4 +23,4 @@ class Retries(TypedDict):
 
 
 RETRIES = Retries(retries=2, retry_delay_seconds=[5.0, 60.0], retry_condition_fn=may_pass)
-"""For tasks that load models, talk to judges or start child processes. Training goes on from its last checkpoint."""
+"""For tasks that load models, ask judges or start child processes. Training continues from its last checkpoint."""

@@ -17,14 +17,15 @@ SHOWN_ROUNDS = 50
 
 @task(name="show_campaign", cache_policy=NO_CACHE)
 def show_campaign(directory: Path, state: State) -> Path:
-    """Writes the report and publishes the table; returns where the report lies."""
+    """Write the report, publish the table, and return the report's path."""
     path = write_report(directory)
     rounds: dict[str, Any] = state.model_copy(update={"rounds": state.rounds[-SHOWN_ROUNDS:]}).model_dump(mode="json")
     if state.rounds:
-        said = "\n".join(f"- {line}" for line in decisions(rounds))
+        heading = f"The latest rounds of {directory.name}; the report is `{path}`.{mlflow_links(directory)}"
+        reasons = "\n".join(f"- {line}" for line in decisions(rounds))
         create_table_artifact(
             [dict(row) for row in round_rows(rounds)],
             key=artifact_key(directory.name, "rounds"),
-            description=f"The latest rounds of {directory.name}; the report is `{path}`.{mlflow_links(directory)}\n\n{said}",
+            description=f"{heading}\n\n{reasons}",
         )
     return path

@@ -12,5 +12,5 @@ from tasks.retries import RETRIES
 
 @task(name="start_campaign", cache_policy=NO_CACHE, **RETRIES)
 def start_campaign(directory: Path, request: StartRequest) -> Manifest:
-    """Publish round 0, unless it is there."""
+    """Publish round 0, unless it is already published."""
     return run_stage("start", request, directory)

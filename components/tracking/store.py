@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
+from components.records import ServiceFailed
 from components.tracking.views import is_server, without_password
 
 _SQLITE = "sqlite:///"
@@ -26,7 +27,7 @@ _AT_ONCE = {"MLFLOW_ENABLE_ASYNC_TRACE_LOGGING": "false"}
 _IMPATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "15", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 
 
-class TrackingUnavailable(Exception):
+class TrackingUnavailable(ServiceFailed):
     """MLflow could not be read or written; the message names the store and the cause.
 
     The next call records what is missing.

@@ -1,8 +1,6 @@
 """Commands on a campaign's past: compare, lineage, rollback, gc."""
 
-import contextlib
 import json
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,11 +13,16 @@ if TYPE_CHECKING:
     from components.history.cleanup import Collected
 
 
-RoundArgument = Annotated[str, typer.Argument(metavar="ROUND", help="campaign/round, such as demo/1.")]
+RoundArgument = Annotated[str, typer.Argument(metavar="ROUND", help="A round as campaign/number, such as demo/1.")]
 
 
 def compare(left: RoundArgument, right: RoundArgument) -> None:
-    """Show two rounds side by side, of one campaign or of two: decisions, numbers, config, digests, answers."""
+    """Show two rounds side by side: decisions, measures, differing config keys, digests and sampled responses.
+
+    The rounds may belong to different campaigns.
+
+    Example: [bold]ratchet compare demo/1 demo/2[/bold]
+    """
     with reporting_errors():
         from components.history.compare import compare_rounds
         from components.history.names import parse_round
@@ -30,29 +33,40 @@ def compare(left: RoundArgument, right: RoundArgument) -> None:
 
 def lineage(
     version: Annotated[
-        str, typer.Argument(help="A registered model's version: demo/3, demo@champion, or models:/demo/3.")
+        str, typer.Argument(help="A version of a registered model: demo/3, demo@champion, or models:/demo/3.")
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with whole digests.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON with complete digests.")] = False,
 ) -> None:
-    """Show what a model version was made from, down to prompts and start model, and whether the files still are that."""
-    with reporting_errors(), _outage_is_told():
+    """Show what a registered model was made from, and check that those files are unchanged.
+
+    The tree goes through rounds, pairs and judges down to the prompts and the start model.
+
+    Example: [bold]ratchet lineage demo@champion[/bold]
+    """
+    with reporting_errors():
         from components.history.lineage import read_lineage
         from components.history.names import parse_version
         from flows.terminal.history import print_lineage
 
-        found = read_lineage(parse_version(version))
+        tree = read_lineage(parse_version(version))
         if as_json:
-            typer.echo(json.dumps(found.plain(), indent=1, ensure_ascii=False))
+            typer.echo(json.dumps(tree.plain(), indent=1, ensure_ascii=False))
         else:
-            print_lineage(console, found)
+            print_lineage(console, tree)
 
 
 def rollback(
     campaign: CampaignArgument,
-    round: Annotated[int, typer.Argument(min=0, help="A round that was promoted, or 0 for the start model.")],
+    round: Annotated[int, typer.Argument(min=0, help="Number of a promoted round, or 0 for the start model.")],
 ) -> None:
-    """Make an earlier promoted round, or the start model (0), the champion again; the next round starts from it."""
-    with _busy_is_told(), reporting_errors():
+    """Make an earlier promoted round, or the start model, the champion again.
+
+    The next round starts from that model. The later rounds stay on disk and in MLflow, and so does a record of the
+    rollback.
+
+    Example: [bold]ratchet rollback demo 1[/bold]
+    """
+    with reporting_errors():
         known_state(campaign)
         from components.history.rollback import roll_back
         from components.report.campaign import write_report
@@ -67,27 +81,29 @@ def rollback(
                 f"a start is open that goes to round {state.target}: {again}", highlight=False, soft_wrap=True
             )
         write_report(directory)
-        _tell_mlflow(campaign)
+        _announce_champion(campaign)
 
 
-def _tell_mlflow(campaign: str) -> None:
+def _announce_champion(campaign: str) -> None:
     from components.tracking import TrackingUnavailable, announce_champion
 
     try:
         announce_champion(campaign_directory(campaign))
     except TrackingUnavailable as error:
-        errors.print(f"ratchet: {error}; the alias champion follows with the next recorded round")
+        errors.print(f"ratchet: {error}; the alias `champion` moves when the next round is recorded")
 
 
 def gc(
-    campaign: Annotated[str | None, typer.Argument(help="Name of a campaign; without it, all campaigns.")] = None,
+    campaign: Annotated[str | None, typer.Argument(help="Name of a campaign; all campaigns if left out.")] = None,
     keep: Annotated[int, typer.Option(min=1, help="Latest rounds whose weights stay, promoted or not.")] = 2,
-    dry_run: Annotated[bool, typer.Option(help="Show what would go, and remove nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="List what would be removed, and remove nothing.")] = False,
 ) -> None:
-    """Free disk: remove weights of rounds that were never promoted, their copies in MLflow, and what killed runs left.
+    """Free disk space: remove the weights of rounds that were not promoted, and what killed runs left.
 
-    The champion, every model that was ever promoted, the start model and the latest rounds keep their weights; numbers,
-    pairs and samples always stay.
+    Their copies in MLflow are removed too. The start model, every model that was ever promoted and the latest rounds
+    keep their weights. Measures, pairs and samples of all rounds stay.
+
+    Example: [bold]ratchet gc demo --keep 3 --dry-run[/bold]
     """
     with reporting_errors():
         if campaign is not None:
@@ -95,37 +111,17 @@ def gc(
         from components.history.cleanup import collect_garbage
         from flows.terminal.history import print_collected
 
-        found: list[Collected] = []
-        refused = []
+        collected: list[Collected] = []
+        problems = []
         for name in known_campaigns() if campaign is None else [campaign]:
             try:
-                found += collect_garbage(campaign_directory(name), keep=keep, dry_run=dry_run)
+                collected += collect_garbage(campaign_directory(name), keep=keep, dry_run=dry_run)
             except CampaignBusy as busy:
                 errors.print(f"ratchet: skipped: {busy}")
             except ValueError as error:
-                refused.append(str(error))
-        print_collected(console, found, dry_run=dry_run)
-        for reason in dict.fromkeys(item.postponed for item in found if item.postponed is not None):
-            errors.print(f"ratchet: {reason}; the copies in MLflow go with the next gc")
-        if refused:
-            raise ValueError("; ".join(refused))
-
-
-@contextlib.contextmanager
-def _outage_is_told() -> Iterator[None]:
-    from components.tracking import TrackingUnavailable
-
-    try:
-        yield
-    except TrackingUnavailable as error:
-        errors.print(f"ratchet: {error}")
-        raise typer.Exit(1) from None
-
-
-@contextlib.contextmanager
-def _busy_is_told() -> Iterator[None]:
-    try:
-        yield
-    except CampaignBusy as busy:
-        errors.print(f"ratchet: {busy}; try again when it is done")
-        raise typer.Exit(2) from None
+                problems.append(str(error))
+        print_collected(console, collected, dry_run=dry_run)
+        for reason in dict.fromkeys(item.postponed for item in collected if item.postponed is not None):
+            errors.print(f"ratchet: {reason}; the next gc removes the copies in MLflow")
+        if problems:
+            raise ValueError("; ".join(problems))

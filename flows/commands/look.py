@@ -11,10 +11,15 @@ from flows.terminal.console import CampaignArgument, console, reporting_errors
 def status(
     campaign: CampaignArgument,
     show_all: Annotated[
-        bool, typer.Option("--all", help="Show every round; without it, the latest and the champion's.")
+        bool, typer.Option("--all", help="Show every round, not only the latest ones and the champion's.")
     ] = False,
 ) -> None:
-    """Show a campaign's rounds, its champion, and what is still open."""
+    """Show a campaign's rounds, its champion, and what is still open.
+
+    One table holds the win rates and decisions, the other the measures of each round's model and the seconds per stage.
+
+    Example: [bold]ratchet status demo[/bold]
+    """
     from flows.terminal.rounds import SHOWN_ROUNDS, print_rounds
 
     with reporting_errors():
@@ -27,7 +32,10 @@ def status(
 
 
 def report(campaign: CampaignArgument) -> None:
-    """Write a campaign's report.html again and print where it lies."""
+    """Write a campaign's report.html again and print its path.
+
+    Every finished round writes it too: a single file with plots, samples and decisions that opens without a network.
+    """
     with reporting_errors():
         known_state(campaign)
         from components.report.campaign import write_report
@@ -36,16 +44,16 @@ def report(campaign: CampaignArgument) -> None:
 
 
 def reference() -> None:
-    """Print every key of the configuration with its type, default and meaning, as Markdown."""
+    """Print every key of a campaign's YAML file with its type, default and meaning, as Markdown."""
     from flows.reference import config_reference
 
     typer.echo(config_reference())
 
 
 def doctor() -> None:
-    """Look at this machine and installation: versions, processor, accelerators, stores.
+    """Check this machine and installation: versions, processor, accelerators, disk, stores.
 
-    Exit code 1 if something would stop a run.
+    A line that begins with BAD names something that would stop a run, and its remedy; the exit code is then 1.
     """
     from flows.doctor import findings
 

@@ -1,4 +1,4 @@
-"""Commands for the steps of preference collection alone: collect, pairs, calibrate."""
+"""Commands that collect preferences outside of a campaign: collect, pairs, calibrate."""
 
 import contextlib
 from collections.abc import Iterator
@@ -17,23 +17,22 @@ if TYPE_CHECKING:
 
 ConfigOption = Annotated[
     Path,
-    typer.Option(help="YAML file of a campaign; its sections judge, preferences and (to collect) active are used."),
+    typer.Option(help="A campaign's YAML file; its sections judge and preferences are used, and active by collect."),
 ]
-OutOption = Annotated[
-    Path, typer.Option(help="Directory that is written; what an earlier call wrote there is replaced.")
-]
+OutOption = Annotated[Path, typer.Option(help="Directory to write; the result of an earlier call there is replaced.")]
 CampaignOption = Annotated[
     str | None,
-    typer.Option(help="Campaign whose champion and start model are read, for the judges implicit_reward and self."),
+    typer.Option(help="Campaign whose champion and start model the judges implicit_reward and self use."),
 ]
-SplitOption = Annotated[str, typer.Option(help="Split that is read of a `datasets` name.")]
+SplitOption = Annotated[str, typer.Option(help="Split to read, if the data is a `datasets` name.")]
 
 
 def collect(
     responses: Annotated[
         str,
         typer.Argument(
-            help="JSONL, Parquet or `datasets` name: prompt, and responses (a list) or response (one a row)."
+            help="JSONL file, Parquet file or `datasets` name with the columns prompt, and responses (a list) or "
+            "response (one per row)."
         ),
     ],
     config: ConfigOption,
@@ -41,13 +40,13 @@ def collect(
     campaign: CampaignOption = None,
     split: SplitOption = "train",
 ) -> None:
-    """Have your own responses judged, and build preference pairs.
+    """Judge your own responses and build preference pairs.
 
     A line of the file: [bold]{"prompt": "Why is the sky blue?", "responses": ["Because ...", "I do not know."]}[/bold]
 
-    Writes verdicts.parquet (all that the judge said), preferences.parquet, collect.json (what became of every prompt),
-    and preferences.jsonl, which trains elsewhere and is a campaign's first round with preferences.seed_pairs. When the
-    judge fails half-way, the same command goes on, and pays for nothing twice.
+    Writes verdicts.parquet (every verdict), preferences.parquet (the pairs), collect.json (the counts) and
+    preferences.jsonl. Other trainers read preferences.jsonl, and so does a campaign whose preferences.seed_pairs names
+    it. If the judge fails half-way, run the same command again: it pays for no verdict twice.
 
     Example: [bold]ratchet collect answers.jsonl --config my-model.yaml --out judged[/bold]
     """
@@ -66,18 +65,18 @@ def collect(
 
 def pairs(
     verdicts: Annotated[
-        Path, typer.Argument(help="Directory that `ratchet collect` wrote, or a round's, such as runs/demo/round-001.")
+        Path, typer.Argument(help="Directory that `ratchet collect` wrote, or of a round, such as runs/demo/round-001.")
     ],
     config: ConfigOption,
     out: OutOption,
     builder: Annotated[
-        str | None, typer.Option("--pairs", help="Builder, in place of the file's preferences.pairs.")
+        str | None, typer.Option("--pairs", help="Builder of the pairs, instead of the file's preferences.pairs.")
     ] = None,
     min_margin: Annotated[
-        float | None, typer.Option(help="Margin, in place of the file's preferences.min_margin.")
+        float | None, typer.Option(help="Smallest margin of a pair, instead of the file's preferences.min_margin.")
     ] = None,
 ) -> None:
-    """Build pairs again from verdicts that were kept, by another builder or margin; no judge is asked.
+    """Build pairs again from verdicts on disk, by another builder or margin, without asking a judge.
 
     Example: [bold]ratchet pairs runs/demo/round-001 --config conf/demo.yaml --pairs all_pairs --min-margin 1 --out
         again[/bold]
@@ -97,18 +96,21 @@ def pairs(
 def calibrate(
     pairs: Annotated[
         str,
-        typer.Argument(help="Preference file with known labels: prompt, chosen, rejected, and perhaps p, margin, tag."),
+        typer.Argument(
+            help="Labelled pairs (JSONL, Parquet or `datasets` name) with the columns prompt, chosen, rejected, and "
+            "optionally p, margin, tag."
+        ),
     ],
     config: ConfigOption,
     out: OutOption,
     campaign: CampaignOption = None,
     split: SplitOption = "train",
 ) -> None:
-    """Measure the configured judge against pairs whose better answer is known.
+    """Measure the configured judge against pairs whose better response is known.
 
-    Shows how often it agrees, by tag too; whether it says the same in both orders; its ties and its taste for length;
-    how often it is right when it is sure; and the preferences.soft_label_scale that turns its margins into
-    probabilities that can be believed.
+    Shows how often the judge agrees with the labels, overall and by tag; whether it gives the same verdict in both
+    orders; how often it ties or prefers the longer response; how often it is right at each level of confidence; and the
+    preferences.soft_label_scale that turns its margins into calibrated probabilities.
 
     Example: [bold]ratchet calibrate labelled.jsonl --config my-model.yaml --out calibration[/bold]
     """
@@ -126,7 +128,7 @@ def calibrate(
 
 
 def _models(campaign: str | None) -> "tuple[ModelRef, ModelRef] | None":
-    """The champion and the start model."""
+    """Return the campaign's champion and start model."""
     if campaign is None:
         return None
     directory = campaign_directory(campaign)
@@ -135,9 +137,9 @@ def _models(campaign: str | None) -> "tuple[ModelRef, ModelRef] | None":
 
 @contextlib.contextmanager
 def _shown() -> Iterator[None]:
-    """Shows how far the step is."""
+    """Show the progress of the step within the block."""
     from components.runtime import progress
     from flows.terminal.rounds import StageProgress
 
-    with StageProgress(console) as shown, progress.reporting_to(shown):
+    with StageProgress(console) as bar, progress.reporting_to(bar):
         yield

@@ -1,4 +1,4 @@
-"""`ratchet run`: rounds of a campaign from the terminal."""
+"""`ratchet run`: run rounds of a campaign from the terminal."""
 
 import importlib
 import os
@@ -15,17 +15,21 @@ from flows.terminal.console import console, errors, quiet_libraries, reporting_e
 
 
 def run(
-    config: Annotated[Path, typer.Argument(help="YAML file, such as conf/demo.yaml.")],
-    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds to add, in place of the file's num_rounds.")] = None,
-    campaign: Annotated[str | None, typer.Option(help="Campaign name, in place of the file's.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed, in place of the file's.")] = None,
+    config: Annotated[Path, typer.Argument(help="YAML file of the campaign, such as conf/demo.yaml.")],
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds to add, instead of the file's num_rounds.")] = None,
+    campaign: Annotated[str | None, typer.Option(help="Name of the campaign, instead of the file's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed, instead of the file's.")] = None,
     accept_changes: Annotated[
-        bool, typer.Option(help="Go on with a config that differs from the one the campaign began with.")
+        bool, typer.Option(help="Continue with a config that differs from the one the campaign began with.")
     ] = False,
 ) -> None:
-    """Run rounds of a campaign, or finish the ones that an interrupted run left open.
+    """Run rounds of a campaign, or finish the rounds that an interrupted run left open.
 
-    A stage that is already published is not run again. Example: [bold]ratchet run conf/demo.yaml --rounds 1[/bold]
+    A round samples responses, judges them, validates the pairs, trains, evaluates the trained model on held-out prompts
+    and promotes it if it is better. Finished stages are not run again, so after any interruption the same command
+    continues. `ratchet reference` prints the keys of the file.
+
+    Example: [bold]ratchet run conf/demo.yaml --rounds 1[/bold]
     """
     overrides = {"num_rounds": rounds, "campaign": campaign, "seed": seed}
     with reporting_errors():
@@ -41,13 +45,14 @@ def run(
         check_inputs(settings)
         services = running(runs_directory())
         if services is not None:
-            os.environ.setdefault("MLFLOW_TRACKING_URI", services.mlflow)  # so that what runs here links to its pages
+            # The rounds then link to the pages of that server.
+            os.environ.setdefault("MLFLOW_TRACKING_URI", services.mlflow)
         with prefect_server(known=services.api if services else None, meanwhile=_load):
             _run_flow(settings, accept_changes=accept_changes)
 
 
 def _load() -> None:
-    """Imports what the rounds need: seconds of libraries."""
+    """Import the libraries of the rounds, which takes seconds."""
     from components.runtime.launch import load_stages
 
     load_stages()
@@ -60,7 +65,7 @@ def _run_flow(settings: Any, *, accept_changes: bool) -> None:
     from flows.iterative_dpo import SKIPPED, iterative_dpo
     from flows.terminal.rounds import StageProgress, print_places, print_rounds
 
-    with StageProgress(console, campaign_directory(settings.campaign)) as shown, progress.reporting_to(shown):
+    with StageProgress(console, campaign_directory(settings.campaign)) as bar, progress.reporting_to(bar):
         state: Any = iterative_dpo(settings, accept_changes=accept_changes, return_state=True)
     if state.name == SKIPPED:
         errors.print(f"ratchet: skipped: {state.message}")

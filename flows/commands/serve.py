@@ -9,7 +9,7 @@ from flows.terminal.console import CampaignArgument, console, reporting_errors
 
 
 class EngineChoice(StrEnum):
-    """What generates the answers."""
+    """The engine that generates the responses."""
 
     AUTO = "auto"
     TRANSFORMERS = "transformers"
@@ -19,14 +19,16 @@ class EngineChoice(StrEnum):
 def serve(
     campaign: CampaignArgument,
     round: Annotated[
-        int | None, typer.Option("--round", min=0, help="A round's model in place of the champion; 0: the start.")
+        int | None, typer.Option("--round", min=0, help="Serve this round's model, not the champion; 0: the start.")
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the endpoint on 127.0.0.1.")] = 8000,
     engine: Annotated[
-        EngineChoice, typer.Option(help="auto: vLLM where it is installed, else transformers.")
+        EngineChoice, typer.Option(help="`auto` takes vLLM if it is installed, else transformers.")
     ] = EngineChoice.AUTO,
 ) -> None:
-    """Answer with a campaign's champion over an OpenAI-compatible endpoint, until Ctrl-C.
+    """Serve a campaign's champion behind an OpenAI-compatible endpoint, until Ctrl-C.
+
+    Prints the endpoint's address, the model's name and a curl command to try it.
 
     Example: [bold]ratchet serve demo --port 8080[/bold]
     """

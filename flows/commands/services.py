@@ -21,7 +21,8 @@ MlflowPort = Annotated[
 def up(prefect_port: PrefectPort = 4200, mlflow_port: MlflowPort = 5000) -> None:
     """Start Prefect, MLflow and a worker in the background, and wait until they answer.
 
-    They listen on this machine only.
+    They listen on this machine only. `ratchet run` uses them while they are up, `ratchet deploy` puts deployments on
+    the Prefect page, and `ratchet down` stops all three.
     """
     from flows.servers.services import services_directory, start
 
@@ -36,7 +37,10 @@ def up(prefect_port: PrefectPort = 4200, mlflow_port: MlflowPort = 5000) -> None
 
 
 def down() -> None:
-    """End what `ratchet up` started, and the flow runs of its worker; their next start goes on from where they were."""
+    """Stop what `ratchet up` started, and the flow runs of its worker.
+
+    A stopped campaign continues at its next start.
+    """
     from flows.servers.services import stop
 
     with reporting_errors():
@@ -44,11 +48,13 @@ def down() -> None:
 
 
 def deploy(
-    file: Annotated[Path | None, typer.Option(help="Another prefect.yaml than the shipped one.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Your own prefect.yaml, instead of the shipped one.")] = None,
 ) -> None:
-    """Put the deployments, the work pool and the automations on the Prefect page. Doing it again changes nothing.
+    """Put the deployments on the Prefect page, so that people and schedules can start rounds there.
 
-    Notifications of promoted, refused and failed rounds go to the address in the environment's RATCHET_WEBHOOK.
+    Sets up the work pool and the automations too. Running it again is safe: schedules and automations that people
+    switched on or off stay as they are. If the variable RATCHET_WEBHOOK holds an address, promoted, refused and failed
+    rounds are reported there.
     """
     from flows.prefect_page.deploy import deploy as put
     from flows.servers.services import chosen_api
@@ -62,7 +68,10 @@ def deploy(
 
 
 def worker() -> None:
-    """Start one more worker, in the foreground, for the server in PREFECT_API_URL, else the one of `ratchet up`."""
+    """Start one more worker in the foreground, to run flows of the Prefect page on this machine.
+
+    It asks the server that PREFECT_API_URL names, else the one of `ratchet up`.
+    """
     from flows.servers.services import become_worker
 
     with reporting_errors():
@@ -70,9 +79,9 @@ def worker() -> None:
 
 
 def ui(prefect_port: PrefectPort = 4200, mlflow_port: MlflowPort = 5000) -> None:
-    """Start the Prefect and MLflow pages over what ran, print their addresses, and stay until Ctrl-C.
+    """Open the Prefect and MLflow pages of what ran, and keep them up until Ctrl-C.
 
-    Those that are up are only named.
+    If `ratchet up` has started them already, only prints their addresses.
     """
     from flows.servers.services import running, services_directory
     from flows.servers.temporary import pages

@@ -1,7 +1,4 @@
-"""What Prefect does by itself around our flows.
-
-It ends runs whose process is gone, and tells a webhook what became of a round.
-"""
+"""Prefect's automations around our flows: end runs whose process is gone, and report rounds to a webhook."""
 
 from datetime import timedelta
 from uuid import UUID
@@ -15,28 +12,30 @@ from components.records import RoundRecord
 
 FLOWS = ["iterative-dpo", "dpo-round", "report", "gc"]
 SILENCE = timedelta(minutes=10)
-"""Three of Prefect's heartbeats, at their slowest default, and a little."""
+"""A little more than three of Prefect's heartbeats at their slowest default."""
 PROMOTED, REFUSED = "ratchet.round.promoted", "ratchet.round.refused"
 
 # `text` is what chat services show; the other keys are for programs.
-_ROUND = """{"event": {{ event.event | tojson }}, "campaign": {{ event.payload.campaign | tojson }}, "round": {{ event.payload.round }}, \
+_ROUND = """{"event": {{ event.event | tojson }}, \
+"campaign": {{ event.payload.campaign | tojson }}, "round": {{ event.payload.round }}, \
 "text": {{ event.payload.text | tojson }}}"""
-_FAILURE = """{"event": "ratchet.run.failed", "run": {{ flow_run.name | tojson }}, "state": {{ flow_run.state.name | tojson }}, \
+_FAILURE = """{"event": "ratchet.run.failed", \
+"run": {{ flow_run.name | tojson }}, "state": {{ flow_run.state.name | tojson }}, \
 "text": {{ ("Flow run " ~ flow_run.name ~ " " ~ flow_run.state.name ~ ": " ~ flow_run.state.message) | tojson }}}"""
 
 
 def automations(webhook: UUID | None, *, silence: timedelta = SILENCE) -> list[AutomationCore]:
-    """The automations that belong to the deployments.
+    """Return the automations that belong to the deployments.
 
     Args:
-        webhook: Id of the block that says where notifications go; None sends none.
-        silence: How long a run may send no heartbeat before it counts as dead.
+        webhook: Id of the block with the address of notifications; None sends none.
+        silence: How long a run may go without a heartbeat before it counts as dead.
     """
     return [_dead_runs(silence), *([] if webhook is None else _notifications(webhook))]
 
 
 def emit_outcome(campaign: str, record: RoundRecord) -> None:
-    """Emits the event that a round was promoted or refused, with its reasons."""
+    """Emit the event that a round was promoted or refused, with its reasons."""
     verdict = "promoted" if record.promoted else "refused"
     emit_event(
         PROMOTED if record.promoted else REFUSED,
@@ -52,7 +51,7 @@ def emit_outcome(campaign: str, record: RoundRecord) -> None:
 def _dead_runs(silence: timedelta) -> AutomationCore:
     return AutomationCore(
         name="ratchet: end runs whose process is gone",
-        description="A run that sends no heartbeat any more is marked Crashed; the campaign's next start goes on from where it was.",
+        description="Marks a run that no longer sends heartbeats as Crashed; the campaign's next start continues it.",
         trigger=EventTrigger(
             after={"prefect.flow-run.heartbeat"},
             expect={"prefect.flow-run.*"},
@@ -70,7 +69,7 @@ def _dead_runs(silence: timedelta) -> AutomationCore:
 
 
 def _notifications(webhook: UUID) -> list[AutomationCore]:
-    told_of_rounds = [
+    rounds = [
         AutomationCore(
             name=f"ratchet: tell when a round is {verdict}",
             trigger=EventTrigger(
@@ -83,16 +82,16 @@ def _notifications(webhook: UUID) -> list[AutomationCore]:
         )
         for event, verdict in ((PROMOTED, "promoted"), (REFUSED, "refused"))
     ]
-    failed = EventTrigger(
+    run_failed = EventTrigger(
         expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.TimedOut"},
         match={"prefect.resource.id": "prefect.flow-run.*"},
         match_related={"prefect.resource.role": "flow", "prefect.resource.name": "iterative-dpo"},
         posture=Posture.Reactive,
         threshold=1,
     )
-    told_of_failures = AutomationCore(
+    failures = AutomationCore(
         name="ratchet: tell when a run failed",
-        trigger=failed,
+        trigger=run_failed,
         actions=[CallWebhook(block_document_id=webhook, payload=_FAILURE)],
     )
-    return [*told_of_rounds, told_of_failures]
+    return [*rounds, failures]

@@ -1,7 +1,4 @@
-"""`ratchet deploy`: the work pool, the deployments of a prefect.yaml, and the automations around them.
-
-Doing it again changes nothing.
-"""
+"""`ratchet deploy`: the work pool, the deployments of a prefect.yaml, and the automations around them. Idempotent."""
 
 import os
 import subprocess
@@ -30,12 +27,12 @@ WEBHOOK_VARIABLE, WEBHOOK_BLOCK = "RATCHET_WEBHOOK", "ratchet-webhook"
 
 
 def ensure_work_pool(api: PrefectApi, *, limit: int | None = None) -> None:
-    """Makes the process work pool.
+    """Create the process work pool if it does not exist, and set its limit.
 
     Args:
         api: Prefect's API.
-        limit: Flow runs at the same time; None leaves a pool that is there as it is, and makes a new one with a limit
-            of one.
+        limit: Flow runs at the same time. None leaves an existing pool as it is, and creates a new one with a limit of
+            one.
     """
     with _client(api) as client:
         try:
@@ -48,25 +45,25 @@ def ensure_work_pool(api: PrefectApi, *, limit: int | None = None) -> None:
 
 
 def worker_is_online(api: PrefectApi) -> bool:
-    """Whether a worker asks the pool for work."""
+    """Return whether a worker polls the pool."""
     with _client(api) as client:
         return any(worker.status == WorkerStatus.ONLINE for worker in client.read_workers_for_work_pool(POOL))
 
 
 def deploy(api: PrefectApi, file: Path, runs: Path) -> list[str]:
-    """Put everything on the Prefect page.
+    """Create or update the work pool, the deployments and the automations on a Prefect server.
 
     Args:
         api: Prefect's API.
         file: A prefect.yaml, such as the one in `conf`.
-        runs: Where the flow runs write, and in which directory they work; it is made if it is not there.
+        runs: Directory that the flow runs write to and work in; created if it does not exist.
 
     Returns:
         Names of the deployments, as `flow/deployment`.
 
     Raises:
         ValueError: The file cannot be used.
-        ServiceFailed: Prefect refused it; the message holds what it said.
+        ServiceFailed: Prefect refused it; the message ends with Prefect's output.
     """
     content = _read(file)
     ensure_work_pool(api, limit=content["definitions"]["concurrency_limit"])
@@ -87,26 +84,33 @@ def deploy(api: PrefectApi, file: Path, runs: Path) -> list[str]:
         _ensure_automations(client)
         named = {entry["name"] for entry in content["deployments"]}
         flows = {flow.id: flow.name for flow in client.read_flows()}
-        return sorted(f"{flows[one.flow_id]}/{one.name}" for one in client.read_deployments() if one.name in named)
+        return sorted(
+            f"{flows[deployment.flow_id]}/{deployment.name}"
+            for deployment in client.read_deployments()
+            if deployment.name in named
+        )
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or not content.get("deployments"):
-        raise ValueError(f"{file} holds no deployments: begin with a copy of conf/prefect.yaml")
+        raise ValueError(f"{file} does not define any deployments: start from a copy of conf/prefect.yaml")
     limit = (content.get("definitions") or {}).get("concurrency_limit")
     if not isinstance(limit, int) or limit < 1:
         raise ValueError(
-            f"{file}: definitions.concurrency_limit = {limit!r}: set the flow runs that may work at once, 1 or more"
+            f"{file}: definitions.concurrency_limit = {limit!r} must be a whole number of at least 1: "
+            "how many flow runs may run at the same time"
         )
     return content
 
 
 def _keep_switched(client: SyncPrefectClient, active: dict[tuple[str, str | None], bool]) -> None:
-    # Deploying writes the file's `active` over what a person switched on the page.
+    # `prefect deploy` replaces what a person switched on the page by the file's `active`.
     for deployment in client.read_deployments():
         for schedule in deployment.schedules:
             before = active.get((deployment.name, schedule.slug))

@@ -1,6 +1,6 @@
 """Whether what a deployed flow run writes will last.
 
-A worker runs it in a folder that it deletes afterwards, unless it is told another.
+A worker runs it in a folder that the worker deletes afterwards, unless the deployment names another.
 """
 
 import os
@@ -14,12 +14,13 @@ STORE_VARIABLE = "MLFLOW_TRACKING_URI"
 
 
 def refuse_runs_that_vanish() -> None:
-    """Refuse a flow run of a deployment that would write where nobody finds it.
+    """Refuse a flow run of a deployment whose files nobody would find afterwards.
 
-    Flow runs from a terminal are left alone.
+    A flow run that a terminal started is not checked.
 
     Raises:
-        ValueError: RATCHET_RUNS is missing, relative, not there, or not the worker's; or MLflow's store is relative.
+        ValueError: RATCHET_RUNS is not set, is relative, does not exist or is not the worker's; or MLflow's store is a
+            relative path.
     """
     from prefect.runtime import deployment
 
@@ -27,8 +28,9 @@ def refuse_runs_that_vanish() -> None:
         return
     runs, worker_runs, store = (os.environ.get(name, "") for name in (RUNS_VARIABLE, WORKER_RUNS, STORE_VARIABLE))
     if not Path(runs).is_absolute():
+        problem = f"= {runs} is a relative path" if runs else "is not set"
         raise ValueError(
-            f"{RUNS_VARIABLE} is {repr(runs) if runs else 'not set'}, so this run would write into a folder that its worker deletes: "
+            f"{RUNS_VARIABLE} {problem}, so the worker would delete what this run writes: "
             f"run `ratchet deploy` again, or start the worker with {RUNS_VARIABLE} set to an absolute path"
         )
     if worker_runs and Path(worker_runs).resolve() != Path(runs).resolve():
@@ -38,11 +40,11 @@ def refuse_runs_that_vanish() -> None:
         )
     if not Path(runs).is_dir():
         raise ValueError(
-            f"{RUNS_VARIABLE} = {runs} does not exist on this machine: mount its disk, or make the directory"
+            f"{RUNS_VARIABLE} = {runs} does not exist on this machine: mount its disk, or create the directory"
         )
     if _is_relative(store):
         raise ValueError(
-            f"{STORE_VARIABLE} = {store} is relative to a folder that a worker may delete: give it an absolute path"
+            f"{STORE_VARIABLE} = {store} is relative to a folder that the worker may delete: use an absolute path"
         )
 
 

@@ -1,6 +1,6 @@
 """The campaign's earlier starts, as Prefect knows them.
 
-One that died, one that waits, one that worked when this one was due.
+One may have died, may be paused, or may have been running when this start was due.
 """
 
 import logging
@@ -31,16 +31,16 @@ log = logging.getLogger(__name__)
 
 
 def refuse_if_overtaken(campaign: str, before: dict[str, Any]) -> None:
-    """Skips a scheduled start that waited in the pool's queue while the campaign was at work.
+    """Refuse a scheduled start that waited in the pool's queue while the campaign was running.
 
-    Nobody asked for its round.
+    Nobody asked for its rounds: they were due while those of another start ran.
 
     Args:
         campaign: The campaign's name.
         before: The lock's previous holder.
 
     Raises:
-        CampaignBusy: The campaign was at work when this start was due.
+        CampaignBusy: The campaign was running when this start was due.
     """
     if AUTO_SCHEDULED not in flow_run.tags or not {"flow_run", "since", "until"} <= before.keys():
         return
@@ -48,20 +48,19 @@ def refuse_if_overtaken(campaign: str, before: dict[str, Any]) -> None:
     due = flow_run.scheduled_start_time
     if due is not None and since <= due <= until:
         raise CampaignBusy(
-            f"campaign {campaign} was at work from {before['since']} to {before['until']}, when this start was due"
+            f"campaign {campaign} was already running, from {before['since']} to {before['until']}, "
+            "when this start was due"
         )
 
 
 def take_over(directory: Path, flow_run_id: str) -> None:
-    """Marks the campaign's previous flow run as crashed if it never ended, and remembers this one.
+    """Mark the campaign's previous flow run as crashed if it never ended, and record this one as its holder.
 
-    Call under the campaign's lock.
-
-    The lock proves that the previous process is gone. A Prefect database that does not know the run, or does not
-    answer, is no reason to stop: the state on disk is what counts.
+    Call it under the campaign's lock, which proves that the previous process is gone. A Prefect database that does not
+    know the previous run does not stop this one: the state on disk is what counts.
 
     Raises:
-        CampaignBusy: The previous run is paused: it waits for somebody to resume or cancel it.
+        CampaignBusy: The previous run is paused: somebody must resume or cancel it.
     """
     path = directory / HOLDER
     previous = path.read_text() if path.exists() else ""
@@ -79,7 +78,8 @@ def _refuse_if_paused(client: SyncPrefectClient, campaign: str, flow_run_id: UUI
     run = client.read_flow_run(flow_run_id)
     if run.state is not None and run.state.type == StateType.PAUSED:
         raise CampaignBusy(
-            f"campaign {campaign} waits: flow run {run.name} ({run.id}) is paused; resume or cancel it on its page"
+            f"campaign {campaign} is waiting: its flow run {run.name} ({run.id}) is paused; "
+            "resume or cancel it on its page"
         )
 
 
@@ -89,7 +89,7 @@ def _end(client: SyncPrefectClient, flow_run_id: UUID) -> None:
         flow_run_filter=FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run.id]))
     ):
         _end(client, child.id)
-    dead: State = Crashed(message="its process ended without saying so; a later start of the campaign went on")
+    dead: State = Crashed(message="its process ended unexpectedly; a later start of the campaign took over")
     for task_run in client.read_task_runs(
         task_run_filter=TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[run.id]))
     ):
@@ -100,20 +100,19 @@ def _end(client: SyncPrefectClient, flow_run_id: UUID) -> None:
 
 
 def show_as_suspended(flow_run_id: UUID) -> None:
-    """Shows a round whose process exits as waiting, and the task that it was in as cancelled.
+    """Show a round whose process exits as pending, and its current task as cancelled.
 
-    The resumed run takes the round up again.
-
-    Prefect marks the suspended run itself only, and would show its subflow and that task as running for ever.
+    The resumed run continues the round. Prefect itself marks only the suspended run, and would show its subflow and
+    that task as running for ever.
     """
     with get_client(sync_client=True) as client:
-        ended: State = Cancelled(message="the run was suspended; the resumed run goes on with this stage")
+        ended: State = Cancelled(message="the run was suspended; the resumed run continues this stage")
         for task_run in client.read_task_runs(
             task_run_filter=TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[flow_run_id]))
         ):
             if not _is_final(task_run.state):
                 client.set_task_run_state(task_run.id, ended, force=True)
-        # A paused subflow could not begin again: only the run that somebody suspended can be resumed.
+        # Prefect resumes only the run that somebody suspended, so a paused subflow could not start again.
         client.set_flow_run_state(flow_run_id, Pending(name="Suspended"), force=True)
 
 

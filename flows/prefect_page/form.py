@@ -1,7 +1,7 @@
 """The form of the Prefect page: a preset, and the few values that people change from start to start.
 
-The page checks what JSON Schema can say; `chosen_config` checks the rest and answers with one line. Prefect's form has
-no way to leave a number empty, so a value that a setting cannot have stands for "as in the preset".
+The page checks what JSON Schema can express; `chosen_config` checks the rest and reports an error in one line.
+Prefect's form cannot leave a number empty, so a value that a setting cannot have stands for "as in the preset".
 """
 
 from pathlib import Path
@@ -15,13 +15,13 @@ from components.config.shipped import conf_path
 
 
 def _in_order(schema: dict[str, Any]) -> None:
-    # The page sorts fields by name unless each says its place.
+    # The page sorts fields by name unless each has a position.
     for place, field in enumerate(schema["properties"].values()):
         field["position"] = place
 
 
 class Group(BaseModel):
-    """A group of the form's fields, shown in the order in which they stand here."""
+    """A group of the form's fields; the page shows them in the order of their definition."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, json_schema_extra=_in_order)
 
@@ -30,16 +30,17 @@ class What(Group):
     """Which campaign, and how far."""
 
     preset: Literal["demo", "qwen-ultrafeedback", "jury", "constitution"] = "demo"
-    """Configuration to begin with: `demo` is the built-in campaign, `qwen-ultrafeedback` a half-billion model on hub
-    data; `jury` and `constitution` are the same with judges that need a chat endpoint."""
+    """Configuration to begin with. `demo` is the built-in campaign; `qwen-ultrafeedback` trains a model of half a
+    billion parameters on hub data; `jury` and `constitution` do the same with judges that need a chat endpoint."""
     config_file: str = ""
     """YAML file on the worker's machine, in place of the preset; empty takes the preset."""
     campaign: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$")
-    """Name of the campaign to go on with or to begin; empty takes the preset's."""
+    """Name of the campaign to continue or to begin; empty takes the preset's."""
     num_rounds: int = Field(default=0, ge=0, le=1000)
-    """Rounds to add; 0 takes the preset's number. A start that was interrupted is finished first, and adds none."""
+    """Rounds to add; 0 takes the preset's number. If an earlier start was interrupted, this one finishes it and adds
+    no further rounds."""
     accept_changes: bool = False
-    """Go on although the configuration differs from the one that the campaign began with."""
+    """Continue although the configuration differs from the one that the campaign began with."""
 
 
 class Model(Group):
@@ -59,7 +60,7 @@ class Data(Group):
     held_out_prompts: str = ""
     """File or `datasets` name of the held-out prompts; empty takes the preset's."""
     prompts_per_round: int = Field(default=0, ge=0)
-    """Prompts drawn for a round; 0 takes the preset's number."""
+    """Prompts drawn per round; 0 takes the preset's number."""
     seed_pairs: str = ""
     """File or `datasets` name of preference pairs that are round 1's data; empty takes the preset's."""
 
@@ -69,16 +70,16 @@ class Judge(Group):
 
     kind: Literal["preset", "rule", "reward_model", "llm", "constitution", "debate"] = "preset"
     """`rule`: an allow-listed Python function; `reward_model`: a sequence-classification model; `llm`, `constitution`,
-    `debate`: a chat model at an endpoint; `preset`: as in the preset. For a jury, name a file of yours above."""
+    `debate`: a chat model at an endpoint; `preset`: as in the preset. For a jury, name your own file above."""
     model: str = ""
     """Local directory or hub name of the reward model; empty takes the preset's."""
     endpoint_url: str = ""
-    """Base address of the chat model, such as http://127.0.0.1:8000/v1; empty takes the preset's."""
+    """Base URL of the chat model's endpoint, such as http://127.0.0.1:8000/v1; empty takes the preset's."""
     endpoint_model: str = ""
-    """Name of the chat model there; empty takes the preset's."""
+    """Name of the chat model at that endpoint; empty takes the preset's."""
     api_key_from: str = Field(default="", pattern=r"^(env:.+|prefect:.+)?$")
-    """Where the endpoint's key is, never the key itself: `prefect:` and a Secret block, or `env:` and a variable of the
-    worker."""
+    """Where the endpoint's key is stored, never the key itself: `prefect:` and the name of a Secret block, or `env:`
+    and the name of a variable in the worker's environment."""
 
 
 class Training(Group):
@@ -87,20 +88,20 @@ class Training(Group):
     learning_rate: float = Field(default=0.0, ge=0.0, le=1.0)
     """Peak learning rate of AdamW; 0 takes the preset's."""
     beta: float = Field(default=0.0, ge=0.0)
-    """Strength of the pull towards the reference, larger stays closer; 0 takes the preset's."""
+    """Strength of the pull towards the reference; a larger value keeps the policy closer. 0 takes the preset's."""
     epochs: int = Field(default=0, ge=0)
-    """Passes over a round's pairs; 0 takes the preset's number."""
+    """Passes over the pairs of a round; 0 takes the preset's number."""
     micro_batch_pairs: int = Field(default=0, ge=0)
-    """Pairs in one forward and backward pass on one rank, lower when memory runs out; 0 takes the preset's number."""
+    """Pairs in one forward and backward pass on one rank; lower it if memory runs out. 0 takes the preset's number."""
 
 
 class Budget(Group):
-    """What a round may use before it stops, to be gone on with later."""
+    """Limits of a round. A round that reaches one stops; the campaign's next start continues it."""
 
     max_round_minutes: float = Field(default=-1.0, ge=-1.0)
-    """Minutes a round may work; 0 sets no limit, -1 takes the preset's."""
+    """Minutes that a round may take; 0 sets no limit, -1 takes the preset's."""
     max_round_cost: float = Field(default=-1.0, ge=-1.0)
-    """Cost a round may reach, in the currency of `cost_per_hour`; 0 sets no limit, -1 takes the preset's."""
+    """Cost that a round may reach, in the currency of `cost_per_hour`; 0 sets no limit, -1 takes the preset's."""
 
 
 class Form(Group):
@@ -117,15 +118,15 @@ class Form(Group):
 
 
 def preset_path(name: str) -> Path:
-    """The shipped YAML file of a preset."""
+    """Return the path of a preset's shipped YAML file."""
     return conf_path(f"{name}.yaml")
 
 
 def chosen_config(form: Form) -> CampaignConfig:
-    """The configuration that a filled form means.
+    """Return the configuration that a filled form stands for.
 
     Raises:
-        ValueError: A value cannot be used; one line that names it and the remedy.
+        ValueError: A value cannot be used; the message is one line that names the value and the remedy.
     """
     changes: dict[str, Any] = {}
     for key, value, unset in (
@@ -155,7 +156,7 @@ def chosen_config(form: Form) -> CampaignConfig:
         key, sign, text = line.partition("=")
         if not sign or not key.strip():
             raise ValueError(
-                f"other value {line!r} is no change: write it as section.key=value, such as training.epochs=2"
+                f"other value {line!r} is not a setting: write it as section.key=value, such as training.epochs=2"
             )
         _put(changes, key.strip(), _value(line, text))
     return load_config(
@@ -168,7 +169,7 @@ def _value(line: str, text: str) -> Any:
         return yaml.safe_load(text) if text.strip() else ""
     except yaml.YAMLError:
         raise ValueError(
-            f"other value {line!r} cannot be read: its right side must be a YAML value, such as 2, true or a name"
+            f"other value {line!r} is not valid: its right side must be a YAML value, such as 2, true or a name"
         ) from None
 
 
@@ -177,5 +178,5 @@ def _put(changes: dict[str, Any], key: str, value: Any) -> None:
     for section in sections:
         changes = changes.setdefault(section, {})
         if not isinstance(changes, dict):
-            raise ValueError(f"other value {key} goes below a value that is no section")
+            raise ValueError(f"other value {key}: {section} is a value, not a section, so it has no keys of its own")
     changes[name] = value

@@ -1,8 +1,6 @@
-"""The progress artifact of a round on the Prefect page.
+"""The progress artifact of a round on the Prefect page: stage, step, speed, time left and memory.
 
-Stage, step, speed, time left and memory, renewed every few seconds.
-
-A thread of its own does the renewing, so that a slow Prefect server, or none, never holds a stage up.
+A thread of its own renews it every few seconds, so that a slow or missing Prefect server never delays a stage.
 """
 
 import contextlib
@@ -28,7 +26,11 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def shown_on_page(directory: Path) -> Iterator[None]:
-    """Shows what goes on within the block as a progress artifact of the running flow; `directory` is the round's."""
+    """Show the progress of the stages within the block as an artifact of the running flow.
+
+    Args:
+        directory: The round's directory.
+    """
     watched = RoundWatch(directory)
     key = f"{artifact_key(directory.parent.name, directory.name)}-progress"
     artifact = create_progress_artifact(progress=0.0, key=key, description=watched.description())
@@ -62,7 +64,7 @@ def _renew(artifact: UUID, watched: "RoundWatch", ended: threading.Event) -> Non
 
 @dataclass
 class RoundWatch:
-    """What is known of a running round; a `components.runtime.progress.Listener`."""
+    """Progress of a running round; a `components.runtime.progress.Listener`."""
 
     directory: Path
     stage: str = ""
@@ -71,28 +73,28 @@ class RoundWatch:
     text: str = ""
     since: float = 0.0
     finished: dict[str, str] = field(default_factory=dict)
-    """By stage, what its line says."""
+    """By stage, the text of its line."""
 
     def began(self, round: str, stage: str) -> None:
-        """A stage begins."""
+        """Note that a stage begins."""
         self.stage, self.done, self.total, self.text, self.since = stage, 0, 0, "", time.monotonic()
 
     def advanced(self, done: int, total: int, text: str) -> None:
-        """The stage got further."""
+        """Note how far the stage is."""
         self.done, self.total, self.text = done, total, text
 
     def ended(self, round: str, stage: str, seconds: float, *, already_done: bool) -> None:
-        """A stage is published."""
+        """Note that a stage is published."""
         self.finished[stage] = f"done earlier, {seconds:.1f} s" if already_done else f"{seconds:.1f} s"
         self.stage, self.done, self.total = "", 0, 0
 
     def percent(self) -> float:
-        """Share of the round's stages that are done, the running one by its steps, in percent."""
+        """Return the share of the round's stages that are done, in percent; the running one counts by its steps."""
         running = self.done / self.total if self.total else 0.0
         return min(100.0, 100.0 * (len(self.finished) + running) / len(STAGES))
 
     def description(self) -> str:
-        """The round so far, as Markdown: a line a stage."""
+        """Return the round so far as Markdown, one line per stage."""
         lines = [f"- **{stage}** {text}" for stage, text in self.finished.items()]
         if self.stage:
             lines.append(f"- **{self.stage}** {self._running()}")
@@ -102,22 +104,21 @@ class RoundWatch:
         seconds = time.monotonic() - self.since
         parts = [f"{seconds:.0f} s so far", f"memory {_memory_bytes() / 2**30:.1f} GiB"]
         if self.done and seconds > 0:
-            left = (self.total - self.done) * seconds / self.done
+            seconds_left = (self.total - self.done) * seconds / self.done
             parts = [
                 f"{self.done} of {self.total}",
                 f"{self.done / seconds:.1f} a second",
-                f"about {left:.0f} s left",
+                f"about {seconds_left:.0f} s left",
                 parts[1],
             ]
         return ", ".join([*parts, *([self.text] if self.text else [])])
 
 
 def _memory_bytes() -> int:
-    # Children share pages with each other, so this may be more than the machine gives; a sum that is too high warns in
-    # time.
-    held = 0
-    mine = psutil.Process()
-    for process in (mine, *mine.children(recursive=True)):
+    # Child processes share pages, so the sum may exceed what the machine really uses; too high a number warns early.
+    num_bytes = 0
+    this_process = psutil.Process()
+    for process in (this_process, *this_process.children(recursive=True)):
         with contextlib.suppress(psutil.NoSuchProcess):
-            held += process.memory_info().rss
-    return held
+            num_bytes += process.memory_info().rss
+    return num_bytes

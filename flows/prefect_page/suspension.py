@@ -1,13 +1,12 @@
-"""Suspend on the Prefect page takes effect within a stage, not only between two: a stage may run for hours."""
+"""Suspend on the Prefect page, made to take effect within a stage, which may run for hours, not only between two."""
 
 from prefect.context import FlowRunContext
 
 
 class Suspension:
-    """Ends the running stage when somebody suspended the flow run; a `components.runtime.progress.Listener`.
+    """End the running stage when somebody suspends the flow run; a `components.runtime.progress.Listener`.
 
-    What it raises is Prefect's own signal, which makes the process exit; the resumed run goes on from the last
-    checkpoint.
+    It raises Prefect's own signal, which makes the process exit; the resumed run continues from the last checkpoint.
     """
 
     def __init__(self) -> None:
@@ -16,11 +15,11 @@ class Suspension:
         self.request = context.flow_run_suspension_request
 
     def began(self, round: str, stage: str) -> None:
-        """Prefect itself looks between stages."""
+        """Do nothing: Prefect itself checks between stages."""
 
     def advanced(self, done: int, total: int, text: str) -> None:
-        """Looks; Prefect keeps the request up to date in this process."""
+        """Raise Prefect's signal if somebody asked for it; Prefect keeps the request up to date in this process."""
         self.request.raise_if_requested()
 
     def ended(self, round: str, stage: str, seconds: float, *, already_done: bool) -> None:
-        """Prefect itself looks between stages."""
+        """Do nothing: Prefect itself checks between stages."""

@@ -1,6 +1,6 @@
 """The key of the Prefect servers that we start.
 
-Every user of a machine reaches its loopback interface, and whoever may speak to Prefect reads its secrets and runs
+Every user of a machine reaches its loopback interface, and whoever reaches Prefect's API can read its secrets and run
 commands as its worker.
 """
 
@@ -22,11 +22,14 @@ class PrefectApi:
     """The key of a server of our own; None leaves the user's own PREFECT_API_AUTH_STRING as it is."""
 
     def environment(self) -> dict[str, str]:
-        """Return what a child process needs to reach the server. A command line would show the key to every user."""
+        """Return the variables with which a child process reaches the server.
+
+        On a command line, every user of the machine could read the key.
+        """
         return {"PREFECT_API_URL": self.url} | ({} if self.key is None else {"PREFECT_API_AUTH_STRING": self.key})
 
     def settings(self) -> dict[Any, Any]:
-        """Return the same as Prefect's settings of this process."""
+        """Return the same as settings of Prefect in this process."""
         from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
 
         return {PREFECT_API_URL: self.url} | ({} if self.key is None else {PREFECT_API_AUTH_STRING: self.key})
@@ -39,13 +42,13 @@ class PrefectApi:
 def server_environment(port: int, key: str) -> dict[str, str]:
     """Return the environment of a Prefect server on a port of the loopback interface.
 
-    It answers only requests with the key, and lets only its own pages read what it answers.
+    The server answers only requests with the key, and only its own pages may read the answers.
     """
     api = PrefectApi(f"http://127.0.0.1:{port}/api", key)
     return {
         **api.environment(),
         "PREFECT_SERVER_API_AUTH_STRING": key,
-        # Both names of one setting, of which Prefect takes the first that is set.
+        # Two names of one setting; Prefect takes the first that is set.
         "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port},http://localhost:{port}",
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port},http://localhost:{port}",
         "PREFECT_UI_API_URL": api.url,
@@ -79,12 +82,12 @@ def new_key() -> str:
 
 
 def key_file(directory: Path) -> Path:
-    """Return where the key of the servers that stay lies."""
+    """Return the path of the file with the background servers' key."""
     return directory / "prefect-key"
 
 
 def ensure_key(directory: Path) -> str:
-    """Return the key in a directory. What is not there yet, key or directory, is made for its owner alone.
+    """Return the key in a directory; create directory and key, readable by their owner alone, if they do not exist.
 
     Raises:
         ValueError: The key cannot be used.
@@ -112,10 +115,10 @@ def read_key(directory: Path) -> str | None:
     except FileNotFoundError:
         return None
     if mode & 0o077:
-        shown = f"{path} is open to other users (mode {mode & 0o777:04o})"
         raise ValueError(
-            f"{shown}: remove it and restart the servers, with RATCHET_RUNS on a disk that keeps permissions"
+            f"{path} can be read by other users (mode {mode & 0o777:04o}): delete it and restart the servers, "
+            "with RATCHET_RUNS on a file system that keeps permissions"
         )
     if not key:
-        raise ValueError(f"{path} is empty: remove it and restart the servers")
+        raise ValueError(f"{path} is empty: delete it and restart the servers")
     return key

@@ -1,4 +1,4 @@
-"""The servers that stay: Prefect, MLflow and a worker on this machine, in the background under supervisord.
+"""The background servers: Prefect, MLflow and a worker on this machine, under supervisord.
 
 They listen on the loopback interface only. Their logs are in `runs/.services`; their databases are Prefect's own and
 MLflow's store.
@@ -29,12 +29,12 @@ PREFECT_PORT, MLFLOW_PORT = "RATCHET_PREFECT_PORT", "RATCHET_MLFLOW_PORT"
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where the running services answer."""
+    """Addresses of the running services."""
 
     prefect: str
     mlflow: str
     key: str | None = field(default=None, repr=False)
-    """What Prefect asks its clients for; None if an earlier version started it."""
+    """Key that Prefect requires; None if an earlier version started it."""
 
     @property
     def api(self) -> PrefectApi:
@@ -43,17 +43,17 @@ class Addresses:
 
 
 def services_directory(runs: Path) -> Path:
-    """Where the services' logs and process ids lie."""
+    """Return the directory of the services' logs and process ids."""
     return runs / ".services"
 
 
 def sign_in(runs: Path) -> Path:
-    """Return the file with the line that signs in on the Prefect page."""
+    """Return the path of the file whose line signs in on the Prefect page."""
     return key_file(services_directory(runs))
 
 
 def running(runs: Path) -> Addresses | None:
-    """Addresses of the services over `runs`, or None when they are not up.
+    """Return the addresses of the services over `runs`, or None if they are not up.
 
     Raises:
         ValueError: Their key cannot be used.
@@ -68,7 +68,7 @@ def chosen_api(runs: Path) -> PrefectApi:
     """Return the API that PREFECT_API_URL names (environment or profile), else the one of the services over `runs`.
 
     Raises:
-        ValueError: There is neither.
+        ValueError: Neither exists.
     """
     from prefect.settings import PREFECT_API_URL
 
@@ -77,17 +77,17 @@ def chosen_api(runs: Path) -> PrefectApi:
     if services is not None and (not configured or services.api.is_at(configured)):
         return services.api
     if not configured:
-        raise ValueError("no Prefect server is known: `ratchet up` starts one, or set PREFECT_API_URL")
+        raise ValueError("no Prefect server is running: start one with `ratchet up`, or set PREFECT_API_URL")
     return PrefectApi(configured)
 
 
 def become_worker(runs: Path) -> NoReturn:
     """Replace this process by a worker of the pool.
 
-    Without a server Prefect would start one of its own, which nobody else finds.
+    Without a known server, Prefect would start a temporary one that nobody else finds.
 
     Raises:
-        ValueError: There is no server.
+        ValueError: No server is known.
     """
     from flows.prefect_page.deploy import POOL
 
@@ -105,7 +105,7 @@ def become_worker(runs: Path) -> NoReturn:
 
 
 def start(runs: Path, *, prefect_port: int, mlflow_port: int) -> Addresses:
-    """Starts what is not up, waits until it answers, and returns the addresses. Starting twice changes nothing.
+    """Start the services that are not up, wait until they answer, and return their addresses. Idempotent.
 
     Raises:
         ValueError: A port is taken by something else.
@@ -117,16 +117,17 @@ def start(runs: Path, *, prefect_port: int, mlflow_port: int) -> Addresses:
     known = running(runs)
     if known is not None and known.key is None:
         raise ValueError(
-            "the servers that are up ask for no key, since an earlier version started them: `ratchet down`, then `ratchet up`"
+            "the servers were started by an earlier version and do not require a key: "
+            "restart them with `ratchet down` and `ratchet up`"
         )
     if known is not None:
         return known
     for variable, port in ((PREFECT_PORT, prefect_port), (MLFLOW_PORT, mlflow_port)):
         if answers(port):
-            raise ValueError(f"port {port} is taken: choose another in {variable}")
+            raise ValueError(f"port {port} is taken: set {variable} to another port")
     store = tracking_uri(runs)
     if store.startswith("http"):
-        raise ValueError(f"MLFLOW_TRACKING_URI is {store}: unset it; this command starts an MLflow server of its own")
+        raise ValueError(f"MLFLOW_TRACKING_URI = {store}: unset it, because this command starts its own MLflow server")
     ensure_store(runs)
     directory = services_directory(runs)
     key = ensure_key(directory)
@@ -160,10 +161,10 @@ def start(runs: Path, *, prefect_port: int, mlflow_port: int) -> Addresses:
 
 
 def stop(runs: Path) -> bool:
-    """Ends the services and what the worker runs; returns whether they were up.
+    """Stop the services and the worker's flow runs, and return whether they were up.
 
     Raises:
-        ServiceFailed: They did not end.
+        ServiceFailed: They did not stop.
     """
     directory = services_directory(runs)
     if not _alive(directory):
@@ -175,7 +176,7 @@ def stop(runs: Path) -> bool:
         time.sleep(0.2)
     if _alive(directory):
         raise ServiceFailed(
-            f"supervisord, process {pid}, did not end within {STOP_SECONDS} s: look into {directory / 'supervisord.log'}"
+            f"supervisord (pid {pid}) did not stop within {STOP_SECONDS} s: see {directory / 'supervisord.log'}"
         )
     (directory / "addresses.json").unlink(missing_ok=True)
     return True
@@ -187,7 +188,7 @@ def _wait_for_worker(api: PrefectApi, log: Path) -> None:
     deadline = time.monotonic() + STARTUP_SECONDS
     while not worker_is_online(api):
         if time.monotonic() > deadline:
-            raise ServiceFailed(f"the worker did not report within {STARTUP_SECONDS} s: look into {log}")
+            raise ServiceFailed(f"the worker did not come online within {STARTUP_SECONDS} s: see {log}")
         time.sleep(0.5)
 
 
@@ -196,7 +197,7 @@ def _configuration() -> str:
 
 
 def _places(runs: Path) -> dict[str, str]:
-    # A socket's path may have 107 bytes, which a deep runs directory exceeds.
+    # A socket's path may have 107 bytes at most, so the socket is not in the runs directory.
     name = hashlib.sha256(str(runs.resolve()).encode()).hexdigest()[:16]
     socket = Path(tempfile.gettempdir()) / f"ratchet-{os.getuid()}-{name}.sock"
     return {
@@ -208,9 +209,9 @@ def _places(runs: Path) -> dict[str, str]:
 
 def _control(environment: Mapping[str, str], *command: str) -> None:
     control = [sys.executable, "-m", "supervisor.supervisorctl", "-c", _configuration(), *command]
-    # supervisorctl reads the whole configuration file, and so every variable in it.
-    unread = dict.fromkeys((PREFECT_PORT, MLFLOW_PORT, "RATCHET_MLFLOW_STORE"), "0")
-    done = subprocess.run(control, env={**unread, **environment}, capture_output=True, text=True, check=False)
+    # supervisorctl parses the whole configuration file, so every variable in it must be set.
+    unused = dict.fromkeys((PREFECT_PORT, MLFLOW_PORT, "RATCHET_MLFLOW_STORE"), "0")
+    done = subprocess.run(control, env={**unused, **environment}, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise ServiceFailed(
             f"supervisorctl {' '.join(command)} failed: {' '.join((done.stdout + done.stderr).split())}"

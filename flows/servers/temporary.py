@@ -1,4 +1,4 @@
-"""Servers of our own on the loopback interface, over the stores that runs write to.
+"""Temporary servers on the loopback interface, over the stores that runs write to.
 
 They end with this process, however it ends.
 """
@@ -25,20 +25,19 @@ LIGHT_MLFLOW = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
 }
-"""Environment of an MLflow server without the half dozen processes that run jobs of its GenAI pages: nothing here has
-such jobs."""
+"""Environment of an MLflow server without the half dozen processes for jobs of its GenAI pages, which we do not use."""
 
 
 @contextlib.contextmanager
 def prefect_server(known: PrefectApi | None = None, *, meanwhile: Callable[[], object] = lambda: None) -> Iterator[str]:
-    """Makes sure that flows find a Prefect API, and yields its address.
+    """Provide a Prefect API for flows within the block, and yield its address.
 
-    A configured PREFECT_API_URL (environment or profile) is used as it is, then the known one. Otherwise a server is
+    A configured PREFECT_API_URL (environment or profile) comes first, then the known server. Otherwise a server is
     started on a free port; Prefect's own temporary server would outlive a killed parent.
 
     Args:
-        known: The server that is up, if there is one.
-        meanwhile: Called while a server of our own comes up, which takes seconds.
+        known: A server that is up, if there is one.
+        meanwhile: Called while our own server starts, which takes seconds.
     """
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
@@ -49,8 +48,8 @@ def prefect_server(known: PrefectApi | None = None, *, meanwhile: Callable[[], o
         with explaining_refusal(configured):
             yield configured
         return
-    # No automation of a server of our own watches for runs without a heartbeat, and every flow waits up to a second for
-    # its thread.
+    # Our own server has no automation that watches heartbeats, and every flow would wait up to a second for their
+    # thread.
     own: dict[Any, Any] = {} if known else {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
     with (
         contextlib.nullcontext(known) if known else _own_server(meanwhile) as api,
@@ -74,11 +73,11 @@ def _own_server(meanwhile: Callable[[], object]) -> Iterator[PrefectApi]:
 
 @contextlib.contextmanager
 def pages(runs: Path, services: Path, *, prefect_port: int, mlflow_port: int) -> Iterator[Callable[[], None]]:
-    """Starts the Prefect and MLflow pages, waits until they answer, and yields a function that waits until one of them ends.
+    """Start the Prefect and MLflow pages and yield, once they answer, a function that waits until one of them ends.
 
     Args:
         runs: Directory that holds the campaigns' directories.
-        services: Directory of the key that the Prefect page asks for.
+        services: Directory of the Prefect page's key.
         prefect_port: Port of the Prefect page.
         mlflow_port: Port of the MLflow page.
 
@@ -89,10 +88,10 @@ def pages(runs: Path, services: Path, *, prefect_port: int, mlflow_port: int) ->
 
     store = tracking_uri(runs)
     if store.startswith("http"):
-        raise ValueError(f"MLFLOW_TRACKING_URI is {store}: open that address, it is MLflow's page already")
+        raise ValueError(f"MLFLOW_TRACKING_URI = {store} already is the address of MLflow's page: open it")
     for name, port in (("RATCHET_PREFECT_PORT", prefect_port), ("RATCHET_MLFLOW_PORT", mlflow_port)):
         if answers(port):
-            raise ValueError(f"port {port} is taken: choose another in {name}")
+            raise ValueError(f"port {port} is taken: set {name} to another port")
     ensure_store(runs)
     mlflow = [
         sys.executable,
@@ -137,7 +136,7 @@ def _prefect(port: int, key: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def answers(port: int) -> bool:
-    """Whether something speaks HTTP on a port of the loopback interface."""
+    """Return whether something speaks HTTP on a port of the loopback interface."""
     with contextlib.suppress(httpx.TransportError):
         httpx.get(f"http://127.0.0.1:{port}/", timeout=2)
         return True
@@ -145,16 +144,16 @@ def answers(port: int) -> bool:
 
 
 def wait_until_up(url: str, name: str, *, child: subprocess.Popen[str] | None = None, log: Path | None = None) -> None:
-    """Waits until a server's health page answers.
+    """Wait until a server's health page answers.
 
     Args:
         url: The health page.
         name: The server's name, for the error.
-        child: Its process; the wait ends when it does.
-        log: Where its output goes, for the error.
+        child: The server's process, if we know it; the wait ends when it exits.
+        log: File of the server's output, for the error.
 
     Raises:
-        ServiceFailed: It did not answer in time, or ended.
+        ServiceFailed: The server did not answer in time, or exited.
     """
     deadline = time.monotonic() + STARTUP_SECONDS
     while time.monotonic() < deadline and (child is None or child.poll() is None):
@@ -162,5 +161,7 @@ def wait_until_up(url: str, name: str, *, child: subprocess.Popen[str] | None = 
             if httpx.get(url, timeout=5).is_success:
                 return
         time.sleep(0.1)
-    why = f"look into {log}" if log is not None else f"exit code {child.poll() if child is not None else None}"
-    raise ServiceFailed(f"the {name} server did not answer at {url} within {STARTUP_SECONDS} s: {why}")
+    where = "" if log is None else f": see {log}"
+    if child is not None and child.poll() is not None:
+        raise ServiceFailed(f"the {name} server exited with code {child.poll()} before it answered at {url}{where}")
+    raise ServiceFailed(f"the {name} server did not answer at {url} within {STARTUP_SECONDS} s{where}")

@@ -1,48 +1,61 @@
-"""What all commands share: the two consoles, the campaign's argument, and errors told in one line."""
+"""Shared by all commands: the two consoles, the campaign's argument, and the one-line report of an error."""
 
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 from rich.console import Console
 
+from components.campaign.lock import CampaignBusy
 from components.records import DataRejected, JudgeUnavailable, RoundStopped, ServiceFailed, StageFailed
 
 console = Console()
 errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
-CampaignArgument = Annotated[str, typer.Argument(help="Name of a campaign, as in its config.")]
+CampaignArgument = Annotated[str, typer.Argument(help="Name of a campaign: the `campaign` of its YAML file.")]
+
+USER_INPUT, FAILURE = 2, 1
+
+
+class Report(NamedTuple):
+    """How a command reports a kind of error."""
+
+    exit_code: int
+    line: str
+    """The text after `ratchet: `; `{error}` stands for the error's message."""
+
+
+REPORTS: dict[type[BaseException], Report] = {
+    ValueError: Report(USER_INPUT, "{error}"),
+    CampaignBusy: Report(USER_INPUT, "{error}; try again when it has finished"),
+    DataRejected: Report(FAILURE, "{error}; change the data or the config and continue with --accept-changes"),
+    JudgeUnavailable: Report(FAILURE, "{error}; run the same command again to continue"),
+    StageFailed: Report(FAILURE, "{error}; run the same command again to continue"),
+    RoundStopped: Report(FAILURE, "stopped: {error}"),
+    ServiceFailed: Report(FAILURE, "{error}"),
+    KeyboardInterrupt: Report(FAILURE, "interrupted; run the same command again to continue"),
+}
+"""By kind of error, its report. An outage of MLflow is a `ServiceFailed`: to name it, no command has to load mlflow."""
 
 
 @contextlib.contextmanager
 def reporting_errors() -> Iterator[None]:
-    """Ends the command with exit code 2 for the user's input, 1 for what went wrong; one line, no traceback."""
+    """Report an error of `REPORTS` in one line on stderr and end the command with its exit code.
+
+    Any other error is a defect of ours and keeps its traceback.
+    """
     try:
         yield
-    except ValueError as error:
-        errors.print(f"ratchet: {error}")
-        raise typer.Exit(2) from None
-    except DataRejected as error:
-        errors.print(f"ratchet: {error}; go on with other data or another config by --accept-changes")
-        raise typer.Exit(1) from None
-    except (JudgeUnavailable, StageFailed) as error:
-        errors.print(f"ratchet: {error}; the same command goes on from there")
-        raise typer.Exit(1) from None
-    except RoundStopped as error:
-        errors.print(f"ratchet: stopped: {error}")
-        raise typer.Exit(1) from None
-    except ServiceFailed as error:
-        errors.print(f"ratchet: {error}")
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        errors.print("ratchet: interrupted; the same command goes on from there")
-        raise typer.Exit(1) from None
+    except tuple(REPORTS) as error:
+        report = next(report for kind, report in REPORTS.items() if isinstance(error, kind))
+        errors.print(f"ratchet: {report.line.format(error=error)}")
+        raise typer.Exit(report.exit_code) from None
 
 
 def quiet_libraries() -> None:
-    """Leaves the terminal to the progress display; logs go to Prefect, where the run's page shows them."""
+    """Leave the terminal to the progress display; logs go to Prefect, whose page of the run shows them."""
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,4 +1,4 @@
-"""What a person sees of a campaign's past: two rounds side by side, a model's lineage, what was collected."""
+"""A campaign's past on the terminal: two rounds side by side, a model's lineage, what was removed."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -26,7 +26,7 @@ CONDITIONS = {
 
 
 def print_comparison(console: Console, comparison: "RoundComparison") -> None:
-    """Prints two rounds side by side."""
+    """Print two rounds side by side."""
     _print_rows(console, comparison.names, comparison.measures)
     for warning in comparison.warnings:
         console.print(Text(f"note: {warning}"))
@@ -71,14 +71,14 @@ def _print_cells(
 
 
 def _plain(text: str) -> str:
-    """What a model wrote as harmless text: no control character reaches the terminal."""
+    """Return a model's text without control characters, which must not reach the terminal."""
     return "".join(
         character if character.isprintable() else "\u21b5" if character == "\n" else "\ufffd" for character in text
     )
 
 
 def print_lineage(console: Console, lineage: "Lineage") -> None:
-    """Prints a version as one tree a model, its own first."""
+    """Print a version as one tree per model, its own first."""
     aliases = "".join(f" @{alias}" for alias in lineage.aliases)
     root = Tree(Text(f"{lineage.version}{aliases}"))
     for node in lineage.models:
@@ -105,13 +105,13 @@ def _grow(tree: Tree, node: "Node") -> None:
         _grow(branch, child)
 
 
-def print_collected(console: Console, found: Sequence["Collected"], *, dry_run: bool) -> None:
-    """Prints what went, or would go, and the bytes freed."""
+def print_collected(console: Console, collected: Sequence["Collected"], *, dry_run: bool) -> None:
+    """Print what was removed, or would be, and the bytes freed."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for heading in ("campaign", "round", "what", "size"):
         table.add_column(heading, justify="right" if heading in ("round", "size") else "left", no_wrap=True)
     sizes = []
-    for item in found:
+    for item in collected:
         if item.num_bytes is not None:
             sizes.append(item.num_bytes)
             table.add_row(item.campaign, str(item.round), item.what, decimal(item.num_bytes))

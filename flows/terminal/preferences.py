@@ -1,4 +1,4 @@
-"""What a person sees of judged responses, pairs and a calibration on the terminal."""
+"""Judged responses, pairs and a calibration on the terminal."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ HEALTH = {
 
 
 def print_collected(console: Console, out: Path) -> None:
-    """Prints what became of the prompts, and where the pairs are."""
+    """Print the counts of a collection, and the path of its pairs."""
     counts = read_json(out / "collect.json")
     ended = ", ".join(f"{counts[key]} {name}" for key, name in ENDED.items() if counts[key])
     _line(console, "prompts", f"{counts['prompts']}: {ended}")
@@ -37,31 +37,28 @@ def print_collected(console: Console, out: Path) -> None:
     _line(console, "pairs", f"{counts['pairs']}, {counts['tied_pairs']} of them with p = 0.5")
     active = counts.get("active")
     if active is not None:
-        _line(
-            console,
-            "costly",
-            f"asked about {active['asked']} pairs: agreed on {active['agreed']}, turned {active['flipped']}, {active['ties']} tied",
-        )
+        outcomes = f"agreed on {active['agreed']}, turned {active['flipped']}, {active['ties']} tied"
+        _line(console, "costly", f"asked about {active['asked']} pairs: {outcomes}")
     _print_health(console, counts.get("judge_health"))
     _line(console, "written", f"{out}; as round 1's data: preferences: {{seed_pairs: {out / 'preferences.jsonl'}}}")
 
 
 def print_calibration(console: Console, out: Path) -> None:
-    """Prints how the judge stands to the labels, and the scale that fits."""
-    found = read_json(out / "calibration.json")
-    _line(console, "judge", f"{found['judge']}; {found['judged']} of {found['rows']} rows have a label and a verdict")
-    _line(console, "agreement", f"{_interval(found['quality']['accuracy'])} with the labels, ties half")
-    if len(found["by_tag"]) > 1:
-        for tag, measured in found["by_tag"].items():
-            _line(console, "", f"{_interval(measured['accuracy'])} {tag}")
-    _print_health(console, found["judge_health"])
-    _print_reliability(console, found["quality"]["reliability"])
+    """Print how well the judge agrees with the labels, and the scale that fits."""
+    result = read_json(out / "calibration.json")
+    quality = result["quality"]
     _line(
-        console,
-        "p",
-        f"calibration error {found['quality']['calibration_error']:.3f}, log loss {found['log_loss']:.3f} (a coin has 0.693)",
+        console, "judge", f"{result['judge']}; {result['judged']} of {result['rows']} rows have a label and a verdict"
     )
-    _print_scale(console, found)
+    _line(console, "agreement", f"{_interval(quality['accuracy'])} with the labels, ties half")
+    if len(result["by_tag"]) > 1:
+        for tag, measured in result["by_tag"].items():
+            _line(console, "", f"{_interval(measured['accuracy'])} {tag}")
+    _print_health(console, result["judge_health"])
+    _print_reliability(console, quality["reliability"])
+    log_loss = f"log loss {result['log_loss']:.3f} (a coin has 0.693)"
+    _line(console, "p", f"calibration error {quality['calibration_error']:.3f}, {log_loss}")
+    _print_scale(console, result)
     _line(console, "written", str(out))
 
 
@@ -78,13 +75,13 @@ def _print_reliability(console: Console, bins: list[dict[str, Any]]) -> None:
     console.print(table)
 
 
-def _print_scale(console: Console, found: dict[str, Any]) -> None:
-    scale = found["fitted_soft_label_scale"]
+def _print_scale(console: Console, result: dict[str, Any]) -> None:
+    scale = result["fitted_soft_label_scale"]
     if scale is None:
         _line(console, "scale", "none fits: the margins say nothing about the labels, or contradict none of them")
         return
     setting = f"preferences: {{soft_labels: bradley_terry, soft_label_scale: {scale:.4g}}}"
-    _line(console, "scale", f"{setting} has a log loss of {found['fitted_log_loss']:.3f}")
+    _line(console, "scale", f"{setting} has a log loss of {result['fitted_log_loss']:.3f}")
 
 
 def _print_health(console: Console, health: dict[str, Any] | None) -> None:

@@ -1,4 +1,4 @@
-"""What a person sees of a finished reward model."""
+"""A finished reward model on the terminal."""
 
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ from flows.terminal.rounds import print_table
 
 
 def print_reward_model(console: Console, directory: Path) -> None:
-    """Prints how good a reward model is on the pairs that it was not trained on, what was left out, and how to judge with it.
+    """Print how good a reward model is on held-out pairs, which pairs were left out, and how to judge with it.
 
     Args:
-        console: Printed on.
-        directory: What the stage `reward_model` published.
+        console: Console to print on.
+        directory: Directory that the stage `reward_model` published.
     """
     result = read_json(directory / "reward_model.json")
     console.print(f"\ntrained on {count(result['num_train_pairs'])} pairs; on pairs of other prompts:", highlight=False)

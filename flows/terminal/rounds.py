@@ -1,4 +1,4 @@
-"""What a person sees while rounds run: a line a finished stage, a bar for the running one, and the closing table."""
+"""Rounds on the terminal: a line per finished stage, a bar for the running one, and the closing table."""
 
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,15 @@ from components.artifacts import read_json
 from components.report.tables import decisions, measure_rows, rollback_lines, round_rows
 
 SHOWN_ROUNDS = 20
-"""A terminal shows about as many at once."""
+"""About as many as a terminal shows at once."""
 
 
 class StageProgress:
     """Show stages as they run; a `components.runtime.progress.Listener`. Off a terminal, print the lines only.
 
     Args:
-        console: Printed on.
-        campaign: Directory of the campaign whose rounds run; None if what runs is not a round.
+        console: Console to print on.
+        campaign: Directory of the campaign whose rounds run; None if the stage does not belong to a round.
     """
 
     def __init__(self, console: Console, campaign: Path | None = None) -> None:
@@ -53,25 +53,25 @@ class StageProgress:
         self.bar.stop()
 
     def began(self, round: str, stage: str) -> None:
-        """Opens a bar for the stage."""
+        """Open a bar for the stage."""
         self._close()
         self.task = self.bar.add_task(f"{round}  {stage}", total=None, text="")
 
     def advanced(self, done: int, total: int, text: str) -> None:
-        """Moves the bar."""
+        """Move the bar."""
         if self.task is not None:
             self.bar.update(self.task, completed=done, total=total, text=text)
 
     def ended(self, round: str, stage: str, seconds: float, *, already_done: bool) -> None:
-        """Replaces the bar by a line."""
+        """Replace the bar by a line."""
         self._close()
         note = "already done" if already_done else f"{seconds:.1f} s"
         self.console.print(f"{round}  {stage:<22}{note}", highlight=False)
         if stage == "dpo_train" and self.campaign is not None:
-            path = read_json(self.campaign / round / stage / "train.json").get("scoring")
-            if path is not None and not path["packed"]:
-                told = f"in padded rows, which takes more time and memory than packed ones: {path['reason']}"
-                self.console.print(f"{'':<{len(round)}}  {told}", highlight=False, markup=False, soft_wrap=True)
+            scoring = read_json(self.campaign / round / stage / "train.json").get("scoring")
+            if scoring is not None and not scoring["packed"]:
+                note = f"in padded rows, which takes more time and memory than packed ones: {scoring['reason']}"
+                self.console.print(f"{'':<{len(round)}}  {note}", highlight=False, markup=False, soft_wrap=True)
 
     def _close(self) -> None:
         if self.task is not None:
@@ -80,12 +80,12 @@ class StageProgress:
 
 
 def print_rounds(console: Console, state: dict[str, Any], *, last: int | None = SHOWN_ROUNDS) -> None:
-    """Prints the campaign's rounds: numbers, seconds a stage, and what the gate said of each.
+    """Print the campaign's rounds: measures, seconds per stage, and the gate's decision with its reasons.
 
     Args:
-        console: Printed on.
+        console: Console to print on.
         state: Content of campaign.json.
-        last: How many of the latest rounds are shown, the champion's round beside them; None shows all.
+        last: How many of the latest rounds to show, besides the champion's round; None shows all.
     """
     if not state["rounds"]:
         console.print(f"campaign {state['campaign']}: no round has finished yet", highlight=False)
@@ -117,7 +117,7 @@ def _with_latest_rounds(state: dict[str, Any], last: int) -> dict[str, Any]:
 
 
 def print_table(console: Console, rows: list[dict[str, str]]) -> None:
-    """Prints rows whose keys are the column headings."""
+    """Print rows whose keys are the column headings."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for name in rows[0]:
         table.add_column(name, no_wrap=True)
@@ -127,7 +127,7 @@ def print_table(console: Console, rows: list[dict[str, str]]) -> None:
 
 
 def print_places(console: Console, directory: Path) -> None:
-    """Prints where to look at what ran."""
+    """Print where to find the campaign's report and pages."""
     from components.tracking import tracking_uri
 
     for name, place in (
@@ -140,9 +140,11 @@ def print_places(console: Console, directory: Path) -> None:
 
 
 def rounds_pages(runs: Path, mlflow: str) -> list[tuple[str, str]]:
-    """Every recorded campaign with the MLflow page that shows its rounds side by side.
+    """Return every recorded campaign with the MLflow page that shows its rounds side by side.
 
-    `mlflow` is the server's address.
+    Args:
+        runs: Directory that holds the campaigns' directories.
+        mlflow: Address of the MLflow server.
     """
     from components.tracking import experiment_url
 

@@ -107,7 +107,7 @@ def test_form_value_that_only_the_flow_can_check_fails_with_one_line(site: Any) 
     for parameters, message in (
         ({"what": {"config_file": "/nowhere.yaml"}}, "config file /nowhere.yaml does not exist"),
         ({"other": ["training.epoch=3"]}, "unknown key training.epoch; did you mean epochs?"),
-        ({"other": ["epochs"]}, "is no change: write it as section.key=value"),
+        ({"other": ["epochs"]}, "is not a setting: write it as section.key=value"),
     ):
         state = site.wait_for(site.start("campaign", **parameters), "Failed", "Completed")
         assert state["name"] == "Failed"

@@ -88,8 +88,8 @@ def test_chat_judge_stops_at_its_limit_goes_on_elsewhere_and_tells_nobody_its_ke
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (None, "there is no Secret block key-of-nobody: add it on the Prefect page"),
-        (" ", "the Secret block key-of-nobody holds no text"),
+        (None, "the Secret block key-of-nobody does not exist: add it on the Prefect page"),
+        (" ", "the Secret block key-of-nobody does not hold a key"),
     ],
     ids=["missing", "empty"],
 )

@@ -127,3 +127,10 @@ def test_status_loads_no_table_library() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     ).stdout
     assert loaded.strip() == "[]"
+
+
+def test_help_paragraphs_are_wrapped_by_the_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """typer keeps the line breaks of a docstring, which leave half lines on any terminal of another width."""
+    monkeypatch.setenv("COLUMNS", "400")
+    lines = CliRunner().invoke(app, ["collect", "--help"]).output.splitlines()
+    assert any(line.strip().startswith("Writes verdicts") and line.rstrip().endswith("twice.") for line in lines)

@@ -60,11 +60,11 @@ def run_deployed(flow: Any, **parameters: Any) -> Any:
     [
         (
             {},
-            "RATCHET_RUNS is not set, so this run would write into a folder that its worker deletes: run `ratchet deploy` again",
+            "RATCHET_RUNS is not set, so the worker would delete what this run writes: run `ratchet deploy` again",
         ),
         (
             {"RATCHET_RUNS": "runs"},
-            "RATCHET_RUNS is 'runs', so this run would write into a folder that its worker deletes",
+            "RATCHET_RUNS = runs is a relative path, so the worker would delete what this run writes",
         ),
         (
             {"RATCHET_RUNS": "/no/such/disk"},

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from components.config import RewardModelConfig
 from flows.cli import app
 
 GOOD = [
@@ -108,3 +109,11 @@ def test_reward_model_command_says_how_good_it_is_and_how_to_judge_with_it(
     assert "left out: 1 x chosen equals rejected" in lines
     assert f"judge: {{kind: reward_model, model: {tmp_path}/out/reward_model}}" in result.stdout
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["reward_model"]
+
+
+def test_reward_model_help_shows_the_defaults_of_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The terminal's markup takes a default in square brackets for a style, and shows nothing."""
+    monkeypatch.setenv("COLUMNS", "200")
+    help_text = CliRunner().invoke(app, ["reward-model", "--help"]).output
+    for name in ("epochs", "learning_rate", "eval_share", "zero_stage"):
+        assert f"(default: {RewardModelConfig.model_fields[name].default})" in help_text, name

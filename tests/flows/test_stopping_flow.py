@@ -116,7 +116,7 @@ def test_scheduled_start_that_was_due_while_the_campaign_worked_is_skipped(
     ):
         due(seconds, *tags)
         if skipped:
-            with pytest.raises(CampaignBusy, match="was at work from"):
+            with pytest.raises(CampaignBusy, match="was already running, from"):
                 earlier_starts.refuse_if_overtaken("camp", window)
         else:
             earlier_starts.refuse_if_overtaken("camp", window)

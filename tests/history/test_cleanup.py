@@ -166,7 +166,7 @@ def test_gc_while_mlflow_is_down_frees_the_disk_and_the_copy_follows(
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{unused.getsockname()[1]}")
         told = invoke("demo", "--keep", "4")
     assert told.exit_code == 0
-    assert "the copies in MLflow go with the next gc" in told.stderr
+    assert "the next gc removes the copies in MLflow" in told.stderr
     assert not (six.stage(2, "dpo_train") / "model").exists()
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert collected(collect_garbage(six.directory, keep=4, dry_run=False)) == [(2, "copy in MLflow")]

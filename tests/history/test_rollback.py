@@ -165,7 +165,7 @@ def test_rollback_while_mlflow_is_down_moves_the_state_and_the_alias_follows_wit
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{unused.getsockname()[1]}")
         told = invoke("demo", "1")
     assert told.exit_code == 0
-    assert "the alias champion follows with the next recorded round" in told.stderr
+    assert "the alias `champion` moves when the next round is recorded" in told.stderr
     assert demo.state.champion.round == 1
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     versions = aliases(runs)

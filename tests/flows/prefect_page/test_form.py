@@ -85,11 +85,11 @@ def test_form_every_field_changes_the_value_that_it_names() -> None:
 @pytest.mark.parametrize(
     ("filled", "message"),
     [
-        ({"other": ["epochs"]}, "other value 'epochs' is no change: write it as section.key=value"),
-        ({"other": ["training.epochs=[1"]}, "other value 'training.epochs=[1' cannot be read"),
+        ({"other": ["epochs"]}, "other value 'epochs' is not a setting: write it as section.key=value"),
+        ({"other": ["training.epochs=[1"]}, "other value 'training.epochs=[1' is not valid: its right side must be"),
         ({"other": ["training.epochs=few"]}, 'training.epochs = "few"'),
         ({"other": ["training.epoch=3"]}, "unknown key training.epoch; did you mean epochs?"),
-        ({"other": ["seed=1", "seed.x=2"]}, "seed.x goes below a value that is no section"),
+        ({"other": ["seed=1", "seed.x=2"]}, "other value seed.x: seed is a value, not a section"),
         ({"what": {"config_file": "/no/such.yaml"}}, "config file /no/such.yaml does not exist"),
         ({"judge": {"kind": "reward_model"}}, "kind reward_model needs a model"),
         ({"judge": {"kind": "llm", "endpoint_model": "chat"}}, "kind llm needs a chat endpoint"),

@@ -41,7 +41,7 @@ def test_key_is_absent_before_the_first_start(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "content", "message"), [(0o640, "admin:x", "is open to other users"), (0o600, "\n", "is empty")]
+    ("mode", "content", "message"), [(0o640, "admin:x", "can be read by other users"), (0o600, "\n", "is empty")]
 )
 def test_key_that_is_no_secret_is_refused(mode: int, content: str, message: str, tmp_path: Path) -> None:
     key_file(tmp_path).write_text(content)

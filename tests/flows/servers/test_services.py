@@ -35,7 +35,7 @@ def taken() -> Iterator[int]:
 def test_up_port_that_something_else_has_is_named(taken: int, tmp_path: Path) -> None:
     told = CliRunner().invoke(app, ["up", "--prefect-port", str(taken)])
     assert told.exit_code == 2
-    assert f"port {taken} is taken: choose another in RATCHET_PREFECT_PORT" in told.output
+    assert f"port {taken} is taken: set RATCHET_PREFECT_PORT to another port" in told.output
     assert not (tmp_path / "runs" / ".services").exists()
 
 
@@ -48,17 +48,17 @@ def test_down_when_nothing_is_up_says_so() -> None:
 def test_command_that_needs_a_server_says_how_to_get_one(command: str) -> None:
     told = CliRunner().invoke(app, [command])
     assert told.exit_code == 2
-    assert "no Prefect server is known: `ratchet up` starts one, or set PREFECT_API_URL" in told.output
+    assert "no Prefect server is running: start one with `ratchet up`, or set PREFECT_API_URL" in told.output
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("deployments: [", "cannot be read"),
-        ("name: x", "holds no deployments: begin with a copy of conf/prefect.yaml"),
+        ("deployments: [", "is not valid YAML"),
+        ("name: x", "does not define any deployments: start from a copy of conf/prefect.yaml"),
         (
             "deployments: [{name: a}]",
-            "definitions.concurrency_limit = None: set the flow runs that may work at once, 1 or more",
+            "definitions.concurrency_limit = None must be a whole number of at least 1",
         ),
         ("deployments: [{name: a}]\ndefinitions: {concurrency_limit: 0}", "definitions.concurrency_limit = 0"),
         (None, "cannot be read"),
