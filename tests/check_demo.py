@@ -13,5 +13,6 @@ assert rate["n"] >= 256, f"{rate['n']} held-out prompts, fewer than 256"
 assert rate["value"] >= 0.85, f"win rate {rate['value']:.3f} against the start is below 0.85"
 assert rate["low"] >= 0.80, f"its lower bound {rate['low']:.3f} is below 0.80"
 print(
-    f"champion round {best}: win rate {rate['value']:.3f} [{rate['low']:.3f}, {rate['high']:.3f}] against the start, n = {rate['n']}"
+    f"champion round {best}: win rate {rate['value']:.3f} [{rate['low']:.3f}, {rate['high']:.3f}] against the start, "
+    f"n = {rate['n']}"
 )

@@ -150,7 +150,7 @@ def at(sample: Mapping[str, Any], how: str, share: float) -> float:
 
 
 def factors(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How many times fewer verdicts active choice needs, at each of its budgets and in the mean over them, with 95 % intervals."""
+    """Return how many times fewer verdicts active choice needs, per budget and in the mean, with 95 % intervals."""
     budgets = [share for share in SHARES[ACTIVE] if 0 < share < 1]
     chance = np.random.default_rng(1)
     point = _factors(samples, budgets)

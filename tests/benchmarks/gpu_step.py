@@ -193,7 +193,8 @@ def main() -> None:
         task | {"kind": "machine", "checked_shape": given.checked_shape, "checked_pairs": given.checked_pairs}
     )
     print(
-        f"{machine['name']}, best product {machine['peak_flops_measured'] / 1e12:.1f} TFLOPS; exact: {machine['exact']}",
+        f"{machine['name']}, best product {machine['peak_flops_measured'] / 1e12:.1f} TFLOPS; exact: "
+        f"{machine['exact']}",
         flush=True,
     )
     sheet = next((rate for name, rate in DATA_SHEET.items() if name in machine["name"]), None)
@@ -232,7 +233,8 @@ def main() -> None:
     for shape in given.shapes:
         found = summary["sampling"][shape] = measured(asked | {"shape": shape})
         print(
-            f"{shape} sampling: {found.get('skipped') or {name: max(rates) for name, rates in found['tokens_per_second'].items()}}"
+            f"{shape} sampling: "
+            f"{found.get('skipped') or {name: max(rates) for name, rates in found['tokens_per_second'].items()}}"
         )
     write()
 

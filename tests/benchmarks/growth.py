@@ -45,7 +45,10 @@ EXPECTED = {
     ("ranks", "step_seconds"): (-1.0, -0.7),
 }
 """Slopes that a sweep may have."""
-TEMPLATE = "{% for message in messages %}{{ message.content + ' ' }}{% if message.role == 'assistant' %}{{ '</s> ' }}{% endif %}{% endfor %}"
+TEMPLATE = (
+    "{% for message in messages %}{{ message.content + ' ' }}"
+    "{% if message.role == 'assistant' %}{{ '</s> ' }}{% endif %}{% endfor %}"
+)
 
 
 def stage_task(directory: Path, shape_name: str, profile: Any, count: int, seed: int) -> Any:
@@ -259,7 +262,8 @@ def show(sweep: str, result: dict[str, Any]) -> None:
     for one in result["points"]:
         steps = f"{one['step_seconds']:10.2f}" if "step_seconds" in one else f"{'':10}"
         print(
-            f"{one['number']:8d} {one['wall_seconds']:10.2f} {one['cpu_seconds']:10.2f} {steps} {one['peak_bytes'] / 2**20:10.0f}"
+            f"{one['number']:8d} {one['wall_seconds']:10.2f} {one['cpu_seconds']:10.2f} {steps} "
+            f"{one['peak_bytes'] / 2**20:10.0f}"
         )
     if "bytes_of_one_more" in result:
         print(f"  between the largest two, one more takes {result['bytes_of_one_more'] / 2**10:.1f} KiB")

@@ -109,7 +109,7 @@ def trained(
 
 
 def wins(ours: Sequence[Sequence[str]], theirs: Sequence[Sequence[str]], prompts: Sequence[Messages]) -> np.ndarray:
-    """For each prompt, the share of comparisons of any of our responses with any of theirs that the rule gives to ours; a tie is half."""
+    """Return, per prompt, the share of comparisons of our responses with theirs that ours win; a tie is half."""
     found = []
     for messages, our, their in zip(prompts, ours, theirs, strict=True):
         own = np.array([support_reply(messages, text) for text in our])[:, None]

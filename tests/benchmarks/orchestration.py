@@ -48,7 +48,7 @@ def settings(campaign: str, model: Path, rounds: int) -> Any:
 
 
 class Copies:
-    """Stages that publish what the source campaign's round 1 published, under other digests, and note the seconds that it took them."""
+    """Stages that publish the source campaign's round 1 under other digests, and note their seconds."""
 
     def __init__(self, source: Path) -> None:
         self.source = source
@@ -92,7 +92,7 @@ class Copies:
 
 
 class Clock:
-    """Notes when each round begins, the processor time that this process and its children have used by then, and the machine's load.
+    """Note, when each round begins, the processor time of this process and its children, and the machine's load.
 
     Seconds on the clock say little on a machine that others use; processor seconds do.
     """

@@ -150,7 +150,7 @@ def fingerprint(pairs: Sequence[Triple]) -> str:
 
 
 def unique_flops(shape: Shape, pairs: Sequence[Triple]) -> float:
-    """Floating-point operations of one forward over the unique tokens, the head on answers only, attention exactly causal.
+    """Return the operations of one forward over the unique tokens, the head on answers only, attention exactly causal.
 
     A training step makes three times as many, and the reference's pass once as many.
     """

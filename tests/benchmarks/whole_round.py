@@ -1,4 +1,4 @@
-"""How long a whole round takes from the shell, beside the same round put together from transformers and TRL as one plain script.
+"""Seconds of a whole round from the shell, beside the same round made of transformers and TRL in one plain script.
 
 A round: sample answers to every prompt, judge them by a reward model, train one epoch of DPO on best and worst, save,
 sample from the new and the old policy to held-out prompts, judge, win rate. Ours is `ratchet run CONFIG` for one round:
@@ -235,7 +235,8 @@ def interleaved(bench: Bench, peers: dict[str, dict[str, Any]], repetitions: int
             samples.append({"system": name, "repetition": number, "warm_up": False} | made)
             told = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in made["stages"].items())
             print(
-                f"{name}: {made['seconds']:.1f} s, {made['cpu_seconds']:.1f} processor seconds, load {made['load']:.1f}: {told}",
+                f"{name}: {made['seconds']:.1f} s, {made['cpu_seconds']:.1f} processor seconds, load "
+                f"{made['load']:.1f}: {told}",
                 flush=True,
             )
         if number > 0 or repetitions == 1:

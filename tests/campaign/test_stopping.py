@@ -41,12 +41,14 @@ def test_limits_stop_file_ends_the_work_within_seconds(tmp_path: Path, monkeypat
         ),
     ],
 )
-def test_limits_budget_counts_earlier_starts(tmp_path: Path, budget: BudgetConfig, message: str) -> None:
+def test_limits_budget_counts_earlier_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: BudgetConfig, message: str
+) -> None:
     round_directory = tmp_path / "round-003"
     round_directory.mkdir()
     write_json(round_directory / "spent.json", {"seconds": 119.0})
     limits = RoundLimits(round_directory, budget)
-    limits.started -= 1.0
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: limits.started + 1.0)
     with pytest.raises(RoundStopped, match=message):
         limits.look()
     assert read_json(round_directory / "spent.json")["seconds"] == pytest.approx(120, abs=0.5)

@@ -254,7 +254,8 @@ def test_saved_weights_that_answer_otherwise_are_not_published(
 
     monkeypatch.setattr(checks, "sample", other)
     with pytest.raises(
-        RuntimeError, match=r"answer differently from the trained ones \(token 1 is \d+ instead of \d+\), so they are incomplete"
+        RuntimeError,
+        match=r"answer differently from the trained ones \(token 1 is \d+ instead of \d+\), so they are incomplete",
     ):
         run(make_request(**LORA), tmp_path)
     assert not (tmp_path / "train.json").exists()

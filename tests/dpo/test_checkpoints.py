@@ -77,7 +77,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 class KilledAt:
-    """Sends this process SIGKILL at the n-th opening for writing, write, sync, rename or removal, which it counts from 1."""
+    """Send this process SIGKILL at its n-th (from 1) opening for writing, write, sync, rename or removal."""
 
     def __init__(self, last: int) -> None:
         self.last, self.count = last, 0
@@ -169,7 +169,7 @@ def _status_of_copy(work: Callable[[], None], at: int, monkeypatch: pytest.Monke
 
 
 def test_saves_killed_at_every_operation_in_a_process_of_their_own() -> None:
-    """Copying the process of a whole test run fails where memory is short and hangs where another thread holds a lock."""
+    """Forking the process of a whole test run fails if memory is short and hangs if another thread holds a lock."""
     command = [
         sys.executable,
         "-m",
@@ -307,7 +307,7 @@ def test_resume_checkpoint_of_another_number_of_processes_is_refused(
 
 
 class Interrupted:
-    """A training of six steps that ended after the fifth, with checkpoints of steps 2 and 4, and the same one uninterrupted."""
+    """A training of six steps that ended after the fifth, with checkpoints of steps 2 and 4, and one uninterrupted."""
 
     def __init__(self, request: TrainRequest, place: Path, run_until: RunUntil) -> None:
         self.request, self.place = request, place

@@ -24,7 +24,7 @@ SETTING = Setting(learning_rate=1e-6, beta=0.1, dtype="float32", reference_chose
 def curves(
     *, chosen: float, rejected: float, steps: int = 40, start: float = 0.0, lost: float = 0.0, grad_norm: float = 3.0
 ) -> list[dict[str, float]]:
-    """Metrics of a training whose mean rewards move evenly from the start to these ends, with the noise that steps have."""
+    """Metrics of a training whose mean rewards move evenly from the start to these ends, with noise per step."""
     lines = []
     for step in range(steps):
         share, noise = step / (steps - 1), math.sin(7.3 * step)

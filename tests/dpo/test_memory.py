@@ -68,7 +68,7 @@ def test_sharded_and_offloaded_on_two_processes_in_bfloat16_is_saved_whole(
 
 
 def test_sharded_weights_in_bfloat16_are_tried_as_they_are_gathered(make_request: Make, tmp_path: Path) -> None:
-    """Without a reference the engine's own forward is the first that is tried, and its weights are not there between two forwards."""
+    """Without a reference the engine's own forward is tried first, and its weights are gone between two forwards."""
     request = make_request(num_processes=2, micro_batch_pairs=2, zero_stage=3, loss="orpo", learning_rate=1e-2)
     request = request.model_copy(update={"limits": request.limits.model_copy(update={"dtype": "bfloat16"})})
     run_stage("dpo_train", request, tmp_path, num_processes=2)

@@ -268,7 +268,8 @@ def test_objective_unpaired_response_for_a_loss_of_pairs_is_refused(
     changes: dict[str, Any], build: Build, loaded: Any
 ) -> None:
     with pytest.raises(
-        ValueError, match=r"row 0 .* is an unpaired response, but training.loss (sigmoid|sft) takes pairs: set it to kto"
+        ValueError,
+        match=r"row 0 .* is an unpaired response, but training.loss (sigmoid|sft) takes pairs: set it to kto",
     ):
         build(pairs=taken_apart(loaded[2]), **changes)
 

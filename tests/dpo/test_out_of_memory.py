@@ -20,7 +20,8 @@ from components.scoring import response_logps as scoring
 
 Make = Callable[..., TrainRequest]
 CPU_ALLOCATOR = (
-    "[enforce fail at alloc_cpu.cpp:119] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 123456 bytes. "
+    "[enforce fail at alloc_cpu.cpp:119] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate "
+    "123456 bytes. "
     "Error code 12 (Cannot allocate memory)"
 )
 CUDA_ALLOCATOR = (

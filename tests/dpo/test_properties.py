@@ -44,7 +44,7 @@ def model() -> GPT2LMHeadModel:
 
 @torch.no_grad()
 def alone(prompt: list[int], answer: list[int]) -> list[float]:
-    """Log-probability of each token of an answer, from a forward over this one row, with no padding, mask or position."""
+    """Log-probability of each token of an answer, from a forward over this row without padding, mask or position."""
     logits = model()(input_ids=torch.tensor([prompt + answer])).logits[0].double()
     logps = torch.log_softmax(logits, dim=-1)
     return [float(logps[len(prompt) - 1 + place, token]) for place, token in enumerate(answer)]

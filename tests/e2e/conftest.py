@@ -32,7 +32,10 @@ from flows.servers.key import PrefectApi
 
 ROOT = Path(__file__).parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-QUIET = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+QUIET = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
 SHOTS = ROOT / "runs" / "e2e"
 
 
@@ -81,7 +84,7 @@ class Site:
 
     @contextlib.contextmanager
     def make_worker(self) -> Iterator[None]:
-        """Lets a worker of `make worker`, which knows the servers and no RATCHET_RUNS, stand in for the one of `ratchet up`."""
+        """Let a worker of `make worker`, which has no RATCHET_RUNS, stand in for the one of `ratchet up`."""
         environment = {name: value for name, value in self.environment.items() if name != "RATCHET_RUNS"}
         environment |= self.api.environment() | {"MLFLOW_TRACKING_URI": self.mlflow}
         command = ["make", "-o", ".venv/run.ready", f"BIN={Path(sys.executable).parent}", "worker"]  # installs nothing

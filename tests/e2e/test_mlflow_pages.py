@@ -1,4 +1,4 @@
-"""What people look at in MLflow, on the real pages, after a campaign that the command line ran while the servers were up."""
+"""MLflow's real pages after a campaign that the command line ran while the servers were up."""
 
 from collections.abc import Callable
 from typing import Any

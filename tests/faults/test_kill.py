@@ -208,7 +208,7 @@ def check_records(campaign: Campaign, whole: Campaign) -> None:
 
 
 def check_prefect(campaign: Campaign) -> None:
-    """No flow run and no task run of a killed process is left running in Prefect's database, once a later start has come."""
+    """No flow run or task run of a killed process is left running in Prefect's database after a later start."""
     allowed = {"COMPLETED", "CRASHED", "FAILED"} | ({"RUNNING"} if campaign.killed_when_done else set())
     import sqlite3
 

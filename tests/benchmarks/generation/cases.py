@@ -30,7 +30,7 @@ one probability."""
 
 
 def save_policy(shape: Shape, directory: Path) -> None:
-    """Writes a model of random weights whose logits have the standard deviation `SPREAD`, and that of the end token is 0."""
+    """Write a model of random weights whose logits have the standard deviation `SPREAD`, and the end token's is 0."""
     logging.disable_progress_bar()
     model = shape.build(torch.float32)
     with torch.no_grad():

@@ -100,7 +100,8 @@ class GenerateBatch(Peer):
         expected = len(prompts) * self.samples
         if len(answered) != expected or any(one.error is not None for one in answered):
             raise RuntimeError(
-                f"{len(answered)} of {expected} answers came; errors: {[one.error for one in answered if one.error][:1]}"
+                f"{len(answered)} of {expected} answers came; errors: "
+                f"{[one.error for one in answered if one.error][:1]}"
             )
         return [
             [one.generated_tokens for one in answered[at : at + self.samples]]

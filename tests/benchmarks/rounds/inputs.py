@@ -85,7 +85,7 @@ def make_inputs(
 
 
 def _policy(shape: Shape) -> Any:
-    """A model of random words that ends its answers at about the same rate everywhere, such that their median is the profile's."""
+    """Write a model of random words that ends its answers at an even rate, so that their median is the profile's."""
     from transformers import AutoModelForCausalLM
 
     model = _random(AutoModelForCausalLM, shape)

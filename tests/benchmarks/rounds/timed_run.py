@@ -1,4 +1,4 @@
-"""A command of `ratchet`, with the seconds that imports, the server's start, every stage and every loading of a model took.
+"""A command of `ratchet`, with the seconds of imports, the server's start, every stage and every loading of a model.
 
 Called by `demo.py` with the checkout to run, the file to write and the command's arguments.
 """
@@ -52,7 +52,7 @@ class Seconds:
         return counted
 
     def importing(self, *args: Any, **kwargs: Any) -> ModuleType:
-        """`__import__`, counted where no other import is under way, that has a watched function counted as soon as it is there."""
+        """Import, count it if no other import is under way, and watch a function as soon as it is there."""
         began, self._depth = time.perf_counter(), self._depth + 1
         try:
             module: ModuleType = self._import(*args, **kwargs)

@@ -25,7 +25,7 @@ BETA = 0.1
 def plain_step(
     shape: Shape, pairs: list[Triple], dtype: torch.dtype
 ) -> tuple[torch.Tensor, float, dict[str, torch.Tensor]]:
-    """Log-probabilities (2, pairs), loss and gradients of the plain step with weights of a precision, computed in fp32."""
+    """Return log-probabilities (2, pairs), loss and gradients of the plain step, computed in fp32."""
     model = shape.build(dtype).float()
     model.set_attn_implementation("eager")
     rows = [(pair.prompt, pair.chosen) for pair in pairs] + [(pair.prompt, pair.rejected) for pair in pairs]

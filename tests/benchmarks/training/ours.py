@@ -121,7 +121,7 @@ class Ours:
         )
 
     def score(self, index: list[int]) -> PairLogps:
-        """Has the pairs at these places scored by the model itself, as a round has all of them scored before its first step.
+        """Score the pairs at these places with the model itself, as a round scores all of them before its first step.
 
         Here weights have moved since: the work and the memory are a round's, and the loss is always ln 2.
         """

@@ -26,7 +26,7 @@ def keep_secret() -> None:
 
 
 def assert_only_the_key_opens(api: str, key: str) -> None:
-    """Asserts that every attack is refused, that the key opens the same, and that no foreign page may read an answer."""
+    """Assert that every attack is refused, that the key opens the same, and that no foreign page reads an answer."""
     user, _, password = key.partition(":")
     for path, body in ATTACKS:
         for auth in (None, (user, "guessed"), (user, "")):
