@@ -1,4 +1,4 @@
-"""Read a campaign's directory as it stands, finished or not.
+"""Read a campaign's directory, whether its rounds are finished or not.
 
 The one place that knows which stage publishes what, and its formats.
 
@@ -327,7 +327,7 @@ def compare_page(rounds: Sequence[tuple[str, str]]) -> str:
     """
     ids = [run_id for _, run_id in rounds], list(dict.fromkeys(experiment_id for experiment_id, _ in rounds))
     runs, experiments = (quote(json.dumps(names, separators=(",", ":"))) for names in ids)
-    # Without the work flow, whatever is opened from this page stands among the pages for language model applications.
+    # Without the work flow, links on this page open MLflow's pages for language model applications.
     return f"compare-runs?runs={runs}&experiments={experiments}&workflowType=machine_learning"
 
 
