@@ -25,7 +25,7 @@ BLOCK = re.compile(r"<<data ([0-9a-f]{24})>>\n(.*?)\n<<end of data \1>>", re.DOT
 
 
 def by_the_rule(request: dict[str, Any]) -> str:
-    """Judges as the built-in world's rule does."""
+    """Judge as the built-in world's rule does."""
     conversation, first, second = (text for _, text in BLOCK.findall(request["messages"][0]["content"]))
     messages = [{"role": "user", "content": conversation.removeprefix("[user]\n")}]
     one, other = support_reply(messages, first), support_reply(messages, second)

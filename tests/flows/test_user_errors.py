@@ -16,7 +16,7 @@ PROMPTS = "campaign: c\nprompts: {{train: {}, held_out: ''}}"
 
 
 class Case:
-    """A config file, and whatever else a user got wrong."""
+    """A config file, and whatever else is wrong."""
 
     def __init__(self, place: Path, starter: Path) -> None:
         self.place, self.starter = place, starter
@@ -137,7 +137,9 @@ CASES = {
     cost_limit_without_prices: "max_cost needs prices: set `price_per_million_input` and `price_per_million_output`",
     missing_seed_pairs: "nowhere.jsonl",
     seed_pairs_without_rejected: "rejected",
-    single_responses_for_a_loss_of_pairs: "holds 1 single responses, and training.loss sigmoid takes pairs: set `training: {loss: kto}`",
+    single_responses_for_a_loss_of_pairs: (
+        "holds 1 single responses, and training.loss sigmoid takes pairs: set `training: {loss: kto}`"
+    ),
 }
 
 

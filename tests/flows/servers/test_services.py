@@ -1,4 +1,4 @@
-"""What is told to people when the servers cannot be started, or deployed to.
+"""The errors of servers that cannot be started, or deployed to.
 
 The servers themselves run in tests/e2e.
 """
