@@ -1,4 +1,4 @@
-"""What many tests stand on: a quickly trained start model, and quiet, offline libraries."""
+"""Shared by many tests: a quickly trained start model, and quiet, offline libraries."""
 
 import os
 import sys
@@ -59,10 +59,7 @@ def stand_in_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def chat_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ChatServer]]:
-    """Starts chat endpoints that answer by a script; see tests/judges/chat_server.py.
-
-    Whoever asks them retries without delay.
-    """
+    """Start chat endpoints that answer by a script, see tests/judges/chat_server.py; clients retry them at once."""
     from components.judges.chat import asking as retries
 
     monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 0.01)

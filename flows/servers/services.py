@@ -124,7 +124,7 @@ def start(runs: Path, *, prefect_port: int, mlflow_port: int) -> Addresses:
         return known
     for variable, port in ((PREFECT_PORT, prefect_port), (MLFLOW_PORT, mlflow_port)):
         if answers(port):
-            raise ValueError(f"port {port} is taken: set {variable} to another port")
+            raise ValueError(f"port {port} is already in use: set {variable} to another port")
     store = tracking_uri(runs)
     if store.startswith("http"):
         raise ValueError(f"MLFLOW_TRACKING_URI = {store}: unset it, because this command starts its own MLflow server")

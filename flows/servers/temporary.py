@@ -91,7 +91,7 @@ def pages(runs: Path, services: Path, *, prefect_port: int, mlflow_port: int) ->
         raise ValueError(f"MLFLOW_TRACKING_URI = {store} already is the address of MLflow's page: open it")
     for name, port in (("RATCHET_PREFECT_PORT", prefect_port), ("RATCHET_MLFLOW_PORT", mlflow_port)):
         if answers(port):
-            raise ValueError(f"port {port} is taken: set {name} to another port")
+            raise ValueError(f"port {port} is already in use: set {name} to another port")
     ensure_store(runs)
     mlflow = [
         sys.executable,

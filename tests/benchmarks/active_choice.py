@@ -54,7 +54,7 @@ PREFERENCES = PreferencesConfig()
 
 
 class NoisyRule:
-    """Compares every two responses as the exact rule does, but for seeded flips at a known rate."""
+    """Compare every two responses as the exact rule does, with seeded flips at a known rate."""
 
     def __init__(self, number: int, *, seed: int) -> None:
         self.name, self._seed = f"juror {number}", seed
@@ -82,7 +82,7 @@ class NoisyRule:
 
 
 def main() -> None:
-    """Trains the policies of each seed and writes the curves."""
+    """Train the policies of each seed and write the curves."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[21, 22, 23, 24, 25, 26])
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
@@ -114,7 +114,7 @@ def main() -> None:
 
 
 def measured(seed: int) -> dict[str, Any]:
-    """Win rates of one seed by choice and share of the pairs."""
+    """Return the win rates of one seed by choice and share of the pairs."""
     policy, prompts = start(), pool(PROMPTS, seed=seed)
     responses = sampled(policy, prompts, samples=2, seed=seed)
     groups = [
@@ -145,12 +145,15 @@ def measured(seed: int) -> dict[str, Any]:
 
 
 def at(sample: Mapping[str, Any], how: str, share: float) -> float:
-    """Win rate of one run."""
+    """Return the win rate of one run."""
     return float(sample["runs"][f"{how} {share}"]["win_rate"])
 
 
 def factors(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return how many times fewer verdicts active choice needs, per budget and in the mean, with 95 % intervals."""
+    """Return how many times fewer verdicts active choice needs at each budget, and in the mean over them.
+
+    Each factor has its 95 % interval.
+    """
     budgets = [share for share in SHARES[ACTIVE] if 0 < share < 1]
     chance = np.random.default_rng(1)
     point = _factors(samples, budgets)
@@ -168,7 +171,7 @@ def factors(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _factors(samples: Sequence[Mapping[str, Any]], budgets: Sequence[float]) -> np.ndarray:
-    """By inverting random choice's mean curve, made monotone and straight between its points.
+    """Return the factors, by inverting random choice's mean curve, made monotone and straight between its points.
 
     Above it counts as its end.
     """
@@ -183,7 +186,7 @@ def _factors(samples: Sequence[Mapping[str, Any]], budgets: Sequence[float]) -> 
 
 
 def draw(summary: dict[str, Any], path: Path) -> None:
-    """Both curves with their intervals."""
+    """Draw both curves with their intervals."""
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     for how, colour in ((RANDOM, "0.5"), (ACTIVE, "C0")):
         curve = summary["curves"][how]

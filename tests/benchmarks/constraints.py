@@ -24,7 +24,7 @@ MEASURED_ONLY = {"banned_phrases": [PHRASE], "mode": "penalty", "weight": 0.0}
 
 
 def main() -> None:
-    """Runs the campaigns and writes the comparison."""
+    """Run the campaigns and write the comparison."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[17, 18, 19])
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def measured(seed: int, constraints: dict[str, Any]) -> dict[str, float]:
-    """Runs the demo's rounds under the constraints; what its last round measured."""
+    """Run the demo's rounds under the constraints and return the measures of the last round."""
     demo = yaml.safe_load((Path(__file__).parents[2] / "conf" / "demo.yaml").read_text())
     with tempfile.TemporaryDirectory() as place:
         config = Path(place, "campaign.yaml")

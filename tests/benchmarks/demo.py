@@ -33,12 +33,12 @@ NOW = "now"
 STAGES = ("start", *ROUND_STAGES)
 STARTUP, BETWEEN = "start-up", "between stages, and the end"
 WITHIN = ("imports", "waiting for the server", "loading models", "checking the saved model")
-"""What lies within the parts that add up."""
+"""Keys that are contained in the parts that add up."""
 
 
 @contextlib.contextmanager
 def checkout(commit: str, place: Path) -> Iterator[Path]:
-    """A commit's files, in a folder that is gone afterwards."""
+    """Check out a commit's files into a temporary folder."""
     subprocess.run(["git", "-C", str(ROOT), "worktree", "add", "-q", "--detach", str(place), commit], check=True)
     try:
         yield place
@@ -47,7 +47,7 @@ def checkout(commit: str, place: Path) -> Iterator[Path]:
 
 
 def timed(tree: Path, config: str) -> dict[str, Any]:
-    """Runs the demo of a checkout.
+    """Run the demo of a checkout.
 
     Gives the seconds of its parts, which add up to all, and of what lies within them.
     """
@@ -79,7 +79,7 @@ def timed(tree: Path, config: str) -> dict[str, Any]:
 
 
 def summary(samples: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
-    """Medians of each checkout's runs, with the whole's interval."""
+    """Return the medians of each checkout's runs, with the interval of the whole."""
     told: dict[str, Any] = {}
     for name in names:
         own = [sample for sample in samples if sample["of"] == name]
@@ -91,7 +91,7 @@ def summary(samples: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str
 
 
 def draw(told: dict[str, Any], path: Path) -> None:
-    """A bar a checkout."""
+    """Draw one bar per checkout."""
     from matplotlib.figure import Figure
 
     from components.plots.figures import PAPER, styled, to_png

@@ -43,12 +43,12 @@ USUAL = {"batch": 8, "cache": "dynamic", "by_length": False}
 
 
 def system(task: dict[str, Any], name: str, settings: Sequence[dict[str, Any]]) -> Worker:
-    """A system in its process; it samples once with each of these settings."""
+    """Start a system in its own process; it samples once with each of these settings."""
     return Worker(GENERATION / "worker.py", task | {"system": name, "settings": settings})
 
 
 def tuned(task: dict[str, Any], name: str, tries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The fastest of some settings, by one repetition each with answers half as long, after one that warms up.
+    """Return the fastest of some settings, by one repetition each with responses half as long, after one that warms up.
 
     None where all fail.
     """
@@ -62,24 +62,24 @@ def tuned(task: dict[str, Any], name: str, tries: Sequence[dict[str, Any]]) -> d
 
 
 def generate_tries(prompts: int) -> list[dict[str, Any]]:
-    """Batches up to all prompts, each with the caches that run without compiling."""
+    """Return batches up to all prompts, each with the caches that run without compiling."""
     batches = sorted({min(batch, prompts) for batch in (8, 16, 32, 64)})
     return [{"batch": batch, "cache": cache, "by_length": True} for cache in ("dynamic", "static") for batch in batches]
 
 
 def generate_batch_tries(rows: int) -> list[dict[str, Any]]:
-    """More rows make its products larger, and its dense mask too, over all rows' positions."""
+    """Return settings to try: more rows make the products larger, and also the dense mask over all rows' positions."""
     several = sorted({min(most, rows) for most in (8, 32)})
     return [{"page": page, "rows": most, "tokens": 1024} for page in (32, 256) for most in several]
 
 
 def rate(samples: Sequence[dict[str, Any]]) -> float:
-    """Tokens a second over some repetitions."""
+    """Return the tokens per second over some repetitions."""
     return float(sum(one["tokens"] for one in samples) / sum(one["seconds"] for one in samples))
 
 
 def ratio(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Our tokens a second over the peer's, with the 95 % bootstrap interval over repetitions."""
+    """Return our tokens per second over the peer's, with the 95 % bootstrap interval over repetitions."""
     chance = np.random.default_rng(1)
 
     def drawn(samples: Sequence[dict[str, Any]]) -> float:
@@ -90,7 +90,7 @@ def ratio(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]]) -> d
 
 
 def compare(task: dict[str, Any], repeats: int) -> dict[str, Any]:
-    """All systems on one case in one precision."""
+    """Measure all systems on one case in one precision."""
     rows = task["prompts"] * CASES[task["case"]].samples
     found = {
         TUNED: tuned(task, "generate", generate_tries(task["prompts"])),
@@ -134,7 +134,7 @@ def compare(task: dict[str, Any], repeats: int) -> dict[str, Any]:
 
 
 def summary(compared: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The lowest lower ends over cases and precisions; None for what never ran."""
+    """Return the lowest lower ends over cases and precisions; None for systems that never ran."""
     lows = {name: [one["ratios"][name]["low"] for one in compared if name in one["ratios"]] for name in OTHERS}
     return {
         "vs_hf_best_low": min(one["low"] for case in compared for name, one in case["ratios"].items() if name != VLLM),
@@ -152,7 +152,7 @@ def summary(compared: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def plot(path: Path, compared: Sequence[dict[str, Any]]) -> None:
-    """Ratios with intervals by case and precision, over our tokens a second."""
+    """Draw ratios with intervals by case and precision, over our tokens per second."""
     import matplotlib as mpl
 
     mpl.use("Agg")

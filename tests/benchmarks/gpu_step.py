@@ -37,7 +37,7 @@ STATES = {"fp32 masters": 2 + 2 + 4 + 4 + 8, "all bf16": 2 + 2 + 4}
 or all in bf16."""
 REFERENCE_BYTES = 2
 FREE_SHARE = 0.1
-"""Of the device's memory, for what the estimate leaves out."""
+"""Share of the device's memory that is kept for what the estimate leaves out."""
 DEFAULT, TUNED = "TRL default", "TRL tuned"
 
 
@@ -46,7 +46,7 @@ def gib(number: float) -> str:
 
 
 def measured(task: dict[str, Any]) -> dict[str, Any]:
-    """What a worker answers to a task."""
+    """Return a worker's answer to a task."""
     environment = os.environ | ({"CUDA_VISIBLE_DEVICES": ""} if task["device"] == "cpu" else {})
     command = [sys.executable, str(HERE / "training" / "gpu_worker.py")]
     done = subprocess.run(command, input=json.dumps(task) + "\n", capture_output=True, text=True, env=environment)
@@ -57,7 +57,7 @@ def measured(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def memory_plan(shape: Shape, *, trains_all: bool, max_tokens: int, memory: int) -> tuple[dict[str, Any] | None, str]:
-    """How the optimizer's state is kept and how many tokens a micro-batch has, None if nothing fits.
+    """Return how to keep the optimizer's state and how many tokens a micro-batch has, None if nothing fits.
 
     And the arithmetic.
     """
@@ -77,7 +77,7 @@ def memory_plan(shape: Shape, *, trains_all: bool, max_tokens: int, memory: int)
 
 
 def tuned(task: dict[str, Any], micro_batches: Sequence[int]) -> dict[str, Any] | None:
-    """The fastest settings for these pairs, by two steps each; None if none ran."""
+    """Return the fastest settings for these pairs, by two steps each; None if none ran."""
     tried: list[tuple[float, dict[str, Any]]] = []
 
     def attempt(settings: dict[str, Any]) -> None:
@@ -95,7 +95,7 @@ def tuned(task: dict[str, Any], micro_batches: Sequence[int]) -> dict[str, Any] 
 def speed(
     found: dict[str, Any], task: dict[str, Any], flops: float, tokens: float, peaks: dict[str, float | None]
 ) -> dict[str, Any]:
-    """What the seconds of steps say."""
+    """Summarise the seconds of steps."""
     low, median, high = np.percentile(found["seconds"], [25, 50, 75])
     mean = float(np.mean(found["seconds"]))
     return found | {
@@ -111,7 +111,7 @@ def speed(
 def compare(
     task: dict[str, Any], systems: Sequence[str], micro_batches: Sequence[int], peaks: dict[str, float | None]
 ) -> dict[str, Any]:
-    """The systems on one shape, way of training and profile."""
+    """Measure the systems on one shape, method and profile."""
     shape, count = SHAPES[task["shape"]], task["pairs_per_step"] * (task["warm_up"] + task["steps"])
     pairs = triples(PROFILES[task["profile"]], count, shape.vocabulary, longest=task["longest"])
     share = task["pairs_per_step"] / count
@@ -139,7 +139,7 @@ def compare(
 
 
 def show(case: dict[str, Any]) -> None:
-    """One line for each system."""
+    """Print one line per system."""
     for name, one in case["systems"].items():
         line = f"{case['shape']} {'LoRA' if case['lora_rank'] else 'full'} {case['profile']} {name}: "
         if "skipped" in one:
@@ -192,11 +192,8 @@ def main() -> None:
     machine = measured(
         task | {"kind": "machine", "checked_shape": given.checked_shape, "checked_pairs": given.checked_pairs}
     )
-    print(
-        f"{machine['name']}, best product {machine['peak_flops_measured'] / 1e12:.1f} TFLOPS; exact: "
-        f"{machine['exact']}",
-        flush=True,
-    )
+    peak = f"{machine['peak_flops_measured'] / 1e12:.1f} TFLOPS"
+    print(f"{machine['name']}, best product {peak}; exact: {machine['exact']}", flush=True)
     sheet = next((rate for name, rate in DATA_SHEET.items() if name in machine["name"]), None)
     peaks = {"data sheet": sheet, "measured product": machine["peak_flops_measured"]}
     cases: list[dict[str, Any]] = []
@@ -231,11 +228,9 @@ def main() -> None:
     prompts, samples, tokens = given.sampling
     asked = task | {"kind": "sampling", "prompts": prompts, "samples": samples, "new_tokens": tokens, "repeats": 3}
     for shape in given.shapes:
-        found = summary["sampling"][shape] = measured(asked | {"shape": shape})
-        print(
-            f"{shape} sampling: "
-            f"{found.get('skipped') or {name: max(rates) for name, rates in found['tokens_per_second'].items()}}"
-        )
+        result = summary["sampling"][shape] = measured(asked | {"shape": shape})
+        fastest = {name: max(rates) for name, rates in result.get("tokens_per_second", {}).items()}
+        print(f"{shape} sampling: {result.get('skipped') or fastest}")
     write()
 
 

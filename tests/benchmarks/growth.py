@@ -52,7 +52,7 @@ TEMPLATE = (
 
 
 def stage_task(directory: Path, shape_name: str, profile: Any, count: int, seed: int) -> Any:
-    """Makes a model, its tokenizer and tables of pairs in a directory, and the request to train on them."""
+    """Write a model, its tokenizer and tables of pairs into a directory, and return the request to train on them."""
     import pandas as pd
     import torch
     from shapes import SHAPES, tokenizer, triples
@@ -106,7 +106,7 @@ def stage_task(directory: Path, shape_name: str, profile: Any, count: int, seed:
 
 
 def write_task(task: dict[str, Any], directory: Path) -> dict[str, Any]:
-    """Makes what a stage reads; in a process of its own too, so that its memory is not the stage's."""
+    """Write what a stage reads. This task has its own process too, so that its memory is not counted as the stage's."""
     from shapes import Profile
 
     request = stage_task(directory, task["shape"], Profile(*task["profile"]), task["pairs"], seed=1)
@@ -119,7 +119,7 @@ def write_task(task: dict[str, Any], directory: Path) -> dict[str, Any]:
 
 
 def run_stage_task(task: dict[str, Any], directory: Path) -> dict[str, Any]:
-    """The stage as a round runs it, without the seconds in which this process imports what it needs."""
+    """Run the stage as a round runs it, without the seconds in which this process imports what it needs."""
     import components.dpo.stage  # noqa: F401
     from components.dpo.engine import join_process_group
     from components.records import TrainRequest
@@ -140,13 +140,13 @@ def run_stage_task(task: dict[str, Any], directory: Path) -> dict[str, Any]:
 
 
 def cpu_seconds() -> float:
-    """Of this process and of its children that have ended."""
+    """Return the processor seconds of this process and of its children that have ended."""
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(each.ru_utime + each.ru_stime for each in usage)
 
 
 def run_step_task(task: dict[str, Any], directory: Path) -> dict[str, Any]:
-    """Training steps over sequences of one length."""
+    """Run training steps over sequences of one length."""
     import torch
     from ours import Ours
     from shapes import SHAPES, Profile, triples
@@ -179,12 +179,12 @@ TASKS: dict[str, Callable[[dict[str, Any], Path], dict[str, Any]]] = {
 
 
 def work(task: dict[str, Any], directory: Path) -> None:
-    """Does a task in this process and prints what it found."""
+    """Run a task in this process and print its result."""
     print(json.dumps(TASKS[task["kind"]](task, directory)))
 
 
 def measured(task: dict[str, Any], directory: Path, threads: int) -> dict[str, Any]:
-    """The same in a fresh process."""
+    """Run a task in a fresh process and return its result."""
     environment = os.environ | {
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
@@ -200,7 +200,7 @@ def measured(task: dict[str, Any], directory: Path, threads: int) -> dict[str, A
 
 
 def point(sweep: str, number: int, given: argparse.Namespace) -> dict[str, Any]:
-    """One measurement: of so many pairs, of so long sequences, on so many ranks."""
+    """Make one measurement at a number of pairs, a sequence length or a number of ranks."""
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
         if sweep == "length":
@@ -216,7 +216,7 @@ def point(sweep: str, number: int, given: argparse.Namespace) -> dict[str, Any]:
 
 
 def slope(points: Sequence[dict[str, Any]], fixed: dict[str, Any] | None, measure: str) -> float:
-    """Exponent of a power law through the points, least squares on logarithms, without what is fixed."""
+    """Return the exponent of a power law through the points: least squares on logarithms, without the fixed part."""
     base = 0.0 if fixed is None else fixed[measure]
     rest = [max(one[measure] - base, 1e-9) for one in points]
     exponent, _ = np.polyfit(np.log([one["number"] for one in points]), np.log(rest), 1)
@@ -224,7 +224,7 @@ def slope(points: Sequence[dict[str, Any]], fixed: dict[str, Any] | None, measur
 
 
 def middle(samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Medians over the repeats, by number."""
+    """Return the medians over the repeats, by number."""
     numbers = sorted({one["number"] for one in samples})
     measures = sorted({name for one in samples for name in one} - {"sweep", "number", "load"})
     return [
@@ -235,7 +235,7 @@ def middle(samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def fitted(sweep: str, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Medians, and slopes with what was expected of them."""
+    """Return medians, and slopes with their expected ranges."""
     points = middle(samples)
     fixed = next((one for one in points if sweep == "pairs" and one["number"] == FEWEST), None)
     grown = [one for one in points if one is not fixed]
@@ -257,14 +257,12 @@ def fitted(sweep: str, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def show(sweep: str, result: dict[str, Any]) -> None:
-    """The table."""
+    """Print the table."""
     print(f"\n{sweep:>8} {'wall s':>10} {'CPU s':>10} {'steps s':>10} {'peak MiB':>10}")
     for one in result["points"]:
         steps = f"{one['step_seconds']:10.2f}" if "step_seconds" in one else f"{'':10}"
-        print(
-            f"{one['number']:8d} {one['wall_seconds']:10.2f} {one['cpu_seconds']:10.2f} {steps} "
-            f"{one['peak_bytes'] / 2**20:10.0f}"
-        )
+        seconds = f"{one['wall_seconds']:10.2f} {one['cpu_seconds']:10.2f} {steps}"
+        print(f"{one['number']:8d} {seconds} {one['peak_bytes'] / 2**20:10.0f}")
     if "bytes_of_one_more" in result:
         print(f"  between the largest two, one more takes {result['bytes_of_one_more'] / 2**10:.1f} KiB")
     for measure, found in result["slopes"].items():
@@ -281,7 +279,7 @@ TITLES = {
 
 
 def plot(path: Path, results: dict[str, dict[str, Any]]) -> None:
-    """Seconds above and memory below, a column for each sweep, with the line of the expected power."""
+    """Draw seconds above and memory below, one column per sweep, with the line of the expected power."""
     import matplotlib as mpl
 
     mpl.use("Agg")

@@ -1,4 +1,4 @@
-"""What every measurement writes down: its samples, medians with intervals, and the state of the machine it ran on."""
+"""What every measurement records: its samples, medians with intervals, and the state of the machine it ran on."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from scipy import stats
 
 
 def interval_of_median(values: Sequence[float]) -> dict[str, float]:
-    """The median, and the 95 % interval of its bootstrap."""
+    """Return the median and its 95 % bootstrap interval."""
     chance = np.random.default_rng(1)
     drawn = np.median(chance.choice(np.asarray(values), size=(2000, len(values))), axis=1)
     low, high = np.percentile(drawn, [2.5, 97.5])
@@ -24,14 +24,14 @@ def interval_of_median(values: Sequence[float]) -> dict[str, float]:
 
 
 def interval_of_mean(values: Sequence[float]) -> dict[str, float]:
-    """The mean, and Student's 95 % interval of it: for a few samples that are about normal, such as one a seed."""
+    """Return the mean and Student's 95 % interval: for a few samples that are about normal, such as one per seed."""
     mean, error = float(np.mean(values)), float(stats.sem(values))
     reach = float(stats.t.ppf(0.975, len(values) - 1)) * error
     return {"mean": mean, "low": mean - reach, "high": mean + reach, "n": len(values)}
 
 
 def ratio_of_means(theirs: Sequence[float], ours: Sequence[float]) -> dict[str, float]:
-    """Mean of theirs over the mean of ours, with the 95 % interval of its bootstrap."""
+    """Return the mean of theirs over the mean of ours, with the 95 % bootstrap interval."""
     chance = np.random.default_rng(1)
     drawn = [np.mean(chance.choice(theirs, len(theirs))) / np.mean(chance.choice(ours, len(ours))) for _ in range(2000)]
     low, high = np.percentile(drawn, [2.5, 97.5])
@@ -39,7 +39,7 @@ def ratio_of_means(theirs: Sequence[float], ours: Sequence[float]) -> dict[str, 
 
 
 def ratio_of_paired_means(theirs: Sequence[float], ours: Sequence[float]) -> dict[str, float]:
-    """The same where both did the same work in each place: what differs between the places is no noise."""
+    """Return the same ratio for paired samples: both did the same work in each place, so places are resampled."""
     chance = np.random.default_rng(1)
     pairs = np.array([theirs, ours])
     drawn = pairs[:, chance.integers(len(ours), size=(2000, len(ours)))].mean(axis=2)
@@ -48,7 +48,7 @@ def ratio_of_paired_means(theirs: Sequence[float], ours: Sequence[float]) -> dic
 
 
 def conditions() -> dict[str, Any]:
-    """The time, the load of the machine and the memory that is free."""
+    """Return the time, the load of the machine and its free memory."""
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "load_1_5_15_min": [round(load, 2) for load in os.getloadavg()],
@@ -58,7 +58,7 @@ def conditions() -> dict[str, Any]:
 
 
 def write_result(path: Path, *, before: dict[str, Any], summary: dict[str, Any], samples: list[Any]) -> None:
-    """Writes the samples with what they say and where they come from."""
+    """Write the samples with their summary and their origin."""
     machine = {
         "cores": os.cpu_count(),
         "processor": _processor(),
@@ -81,7 +81,7 @@ def write_result(path: Path, *, before: dict[str, Any], summary: dict[str, Any],
 
 
 def _version(name: str) -> str | None:
-    """None where the package is not there."""
+    """Return the installed version of a package; None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:

@@ -36,35 +36,35 @@ COLUMNS = ["prompt_id", "prompt", "chosen", "rejected", "p", "tag"]
 
 @dataclass(frozen=True)
 class Judged:
-    """Two different responses to a prompt, and what the exact rule says of them."""
+    """Two different responses to a prompt, and the exact rule's scores of them."""
 
     prompt_id: str
     messages: Messages
     first: str
     second: str
     advantage: float
-    """Score of the first minus score of the second."""
+    """Score of the first response minus score of the second."""
 
 
 def start() -> ModelRef:
-    """The built-in campaign's start model."""
+    """Return the built-in campaign's start model."""
     return start_ref(starter_model(), revision="main")
 
 
 def training(**knobs: Any) -> TrainingConfig:
-    """The demo's training, but for one epoch."""
+    """Return the demo's training section with one epoch."""
     knobs = {"beta": 0.2, "learning_rate": 2e-4, "epochs": 1, "pairs_per_step": 16, "micro_batch_pairs": 16} | knobs
     return TrainingConfig(**knobs)
 
 
 def pool(number: int, *, seed: int) -> list[Messages]:
-    """Prompts of a round."""
+    """Return the prompts of a round."""
     prompts = {prompt_id(messages): messages for messages in train_prompts()}
     return [prompts[name] for name in draw(list(prompts), round=1, per_round=number, seed=seed)]
 
 
 def sampled(model: ModelRef, prompts: Sequence[Messages], *, samples: int, seed: int) -> list[list[str]]:
-    """Responses of a model, `samples` to each prompt."""
+    """Return `samples` responses of a model to each prompt."""
     tokenizer = load_tokenizer(model)
     policy = load_policy(model, dtype=resolve_dtype("float32"), device=pick_device(), quantization="none")
     law = SamplingParams(
@@ -84,7 +84,7 @@ def sampled(model: ModelRef, prompts: Sequence[Messages], *, samples: int, seed:
 def trained(
     pairs: Sequence[dict[str, Any]], policy: ModelRef, config: TrainingConfig, folder: Path, *, seed: int
 ) -> ModelRef:
-    """Trains a policy, with itself as the reference, on rows of `COLUMNS`."""
+    """Train a policy, with itself as the reference, on rows of `COLUMNS`."""
     out = Path(tempfile.mkdtemp(dir=folder))
     tables = {"train": pairs, "eval": []}
     artifacts = {}
@@ -109,7 +109,7 @@ def trained(
 
 
 def wins(ours: Sequence[Sequence[str]], theirs: Sequence[Sequence[str]], prompts: Sequence[Messages]) -> np.ndarray:
-    """Return, per prompt, the share of comparisons of our responses with theirs that ours win; a tie is half."""
+    """Return, per prompt, how often the rule prefers one of our responses to one of theirs; a tie counts half."""
     found = []
     for messages, our, their in zip(prompts, ours, theirs, strict=True):
         own = np.array([support_reply(messages, text) for text in our])[:, None]
@@ -127,16 +127,16 @@ class HeldOut:
         self._start = sampled(model, self.prompts, samples=samples, seed=seed + 1)
 
     def answers(self, model: ModelRef) -> list[list[str]]:
-        """A model's responses."""
+        """Return a model's responses."""
         return sampled(model, self.prompts, samples=self.samples, seed=self.seed)
 
     def wins_against_start(self, answers: Sequence[Sequence[str]]) -> np.ndarray:
-        """Win rate against the start by prompt."""
+        """Return the win rate against the start, by prompt."""
         return wins(answers, self._start, self.prompts)
 
 
 def different_pairs(prompts: Sequence[Messages], responses: Sequence[Sequence[str]]) -> list[Judged]:
-    """For each prompt, the first two of its responses, where the rule prefers one of them."""
+    """Return the first two responses to each prompt, if the rule prefers one of them."""
     found = []
     for messages, (first, second, *_) in zip(prompts, responses, strict=True):
         advantage = support_reply(messages, first) - support_reply(messages, second)
@@ -146,7 +146,7 @@ def different_pairs(prompts: Sequence[Messages], responses: Sequence[Sequence[st
 
 
 def row(pair: Judged, p_first: float) -> dict[str, Any]:
-    """The pair with the probability that its first response is better: the likelier one is chosen."""
+    """Return the pair for a probability that its first response is better: the likelier one is chosen."""
     chosen, rejected = (pair.first, pair.second) if p_first >= 0.5 else (pair.second, pair.first)
     p = max(p_first, 1 - p_first)
     return {

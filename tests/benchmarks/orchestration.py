@@ -1,4 +1,4 @@
-"""What the machinery around the model costs: seconds a round with the stages' work taken out, round after round.
+"""What the machinery around the model costs: seconds per round without the stages' own work, round after round.
 
 The flows, the Prefect server, the MLflow store, the report and the artifacts are the real ones. One round is really
 run; every later stage publishes a copy of that round's files at once. What is left of a round's time, less the copying,
@@ -30,7 +30,7 @@ STUBBED = ("start", "generate_responses", "collect_preferences", "validate_data"
 
 
 def settings(campaign: str, model: Path, rounds: int) -> Any:
-    """A campaign that is small wherever its size is the model's business."""
+    """Return a campaign that is small wherever its size concerns the model."""
     from components.config import CampaignConfig
 
     return CampaignConfig.model_validate(
@@ -48,14 +48,14 @@ def settings(campaign: str, model: Path, rounds: int) -> Any:
 
 
 class Copies:
-    """Stages that publish the source campaign's round 1 under other digests, and note their seconds."""
+    """Stages that publish copies of the source campaign's round 1 under other digests, and sum the seconds it takes."""
 
     def __init__(self, source: Path) -> None:
         self.source = source
         self.seconds: dict[str, float] = defaultdict(float)
 
     def install(self) -> None:
-        """Puts the copies into the place of the stages' doors."""
+        """Put the copies in the place of the stages' doors."""
         from components.runtime import launch
 
         for name in STUBBED:
@@ -92,7 +92,7 @@ class Copies:
 
 
 class Clock:
-    """Note, when each round begins, the processor time of this process and its children, and the machine's load.
+    """Note the start of each round, the processor time of this process and its children so far, and the load.
 
     Seconds on the clock say little on a machine that others use; processor seconds do.
     """
@@ -112,10 +112,10 @@ class Clock:
 
 
 def processor_seconds() -> float:
-    """Seconds of processor time of this process and its living children, and so of the Prefect server."""
+    """Return the processor seconds of this process and its living children, and so of the Prefect server."""
     total = 0.0
-    me = psutil.Process()
-    for process in (me, *me.children(recursive=True)):
+    this_process = psutil.Process()
+    for process in (this_process, *this_process.children(recursive=True)):
         with contextlib.suppress(psutil.NoSuchProcess):
             times = process.cpu_times()
             total += times.user + times.system
@@ -123,7 +123,7 @@ def processor_seconds() -> float:
 
 
 def measure(rounds: int, place: Path) -> list[dict[str, float]]:
-    """Runs the source campaign for one round, then the copied one; a sample a round, in order.
+    """Run the source campaign for one round, then the copied one, and return one sample per round, in order.
 
     The last round has no successor that would mark its end, so one more is run.
     """
@@ -149,7 +149,7 @@ def measure(rounds: int, place: Path) -> list[dict[str, float]]:
 
 
 def summary(samples: list[dict[str, float]]) -> dict[str, Any]:
-    """Median with its interval, the largest, and the growth a round.
+    """Return the median with its interval, the largest, and the growth per round.
 
     The median of all pairs' slopes (Theil and Sen) with its interval.
     """
@@ -177,7 +177,7 @@ def summary(samples: list[dict[str, float]]) -> dict[str, Any]:
 
 
 def draw(samples: list[dict[str, float]], told: dict[str, Any], path: Path) -> None:
-    """Seconds a round by round."""
+    """Draw the seconds of each round."""
     from matplotlib.figure import Figure
 
     from components.plots.figures import PAPER, styled, to_png
@@ -205,7 +205,7 @@ def draw(samples: list[dict[str, float]], told: dict[str, Any], path: Path) -> N
 
 
 def use_own_stores(place: Path) -> None:
-    """Campaigns, MLflow and Prefect's database of this measurement alone; quiet as `ratchet run` is."""
+    """Use campaigns, an MLflow and a Prefect database of this measurement alone, as quietly as `ratchet run`."""
     os.environ.update(
         {
             "RATCHET_RUNS": str(place / "runs"),

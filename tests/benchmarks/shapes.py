@@ -17,7 +17,7 @@ PAD, EOS, FIRST = 0, 1, 2
 
 @dataclass(frozen=True)
 class Shape:
-    """A Qwen2 model's sizes."""
+    """Sizes of a Qwen2 model."""
 
     hidden: int
     layers: int
@@ -28,7 +28,7 @@ class Shape:
     tied: bool = True
 
     def build(self, dtype: torch.dtype, device: torch.device = CPU) -> Any:
-        """The model with weights that depend on the shape and the kind of device only."""
+        """Return the model, with weights that depend on the shape and the kind of device only."""
         from transformers import AutoModelForCausalLM, Qwen2Config
 
         config = Qwen2Config(**self.sizes)
@@ -38,7 +38,7 @@ class Shape:
 
     @property
     def sizes(self) -> dict[str, Any]:
-        """In the words of a model's configuration."""
+        """Return the sizes by the names of a model's configuration."""
         return {
             "hidden_size": self.hidden,
             "num_hidden_layers": self.layers,
@@ -55,12 +55,12 @@ class Shape:
 
     @property
     def weights(self) -> int:
-        """Weights of all matrices."""
+        """Return the number of weights of all matrices."""
         return self.backbone + self.vocabulary * self.hidden * (1 if self.tied else 2)
 
     @property
     def backbone(self) -> int:
-        """Weights of all matrices but the head and the embedding."""
+        """Return the number of weights of all matrices but the head and the embedding."""
         size = self.hidden // self.heads
         attention = self.hidden * size * (2 * self.heads + 2 * self.key_heads)
         return self.layers * (attention + 3 * self.hidden * self.ffn)
@@ -77,7 +77,7 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Profile:
-    """Median tokens of a prompt and of an answer; both are log-normal."""
+    """Median tokens of a prompt and of a response; both are log-normal."""
 
     prompt: int
     answer: int
@@ -98,14 +98,14 @@ WORST = "no padding"
 
 @dataclass(frozen=True)
 class Triple:
-    """A pair as token ids; answers end with the end token."""
+    """A pair as token ids; responses end with the end token."""
 
     prompt: list[int]
     chosen: list[int]
     rejected: list[int]
 
     def as_text(self) -> dict[str, str]:
-        """The same as words of `tokenizer`."""
+        """Return the same pair as words of `tokenizer`."""
         return {name: " ".join(map(_word, ids)) + " " * (name == "prompt") for name, ids in asdict(self).items()}
 
 
@@ -114,7 +114,7 @@ def _word(token: int) -> str:
 
 
 def triples(profile: Profile, count: int, vocabulary: int, *, longest: int, seed: int = 1) -> list[Triple]:
-    """Random pairs; no prompt and answer together have more than `longest` tokens."""
+    """Return random pairs; no prompt and response together have more than `longest` tokens."""
     chance = np.random.default_rng(seed)
 
     def length(median: int) -> int:
@@ -132,7 +132,7 @@ def triples(profile: Profile, count: int, vocabulary: int, *, longest: int, seed
 
 
 def tokenizer(vocabulary: int) -> Any:
-    """One word a token, made here."""
+    """Return a tokenizer with one word per token, built here."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -145,12 +145,14 @@ def tokenizer(vocabulary: int) -> Any:
 
 
 def fingerprint(pairs: Sequence[Triple]) -> str:
-    """Equal for equal pairs in any order."""
+    """Return a digest that is equal for equal pairs in any order."""
     return json.dumps(sorted([pair.prompt, pair.chosen, pair.rejected] for pair in pairs))
 
 
 def unique_flops(shape: Shape, pairs: Sequence[Triple]) -> float:
-    """Return the operations of one forward over the unique tokens, the head on answers only, attention exactly causal.
+    """Return the floating-point operations of one forward pass over the unique tokens.
+
+    The head is applied to responses only; attention is exactly causal.
 
     A training step makes three times as many, and the reference's pass once as many.
     """

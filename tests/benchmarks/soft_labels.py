@@ -1,4 +1,4 @@
-"""What soft labels are worth where a quarter of the verdicts is wrong.
+"""What soft labels are worth if a quarter of the verdicts is wrong.
 
 The built-in campaign's round, trained on p and on hard labels.
 
@@ -33,7 +33,7 @@ TRAINING = training(learning_rate=2e-4, epochs=2)
 
 
 def main() -> None:
-    """Trains both policies for each seed and writes the comparison."""
+    """Train both policies for each seed and write the comparison."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13, 14, 15, 16])
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def measured(seed: int) -> dict[str, Any]:
-    """Win rates of the two policies of one seed."""
+    """Return the win rates of the two policies of one seed."""
     policy, chance = start(), random.Random(seed)
     prompts = pool(PROMPTS, seed=seed)
     pairs = different_pairs(prompts, sampled(policy, prompts, samples=2, seed=seed))
@@ -92,7 +92,7 @@ def measured(seed: int) -> dict[str, Any]:
 
 
 def draw(samples: list[dict[str, Any]], summary: dict[str, Any], path: Path) -> None:
-    """One line a seed from hard to soft labels, and the means with their intervals beside them."""
+    """Draw one line per seed from hard to soft labels, and the means with their intervals beside them."""
     figure, axes = plt.subplots(figsize=(5, 4), layout="constrained")
     for sample in samples:
         axes.plot([0, 1], [sample["hard"], sample["soft"]], color="0.7", marker="o", markersize=3)

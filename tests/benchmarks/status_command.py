@@ -23,7 +23,7 @@ REASON = (
 
 
 def write_campaign(directory: Path, rounds: int) -> None:
-    """A campaign.json with as many rounds, each with the reasons and seconds that a real one has."""
+    """Write a campaign.json with this many rounds, each with reasons and seconds like a real one's."""
     records = [
         {
             "round": number,
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def seconds_of_status(runs: Path) -> dict[str, float]:
-    """One run of the command: seconds on the clock, and of the processor."""
+    """Run the command once and return its seconds on the clock and of the processor."""
     began, used = time.monotonic(), os.times()
     environment = {**os.environ, "RATCHET_RUNS": str(runs)}
     command = [sys.executable, "-m", "flows.cli", "status", "long"]

@@ -1,4 +1,4 @@
-"""The GPU benchmark needs only what the training step itself needs: a lent machine may have nothing else installed."""
+"""The GPU benchmark runs on a machine that has installed only what the training step itself needs."""
 
 import json
 import subprocess
@@ -25,7 +25,7 @@ importlib.metadata.version = version
 
 
 def test_gpu_benchmark_without_deepspeed_and_the_services_measures_ours_and_says_what_it_skips(tmp_path: Path) -> None:
-    """Importing any of them between a batch and an optimizer step would fail on a machine that lacks them."""
+    """An import of any of them between a batch and an optimizer step would fail on a machine that lacks them."""
     (tmp_path / "sitecustomize.py").write_text(MISSING)
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(SCRIPT), *SETTINGS.split(), *CASES.split(), "--out", str(tmp_path)]

@@ -1,4 +1,4 @@
-"""How fast and how exact the training step is: side by side with TRL, in one run, system after system, step after step.
+"""How fast and how exact the training step is: beside TRL, in one run, system after system, step after step.
 
 Systems, each in a process of its own: ours as the pipeline runs it (DeepSpeed engine, reference pass over the step's
 pairs counted); TRL 1.16 with its defaults (at the run's precision); TRL 1.16 tuned (no gradient checkpointing, grouped
@@ -30,7 +30,7 @@ from turns import Worker, interleaved
 LAST_FULL_LOGITS = "1.10.0"
 DEFAULT, TUNED, TUNED_OLD = "TRL 1.16 default", "TRL 1.16 tuned", f"TRL {LAST_FULL_LOGITS} tuned"
 LONGEST = 1024
-"""Tokens of prompt and answer at most; TRL's default."""
+"""Most tokens of prompt and response; TRL's default."""
 WIDE = "small"
 """Shape at which the utilisation is measured too: the width and the vocabulary of Qwen2.5-0.5B."""
 RUNGS = ("full logits", "head on answers", "packed", "shared prompts", "fast products", "cached reference")
@@ -39,12 +39,12 @@ TUNING_STEPS = 3
 
 
 def system(task: dict[str, Any], packages: Path | None = None) -> Worker:
-    """A system in its process."""
+    """Start a system in its own process."""
     return Worker(Path(__file__).resolve().parent / "training" / "worker.py", task, packages)
 
 
 def install_old(place: Path) -> Path:
-    """TRL with full logits, beside everything else that is installed."""
+    """Install the last TRL with full logits into a folder of its own, and return the folder."""
     if not (place / "trl").is_dir():
         command = [
             sys.executable,
@@ -62,7 +62,7 @@ def install_old(place: Path) -> Path:
 
 
 def tuned(task: dict[str, Any], packages: Path | None, micro_batches: Sequence[int]) -> dict[str, Any]:
-    """The fastest settings.
+    """Return the fastest settings.
 
     The micro-batch, then the reference beforehand, and in bf16 weights in bf16 (without fp32 ones beside them).
     """
@@ -76,7 +76,7 @@ def tuned(task: dict[str, Any], packages: Path | None, micro_batches: Sequence[i
 
 
 def fastest(task: dict[str, Any], packages: Path | None, tries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The settings with the fewest seconds a step, measured in turn.
+    """Return the settings with the fewest seconds per step, measured in turn.
 
     One after the other, the machine's load would choose.
     """
@@ -94,7 +94,7 @@ def fastest(task: dict[str, Any], packages: Path | None, tries: Sequence[dict[st
 
 
 def ratio(samples: Sequence[dict[str, Any]], peer: str) -> dict[str, float]:
-    """Mean time of the peer's steps over that of ours over the same pairs, step by step.
+    """Return the mean time of the peer's steps over that of ours over the same pairs, step by step.
 
     Preparation is in the peer's steps.
     """
@@ -106,7 +106,7 @@ def ratio(samples: Sequence[dict[str, Any]], peer: str) -> dict[str, float]:
 
 
 def compare(task: dict[str, Any], old: Path, micro_batches: Sequence[int]) -> dict[str, Any]:
-    """All systems on one profile in one precision."""
+    """Measure all systems on one profile in one precision."""
     best, best_old = tuned(task, None, micro_batches), tuned(task, old, micro_batches)
     workers = {
         "ours": system(task | {"system": "ours"}),
@@ -133,7 +133,7 @@ def compare(task: dict[str, Any], old: Path, micro_batches: Sequence[int]) -> di
 
 
 def ladder(task: dict[str, Any]) -> list[dict[str, Any]]:
-    """Our step with one thing more at every rung."""
+    """Measure our step with one more feature at every rung."""
     workers = {rung: system(task | {"system": "ours", "rung": number}) for number, rung in enumerate(RUNGS)}
     samples = interleaved(workers, task["steps"])
     means: dict[str, float] = {}
@@ -147,7 +147,7 @@ def ladder(task: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def summary(compared: Sequence[dict[str, Any]], utilisation: dict[str, float]) -> dict[str, Any]:
-    """The lowest lower ends over the profiles, the worst case apart from them; None for what was not asked for."""
+    """Return the lowest lower ends over the profiles, the worst case apart; None for what was not measured."""
     real = [one for one in compared if one["profile"] != WORST]
     lows = {name: [one["ratios"][name]["low"] for one in real] for name in (DEFAULT, TUNED, TUNED_OLD)}
     worst = [one["ratios"][name]["low"] for one in compared if one["profile"] == WORST for name in one["ratios"]]
@@ -162,7 +162,7 @@ def summary(compared: Sequence[dict[str, Any]], utilisation: dict[str, float]) -
 
 
 def plot(path: Path, compared: Sequence[dict[str, Any]], rungs: Sequence[dict[str, Any]]) -> None:
-    """Ratios with intervals by profile and precision, and the ladder."""
+    """Draw ratios with intervals by profile and precision, and the ladder."""
     import matplotlib as mpl
 
     mpl.use("Agg")

@@ -59,17 +59,17 @@ class Worker:
         return answered
 
     def step(self) -> dict[str, Any]:
-        """Makes one step; its seconds, the memory so far, and what else it tells."""
+        """Run one step, and return its seconds, the memory so far and what else the system reports."""
         return self._ask(True)
 
     def stop(self) -> None:
-        """Ends the process."""
+        """End the process."""
         self.process.kill()
         self.process.wait()
 
 
 def interleaved(workers: dict[str, Worker], steps: int) -> list[dict[str, Any]]:
-    """One step of every system after the other, forwards and backwards in turn; the first of each warms it up."""
+    """Run one step of every system in turn, forwards and backwards; the first step of each warms it up."""
     samples: list[dict[str, Any]] = []
     for number in range(steps):
         names = list(workers) if number % 2 == 0 else list(workers)[::-1]
@@ -80,7 +80,7 @@ def interleaved(workers: dict[str, Worker], steps: int) -> list[dict[str, Any]]:
 
 
 def serve(prepare: Callable[[dict[str, Any]], tuple[Callable[[], Any], dict[str, Any]]]) -> None:
-    """Reads the task from the first line, then makes a step for every further one.
+    """Read the task from the first line, then run a step for every further line.
 
     Args:
         prepare: Gives, for a task, what makes a step and what is told beforehand. A step may return a dict, which is

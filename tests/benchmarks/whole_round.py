@@ -1,4 +1,4 @@
-"""Seconds of a whole round from the shell, beside the same round made of transformers and TRL in one plain script.
+"""How long a whole round takes from the shell, beside the same round as one plain script of transformers and TRL.
 
 A round: sample answers to every prompt, judge them by a reward model, train one epoch of DPO on best and worst, save,
 sample from the new and the old policy to held-out prompts, judge, win rate. Ours is `ratchet run CONFIG` for one round:
@@ -51,12 +51,12 @@ STAGES = ("start", *ROUND_STAGES)
 REST = "start-up and the rest"
 MAX_PROMPT_TOKENS = 512
 GENERATION_BATCHES = (8, 64)
-"""Prompts that a peer decodes together: with its defaults, and what else a tuned one may take; ours takes what fits."""
+"""Prompts that a peer decodes together: by its defaults, and the sizes that a tuned one tries; ours takes what fits."""
 SEED = 1
 
 
 class Bench:
-    """The files of all runs, and how a run is started."""
+    """The files of all runs, and the commands that start a run."""
 
     def __init__(self, place: Path, inputs: Inputs, given: argparse.Namespace) -> None:
         self.place, self.inputs, self.given = place, inputs, given
@@ -86,7 +86,7 @@ class Bench:
         }
 
     def ours(self) -> dict[str, Any]:
-        """Our round, as a campaign of its own."""
+        """Run our round, as a campaign of its own."""
         self.runs += 1
         name = f"round-{self.runs}"
         sample = self._measured([sys.executable, "-m", "flows.cli", "run", str(self.config), "--campaign", name])
@@ -106,7 +106,7 @@ class Bench:
         return sample | _with_rest(done, sample["seconds"])
 
     def _keep(self, pairs: pd.DataFrame) -> None:
-        """The pairs as TRL's conversational rows."""
+        """Return the pairs as TRL's conversational rows."""
         rows = [
             {"prompt": json.loads(row.prompt)}
             | {side: [{"role": "assistant", "content": row[side]}] for side in ("chosen", "rejected")}
@@ -115,7 +115,7 @@ class Bench:
         self.pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def peer(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """A peer's round on the pairs that our first round made."""
+        """Run a peer's round on the pairs of our first round."""
         self.runs += 1
         out = self.place / f"peer-{self.runs}"
         out.mkdir()
@@ -140,7 +140,7 @@ class Bench:
         return sample | _with_rest(json.loads((out / "round.json").read_text()), sample["seconds"])
 
     def _measured(self, command: Sequence[str], *, packages: str | None = None) -> dict[str, Any]:
-        """Runs a command to its end.
+        """Run a command to its end.
 
         Seconds on the clock, processor seconds and most resident bytes of it and all its children.
 
@@ -182,7 +182,7 @@ def _children_seconds() -> float:
 
 
 def _resident(pid: int) -> int:
-    """Resident bytes of a process and all below it."""
+    """Return the resident bytes of a process and all below it."""
     total = 0
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
@@ -197,7 +197,7 @@ def _with_rest(done: dict[str, Any], seconds: float) -> dict[str, Any]:
 
 
 def untuned() -> dict[str, Any]:
-    """What a script has that leaves TRL's settings alone; micro-batches of 8 pairs are TRL's default."""
+    """Return the arguments that leave TRL's settings alone; micro-batches of 8 pairs are TRL's default."""
     return {
         "tuned": False,
         "micro_batch": 8,
@@ -208,7 +208,7 @@ def untuned() -> dict[str, Any]:
 
 
 def tuned(bench: Bench, packages: str | None, micro_batches: Sequence[int], few: int) -> dict[str, Any]:
-    """The fastest settings of each stage, by a round with a few prompts for each of them."""
+    """Return the fastest settings of each stage, by a round with a few prompts for each of them."""
     plain = untuned() | {"tuned": True, "by_length": True, "packages": packages, "num_prompts": few, "num_held_out": 1}
     tried = []
     for micro_batch in micro_batches:
@@ -222,29 +222,26 @@ def tuned(bench: Bench, packages: str | None, micro_batches: Sequence[int], few:
 
 
 def interleaved(bench: Bench, peers: dict[str, dict[str, Any]], repetitions: int) -> Iterator[list[dict[str, Any]]]:
-    """One round of every system after the other, forwards and backwards in turn.
+    """Run one round of every system in turn, forwards and backwards.
 
-    Gives all samples so far after each repetition but the first, which says nothing of an interval, unless there is
-    only one.
+    Yields all samples so far after each repetition. The first is left out unless it is the only one, since one
+    repetition has no interval.
     """
     samples: list[dict[str, Any]] = []
     for number in range(repetitions):
         names = [OURS, *peers] if number % 2 == 0 else [OURS, *peers][::-1]
         for name in names:
-            made = bench.ours() if name == OURS else bench.peer(peers[name])
-            samples.append({"system": name, "repetition": number, "warm_up": False} | made)
-            told = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in made["stages"].items())
-            print(
-                f"{name}: {made['seconds']:.1f} s, {made['cpu_seconds']:.1f} processor seconds, load "
-                f"{made['load']:.1f}: {told}",
-                flush=True,
-            )
+            run = bench.ours() if name == OURS else bench.peer(peers[name])
+            samples.append({"system": name, "repetition": number, "warm_up": False} | run)
+            stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in run["stages"].items())
+            whole = f"{run['seconds']:.1f} s, {run['cpu_seconds']:.1f} processor seconds, load {run['load']:.1f}"
+            print(f"{name}: {whole}: {stages}", flush=True)
         if number > 0 or repetitions == 1:
             yield samples
 
 
 def means(samples: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
-    """A system's means over its runs, and its most memory."""
+    """Return a system's means over its runs, and its most memory."""
     own = [sample for sample in samples if sample["system"] == name]
     stages = {stage: float(np.mean([sample["stages"][stage] for sample in own])) for stage in own[0]["stages"]}
     plain = {key: float(np.mean([sample[key] for sample in own])) for key in ("seconds", "cpu_seconds", "load")}
@@ -252,13 +249,13 @@ def means(samples: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
 
 
 def ratio(samples: Sequence[dict[str, Any]], peer: str) -> dict[str, float]:
-    """Mean seconds of the peer's rounds over those of ours."""
+    """Return the mean seconds of the peer's rounds over those of ours."""
     ours, theirs = ([one["seconds"] for one in samples if one["system"] == name] for name in (OURS, peer))
     return ratio_of_means(theirs, ours)
 
 
 def summary(samples: Sequence[dict[str, Any]], peers: Sequence[str]) -> dict[str, Any]:
-    """Ratios of seconds and of processor seconds with their intervals, the lower end against the best peer first.
+    """Draw ratios of seconds and of processor seconds with intervals; the lower end against the best peer comes first.
 
     The stages' seconds.
     """
@@ -279,7 +276,7 @@ def summary(samples: Sequence[dict[str, Any]], peers: Sequence[str]) -> dict[str
 
 
 def draw(told: dict[str, Any], path: Path) -> None:
-    """Where each system's seconds go, a bar a system."""
+    """Draw where each system's seconds go, one bar per system."""
     from matplotlib.figure import Figure
 
     from components.plots.figures import PAPER, styled, to_png

@@ -36,7 +36,7 @@ PUBLISHED = ["round-000/start", *(f"round-{round:03d}/{stage}" for round in (1, 
 
 
 class Campaign:
-    """The unpacked campaign, worked on by the command line as its owner would."""
+    """The unpacked campaign, and its owner's command line."""
 
     def __init__(self, place: Path) -> None:
         self.place, self.runs = place, place / "runs"

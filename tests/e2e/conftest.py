@@ -33,22 +33,22 @@ from flows.servers.key import PrefectApi
 ROOT = Path(__file__).parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 QUIET = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync"
 )
 SHOTS = ROOT / "runs" / "e2e"
 
 
 @dataclass
 class Site:
-    """A machine with `ratchet up` and `ratchet deploy` done."""
+    """A machine after `ratchet up` and `ratchet deploy`."""
 
     place: Path
     prefect: str
     mlflow: str
     environment: dict[str, str]
     told: list[dict[str, Any]] = field(default_factory=list)
-    """What the webhook got."""
+    """Requests that the webhook received."""
 
     @property
     def runs(self) -> Path:
@@ -56,7 +56,7 @@ class Site:
 
     @property
     def key(self) -> str:
-        """What a user copies from the file that `ratchet up` names."""
+        """Return what a user copies from the file that `ratchet up` names."""
         return (self.runs / ".services" / "prefect-key").read_text().strip()
 
     @property
@@ -64,7 +64,7 @@ class Site:
         return PrefectApi(f"{self.prefect}/api", self.key)
 
     def ratchet(self, *arguments: str, code: int = 0) -> str:
-        """Runs the command as a user would; returns what it said."""
+        """Run a command as a user would and return its output."""
         command = [sys.executable, "-m", "flows.cli", *arguments]
         done = subprocess.run(
             command, env=self.environment, cwd=self.place, capture_output=True, text=True, timeout=400, check=False
@@ -73,7 +73,7 @@ class Site:
         return done.stdout + done.stderr
 
     def deploy(self, change: Callable[[dict[str, Any]], None]) -> None:
-        """Deploys the shipped file with a change."""
+        """Deploy the shipped file with a change."""
         content = yaml.safe_load(conf_path("prefect.yaml").read_text())
         for entry in content["deployments"]:
             entry["work_pool"]["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] = "30"
@@ -84,7 +84,7 @@ class Site:
 
     @contextlib.contextmanager
     def make_worker(self) -> Iterator[None]:
-        """Let a worker of `make worker`, which has no RATCHET_RUNS, stand in for the one of `ratchet up`."""
+        """Replace the worker of `ratchet up` by one of `make worker`, which knows the servers but no RATCHET_RUNS."""
         environment = {name: value for name, value in self.environment.items() if name != "RATCHET_RUNS"}
         environment |= self.api.environment() | {"MLFLOW_TRACKING_URI": self.mlflow}
         command = ["make", "-o", ".venv/run.ready", f"BIN={Path(sys.executable).parent}", "worker"]  # installs nothing
@@ -104,7 +104,7 @@ class Site:
         assert not alive
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        """Prefect's API: GET, or POST with a body that may be sent twice."""
+        """Ask Prefect's API: GET, or POST with a body that may be sent twice."""
         url, auth = f"{self.prefect}/api{path}", httpx.BasicAuth(*self.key.split(":"))
         for _ in range(10):
             with contextlib.suppress(httpx.TimeoutException):
@@ -122,7 +122,7 @@ class Site:
         return answer.json() if answer.content else None
 
     def start(self, deployment: str, **parameters: Any) -> str:
-        """Starts a run as a program would; returns its id."""
+        """Start a run as a program would and return its id."""
         found = self.ask(f"/deployments/name/iterative-dpo/{deployment}")
         asked = {"parameters": parameters, "idempotency_key": uuid4().hex}
         return str(self.ask(f"/deployments/{found['id']}/create_flow_run", asked)["id"])
@@ -131,7 +131,7 @@ class Site:
         return dict(self.ask(f"/flow_runs/{flow_run}")["state"])
 
     def wait_for(self, flow_run: str, *states: str, seconds: float = 120) -> dict[str, Any]:
-        """Waits until a run is in one of the states; returns the state."""
+        """Wait until a run is in one of the states and return the state."""
         wait_until(
             lambda: self.state(flow_run)["name"] in states,
             f"run {flow_run} to be {states}",
@@ -141,12 +141,12 @@ class Site:
         return self.state(flow_run)
 
     def wait_for_training(self, campaign: str) -> None:
-        """Waits until a campaign's first round has a checkpoint."""
+        """Wait until a campaign's first round has a checkpoint."""
         checkpoints = self.runs / campaign / "round-001" / "checkpoints"
         wait_until(lambda: any(checkpoints.glob("*/step-*")), f"a checkpoint of {campaign}", 120)
 
     def processes(self) -> list[psutil.Process]:
-        """Every process that works on this site's runs."""
+        """Return every process that works on this site's runs."""
         return [process for process in psutil.process_iter() if runs_of(process) == str(self.runs)]
 
 
@@ -166,13 +166,13 @@ def wait_until(true: Callable[[], bool], what: str, seconds: float, detail: Call
 
 @pytest.fixture(name="wait_until")
 def wait_until_fixture() -> Callable[..., None]:
-    """Waits until something becomes true, and fails after some seconds."""
+    """Wait until something becomes true; fail after some seconds."""
     return wait_until
 
 
 @pytest.fixture(scope="session")
 def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Address of a receiver, and what it got."""
+    """Address of a receiver, and the requests that it received."""
     got: list[dict[str, Any]] = []
 
     class Receiver(BaseHTTPRequestHandler):
@@ -182,7 +182,7 @@ def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Says nothing."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", free_port()), Receiver) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -192,7 +192,7 @@ def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory, webhook: tuple[str, list[dict[str, Any]]]) -> Iterator[Site]:
-    """The servers, up and deployed; ended with no process left."""
+    """The servers, up and deployed; at the end, no process of theirs is left."""
     place = tmp_path_factory.mktemp("site")
     ports = {"RATCHET_PREFECT_PORT": str(free_port()), "RATCHET_MLFLOW_PORT": str(free_port())}
     address, got = webhook
@@ -273,13 +273,13 @@ def enter_key(page: Page, key: str) -> None:
 
 @pytest.fixture(scope="session")
 def sign_in() -> Callable[[Page, str], None]:
-    """Types a key into the page that asks for it."""
+    """Type a key into the page that asks for it."""
     return enter_key
 
 
 @pytest.fixture(scope="session")
 def signed_in(site: Site, browser: Browser) -> Any:
-    """What a browser remembers after its user has signed in on the Prefect page."""
+    """A browser's stored state after its user has signed in on the Prefect page."""
     context = browser.new_context(viewport={"width": 1400, "height": 1000})
     page = context.new_page()
     page.goto(site.prefect)
@@ -295,7 +295,7 @@ def signed_in(site: Site, browser: Browser) -> Any:
 
 @pytest.fixture
 def page(browser: Browser, signed_in: Any, request: pytest.FixtureRequest) -> Iterator[Page]:
-    """A page of its own for each test, signed in; what it showed last is kept under runs/e2e."""
+    """A signed-in page per test; its last picture is kept under runs/e2e."""
     context = browser.new_context(viewport={"width": 1400, "height": 1000}, storage_state=signed_in)
     context.set_default_timeout(30_000)
     page = context.new_page()
@@ -312,5 +312,5 @@ def shoot(page: Page, name: str) -> None:
 
 @pytest.fixture
 def picture(page: Page) -> Callable[[str], None]:
-    """Keeps a screenshot under runs/e2e."""
+    """Keep a screenshot under runs/e2e."""
     return lambda name: shoot(page, name)

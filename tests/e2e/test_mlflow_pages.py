@@ -1,4 +1,4 @@
-"""MLflow's real pages after a campaign that the command line ran while the servers were up."""
+"""The pages of MLflow that people look at, after a campaign that the command line ran while the servers were up."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ CAMPAIGN = "compared"
 
 @pytest.fixture(scope="module")
 def tracked(site: Any, configs: dict[str, str]) -> list[dict[str, Any]]:
-    """Where MLflow has the two rounds of a finished campaign."""
+    """Run a campaign of two rounds, and return the experiment and run in which MLflow has each."""
     site.ratchet("run", configs["quick"], "--campaign", CAMPAIGN)
     return [read_json(path) for path in sorted((site.runs / CAMPAIGN).glob("round-*/tracking.json"))]
 

@@ -76,7 +76,7 @@ class Campaign:
         return time.monotonic() - began
 
     def is_done(self) -> bool:
-        """Whether the start that was killed had nothing left to do but to end.
+        """Return whether the killed start had nothing left to do but to end.
 
         The same command would then add rounds.
         """
@@ -86,7 +86,7 @@ class Campaign:
         return (self.place / "log.txt").read_text()[-3000:]
 
     def kill_all(self, child: subprocess.Popen[bytes]) -> None:
-        """Kills the process and all that it started, as a lost machine would."""
+        """Kill the process and all that it started, as a lost machine would."""
         parent = psutil.Process(child.pid)  # a zombie still has its number until it is waited for
         for process in (parent, *parent.children(recursive=True)):
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -97,7 +97,7 @@ class Campaign:
             time.sleep(0.05)
 
     def processes(self) -> list[psutil.Process]:
-        """Every process that was started for this campaign and still runs."""
+        """Return every process that was started for this campaign and still runs."""
         found = []
         for process in psutil.process_iter():
             try:
@@ -108,7 +108,7 @@ class Campaign:
         return found
 
     def manifests(self) -> dict[str, str]:
-        """The published stages and their manifests, which hold the seconds they took.
+        """Return the published stages and their manifests, which hold the seconds they took.
 
         A stage that ran twice has another one.
         """
@@ -141,7 +141,7 @@ def test_killed_campaign_is_finished_by_the_same_command_with_the_same_bytes(
 
 
 def kill_until_it_finishes(campaign: Campaign, seconds: float, chance: random.Random, *, at_most: int) -> int:
-    """Starts a campaign again and again, killing it at random moments, until a start finishes it first.
+    """Start a campaign again and again, killing it at random moments, until a start finishes first.
 
     Returns how often it was killed.
     """
@@ -168,7 +168,7 @@ def kill_until_it_finishes(campaign: Campaign, seconds: float, chance: random.Ra
 
 
 def check_same(campaign: Campaign, whole: Campaign) -> None:
-    """The same bytes as the undisturbed campaign's, no process left, and every record once."""
+    """Check that the bytes are the undisturbed campaign's, that no process is left and every record exists once."""
     assert campaign.processes() == []
     for round in range(1, ROUNDS + 1):
         for name in SAME_BYTES:
@@ -178,7 +178,7 @@ def check_same(campaign: Campaign, whole: Campaign) -> None:
 
 
 def check_records(campaign: Campaign, whole: Campaign) -> None:
-    """campaign.json, MLflow and Prefect hold every round once, finished."""
+    """Check that campaign.json, MLflow and Prefect hold every round once, finished."""
     state, expected = campaign.state(), whole.state()
     assert state["champion"] == expected["champion"]
     assert state["target"] is None
@@ -208,7 +208,7 @@ def check_records(campaign: Campaign, whole: Campaign) -> None:
 
 
 def check_prefect(campaign: Campaign) -> None:
-    """No flow run or task run of a killed process is left running in Prefect's database after a later start."""
+    """Check that, after a later start, Prefect's database shows no run of a killed process as running."""
     allowed = {"COMPLETED", "CRASHED", "FAILED"} | ({"RUNNING"} if campaign.killed_when_done else set())
     import sqlite3
 

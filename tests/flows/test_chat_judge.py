@@ -25,7 +25,7 @@ BLOCK = re.compile(r"<<data ([0-9a-f]{24})>>\n(.*?)\n<<end of data \1>>", re.DOT
 
 
 def by_the_rule(request: dict[str, Any]) -> str:
-    """Judges as the built-in world's rule does."""
+    """Judge as the built-in world's rule does."""
     conversation, first, second = (text for _, text in BLOCK.findall(request["messages"][0]["content"]))
     messages = [{"role": "user", "content": conversation.removeprefix("[user]\n")}]
     one, other = support_reply(messages, first), support_reply(messages, second)
@@ -60,7 +60,7 @@ def test_chat_judge_stops_at_its_limit_goes_on_elsewhere_and_tells_nobody_its_ke
 
     stopped = start(config(first, max_calls=30))
     assert stopped.name == "Stopped"
-    assert "judge scripted has used 30 calls of endpoint.max_calls = 30: raise it to go on" in stopped.message
+    assert "judge scripted has used 30 calls of endpoint.max_calls = 30: raise it to continue" in stopped.message
     assert len(first.requests) == 30
     assert start(config(second)).is_completed()
     asked = {json.dumps(request) for request in [*first.requests, *second.requests]}

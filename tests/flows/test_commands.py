@@ -1,4 +1,4 @@
-"""The commands that only look."""
+"""The commands that only read."""
 
 import subprocess
 import sys
@@ -122,8 +122,10 @@ def test_status_of_a_long_campaign_shows_the_latest_rounds_and_the_champions(run
 
 
 def test_status_loads_no_table_library() -> None:
-    heavy = ("pandas", "pyarrow", "matplotlib")
-    code = f"import sys, flows.cli, flows.terminal.rounds; print([name for name in {heavy} if name in sys.modules])"
+    code = (
+        "import sys, flows.cli, flows.terminal.rounds\n"
+        "print([name for name in ('pandas', 'pyarrow', 'matplotlib') if name in sys.modules])"
+    )
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     ).stdout

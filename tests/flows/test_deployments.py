@@ -44,7 +44,7 @@ def test_report_and_gc_of_an_unknown_campaign_fail_with_one_line(runs: Path) -> 
 
 
 def run_deployed(flow: Any, **parameters: Any) -> Any:
-    """The final state of a flow run that comes from a deployment."""
+    """Return the final state of a flow run that comes from a deployment."""
     from prefect.client.orchestration import get_client
     from prefect.flow_engine import run_flow
 

@@ -1,4 +1,4 @@
-"""A campaign that has gone on for years."""
+"""A campaign with many rounds."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +20,8 @@ def test_round_of_a_campaign_with_many_rounds_fits_into_what_prefect_takes(
     state = known_state("small")
     # Prefect refuses parameters of more than half a mebibyte.
     reasons = (
-        "win rate 0.328 [0.216, 0.457] against the champion is not surely above 0.5, as its lower bound of 0.2159 "
-        "must be",
+        "win rate 0.328 [0.216, 0.457] against the champion is not surely above 0.5, "
+        "as its lower bound of 0.2159 must be",
     ) * 3
     record = state.rounds[0].model_copy(update={"reasons": reasons})
     rounds = [state.rounds[0], *(record.model_copy(update={"round": number}) for number in range(2, 801))]

@@ -30,7 +30,7 @@ Ratchet = Callable[..., Result]
 
 @pytest.fixture
 def ratchet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ratchet:
-    """Runs a command in an empty directory; `config` is the YAML's content beside the campaign's name."""
+    """Run a command in an empty directory; `config` is the YAML's content besides the campaign's name."""
     monkeypatch.setenv("RATCHET_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.chdir(tmp_path)
@@ -48,7 +48,7 @@ def write_lines(name: str, *rows: dict[str, Any]) -> str:
 
 
 def world_responses(count: int = 12) -> str:
-    """Replies of the built-in world, three to a prompt."""
+    """Write three replies of the built-in world per prompt."""
     replies = corpus()[: 3 * count]
     rows = [
         {"prompt": replies[3 * n][0], "responses": [text for _, text in replies[3 * n : 3 * n + 3]]}
@@ -103,7 +103,7 @@ def test_collect_again_says_that_it_is_done_and_replaces_what_other_inputs_made(
 
 
 def longer(request: dict[str, Any]) -> str:
-    """Prefers the longer answer."""
+    """Prefer the longer response."""
     texts = re.findall(
         r"<<data ([0-9a-f]{24})>>\n(.*?)\n<<end of data \1>>", request["messages"][0]["content"], re.DOTALL
     )

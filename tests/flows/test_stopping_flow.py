@@ -1,4 +1,4 @@
-"""What ends a start early, or tries a stage again, and what the next start makes of it."""
+"""What ends a start early or repeats a stage, and how the next start continues."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -34,7 +34,7 @@ def start(config: CampaignConfig) -> Any:
 
 @pytest.fixture
 def flaky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], Path]:
-    """Makes collect_preferences fail with an error for its first calls; returns the file that gets a letter a call."""
+    """Make the first calls of collect_preferences fail; return the file that gets a letter per call."""
     from tasks.collect_preferences import collect_preferences
 
     monkeypatch.syspath_prepend(str(tmp_path))

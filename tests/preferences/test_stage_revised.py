@@ -97,7 +97,7 @@ def test_collect_revised_goes_on_after_its_budget_and_pays_nothing_twice(
     for path in (collect(whole).parent / "judging").rglob("*.jsonl"):
         path.unlink()
     server = chat_server(scripted)
-    with pytest.raises(RoundStopped, match="raise it to go on"):
+    with pytest.raises(RoundStopped, match="raise it to continue"):
         collect(server, max_calls=len(whole.requests) - 2)
     assert (collect(server) / "preferences.parquet").read_bytes() == expected
     assert len(server.requests) == len(whole.requests)

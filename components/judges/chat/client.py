@@ -58,7 +58,7 @@ class Chat:
             asking.report(what)
         if asking.used_up is not None:
             raise RoundStopped(
-                f"judge {self._endpoint.model} has used {asking.used_up}: raise it to go on; "
+                f"judge {self._endpoint.model} has used {asking.used_up}: raise it to continue; "
                 "the answers so far are kept"
             )
         return [asking.reply_to(question) for question in questions]

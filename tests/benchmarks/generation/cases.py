@@ -13,12 +13,12 @@ SPREAD = 2.0
 """Standard deviation of the logits over the vocabulary: as far apart as a trained model's, so that a wrong temperature
 would show."""
 INITIAL = 0.02
-"""Standard deviation of the entries of the head, as transformers draws them."""
+"""Standard deviation of the head's entries, as transformers draws them."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """Answers a prompt, and whether lengths differ."""
+    """Responses per prompt, and whether lengths differ."""
 
     samples: int
     ragged: bool
@@ -30,7 +30,7 @@ one probability."""
 
 
 def save_policy(shape: Shape, directory: Path) -> None:
-    """Write a model of random weights whose logits have the standard deviation `SPREAD`, and the end token's is 0."""
+    """Write a model of random weights whose logits have the standard deviation `SPREAD`; the end token's is 0."""
     logging.disable_progress_bar()
     model = shape.build(torch.float32)
     with torch.no_grad():
@@ -40,7 +40,7 @@ def save_policy(shape: Shape, directory: Path) -> None:
 
 
 def end_bias(shape: Shape, mean: float) -> float:
-    """What the end token's logit needs beside it for answers of `mean` tokens on average.
+    """Return the bias of the end token's logit that makes responses `mean` tokens long on average.
 
     Its own logit is 0 and the others are normal, so the sum of their exponentials is about V exp(spread^2 / 2).
     """
@@ -48,7 +48,7 @@ def end_bias(shape: Shape, mean: float) -> float:
 
 
 def end_after(model: Any, shape: Shape, mean: float) -> None:
-    """Has answers end, by a bias on the end token's logit, after `mean` tokens on average.
+    """Make responses `mean` tokens long on average, by a bias on the end token's logit.
 
     Geometric lengths by ordinary sampling.
     """
@@ -59,7 +59,7 @@ def end_after(model: Any, shape: Shape, mean: float) -> None:
 
 
 def prompts(case: Case, count: int, vocabulary: int, seed: int) -> list[list[int]]:
-    """Random tokens; as many a prompt as hh-rlhf has, in the even case its median for all."""
+    """Return prompts of random tokens with hh-rlhf's lengths; in the even case, all have its median length."""
     chance, profile = np.random.default_rng(seed), PROFILES["hh-rlhf"]
     lengths = (
         chance.lognormal(np.log(profile.prompt), profile.spread if case.ragged else 0.0, count)

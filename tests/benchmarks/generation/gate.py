@@ -26,7 +26,7 @@ CERTAINTY = 0.999
 
 
 def same_greedy_tokens(shape: Shape, directory: Path, *, max_new_tokens: int) -> dict[str, int]:
-    """Most likely tokens of prompts of different lengths, in fp32.
+    """Compare the most likely tokens of prompts of different lengths, in fp32.
 
     Raises:
         AssertionError: An answer differs from `generate`'s.
@@ -50,7 +50,7 @@ def same_greedy_tokens(shape: Shape, directory: Path, *, max_new_tokens: int) ->
 
 
 def same_law(shape: Shape, directory: Path, *, dtype: torch.dtype, max_new_tokens: int) -> dict[str, Any]:
-    """Means of sampled answers beside those of `generate`.
+    """Compare means of sampled responses with those of `generate`.
 
     Log-probability of a token, tokens of an answer, share that stopped.
 
@@ -81,7 +81,7 @@ def same_law(shape: Shape, directory: Path, *, dtype: torch.dtype, max_new_token
 
 
 def _means(judge: Any, asked: list[list[int]], answers: Answers) -> dict[str, np.ndarray]:
-    """One number a prompt.
+    """Return one number per prompt.
 
     The end token, which is as likely everywhere, is in the lengths and not in the log-probability.
     """
@@ -102,7 +102,7 @@ def _means(judge: Any, asked: list[list[int]], answers: Answers) -> dict[str, np
 
 @torch.inference_mode()
 def _logps(judge: Any, prompt: list[int], answers: list[list[int]]) -> torch.Tensor:
-    """(answers, longest) of one prompt's answers, padded on the right, where nothing looks."""
+    """Return the responses to one prompt as (responses, longest), padded on the right, where nothing attends."""
     longest = max(map(len, answers))
     said = torch.tensor([answer + [PAD] * (longest - len(answer)) for answer in answers])
     ids = torch.cat([torch.tensor([prompt] * len(answers)), said], dim=1)

@@ -12,11 +12,11 @@ from components.generation.sampling_params import SamplingParams
 from components.models.loading import load_policy, start_ref
 
 Answers = list[list[list[int]]]
-"""By prompt, then sample, the token ids of an answer, the end token included."""
+"""By prompt, then sample, the token ids of a response, the end token included."""
 
 
 class Ours:
-    """Samples `case.samples` answers to every prompt; other ones every time."""
+    """Sample `case.samples` responses to every prompt; each call draws others."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Ours:
         self.samples, self.seeded = case.samples, 0
 
     def __call__(self, prompts: list[list[int]]) -> Answers:
-        """Samples once."""
+        """Sample once."""
         seeds = (
             torch.arange(self.seeded, self.seeded + len(prompts) * self.samples)
             .view(len(prompts), self.samples)

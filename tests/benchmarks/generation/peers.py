@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 
 class Peer:
-    """A policy as a user of transformers loads it, asked for `case.samples` answers from its whole distribution."""
+    """A policy as a user of transformers loads it, to sample `case.samples` responses from its whole distribution."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Generate(Peer):
     """`generate` over batches of prompts that are padded on the left."""
 
     def __call__(self, prompts: list[list[int]], *, batch: int, cache: str, by_length: bool) -> Answers:
-        """Samples once.
+        """Sample once.
 
         `batch` prompts at a time, in the given order or the longest first, with a cache that transformers names.
         """
@@ -78,7 +78,7 @@ class GenerateBatch(Peer):
     """`generate_batch` with a cache that holds all answers."""
 
     def __call__(self, prompts: list[list[int]], *, page: int, rows: int, tokens: int) -> Answers:
-        """Samples once: `page` positions a page, at most `rows` answers and `tokens` tokens a forward.
+        """Sample once: `page` positions per page, at most `rows` responses and `tokens` tokens per forward pass.
 
         Raises:
             RuntimeError: It gave fewer answers than it was asked for, which it only logs.
@@ -98,11 +98,9 @@ class GenerateBatch(Peer):
         )
         answered = list(found.values())
         expected = len(prompts) * self.samples
-        if len(answered) != expected or any(one.error is not None for one in answered):
-            raise RuntimeError(
-                f"{len(answered)} of {expected} answers came; errors: "
-                f"{[one.error for one in answered if one.error][:1]}"
-            )
+        errors = [one.error for one in answered if one.error is not None]
+        if len(answered) != expected or errors:
+            raise RuntimeError(f"generate_batch returned {len(answered)} of {expected} responses; errors: {errors[:1]}")
         return [
             [one.generated_tokens for one in answered[at : at + self.samples]]
             for at in range(0, expected, self.samples)

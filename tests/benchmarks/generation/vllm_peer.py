@@ -1,4 +1,4 @@
-"""vLLM, asked as the pipeline asks it where `generation.engine` says so."""
+"""vLLM, called as the pipeline calls it if `generation.engine` says so."""
 
 import contextlib
 import os
@@ -16,11 +16,11 @@ from components.models.loading import start_ref
 
 LONGEST_PROMPT = 1024
 CACHE_GIB = "2"
-"""Memory for keys and values on a CPU; left to itself it takes nearly all that a machine has."""
+"""Memory for keys and values on a CPU; by default vLLM takes nearly all that a machine has."""
 
 
 class Vllm:
-    """Samples `case.samples` answers to every prompt; other ones every time."""
+    """Sample `case.samples` responses to every prompt; each call draws others."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Vllm:
         self.held.close()
 
     def __call__(self, prompts: list[list[int]]) -> Answers:
-        """Samples once."""
+        """Sample once."""
         seeds = (
             torch.arange(self.seeded, self.seeded + len(prompts) * self.samples)
             .view(len(prompts), self.samples)

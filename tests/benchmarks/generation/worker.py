@@ -11,7 +11,7 @@ from turns import serve
 
 
 def prepare(task: dict[str, Any]) -> tuple[Callable[[], dict[str, Any]], dict[str, Any]]:
-    """What samples once, and what is told of it beforehand."""
+    """Return the function that samples once, and its description."""
     from gate import same_greedy_tokens, same_law
     from ours import Ours
     from peers import Generate, GenerateBatch

@@ -1,4 +1,4 @@
-"""What both sides' rounds start from, as files.
+"""The files from which both sides' rounds start.
 
 A policy and a reward model of random weights with their tokenizer, and prompts.
 """
@@ -13,7 +13,7 @@ import torch
 from shapes import EOS, FIRST, PAD, PROFILES, SHAPES, Shape, tokenizer
 
 USER, ASSISTANT = FIRST, FIRST + 1
-"""Ordinary words that open a turn."""
+"""Ordinary words that begin a turn."""
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     f"{{% if message['role'] == 'assistant' %}} t{ASSISTANT} {{{{ message['content'] }}}} </s>"
@@ -28,7 +28,7 @@ CONSTANT = 1.0
 
 @dataclass(frozen=True)
 class Inputs:
-    """Where the files lie, and the limits that both sides keep."""
+    """The paths of the files, and the limits of both sides."""
 
     policy: Path
     reward_model: Path
@@ -48,7 +48,7 @@ def make_inputs(
     max_new_tokens: int,
     seed: int,
 ) -> Inputs:
-    """Writes the models and the prompts.
+    """Write the models and the prompts.
 
     Args:
         place: An empty directory.
@@ -85,7 +85,7 @@ def make_inputs(
 
 
 def _policy(shape: Shape) -> Any:
-    """Write a model of random words that ends its answers at an even rate, so that their median is the profile's."""
+    """Return a model of random words with one rate of ending everywhere, and so with the profile's median length."""
     from transformers import AutoModelForCausalLM
 
     model = _random(AutoModelForCausalLM, shape)
@@ -101,7 +101,7 @@ def _policy(shape: Shape) -> Any:
 
 
 def _random(kind: Any, shape: Shape, **settings: Any) -> Any:
-    """A Llama of the shape's sizes: for Qwen2, transformers reads any tokenizer as Qwen2's."""
+    """Return a Llama of the shape's sizes: for Qwen2, transformers reads any tokenizer as Qwen2's."""
     from transformers import LlamaConfig
 
     config = LlamaConfig(

@@ -1,4 +1,4 @@
-"""A command of `ratchet`, with the seconds of imports, the server's start, every stage and every loading of a model.
+"""A command of `ratchet`, with the seconds of imports, of the server's start, of every stage and of loading models.
 
 Called by `demo.py` with the checkout to run, the file to write and the command's arguments.
 """
@@ -19,7 +19,7 @@ WATCHED = {
     "components.models.loading": ("load_policy", lambda *_, **__: "loading models"),
     "components.dpo.checks": ("check_reloaded", lambda *_, **__: "checking the saved model"),
 }
-"""Functions by their modules, and the name under which a call's seconds count; a call within another counts in both."""
+"""Functions by module, and the name under which a call's seconds count; a nested call counts in both."""
 
 FIRST_STAGE = "start"
 
@@ -33,11 +33,11 @@ class Seconds:
         self._import, self._depth, self._unwatched = builtins.__import__, 0, dict(WATCHED)
 
     def add(self, name: str, began: float) -> None:
-        """Counts the time since `began`."""
+        """Add the time since `began`."""
         self.by_name[name] = self.by_name.get(name, 0.0) + time.perf_counter() - began
 
     def timed(self, function: Callable[..., Any], called: Callable[..., str]) -> Callable[..., Any]:
-        """The function, its calls counted."""
+        """Return the function with its calls timed."""
 
         @wraps(function)
         def counted(*args: Any, **kwargs: Any) -> Any:
@@ -52,7 +52,10 @@ class Seconds:
         return counted
 
     def importing(self, *args: Any, **kwargs: Any) -> ModuleType:
-        """Import, count it if no other import is under way, and watch a function as soon as it is there."""
+        """Call `__import__` and add its seconds, unless another import is under way.
+
+        A watched function is timed as soon as its module is loaded.
+        """
         began, self._depth = time.perf_counter(), self._depth + 1
         try:
             module: ModuleType = self._import(*args, **kwargs)

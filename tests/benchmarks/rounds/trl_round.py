@@ -25,12 +25,12 @@ Message = dict[str, str]
 
 
 def read_lines(path: str) -> list[dict[str, Any]]:
-    """A JSONL file's objects."""
+    """Return the objects of a JSONL file."""
     return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 
 def batches(items: list[Any], size: int, *, longest_first: bool) -> list[list[int]]:
-    """Places of the items, a batch at a time."""
+    """Return the places of the items, batch by batch."""
     order = (
         sorted(range(len(items)), key=lambda index: -len(items[index])) if longest_first else list(range(len(items)))
     )
@@ -39,7 +39,7 @@ def batches(items: list[Any], size: int, *, longest_first: bool) -> list[list[in
 
 @torch.inference_mode()
 def generate(model: Any, tokenizer: Any, prompts: list[str], samples: int, settings: dict[str, Any]) -> list[list[str]]:
-    """`samples` answers to each prompt; temperature 1 and no other cut of the distribution."""
+    """Return `samples` responses to each prompt, at temperature 1 without any cut of the distribution."""
     model.eval()
     texts = [
         tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
@@ -70,7 +70,7 @@ def generate(model: Any, tokenizer: Any, prompts: list[str], samples: int, setti
 def judge(
     model: Any, tokenizer: Any, prompts: list[str], answers: list[list[str]], settings: dict[str, Any]
 ) -> list[list[float]]:
-    """The reward model's score of each answer."""
+    """Return the reward model's score of each response."""
     conversations = [
         [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
         for text, several in zip(prompts, answers, strict=True)
@@ -92,7 +92,7 @@ def judge(
 def best_and_worst(
     prompts: list[str], answers: list[list[str]], scores: list[list[float]]
 ) -> list[dict[str, list[Message]]]:
-    """A pair for each prompt, as TRL's conversational rows."""
+    """Return one pair per prompt, as TRL's conversational rows."""
     pairs = []
     for text, several, own in zip(prompts, answers, scores, strict=True):
         best, worst = own.index(max(own)), own.index(min(own))
@@ -102,7 +102,7 @@ def best_and_worst(
 
 
 def train(model: Any, tokenizer: Any, pairs: list[dict[str, list[Message]]], settings: dict[str, Any]) -> Any:
-    """One epoch of DPO; returns the trainer."""
+    """Train one epoch of DPO and return the trainer."""
     micro = settings["micro_batch"]
     chosen: dict[str, Any] = {
         "output_dir": settings["out"],
@@ -138,13 +138,13 @@ def train(model: Any, tokenizer: Any, pairs: list[dict[str, list[Message]]], set
 
 
 def win_rate(new: list[list[float]], old: list[list[float]]) -> float:
-    """Share of the prompts where the new policy's answer has the higher score; a tie is half."""
+    """Return the share of prompts whose response by the new policy scores higher; a tie counts half."""
     won = [(ours > theirs) + 0.5 * (ours == theirs) for (ours,), (theirs,) in zip(new, old, strict=True)]
     return sum(won) / len(won)
 
 
 def main(settings: dict[str, Any]) -> dict[str, Any]:
-    """The round; returns the seconds of its stages and how much work they had."""
+    """Run the round and return the seconds of its stages and how much work they had."""
     seconds: dict[str, float] = {}
     began = time.perf_counter()
 

@@ -25,7 +25,10 @@ BETA = 0.1
 def plain_step(
     shape: Shape, pairs: list[Triple], dtype: torch.dtype
 ) -> tuple[torch.Tensor, float, dict[str, torch.Tensor]]:
-    """Return log-probabilities (2, pairs), loss and gradients of the plain step, computed in fp32."""
+    """Return the plain step's log-probabilities (2, pairs), loss and gradients.
+
+    Weights are rounded to `dtype`; the computation is in fp32.
+    """
     model = shape.build(dtype).float()
     model.set_attn_implementation("eager")
     rows = [(pair.prompt, pair.chosen) for pair in pairs] + [(pair.prompt, pair.rejected) for pair in pairs]
@@ -53,7 +56,7 @@ def plain_step(
 def our_step(
     shape: Shape, pairs: list[Triple], dtype: torch.dtype, max_tokens: int, make: Callable[..., Ours]
 ) -> tuple[float, dict[str, torch.Tensor], torch.Tensor]:
-    """Loss, gradients and reference log-probabilities of our step."""
+    """Return loss, gradients and reference log-probabilities of our step."""
     ours = make(shape, pairs, dtype=dtype, pairs_per_step=len(pairs), max_tokens=max_tokens)
     reference = ours.score(list(range(len(pairs))))
     model, loss = ours.model, 0.0
@@ -70,7 +73,7 @@ def our_step(
 
 
 def trl_gradients(shape: Shape, pairs: list[Triple], longest: int, device: torch.device) -> dict[str, torch.Tensor]:
-    """Gradients of TRL's own loss under its bf16 autocast."""
+    """Return the gradients of TRL's own loss under its bf16 autocast."""
     from peers import Peer
 
     trainer: Any = Peer(
@@ -91,7 +94,7 @@ def _error(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) ->
 
 
 def exactness(shape: Shape, pairs: list[Triple], *, bf16: bool, make: Callable[..., Ours] = Ours) -> dict[str, float]:
-    """How far the step of what `make` makes is from the plain one.
+    """Return how far the step of `make`'s result is from the plain one.
 
     Raises:
         AssertionError: Further than `LIMITS` allow.
@@ -118,5 +121,5 @@ def exactness(shape: Shape, pairs: list[Triple], *, bf16: bool, make: Callable[.
 
 
 def error_of_trl(shape: Shape, pairs: list[Triple], longest: int, device: torch.device = CPU) -> float:
-    """How far TRL's own gradients are from the plain step's in bf16."""
+    """Return how far TRL's own gradients are from the plain step's in bf16."""
     return _error(trl_gradients(shape, pairs, longest, device), plain_step(shape, pairs, torch.bfloat16)[2])

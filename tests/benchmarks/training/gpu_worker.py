@@ -1,4 +1,4 @@
-"""One measurement in a process of its own, told on the first line of its input and answered in one line.
+"""One measurement in a process of its own: the first line of its input is the task, one line of output the answer.
 
 So that memory is each one's.
 """
@@ -39,13 +39,13 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def wait(device: torch.device) -> None:
-    """Returns when the device has done what it was told."""
+    """Return when the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def timed(work: Callable[[], Any], device: torch.device) -> float:
-    """Seconds, the device's work included."""
+    """Return the seconds of a call, the device's work included."""
     wait(device)
     began = time.perf_counter()
     work()
@@ -54,14 +54,14 @@ def timed(work: Callable[[], Any], device: torch.device) -> float:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Most memory that was allocated: of the device, or of this process where that is the CPU."""
+    """Return the peak of allocated memory: of the device, or of this process if the device is the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def product_peak(dtype: torch.dtype, device: torch.device) -> float:
-    """The most floating-point operations a second that a product of matrices of random numbers reaches."""
+    """Return the highest rate of floating-point operations per second that a product of random matrices reaches."""
     rates = []
     for rows, inner, columns in ((8192, 8192, 8192), (16384, 4096, 14336), (8192, 1536, 8960)):
         small = 1 if device.type == "cuda" else 8
@@ -73,7 +73,7 @@ def product_peak(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def random_layout(chance: random.Random, device: torch.device, dtype: torch.dtype) -> Packed:
-    """A few prompts with one to four responses each."""
+    """Return a few prompts with one to four responses each."""
     prompts, responses = [], []
     for first in range(chance.randint(1, 5)):
         prompt = [first, *chance.choices(range(100), k=chance.randint(0, 90))]
@@ -84,7 +84,7 @@ def random_layout(chance: random.Random, device: torch.device, dtype: torch.dtyp
 
 
 def attention_error(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
-    """Largest relative error of packed attention as the step calls it, and of its gradients, over random layouts.
+    """Return the largest relative error of packed attention and of its gradients, over random layouts.
 
     Raises:
         AssertionError: It is larger than `ATTENTION_LIMITS` allow.
@@ -115,14 +115,14 @@ def attention_error(device: torch.device, dtype: torch.dtype) -> dict[str, float
 def plain_engine(
     model: Any, training: TrainingConfig, num_steps: int, dtype: torch.dtype, *, kept: torch.dtype
 ) -> PlainEngine:
-    """The engine of these measurements."""
+    """Return the engine of these measurements."""
     return PlainEngine(model, training, kept=kept)
 
 
 def machine(task: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """What the machine is and can do, and whether the step is exact on it.
+    """Return what the machine is and can do, and whether the step is exact on it.
 
-    TRL's own error in bf16 is told where TRL is installed.
+    If TRL is installed, its own error in bf16 is measured too.
     """
     from exactness import error_of_trl, exactness
 
@@ -147,7 +147,7 @@ def machine(task: dict[str, Any], device: torch.device) -> dict[str, Any]:
 
 
 def steps(task: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Steps of one system over the same pairs as every other one's."""
+    """Run steps of one system over the same pairs as every other system."""
     shape, dtype, total = SHAPES[task["shape"]], DTYPES[task["precision"]], task["warm_up"] + task["steps"]
     count = task["pairs_per_step"] * total
     pairs = triples(PROFILES[task["profile"]], count, shape.vocabulary, longest=task["longest"])
@@ -184,7 +184,7 @@ def steps(task: dict[str, Any], device: torch.device) -> dict[str, Any]:
 
 
 def sampling(task: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Sampled tokens a second of our sampler and of transformers' own.
+    """Return the sampled tokens per second of our sampler and of transformers' own.
 
     No response ends before the limit, and none is cut.
     """
@@ -236,7 +236,7 @@ KINDS = {"machine": machine, "steps": steps, "sampling": sampling}
 
 
 def main() -> None:
-    """Reads the task and answers; what has no memory or is not installed is told and not measured."""
+    """Read the task and answer it; name, without measuring it, what lacks memory or is not installed."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
     task = json.loads(sys.stdin.readline())

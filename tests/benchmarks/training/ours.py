@@ -1,4 +1,4 @@
-"""This project's training step as the pipeline makes it, with the reference pass over the step's pairs in its time."""
+"""This project's training step as the pipeline runs it, with the reference pass over the step's pairs in its time."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ FULL_LOGITS, HEAD_ON_ANSWERS, PACKED, SHARED, PRODUCTS, CACHED_REFERENCE = range
 
 
 def _take_away(rung: int) -> None:
-    """Takes from this process what comes above a rung of the ladder."""
+    """Switch off, in this process, the features above a rung of the ladder."""
     if rung < PRODUCTS:
         cpu_linear.onednn_is_faster = lambda: False
     if rung < SHARED:
@@ -37,7 +37,7 @@ def _take_away(rung: int) -> None:
 
 
 class Unshared(Packed):
-    """Every response with a prompt of its own."""
+    """Give every response its own copy of the prompt."""
 
     def _by_prompt(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
         return [[row] for row in range(len(prompts))]
@@ -55,13 +55,13 @@ Build = Callable[[Any, TrainingConfig, int, torch.dtype], Any]
 
 
 def deepspeed_engine(model: Any, training: TrainingConfig, num_steps: int, dtype: torch.dtype) -> Any:
-    """The pipeline's own."""
+    """Return the pipeline's own engine."""
     join_process_group()
     return build_engine(model, training, num_steps=num_steps, dtype=dtype)
 
 
 class Ours:
-    """Steps over pairs, one after the other."""
+    """Run steps over pairs, one after the other."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class Ours:
             self.score(list(range(len(pairs))))
 
     def step(self) -> float:
-        """Makes the next step, from the first again after the last, and returns its loss."""
+        """Run the next step, from the first again after the last, and return its loss."""
         number, self.made = self.made, self.made + 1
         began = number % self.num_steps * self.pairs_per_step
         index = list(range(began, began + self.pairs_per_step))
@@ -121,14 +121,14 @@ class Ours:
         )
 
     def score(self, index: list[int]) -> PairLogps:
-        """Score the pairs at these places with the model itself, as a round scores all of them before its first step.
+        """Score these pairs by the model itself, as a round scores all pairs before its first step.
 
         Here weights have moved since: the work and the memory are a round's, and the loss is always ln 2.
         """
-        mine = [self.pairs[place] for place in index]
+        pairs = [self.pairs[place] for place in index]
         with without_adapter(self.model) if self.has_adapter else contextlib.nullcontext(self.model) as reference:
             scored = score_pairs(
-                reference.eval(), mine, PAD, max_tokens=self.max_tokens, max_rows=0, rank=0, world_size=1
+                reference.eval(), pairs, PAD, max_tokens=self.max_tokens, max_rows=0, rank=0, world_size=1
             )
         chosen, rejected = torch.zeros(len(self.pairs)), torch.zeros(len(self.pairs))
         chosen[index], rejected[index] = scored.chosen, scored.rejected

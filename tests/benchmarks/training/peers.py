@@ -1,4 +1,4 @@
-"""TRL's trainer, stopped and let go on at the end of every step.
+"""TRL's trainer, stopped and resumed at the end of every step.
 
 It takes the pairs in their order, so that a step has the same pairs as any other system's; grouped by length, they are
 sorted within it.
@@ -76,7 +76,7 @@ class Peer:
         reference = None if lora_rank or settings.get("precompute_ref_log_probs") else shape.build(weights, device)
         words = tokenizer(shape.vocabulary)
         self.prepared = 0.0
-        """Seconds of the reference's pass, where it is made beforehand."""
+        """Return the seconds of the reference's pass, if it is made beforehand."""
         peer = self
 
         class Timed(DPOTrainer):  # type: ignore[misc, unused-ignore]
@@ -107,7 +107,7 @@ class Peer:
         self.begun = False
 
     def ids(self) -> list[Triple]:
-        """The tokens that the trainer made of the pairs."""
+        """Return the tokens that the trainer made of the pairs."""
         columns = self.trainer.train_dataset.column_names
         chosen, rejected = (
             ("chosen_ids", "rejected_ids") if "chosen_ids" in columns else ("chosen_input_ids", "rejected_input_ids")
@@ -124,7 +124,7 @@ class Peer:
             self.done.put(RuntimeError("the trainer has no steps left"))
 
     def step(self) -> None:
-        """Makes one more step."""
+        """Run one more step."""
         if self.begun:
             self.go.put(True)
         else:
@@ -135,13 +135,13 @@ class Peer:
             raise failed
 
     def stop(self) -> None:
-        """Ends the training."""
+        """End the training."""
         self.go.put(False)
         self.thread.join()
 
 
 def _by_length(pairs: list[Triple], pairs_per_step: int) -> list[Triple]:
-    """The longest pairs of each step first, so that a micro-batch has little padding."""
+    """Order the longest pairs of each step first, so that a micro-batch has little padding."""
     steps = [pairs[begin : begin + pairs_per_step] for begin in range(0, len(pairs), pairs_per_step)]
     return [
         pair

@@ -14,13 +14,13 @@ class PlainEngine(torch.nn.Module):
     """AdamW at a constant rate, with gradient clipping; its state may be of another precision than the model."""
 
     def __init__(self, model: Any, training: TrainingConfig, *, kept: torch.dtype) -> None:
-        """Takes over a model.
+        """Take over a model.
 
         Args:
             model: On its device.
             training: The learning rate, AdamW's numbers and the largest gradient norm.
-            kept: Precision of the optimizer's state. Where it is not that of the weights, the optimizer keeps weights
-                of its own, as DeepSpeed does in bfloat16.
+            kept: Precision of the optimizer's state. If it is not that of the weights, the optimizer keeps its own
+                copy of the weights, as DeepSpeed does in bfloat16.
         """
         super().__init__()
         self.module = model
@@ -35,36 +35,36 @@ class PlainEngine(torch.nn.Module):
         self.max_grad_norm = training.max_grad_norm
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
-        """The model's."""
+        """Return the model's output."""
         return self.module(*inputs, **named)
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Return the device of the model."""
         return self.trained[0].device
 
     def get_lr(self) -> list[float]:
-        """The learning rate."""
+        """Return the learning rate."""
         return [group["lr"] for group in self.optimizer.param_groups]
 
     def set_gradient_accumulation_boundary(self, is_last: bool) -> None:
-        """Without other ranks nothing hangs on the last micro-batch."""
+        """Do nothing: without other ranks, the last micro-batch has no special task."""
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Adds to the gradients."""
+        """Add to the gradients."""
         loss.backward()
 
     def zero_optimization_stage(self) -> int:
-        """Nothing is sharded."""
+        """Return 0: nothing is sharded."""
         return 0
 
     def bfloat16_enabled(self) -> bool:
-        """Tells the step that the norm is to be had from `get_global_grad_norm`."""
+        """Return True: the step reads the norm from `get_global_grad_norm`."""
         return True
 
     @torch.no_grad()
     def step(self) -> None:
-        """Clips, updates and drops the gradients."""
+        """Clip the gradients, update the weights and drop the gradients."""
         for own, weight in zip(self.own, self.trained, strict=True):
             if own is not weight:
                 own.grad, weight.grad = weight.grad.to(own.dtype), None
@@ -76,5 +76,5 @@ class PlainEngine(torch.nn.Module):
                 weight.copy_(own)
 
     def get_global_grad_norm(self) -> torch.Tensor:
-        """Of the last step, before clipping."""
+        """Return the norm of the last step's gradients, before clipping."""
         return self.norm

@@ -1,4 +1,4 @@
-"""Executed floating-point operations of a step, and the best rate that products of matrices reach on this machine."""
+"""Executed floating-point operations of a step, and the best rate of matrix products on this machine."""
 
 import time
 from collections.abc import Callable
@@ -19,7 +19,7 @@ SWEEP = (
     (1024, 4096, 1024),
     (2048, 384, 16384),
 )
-"""Rows, inner size and columns of the products whose fastest counts as the machine's peak."""
+"""Rows, inner size and columns of products, the fastest of which counts as the machine's peak."""
 
 
 def _linear_flops(a: Any, b: Any, *_: Any, **__: Any) -> int:
@@ -40,7 +40,7 @@ def _best(work: Callable[[], Any], times: int = 8) -> float:
 
 
 def peak(dtype: torch.dtype) -> float:
-    """The most floating-point operations a second that a product reaches, by either library."""
+    """Return the highest rate of floating-point operations per second that a product reaches, by either library."""
     rates = []
     for rows, inner, columns in SWEEP:
         a, b = torch.randn(rows, inner).to(dtype), torch.randn(columns, inner).to(dtype)
@@ -50,7 +50,7 @@ def peak(dtype: torch.dtype) -> float:
 
 
 def utilisation(shape: Shape, pairs: list[Triple], *, dtype: torch.dtype, max_tokens: int) -> dict[str, float]:
-    """Share of that peak at which a whole step (reference pass, forward, backward, optimizer) computes.
+    """Return the share of that peak at which a whole step (reference pass, forward, backward, optimizer) computes.
 
     Medians of steps.
     """

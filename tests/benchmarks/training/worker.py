@@ -9,7 +9,7 @@ from turns import serve
 
 
 def prepare(task: dict[str, Any]) -> tuple[Callable[[], Any], dict[str, Any]]:
-    """What makes a step, and what is told of it beforehand."""
+    """Return the function that runs a step, and its description."""
     shape, dtype = SHAPES[task["shape"]], torch.bfloat16 if task["bf16"] else torch.float32
     count = task["pairs_per_step"] * task["steps"]
     pairs = triples(PROFILES[task["profile"]], count, shape.vocabulary, longest=task["longest"], seed=task["seed"])

@@ -1,4 +1,4 @@
-"""The form of the Prefect page: what it offers, and what a filled one means."""
+"""The form of the Prefect page: its fields, and the configuration that a filled one stands for."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What child processes print reaches the run's page on Prefect: every line, once."""
+"""The output of child processes reaches the run's page on Prefect: every line, once."""
 
 import asyncio
 import os

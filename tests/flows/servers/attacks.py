@@ -1,4 +1,4 @@
-"""What somebody without the key tries on a Prefect server, and what its owner still does."""
+"""Attempts on a Prefect server without its key, and what its owner can still do."""
 
 import json
 from typing import Any
@@ -19,14 +19,14 @@ ATTACKS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 def keep_secret() -> None:
-    """Saves a secret block, as a judge's key lies in one, on the server of the present settings."""
+    """Save a secret block, like a judge's key, on the server of the present settings."""
     from prefect.blocks.system import Secret
 
     Secret(value=SECRET).save("judge", overwrite=True, _sync=True)  # a browser's loop may run in this thread
 
 
 def assert_only_the_key_opens(api: str, key: str) -> None:
-    """Assert that every attack is refused, that the key opens the same, and that no foreign page reads an answer."""
+    """Check that every attack is refused, that the key opens the same, and that no foreign page may read an answer."""
     user, _, password = key.partition(":")
     for path, body in ATTACKS:
         for auth in (None, (user, "guessed"), (user, "")):

@@ -1,4 +1,4 @@
-"""Who may speak to a Prefect server that we start, and where its key lies."""
+"""Who may use a Prefect server that we start, and where its key is stored."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What is told to people when the servers cannot be started, or deployed to.
+"""The errors of servers that cannot be started, or deployed to.
 
 The servers themselves run in tests/e2e.
 """
@@ -35,7 +35,7 @@ def taken() -> Iterator[int]:
 def test_up_port_that_something_else_has_is_named(taken: int, tmp_path: Path) -> None:
     told = CliRunner().invoke(app, ["up", "--prefect-port", str(taken)])
     assert told.exit_code == 2
-    assert f"port {taken} is taken: set RATCHET_PREFECT_PORT to another port" in told.output
+    assert f"port {taken} is already in use: set RATCHET_PREFECT_PORT to another port" in told.output
     assert not (tmp_path / "runs" / ".services").exists()
 
 

@@ -1,4 +1,4 @@
-"""What the terminal says of a finished training."""
+"""The terminal's lines on a finished training."""
 
 from io import StringIO
 from pathlib import Path
@@ -28,7 +28,7 @@ def campaign(tmp_path: Path) -> Path:
 
 
 def test_padded_training_says_so_and_why_in_one_line(campaign: Path) -> None:
-    """Whoever waits four times as long would else never hear of it: components' logs do not reach the terminal."""
+    """Somebody who waits four times as long would else never know: components' logs do not reach the terminal."""
     lines = shown(campaign, {"scoring": {"packed": False, "reason": REASON}})
     assert lines == [
         "round-001  dpo_train             304.0 s",

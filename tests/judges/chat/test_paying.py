@@ -40,7 +40,7 @@ def test_max_calls_stops_the_round_and_a_higher_one_goes_on(chat_server: Start, 
     server = chat_server()
     for _ in range(2):
         with pytest.raises(
-            RoundStopped, match=r"judge scripted has used 7 calls of endpoint.max_calls = 7: raise it to go on"
+            RoundStopped, match=r"judge scripted has used 7 calls of endpoint.max_calls = 7: raise it to continue"
         ):
             chat(server, tmp_path, max_calls=7).ask(questions(20), "texts")
         assert len(server.requests) == 7
