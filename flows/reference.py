@@ -9,7 +9,7 @@ from typing import Literal, cast, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from components.config import CampaignConfig
+from components.config import CampaignConfig, RewardModelConfig
 
 INTRODUCTION = """\
 # Configuration
@@ -32,6 +32,9 @@ campaign and in MLflow. A campaign refuses to continue with a different configur
 `--accept-changes`. `num_rounds`, `budget` and the address, key, limits and prices of a judge's `endpoint` can change
 freely.
 """
+REWARD_MODEL = """\
+How `ratchet reward-model` trains on preference pairs (Ouyang et al. 2022, arXiv 2203.02155). These keys are not part of
+a campaign's file: they stand in a file of their own, which `--config` names."""
 
 
 def configuration_page() -> str:
@@ -46,7 +49,8 @@ def config_reference() -> str:
     described: dict[type[BaseModel], str] = {}
     tables = [table for name, field in sections.items() for table in _tables(name, field, described)]
     about = "A campaign: a named, long-lived sequence of rounds on one policy."
-    return "\n".join([_table("Top level", about, top), *tables])
+    reward_model = _table("A reward model", REWARD_MODEL, dict(RewardModelConfig.model_fields))
+    return "\n".join([_table("Top level", about, top), *tables, reward_model])
 
 
 def _tables(name: str, field: FieldInfo, described: dict[type[BaseModel], str]) -> Iterator[str]:

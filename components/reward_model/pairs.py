@@ -134,7 +134,7 @@ def _refuse_too_few(train: int, held_out: int, prompts: int, excluded: Counter[s
         which = "train on" if held_out else "measure on"
         raise ValueError(
             f"no pair is left to {which}: {prompts} prompts have usable pairs{listed}; "
-            "name more pairs, or change --eval-share"
+            "name more pairs, or change eval_share"
         )
 
 

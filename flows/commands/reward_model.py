@@ -2,17 +2,12 @@
 
 import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from components.config import RewardModelConfig
+from components.config import RewardModelConfig, load_section
 from flows.terminal.console import console, quiet_libraries, reporting_errors
-
-
-def _default(name: str) -> str:
-    # In brackets, rich would take it for markup and show nothing.
-    return f"(default: {RewardModelConfig.model_fields[name].default})"
 
 
 def reward_model(
@@ -22,54 +17,23 @@ def reward_model(
     ],
     base: Annotated[str, typer.Option(help="Model to start from: a directory, a hub name, or `builtin`.")],
     out: Annotated[Path, typer.Option(help="Directory in which `reward_model/` is written.")],
+    config: Annotated[
+        Path | None,
+        typer.Option(help="YAML file with what differs from the defaults, such as `learning_rate: 3.0e-5`."),
+    ] = None,
     revision: Annotated[str, typer.Option(help="Hub revision of the base.")] = "main",
     split: Annotated[str, typer.Option(help="Split to read, if the pairs are a `datasets` name.")] = "train",
-    epochs: Annotated[int | None, typer.Option(help=f"Passes over the pairs. {_default('epochs')}")] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help=f"Peak learning rate of AdamW. {_default('learning_rate')}")
-    ] = None,
-    pairs_per_step: Annotated[
-        int | None, typer.Option(help=f"Pairs per optimizer step. {_default('pairs_per_step')}")
-    ] = None,
-    micro_batch_pairs: Annotated[
-        int | None, typer.Option(help=f"Pairs per forward pass on one rank. {_default('micro_batch_pairs')}")
-    ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(help=f"Longest prompt plus response, in tokens. {_default('max_tokens')}")
-    ] = None,
-    eval_share: Annotated[
-        float | None, typer.Option(help=f"Share of the prompts held out to measure it. {_default('eval_share')}")
-    ] = None,
-    dtype: Annotated[str | None, typer.Option(help=f"auto, float32 or bfloat16. {_default('dtype')}")] = None,
-    zero_stage: Annotated[int | None, typer.Option(help=f"DeepSpeed ZeRO stage. {_default('zero_stage')}")] = None,
-    num_processes: Annotated[
-        int | None, typer.Option(help="Training processes; one per visible GPU if left out.")
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help=f"Seed of the held-out prompts and of the order. {_default('seed')}")
-    ] = None,
 ) -> None:
     """Train a reward model on preference pairs and measure it on held-out prompts.
 
     Prints its accuracy and calibration, and the section `judge` with which a campaign uses it. An interrupted training
-    continues from its last checkpoint when the same command is run again.
+    continues from its last checkpoint when the same command is run again. `ratchet reference` lists the keys of the
+    file, under "A reward model".
 
     Example: [bold]ratchet reward-model pairs.jsonl --base ./my-instruct-model --out rewards[/bold]
     """
-    options: dict[str, Any] = {
-        "epochs": epochs,
-        "learning_rate": learning_rate,
-        "pairs_per_step": pairs_per_step,
-        "micro_batch_pairs": micro_batch_pairs,
-        "max_tokens": max_tokens,
-        "eval_share": eval_share,
-        "dtype": dtype,
-        "zero_stage": zero_stage,
-        "num_processes": num_processes,
-        "seed": seed,
-    }
     with reporting_errors():
-        settings = _settings({name: value for name, value in options.items() if value is not None})
+        settings = RewardModelConfig() if config is None else load_section(config, RewardModelConfig)
         quiet_libraries()
         from components.reward_model.preparing import check_place, prepare_request
         from components.runtime import progress
@@ -79,18 +43,7 @@ def reward_model(
 
         check_place(out)
         request = prepare_request(pairs, split=split, base=base, revision=revision, settings=settings)
-        with StageProgress(console) as bar, progress.reporting_to(bar):
+        with StageProgress(console) as display, progress.reporting_to(display):
             run_stage("reward_model", request, out, num_processes=settings.num_processes)
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
         print_reward_model(console, out / "reward_model")
-
-
-def _settings(options: dict[str, Any]) -> RewardModelConfig:
-    from pydantic import ValidationError
-
-    from components.config import describe
-
-    try:
-        return RewardModelConfig(**options)
-    except ValidationError as error:
-        raise ValueError(describe(error)) from None

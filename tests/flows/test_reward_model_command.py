@@ -15,6 +15,13 @@ GOOD = [
 ]
 
 
+def settings(place: Path, **values: object) -> Path:
+    """The YAML file that `--config` names; JSON is YAML."""
+    path = place / "reward-model.yaml"
+    path.write_text(json.dumps(values))
+    return path
+
+
 def write(path: Path, rows: list[dict[str, object]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -43,11 +50,11 @@ def pairs_that_are_all_equal(place: Path, starter: Path) -> list[str]:
 
 
 def pairs_that_are_all_too_long(place: Path, starter: Path) -> list[str]:
-    return [str(write(place / "p.jsonl", GOOD)), "--base", str(starter), "--max-tokens", "3"]
+    return [str(write(place / "p.jsonl", GOOD)), "--base", str(starter), "--config", str(settings(place, max_tokens=3))]
 
 
 def setting_out_of_range(place: Path, starter: Path) -> list[str]:
-    return [str(write(place / "p.jsonl", GOOD)), "--base", str(starter), "--epochs", "0"]
+    return [str(write(place / "p.jsonl", GOOD)), "--base", str(starter), "--config", str(settings(place, epochs=0))]
 
 
 def out_that_is_a_file(place: Path, starter: Path) -> list[str]:
@@ -98,10 +105,10 @@ def test_reward_model_command_says_how_good_it_is_and_how_to_judge_with_it(
         str(starter_directory),
         "--out",
         str(tmp_path / "out"),
-        "--eval-share",
-        "0.3",
+        "--config",
+        str(settings(tmp_path, eval_share=0.3, dtype="float32")),
     ]
-    result = CliRunner().invoke(app, [*asked, "--dtype", "float32"])
+    result = CliRunner().invoke(app, asked)
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert "trained on 14 pairs; on pairs of other prompts:" in lines
@@ -111,9 +118,14 @@ def test_reward_model_command_says_how_good_it_is_and_how_to_judge_with_it(
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["reward_model"]
 
 
-def test_reward_model_help_shows_the_defaults_of_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The terminal's markup takes a default in square brackets for a style, and shows nothing."""
-    monkeypatch.setenv("COLUMNS", "200")
-    help_text = CliRunner().invoke(app, ["reward-model", "--help"]).output
-    for name in ("epochs", "learning_rate", "eval_share", "zero_stage"):
-        assert f"(default: {RewardModelConfig.model_fields[name].default})" in help_text, name
+def test_reward_model_reference_lists_every_key_of_the_config() -> None:
+    reference = CliRunner().invoke(app, ["reference"]).output.partition("A reward model")[2]
+    for name, field in RewardModelConfig.model_fields.items():
+        assert f"| `{name}` |" in reference, (name, field)
+
+
+def test_reward_model_misspelt_key_is_named_with_the_nearest(tmp_path: Path) -> None:
+    asked = ["reward-model", "p.jsonl", "--base", "b", "--out", str(tmp_path / "out"), "--config"]
+    result = CliRunner().invoke(app, [*asked, str(settings(tmp_path, learning_rat=1e-4))])
+    assert result.exit_code == 2, result.output
+    assert "unknown key learning_rat; did you mean learning_rate?" in result.stderr
