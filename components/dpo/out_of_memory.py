@@ -14,6 +14,7 @@ import torch
 from components.config import TrainingConfig
 from components.dpo.batches import Slot
 from components.dpo.objective import Objective
+from components.models.loading import give_memory_back
 
 SIGNS = ("out of memory", "can't allocate memory", "cannot allocate memory")
 ASKED = re.compile(r"tried to allocate ([\d.]+ ?(?:[KMGT]i?B|bytes))", re.IGNORECASE)
@@ -97,7 +98,8 @@ def _largest_that_fits(failed: int, attempt: Callable[[int], None]) -> int:
     """Halves what failed until it fits; 0 where not even one pair does."""
     size = failed // 2
     while size:
-        _give_back()
+        gc.collect()  # on a CPU too: the failed attempt's tensors may be in cycles
+        give_memory_back()
         try:
             attempt(size)
         except Exception as error:
@@ -108,12 +110,6 @@ def _largest_that_fits(failed: int, attempt: Callable[[int], None]) -> int:
             return size
         size //= 2
     return 0
-
-
-def _give_back() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _remedies(training: TrainingConfig, has_adapter: bool) -> list[str]:

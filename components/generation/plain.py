@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from components.generation.sampling_params import NOT_FINITE, Ending, SamplingParams, sample_tokens
+from components.models.adapters import unwrapped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -88,7 +89,7 @@ def _without_own_generation_config(model: Any) -> Iterator[None]:
     # transformers takes settings that are not set here from the model's own config: a repetition penalty, say.
     from transformers import GenerationConfig
 
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = unwrapped(model)
     configs = {owner: owner.generation_config for owner in {model, base}}
     for owner in configs:
         owner.generation_config = GenerationConfig()

@@ -18,6 +18,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from components.generation.cache import Compaction, CopiedCache, plan_compaction
 from components.generation.prefill import Prefilled, prefill
+from components.models.adapters import unwrapped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -49,7 +50,7 @@ def decoder(prefilled: Prefilled, *, samples: int, room: int) -> "Shared | Copie
 
     It shares the prompts if the model does so exactly, else it copies the cache for each response.
     """
-    base = _base(prefilled.model)
+    base = unwrapped(prefilled.model)
     if base not in _known:
         reason = _reason_against(base)
         _known[base] = not reason
@@ -88,10 +89,6 @@ def _trial(base: Any, kind: "type[Shared | CopiedCache]") -> torch.Tensor:
     compaction = plan_compaction([True, True, False, True], tokens.device)
     state.compact(compaction)
     return torch.cat([first, state.step(compaction.apply(tokens), compaction.apply(positions) + 1)])
-
-
-def _base(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 @contextlib.contextmanager
@@ -170,7 +167,7 @@ class Shared:
 
     def step(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Return logits (responses, vocabulary) after one more token per response; `positions` is (responses, 1)."""
-        with _attention_of(_base(self.model), NAME):
+        with _attention_of(unwrapped(self.model), NAME):
             output = self.model(
                 input_ids=tokens[:, None],
                 position_ids=positions,

@@ -142,3 +142,9 @@ def save_adapter(model: Any, state: dict[str, torch.Tensor], directory: Path) ->
     for_reading = copy.copy(settings)
     for_reading.inference_mode = True
     for_reading.save_pretrained(str(directory))
+
+
+def unwrapped(model: Any) -> Any:
+    """Return the transformers model inside an engine or a peft wrapper."""
+    model = getattr(model, "module", model)
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

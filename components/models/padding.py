@@ -9,7 +9,7 @@ import inspect
 import logging
 from typing import Any
 
-from components.models.adapters import num_virtual_tokens
+from components.models.adapters import num_virtual_tokens, unwrapped
 
 ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
 
@@ -23,7 +23,7 @@ def left_padding_is_exact(model: Any) -> bool:
         model: A causal language model, a peft wrapper of one, or an engine around either.
     """
     # peft puts virtual tokens before the padding, and does not take positions that would correct this.
-    return not num_virtual_tokens(model) and _is_plain_attention(getattr(model, "module", model))
+    return not num_virtual_tokens(model) and _is_plain_attention(model)
 
 
 def decodes_in_batches(model: Any) -> bool:
@@ -39,7 +39,7 @@ def decodes_in_batches(model: Any) -> bool:
 
 
 def _is_plain_attention(model: Any) -> bool:
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = unwrapped(model)
     if "position_ids" not in inspect.signature(base.forward).parameters:
         _warn_once(f"{type(base).__name__} does not take position ids")
         return False

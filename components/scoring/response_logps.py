@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import torch
 
+from components.models.adapters import unwrapped
 from components.models.padding import left_padding_is_exact
-from components.scoring.packed.forward import unwrapped
 from components.scoring.packed.layout import Packed
 from components.scoring.packed.logps import longest_packed, packed_logps, packing_of
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from components.models.adapters import unwrapped
 from components.scoring.packed.last_layer import only_what_is_read
 from components.scoring.packed.layout import Packed
 
@@ -45,9 +46,3 @@ def replaced(head: torch.nn.Module, forward: Callable[[torch.Tensor], torch.Tens
         yield
     finally:
         del head.forward
-
-
-def unwrapped(model: Any) -> Any:
-    """Return the transformers model inside an engine or a peft wrapper."""
-    model = getattr(model, "module", model)
-    return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 
+from components.models.adapters import unwrapped
 from components.models.cpu.linear import OneDnnLinear
 from components.models.padding import left_padding_is_exact
 from components.scoring.packed.attention import CannotPack
-from components.scoring.packed.forward import packed_forward, unwrapped
+from components.scoring.packed.forward import packed_forward
 from components.scoring.packed.head import column_logps
 from components.scoring.packed.layout import Packed
 from components.scoring.packed.trial import Packing, Trial, packing

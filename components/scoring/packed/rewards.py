@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from components.models.adapters import unwrapped
 from components.scoring.packed.attention import CannotPack
-from components.scoring.packed.forward import packed_forward, replaced, unwrapped
+from components.scoring.packed.forward import packed_forward, replaced
 from components.scoring.packed.layout import Packed
 from components.scoring.packed.trial import Trial, packing
 

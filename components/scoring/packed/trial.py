@@ -8,10 +8,9 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from components.models.adapters import num_virtual_tokens
+from components.models.adapters import num_virtual_tokens, unwrapped
 from components.models.trial_tokens import trial_tokens
 from components.scoring.packed.attention import NAME, CannotPack
-from components.scoring.packed.forward import unwrapped
 
 PROMPTS = (12, 5, 1)
 """Tokens of each prompt of a trial."""
