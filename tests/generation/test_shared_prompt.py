@@ -15,6 +15,7 @@ from components.generation.prefill import prefill
 from components.generation.sampler import Sampled, sample
 from components.generation.sampling_params import SamplingParams
 from components.generation.shared_prompt import Shared, decoder
+from components.models.adapters import unwrapped
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +39,7 @@ def sampled(model: Any, prompts: list[list[int]]) -> list[Sampled]:
 )
 def test_plain_attention_shares_prompts(any_model: Any) -> None:
     assert kind_of(any_model) is Shared
-    assert shared_prompt._base(any_model).config._attn_implementation == "sdpa", (
+    assert unwrapped(any_model).config._attn_implementation == "sdpa", (
         "only while it decodes is the attention another one"
     )
 
