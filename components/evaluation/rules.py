@@ -4,29 +4,13 @@ The same rules constrain the training; here they are checked on samples.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
 from components.config import ConstraintsConfig
-
-
-class Sampled(Protocol):
-    """The parts of a sampled response that the rules check."""
-
-    @property
-    def text(self) -> str:
-        """Text of the response."""
-
-    @property
-    def token_ids(self) -> Sequence[int]:
-        """Tokens of the response, the end token included if there is one."""
-
-    @property
-    def finish_reason(self) -> str:
-        """`stop` if the response ended with an end token."""
+from components.generation.responses import Response
 
 
 def violation_shares(
-    responses: Mapping[str, Sequence[Sampled]], constraints: ConstraintsConfig
+    responses: Mapping[str, Sequence[Response]], constraints: ConstraintsConfig
 ) -> dict[str, dict[str, float]]:
     """Return the share of each model's responses that break each rule.
 
@@ -37,7 +21,7 @@ def violation_shares(
     Returns:
         By rule and model, a share in [0, 1]; rules that are not configured are left out.
     """
-    rules: dict[str, Callable[[Sampled], bool]] = {}
+    rules: dict[str, Callable[[Response], bool]] = {}
     if constraints.banned_phrases:
         rules["banned_phrases"] = lambda response: any(phrase in response.text for phrase in constraints.banned_phrases)
     if constraints.max_tokens:

@@ -7,37 +7,24 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Protocol, get_args
+from typing import get_args
 
 from components.artifacts import derive_seed
 from components.config import PreferencesConfig
 from components.judges.principles import Principle
 from components.judges.protocol import Group, Key, Verdict, scores
-from components.judges.revision import Draft, Outcome, Revision
+from components.judges.revision import Draft, Outcome, Reviser, Revision
 from components.judges.violations import violated_principles
 from components.preferences.counts import NOT_REVISED, PAIRED
 from components.preferences.judged_pairs import BuiltPairs, verdict_ids
 from components.preferences.tables import pair_row
 
 
-class Revises(Protocol):
-    """Writes revisions of responses."""
-
-    @property
-    def principles(self) -> Sequence[Principle]:
-        """The principles by which responses are criticised."""
-        ...
-
-    def revise(self, drafts: Sequence[Draft]) -> list[Revision]:
-        """Return one revision per draft, in order."""
-        ...
-
-
 def revised_pairs(
     groups: Sequence[Group],
     verdicts: Sequence[Verdict],
     *,
-    reviser: Revises,
+    reviser: Reviser,
     judge: str,
     preferences: PreferencesConfig,
     seed: int,
