@@ -144,9 +144,7 @@ def start(runs: Path, *, prefect_port: int, mlflow_port: int) -> Addresses:
         **server_environment(prefect_port, key),
         **LIGHT_MLFLOW,
     }
-    subprocess.run(
-        [sys.executable, "-m", "supervisor.supervisord", "-c", _configuration()], env=environment, check=True
-    )
+    _start_supervisord(environment, log=directory / "supervisord.log")
     try:
         wait_until_up(f"{addresses.api.url}/health", "Prefect", log=directory / "prefect.log")
         ensure_work_pool(addresses.api)
@@ -180,6 +178,14 @@ def stop(runs: Path) -> bool:
         )
     (directory / "addresses.json").unlink(missing_ok=True)
     return True
+
+
+def _start_supervisord(environment: Mapping[str, str], *, log: Path) -> None:
+    command = [sys.executable, "-m", "supervisor.supervisord", "-c", _configuration()]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        cause = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ServiceFailed(f"supervisord did not start ({cause}): see {log}, then run `ratchet up` again")
 
 
 def _wait_for_worker(api: PrefectApi, log: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from typer.testing import CliRunner
 
+from components.runtime.ports import free_port
 from flows.cli import app
 
 
@@ -73,3 +74,13 @@ def test_deploy_file_that_cannot_be_used_is_told_in_one_line(
     told = CliRunner().invoke(app, ["deploy", "--file", str(tmp_path / "prefect.yaml")])
     assert told.exit_code == 2
     assert message in " ".join(told.output.split())
+
+
+def test_up_supervisord_that_does_not_start_is_named_with_its_log(tmp_path: Path) -> None:
+    (tmp_path / "runs" / ".services" / "supervisord.log").mkdir(parents=True)
+    ports = ["--prefect-port", str(free_port()), "--mlflow-port", str(free_port())]
+    told = CliRunner().invoke(app, ["up", *ports])
+    assert told.exit_code == 1, told.output
+    assert told.stderr.startswith("ratchet: supervisord did not start (")
+    assert "supervisord.log" in told.stderr
+    assert told.stderr.count("\n") == 1
