@@ -111,7 +111,7 @@ def scoring_path(model: torch.nn.Module, longest: int, *, collisions: bool = Fal
     """
     packing = packing_of(model, _padded_logps)
     if collisions:
-        return ScoringPath(False, "collision probabilities need all logits")
+        return ScoringPath(False, "collision probabilities (weighting: wpo) need all logits")
     if longest <= packing.longest:
         return ScoringPath(True, None)
     return ScoringPath(

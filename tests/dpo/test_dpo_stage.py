@@ -66,7 +66,7 @@ def test_training_policy_is_reference_starts_at_ln_2_and_learns(plain: Path) -> 
 
 def test_training_that_needs_all_logits_says_that_it_is_padded(make_request: Make, tmp_path: Path) -> None:
     summary = trained(make_request(weighting="wpo"), tmp_path / "run")
-    assert summary["scoring"] == {"packed": False, "reason": "collision probabilities need all logits"}
+    assert summary["scoring"] == {"packed": False, "reason": "collision probabilities (weighting: wpo) need all logits"}
 
 
 def test_training_no_evaluation_pairs_same_losses(plain: Path, make_request: Make, tmp_path: Path) -> None:

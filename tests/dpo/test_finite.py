@@ -203,7 +203,8 @@ def test_evaluation_pairs_non_finite_after_training_are_named(
 
     poison(monkeypatch, broken)
     with pytest.raises(
-        NonFiniteLoss, match=r"of the evaluation pairs after training is .*themselves are eval\.parquet row 3 \(prompt"
+        NonFiniteLoss,
+        match=r"of the evaluation pairs after training is inf; the pairs responsible: eval\.parquet row 3 \(prompt",
     ):
         run_to_the_end(make_request(), tmp_path)
     assert not list(tmp_path.glob("run/model*"))
@@ -217,9 +218,9 @@ def test_named_more_than_ten_pairs_counts_the_rest() -> None:
 
 def test_reference_infinite_on_one_side_names_its_pair() -> None:
     pairs = [Pair([1], [2], [3], 1.0, f"row {row}") for row in range(3)]
-    with pytest.raises(NonFiniteLoss, match="for row 1: look"):
+    with pytest.raises(NonFiniteLoss, match="for row 1: check these pairs"):
         refuse_non_finite_reference(PairLogps(torch.zeros(3), torch.tensor([0.0, -math.inf, 0.0])), pairs)
-    with pytest.raises(NonFiniteLoss, match="for row 2: look"):
+    with pytest.raises(NonFiniteLoss, match="for row 2: check these pairs"):
         refuse_non_finite_reference(
             PairLogps(torch.zeros(3), torch.zeros(3), torch.tensor([0.0, 0.0, math.nan])), pairs
         )

@@ -31,7 +31,7 @@ def test_4bit_without_bitsandbytes_says_what_to_install(
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "bitsandbytes" else found(name, *rest)
     )
-    told = r"policy\.quantization 4bit needs bitsandbytes: pip install bitsandbytes, or set"
+    told = r"policy\.quantization = 4bit needs bitsandbytes: pip install bitsandbytes, or set"
     with pytest.raises(ValueError, match=told):
         run(quantized(make_request(lora=LoraConfig(rank=4))), tmp_path)
     with pytest.raises(ValueError, match=told):

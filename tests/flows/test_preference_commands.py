@@ -221,7 +221,7 @@ MISTAKES: dict[str, tuple[list[str], dict[str, Any], str]] = {
     "labels of no verdicts": (
         ["collect", "r.jsonl"],
         {"preferences": {"soft_labels": "verdict"}},
-        "judge.kind rule scores one at a time",
+        "judge.kind rule scores one response at a time",
     ),
     "no verdicts": (["pairs", "."], {}, "has no verdicts"),
     "unknown builder": (["pairs", ".", "--pairs", "best"], {}, 'preferences.pairs = "best": Input should be'),

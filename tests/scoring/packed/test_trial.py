@@ -161,4 +161,7 @@ def test_rows_beyond_a_window_and_collisions_are_told_as_padded() -> None:
         False,
         "Gemma3ForCausalLM has a sliding window of 64 tokens, and rows are up to 65 tokens long",
     )
-    assert scoring_path(model, 10, collisions=True) == (False, "collision probabilities need all logits")
+    assert scoring_path(model, 10, collisions=True) == (
+        False,
+        "collision probabilities (weighting: wpo) need all logits",
+    )
