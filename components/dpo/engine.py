@@ -26,7 +26,10 @@ OFFLOAD: dict[str, dict[str, Any]] = {
 
 @functools.cache
 def deepspeed_module() -> Any:
-    """Import DeepSpeed, which takes seconds and tries out a compiler, whose complaints go to the terminal."""
+    """Import DeepSpeed with a silent stderr.
+
+    The import takes seconds and tries out a compiler, whose complaints would go to the terminal.
+    """
     if not torch.cuda.is_available():
         # It otherwise probes for accelerators and warns that it found none.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -50,9 +53,10 @@ def _silent_stderr() -> Iterator[None]:
 
 
 def join_process_group() -> tuple[int, int]:
-    """Joins torchrun's process group, or makes one of this process alone; returns (rank, world size).
+    """Join torchrun's process group, or make one of this process alone. Safe to call again.
 
-    Safe to call again.
+    Returns:
+        (rank, world size).
     """
     for name, value in {
         "RANK": "0",
@@ -68,14 +72,14 @@ def join_process_group() -> tuple[int, int]:
         _skip_compiled_cpu_collectives()
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         if os.environ["WORLD_SIZE"] == "1":
-            # Alone there is nobody to meet, so no port has to be found for it, which another process could take first.
+            # A single process meets no other, so it needs no free port, which another process could take first.
             torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
         deepspeed_module().init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
 def _skip_compiled_cpu_collectives() -> None:
-    # On a CPU, init_distributed compiles a shared-memory collective that is not needed and fails where there is no C++
+    # On a CPU, init_distributed compiles a shared-memory collective that is not needed and fails without a C++
     # compiler.
     accelerator = deepspeed_module().accelerator.get_accelerator()
     if accelerator.device_name() == "cpu":
@@ -123,9 +127,9 @@ def build_engine(model: torch.nn.Module, training: TrainingConfig, *, num_steps:
 
 
 def learning_rate_share(step: int, *, warmup: int, num_steps: int) -> float:
-    """Share of the peak learning rate at a step (from 0).
+    """Return the share of the peak learning rate at a step (from 0).
 
-    Rises over `warmup` steps, then falls to zero after the last.
+    It rises over `warmup` steps, then falls to zero after the last.
     """
     if step < warmup:
         return (step + 1) / warmup
@@ -133,18 +137,18 @@ def learning_rate_share(step: int, *, warmup: int, num_steps: int) -> float:
 
 
 def accumulate(engine: Any, loss: torch.Tensor, *, is_last: bool) -> None:
-    """Adds the gradient of a micro-batch's loss to the step's; with the last one the ranks' gradients are averaged."""
+    """Add the gradient of a micro-batch's loss to the step's; the last one averages the ranks' gradients."""
     engine.set_gradient_accumulation_boundary(is_last)
     engine.backward(loss)
 
 
 def optimizer_step(engine: Any) -> float:
-    """Makes the optimizer step that ends an accumulation, unless the gradient is not finite.
+    """Make the optimizer step that ends an accumulation, unless the gradient is not finite.
 
     Returns:
-        The global L2 norm of the gradients before clipping, the same on every rank. Where it is NaN or infinite,
-        weights and optimizer are what they were: DeepSpeed's own optimizers (ZeRO above 0, bfloat16) skip such a step
-        by themselves, torch's does not.
+        The global L2 norm of the gradients before clipping, the same on every rank. If it is NaN or infinite,
+        weights and optimizer stay as they were: DeepSpeed's own optimizers (ZeRO above 0, bfloat16) skip such a step by
+        themselves, torch's does not.
     """
     if _reports_grad_norm(engine):
         engine.step()
@@ -166,11 +170,11 @@ def _plain_grad_norm(engine: Any) -> float:
 
 
 def full_weights(engine: Any) -> dict[str, torch.Tensor] | None:
-    """What was trained, on the CPU, gathered from all ranks: on rank 0; None elsewhere. Every rank must call it.
+    """Return the trained tensors on the CPU, gathered from all ranks, on rank 0; None elsewhere.
 
-    All tensors of a model of which all weights are trained; of a model with an adapter, the adapter's only, since the
-    others lie on disk and would fill the memory of one machine. Tied weights come once, under their first name: copies
-    under both names would be saved as two tensors.
+    Every rank must call it. If all weights of a model are trained, these are all its tensors. If a model has frozen
+    weights, they are the trained ones only, such as the adapter's: the others lie on disk and would fill the memory of
+    one machine. Tied weights come once, under their first name: copies under both names would be saved as two tensors.
     """
     partitioned, first = engine.zero_optimization_stage() == 3, torch.distributed.get_rank() == 0
     has_frozen = any(not parameter.requires_grad for parameter in engine.module.parameters())
@@ -192,12 +196,16 @@ def full_weights(engine: Any) -> dict[str, torch.Tensor] | None:
 
 
 def save_state(engine: Any, directory: Path, step: int) -> None:
-    """Writes the optimizer, schedule and weights of every rank under `directory`; every rank must call it."""
+    """Write the optimizer, schedule and weights of every rank under `directory`; every rank must call it."""
     engine.save_checkpoint(str(directory), tag=f"step-{step}", save_latest=False)
 
 
 def load_state(engine: Any, directory: Path, step: int) -> None:
-    """Restores what `save_state` wrote; every rank must call it."""
+    """Restore what `save_state` wrote; every rank must call it.
+
+    Raises:
+        RuntimeError: DeepSpeed could not load it.
+    """
     loaded, _ = engine.load_checkpoint(str(directory), tag=f"step-{step}")
     if loaded is None:
         raise RuntimeError(f"DeepSpeed could not load the checkpoint {directory}")

@@ -1,4 +1,4 @@
-"""How much each kind of preference (its tag) counts, so that one kind cannot drown another.
+"""Weights and shares of the kinds of preferences (tags), so that one kind cannot drown another.
 
 Knows no model and no batch.
 """
@@ -11,7 +11,7 @@ import torch
 
 
 def tag_weights(tags: Sequence[str], weights: Mapping[str, float]) -> list[float]:
-    """Weight of each pair's loss; a tag that is not named counts 1.
+    """Return the weight of each pair's loss; a tag that is not named counts 1.
 
     The mean over the pairs is 1, so the learning rate keeps its meaning.
 
@@ -31,10 +31,10 @@ def tag_weights(tags: Sequence[str], weights: Mapping[str, float]) -> list[float
 
 
 def combined_weights(*factors: Sequence[float]) -> list[float]:
-    """Product of several weights of each pair, scaled to a mean of 1.
+    """Return the product of several weights of each pair, scaled to a mean of 1.
 
     Args:
-        factors: Weight of each pair for one reason, such as its tag or its age; not all products are 0.
+        factors: Each holds the weight of each pair for one reason, such as its tag or its age; not all products are 0.
     """
     products = [math.prod(several) for several in zip(*factors, strict=True)]
     mean = math.fsum(products) / len(products)
@@ -42,16 +42,16 @@ def combined_weights(*factors: Sequence[float]) -> list[float]:
 
 
 def mixed_order(tags: Sequence[str], shares: Mapping[str, float], *, seed: int) -> list[int]:
-    """Pairs of one epoch in their order, with the configured share of each tag; as many as there are pairs.
+    """Return the pairs of one epoch in their order, with the configured share of each tag.
 
-    Tags that are not named divide what the shares leave in proportion to their pairs. A tag that gets more places than
-    it has pairs repeats them, each as often as the others give or take one; one that gets fewer leaves some for another
-    epoch's draw.
+    There are as many places as pairs. Tags that are not named divide what the shares leave in proportion to their
+    pairs. A tag with more places than pairs repeats its pairs, each as often as the others give or take one. A tag with
+    fewer places leaves some pairs for another epoch's draw.
 
     Args:
         tags: Tag of each pair.
         shares: Share of the places by tag, in [0, 1]; together at most 1. Empty takes every pair once.
-        seed: Of this epoch.
+        seed: Seed of this epoch.
 
     Raises:
         ValueError: A named tag has no pair, or the shares cannot be met.
@@ -71,7 +71,7 @@ def mixed_order(tags: Sequence[str], shares: Mapping[str, float], *, seed: int) 
 
 
 def _places(tags: Sequence[str], shares: Mapping[str, float]) -> dict[str, int]:
-    """Places of each tag; they add up to the number of pairs."""
+    """Return the places of each tag; they add up to the number of pairs."""
     counts = Counter(tags)
     rest = {tag: count for tag, count in counts.items() if tag not in shares}
     left = 1.0 - sum(shares.values())

@@ -1,4 +1,4 @@
-"""What an objective keeps between steps and takes up again from the metrics of a resumed run. Knows no model."""
+"""The state that an objective keeps between steps, and restores from the metrics of a resumed run. Knows no model."""
 
 from collections.abc import Mapping, Sequence
 
@@ -20,7 +20,7 @@ class ObjectiveState:
         self.multipliers = Multipliers(constraints, names)
 
     def update(self, means: Mapping[str, float], num_pairs: int) -> None:
-        """Take in the means of a finished step, which are the same on every rank."""
+        """Update the state with the means of a finished step, which are the same on every rank."""
         if self.shifts_rewards:
             count = torch.tensor(2.0 * num_pairs)
             total = torch.tensor((means["rewards/chosen"] + means["rewards/rejected"]) * num_pairs)
@@ -28,14 +28,14 @@ class ObjectiveState:
         self.multipliers.update({name: means[f"constraints/{name}/violation"] for name in self.multipliers.values})
 
     def record(self) -> dict[str, float]:
-        """Return what stands in the step's metrics, from which `restore` takes it up again."""
+        """Return the state as metrics of the step, from which `restore` reads it."""
         metrics = {f"constraints/{name}/multiplier": value for name, value in self.multipliers.values.items()}
         if self.shifts_rewards:
             metrics |= {REWARD_SHIFT: float(self.reward_shift.mean), REWARD_COUNT: float(self.reward_shift.count)}
         return metrics
 
     def restore(self, metrics: Mapping[str, float]) -> None:
-        """Take up the state that stands in the metrics of the last finished step."""
+        """Restore the state from the metrics of the last finished step."""
         self.multipliers.restore({name: metrics[f"constraints/{name}/multiplier"] for name in self.multipliers.values})
         if self.shifts_rewards:
             self.reward_shift = RunningMean(torch.tensor(metrics[REWARD_SHIFT]), torch.tensor(metrics[REWARD_COUNT]))

@@ -1,4 +1,4 @@
-"""When memory runs out: what was asked for, what to turn down, and the micro-batch that fits. Knows no files."""
+"""Explain that memory ran out: what was asked for, what to turn down, which micro-batch fits. Knows no files."""
 
 import contextlib
 import errno
@@ -26,9 +26,9 @@ class OutOfMemory(RuntimeError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, of a device or of this machine.
+    """Return whether an error says that memory ran out, of a device or of this machine.
 
-    Torch's CPU allocator has no type for it.
+    Torch's CPU allocator has no error type for it, so the text of a RuntimeError counts too.
     """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
@@ -46,16 +46,16 @@ def explaining_out_of_memory(
     has_adapter: bool,
     attempt: Callable[[int], None] | None = None,
 ) -> Iterator[None]:
-    """Turns an error of the allocator within the block into one that says which micro-batch fits.
+    """Turn an error of the allocator within the block into one that says which micro-batch fits.
 
     Args:
         what: What the block does, for the message.
         training: The training section.
-        micro_batch_pairs: Pairs in a micro-batch, which is less than the configured number where a step has fewer.
+        micro_batch_pairs: Pairs in a micro-batch, which is less than the configured number if a step has fewer.
         has_adapter: Whether adapters are trained in place of all weights.
-        attempt: Works on a number of pairs as the block does, and raises the allocator's error where they do not fit.
-            Without it, half of what failed is named: what a micro-batch holds grows in proportion to its pairs, what
-            the weights hold does not.
+        attempt: Works on a number of pairs as the block does, and raises the allocator's error if they do not fit.
+            Without it, the message names half of what failed: the memory of a micro-batch grows in proportion to its
+            pairs, that of the weights does not.
 
     Raises:
         OutOfMemory: Memory ran out within the block.
@@ -95,7 +95,7 @@ def _advice(failed: int, attempt: Callable[[int], None] | None) -> str:
 
 
 def _largest_that_fits(failed: int, attempt: Callable[[int], None]) -> int:
-    """Halves what failed until it fits; 0 where not even one pair does."""
+    """Halve the number of pairs that failed until it fits; return 0 if not even one pair does."""
     size = failed // 2
     while size:
         gc.collect()  # on a CPU too: the failed attempt's tensors may be in cycles
@@ -124,11 +124,10 @@ def _remedies(training: TrainingConfig, has_adapter: bool) -> list[str]:
 
 
 def attempt_on(engine: Any, objective: Objective) -> Callable[[int], None] | None:
-    """What tries a forward and backward pass over the longest pairs, without touching the engine's gradients.
+    """Return a function that tries a forward and backward pass over the longest pairs, or None if none can.
 
-    None where it cannot.
-
-    Ranks that work together cannot try alone, and ZeRO 3 shards the weights that a gradient would be taken for.
+    The function does not touch the engine's gradients. None can if there are several ranks, since they cannot try
+    alone, or under ZeRO 3, which shards the weights that a gradient would be taken for.
     """
     if torch.distributed.get_world_size() > 1 or engine.zero_optimization_stage() == 3:
         return None

@@ -1,4 +1,4 @@
-"""The policy as a round's training takes it up: its own adapter, a fresh one, or all weights.
+"""Load the policy for a round's training: with its own adapter, a fresh one, or all weights open to training.
 
 Knows no pairs and no loss.
 """
@@ -13,7 +13,7 @@ from components.records import TrainRequest
 
 
 def takes_fresh_adapter(request: TrainRequest) -> bool:
-    """Whether this round is the first to train an adapter on its policy."""
+    """Return whether this round is the first to train an adapter on its policy."""
     return request.policy.adapter is None and is_wanted(request.lora, request.soft_prompt)
 
 
@@ -23,7 +23,7 @@ def begins_elsewhere(request: TrainRequest) -> bool:
 
 
 def trainable_policy(request: TrainRequest, dtype: torch.dtype, device: torch.device) -> Any:
-    """Loads the policy with those weights open to training that the configuration names.
+    """Load the policy, with those weights open to training that the configuration names.
 
     Raises:
         ValueError: The policy's adapter cannot become what the configuration asks for.

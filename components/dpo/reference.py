@@ -21,18 +21,18 @@ log = logging.getLogger(__name__)
 
 
 class PairLogps(NamedTuple):
-    """log-probabilities of chosen and rejected, each (pairs,), summed over response tokens, float32 on the CPU.
+    """Log-probabilities of the chosen and rejected answers, each (pairs,), float32 on the CPU.
 
-    0 where there is none.
+    Each is summed over response tokens, in nats. It is 0 if a pair has no answer on that side.
     """
 
     chosen: torch.Tensor
     rejected: torch.Tensor
     mismatched: torch.Tensor | None = None
-    """The same of an answer to another prompt, where the loss needs it."""
+    """The same for an answer to another prompt; None if the loss does not need it."""
 
     def part(self, places: slice) -> "PairLogps":
-        """Those of some of the pairs."""
+        """Return the log-probabilities of some of the pairs."""
         return PairLogps(*(None if values is None else values[places] for values in self))  # type: ignore[arg-type]
 
 
@@ -48,7 +48,7 @@ def score_pairs(
     ld_alpha: float = 1.0,
     mismatched: Sequence[Sequence[int]] | None = None,
 ) -> PairLogps:
-    """Scores every pair under a model; the ranks share the work and all get the whole result. Every rank must call it.
+    """Score every pair under a model; the ranks share the work and all get the whole result. Every rank must call it.
 
     Args:
         model: A causal language model.
@@ -59,7 +59,7 @@ def score_pairs(
         rank: This process's rank.
         world_size: Ranks in all.
         ld_alpha: Weight of the longer answer's tail in its sum (LD-DPO).
-        mismatched: For each pair an answer to another prompt, to be scored as well; they are summed plainly.
+        mismatched: An answer to another prompt for each pair, scored as well. Its sum is plain, whatever `ld_alpha` is.
     """
     mine = list(range(rank, len(pairs), world_size))
     kinds = 2 if mismatched is None else 3
@@ -87,15 +87,15 @@ def score_pairs(
 
 
 def cached(path: Path, *, rank: int, compute: Callable[[], PairLogps]) -> PairLogps:
-    """Reads the log-probabilities that an interrupted run of the same request left, or computes and keeps them.
+    """Read the log-probabilities that an interrupted run of the same request left, or compute and keep them.
 
-    The file lies in a directory named by the digest of the whole request, which covers the reference's weights, the
-    pairs and the limits, so numbers of other weights can never be read; it holds a hash of them, so neither can damaged
-    ones. Every rank must call it.
+    The file lies in a directory named by the digest of the whole request. The digest covers the reference's weights,
+    the pairs and the limits, so numbers of other weights can never be read. The file holds a hash of its numbers, so
+    damaged ones are not used. Every rank must call it.
     """
     stored = read_logps(path)
     usable: list[Any] = [None] * torch.distributed.get_world_size()
-    # Computing is a joint work of all ranks, so one that cannot read the file must not be left alone with it.
+    # All ranks compute together, so a rank that cannot read the file must not compute alone.
     torch.distributed.all_gather_object(usable, stored is not None)
     if stored is not None and all(usable):
         return stored
@@ -107,13 +107,13 @@ def cached(path: Path, *, rank: int, compute: Callable[[], PairLogps]) -> PairLo
 
 
 def write_logps(path: Path, logps: PairLogps) -> None:
-    """Writes log-probabilities with a hash of them."""
+    """Write log-probabilities with a hash of them."""
     values = {name: values for name, values in logps._asdict().items() if values is not None}
     write_bytes(path, save(values, metadata={HASH: _sha256(values)}))
 
 
 def read_logps(path: Path) -> PairLogps | None:
-    """Reads what `write_logps` wrote; None where there is no file, or a damaged one."""
+    """Read what `write_logps` wrote; return None if the file does not exist or is damaged."""
     if not path.exists():
         return None
     try:

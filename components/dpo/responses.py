@@ -1,4 +1,4 @@
-"""Pairs taken apart into single responses: their two sides, which are desirable, and unpaired responses.
+"""Pairs taken apart into single responses: their two sides, which of them is desirable, and unpaired responses.
 
 Knows no model.
 """
@@ -15,9 +15,9 @@ from components.dpo.losses.unpaired import balanced_weights
 
 
 def mismatched_answers(pairs: Sequence[Pair]) -> list[list[int]]:
-    """For each pair an answer to another prompt.
+    """Return an answer to another prompt for each pair.
 
-    That of the next pair with one, so that the reference can score it beforehand.
+    It is the answer of the next pair that has another prompt, so that the reference can score it beforehand.
     """
     following = [*range(1, len(pairs)), 0][: len(pairs)]
     for index in reversed(range(len(pairs) - 1)):
@@ -27,7 +27,9 @@ def mismatched_answers(pairs: Sequence[Pair]) -> list[list[int]]:
 
 
 def response_balance(pairs: Sequence[Pair]) -> tuple[float, float]:
-    """Factors under which desirable and undesirable answers of the training pairs count alike (`balanced_weights`).
+    """Return the factors under which desirable and undesirable answers of the training pairs count alike.
+
+    `balanced_weights` computes them.
 
     Raises:
         ValueError: All answers are of one kind.
@@ -37,12 +39,16 @@ def response_balance(pairs: Sequence[Pair]) -> tuple[float, float]:
 
 
 def desirability(pair: Pair) -> tuple[float | None, float | None]:
-    """Probability that the answer on each side is desirable; None where there is no answer."""
+    """Return the probability that the answer on each side is desirable; None for a side without an answer."""
     return pair.p if pair.chosen else None, 1 - pair.p if pair.rejected else None
 
 
 def responses_loss(pairs: Sequence[Pair], training: TrainingConfig) -> Loss[ResponseLosses] | None:
-    """The loss over single responses, where some of them are unpaired; None where all are pairs."""
+    """Return the loss over single responses if some are unpaired; None if all are pairs.
+
+    Raises:
+        ValueError: There is an unpaired response and the configured loss takes pairs.
+    """
     single = next((pair for pair in pairs if pair.is_unpaired), None)
     if single is None:
         return None
@@ -56,19 +62,19 @@ def responses_loss(pairs: Sequence[Pair], training: TrainingConfig) -> Loss[Resp
 
 
 class Sides:
-    """Which answers there are, and how values of them stand as (2, pairs): chosen first."""
+    """The answers of some pairs, and the arrangement of their values as (2, pairs): chosen first."""
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
-        """Takes the pairs in their order; each has an answer on one side at least."""
+        """Keep the answers in the order of the pairs, each of which has an answer on at least one side."""
         self.num_pairs = len(pairs)
         both = [(pair.prompt, pair.chosen) for pair in pairs] + [(pair.prompt, pair.rejected) for pair in pairs]
         self.places = [place for place, (_, answer) in enumerate(both) if answer]
-        """Where each answer that there is stands among 2 x pairs places."""
+        """Place of each answer among 2 x pairs places."""
         self.prompts = [both[place][0] for place in self.places]
         self.answers = [both[place][1] for place in self.places]
 
     def spread(self, values: torch.Tensor, *, gap: float = 0.0) -> torch.Tensor:
-        """Puts values of the answers, (answers,), in their places, (2, pairs), with `gap` where there is no answer.
+        """Put values of the answers, (answers,), in their places, (2, pairs), with `gap` in places without an answer.
 
         Differentiable.
         """
@@ -76,10 +82,13 @@ class Sides:
         return full.scatter(0, torch.tensor(self.places, device=values.device), values).view(2, self.num_pairs)
 
     def present(self, device: torch.device) -> torch.Tensor:
-        """1 where there is an answer and 0 where there is none, (2, pairs)."""
+        """Return 1 for each place with an answer and 0 for each without one, (2, pairs)."""
         return self.spread(torch.ones(len(self.places), device=device))
 
     def shared_lengths(self) -> torch.Tensor:
-        """Tokens that both answers of each answer's pair have, (answers,); of an unpaired response its own."""
+        """Return, for each answer, the length in tokens of the shorter answer of its pair, (answers,).
+
+        For an unpaired response it is its own length.
+        """
         lengths = self.spread(torch.tensor([len(answer) for answer in self.answers]).float(), gap=float("inf"))
         return lengths.min(dim=0).values.repeat(2)[self.places].long()

@@ -1,7 +1,7 @@
-"""What training costs its machine: samples of CPU, memory and GPU on every rank, taken by a thread beside the training.
+"""Sample what training costs its machine: CPU, memory and GPU on every rank, in a thread beside the training.
 
-Owns `system.jsonl`. Draws no random number and touches no tensor, so that it cannot change a result; nothing but people
-reads the file.
+Owns `system.jsonl`. Draws no random number and touches no tensor, so it cannot change a result. No stage reads the
+file.
 """
 
 import contextlib
@@ -25,15 +25,15 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def sampled(out: Path, *, rank: int, device: torch.device) -> Iterator[None]:
-    """Samples while the block runs, at its begin and at its end too, so that a short training has points.
+    """Sample while the block runs, and at its beginning and end, so that a short training has points.
 
-    Every rank of a machine appends its lines to one `system.jsonl`: Unix time, seconds since this rank's begin, rank,
+    Every rank of a machine appends its lines to one `system.jsonl`: Unix time, seconds since this rank began, rank,
     and the values under the names that MLflow's own monitor gives them. A value that cannot be measured is absent.
 
     Args:
         out: The stage's output.
         rank: This process's rank.
-        device: Where this rank trains; a GPU is sampled too where `pynvml` (nvidia-ml-py) can be imported.
+        device: Where this rank trains; a GPU is sampled too if `pynvml` (nvidia-ml-py) can be imported.
     """
     stop = threading.Event()
     monitor = _Monitor(out / SYSTEM_FILE, rank, device)
@@ -66,12 +66,12 @@ class _Monitor:
             # One write of a short line to a file opened for appending: lines of several ranks do not mix.
             with self.path.open("ab", buffering=0) as file:
                 file.write(f"{json.dumps(line)}\n".encode())
-        except Exception as error:  # a full disk or a driver's fault is no reason to lose a training
+        except Exception as error:  # a full disk or a driver's fault is not a reason to lose a training
             log.warning("no system metrics at this moment: %s: %s", type(error).__name__, error)
 
     def values(self) -> dict[str, float]:
         machine, cpu, own_cpu = psutil.virtual_memory(), psutil.cpu_percent(), self.process.cpu_percent()
-        # Means since the last look, which the first look has not.
+        # These are means since the last look, so the first look has none.
         means = {"cpu_utilization_percentage": cpu, "process_cpu_utilization_percentage": own_cpu} if self.begun else {}
         self.begun = True
         memory = {
@@ -83,9 +83,9 @@ class _Monitor:
 
 
 def _gpu_reader(device: torch.device) -> Callable[[], dict[str, float]]:
-    """What reads the values of the GPU that this rank trains on.
+    """Return a function that reads the values of the GPU that this rank trains on.
 
-    Gives none where there is no such GPU or no `pynvml`.
+    It returns none if there is no such GPU or no `pynvml`.
     """
     if device.type != "cuda":
         return dict
