@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class Pair:
     """One preference pair as token ids, and the probability that chosen is really preferred.
 
-    An unpaired response has one answer and an empty other one: it is `chosen` where it is desirable, else `rejected`,
-    each with probability p.
+    An unpaired response has one answer: `chosen` if it is desirable, else `rejected`, each with probability p. The
+    other answer is empty.
     """
 
     prompt: list[int]
@@ -32,11 +32,11 @@ class Pair:
     rejected: list[int]
     p: float
     name: str = "a pair"
-    """Where the pair stands, for messages: its table, its row (from 0) and its prompt."""
+    """Name for messages: the pair's table, its row (from 0) and its prompt."""
     tag: str = ""
     """Kind of preference."""
     weight: float = 1.0
-    """What the pair counts in the loss beside the others; falls with the age of a replayed one."""
+    """Weight of the pair in the loss, beside the others; falls with the age of a replayed pair."""
 
     @property
     def is_unpaired(self) -> bool:
@@ -62,7 +62,7 @@ class Pair:
 def encode_pairs(
     table: pd.DataFrame, tokenizer: "PreTrainedTokenizerBase", *, max_response_tokens: int, source: str
 ) -> list[Pair]:
-    """Tokenises a validated table of pairs, in its order; `source` names the table in messages."""
+    """Tokenise a validated table of pairs, in its order; `source` names the table in messages."""
     pairs = []
     columns = (table[name] for name in ("prompt", "chosen", "rejected", "p", "prompt_id", "tag", "weight"))
     for row, (prompt, chosen, rejected, p, prompt_id, tag, weight) in enumerate(zip(*columns, strict=True)):
@@ -78,7 +78,7 @@ def encode_pairs(
 
 @dataclass(frozen=True)
 class Slot:
-    """A pair's place in a micro-batch; weight 0 marks one that keeps ranks in step and adds nothing to the loss."""
+    """A pair's place in a micro-batch; one of weight 0 keeps ranks in step and adds nothing to the loss."""
 
     pair: int
     weight: float
@@ -86,7 +86,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which pairs each optimizer step takes. The same pairs meet in a step whatever the ranks and micro-batches are."""
+    """The pairs of each optimizer step. The same pairs meet in a step whatever the ranks and micro-batches are."""
 
     tags: Sequence[str]
     """Tag of each pair."""
@@ -112,7 +112,7 @@ class Plan:
         return self.epochs * self.steps_per_epoch
 
     def steps(self, first: int) -> Iterator[tuple[int, list[int]]]:
-        """Yields (step, pairs) from step `first` on, counting from 0; each epoch is its own seeded order."""
+        """Yield (step, pairs) from step `first` on, counting from 0; each epoch has its own seeded order."""
         order: list[int] = []
         for step in range(first, self.num_steps):
             epoch, place = divmod(step, self.steps_per_epoch)
@@ -123,9 +123,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a step's pairs are spread over ranks and micro-batches.
+    """The spread of a step's pairs over ranks and micro-batches.
 
-    By their tokens, so that all have about as much to do.
+    Pairs are spread by their tokens, so that all have about as much to do.
     """
 
     lengths: Sequence[int]
@@ -138,12 +138,11 @@ class Layout:
     world_size: int = 1
 
     def micro_batches(self, pairs: Sequence[int]) -> list[list[Slot]]:
-        """This rank's micro-batches of a step, as many on every rank, none empty.
+        """Return this rank's micro-batches of a step: as many on every rank, none empty.
 
-        A pair's weight is its share of the step's mean.
-
-        DeepSpeed averages over ranks, so weights sum to the world size over all of them, also when the last step of an
-        epoch has fewer pairs than the others or fewer than there are ranks.
+        A pair's weight is its share of the step's mean. DeepSpeed averages over ranks, so weights sum to the world size
+        over all of them, also if the last step of an epoch has fewer pairs than the others or fewer than there are
+        ranks.
         """
         weight = self.world_size / len(pairs)
         filler = Slot(min(pairs, key=lambda pair: self.lengths[pair]), 0.0)
@@ -151,13 +150,13 @@ class Layout:
         return [[Slot(pair, weight) for pair in several] or [filler] for several in mine]
 
     def most_pairs(self, pairs_per_step: int) -> int:
-        """Pairs that a micro-batch can have, if the shortest ones meet."""
+        """Return the most pairs that a micro-batch can have, which is if the shortest ones meet."""
         shortest = itertools.accumulate(sorted(self.lengths)[:pairs_per_step])
         fitting = sum(tokens <= self.max_tokens for tokens in shortest)
         return max(1, min(fitting, self.max_pairs or fitting, -(-pairs_per_step // self.world_size)))
 
     def _bins(self, pairs: Sequence[int]) -> list[list[int]]:
-        """The pairs in the fewest bins that keep to the limits; the number is a multiple of the world size."""
+        """Return the pairs in the fewest bins that keep to the limits; their number is a multiple of the world size."""
         tokens = sum(min(self.lengths[pair], self.max_tokens) for pair in pairs)
         at_least = max(-(-tokens // self.max_tokens), -(-len(pairs) // (self.max_pairs or len(pairs))))
         each = -(-min(at_least, len(pairs)) // self.world_size)
@@ -173,9 +172,9 @@ class Layout:
         )
 
     def _balanced(self, pairs: Sequence[int], count: int) -> list[list[int]]:
-        """The longest pairs first, each into the bin with the fewest tokens (Graham 1969).
+        """Put the longest pairs first, each into the bin with the fewest tokens (Graham 1969).
 
-        Within a bin in the step's order.
+        The pairs of a bin keep the step's order.
         """
         bins: list[list[int]] = [[] for _ in range(count)]
         free = [(0, number) for number in range(count)]

@@ -20,12 +20,17 @@ log = logging.getLogger(__name__)
 
 
 def save(directory: Path, engine: Any, step: int, metrics: list[str], *, reference: PairLogps | None) -> None:
-    """Publishes a checkpoint after `step` optimizer steps; every rank must call it.
+    """Publish a checkpoint after `step` optimizer steps; every rank must call it.
 
-    `reference` is kept where it follows the policy.
-
-    The files are written under a temporary name and hashed; the rename that makes the checkpoint visible comes last, so
+    The files are written under a temporary name and hashed. The rename that makes the checkpoint visible comes last, so
     a crash at any moment leaves the one before. The newest `KEEP` checkpoints are kept.
+
+    Args:
+        directory: Directory of the checkpoints.
+        engine: DeepSpeed engine.
+        step: Optimizer steps so far.
+        metrics: Metrics of these steps, one JSON line per step.
+        reference: The reference's log-probabilities if they follow the policy, else None.
     """
     temporary = directory / ".unfinished"
     if torch.distributed.get_rank() == 0:
@@ -59,12 +64,13 @@ def _publish(temporary: Path, target: Path, step: int) -> None:
 
 
 def resume(directory: Path, engine: Any) -> tuple[int, list[str], PairLogps | None]:
-    """Restores the newest intact checkpoint; every rank must call it.
+    """Restore the newest intact checkpoint; every rank must call it.
 
     Returns:
-        Its step, the metrics lines so far and the reference that it was given, or (0, [], None) where there is none.
+        Its step, the metrics lines so far and the reference that was saved with it, if any. (0, [], None) if there is
+        no intact checkpoint.
     """
-    # One rank decides for all: a disk that gives one of them other bytes must not let them go on from different steps.
+    # One rank decides for all: if a disk returns other bytes to one rank, they must not go on from different steps.
     newest = torch.zeros(1, dtype=torch.long, device=engine.device)
     if torch.distributed.get_rank() == 0:
         newest += _newest_intact_step(directory)
@@ -88,9 +94,9 @@ def _newest_intact_step(directory: Path) -> int:
 
 
 def _defect(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, or None.
+    """Return what is wrong with a checkpoint, or None.
 
-    Its list of hashes, one of its files, or for how many processes it was made.
+    It can be the list of hashes, one of the files, or the number of processes.
     """
     try:
         recorded = read_json(checkpoint / HASHES)

@@ -1,6 +1,6 @@
-"""What must hold before a training is published.
+"""Check a training before it is published.
 
-Its first loss, and what its saved weights score and say when loaded again.
+Its first loss must be as expected, and its saved weights, loaded again, must score and answer as the trained ones did.
 """
 
 import math
@@ -25,21 +25,21 @@ MOST_TOKENS = 8
 
 
 class Probe(NamedTuple):
-    """What the trained weights make of a few pairs, before they are saved."""
+    """Scores and an answer of the trained weights on a few pairs, before they are saved."""
 
     pairs: list[Pair]
     logps: torch.Tensor
-    """Of each pair's answer (its chosen one, or the only one), (pairs,)."""
+    """Log-probability of each pair's answer (its chosen one, or the only one), (pairs,)."""
     prompt: list[int]
     """The shortest of the pairs' prompts."""
     tokens: list[int]
     """Greedy answer to it."""
     leads: list[float]
-    """By how much each token's logit leads the next best."""
+    """Lead of each token's logit over the next best."""
 
 
 def probe_trained(engine: Any, pairs: list[Pair], pad_id: int, *, max_tokens: int) -> Probe:
-    """Scores pairs and answers a prompt with the weights in the engine; every rank must call it with the same pairs."""
+    """Score pairs and answer a prompt with the weights in the engine; every rank must call it with the same pairs."""
     engine.eval()
     logps = response_logps(engine, pad_id, [pair.prompt for pair in pairs], [pair.answer for pair in pairs])
     prompt = min((pair.prompt for pair in pairs), key=len)
@@ -48,7 +48,7 @@ def probe_trained(engine: Any, pairs: list[Pair], pad_id: int, *, max_tokens: in
 
 @torch.no_grad()
 def _greedy(engine: Any, prompt: list[int], count: int) -> tuple[list[int], list[float]]:
-    """The plainest loop there is, of a fixed number of forwards, so that ranks which share the weights stay in step."""
+    """Decode greedily with a fixed number of forwards, so that ranks that share the weights stay in step."""
     tokens: list[int] = []
     leads: list[float] = []
     for _ in range(count):
@@ -66,10 +66,10 @@ def _greedy(engine: Any, prompt: list[int], count: int) -> tuple[list[int], list
 def check_reloaded(
     trained: ModelRef, probe: Probe, pad_id: int, *, dtype: torch.dtype, device: torch.device, quantization: Any
 ) -> None:
-    """Loads what was saved, scores the probe's pairs and answers its prompt with the sampler.
+    """Load the saved weights, score the probe's pairs and answer its prompt with the sampler.
 
     Raises:
-        RuntimeError: It scores or says something else than the trained weights did.
+        RuntimeError: They score or answer differently from the trained weights.
     """
     model = load_policy(trained, dtype=dtype, device=device, quantization=quantization)
     prompts = [pair.prompt for pair in probe.pairs]
@@ -96,7 +96,7 @@ LN2_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 
 
 class FirstLoss:
-    """Checks that the first loss is what it must be when policy and reference are the same weights."""
+    """Check that the first loss is what it must be if policy and reference are the same weights."""
 
     def __init__(self, request: TrainRequest, objective: Objective, dtype: torch.dtype) -> None:
         self.same_weights = request.policy.digest == request.reference.digest and not begins_elsewhere(request)
@@ -104,10 +104,10 @@ class FirstLoss:
         self.applied = False
 
     def __call__(self, means: Mapping[str, float], pairs: list[int]) -> None:
-        """Compares the means of the first step with what they must be.
+        """Compare the loss of the first step with the expected one.
 
         Raises:
-            RuntimeError: They are something else, so the reference's log-probabilities are not this policy's.
+            RuntimeError: It differs, so the reference's log-probabilities are not this policy's.
         """
         expected = self.objective.expected_first_loss(pairs) if self.same_weights else None
         if expected is None:

@@ -20,7 +20,7 @@ class Responses(NamedTuple):
 
     token_ids: torch.Tensor
     mask: torch.Tensor
-    """True where a response has a token. Responses begin at column 0."""
+    """True for the tokens of a response. Responses begin at column 0."""
     logps: torch.Tensor
     """log pi(token | what stands before), in nats, with gradients."""
     end_logps: torch.Tensor

@@ -111,7 +111,7 @@ def build_engine(model: torch.nn.Module, training: TrainingConfig, *, num_steps:
         optimizer, lambda step: learning_rate_share(step, warmup=warmup, num_steps=num_steps)
     )
     settings = {
-        # Of batches, DeepSpeed is told only where a step ends (`accumulate`): their number differs from step to step.
+        # The number of batches differs from step to step, so DeepSpeed learns only when a step ends (`accumulate`).
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": training.max_grad_norm,

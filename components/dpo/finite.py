@@ -22,13 +22,13 @@ class NonFiniteGradient(RuntimeError):
 def refuse_non_finite_loss(
     means: dict[str, float], pairs: Sequence[Pair], finite: list[tuple[list[int], torch.Tensor]], what: str
 ) -> None:
-    """Looks at a step's means, which are the same on every rank, so that all ranks stop together or none does.
+    """Check a step's means, which are the same on every rank, so that all ranks stop together or none does.
 
     Args:
         means: Means over the step's pairs and over all ranks; a value that is not finite makes its mean so.
         pairs: All pairs of the data.
         finite: For each micro-batch of this rank, the indices of its pairs and whether each one's values are finite.
-            Looked at only where a mean is not finite, so that a step waits for no other transfer from the device.
+            Read only if a mean is not finite, so that a step does not wait for another transfer from the device.
         what: What was being done, for the message.
 
     Raises:
@@ -51,11 +51,11 @@ def refuse_non_finite_loss(
 
 
 def refuse_non_finite_gradient(norm: float, pairs: Sequence[Pair], what: str) -> None:
-    """Looks at a step's gradient norm, which is the same on every rank.
+    """Check a step's gradient norm, which is the same on every rank.
 
     Raises:
-        NonFiniteGradient: The norm is NaN or infinite; names the pairs of the step, none of which can be told to be the
-            cause.
+        NonFiniteGradient: The norm is NaN or infinite; names all pairs of the step, since the norm does not show
+            which of them is the cause.
     """
     if not math.isfinite(norm):
         raise NonFiniteGradient(
@@ -65,7 +65,7 @@ def refuse_non_finite_gradient(norm: float, pairs: Sequence[Pair], what: str) ->
 
 
 def refuse_non_finite_reference(logps: PairLogps, pairs: Sequence[Pair]) -> None:
-    """Looks at the reference's log-probabilities before anything is trained on them.
+    """Check the reference's log-probabilities before anything is trained on them.
 
     Raises:
         NonFiniteLoss: Some are not finite; names their pairs.
@@ -80,7 +80,7 @@ def refuse_non_finite_reference(logps: PairLogps, pairs: Sequence[Pair]) -> None
 
 
 def named(pairs: Sequence[Pair]) -> str:
-    """Names pairs by table, row and prompt: the first `MOST_NAMED` of them, and the number of the others."""
+    """Return the table, row and prompt of the first `MOST_NAMED` pairs, and the number of the others, as text."""
     names = [pair.name for pair in pairs[:MOST_NAMED]]
     rest = len(pairs) - len(names)
     return "; ".join([*names, f"and {rest} more"] if rest else names) or "no pair"

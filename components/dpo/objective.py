@@ -1,7 +1,7 @@
-"""What a step minimises: the configured loss over pairs, and the constraints beside it.
+"""The objective of a step: the configured loss over pairs, and the constraints beside it.
 
-Knows no optimizer and no files. The loss says what it reads (`losses.Loss`); this module has it at hand and never looks
-at the loss's name.
+Knows no optimizer and no files. The loss says what it reads (`losses.Loss`); this module supplies it and never looks at
+the loss's name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ SHARES = {"share/chosen": ("rewards/chosen", "logps/chosen"), "share/rejected": 
 
 
 def configured_loss(training: TrainingConfig) -> Loss[PairLosses]:
-    """Return the loss that a training section means.
+    """Return the loss that a training section configures.
 
     Raises:
         ValueError: A loss cannot be combined with what is configured beside it.
@@ -48,7 +48,7 @@ class MicroBatch(NamedTuple):
     sums: torch.Tensor
     """Weighted sums of the objective's `measures`, (measures,), detached."""
     finite: torch.Tensor
-    """(pairs,) whether all of a pair's own values are finite; stays on the device."""
+    """Whether all of a pair's own values are finite, (pairs,); stays on the device."""
     num_tokens: int
     """Response tokens."""
 
@@ -80,8 +80,8 @@ class Objective:
             pair_weights: Weight of each pair's loss.
             balance: Factors of the weights of desirable and undesirable responses, from the training pairs
                 (`response_balance`).
-            constraints: By name.
-            state: Shared with other objectives of the run.
+            constraints: Constraints by name.
+            state: State, shared with other objectives of the run.
 
         Raises:
             ValueError: There are unpaired responses and the loss takes pairs only.
@@ -111,7 +111,7 @@ class Objective:
         for share, of_one_side in SHARES.items():
             for name in of_one_side:
                 value = metrics.pop(name)
-                # A step of responses that are all undesirable says nothing of desirable ones.
+                # If all responses of a step are undesirable, it has no mean over desirable ones.
                 metrics |= {name: value / means[share]} if means[share] else {}
         return metrics | self.state.record() | ({} if kl is None else {"kl/mismatched": float(kl)})
 

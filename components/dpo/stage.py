@@ -1,4 +1,4 @@
-"""The door of DPO training: reads pairs, trains the policy, publishes the model or adapter with its metrics."""
+"""The door of DPO training: read pairs, train the policy, publish the model or adapter with its metrics."""
 
 import json
 import logging
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Work:
-    """What every part of a training reads."""
+    """The inputs that every part of a training reads."""
 
     request: TrainRequest
     out: Path
@@ -52,7 +52,7 @@ class _Work:
 
     @property
     def scratch(self) -> Path:
-        """Where checkpoints and the reference's log-probabilities of exactly this request lie."""
+        """Directory of the checkpoints and the reference's log-probabilities of exactly this request."""
         return self.out.parent / CHECKPOINTS / digest(self.request)[:16]
 
     @property
@@ -76,7 +76,7 @@ class _Trained(NamedTuple):
 
 
 def run(request: TrainRequest, out: Path) -> None:
-    """Trains on the round's pairs and writes `model/` or `adapter/`, `metrics.jsonl`, `system.jsonl` and `train.json`.
+    """Train on the round's pairs and write `model/` or `adapter/`, `metrics.jsonl`, `system.jsonl` and `train.json`.
 
     Runs on one process or on every rank of torchrun; rank 0 writes. Checkpoints lie beside `out` under the digest of
     the request, so an interrupted run of the same request resumes from its last one.
@@ -108,7 +108,7 @@ def run(request: TrainRequest, out: Path) -> None:
 def _train(
     work: _Work, model: torch.nn.Module, reference: PairLogps | None
 ) -> tuple[_Trained, Any, dict[str, torch.Tensor] | None]:
-    """Trains; returns what it came to, the trained module and, on rank 0, its weights."""
+    """Train; return the results, the trained module and, on rank 0, its weights."""
     training, pairs = work.request.training, work.train_pairs
     lengths = [pair.num_tokens for pair in pairs]
     layout = Layout(lengths, work.max_tokens, training.micro_batch_pairs, work.rank, work.world_size)
@@ -137,7 +137,7 @@ def _train(
 def _publish(
     work: _Work, trained: _Trained, module: Any, state: dict[str, torch.Tensor], reference: PairLogps | None
 ) -> None:
-    """Writes the weights, holds what was written against what was trained, and writes the rest."""
+    """Write the weights, compare them with the trained ones, and write the rest."""
     request, out = work.request, work.out
     _save(request, module, work.tokenizer, state, out)
     saved = trained_ref(out, request.policy, request.round)
@@ -182,7 +182,10 @@ def _publish(
 def _diagnosis(
     work: _Work, metrics: list[dict[str, float]], probe: list[Pair], reference: PairLogps | None
 ) -> list[str]:
-    """What went wrong in the training, each cause warned of once; the probe is the first of the training pairs."""
+    """Return what went wrong in the training, and log one warning per cause.
+
+    `probe` holds the first of the training pairs.
+    """
     training, chosen = work.request.training, [index for index, pair in enumerate(work.train_pairs) if pair.chosen]
     setting = Setting(
         learning_rate=training.learning_rate,
@@ -229,7 +232,7 @@ def _objectives(work: _Work, reference: PairLogps | None) -> tuple[Objective, Ob
 
 
 def _reference_logps(work: _Work, model: torch.nn.Module) -> PairLogps | None:
-    """What the reference makes of all pairs, the training pairs first; None for a loss that does not read it."""
+    """Return the reference's log-probabilities of all pairs, training pairs first; None if the loss reads none."""
     request, loss, pairs = work.request, configured_loss(work.request.training), [*work.train_pairs, *work.eval_pairs]
     if not loss.needs_reference:
         return None

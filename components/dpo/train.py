@@ -26,46 +26,46 @@ OnLoss = Callable[[Mapping[str, float], list[int]], None]
 
 
 def micro_batch_tokens(device: torch.device, dtype: torch.dtype) -> int:
-    """Tokens of a pass with gradients where nothing is configured."""
+    """Return the tokens of a pass with gradients if none are configured."""
     return CPU_TOKENS[dtype] if device.type == "cpu" else GPU_TOKENS
 
 
 class StepState(Protocol):
-    """What an objective keeps between steps."""
+    """The state that an objective keeps between steps."""
 
     def update(self, means: Mapping[str, float], num_pairs: int) -> None:
-        """Take in the means of a finished step, which are the same on every rank."""
+        """Update the state with the means of a finished step, which are the same on every rank."""
 
     def restore(self, metrics: Mapping[str, float]) -> None:
-        """Take up what stands in the metrics of the last finished step."""
+        """Restore the state from the metrics of the last finished step."""
 
 
 class StepObjective(Protocol):
-    """What a step minimises: the objective of DPO, or that of a reward model."""
+    """The objective that a step minimises: that of DPO, or that of a reward model."""
 
     reference: PairLogps | None
     """Log-probabilities under the reference; None if the loss reads none."""
 
     @property
     def pairs(self) -> Sequence[Pair]:
-        """What it is minimised over."""
+        """Pairs over which it is minimised."""
 
     @property
     def state(self) -> StepState:
-        """What it keeps between steps."""
+        """State that it keeps between steps."""
 
     @property
     def measures(self) -> Sequence[str]:
-        """Names of the sums that a micro-batch gives; `loss` is one of them."""
+        """Names of the sums of a micro-batch; `loss` is one of them."""
 
     def kl(self, engine: Any, micro_batches: list[list[Slot]], layout: Layout) -> torch.Tensor | None:
-        """The step's KL estimate, for losses that read one."""
+        """Return the step's KL estimate; None if the loss does not read one."""
 
     def micro_batch(self, engine: Any, slots: list[Slot], kl: torch.Tensor | None) -> MicroBatch:
         """Run one forward over the slots' pairs."""
 
     def follow(self, engine: Any, layout: Layout) -> None:
-        """Make the policy as it is now the reference."""
+        """Make the present policy the reference."""
 
     def metrics(self, means: Mapping[str, float], kl: torch.Tensor | None) -> dict[str, float]:
         """Return the metrics of a step."""
@@ -93,12 +93,12 @@ def train(
     """Run every optimizer step that a checkpoint in `directory` has not already made.
 
     Args:
-        engine: What `build_engine` returned.
-        objective: What is minimised.
-        training: Says how often a checkpoint is written and the reference follows.
+        engine: Engine from `build_engine`.
+        objective: The objective that is minimised.
+        training: The training section: how often a checkpoint is written and the reference follows.
         plan: Which pairs each step takes.
         layout: How a step is spread over ranks and micro-batches.
-        directory: Where checkpoints lie.
+        directory: Directory of the checkpoints.
         on_first_loss: Called with the means of step 1 and the indices of its pairs, before its optimizer step; it may
             raise.
 

@@ -1,4 +1,4 @@
-"""What a loss is: what it reads, what it returns and what it must be at the start. Knows no particular loss."""
+"""The interface of a loss: its inputs, its result and its value at the start. Knows no particular loss."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -111,7 +111,7 @@ class Loss(Generic[Result]):
 
     @property
     def first_loss(self) -> FirstLoss | None:
-        """What computes `expected_first_loss`; None if a term has no known first loss."""
+        """Function that computes `expected_first_loss`; None if a term has no known first loss."""
         known = [(term.first_loss, weight) for term, weight in self.terms if term.first_loss is not None]
         if len(known) < len(self.terms):
             return None

@@ -106,7 +106,7 @@ DIVERGENCES: dict[str, Function] = {
     "js": js_scores,
     "alpha": alpha_scores,
 }
-"""What `with_divergence` puts in the place of the log-ratios; `alpha` also reads the setting `divergence_alpha`."""
+"""Scores by which `with_divergence` replaces the log-ratios; `alpha` also reads the setting `divergence_alpha`."""
 
 
 def weighted_sum(weights: Mapping[str, float]) -> Loss[PairLosses]:
