@@ -1,1 +1,1 @@
-"""A reward model of one's own: a Bradley-Terry head trained on preference pairs, which then serves as judge."""
+"""Train a reward model of one's own: a Bradley-Terry head on preference pairs, which then serves as judge."""

@@ -7,7 +7,7 @@ from torch.nn.functional import logsigmoid
 
 
 class RewardLosses(NamedTuple):
-    """What comes of a batch of pairs, each (pairs,)."""
+    """Results per pair, each (pairs,)."""
 
     losses: torch.Tensor
     margins: torch.Tensor
@@ -15,12 +15,11 @@ class RewardLosses(NamedTuple):
 
 
 def bradley_terry(chosen_rewards: torch.Tensor, rejected_rewards: torch.Tensor, p: torch.Tensor) -> RewardLosses:
-    """Negative log-likelihood of the preferences (Bradley and Terry 1952; Ouyang et al.
+    """Return the negative log-likelihood of the preferences, and the margins.
 
-    2022, arXiv 2203.02155, equation 1).
-
-    loss = -[p log sigmoid(d) + (1 - p) log sigmoid(-d)], d = r(chosen) - r(rejected): the expectation over the label,
-    so that the gradient is zero where sigmoid(d) = p.
+    loss = -[p log sigmoid(d) + (1 - p) log sigmoid(-d)], d = r(chosen) - r(rejected). It is the expectation over the
+    label, so that the gradient is zero if sigmoid(d) = p. Bradley and Terry 1952; Ouyang et al. 2022, arXiv 2203.02155,
+    equation 1.
 
     Args:
         chosen_rewards: (pairs,) reward of each chosen answer.

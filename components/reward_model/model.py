@@ -1,4 +1,4 @@
-"""Loads what a reward model starts from: a language model under a fresh head, or a reward model with its own."""
+"""Load the start of a reward model: a language model under a fresh head, or a reward model with its own."""
 
 import json
 from pathlib import Path
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 HEAD = "score."
-"""What transformers calls the head of a decoder that scores texts."""
+"""Prefix of the weights in the head of a decoder that scores texts, as transformers names them."""
 BASES = ("ForCausalLM", "ForConditionalGeneration", "ForSequenceClassification")
 
 
 def base_ref(model: str, *, revision: str) -> ModelRef:
-    """Finds the model that a reward model starts from.
+    """Find the model that a reward model starts from.
 
     A hub model is downloaded, and the built-in starter trained, once.
 
@@ -54,16 +54,17 @@ class Headed(NamedTuple):
 
 
 def load_with_head(base: ModelRef, *, pad_id: int, dtype: torch.dtype, device: torch.device) -> Headed:
-    """Loads a model with one output, ready to be trained.
+    """Load a model with one output, ready to be trained.
 
     A fresh head is zero: every reward is then 0, so the first loss is ln 2 whatever the pairs are, and chance decides
     nothing.
 
     Args:
-        base: What it starts from.
-        pad_id: Token that fills a batch up; written into the model's configuration, where a judge finds it.
+        base: The model that it starts from.
+        pad_id: Token that fills a batch up. It is written into the model's configuration, where a judge finds it, if
+            there is none.
         dtype: Precision of the weights.
-        device: Where they go.
+        device: Device of the weights.
 
     Raises:
         ValueError: The model lacks other weights than the head's.
@@ -98,7 +99,10 @@ def load_with_head(base: ModelRef, *, pad_id: int, dtype: torch.dtype, device: t
 
 
 def rewards(model: Any, texts: list[list[int]], *, pad_id: int) -> torch.Tensor:
-    """Reward of each conversation, (texts,), in float32; padded on the right, which the model does not look at."""
+    """Return the reward of each conversation, (texts,), in float32.
+
+    Conversations are padded on the right; the model does not look at the padding.
+    """
     length = max(len(ids) for ids in texts)
     ids = torch.tensor([row + [pad_id] * (length - len(row)) for row in texts], device=model.device)
     mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in texts], device=model.device)

@@ -1,4 +1,4 @@
-"""What a step of a reward model's training minimises. Knows no optimizer and no files."""
+"""The objective of a step in a reward model's training. Knows no optimizer and no files."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ class NoState:
         """Keep nothing."""
 
     def restore(self, metrics: Mapping[str, float]) -> None:
-        """Take up nothing."""
+        """Restore nothing."""
 
 
 class RewardObjective:
@@ -36,7 +36,7 @@ class RewardObjective:
         """Do nothing: this loss reads no reference."""
 
     def kl(self, engine: Any, micro_batches: list[list[Slot]], layout: Layout) -> None:
-        """Return nothing: this loss reads no KL."""
+        """Return None: this loss reads no KL."""
 
     def micro_batch(self, engine: Any, slots: list[Slot], kl: torch.Tensor | None) -> MicroBatch:
         """Run one forward over both conversations of the slots' pairs."""

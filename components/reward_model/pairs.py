@@ -1,6 +1,6 @@
-"""The pairs that a reward model is trained and measured on.
+"""Read the pairs that a reward model is trained and measured on.
 
-Read, checked as validation checks pairs, split by content.
+They are checked as validation checks pairs, and split by content.
 """
 
 from collections import Counter
@@ -25,7 +25,7 @@ from components.validation.held_out import evaluation_prompts
 from components.validation.schema import schema_reasons
 
 UNTAGGED = "untagged"
-"""Tag of a pair whose data set gives none."""
+"""Tag of a pair whose data set has none."""
 REPORT_EVERY = 200
 
 
@@ -34,9 +34,9 @@ class PairTable(NamedTuple):
 
     table: pd.DataFrame
     digest: str
-    """Of the content."""
+    """Digest of the content."""
     split_earlier: int
-    """Rows whose two conversations part before the last answer: they hold no pair."""
+    """Number of rows whose two conversations part before the last answer: they hold no pair."""
 
 
 class PreparedPairs(NamedTuple):
@@ -76,19 +76,19 @@ def read_pair_table(source: str, *, split: str) -> PairTable:
 
 
 def prepare_pairs(read: PairTable, tokenizer: Any, settings: RewardModelConfig, *, max_tokens: int) -> PreparedPairs:
-    """Checks the pairs, tokenises them as the judge will, and keeps some prompts' pairs for measuring.
+    """Check the pairs, tokenise them as the judge will, and keep some prompts' pairs for measuring.
 
     All pairs of a prompt go to one side, chosen by content and seed. Nothing is cut: a pair that the model cannot read
     whole is left out and counted.
 
     Args:
         read: The data set.
-        tokenizer: The reward model's.
+        tokenizer: The reward model's tokenizer.
         settings: The share that is held out, and the seed.
         max_tokens: Longest prompt plus answer that the model reads.
 
     Raises:
-        ValueError: There is no pair left to train on, or none to measure on.
+        ValueError: No pair is left to train on, or to measure on.
     """
     reasons = schema_reasons(read.table, takes="pairs")
     excluded = Counter(reason for several in reasons.values() for reason in several)
@@ -113,7 +113,7 @@ def prepare_pairs(read: PairTable, tokenizer: Any, settings: RewardModelConfig, 
 
 
 def _encoded(row: int, values: pd.Series, tokenizer: Any, max_tokens: int) -> Pair | str:
-    """A pair of whole conversations, or why there is none."""
+    """Return a pair of whole conversations, or the reason why it is left out."""
     messages = parse_messages(values["prompt"])
     try:
         chosen, rejected = (conversation_ids(tokenizer, messages, values[side]) for side in ("chosen", "rejected"))

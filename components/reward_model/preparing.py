@@ -14,7 +14,7 @@ from components.reward_model.pairs import prepare_pairs, read_pair_table
 
 
 def check_place(directory: Path) -> None:
-    """Checks that a reward model may be written into a folder.
+    """Check that a reward model may be written into a folder.
 
     Raises:
         ValueError: It is a file, or holds a `reward_model` that was not made here and would be replaced.
@@ -29,14 +29,14 @@ def check_place(directory: Path) -> None:
 def prepare_request(
     pairs: str, *, split: str, base: str, revision: str, settings: RewardModelConfig
 ) -> RewardModelRequest:
-    """Pins pairs and base model by their content, after the checks that the training makes.
+    """Pin pairs and base model by their content, after the checks that the training makes.
 
     Args:
-        pairs: What `read_pair_table` reads.
+        pairs: Source of the pairs, as for `read_pair_table`.
         split: Split of a data set with splits.
         base: Directory, hub name or `builtin`.
         revision: Hub revision of the base.
-        settings: How it is trained.
+        settings: Settings of the training.
 
     Raises:
         ValueError: Something cannot be used; one line that names it and the remedy.

@@ -1,8 +1,7 @@
 """The door of a reward model's training.
 
-Reads pairs, trains a Bradley-Terry head, measures the saved model as the judge that it will be.
-
-What is published is the directory that the judge `reward_model` loads, with its measures beside the weights.
+Read pairs, train a Bradley-Terry head, measure the saved model as the judge that it will be. The published directory is
+the one that the judge `reward_model` loads, with its measures beside the weights.
 """
 
 import json
@@ -36,7 +35,7 @@ CHECKPOINTS = "checkpoints"
 RESULT = "reward_model.json"
 CHOSEN, REJECTED = 0, 1
 REWARD_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
-"""How far a reward of the reloaded model may be from that of the trained one."""
+"""Largest distance of a reward of the reloaded model from that of the trained one, relative to rewards above 1."""
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +44,11 @@ class _Trained(NamedTuple):
     steps: Steps
     probe: list[Pair]
     rewards: torch.Tensor
-    """Of the probe's chosen conversations, (pairs,)."""
+    """Rewards of the probe's chosen conversations, (pairs,)."""
 
 
 def run(request: RewardModelRequest, out: Path) -> None:
-    """Trains and writes the model with its tokenizer, `metrics.jsonl`, `reward_model.json` and `plots/reliability.png`.
+    """Train and write the model with its tokenizer, `metrics.jsonl`, `reward_model.json` and `plots/reliability.png`.
 
     Runs on one process or on every rank of torchrun; rank 0 writes. Checkpoints lie beside `out` under the digest of
     the request, so an interrupted run of the same request resumes from its last one.
@@ -82,7 +81,7 @@ def run(request: RewardModelRequest, out: Path) -> None:
 def _train(
     request: RewardModelRequest, headed: Headed, pairs: PreparedPairs, out: Path
 ) -> tuple[_Trained, Any, dict[str, torch.Tensor] | None]:
-    """Trains; returns what it came to, the trained module and, on rank 0, its weights."""
+    """Train; return the results, the trained module and, on rank 0, its weights."""
     training, seed = request.settings.training, derive_seed(request.settings.seed, "reward_model")
     rank, world_size = join_process_group()
     lengths = [pair.num_tokens for pair in pairs.train]
@@ -115,7 +114,11 @@ def _train(
 def _reloaded(
     request: RewardModelRequest, pairs: PreparedPairs, trained: _Trained, tokenizer: Any, out: Path
 ) -> RewardModelJudge:
-    """The judge that stands on what was written, held against what was trained."""
+    """Return the judge that reads the written model.
+
+    Raises:
+        RuntimeError: It scores the probe differently from the trained model.
+    """
     settings = request.settings
     judge = RewardModelJudge(
         JudgeSettings(
@@ -137,7 +140,7 @@ def _reloaded(
 
 
 def _predictions(judge: RewardModelJudge, pairs: PreparedPairs) -> list[Prediction]:
-    """What the judge says of the held-out pairs."""
+    """Return the judge's predictions for the held-out pairs."""
     columns = (pairs.held_out_rows[name] for name in ("prompt_id", "prompt", "chosen", "rejected"))
     rows = list(zip(*columns, strict=True))
     groups = [
