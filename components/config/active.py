@@ -1,4 +1,4 @@
-"""Which pairs a second, costly judge is asked about."""
+"""The choice of the pairs that a second, costly judge is asked about."""
 
 from typing import Literal
 

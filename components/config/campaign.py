@@ -1,4 +1,4 @@
-"""The whole of a campaign's configuration."""
+"""The whole configuration of a campaign."""
 
 import re
 from typing import Literal, Self

@@ -1,4 +1,4 @@
-"""Prompts, what is sampled for them, and what a pair must satisfy."""
+"""The prompts, the sampling of responses, and the conditions that a pair must satisfy."""
 
 from typing import Literal, Self
 
@@ -8,7 +8,7 @@ from components.config.policy import BUILTIN
 from components.config.section import Section
 
 SamplingEngine = Literal["transformers", "vllm"]
-"""What draws responses."""
+"""Engine that samples responses."""
 
 
 class PromptsConfig(Section):

@@ -1,4 +1,4 @@
-"""The model that is aligned, and what of it is trained."""
+"""The model that is aligned, and the weights of it that are trained."""
 
 from typing import Literal, Self
 

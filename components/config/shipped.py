@@ -1,4 +1,4 @@
-"""Where the files of the project's `conf` folder are. The one way to find them."""
+"""Find the files of the project's `conf` folder. All code finds them through this module."""
 
 from pathlib import Path
 

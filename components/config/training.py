@@ -34,7 +34,7 @@ LossName = Literal[
 ]
 
 Takes = Literal["pairs", "responses"]
-"""What may be trained on: pairs only, or single responses (desirable or not) as well."""
+"""Training data of a loss: pairs only, or single responses (desirable or not) as well."""
 MARGIN_LOSSES = frozenset({"sigmoid", "sigmoid_norm", "ipo", "ipo_mean", "hinge", "robust", "exo_pair", "discopop"})
 """Losses whose log-ratios another divergence may replace."""
 
