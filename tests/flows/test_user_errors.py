@@ -122,7 +122,7 @@ def single_responses_for_a_loss_of_pairs(case: Case) -> str:
 CASES = {
     unknown_key: "unknown key trainng; did you mean training?",
     out_of_range: "training.beta = 0: Input should be greater than 0",
-    bad_name: "is no file name",
+    bad_name: "is not a valid name",
     missing_prompts: "nowhere.jsonl",
     line_that_is_no_json: "line 2",
     missing_column: "question",
@@ -132,13 +132,13 @@ CASES = {
     model_without_chat_template: "has no chat template",
     pickled_model: "only pickled weights (pytorch_model.bin)",
     unknown_rule: "support_reply",
-    key_that_is_not_set: "RATCHET_NO_SUCH_KEY is not set: put the key there",
-    key_in_the_config: "endpoint.api_key_from names no place of a key: write env:NAME",
+    key_that_is_not_set: "RATCHET_NO_SUCH_KEY is not set: set it to the API key",
+    key_in_the_config: "endpoint.api_key_from must be env:NAME, the name of an environment variable",
     cost_limit_without_prices: "max_cost needs prices: set `price_per_million_input` and `price_per_million_output`",
     missing_seed_pairs: "nowhere.jsonl",
     seed_pairs_without_rejected: "rejected",
     single_responses_for_a_loss_of_pairs: (
-        "holds 1 single responses, and training.loss sigmoid takes pairs: set `training: {loss: kto}`"
+        "has 1 single responses, but training.loss sigmoid needs pairs: set `training: {loss: kto}`"
     ),
 }
 
@@ -162,5 +162,5 @@ def test_unknown_campaign_is_one_line_and_exit_code_2(command: str, tmp_path: Pa
     monkeypatch.setenv("RATCHET_RUNS", str(tmp_path / "runs"))
     told = CliRunner().invoke(app, [command, "nowhere"])
     assert told.exit_code == 2
-    assert "no campaign nowhere" in told.stderr
+    assert "campaign nowhere does not exist in" in told.stderr
     assert not (tmp_path / "runs").exists()

@@ -87,7 +87,6 @@ def test_self_judge_asks_the_policy_itself_and_leaves_no_server(
 KILLED = """
 import sys, time
 from pathlib import Path
-from components import progress
 from components.config import EndpointConfig, PolicyConfig
 from components.judges.self_judge import serving_policy
 from components.models.loading import start_ref

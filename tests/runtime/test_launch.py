@@ -151,7 +151,7 @@ def test_torchrun_ranks_die_with_a_parent_that_is_killed(stage: Path, tmp_path: 
     code = f"""
 import sys
 from pathlib import Path
-from components import launch
+from components.runtime import launch
 from components.config import GateConfig
 from components.records import Artifact, PromoteRequest
 launch.STAGES["promote"] = launch.Stage("a_stage", PromoteRequest, 1)
