@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 from components.artifacts import read_json
 from components.tracking.views import compare_url, experiment_url
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.e2e
 CAMPAIGN = "compared"
 
 

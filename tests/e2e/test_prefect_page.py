@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 
 from components.artifacts import read_json
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
+pytestmark = pytest.mark.e2e
 
 
 def open_form(page: Page, site: Any, deployment: str) -> None:

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.flows.servers.attacks import assert_only_the_key_opens, keep_secret
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.e2e
 
 
 def test_page_asks_for_the_key_and_takes_no_other(
