@@ -27,6 +27,7 @@ from components.config import (
     TrainingConfig,
     ValidationConfig,
 )
+from components.config.section import Section
 
 
 class StageFailed(Exception):
@@ -287,15 +288,27 @@ class RoundRecord(Record):
 def identity(value: Any) -> Any:
     """Reduce a record to the values that a result may depend on.
 
-    Artifacts and models become their digests; paths and the free fields of endpoints are left out.
+    Artifacts and models become their digests. Paths, the free fields of endpoints, and fields that were added later and
+    have their default are left out.
     """
     if isinstance(value, Artifact | ModelRef):
         return value.digest
     if isinstance(value, BaseModel):
-        free = value.FREE_TO_CHANGE if isinstance(value, EndpointConfig) else ()
-        return {name: identity(getattr(value, name)) for name in type(value).model_fields if name not in free}
+        left_out = set(value.FREE_TO_CHANGE if isinstance(value, EndpointConfig) else ())
+        left_out.update(_unset_additions(value) if isinstance(value, Section) else ())
+        return {name: identity(getattr(value, name)) for name in type(value).model_fields if name not in left_out}
     if isinstance(value, tuple | list):
         return [identity(item) for item in value]
     if isinstance(value, dict):
         return {name: identity(item) for name, item in value.items()}
     return value
+
+
+def _unset_additions(section: Section) -> tuple[str, ...]:
+    """Return the fields of a section that were added later and have their default."""
+    fields = type(section).model_fields
+    return tuple(
+        name
+        for name in section.ADDED_LATER
+        if getattr(section, name) == fields[name].get_default(call_default_factory=True)
+    )

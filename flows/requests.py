@@ -9,7 +9,7 @@ from components.artifacts import artifact, derive_seed, read_json
 from components.campaign.files import judged_rounds, replayed_pairs
 from components.campaign.models import model_of_round
 from components.campaign.state import round_directory
-from components.config import CampaignConfig
+from components.config import CampaignConfig, PolicyConfig
 from components.records import (
     Artifact,
     CollectRequest,
@@ -69,7 +69,7 @@ class Round:
         prompts = self.config.prompts
         return GenerateRequest(
             policy=self._champion,
-            limits=self.config.policy,
+            limits=self._limits,
             prompts=self._pinned("train_prompts.parquet"),
             per_round=prompts.per_round,
             solved_rounds=prompts.solved_rounds,
@@ -91,7 +91,7 @@ class Round:
             judge=JudgeRef(config=self.config.judge, digest=self._judge_digest("judge")),
             policy=self._champion,
             start=self._model(0),
-            limits=self.config.policy,
+            limits=self._limits,
             preferences=self.config.preferences,
             active=active,
             active_judge=JudgeRef(config=active.judge, digest=self._judge_digest("active_judge"))
@@ -108,7 +108,7 @@ class Round:
             replayed=replayed_pairs(self.campaign_directory, self.number, self.config.validation.replay),
             held_out=self._pinned("held_out_prompts.parquet"),
             policy=self._champion,
-            limits=self.config.policy,
+            limits=self._limits,
             validation=self.config.validation,
             takes=self.config.training.takes,
             seed=self._seed("validate_data"),
@@ -121,7 +121,7 @@ class Round:
             reference=self._reference,
             train=self._published(validated, "train.parquet"),
             eval=self._published(validated, "eval.parquet"),
-            limits=self.config.policy,
+            limits=self._limits,
             lora=self.config.lora,
             soft_prompt=self.config.soft_prompt,
             training=self.config.training,
@@ -138,7 +138,7 @@ class Round:
             start=self._model(0),
             held_out=self._pinned("held_out_prompts.parquet"),
             training=self._published(trained, "train.json"),
-            limits=self.config.policy,
+            limits=self._limits,
             num_held_out=self.config.prompts.num_held_out,
             engine=self.config.generation.engine,
             batch_size=self.config.generation.batch_size,
@@ -160,6 +160,13 @@ class Round:
     def _reference(self) -> ModelRef:
         rounds = {"start": 0, "previous": self.number - 1, "champion": self.champion_round}
         return self._model(rounds[self.config.reference])
+
+    @cached_property
+    def _limits(self) -> PolicyConfig:
+        """The policy section, with the date that the campaign's prompts tell for good."""
+        policy = self.config.policy
+        pinned = self._pins.get("template_date")
+        return policy if policy.template_date or not pinned else policy.model_copy(update={"template_date": pinned})
 
     @property
     def _start_directory(self) -> Path:

@@ -1,12 +1,27 @@
 """The model that is aligned, and the weights of it that are trained."""
 
-from typing import Literal, Self
+from datetime import date
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from components.config.section import Section
 
 BUILTIN = "builtin"
+RESERVED_ARGUMENTS = frozenset(
+    {
+        "conversation",
+        "messages",
+        "chat_template",
+        "add_generation_prompt",
+        "continue_final_message",
+        "tokenize",
+        "return_dict",
+        "return_tensors",
+        "strftime_now",
+    }
+)
+"""Arguments of `apply_chat_template` that no configuration may set."""
 
 
 class PolicyConfig(Section):
@@ -27,6 +42,30 @@ class PolicyConfig(Section):
     """Longest prompt in tokens, chat template included; a pair with a longer prompt is quarantined, never cut."""
     max_response_tokens: int = Field(default=512, ge=1, le=131072)
     """Longest response in tokens: sampling stops there, and training and validation cut a response there."""
+    chat_template_arguments: dict[str, Any] = {}
+    """Arguments of the model's chat template, by name, such as `{enable_thinking: false}` or `{tools: [...]}`; used in
+    every stage."""
+    template_date: str = Field(default="", pattern=r"^(\d{4}-\d{2}-\d{2})?$")
+    """Date (YYYY-MM-DD) that a chat template which writes today's date reads in every stage; empty takes the day on
+    which the campaign began."""
+
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("chat_template_arguments", "template_date")
+
+    @model_validator(mode="after")
+    def _arguments_are_free(self) -> Self:
+        taken = RESERVED_ARGUMENTS & self.chat_template_arguments.keys()
+        if taken:
+            raise ValueError(f"chat_template_arguments: {min(taken)} is set for each call: remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _date_exists(self) -> Self:
+        if self.template_date:
+            try:
+                date.fromisoformat(self.template_date)
+            except ValueError:
+                raise ValueError(f"template_date {self.template_date} is not a date: use YYYY-MM-DD") from None
+        return self
 
 
 class LoraConfig(Section):

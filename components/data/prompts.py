@@ -8,7 +8,7 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,8 @@ class Prompt:
 
     prompt_id: str
     messages: Messages
+    place: str = field(default="", compare=False)
+    """Where it was read, for messages; empty for a built-in one."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,9 @@ class PromptSplit:
         return hashlib.sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest()
 
 
-def make_prompt(messages: Messages) -> Prompt:
+def make_prompt(messages: Messages, place: str = "") -> Prompt:
     """Return a conversation as a prompt that is named by its content."""
-    return Prompt(prompt_id(messages), messages)
+    return Prompt(prompt_id(messages), messages, place)
 
 
 def prompt_id(messages: Messages) -> str:
@@ -86,7 +88,7 @@ def load_prompts(source: str, *, column: str, split: str) -> list[Prompt]:
             raise ValueError(f"the built-in prompts have no split {split}: use {' or '.join(BUILTIN_SPLITS)}")
         return [make_prompt(messages) for messages in BUILTIN_SPLITS[split]()]
     read = read_rows(source, split=split, columns=[column])
-    return [make_prompt(conversation(cell, place)) for place, cell in _cells(read, column)]
+    return [make_prompt(conversation(cell, place), place) for place, cell in _cells(read, column)]
 
 
 def conversation(value: Any, place: str) -> Messages:

@@ -7,16 +7,12 @@ import heapq
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pandas as pd
 
-from components.data.messages import parse_messages
 from components.dpo.mixing import mixed_order
-from components.models.tokens import prompt_ids, response_ids
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from components.validation.semantics import TOKEN_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -59,21 +55,26 @@ class Pair:
         return self.chosen or self.rejected
 
 
-def encode_pairs(
-    table: pd.DataFrame, tokenizer: "PreTrainedTokenizerBase", *, max_response_tokens: int, source: str
-) -> list[Pair]:
-    """Tokenise a validated table of pairs, in its order; `source` names the table in messages."""
-    pairs = []
-    columns = (table[name] for name in ("prompt", "chosen", "rejected", "p", "prompt_id", "tag", "weight"))
-    for row, (prompt, chosen, rejected, p, prompt_id, tag, weight) in enumerate(zip(*columns, strict=True)):
-        messages = parse_messages(prompt)
-        kept, dropped = (
-            response_ids(tokenizer, messages, text, max_tokens=max_response_tokens) if isinstance(text, str) else []
-            for text in (chosen, rejected)
+def read_pairs(table: pd.DataFrame, *, source: str) -> list[Pair]:
+    """Return the pairs of a validated table with the tokens that it holds; `source` names the table in messages."""
+    columns = (table[name] for name in (*TOKEN_COLUMNS, "p", "prompt_id", "tag", "weight"))
+    return [
+        Pair(
+            _tokens(prompt),
+            _tokens(chosen),
+            _tokens(rejected),
+            float(p),
+            f"{source} row {row} (prompt {prompt_id})",
+            tag,
+            float(weight),
         )
-        name = f"{source} row {row} (prompt {prompt_id})"
-        pairs.append(Pair(prompt_ids(tokenizer, messages), kept, dropped, float(p), name, tag, float(weight)))
-    return pairs
+        for row, (prompt, chosen, rejected, p, prompt_id, tag, weight) in enumerate(zip(*columns, strict=True))
+    ]
+
+
+def _tokens(cell: Any) -> list[int]:
+    """Return the tokens of a cell; a single response has no other answer, so that cell is null."""
+    return [] if cell is None or isinstance(cell, float) else [int(token) for token in cell]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from components.artifacts import digest, read_table, write_bytes, write_json
-from components.dpo.batches import Layout, Pair, Plan, encode_pairs
+from components.dpo.batches import Layout, Pair, Plan, read_pairs
 from components.dpo.checks import LOGPS_TOLERANCE, FirstLoss, Probe, check_reloaded, probe_trained
 from components.dpo.constraints import constraints_of
 from components.dpo.diagnosis import Setting, diagnose, reference_moved
@@ -91,9 +91,9 @@ def run(request: TrainRequest, out: Path) -> None:
     """
     rank, world_size = join_process_group()
     device = pick_device()
-    tokenizer, limit = load_tokenizer(request.policy), request.limits.max_response_tokens
-    train_pairs = encode_pairs(read_table(request.train), tokenizer, max_response_tokens=limit, source="train.parquet")
-    eval_pairs = encode_pairs(read_table(request.eval), tokenizer, max_response_tokens=limit, source="eval.parquet")
+    tokenizer = load_tokenizer(request.policy)
+    train_pairs = read_pairs(read_table(request.train), source="train.parquet")
+    eval_pairs = read_pairs(read_table(request.eval), source="eval.parquet")
     work = _Work(
         request, out, rank, world_size, device, resolve_dtype(request.limits.dtype), tokenizer, train_pairs, eval_pairs
     )

@@ -14,15 +14,15 @@ from components.generation.engines import Sampler, opened
 from components.generation.responses import Response, respond
 from components.generation.sampler import Sampled
 from components.generation.sampling_params import SamplingParams
-from components.models.loading import give_memory_back, load_policy, load_tokenizer, pick_device, resolve_dtype
-from components.models.tokens import stop_ids
+from components.models.loading import give_memory_back, load_policy, pick_device, resolve_dtype
+from components.models.tokens import ChatTokenizer, load_chat
 from components.records import EvaluateRequest, ModelRef
 from components.runtime import progress
 from components.runtime.ranks import over_ranks, world_size
 from components.scoring.response_logps import response_logps
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def answer(request: EvaluateRequest, prompts: Sequence[list[int]], seeds: Sequen
     responses: dict[str, list[Response]] = {}
     logps: dict[str, torch.Tensor] = {}
     for digest, ref in models.items():
-        tokenizer = load_tokenizer(ref)
+        chat = load_chat(ref, request.limits)
         done = len(responses) * len(prompts), len(models) * len(prompts)
         own_seeds = [derive_seed(seed, digest) for seed in seeds]
         with opened(
@@ -61,16 +61,16 @@ def answer(request: EvaluateRequest, prompts: Sequence[list[int]], seeds: Sequen
             request.limits,
             engine=request.engine,
             longest=max(map(len, prompts)) + request.limits.max_response_tokens,
-            pad_id=tokenizer.pad_token_id,
+            pad_id=chat.pad_id,
             batch_size=request.batch_size,
         ) as policy:
-            responses[digest] = _sample(request, policy, tokenizer, prompts, own_seeds, done=done)
+            responses[digest] = _sample(request, policy, chat, prompts, own_seeds, done=done)
             model = policy.model
         del policy
         if digest in (request.challenger.digest, request.start.digest):
             own = [response.token_ids for response in responses[request.challenger.digest]]
             model = model or _loaded(request, ref)
-            logps[digest] = _logps(model, tokenizer.pad_token_id, prompts, own)
+            logps[digest] = _logps(model, chat.pad_id, prompts, own)
         del model
         give_memory_back()
     log_ratios = (logps[request.challenger.digest] - logps[request.start.digest]).tolist()
@@ -100,7 +100,7 @@ def _logps(
 def _sample(
     request: EvaluateRequest,
     policy: Sampler,
-    tokenizer: "PreTrainedTokenizerBase",
+    chat: ChatTokenizer,
     prompts: Sequence[list[int]],
     seeds: Sequence[int],
     *,
@@ -112,7 +112,7 @@ def _sample(
         top_p=1.0,
         top_k=0,
         max_new_tokens=request.limits.max_response_tokens,
-        stop_ids=frozenset(stop_ids(tokenizer, policy.generation_config)),
+        stop_ids=chat.stop_ids,
     )
     finished, total = done
 
@@ -122,5 +122,5 @@ def _sample(
         progress.report(min(finished, total), total, "held-out responses")
 
     one_each = [[seed] for seed in seeds]
-    by_prompt = respond(policy.draw, tokenizer, prompts, seeds=one_each, law=law, on_batch=report)
+    by_prompt = respond(policy.draw, chat, prompts, seeds=one_each, law=law, on_batch=report)
     return [responses[0] for responses in by_prompt]

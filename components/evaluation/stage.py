@@ -18,8 +18,7 @@ from components.judges.chat.ledger import write_usage
 from components.judges.health import measure_health
 from components.judges.protocol import JUDGING, Judge, JudgeContext
 from components.judges.registry import load_pinned_judge
-from components.models.loading import load_tokenizer
-from components.models.tokens import prompt_ids
+from components.models.tokens import load_chat
 from components.plots.stages import evaluation_plots
 from components.records import EvaluateRequest, Interval
 from components.runtime.ranks import pick_own_device, rank
@@ -96,9 +95,9 @@ def run(request: EvaluateRequest, out: Path) -> None:
 
 def _held_out(request: EvaluateRequest) -> HeldOut:
     table = read_table(request.held_out).head(request.num_held_out)
-    tokenizer = load_tokenizer(request.start)
+    chat = load_chat(request.start, request.limits)
     prompts = [(name, parse_messages(text)) for name, text in zip(table["prompt_id"], table["messages"], strict=True)]
-    encoded = [prompt_ids(tokenizer, messages) for _, messages in prompts]
+    encoded = [chat.prompt_ids(messages) for _, messages in prompts]
     limit = request.limits.max_prompt_tokens
     short = [row for row, ids in enumerate(encoded) if len(ids) <= limit]
     if not short:

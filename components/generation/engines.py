@@ -12,11 +12,11 @@ from components.config import PolicyConfig, SamplingEngine
 from components.generation import vllm
 from components.generation.sampler import Sampled, sample
 from components.generation.sampling_params import SamplingParams
-from components.models.loading import load_generation_config, load_policy, pick_device, resolve_dtype
+from components.models.loading import load_policy, pick_device, resolve_dtype
 from components.records import ModelRef
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 
 class Draw(Protocol):
@@ -36,10 +36,8 @@ class Draw(Protocol):
 class Sampler:
     """A policy that can be sampled from."""
 
-    def __init__(
-        self, draw: Draw, generation_config: "GenerationConfig | None", model: "PreTrainedModel | None"
-    ) -> None:
-        self.draw, self.generation_config, self.model = draw, generation_config, model
+    def __init__(self, draw: Draw, model: "PreTrainedModel | None") -> None:
+        self.draw, self.model = draw, model
         """The model is None if another process has loaded it."""
 
 
@@ -64,9 +62,9 @@ def opened(
     dtype = resolve_dtype(limits.dtype)
     if engine == "vllm":
         with vllm.loaded(policy, dtype=str(dtype).removeprefix("torch."), longest=longest) as session:
-            yield Sampler(session.sample, load_generation_config(policy), None)
+            yield Sampler(session.sample, None)
         return
     model = load_policy(policy, dtype=dtype, device=pick_device(), quantization=limits.quantization)
 
     draw = partial(sample, model, pad_id=pad_id, batch_size=batch_size)
-    yield Sampler(draw, model.generation_config, model)
+    yield Sampler(draw, model)

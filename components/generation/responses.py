@@ -2,15 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from components.generation.engines import Draw
 from components.generation.sampler import Sampled
 from components.generation.sampling_params import SamplingParams
+from components.models.tokens import ChatTokenizer
 from components.runtime.ranks import over_ranks
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -18,7 +16,7 @@ class Response:
     """One sampled response."""
 
     text: str
-    """The text without special tokens."""
+    """The text of the tokens without the stop token."""
     token_ids: list[int]
     """The sampled tokens, including the stop token."""
     finish_reason: Literal["stop", "length"]
@@ -36,7 +34,7 @@ class Response:
 
 def respond(
     draw: Draw,
-    tokenizer: "PreTrainedTokenizerBase",
+    chat: ChatTokenizer,
     prompts: Sequence[list[int]],
     *,
     seeds: Sequence[Sequence[int]],
@@ -54,18 +52,14 @@ def respond(
     def work(share: list[int]) -> list[list[Response]]:
         own = [prompts[place] for place in share]
         own_seeds = [seeds[place] for place in share]
-        return _as_text(draw(own, seeds=own_seeds, law=law, on_batch=on_batch), tokenizer, len(own))
+        return _as_text(draw(own, seeds=own_seeds, law=law, on_batch=on_batch), chat, len(own))
 
     return over_ranks([len(prompt) for prompt in prompts], work)
 
 
-def _as_text(
-    sampled: Sequence[Sampled], tokenizer: "PreTrainedTokenizerBase", num_prompts: int
-) -> list[list[Response]]:
+def _as_text(sampled: Sequence[Sampled], chat: ChatTokenizer, num_prompts: int) -> list[list[Response]]:
     responses: list[list[Response]] = [[] for _ in range(num_prompts)]
     for answer in sampled:
         ids = answer.token_ids[:-1] if answer.finish_reason == "stop" else answer.token_ids
-        # Cleaning up spaces would make a text that the policy did not write.
-        text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        responses[answer.prompt_index].append(Response(text, answer.token_ids, answer.finish_reason))
+        responses[answer.prompt_index].append(Response(chat.text(ids), answer.token_ids, answer.finish_reason))
     return responses

@@ -1,10 +1,10 @@
 """The door of generation: draw the round's prompts and sample responses to them from the current policy."""
 
+import json
 import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -15,14 +15,10 @@ from components.generation.engines import opened
 from components.generation.responses import Response, respond
 from components.generation.sampler import Sampled
 from components.generation.sampling_params import SamplingParams
-from components.models.loading import load_tokenizer
-from components.models.tokens import prompt_ids, stop_ids
+from components.models.tokens import ChatTokenizer, load_chat
 from components.records import GenerateRequest
 from components.runtime import progress
 from components.runtime.ranks import pick_own_device, rank, world_size
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 RESPONSE_TYPES = {
     "prompt_id": "str",
@@ -32,6 +28,7 @@ RESPONSE_TYPES = {
     "n_tokens": "int64",
     "finish_reason": "str",
     "seed": "int64",
+    "sampling": "str",
 }
 
 log = logging.getLogger(__name__)
@@ -52,8 +49,8 @@ def run(request: GenerateRequest, out: Path) -> None:
     drawn, left_out, filled_up = draw_round(pool.index, request)
     if left_out or filled_up:
         log.info("%d solved prompts are left out; %d are drawn for lack of others", left_out, filled_up)
-    tokenizer = load_tokenizer(request.policy)
-    encoded = {name: prompt_ids(tokenizer, parse_messages(pool[name])) for name in drawn}
+    chat = load_chat(request.policy, request.limits)
+    encoded = {name: chat.prompt_ids(parse_messages(pool[name])) for name in drawn}
     limit = request.limits.max_prompt_tokens
     sampled = {name: ids for name, ids in encoded.items() if len(ids) <= limit}
     if not sampled:
@@ -74,7 +71,7 @@ def run(request: GenerateRequest, out: Path) -> None:
         [derive_seed(request.seed, name, number) for number in range(request.generation.samples_per_prompt)]
         for name in sampled
     ]
-    responses = _respond(request, tokenizer, list(sampled.values()), seeds)
+    responses = _respond(request, chat, list(sampled.values()), seeds)
     if rank() != 0:
         return
     everything = [response for of_prompt in responses for response in of_prompt]
@@ -88,17 +85,16 @@ def run(request: GenerateRequest, out: Path) -> None:
         "unfinished": sum(response.unfinished for response in everything),
         "empty": sum(response.empty for response in everything),
     }
-    write_table(
-        out / "prompts.parquet",
-        pd.DataFrame({"prompt_id": drawn, "messages": [pool[name] for name in drawn]}, dtype="str"),
-    )
-    write_table(out / "responses.parquet", _table(list(sampled), seeds, responses))
+    prompts = pd.DataFrame({"prompt_id": drawn, "messages": [pool[name] for name in drawn]}, dtype="str")
+    prompts["token_ids"] = [encoded[name] for name in drawn]
+    write_table(out / "prompts.parquet", prompts)
+    write_table(out / "responses.parquet", _table(list(sampled), seeds, responses, _sampling(request)))
     write_json(out / "generate.json", counts)
 
 
 def _respond(
     request: GenerateRequest,
-    tokenizer: "PreTrainedTokenizerBase",
+    chat: ChatTokenizer,
     prompts: Sequence[list[int]],
     seeds: Sequence[Sequence[int]],
 ) -> list[list[Response]]:
@@ -118,7 +114,7 @@ def _respond(
         request.limits,
         engine=generation.engine,
         longest=max(map(len, prompts)) + most,
-        pad_id=tokenizer.pad_token_id,
+        pad_id=chat.pad_id,
         batch_size=generation.batch_size,
     ) as policy:
         law = SamplingParams(
@@ -126,16 +122,23 @@ def _respond(
             top_p=generation.top_p,
             top_k=generation.top_k,
             max_new_tokens=most,
-            stop_ids=frozenset(stop_ids(tokenizer, policy.generation_config)),
+            stop_ids=chat.stop_ids,
         )
-        return respond(policy.draw, tokenizer, prompts, seeds=seeds, law=law, on_batch=report)
+        return respond(policy.draw, chat, prompts, seeds=seeds, law=law, on_batch=report)
+
+
+def _sampling(request: GenerateRequest) -> str:
+    """Return the law of the round's responses, as JSON: which weights, and how their distribution is changed."""
+    generation = request.generation
+    law = {"temperature": generation.temperature, "top_p": generation.top_p, "top_k": generation.top_k}
+    return json.dumps({"policy": request.policy.digest, **law})
 
 
 def _table(
-    names: Sequence[str], seeds: Sequence[Sequence[int]], responses: Sequence[Sequence[Response]]
+    names: Sequence[str], seeds: Sequence[Sequence[int]], responses: Sequence[Sequence[Response]], sampling: str
 ) -> pd.DataFrame:
     rows = [
-        (name, number, answer.text, answer.token_ids, len(answer.token_ids), answer.finish_reason, seed)
+        (name, number, answer.text, answer.token_ids, len(answer.token_ids), answer.finish_reason, seed, sampling)
         for name, own_seeds, of_prompt in zip(names, seeds, responses, strict=True)
         for number, (seed, answer) in enumerate(zip(own_seeds, of_prompt, strict=True))
     ]

@@ -9,24 +9,22 @@ Until a round is promoted, the policy is the start model and every such reward i
 verdicts with that reason: alone it is unavailable, and in a jury it abstains.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
 
 from components import artifacts
 from components.config import JudgeSettings, PolicyConfig
-from components.data.messages import Messages
+from components.data.messages import Messages, format_messages
 from components.judges.protocol import Group, Judge, JudgeContext, Opinion, Verdict, judge_alone
 from components.judges.registry import AnyJudge
 from components.models.loading import give_memory_back, load_policy, load_tokenizer, pick_device, resolve_dtype
-from components.models.tokens import prompt_ids, response_ids
+from components.models.tokens import ChatTokenizer, NotRendered, load_chat
 from components.records import ModelRef
 from components.runtime import progress
 from components.scoring.response_logps import response_logps
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 NAME = "implicit_reward"
 UNMOVED = (
@@ -65,13 +63,18 @@ class ImplicitRewardJudge:
 
     def judge(self, groups: Sequence[Group]) -> list[Verdict]:
         """Score every response."""
-        return judge_alone(self.name, groups, self._score)
+        return judge_alone(self.name, groups, partial(self._score, _sampled(groups)))
 
-    def _score(self, distinct: Sequence[tuple[Messages, str]]) -> list[Opinion]:
+    def _score(
+        self, sampled: Mapping[tuple[str, str], Tokens], distinct: Sequence[tuple[Messages, str]]
+    ) -> list[Opinion]:
         if self._policy.digest == self._start.digest:
             return [Opinion(None, UNMOVED)] * len(distinct)
-        tokenizer = load_tokenizer(self._policy)
-        inputs = [_read(tokenizer, messages, text, self._limits) for messages, text in distinct]
+        chat = load_chat(self._policy, self._limits)
+        inputs = [
+            _read(chat, messages, text, sampled.get((format_messages(messages), text)), self._limits)
+            for messages, text in distinct
+        ]
         opinions = {index: opinion for index, opinion in enumerate(inputs) if isinstance(opinion, Opinion)}
         readable = {index: tokens for index, tokens in enumerate(inputs) if isinstance(tokens, Tokens)}
         if readable:
@@ -115,18 +118,30 @@ def digest(config: AnyJudge) -> str:
     return artifacts.digest({"kind": config.kind})
 
 
+def _sampled(groups: Sequence[Group]) -> dict[tuple[str, str], Tokens]:
+    """Return the tokens of the responses that the policy sampled, by conversation and text."""
+    return {
+        (format_messages(group.messages), text): Tokens(list(group.prompt_ids), list(group.tokens[sample_id].token_ids))
+        for group in groups
+        for sample_id, text in reversed(group.responses)
+        if sample_id in group.tokens
+    }
+
+
 def _read(
-    tokenizer: "PreTrainedTokenizerBase", messages: Messages, text: str, limits: PolicyConfig
+    chat: ChatTokenizer, messages: Messages, text: str, sampled: Tokens | None, limits: PolicyConfig
 ) -> Tokens | Opinion:
     """Return the tokens as in training, cut at the policy's limit, or an opinion that says why there are none."""
-    prompt = prompt_ids(tokenizer, messages)
+    prompt = chat.prompt_ids(messages) if sampled is None else sampled.prompt
     if len(prompt) > limits.max_prompt_tokens:
         return Opinion(
             None,
             f"the prompt has {len(prompt)} tokens, more than policy.max_prompt_tokens = {limits.max_prompt_tokens}",
         )
+    if sampled is not None:
+        return Tokens(prompt, sampled.response[: limits.max_response_tokens])
     try:
-        response = response_ids(tokenizer, messages, text, max_tokens=limits.max_response_tokens)
-    except ValueError as error:
+        response = chat.response_ids(messages, text, max_tokens=limits.max_response_tokens)
+    except NotRendered as error:
         return Opinion(None, str(error))
     return Tokens(prompt, response) if response else Opinion(None, "the response has no tokens")

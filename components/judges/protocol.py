@@ -8,8 +8,8 @@ juror, each principle) carry a `part`, so that every raw verdict is stored and n
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
@@ -27,6 +27,18 @@ Key = tuple[str, int]
 
 
 @dataclass(frozen=True)
+class SampledTokens:
+    """The tokens of a response as the policy sampled them."""
+
+    token_ids: tuple[int, ...]
+    """With the stop token, unless the limit cut the response."""
+    finish_reason: str
+    """`stop` or `length`."""
+    sampling: str | None
+    """The law of the sampling, as JSON; None if it was not recorded."""
+
+
+@dataclass(frozen=True)
 class Group:
     """A prompt and the responses to it that are judged together."""
 
@@ -34,6 +46,10 @@ class Group:
     messages: Messages
     responses: tuple[tuple[int, str], ...]
     """(sample_id, text) of each response."""
+    prompt_ids: tuple[int, ...] = ()
+    """The prompt's tokens as the policy read them; empty if the responses were not sampled by the campaign."""
+    tokens: Mapping[int, SampledTokens] = field(default_factory=dict)
+    """Tokens of each response, by sample_id; empty if they were not sampled by the campaign."""
 
 
 @dataclass(frozen=True)

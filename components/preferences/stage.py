@@ -75,7 +75,7 @@ def collect(
     write_verdicts(out, verdicts)
     check_invalid_share(judge.name, verdicts, preferences.max_invalid_share)
     built = build(groups, verdicts, judge=judge.name, preferences=preferences, seed=seed)
-    write_pairs(out, built.rows)
+    write_pairs(out, built.rows, groups)
     write_outcomes(out, built.rows, built.outcomes, verdicts)
     health = measure_health(verdicts, groups, seed=seed)
     measured = {"judge_health": health.model_dump(mode="json"), "revisions": built.revisions}
@@ -85,7 +85,7 @@ def collect(
     if costly is not None:
         refined = refine(built.rows, groups, verdicts, costly=costly, preferences=preferences, seed=seed)
         write_verdicts(out, [*verdicts, *refined.verdicts])
-        write_pairs(out, refined.rows)
+        write_pairs(out, refined.rows, groups)
         write_json(out / COUNTS, {**counts, **pair_counts(refined.rows), "active": refined.counts})
 
 
@@ -93,7 +93,7 @@ def take_seeds(preferences: PreferencesConfig, *, pinned_digest: str | None, out
     """Write the pairs of the data set that seeds a round, and no verdicts."""
     built = seeded_pairs(preferences, pinned_digest=pinned_digest)
     write_verdicts(out, [])
-    write_pairs(out, built.rows)
+    write_pairs(out, built.rows, groups=())
     write_json(
         out / COUNTS,
         {**seeded_counts(built.outcomes, built.rows), "judge_health": None, "revisions": None, "active": None},

@@ -16,7 +16,7 @@ import pandas as pd
 from components.artifacts import digest, read_table, write_bytes, write_table
 from components.data.messages import Messages, format_messages, parse_messages
 from components.data.prompts import prompt_id
-from components.judges.protocol import Group, Verdict, conclusions, scores
+from components.judges.protocol import Group, SampledTokens, Verdict, conclusions, scores
 from components.preferences.labels import TIED
 from components.records import PROMPT_OUTCOMES, JudgeUnavailable
 
@@ -35,6 +35,16 @@ PAIR_TYPES = {
     "judge": "str",
     "verdict_ids": "object",
 }
+
+TOKEN_TYPES = {
+    "prompt_ids": "object",
+    "chosen_ids": "object",
+    "rejected_ids": "object",
+    "chosen_finish": "str",
+    "rejected_finish": "str",
+    "sampling": "str",
+}
+"""Columns of what the policy sampled: token ids, finish reasons and the law. Null in an answer from outside."""
 
 
 def pair_row(
@@ -75,9 +85,33 @@ def pair_row(
     }
 
 
-def write_pairs(out: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write `preferences.parquet` in a directory."""
-    write_table(out / PAIRS, pd.DataFrame(list(rows), columns=list(PAIR_TYPES)).astype(PAIR_TYPES))
+def write_pairs(out: Path, rows: Iterable[dict[str, Any]], groups: Iterable[Group]) -> None:
+    """Write `preferences.parquet` in a directory.
+
+    Args:
+        out: Directory.
+        rows: The pairs, rows of `pair_row`.
+        groups: The prompts and responses that they come from. An answer that the policy sampled keeps its tokens, so
+            that what is trained on is what was sampled.
+    """
+    of_prompt = {group.prompt_id: group for group in groups}
+    types = PAIR_TYPES | TOKEN_TYPES
+    carried = [row | _sampled(row, of_prompt.get(row["prompt_id"])) for row in rows]
+    write_table(out / PAIRS, pd.DataFrame(carried, columns=list(types)).astype(types))
+
+
+def _sampled(row: Mapping[str, Any], group: Group | None) -> dict[str, Any]:
+    """Return the token columns of a pair; without a sampled answer there is nothing in them."""
+    if group is None or not group.tokens:
+        return {}
+    tokens = {text: group.tokens[sample_id] for sample_id, text in reversed(group.responses)}
+    answers = {side: tokens[row[side]] for side in SIDES if row[side] in tokens}
+    if not answers:
+        return {}
+    columns: dict[str, Any] = {"prompt_ids": list(group.prompt_ids)}
+    for side, answer in answers.items():
+        columns |= {f"{side}_ids": list(answer.token_ids), f"{side}_finish": answer.finish_reason}
+    return columns | {"sampling": next(iter(answers.values())).sampling}
 
 
 def write_portable(out: Path) -> None:
@@ -179,15 +213,28 @@ def read_groups(prompts: pd.DataFrame, responses: pd.DataFrame) -> list[Group]:
     """Return one group per prompt in the table's order, also for a prompt without responses.
 
     Args:
-        prompts: Columns prompt_id and messages.
-        responses: Columns prompt_id, sample_id and text, in any order.
+        prompts: Columns prompt_id and messages, and the token ids of what the policy read.
+        responses: Columns prompt_id, sample_id and text, in any order, and what the policy sampled. The columns of
+            tokens are missing from files of versions before 0.2.
     """
     texts: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
-    for name, sample_id, text in zip(responses["prompt_id"], responses["sample_id"], responses["text"], strict=True):
-        texts[name].append((int(sample_id), text))
+    tokens: defaultdict[str, dict[int, SampledTokens]] = defaultdict(dict)
+    has_tokens = "token_ids" in prompts
+    for row in responses.to_dict("records"):
+        name, sample_id = row["prompt_id"], int(row["sample_id"])
+        texts[name].append((sample_id, row["text"]))
+        if has_tokens:
+            ids = tuple(int(token) for token in row["token_ids"])
+            tokens[name][sample_id] = SampledTokens(ids, row["finish_reason"], row.get("sampling"))
     groups = [
-        Group(name, parse_messages(messages), tuple(sorted(texts.pop(name, []))))
-        for name, messages in zip(prompts["prompt_id"], prompts["messages"], strict=True)
+        Group(
+            row["prompt_id"],
+            parse_messages(row["messages"]),
+            tuple(sorted(texts.pop(row["prompt_id"], []))),
+            prompt_ids=tuple(int(token) for token in row["token_ids"]) if has_tokens else (),
+            tokens=tokens[row["prompt_id"]],
+        )
+        for row in prompts.to_dict("records")
     ]
     assert not texts, f"responses to prompts that were not drawn: {sorted(texts)[:3]}"
     return groups

@@ -1,6 +1,9 @@
 """The door of round 0: pins the start model, the judges and the prompts of all later rounds."""
 
+import contextlib
 import shutil
+from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 
 import pandas as pd
@@ -9,14 +12,15 @@ from components.artifacts import write_json, write_table
 from components.builtin.starter import starter_model
 from components.config import BUILTIN, JudgeConfig, PolicyConfig
 from components.data.messages import format_messages
-from components.data.prompts import Prompt, split_prompts
+from components.data.prompts import Prompt, PromptSplit, split_prompts
 from components.generation.sampler import sample
 from components.generation.sampling_params import SamplingParams
 from components.judges.registry import judge_digest
 from components.models.directory import check_model_directory, locate_model
-from components.models.loading import load_policy, load_tokenizer, pick_device, resolve_dtype, start_ref
-from components.models.tokens import prompt_ids
+from components.models.loading import load_policy, pick_device, resolve_dtype, start_ref
+from components.models.tokens import ChatTokenizer, load_chat
 from components.records import JudgeRef, ModelRef, StartRequest
+from components.start.prompts import Limits, check_prompts, check_template
 
 
 def run(request: StartRequest, out: Path) -> None:
@@ -37,7 +41,11 @@ def run(request: StartRequest, out: Path) -> None:
         path = locate_model(request.policy.model, request.policy.revision)
         check_model_directory(path)
         model = start_ref(path, revision=request.policy.revision)
-    _check_model_samples(model.model_copy(update={"base": str(out / model.base)}), request.policy, split.train)
+    # A template that writes the date writes this one in every later stage, so that none reads other prompts.
+    policy = request.policy.model_copy(
+        update={"template_date": request.policy.template_date or date.today().isoformat()}
+    )
+    chat = _checked(model.model_copy(update={"base": str(out / model.base)}), policy, split)
     write_table(out / "train_prompts.parquet", _table(split.train))
     write_table(out / "held_out_prompts.parquet", _table(split.held_out))
     content = {
@@ -49,26 +57,47 @@ def run(request: StartRequest, out: Path) -> None:
         "num_held_out_prompts": len(split.held_out),
         "dropped_duplicates": split.dropped_duplicates,
         "dropped_held_out": split.dropped_held_out,
+        "stop_tokens": {str(chat.tokenizer.convert_ids_to_tokens(token)): token for token in sorted(chat.stop_ids)},
+        "template_date": policy.template_date if chat.writes_date else None,
     }
     write_json(out / "start.json", content)
 
 
-def _check_model_samples(model: ModelRef, policy: PolicyConfig, prompts: tuple[Prompt, ...]) -> None:
-    """Load the start model as every later stage will, and sample one token from it."""
-    shortest = min(prompts, key=lambda prompt: sum(len(message["content"]) for message in prompt.messages))
-    law = SamplingParams(temperature=1.0, top_p=1.0, top_k=1, max_new_tokens=1, stop_ids=frozenset())
-    try:
-        tokenizer = load_tokenizer(model)
+def _checked(model: ModelRef, policy: PolicyConfig, split: PromptSplit) -> ChatTokenizer:
+    """Load the start model as every later stage will, read every prompt with it, and sample one token.
+
+    Returns:
+        Its tokenizer.
+    """
+    with _naming(policy.model):
+        chat = load_chat(model, policy)
         loaded = load_policy(
             model, dtype=resolve_dtype(policy.dtype), device=pick_device(), quantization=policy.quantization
         )
-        prompt = prompt_ids(tokenizer, shortest.messages)
-        sample(
-            loaded, [prompt], seeds=[[0]], law=law, pad_id=tokenizer.pad_token_id, batch_size=1, on_batch=lambda _: None
-        )
+        shortest = min(split.train, key=_length)
+    check_template(chat, shortest.messages, policy.model)
+    limits = Limits(policy.model, loaded.get_input_embeddings().num_embeddings, policy.max_prompt_tokens)
+    check_prompts(chat, split.train, limits, kind="training")
+    check_prompts(chat, split.held_out, limits, kind="held-out")
+    law = SamplingParams(temperature=1.0, top_p=1.0, top_k=1, max_new_tokens=1, stop_ids=frozenset())
+    with _naming(policy.model):
+        prompt = chat.prompt_ids(shortest.messages)
+        sample(loaded, [prompt], seeds=[[0]], law=law, pad_id=chat.pad_id, batch_size=1, on_batch=lambda _: None)
+    return chat
+
+
+@contextlib.contextmanager
+def _naming(model: str) -> Iterator[None]:
+    """Turn any error into one line that names the model."""
+    try:
+        yield
     except Exception as error:
         cause = " ".join(str(error).split())[:300]
-        raise ValueError(f"the start model {policy.model} cannot be loaded or sampled from: {cause}") from error
+        raise ValueError(f"the start model {model} cannot be loaded or sampled from: {cause}") from error
+
+
+def _length(prompt: Prompt) -> int:
+    return sum(len(message["content"]) for message in prompt.messages)
 
 
 def _pinned(config: JudgeConfig) -> JudgeRef:

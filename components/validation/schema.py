@@ -60,8 +60,10 @@ RULES = [
     _rule(lambda flat: flat["chosen"].str.strip().ne(flat["rejected"].str.strip()), "chosen equals rejected"),
     _rule(lambda flat: ~flat["swapped"].isin(flat["pair"].dropna()), "contradicts another pair"),
 ]
-BOTH = {side: pa.Column(str, _rule(_filled, f"{side} is empty")) for side in ("chosen", "rejected")}
-EITHER = {side: pa.Column(str, _rule(_filled, f"{side} is empty"), nullable=True) for side in ("chosen", "rejected")}
+CHOSEN_FILLED = _rule(_filled, "chosen is empty")
+# An empty answer may be rejected: it is the end of the turn alone, and a policy must be able to unlearn it.
+BOTH = {"chosen": pa.Column(str, CHOSEN_FILLED), "rejected": pa.Column(str)}
+EITHER = {"chosen": pa.Column(str, CHOSEN_FILLED, nullable=True), "rejected": pa.Column(str, nullable=True)}
 ONE_AT_LEAST = _rule(
     lambda flat: flat["chosen"].notna() | flat["rejected"].notna(), "neither chosen nor rejected is text"
 )

@@ -16,11 +16,11 @@ from components.artifacts import read_table, write_json, write_table
 from components.config import ValidationConfig
 from components.data.messages import parse_messages
 from components.data.prompts import content_key
-from components.models.loading import load_tokenizer
+from components.models.tokens import load_chat
 from components.records import Artifact, DataRejected, ValidateRequest
 from components.validation.held_out import evaluation_prompts
 from components.validation.schema import COLUMNS, schema_reasons
-from components.validation.semantics import semantic_reasons
+from components.validation.semantics import TOKEN_COLUMNS, EncodedPairs, encode
 
 TRAIN, EVAL, QUARANTINE = "train", "eval", "quarantine"
 
@@ -36,7 +36,10 @@ def run(request: ValidateRequest, out: Path) -> None:
     """
     pairs, received = _all_pairs(request)
     replayed = len(pairs) - received
-    reasons = _reasons(pairs, request)
+    failed = schema_reasons(pairs, takes=request.takes)
+    encoded = _encoded(pairs.drop(index=list(failed)), request)
+    pairs = _with_tokens(pairs, encoded.tokens)
+    reasons = failed | encoded.reasons
     sides = _sides(pairs, received, reasons.keys(), request)
     pairs["reason"] = pd.Series(["; ".join(sorted(reasons.get(row, ()))) for row in pairs.index], dtype="str")
     for side, name in ((TRAIN, "train.parquet"), (EVAL, "eval.parquet")):
@@ -50,6 +53,7 @@ def run(request: ValidateRequest, out: Path) -> None:
         "train": int((sides == TRAIN).sum()),
         "eval": int((sides == EVAL).sum()),
         "quarantined": len(reasons),
+        "answers": encoded.answers,
         "reasons": dict(Counter(reason for row in sorted(reasons) for reason in sorted(reasons[row])).most_common()),
         "quarantine_share": own_quarantined / received if received else None,
     }
@@ -102,12 +106,17 @@ def _read_pairs(artifact: Artifact) -> pd.DataFrame:
     return table
 
 
-def _reasons(pairs: pd.DataFrame, request: ValidateRequest) -> dict[int, set[str]]:
-    """Return why pairs are quarantined, by position; pairs that fail the schema are not checked further."""
-    failed = schema_reasons(pairs, takes=request.takes)
+def _encoded(formed: pd.DataFrame, request: ValidateRequest) -> EncodedPairs:
+    """Return the tokens of the pairs that passed the schema."""
     held_out = {content_key(parse_messages(messages)) for messages in read_table(request.held_out)["messages"]}
-    formed = pairs.drop(index=list(failed))
-    return failed | semantic_reasons(formed, load_tokenizer(request.policy), limits=request.limits, held_out=held_out)
+    chat = load_chat(request.policy, request.limits)
+    return encode(formed, chat, limits=request.limits, held_out=held_out)
+
+
+def _with_tokens(pairs: pd.DataFrame, tokens: pd.DataFrame) -> pd.DataFrame:
+    """Return the pairs with their tokens; a pair that failed the schema has none."""
+    columns = {name: tokens[name].reindex(pairs.index) for name in TOKEN_COLUMNS}
+    return pairs.drop(columns=[name for name in TOKEN_COLUMNS if name in pairs]).assign(**columns)
 
 
 def _sides(pairs: pd.DataFrame, received: int, failed: Iterable[int], request: ValidateRequest) -> pd.Series:

@@ -67,6 +67,10 @@ class StageProgress:
         self._close()
         note = "already done" if already_done else f"{seconds:.1f} s"
         self.console.print(f"{round}  {stage:<22}{note}", highlight=False)
+        if stage == "start" and self.campaign is not None:
+            stops = read_json(self.campaign / round / stage / "start.json").get("stop_tokens", {})
+            words = ", ".join(f"{token} ({id})" for token, id in stops.items())
+            self.console.print(f"{'':<{len(round)}}  answers end at {words}", highlight=False, markup=False)
         if stage == "dpo_train" and self.campaign is not None:
             scoring = read_json(self.campaign / round / stage / "train.json").get("scoring")
             if scoring is not None and not scoring["packed"]:

@@ -63,7 +63,9 @@ def stage_task(directory: Path, shape_name: str, profile: Any, count: int, seed:
     from components.data.messages import format_messages
     from components.data.prompts import prompt_id
     from components.models.loading import start_ref
+    from components.models.tokens import ChatTokenizer
     from components.records import Artifact, TrainRequest
+    from components.validation.semantics import encode
 
     shape = SHAPES[shape_name]
     torch.manual_seed(5)
@@ -72,6 +74,7 @@ def stage_task(directory: Path, shape_name: str, profile: Any, count: int, seed:
     words = tokenizer(shape.vocabulary)
     words.chat_template = TEMPLATE
     words.save_pretrained(directory / "start")
+    limits = PolicyConfig(dtype="float32", max_prompt_tokens=1024, max_response_tokens=1024)
     rows = []
     for pair in triples(profile, count + 8, shape.vocabulary, longest=1024, seed=seed):
         text = pair.as_text()
@@ -87,7 +90,9 @@ def stage_task(directory: Path, shape_name: str, profile: Any, count: int, seed:
         rows.append(row | answers)
     tables = {}
     for name, part in (("train", rows[:count]), ("eval", rows[count:])):
-        write_table(directory / f"{name}.parquet", pd.DataFrame(part))
+        table = pd.DataFrame(part)
+        encoded = encode(table, ChatTokenizer(words), limits=limits, held_out=set())
+        write_table(directory / f"{name}.parquet", table.assign(**encoded.tokens))
         tables[name] = Artifact(path=directory / f"{name}.parquet", digest=file_digest(directory / f"{name}.parquet"))
     start = start_ref(directory / "start", revision="main")
     return TrainRequest(
@@ -95,7 +100,7 @@ def stage_task(directory: Path, shape_name: str, profile: Any, count: int, seed:
         reference=start,
         train=tables["train"],
         eval=tables["eval"],
-        limits=PolicyConfig(dtype="float32", max_prompt_tokens=1024, max_response_tokens=1024),
+        limits=limits,
         lora=LoraConfig(),
         soft_prompt=SoftPromptConfig(),
         training=TrainingConfig(learning_rate=1e-4, pairs_per_step=64, micro_batch_tokens=4096),

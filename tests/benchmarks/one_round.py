@@ -27,8 +27,9 @@ from components.generation.responses import respond
 from components.generation.sampler import sample
 from components.generation.sampling_params import SamplingParams
 from components.models.loading import load_policy, load_tokenizer, pick_device, resolve_dtype, start_ref, trained_ref
-from components.models.tokens import prompt_ids, stop_ids
+from components.models.tokens import ChatTokenizer
 from components.records import Artifact, ModelRef, TrainRequest
+from components.validation.semantics import encode
 
 LIMITS = PolicyConfig(dtype="float32", max_prompt_tokens=64, max_response_tokens=64)
 COLUMNS = ["prompt_id", "prompt", "chosen", "rejected", "p", "tag"]
@@ -65,19 +66,19 @@ def pool(number: int, *, seed: int) -> list[Messages]:
 
 def sampled(model: ModelRef, prompts: Sequence[Messages], *, samples: int, seed: int) -> list[list[str]]:
     """Return `samples` responses of a model to each prompt."""
-    tokenizer = load_tokenizer(model)
+    chat = ChatTokenizer(load_tokenizer(model))
     policy = load_policy(model, dtype=resolve_dtype("float32"), device=pick_device(), quantization="none")
     law = SamplingParams(
         temperature=1.0,
         top_p=1.0,
         top_k=0,
         max_new_tokens=64,
-        stop_ids=frozenset(stop_ids(tokenizer, policy.generation_config)),
+        stop_ids=chat.stop_ids,
     )
-    ids = [prompt_ids(tokenizer, messages) for messages in prompts]
+    ids = [chat.prompt_ids(messages) for messages in prompts]
     seeds = [[derive_seed(seed, model.digest, row, number) for number in range(samples)] for row in range(len(ids))]
-    draw = partial(sample, policy, pad_id=tokenizer.pad_token_id, batch_size=128)
-    found = respond(draw, tokenizer, ids, seeds=seeds, law=law, on_batch=lambda _: None)
+    draw = partial(sample, policy, pad_id=chat.pad_id, batch_size=128)
+    found = respond(draw, chat, ids, seeds=seeds, law=law, on_batch=lambda _: None)
     return [[response.text for response in several] for several in found]
 
 
@@ -87,10 +88,12 @@ def trained(
     """Train a policy, with itself as the reference, on rows of `COLUMNS`."""
     out = Path(tempfile.mkdtemp(dir=folder))
     tables = {"train": pairs, "eval": []}
+    chat = ChatTokenizer(load_tokenizer(policy))
     artifacts = {}
     for name, rows in tables.items():
         path = out / f"{name}.parquet"
-        write_table(path, pd.DataFrame(rows, columns=COLUMNS).astype({"p": "float64"}))
+        table = pd.DataFrame(rows, columns=COLUMNS).astype({"p": "float64"}).assign(weight=1.0)
+        write_table(path, table.assign(**encode(table, chat, limits=LIMITS, held_out=set()).tokens))
         artifacts[name] = Artifact(path=path, digest=file_digest(path))
     request = TrainRequest(
         policy=policy,

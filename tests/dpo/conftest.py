@@ -4,6 +4,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from transformers import AutoTokenizer
 
 from components.artifacts import file_digest, write_table
 from components.builtin.world import corpus, support_reply
@@ -12,16 +13,20 @@ from components.data.messages import format_messages
 from components.data.prompts import prompt_id
 from components.dpo.stage import run
 from components.models.loading import start_ref
+from components.models.tokens import ChatTokenizer
 from components.records import Artifact, TrainRequest
 from components.runtime import progress
+from components.validation.semantics import encode
 
 NUM_PAIRS = 22
+LIMITS = PolicyConfig(dtype="float32", max_prompt_tokens=64, max_response_tokens=64)
 
 
 @pytest.fixture(scope="session")
-def pair_tables(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Artifact]:
+def pair_tables(starter_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Artifact]:
     """Training and evaluation pairs: neighbouring replies of the corpus put to one prompt, the better one chosen."""
     directory = tmp_path_factory.mktemp("pairs")
+    chat = ChatTokenizer(AutoTokenizer.from_pretrained(starter_directory))
     rows: list[dict[str, Any]] = []
     replies = corpus()
     for (messages, first), (_, second) in zip(replies[::2], replies[1::2], strict=False):
@@ -32,7 +37,10 @@ def pair_tables(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Art
             pair = {"prompt": format_messages(messages), "chosen": chosen, "rejected": rejected, "p": 1.0, "tag": tag}
             rows.append(pair | {"prompt_id": prompt_id(messages), "weight": 1.0})
     for name, part in (("train", rows[:NUM_PAIRS]), ("eval", rows[NUM_PAIRS:])):
-        write_table(directory / f"{name}.parquet", pd.DataFrame(part))
+        table = pd.DataFrame(part)
+        encoded = encode(table, chat, limits=LIMITS, held_out=set())
+        assert not encoded.reasons
+        write_table(directory / f"{name}.parquet", table.assign(**encoded.tokens))
     train, held_out = (
         Artifact(path=path, digest=file_digest(path))
         for path in (directory / "train.parquet", directory / "eval.parquet")
@@ -63,7 +71,7 @@ def make_request(starter_directory: Path, pair_tables: tuple[Artifact, Artifact]
             reference=reference,
             train=pair_tables[0],
             eval=pair_tables[1],
-            limits=PolicyConfig(dtype="float32", max_prompt_tokens=64, max_response_tokens=64),
+            limits=LIMITS,
             lora=lora or LoraConfig(),
             soft_prompt=soft_prompt or SoftPromptConfig(),
             training=TrainingConfig(**settings),

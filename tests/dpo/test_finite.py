@@ -133,8 +133,8 @@ def one_bad_token(
     """A model that knows nothing finite about one token, and the training rows that hold it: some, but few."""
     request = make_request()
     tokenizer = AutoTokenizer.from_pretrained(starter_directory)
-    pairs = stage.encode_pairs(read_table(request.train), tokenizer, max_response_tokens=64, source="train.parquet")
-    evaluated = stage.encode_pairs(read_table(request.eval), tokenizer, max_response_tokens=64, source="eval.parquet")
+    pairs = stage.read_pairs(read_table(request.train), source="train.parquet")
+    evaluated = stage.read_pairs(read_table(request.eval), source="eval.parquet")
     elsewhere = {token for pair in evaluated for token in pair.prompt + pair.chosen + pair.rejected}
     rows: dict[int, set[int]] = {}
     for row, pair in enumerate(pairs):

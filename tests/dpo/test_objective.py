@@ -13,7 +13,7 @@ import torch
 
 from components.artifacts import read_table
 from components.config import ConstraintsConfig, LossName, TrainingConfig
-from components.dpo.batches import Layout, Pair, encode_pairs
+from components.dpo.batches import Layout, Pair, read_pairs
 from components.dpo.constraints import constraints_of
 from components.dpo.losses import LOSSES
 from components.dpo.mixing import tag_weights
@@ -36,7 +36,7 @@ def loaded(make_request: Callable[..., TrainRequest]) -> tuple[Any, Any, list[Pa
     request = make_request()
     tokenizer = load_tokenizer(request.policy)
     model = load_policy(request.policy, dtype=torch.float32, device=torch.device("cpu"))
-    pairs = encode_pairs(read_table(request.train), tokenizer, max_response_tokens=64, source="train.parquet")[:8]
+    pairs = read_pairs(read_table(request.train), source="train.parquet")[:8]
     return model, tokenizer, pairs
 
 

@@ -5,17 +5,14 @@ Padding, batching and sharing out over ranks change no number, and no pair is lo
 
 from collections import Counter
 from functools import cache
-from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel
 
-from components.data.messages import format_messages
-from components.dpo.batches import Layout, Pair, Plan, encode_pairs
+from components.dpo.batches import Layout, Pair, Plan
 from components.dpo.reference import score_pairs
 from components.scoring.response_logps import Batch, response_logps, token_scores
 
@@ -129,24 +126,3 @@ def test_epochs_over_any_ranks_train_on_every_pair_exactly_once_each(
         assert sum(slot.weight for slot in slots) == pytest.approx(world_size)
         assert {slot.pair for slot in slots} == set(pairs), "what keeps ranks in step is of the same step"
     assert seen == dict.fromkeys(range(num_pairs), epochs)
-
-
-def test_encode_pairs_any_limit_gives_a_prefix_of_the_whole_answer(starter_directory: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(starter_directory)
-    texts = ["sorry about the kettle", "ok", "sorry about the lamp and the order", "sorry"]
-    messages = format_messages([{"role": "user", "content": "the kettle is broken"}])
-    rows = [
-        {"prompt": messages, "chosen": one, "rejected": other, "p": 1.0, "prompt_id": "a", "tag": "t", "weight": 1.0}
-        for one in texts
-        for other in texts
-        if one != other
-    ]
-    whole = encode_pairs(pd.DataFrame(rows), tokenizer, max_response_tokens=99, source="t")
-    for limit in range(1, 12):
-        for cut, full in zip(
-            encode_pairs(pd.DataFrame(rows), tokenizer, max_response_tokens=limit, source="t"), whole, strict=True
-        ):
-            assert cut.prompt == full.prompt
-            assert (cut.chosen, cut.rejected) == (full.chosen[:limit], full.rejected[:limit])
-            assert 1 <= len(cut.chosen) <= limit
-    assert whole[0].chosen[-1] == tokenizer.eos_token_id, "an answer that was not cut says that it ends"

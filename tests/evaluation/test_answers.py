@@ -12,7 +12,7 @@ from components.builtin.world import held_out_prompts
 from components.evaluation.answers import Answers, answer
 from components.generation import engines
 from components.models.loading import load_policy, load_tokenizer
-from components.models.tokens import prompt_ids
+from components.models.tokens import ChatTokenizer
 from components.records import EvaluateRequest, ModelRef
 from components.runtime import progress
 from components.runtime.launch import run_stage
@@ -22,8 +22,8 @@ SEEDS = [derive_seed(5, number) for number in range(12)]
 
 
 def prompts_for(ref: ModelRef) -> list[list[int]]:
-    tokenizer = load_tokenizer(ref)
-    return [prompt_ids(tokenizer, messages) for messages in held_out_prompts()[:12]]
+    chat = ChatTokenizer(load_tokenizer(ref))
+    return [chat.prompt_ids(messages) for messages in held_out_prompts()[:12]]
 
 
 def answered(request: EvaluateRequest) -> Answers:

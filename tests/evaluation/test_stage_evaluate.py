@@ -12,7 +12,7 @@ from components.data.messages import Messages, parse_messages
 from components.evaluation import stage
 from components.judges.protocol import Group, Opinion, Verdict, conclude_pair, judge_alone
 from components.models.loading import load_tokenizer
-from components.models.tokens import prompt_ids
+from components.models.tokens import ChatTokenizer
 from components.promotion.gate import Decision, decide
 from components.records import Artifact, EvaluateRequest, Interval, JudgeUnavailable, ModelRef
 
@@ -237,10 +237,9 @@ def test_evaluation_skips_and_counts_a_prompt_that_is_too_long(
     make_request: Make, evaluate: Any, held_out: Artifact
 ) -> None:
     request = make_request("near", "start")
-    tokenizer = load_tokenizer(request.start)
-    lengths = [
-        len(prompt_ids(tokenizer, parse_messages(text))) for text in read_table(held_out)["messages"].head(NUM_PROMPTS)
-    ]
+    chat = ChatTokenizer(load_tokenizer(request.start))
+    texts = read_table(held_out)["messages"].head(NUM_PROMPTS)
+    lengths = [len(chat.prompt_ids(parse_messages(text))) for text in texts]
     limit = max(lengths) - 1
     found, out = evaluate(make_request("near", "start", limits={"max_prompt_tokens": limit}), Brevity())
     assert found["skipped_long_prompts"] == sum(length > limit for length in lengths)

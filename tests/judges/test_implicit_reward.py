@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from components.builtin.world import train_prompts
+from components.builtin.world import corpus, train_prompts
 from components.config import JudgeConfig, PolicyConfig
 from components.judges import implicit_reward
 from components.judges.protocol import Group, JudgeContext, Verdict
@@ -18,7 +18,7 @@ from components.models.loading import load_policy, load_tokenizer, start_ref
 from components.records import ModelRef
 
 LIMITS = PolicyConfig(dtype="float32", max_prompt_tokens=64, max_response_tokens=24)
-TEXTS = ("Sorry about that.", "I am sorry to hear that. We will replace your kettle today.", "", "no", "sorry " * 40)
+TEXTS = (corpus()[0][1], corpus()[1][1], "", "no", " ".join(["sorry"] * 40))
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +80,7 @@ def test_implicit_reward_is_the_difference_of_plain_log_probabilities(models: di
         for number, text in group.responses
     }
     assert by_response(verdicts) == pytest.approx(expected, abs=2e-4)
-    assert len({round(score, 2) for score in expected.values()}) == len(expected)
+    assert len({round(score, 4) for score in expected.values()}) == len(expected)
     assert {(verdict.judge, verdict.opponent_id, verdict.part) for verdict in verdicts} == {
         ("implicit_reward", None, "")
     }

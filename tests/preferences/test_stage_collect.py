@@ -20,6 +20,7 @@ from components.judges import rule as rule_module
 from components.judges.registry import judge_digest
 from components.preferences.builders import BUILDERS
 from components.preferences.stage import run
+from components.preferences.tables import TOKEN_TYPES
 from components.records import Artifact, CollectRequest, JudgeRef, JudgeUnavailable, ModelRef
 
 PROMPTS = [make_prompt([{"role": "user", "content": f"question {number}"}]) for number in range(5)]
@@ -110,6 +111,8 @@ def test_collect_counts_every_prompt_once_and_pairs_the_extremes(collect: Callab
     assert list(cited["sample_id"]) == [1, 3]
     assert list(cited["score"]) == [2.0, -1.0]
     assert len(pair.pop("pair_id")) == 16
+    tokens = {name: pair.pop(name) for name in TOKEN_TYPES}
+    assert all(pd.isna(value) for value in tokens.values()), "these responses were not sampled here"
     assert pair == {
         "prompt_id": PROMPTS[0].prompt_id,
         "prompt": format_messages(PROMPTS[0].messages),

@@ -24,7 +24,7 @@ from components.generation.sampler import sample
 from components.generation.sampling_params import SamplingParams
 from components.models import vllm
 from components.models.loading import load_policy, load_tokenizer
-from components.models.tokens import prompt_ids, stop_ids
+from components.models.tokens import ChatTokenizer
 from components.records import ModelRef
 from components.runtime.ports import free_port
 from components.serving.engines import engine_for, pick_engine
@@ -93,9 +93,9 @@ def own_greedy_answer(directory: Path, round: int) -> str:
         top_p=1.0,
         top_k=1,
         max_new_tokens=MAX_TOKENS,
-        stop_ids=frozenset(stop_ids(tokenizer, model.generation_config)),
+        stop_ids=ChatTokenizer(tokenizer).stop_ids,
     )
-    prompt = prompt_ids(tokenizer, QUESTION)
+    prompt = ChatTokenizer(tokenizer).prompt_ids(QUESTION)
     (sampled,) = sample(
         model, [prompt], seeds=[[0]], law=law, pad_id=tokenizer.pad_token_id, batch_size=1, on_batch=lambda _: None
     )

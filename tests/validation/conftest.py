@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from components.artifacts import digest, file_digest, write_table
 from components.config import PolicyConfig, Takes, ValidationConfig
@@ -34,6 +34,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
     fast.chat_template = TEMPLATE
     path = tmp_path_factory.mktemp("policy")
     fast.save_pretrained(path)
+    LlamaConfig(eos_token_id=fast.eos_token_id).save_pretrained(path)
     return ModelRef(round=0, base=str(path), base_digest="0", digest="0")
 
 
@@ -73,7 +74,7 @@ def make_request(tmp_path: Path, policy: ModelRef) -> Callable[..., ValidateRequ
             return Artifact(path=tmp_path / name, digest=file_digest(tmp_path / name))
 
         held = [[{"role": "user", "content": text}] for text in held_out]
-        columns = list(make_pair("w0"))
+        columns = list(rows[0] if rows else make_pair("w0"))
         return ValidateRequest(
             preferences=write("preferences.parquet", pd.DataFrame(rows, columns=columns)),
             replayed=tuple(

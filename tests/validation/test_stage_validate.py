@@ -43,7 +43,6 @@ DEFECTS: dict[str, Callable[[Pair], dict[str, Any]]] = {
     ),
     "prompt_id is not the prompt's": lambda pair: pair("w10", prompt_id="0" * 16),
     "chosen is empty": lambda pair: pair("w10", chosen=" \n"),
-    "rejected is empty": lambda pair: pair("w10", rejected=""),
     "chosen is no text": lambda pair: pair("w10", chosen=None),
     "rejected is no text": lambda pair: pair("w10", rejected=None),
     "chosen equals rejected": lambda pair: pair("w10", chosen="w1 ", rejected="w1"),
@@ -77,6 +76,7 @@ def test_planted_defect_is_quarantined_with_its_reason_and_nothing_else(
         "train": 3,
         "eval": 0,
         "quarantined": 1,
+        "answers": {"sampled": 0, "rendered": 6},
         "reasons": {reason: 1},
         "quarantine_share": 0.25,
     }
@@ -331,3 +331,41 @@ def test_single_responses_are_checked_like_pairs(pair: Pair, make_request: Reque
         "chosen is empty": 1,
     }
     assert len(train) == 3
+
+
+def test_an_empty_rejected_answer_is_trained_on_as_the_end_of_the_turn(
+    pair: Pair, make_request: Request, tmp_path: Path
+) -> None:
+    """Else a policy could never unlearn to say nothing."""
+    train, _, quarantine, _ = validate(make_request([pair("w1", rejected="")]), tmp_path)
+    assert len(quarantine) == 0
+    (rejected,) = train["rejected_ids"]
+    assert list(rejected) == [3]  # <end>
+
+
+def test_sampled_answers_keep_their_tokens_and_others_are_rendered(
+    pair: Pair, make_request: Request, tmp_path: Path
+) -> None:
+    tokens = {"prompt_ids": [1, 7, 3, 2], "chosen_ids": [9, 9, 9], "rejected_ids": None}
+    rows = [pair("w1") | tokens, pair("w2") | dict.fromkeys(tokens)]
+    train, _, quarantine, counts = validate(make_request(rows), tmp_path)
+    assert len(quarantine) == 0
+    assert counts["answers"] == {"sampled": 1, "rendered": 3}
+    assert [list(ids) for ids in train["prompt_ids"]] == [[1, 7, 3, 2], [1, 8, 3, 2]]
+    assert [list(ids) for ids in train["chosen_ids"]] == [[9, 9, 9], [7, 8, 3]]
+    assert [list(ids) for ids in train["rejected_ids"]] == [[9, 3], [9, 3]]
+
+
+def test_sampled_answers_are_cut_at_a_lower_limit(pair: Pair, make_request: Request, tmp_path: Path) -> None:
+    rows = [pair("w1") | {"prompt_ids": [1, 7], "chosen_ids": [9] * 8, "rejected_ids": [8, 3]}]
+    train, *_ = validate(make_request(rows), tmp_path)
+    assert list(train["chosen_ids"][0]) == [9] * 6
+
+
+def test_an_answer_that_the_tokenizer_cannot_say_is_quarantined(
+    pair: Pair, make_request: Request, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train, _, quarantine, _ = validate(make_request([pair("w1"), pair("w2", chosen="w1 unheard w2")]), tmp_path)
+    assert len(train) == 1
+    assert list(quarantine["reason"]) == ["the answer's tokens decode to another text"]
+    assert "'w1 <unk> w2' for 'w1 unheard w2'" in caplog.text

@@ -92,7 +92,7 @@ def pair_again(judged: Judged, preferences: PreferencesConfig, *, seed: int, out
             )
             write_groups(work, groups)
             write_verdicts(work, verdicts)
-            write_pairs(work, built.rows)
+            write_pairs(work, built.rows, groups)
             write_portable(work)
             write_json(work / COUNTS, judged_counts(groups, verdicts, built.outcomes.values(), built.rows))
 

@@ -1,0 +1,118 @@
+"""Checks of every prompt as the model reads it, before anything is sampled."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jinja2 import TemplateError
+
+from components.data.prompts import Prompt
+from components.models.tokens import PROBE, ChatTokenizer
+from components.runtime import progress
+
+REPORT_EVERY = 500
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the model can read."""
+
+    model: str
+    """The model's name in the configuration."""
+    num_embeddings: int
+    """Number of token ids that the model knows."""
+    max_prompt_tokens: int
+    """`policy.max_prompt_tokens`."""
+
+
+def check_prompts(chat: ChatTokenizer, prompts: Sequence[Prompt], limits: Limits, *, kind: str) -> None:
+    """Render and tokenise every prompt.
+
+    Args:
+        chat: The policy's tokenizer.
+        prompts: The prompts.
+        limits: What the model can read.
+        kind: `training` or `held-out`, for messages.
+
+    Raises:
+        ValueError: The chat template refuses a prompt, a token is unknown to the model, or all prompts are too long;
+            one line that names the prompts and the remedy.
+    """
+    refused: list[tuple[Prompt, str]] = []
+    lengths = []
+    for number, prompt in enumerate(prompts, 1):
+        try:
+            ids = chat.prompt_ids(prompt.messages)
+        except TemplateError as error:
+            refused.append((prompt, " ".join(str(error).split())))
+        else:
+            _refuse_unknown_tokens(chat, prompt, ids, limits)
+            lengths.append(len(ids))
+        if number % REPORT_EVERY == 0:
+            progress.report(number, len(prompts), f"{kind} prompts checked")
+    if refused:
+        prompt, cause = refused[0]
+        raise ValueError(
+            f"the chat template of {limits.model} refuses {len(refused)} of {len(prompts)} {kind} prompts "
+            f"({cause[:200]}): {_places([prompt for prompt, _ in refused])}: change them, or the model's chat template"
+        )
+    long = sum(length > limits.max_prompt_tokens for length in lengths)
+    if long == len(prompts):
+        raise ValueError(
+            f"all {len(prompts)} {kind} prompts are longer than policy.max_prompt_tokens = "
+            f"{limits.max_prompt_tokens} (the shortest has {min(lengths)} tokens): raise it"
+        )
+    if long:
+        log.warning(
+            "%d of %d %s prompts are longer than policy.max_prompt_tokens = %d and will be skipped",
+            long,
+            len(prompts),
+            kind,
+            limits.max_prompt_tokens,
+        )
+
+
+def check_template(chat: ChatTokenizer, messages: Sequence[dict[str, str]], model: str) -> None:
+    """Refuse a chat template that does not lead to where an answer begins, or that no answer can end.
+
+    Raises:
+        ValueError: One line with the remedy.
+    """
+    if not chat.stop_ids:
+        raise ValueError(
+            f"no token ends an answer of {model}: its tokenizer and its generation config name no end-of-sequence "
+            "token, and its chat template writes none behind an answer: set eos_token in tokenizer_config.json"
+        )
+    prompt = list(messages)
+    try:
+        led, bare = (chat.render(prompt, add_generation_prompt=generates) for generates in (True, False))
+        whole = chat.render([*prompt, {"role": "assistant", "content": PROBE}], add_generation_prompt=False)
+    except TemplateError:
+        return  # named with the row by `check_prompts`, or an answer of these words is refused and sampled ones are not
+    header, found, _ = whole.removeprefix(led).partition(PROBE)
+    if led == bare and whole.startswith(led) and found and header.strip():
+        raise ValueError(
+            f"the chat template of {model} writes {header!r} in front of an answer, but not behind a prompt, so "
+            "answers would be sampled where it belongs: end the template with "
+            f"{{% if add_generation_prompt %}}{{{{ {header!r} }}}}{{% endif %}}"
+        )
+
+
+def _refuse_unknown_tokens(chat: ChatTokenizer, prompt: Prompt, ids: Sequence[int], limits: Limits) -> None:
+    largest = max(ids)
+    if largest >= limits.num_embeddings:
+        raise ValueError(
+            f"the tokenizer of {limits.model} gives token {largest} "
+            f"({chat.tokenizer.convert_ids_to_tokens(largest)!r}) for {_places([prompt])}, but the model has only "
+            f"{limits.num_embeddings} tokens: use the tokenizer that belongs to the model"
+        )
+
+
+def _places(prompts: Sequence[Prompt]) -> str:
+    """Return where the first prompts stand, and how one of them begins."""
+    text = " ".join(str(prompts[0].messages[-1]["content"]).split())
+    named = [prompt.place or f"prompt {prompt.prompt_id}" for prompt in prompts[:3]]
+    more = f" and {len(prompts) - 3} more" if len(prompts) > 3 else ""
+    return f"{', '.join(named)}{more} ({text[:60]!r})"
