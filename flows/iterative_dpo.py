@@ -8,6 +8,7 @@ from prefect.exceptions import CancelledRun
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed
 
+from components.artifacts import read_json
 from components.campaign.config import pin_config
 from components.campaign.lock import CampaignBusy, locked
 from components.campaign.models import model_of_round
@@ -23,7 +24,7 @@ from components.campaign.state import (
 from components.campaign.stopping import refuse_if_stopped
 from components.config import CampaignConfig
 from components.records import RoundStopped
-from components.start.preflight import check_inputs
+from components.start.preflight import check_inputs, check_revisions
 from flows.dpo_round import STOPPED, dpo_round
 from flows.prefect_page.deployed import refuse_runs_that_vanish
 from flows.prefect_page.earlier_starts import refuse_if_overtaken, take_over
@@ -83,6 +84,8 @@ def add_rounds(config: CampaignConfig, *, accept_changes: bool) -> Any:
             take_over(directory, str(flow_run.id))
             pin_config(directory, config, accept_changes=accept_changes)
             start = start_campaign(round_directory(directory, 0), start_request(config, inputs.prompts_digest))
+            pinned = read_json(round_directory(directory, 0) / "start" / "start.json")
+            check_revisions(config.preferences, pinned.get("unrenderable"))
             state = _state_with_target(directory, config)
             _ship_what_mlflow_missed(directory, state)
             while state.target is not None and state.last_round < state.target:

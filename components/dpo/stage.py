@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
 import torch
 
 from components.artifacts import digest, read_table, write_bytes, write_json
@@ -26,9 +27,11 @@ from components.dpo.system import sampled
 from components.dpo.train import evaluate_pairs, micro_batch_tokens, train
 from components.models.adapters import describe_wanted, is_wanted, save_adapter, without_adapter
 from components.models.loading import load_policy, load_tokenizer, pick_device, resolve_dtype, trained_ref
+from components.models.tokens import load_chat
 from components.plots.stages import training_plot
-from components.records import ModelRef, TrainRequest
+from components.records import Artifact, ModelRef, TrainRequest
 from components.scoring.response_logps import ScoringPath, scoring_path
+from components.validation.semantics import TOKEN_COLUMNS, encode
 
 CHECKPOINTS = "checkpoints"
 PROBED = 16
@@ -92,8 +95,8 @@ def run(request: TrainRequest, out: Path) -> None:
     rank, world_size = join_process_group()
     device = pick_device()
     tokenizer = load_tokenizer(request.policy)
-    train_pairs = read_pairs(read_table(request.train), source="train.parquet")
-    eval_pairs = read_pairs(read_table(request.eval), source="eval.parquet")
+    train_pairs = read_pairs(_with_tokens(request, request.train), source="train.parquet")
+    eval_pairs = read_pairs(_with_tokens(request, request.eval), source="eval.parquet")
     work = _Work(
         request, out, rank, world_size, device, resolve_dtype(request.limits.dtype), tokenizer, train_pairs, eval_pairs
     )
@@ -103,6 +106,16 @@ def run(request: TrainRequest, out: Path) -> None:
         trained, module, state = _train(work, model, reference)
         if state is not None:
             _publish(work, trained, module, state, reference)
+
+
+def _with_tokens(request: TrainRequest, pairs: Artifact) -> pd.DataFrame:
+    """Read a table of pairs; one that 0.1 validated has no tokens, so its texts are rendered here."""
+    table = read_table(pairs)
+    if set(TOKEN_COLUMNS) <= set(table):
+        return table
+    chat = load_chat(request.policy, request.limits)
+    encoded = encode(table, chat, limits=request.limits, held_out=frozenset())
+    return table.assign(**encoded.tokens).drop(index=list(encoded.reasons))
 
 
 def _train(

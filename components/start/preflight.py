@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from components.config import BUILTIN, CampaignConfig
+from components.config import BUILTIN, CampaignConfig, PreferencesConfig
 from components.data.preference_file import load_seed_pairs
 from components.data.prompts import split_prompts
 from components.judges.registry import check_judge
@@ -38,6 +38,23 @@ def check_inputs(config: CampaignConfig) -> Inputs:
     return Inputs(
         prompts_digest=prompts.digest, seed_pairs_digest=_check_seeds(config) if config.preferences.seed_pairs else None
     )
+
+
+def check_revisions(preferences: PreferencesConfig, reason: str | None) -> None:
+    """Refuse pairs by revision if the chat template cannot write a revision as an answer of the model.
+
+    Args:
+        preferences: The configuration of the pairs.
+        reason: What round 0 published as `unrenderable`; None if revisions can be written.
+
+    Raises:
+        ValueError: One line with the remedy.
+    """
+    if preferences.pairs == "revised" and reason is not None:
+        raise ValueError(
+            f"preferences.pairs = revised needs a chat template that takes answers from outside ({reason}): set "
+            "policy.chat_template_arguments (such as enable_thinking: false), or build pairs in another way"
+        )
 
 
 def _check_seeds(config: CampaignConfig) -> str:

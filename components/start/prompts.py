@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from jinja2 import TemplateError
 
+from components.data.messages import Messages
 from components.data.prompts import Prompt
-from components.models.tokens import PROBE, ChatTokenizer
+from components.models.tokens import PROBE, ChatTokenizer, NotRendered
 from components.runtime import progress
 
 REPORT_EVERY = 500
@@ -74,7 +75,7 @@ def check_prompts(chat: ChatTokenizer, prompts: Sequence[Prompt], limits: Limits
         )
 
 
-def check_template(chat: ChatTokenizer, messages: Sequence[dict[str, str]], model: str) -> None:
+def check_template(chat: ChatTokenizer, messages: Messages, model: str) -> None:
     """Refuse a chat template that does not lead to where an answer begins, or that no answer can end.
 
     Raises:
@@ -85,10 +86,9 @@ def check_template(chat: ChatTokenizer, messages: Sequence[dict[str, str]], mode
             f"no token ends an answer of {model}: its tokenizer and its generation config name no end-of-sequence "
             "token, and its chat template writes none behind an answer: set eos_token in tokenizer_config.json"
         )
-    prompt = list(messages)
     try:
-        led, bare = (chat.render(prompt, add_generation_prompt=generates) for generates in (True, False))
-        whole = chat.render([*prompt, {"role": "assistant", "content": PROBE}], add_generation_prompt=False)
+        led, bare = (chat.render(messages, add_generation_prompt=generates) for generates in (True, False))
+        whole = chat.render([*messages, {"role": "assistant", "content": PROBE}], add_generation_prompt=False)
     except TemplateError:
         return  # named with the row by `check_prompts`, or an answer of these words is refused and sampled ones are not
     header, found, _ = whole.removeprefix(led).partition(PROBE)
@@ -98,6 +98,15 @@ def check_template(chat: ChatTokenizer, messages: Sequence[dict[str, str]], mode
             "answers would be sampled where it belongs: end the template with "
             f"{{% if add_generation_prompt %}}{{{{ {header!r} }}}}{{% endif %}}"
         )
+
+
+def unrenderable(chat: ChatTokenizer, messages: Messages) -> str | None:
+    """Return why an answer from outside cannot be trained on in this chat template; None if it can."""
+    try:
+        chat.response_ids(messages, PROBE, max_tokens=1)
+    except (NotRendered, TemplateError) as error:
+        return " ".join(str(error).split())
+    return None
 
 
 def _refuse_unknown_tokens(chat: ChatTokenizer, prompt: Prompt, ids: Sequence[int], limits: Limits) -> None:

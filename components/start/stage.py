@@ -20,7 +20,7 @@ from components.models.directory import check_model_directory, locate_model
 from components.models.loading import load_policy, pick_device, resolve_dtype, start_ref
 from components.models.tokens import ChatTokenizer, load_chat
 from components.records import JudgeRef, ModelRef, StartRequest
-from components.start.prompts import Limits, check_prompts, check_template
+from components.start.prompts import Limits, check_prompts, check_template, unrenderable
 
 
 def run(request: StartRequest, out: Path) -> None:
@@ -59,6 +59,7 @@ def run(request: StartRequest, out: Path) -> None:
         "dropped_held_out": split.dropped_held_out,
         "stop_tokens": {str(chat.tokenizer.convert_ids_to_tokens(token)): token for token in sorted(chat.stop_ids)},
         "template_date": policy.template_date if chat.writes_date else None,
+        "unrenderable": unrenderable(chat, split.train[0].messages),
     }
     write_json(out / "start.json", content)
 

@@ -9,7 +9,23 @@ from typing import Any
 import pytest
 
 from components.artifacts import digest
-from components.config import JudgeConfig
+from components.config import (
+    ActiveConfig,
+    ConstraintsConfig,
+    EvaluationConfig,
+    GateConfig,
+    GenerationConfig,
+    JudgeConfig,
+    LoraConfig,
+    PolicyConfig,
+    PreferencesConfig,
+    PromptsConfig,
+    RewardModelConfig,
+    SoftPromptConfig,
+    TrainingConfig,
+    ValidationConfig,
+)
+from components.config.section import Section
 from components.judges.chat.form import Question, messages_with_form, read_answer, repair_messages
 from components.judges.registry import judge_digest
 
@@ -42,6 +58,23 @@ JUDGES: dict[str, tuple[dict[str, Any], str]] = {
         "61d38aaab32ae035ebbcd1b455a3616847b16950eb61b87a0345da9d5d403f0d",
     ),
 }
+SECTIONS = {
+    ActiveConfig: "a6cb4c64f57df72170beab3030838b71fdc7be4ba20a280bb4e9ad6e96b75219",
+    ConstraintsConfig: "cf74c3ab559dfdd05221485003f558749077df6735dd07d603d26f5ac0410a5c",
+    EvaluationConfig: "98884021b27332829300d05da01a804882fe65014d3a02a77e331b17b75e7510",
+    GateConfig: "c8b41eac9e7c6c939bbe4f82723e568df8aab3de8dc1d0068e4423c4feb56f7c",
+    GenerationConfig: "047e5bcb0ed597944b11140031ec8586412614a7f188bdadb6b5810eaf874109",
+    JudgeConfig: "92a679c8c33e698e135da53192e15817717197fa84ae5dd933231d6196145992",
+    LoraConfig: "ffae72434e8430afc051403319f742564f4eb7c62575670724863258ec0d7a69",
+    PolicyConfig: "28db0c84959ca0d76c5c9473504bceb0ae222975bd6312d8ca333de6121276b7",
+    PreferencesConfig: "e71ccf6cec96ba869c1745abaff8689ab3c37174f35e1f98205e5910b0223d5c",
+    PromptsConfig: "7b3b20f008e395042404f1e2109b084b26f5005dec9bc412067670470548697c",
+    RewardModelConfig: "164ce1c5196a9c82d123e2af6a0e74dd902ed45d55109a5c95b795dc8c04c283",
+    SoftPromptConfig: "14d98d032f72bcf5667e495bb1f9ccb60a38f385f66b9a403f9259051428fb47",
+    TrainingConfig: "21dc5fad3c561b5a440650024573cb08e3e1773c60ea8a061fee4d0f05712e39",
+    ValidationConfig: "4ec069db06dd954da7efa44ff2fb851ef4c2bf93135b53dbb77100d23bd308b9",
+}
+"""Sections of the configuration with their defaults: a field that was added later must not count at its default."""
 SCHEMA = {
     "type": "object",
     "properties": {"a": {"type": "string", "enum": ["A", "B"]}, "s": {"type": "number"}},
@@ -55,6 +88,17 @@ REPAIRS = {
     '{"a":"A","s":"x"}': "d60caece6c7a8af390348006ebf11063366e150262d224283d41d66466102d45",
     "[1]": "b258a989abb9c0fe76ef73c6e1252837b56a311371b3785c8e3bb22d8de786ff",
 }
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_digest_of_a_section_is_that_of_0_1(section: type[Section]) -> None:
+    assert digest(section()) == SECTIONS[section]
+
+
+def test_field_that_was_added_later_counts_once_it_is_set() -> None:
+    thoughtless = PolicyConfig(chat_template_arguments={"enable_thinking": False})
+    dated = PolicyConfig(template_date="2024-07-26")
+    assert len({digest(policy) for policy in (PolicyConfig(), thoughtless, dated)}) == 3
 
 
 @pytest.mark.parametrize("name", JUDGES)

@@ -1,11 +1,18 @@
 """Two rounds in the chat template of each family: what is trained on is what was sampled, token by token."""
 
+import datetime
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+)
 
 from components.artifacts import read_json, read_table, write_bytes
 from components.campaign.config import pin_config
@@ -13,9 +20,11 @@ from components.campaign.files import round_record
 from components.campaign.models import model_of_round
 from components.campaign.state import Champion, State, finish_round, round_directory, write_state
 from components.config import CampaignConfig
+from components.dpo import stage as dpo_stage
 from components.dpo.batches import read_pairs
 from components.records import Manifest
 from components.runtime.launch import run_stage
+from components.start import stage as start_stage
 from components.start.preflight import check_inputs
 from flows.requests import Round, start_request
 from tests.models.template_families import FAMILIES, family_tokenizer
@@ -162,3 +171,30 @@ def _follow_the_policy(directory: Path) -> bool:
         difference += float((logps[range(len(answer)), answer] - mean).sum())
         variance += float(((logps.exp() * logps**2).sum(-1) - mean**2).sum())
     return abs(difference) < 4 * variance**0.5
+
+
+def test_a_campaign_writes_the_date_of_its_first_day_in_every_prompt(
+    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training that is resumed after midnight, or a later round, would read other prompts than its reference."""
+
+    class FirstDay(datetime.date):
+        @classmethod
+        def today(cls) -> "FirstDay":
+            return cls(2024, 7, 26)
+
+    directory = tmp_path / "runs" / "family"
+    monkeypatch.setattr(start_stage, "date", FirstDay)
+    play(make_config("llama-3.2"), directory, rounds=1)
+    tokenizer = AutoTokenizer.from_pretrained(model_of_round(directory, 0).base)
+    for tokens in prompt_tokens(round_directory(directory, 1) / "generate_responses").values():
+        assert "Today Date: 26 Jul 2024" in tokenizer.decode(tokens)
+
+
+def test_training_and_its_cache_read_the_pairs_tokens_and_render_nothing(
+    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "runs" / "family"
+    monkeypatch.setattr(dpo_stage, "load_chat", None)
+    play(make_config("own"), directory, rounds=1)
+    assert read_json(round_directory(directory, 1) / "dpo_train" / "train.json")["ln2_checked"]

@@ -1,5 +1,8 @@
 """Round 0 is published only for a model that loads and samples."""
 
+import datetime
+import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from components.artifacts import read_json
-from components.config import CampaignConfig
+from components.config import CampaignConfig, PreferencesConfig
 from components.records import StageFailed, StartRequest
 from components.runtime.launch import run_stage
-from components.start.preflight import check_inputs
+from components.start.preflight import check_inputs, check_revisions
 
 
 @pytest.fixture
@@ -22,8 +26,10 @@ def copy(starter_directory: Path, tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def start(model: Path, directory: Path) -> Any:
-    config = CampaignConfig.model_validate({"campaign": "begun", "policy": {"model": str(model), "dtype": "float32"}})
+def start(model: Path, directory: Path, **policy: Any) -> Any:
+    config = CampaignConfig.model_validate(
+        {"campaign": "begun", "policy": {"model": str(model), "dtype": "float32", **policy}}
+    )
     request = StartRequest(
         policy=config.policy,
         judge=config.judge,
@@ -64,3 +70,81 @@ def test_start_model_that_cannot_answer_is_not_published(change: Any, message: s
         start(copy, tmp_path / "round-000")
     assert "\n" not in str(failed.value)
     assert not (tmp_path / "round-000" / "start").exists()
+
+
+def with_template(model: Path, template: str) -> None:
+    (model / "chat_template.jinja").write_text(template)
+
+
+def refused(model: Path, directory: Path) -> str:
+    with pytest.raises(StageFailed) as failed:
+        start(model, directory)
+    assert "\n" not in str(failed.value)
+    assert not (directory / "start").exists()
+    return str(failed.value)
+
+
+def test_template_that_refuses_prompts_is_told_with_their_places_before_anything_is_sampled(
+    copy: Path, tmp_path: Path
+) -> None:
+    own = (copy / "chat_template.jinja").read_text()
+    gate = "{% if 'kettle' in messages[-1]['content'] %}{{ raise_exception('no kettles') }}{% endif %}"
+    with_template(copy, gate + own)
+    told = refused(copy, tmp_path / "round-000")
+    assert re.search(r"refuses \d+ of \d+ training prompts \(no kettles\): prompt [0-9a-f]{16}, ", told)
+    assert "change them, or the model's chat template" in told
+
+
+def test_template_without_a_generation_prompt_is_refused(copy: Path, tmp_path: Path) -> None:
+    template = "{% for m in messages %}{{ m.role + ' ' + m.content + ' <|end|> ' }}{% endfor %}"
+    with_template(copy, template)
+    told = refused(copy, tmp_path / "round-000")
+    assert "writes 'assistant ' in front of an answer, but not behind a prompt" in told
+    assert "{% if add_generation_prompt %}{{ 'assistant ' }}{% endif %}" in told
+
+
+def test_tokenizer_of_another_model_is_refused_with_the_token(copy: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(copy)
+    tokenizer.add_tokens(["kettle!"])
+    tokenizer.save_pretrained(copy)
+    own = (copy / "chat_template.jinja").read_text()
+    with_template(copy, own.replace("add_generation_prompt %}", "add_generation_prompt %}kettle!"))
+    size = len(tokenizer)
+    told = refused(copy, tmp_path / "round-000")
+    assert re.search(rf"gives token {size - 1} \(' ?kettle!'\) for prompt [0-9a-f]{{16}} ", told)
+    assert f"the model has only {size - 1} tokens: use the tokenizer that belongs to the model" in told
+
+
+def test_prompts_that_are_all_too_long_are_refused_at_the_start(copy: Path, tmp_path: Path) -> None:
+    with pytest.raises(StageFailed, match=r"all \d+ training prompts are longer than policy.max_prompt_tokens = 2 "):
+        start(copy, tmp_path / "round-000", max_prompt_tokens=2)
+
+
+def test_start_says_which_tokens_end_an_answer(copy: Path, tmp_path: Path) -> None:
+    """The tokenizer's end of sequence is another token than the one that the template writes behind an answer."""
+    tokenizer = AutoTokenizer.from_pretrained(copy)
+    end = tokenizer.eos_token
+    tokenizer.eos_token = "<pad>"
+    tokenizer.save_pretrained(copy)
+    (copy / "generation_config.json").unlink(missing_ok=True)
+    settings = json.loads((copy / "config.json").read_text()) | {"eos_token_id": None}
+    (copy / "config.json").write_text(json.dumps(settings))
+    pinned = start(copy, tmp_path / "round-000")
+    assert set(pinned["stop_tokens"]) == {end, "<pad>"}
+    assert pinned["template_date"] is None
+    assert pinned["unrenderable"].startswith("the answer's tokens decode to another text"), "it knows no such word"
+
+
+def test_date_that_a_template_writes_is_pinned(copy: Path, tmp_path: Path) -> None:
+    own = (copy / "chat_template.jinja").read_text()
+    with_template(copy, "{{ strftime_now('%d')[:0] }}" + own)
+    assert start(copy, tmp_path / "today")["template_date"] == datetime.date.today().isoformat()
+    assert start(copy, tmp_path / "other", template_date="2024-07-26")["template_date"] == "2024-07-26"
+
+
+def test_revisions_are_refused_if_the_template_does_not_write_them_as_they_are() -> None:
+    revised, judged = PreferencesConfig(pairs="revised"), PreferencesConfig()
+    check_revisions(revised, None)
+    check_revisions(judged, "it writes a thought")
+    with pytest.raises(ValueError, match=r"takes answers from outside \(it writes a thought\): set policy.chat_temp"):
+        check_revisions(revised, "it writes a thought")
