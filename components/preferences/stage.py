@@ -1,5 +1,6 @@
 """The door of preference collection: judge a round's responses and build pairs, or take the pairs of a data set."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,10 +16,11 @@ from components.judges.revision import Reviser
 from components.preferences.active.refine import CostlyJudge, costly_judge, refine
 from components.preferences.counts import COUNTS, judged_counts, pair_counts, seeded_counts
 from components.preferences.judged_pairs import BuiltPairs, build_from_verdicts
+from components.preferences.no_pairs import refuse_no_pairs
 from components.preferences.revised_pairs import revised_pairs
 from components.preferences.seeds import seeded_pairs
 from components.preferences.tables import check_invalid_share, read_groups, write_outcomes, write_pairs, write_verdicts
-from components.records import CollectRequest
+from components.records import CollectRequest, DataRejected
 
 Build = Callable[..., BuiltPairs]
 """(groups, verdicts, *, judge, preferences, seed) -> pairs, or single responses, to train on."""
@@ -32,6 +34,7 @@ def run(request: CollectRequest, out: Path) -> None:
     Raises:
         JudgeUnavailable: The judge returned no verdicts, too many of them are invalid, or they exceed one of its health
             limits.
+        DataRejected: No pair could be built.
         ValueError: The judge or the data set is unusable, or changed since the campaign pinned it.
     """
     if request.responses is None or request.prompts is None:
@@ -82,6 +85,8 @@ def collect(
     counts = judged_counts(groups, verdicts, built.outcomes.values(), built.rows) | measured
     write_json(out / COUNTS, {**counts, "active": None})
     check_limits(judge.name, health, preferences)
+    if not built.rows:
+        refuse_no_pairs(groups, built.outcomes, verdicts, preferences)
     if costly is not None:
         refined = refine(built.rows, groups, verdicts, costly=costly, preferences=preferences, seed=seed)
         write_verdicts(out, [*verdicts, *refined.verdicts])
@@ -94,6 +99,12 @@ def take_seeds(preferences: PreferencesConfig, *, pinned_digest: str | None, out
     built = seeded_pairs(preferences, pinned_digest=pinned_digest)
     write_verdicts(out, [])
     write_pairs(out, built.rows, groups=())
+    if not built.rows:
+        listed = "; ".join(f"{count} x {outcome}" for outcome, count in Counter(built.outcomes).most_common())
+        raise DataRejected(
+            f"no pair of preferences.seed_pairs = {preferences.seed_pairs} can be trained on ({listed}): lower "
+            "preferences.min_margin, or name other pairs"
+        )
     write_json(
         out / COUNTS,
         {**seeded_counts(built.outcomes, built.rows), "judge_health": None, "revisions": None, "active": None},

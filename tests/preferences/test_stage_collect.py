@@ -21,7 +21,7 @@ from components.judges.registry import judge_digest
 from components.preferences.builders import BUILDERS
 from components.preferences.stage import run
 from components.preferences.tables import TOKEN_TYPES
-from components.records import Artifact, CollectRequest, JudgeRef, JudgeUnavailable, ModelRef
+from components.records import Artifact, CollectRequest, DataRejected, JudgeRef, JudgeUnavailable, ModelRef
 
 PROMPTS = [make_prompt([{"role": "user", "content": f"question {number}"}]) for number in range(5)]
 TEXTS = [
@@ -352,3 +352,28 @@ def test_collect_judges_the_builtin_world(tmp_path: Path) -> None:
     run(request, tmp_path)
     (pair,) = read_table(tmp_path / "preferences.parquet").to_dict("records")
     assert (pair["chosen"], pair["rejected"]) == ("I am sorry about this.", "")
+
+
+@pytest.mark.parametrize(
+    ("texts", "knobs", "told"),
+    [
+        (
+            [["good"] * 3] * 5,
+            {},
+            r"\(5 x all responses are equal\): raise generation.temperature, and leave",
+        ),
+        ([["good", "good other"]] * 5, {}, r"\(5 x the scores tie\): use a judge that tells responses apart"),
+        (
+            [["good", "bad"], ["same", "same"], *[["good better", "bad"]] * 3],
+            {"min_margin": 4},
+            r"\(4 x the largest margin of scores, 1.75, is within preferences.min_margin = 4; 1 x all responses are "
+            r"equal\): lower preferences.min_margin",
+        ),
+    ],
+    ids=["equal", "ties", "margin"],
+)
+def test_round_without_a_pair_says_at_which_step_its_prompts_ended(
+    texts: list[list[str]], knobs: dict[str, Any], told: str, collect: Callable[..., Path]
+) -> None:
+    with pytest.raises(DataRejected, match=f"no pair could be built from 5 prompts {told}"):
+        collect(texts, **knobs)
