@@ -1,18 +1,25 @@
 """Reads a preference data set in the forms that TRL, UltraFeedback and HH users have. Knows no judge and no stage.
 
 A row has `chosen` and `rejected` with an optional `prompt`: plain text, chat messages with or without the prompt, or HH
-transcripts. Optional columns: `p`, `margin` (or the two scores), `tag`. Or it has a single response, as KTO takes it:
-`completion` and `label` (true if it is desirable).
+transcripts. Optional columns: `system`, `tools`, `p`, `margin` (or the two scores), `tag`. Or it has a single response,
+as KTO takes it: `completion` and `label` (true if it is desirable).
 """
 
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from components.data.conversations import (
+    CONTEXT,
+    chat_messages,
+    encoded_messages,
+    read_messages,
+    warn_of_ignored,
+    with_context,
+)
 from components.data.messages import Messages, format_messages
-from components.data.prompts import chat_messages
 from components.data.rows import Row, Rows, read_rows
 from components.data.transcripts import is_transcript, parse_transcript
 
@@ -23,6 +30,8 @@ SCORES = (
     ("chosen_rating", "rejected_rating"),
 )
 """Columns of the two scores whose difference is the margin, as published data sets name them."""
+THOUGHTS = ("reasoning_content", "thinking", "thought")
+"""Keys of an assistant's message that hold a thought apart from the answer."""
 COLUMNS = (
     "prompt",
     "chosen",
@@ -32,6 +41,7 @@ COLUMNS = (
     "p",
     "margin",
     "tag",
+    *CONTEXT,
     *(name for names in SCORES for name in names),
 )
 
@@ -49,6 +59,8 @@ class SeedPair:
     p: float | None
     margin: float | None
     tag: str | None
+    place: str = field(default="", compare=False)
+    """Name of its row, for errors."""
 
     @property
     def is_single(self) -> bool:
@@ -85,6 +97,7 @@ def load_seed_pairs(source: str, *, split: str) -> SeedPairs:
         ValueError: The source cannot be read, lacks a column, has no usable pair, or a row is malformed; names the row.
     """
     read = read_rows(source, split=split, columns=COLUMNS)
+    warn_of_ignored(read, COLUMNS)
     loaded = [_pair(row, read) for row in read.rows]
     pairs = [pair for pair in loaded if isinstance(pair, SeedPair)]
     earlier = tuple(row.place for row, pair in zip(read.rows, loaded, strict=True) if pair is None)
@@ -110,7 +123,8 @@ def _pair(row: Row, read: Rows) -> SeedPair | None:
     before_rejected, rejected = _answer(row.values["rejected"], prompt, f"{row.place} rejected")
     if before_chosen != before_rejected:
         return None
-    return SeedPair(before_chosen, chosen, rejected, _number(row, "p"), _margin(row), _tag(row))
+    messages = with_context(before_chosen, row)
+    return SeedPair(messages, chosen, rejected, _number(row, "p"), _margin(row), _tag(row), row.place)
 
 
 def _response(row: Row) -> SeedPair:
@@ -122,12 +136,13 @@ def _response(row: Row) -> SeedPair:
         )
     before, answer = _answer(row.values["completion"], row.values.get("prompt"), f"{row.place} completion")
     return SeedPair(
-        before,
+        with_context(before, row),
         answer if label else None,
         None if label else answer,
         _number(row, "p"),
         _number(row, "margin"),
         _tag(row),
+        row.place,
     )
 
 
@@ -140,29 +155,35 @@ def _tag(row: Row) -> str | None:
 
 def _answer(value: Any, prompt: Any, place: str) -> tuple[Messages, str]:
     """Return the messages before the last answer, and the answer; `prompt` is the column prompt's cell, or None."""
-    own_prompt = None if prompt is None else _prompt(prompt, place)
-    whole = (
-        isinstance(value, str)
-        and is_transcript(value)
-        and (prompt is None or (isinstance(prompt, str) and is_transcript(prompt)))
-    )
-    if isinstance(value, str) and own_prompt is not None and not whole:
-        return own_prompt, value
-    turns = parse_transcript(value, place) if isinstance(value, str) else chat_messages(value, place)
+    own_prompt = None if prompt is None else read_messages(prompt, f"{place}'s prompt")
+    turns = _turns(value, prompt, place)
+    if turns is None:
+        return own_prompt or [], value
     if not turns or turns[-1]["role"] != "assistant":
         raise ValueError(f"{place}: the last message is not the assistant's: end with the answer")
     *before, answer = turns
+    if "tool_calls" in answer:
+        raise ValueError(
+            f"{place}: the answer has tool_calls, but only text can be trained on: leave the row out, or write the "
+            "calls into the content as the model's chat template does"
+        )
     return _joined(own_prompt, before, place), answer["content"]
 
 
-def _prompt(value: Any, place: str) -> Messages:
-    if not isinstance(value, str):
-        return chat_messages(value, f"{place}'s prompt")
-    if is_transcript(value):
-        turns = parse_transcript(value, place)
-        # A transcript that is cut for completion ends with an open, empty answer.
-        return turns[:-1] if turns[-1] == {"role": "assistant", "content": ""} else turns
-    return [{"role": "user", "content": value}]
+def _turns(value: Any, prompt: Any, place: str) -> Messages | None:
+    """Return the messages of an answer's cell, which may be one message; None if it is the answer's text."""
+    if isinstance(value, str):
+        items = encoded_messages(value, place)
+        whole = prompt is None or (is_transcript(value) and isinstance(prompt, str) and is_transcript(prompt))
+        if items is None:
+            return parse_transcript(value, place) if whole else None
+    else:
+        items = [value] if isinstance(value, dict) else value
+    turns = chat_messages(items, place)
+    thoughts = [key for key in THOUGHTS if turns and items[-1].get(key)]
+    if thoughts:
+        raise ValueError(f"{place}: the answer has {thoughts[0]}, which would be left out: write it into the content")
+    return turns
 
 
 def _joined(own_prompt: Messages | None, before: Messages, place: str) -> Messages:
@@ -182,8 +203,8 @@ def _joined(own_prompt: Messages | None, before: Messages, place: str) -> Messag
     )
 
 
-def _stripped(messages: Messages) -> list[tuple[str, str]]:
-    return [(message["role"], message["content"].strip()) for message in messages]
+def _stripped(messages: Messages) -> list[tuple[str, str, Any]]:
+    return [(message["role"], message["content"].strip(), message.get("tool_calls")) for message in messages]
 
 
 def _margin(row: Row) -> float | None:
@@ -201,6 +222,10 @@ def _number(row: Row, column: str) -> float | None:
     value = row.values.get(column)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+    try:
+        number = math.nan if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
+    except OverflowError:
+        raise ValueError(f"{row.place}: {column} is an integer of {len(str(value))} digits: write a number") from None
+    if math.isnan(number):
         raise ValueError(f"{row.place}: {column} is {value!r}, but must be a number, or left out")
-    return float(value)
+    return number
