@@ -1,15 +1,17 @@
 """The door of round 0: pins the start model, the judges and the prompts of all later rounds."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+from jinja2 import TemplateError
 
 from components.artifacts import write_json, write_table
 from components.builtin.starter import starter_model
 from components.config import BUILTIN, JudgeConfig, PolicyConfig
-from components.data.messages import format_messages
-from components.data.prompts import Prompt, split_prompts
+from components.data.messages import TOOL_KEYS, format_messages
+from components.data.prompts import Prompt, content_key, split_prompts
 from components.generation.sampler import sample
 from components.generation.sampling_params import SamplingParams
 from components.judges.registry import judge_digest
@@ -37,9 +39,13 @@ def run(request: StartRequest, out: Path) -> None:
         path = locate_model(request.policy.model, request.policy.revision)
         check_model_directory(path)
         model = start_ref(path, revision=request.policy.revision)
-    _check_model_samples(model.model_copy(update={"base": str(out / model.base)}), request.policy, split.train)
+    loadable = model.model_copy(update={"base": str(out / model.base)})
+    _check_tools_render(loadable, [*split.train, *split.held_out])
+    _check_model_samples(loadable, request.policy, split.train)
     write_table(out / "train_prompts.parquet", _table(split.train))
-    write_table(out / "held_out_prompts.parquet", _table(split.held_out))
+    # An evaluation takes the first prompts of the table, so their order must say nothing about them.
+    held_out = tuple(sorted(split.held_out, key=lambda prompt: content_key(prompt.messages)))
+    write_table(out / "held_out_prompts.parquet", _table(held_out))
     content = {
         "model": model.model_dump(mode="json"),
         "judge": _pinned(request.judge).model_dump(mode="json"),
@@ -51,6 +57,19 @@ def run(request: StartRequest, out: Path) -> None:
         "dropped_held_out": split.dropped_held_out,
     }
     write_json(out / "start.json", content)
+
+
+def _check_tools_render(model: ModelRef, prompts: Sequence[Prompt]) -> None:
+    """Render all prompts with tools, which many chat templates refuse or leave out."""
+    with_tools = [
+        prompt.messages for prompt in prompts if any(key in message for message in prompt.messages for key in TOOL_KEYS)
+    ]
+    tokenizer = load_tokenizer(model) if with_tools else None
+    for messages in with_tools:
+        try:
+            prompt_ids(tokenizer, messages)
+        except TemplateError as error:
+            raise ValueError(f"the prompt that ends with {messages[-1]['content'][:60]!r}: {error}") from None
 
 
 def _check_model_samples(model: ModelRef, policy: PolicyConfig, prompts: tuple[Prompt, ...]) -> None:

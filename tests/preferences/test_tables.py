@@ -1,5 +1,6 @@
 """Pairs written for other programs: what is written reads back as the same pair."""
 
+import json
 from pathlib import Path
 
 from components.data.preference_file import SeedPair, load_seed_pairs
@@ -24,3 +25,20 @@ def test_portable_pairs_and_single_responses_read_back_as_they_were(tmp_path: Pa
         SeedPair(ASK, "fine", None, 1.0, 1.0, "style"),
         SeedPair(ASK, None, "poor", 1.0, 1.0, "style"),
     ]
+
+
+def test_portable_pairs_keep_tools_and_tool_calls(tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
+    messages = [
+        {"role": "user", "content": "Weather?", "tools": [{"type": "function", "function": {"name": "weather"}}]},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "-4"},
+    ]
+    write_pairs(
+        tmp_path, [pair_row(messages, "good", "bad", p=1.0, margin=None, tag="t", judge="j", verdict_ids=["v"])]
+    )
+    write_portable(tmp_path)
+    (line,) = (tmp_path / "preferences.jsonl").read_text().splitlines()
+    assert json.loads(line)["tools"] == messages[0]["tools"]
+    (pair,) = load_seed_pairs(str(tmp_path / "preferences.jsonl"), split="train").pairs
+    assert pair == SeedPair(messages, "good", "bad", 1.0, None, "t")
