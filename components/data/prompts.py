@@ -8,7 +8,7 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,8 @@ class Prompt:
 
     prompt_id: str
     messages: Messages
+    place: str = field(default="", compare=False)
+    """Where it was read, for messages; empty for a built-in one."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,9 @@ class PromptSplit:
         return hashlib.sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest()
 
 
-def make_prompt(messages: Messages) -> Prompt:
+def make_prompt(messages: Messages, place: str = "") -> Prompt:
     """Return a conversation as a prompt that is named by its content."""
-    return Prompt(prompt_id(messages), messages)
+    return Prompt(prompt_id(messages), messages, place)
 
 
 def prompt_id(messages: Messages) -> str:
@@ -91,7 +93,10 @@ def load_prompts(source: str, *, column: str, split: str) -> list[Prompt]:
         return [make_prompt(messages) for messages in BUILTIN_SPLITS[split]()]
     read = read_rows(source, split=split, columns={column, *CONTEXT})
     warn_of_ignored(read, [column])
-    return [make_prompt(with_context(conversation(_cell(row, read, column), row.place), row)) for row in read.rows]
+    return [
+        make_prompt(with_context(conversation(_cell(row, read, column), row.place), row), row.place)
+        for row in read.rows
+    ]
 
 
 def split_prompts(config: PromptsConfig) -> PromptSplit:

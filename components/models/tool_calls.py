@@ -1,7 +1,7 @@
 """Conversations with tools in a model's chat template.
 
-Templates disagree on the form of a call: some take its arguments as an object and others as JSON text, some leave a call
-out whose message has an empty content and others need one. So the first form is taken in which nothing is left out.
+Templates disagree on the form of a call: some take its arguments as an object and others as JSON text, and some leave a
+call out whose message has an empty content. So the first form is taken in which nothing is left out.
 """
 
 import json
@@ -17,16 +17,31 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def render(tokenizer: "PreTrainedTokenizerBase", messages: Messages, *, add_generation_prompt: bool) -> str:
+def render(
+    tokenizer: "PreTrainedTokenizerBase", messages: Messages, *, add_generation_prompt: bool, **arguments: Any
+) -> str:
     """Render a conversation in the model's chat template, with its tools, tool calls and results.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        messages: The conversation; tools that it names come before those of `arguments`.
+        add_generation_prompt: Whether to end with what the template writes in front of an answer.
+        **arguments: Further arguments of `apply_chat_template`.
 
     Raises:
         TemplateError: The template (jinja2) refuses the conversation, or leaves out something that concerns tools.
     """
-    plain, tools = without_tools(messages)
-    write = partial(tokenizer.apply_chat_template, tokenize=False, add_generation_prompt=add_generation_prompt)
-    if not tools and not any("tool_calls" in message or message["role"] == "tool" for message in plain):
-        text: str = write(plain)
+    plain, own_tools = without_tools(messages)
+    shared_tools = arguments.pop("tools", None)
+    tools = own_tools or shared_tools
+    write = partial(
+        tokenizer.apply_chat_template,
+        tokenize=False,
+        add_generation_prompt=add_generation_prompt,
+        **arguments,
+    )
+    if not own_tools and not any("tool_calls" in message or message["role"] == "tool" for message in plain):
+        text: str = write(plain, tools=tools)
         return text
     cause = ""
     for form in _forms(plain):

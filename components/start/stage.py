@@ -62,14 +62,14 @@ def run(request: StartRequest, out: Path) -> None:
 def _check_tools_render(model: ModelRef, prompts: Sequence[Prompt]) -> None:
     """Render all prompts with tools, which many chat templates refuse or leave out."""
     with_tools = [
-        prompt.messages for prompt in prompts if any(key in message for message in prompt.messages for key in TOOL_KEYS)
+        prompt for prompt in prompts if any(key in message for message in prompt.messages for key in TOOL_KEYS)
     ]
     tokenizer = load_tokenizer(model) if with_tools else None
-    for messages in with_tools:
+    for prompt in with_tools:
         try:
-            prompt_ids(tokenizer, messages)
+            prompt_ids(tokenizer, prompt.messages)
         except TemplateError as error:
-            raise ValueError(f"the prompt that ends with {messages[-1]['content'][:60]!r}: {error}") from None
+            raise ValueError(f"{prompt.place}: {error}") from None
 
 
 def _check_model_samples(model: ModelRef, policy: PolicyConfig, prompts: tuple[Prompt, ...]) -> None:

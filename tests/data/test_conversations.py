@@ -1,4 +1,4 @@
-"""Reading a prompt's cell and its row's context: what people write gives the same messages, or one line that says why."""
+"""Reading a prompt's cell and its row's context: all that people write gives the same messages, or is refused."""
 
 import json
 import logging
@@ -142,7 +142,10 @@ def test_tools_column_belongs_to_the_prompt(tools: Any, tmp_path: Path) -> None:
     ("row", "says"),
     [
         ({"system": 3}, "line 1: system is 3, but must be text"),
-        ({"system": "Be kind.", "prompt": [{"role": "system", "content": "Be brief."}, USER]}, "line 1: the column sys"),
+        (
+            {"system": "Be kind.", "prompt": [{"role": "system", "content": "Be brief."}, USER]},
+            "line 1: the column sys",
+        ),
         ({"tools": "{x"}, "line 1: tools is not valid JSON"),
         ({"tools": ["weather"]}, "line 1: tools must be a list of tool definitions"),
     ],
@@ -152,9 +155,7 @@ def test_context_that_cannot_be_read_is_refused_by_its_row(row: dict[str, Any], 
         load(tmp_path, {"prompt": "Hi", **row})
 
 
-def test_columns_that_matter_and_are_not_read_are_named_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_columns_that_matter_and_are_not_read_are_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     row = {"prompt": "Hi", "context": "c", "images": [], "id": 3, "system": "s", "tools": TOOLS}
     with caplog.at_level(logging.WARNING):
         load(tmp_path, row, row)

@@ -106,7 +106,12 @@ def test_tools_of_a_prompt_are_kept_in_front_of_the_answer(tmp_path: Path) -> No
 def test_conversations_that_differ_in_a_tool_call_only_give_no_pair(tmp_path: Path) -> None:
     def turns(city: str, answer: dict[str, str]) -> list[dict[str, Any]]:
         call = {**CALL, "function": {"name": "weather", "arguments": {"city": city}}}
-        return [ASK, {"role": "assistant", "content": "", "tool_calls": [call]}, {"role": "tool", "content": "?"}, answer]
+        return [
+            ASK,
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "content": "?"},
+            answer,
+        ]
 
     plain = {"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}
     parted = {"chosen": turns("Oslo", GOOD), "rejected": turns("Rome", BAD)}

@@ -41,7 +41,8 @@ def write_form(form: str, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "form", ["a.jsonl", "a.jsonl.gz", "array.json", "marked_array.json", "lines.json", "a.parquet", "saved", "saved_splits"]
+    "form",
+    ["a.jsonl", "a.jsonl.gz", "array.json", "marked_array.json", "lines.json", "a.parquet", "saved", "saved_splits"],
 )
 def test_rows_of_every_form_are_the_same(form: str, tmp_path: Path) -> None:
     read = read_rows(str(write_form(form, tmp_path)), split="train", columns=["prompt"])
@@ -93,9 +94,13 @@ DAMAGED[200:400] = b"\xff" * 200
     [
         ("a.jsonl.gz", bytes(DAMAGED), r"cannot be read \(Error -3 while decompressing"),
         ("a.jsonl.gz", gzip.compress(lines(VALUES))[:-9], r"cannot be read \("),
-        ("a.jsonl", b'{"prompt": "one"}\n{"prompt": ' + b"9" * 5000 + b"}\n", "line 2 has an integer of more than 4300"),
+        (
+            "a.jsonl",
+            b'{"prompt": "one"}\n{"prompt": ' + b"9" * 5000 + b"}\n",
+            "line 2 has an integer of more than 4300",
+        ),
         ("a.jsonl", b'{"prompt": ' + b"[" * 100000 + b"]" * 100000 + b"}\n", "line 1 is nested too deeply"),
-        ("a.jsonl", b'{"prompt": "one", "prompt": "two"}\n', 'line 1 has the key prompt twice in one object'),
+        ("a.jsonl", b'{"prompt": "one", "prompt": "two"}\n', "line 1 has the key prompt twice in one object"),
         ("a.jsonl", b'{"prompt": [{"role": "user", "role": "x"}]}\n', "line 1 has the key role twice in one object"),
         ("a.jsonl", b'{"prompt": "a\x00b"}\n', "line 1 is not valid JSON"),
         ("a.jsonl", '{"prompt": "one"}'.encode("utf-16"), "line 1 is not valid UTF-8"),

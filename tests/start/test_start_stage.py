@@ -103,5 +103,7 @@ def test_start_refuses_tools_that_the_chat_template_leaves_out(copy: Path, tmp_p
         "train": write_prompts(tmp_path / "train.jsonl", ["train", calling]),
         "held_out": write_prompts(tmp_path / "held.jsonl", ["held"]),
     }
-    with pytest.raises(StageFailed, match=r"ends with 'And in Rome\?': the chat template does not render .* weather"):
+    says = r"the chat template does not render .* the call of weather.*remove the row"
+    with pytest.raises(StageFailed, match=says) as refused:
         start(copy, tmp_path / "round-000", prompts=prompts, **ANY_JUDGE)
+    assert "train.jsonl line 2" in str(refused.value)
