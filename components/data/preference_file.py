@@ -9,19 +9,11 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
-from components.data.conversations import (
-    CONTEXT,
-    chat_messages,
-    encoded_messages,
-    read_messages,
-    warn_of_ignored,
-    with_context,
-)
+from components.data.answers import read_answer
+from components.data.conversations import CONTEXT, warn_of_ignored, with_context
 from components.data.messages import Messages, format_messages
 from components.data.rows import Row, Rows, read_rows
-from components.data.transcripts import is_transcript, parse_transcript
 
 SCORES = (
     ("score_chosen", "score_rejected"),
@@ -30,8 +22,6 @@ SCORES = (
     ("chosen_rating", "rejected_rating"),
 )
 """Columns of the two scores whose difference is the margin, as published data sets name them."""
-THOUGHTS = ("reasoning_content", "thinking", "thought")
-"""Keys of an assistant's message that hold a thought apart from the answer."""
 COLUMNS = (
     "prompt",
     "chosen",
@@ -111,6 +101,8 @@ def load_seed_pairs(source: str, *, split: str) -> SeedPairs:
 
 def _pair(row: Row, read: Rows) -> SeedPair | None:
     if row.values.get("completion") is not None:
+        if row.values.get("chosen") is not None or row.values.get("rejected") is not None:
+            raise ValueError(f"{row.place} has completion beside chosen or rejected: remove the one that is not meant")
         return _response(row)
     for column in ("chosen", "rejected"):
         if row.values.get(column) is None:
@@ -119,8 +111,8 @@ def _pair(row: Row, read: Rows) -> SeedPair | None:
                 f"(the columns are {', '.join(read.columns)})"
             )
     prompt = row.values.get("prompt")
-    before_chosen, chosen = _answer(row.values["chosen"], prompt, f"{row.place} chosen")
-    before_rejected, rejected = _answer(row.values["rejected"], prompt, f"{row.place} rejected")
+    before_chosen, chosen = read_answer(row.values["chosen"], prompt, f"{row.place} chosen")
+    before_rejected, rejected = read_answer(row.values["rejected"], prompt, f"{row.place} rejected")
     if before_chosen != before_rejected:
         return None
     messages = with_context(before_chosen, row)
@@ -134,7 +126,7 @@ def _response(row: Row) -> SeedPair:
         raise ValueError(
             f"{row.place}: label is {label!r}: write true if the completion is desirable, and false if it is not"
         )
-    before, answer = _answer(row.values["completion"], row.values.get("prompt"), f"{row.place} completion")
+    before, answer = read_answer(row.values["completion"], row.values.get("prompt"), f"{row.place} completion")
     return SeedPair(
         with_context(before, row),
         answer if label else None,
@@ -151,60 +143,6 @@ def _tag(row: Row) -> str | None:
     if tag is not None and not isinstance(tag, str):
         raise ValueError(f"{row.place}: tag is {tag!r}, but must be text")
     return tag
-
-
-def _answer(value: Any, prompt: Any, place: str) -> tuple[Messages, str]:
-    """Return the messages before the last answer, and the answer; `prompt` is the column prompt's cell, or None."""
-    own_prompt = None if prompt is None else read_messages(prompt, f"{place}'s prompt")
-    turns = _turns(value, prompt, place)
-    if turns is None:
-        return own_prompt or [], value
-    if not turns or turns[-1]["role"] != "assistant":
-        raise ValueError(f"{place}: the last message is not the assistant's: end with the answer")
-    *before, answer = turns
-    if "tool_calls" in answer:
-        raise ValueError(
-            f"{place}: the answer has tool_calls, but only text can be trained on: leave the row out, or write the "
-            "calls into the content as the model's chat template does"
-        )
-    return _joined(own_prompt, before, place), answer["content"]
-
-
-def _turns(value: Any, prompt: Any, place: str) -> Messages | None:
-    """Return the messages of an answer's cell, which may be one message; None if it is the answer's text."""
-    if isinstance(value, str):
-        items = encoded_messages(value, place)
-        whole = prompt is None or (is_transcript(value) and isinstance(prompt, str) and is_transcript(prompt))
-        if items is None:
-            return parse_transcript(value, place) if whole else None
-    else:
-        items = [value] if isinstance(value, dict) else value
-    turns = chat_messages(items, place)
-    thoughts = [key for key in THOUGHTS if turns and items[-1].get(key)]
-    if thoughts:
-        raise ValueError(f"{place}: the answer has {thoughts[0]}, which would be left out: write it into the content")
-    return turns
-
-
-def _joined(own_prompt: Messages | None, before: Messages, place: str) -> Messages:
-    """Return the prompt from its column or from the messages before the answer; if there are both, they must agree."""
-    if not before or not own_prompt:
-        prompt = before or own_prompt
-        if not prompt:
-            raise ValueError(f"{place}: there is no prompt: add a column prompt, or the messages before the answer")
-        return prompt
-    ours, theirs = _stripped(own_prompt), _stripped(before)
-    if len(ours) <= len(theirs) and theirs[-len(ours) :] == ours:
-        return before
-    if theirs == ours[-len(theirs) :]:
-        return own_prompt
-    raise ValueError(
-        f"{place}: the messages before the answer differ from the column prompt: make them agree, or remove the column"
-    )
-
-
-def _stripped(messages: Messages) -> list[tuple[str, str, Any]]:
-    return [(message["role"], message["content"].strip(), message.get("tool_calls")) for message in messages]
 
 
 def _margin(row: Row) -> float | None:

@@ -135,6 +135,12 @@ def test_answer_that_quotes_a_dialogue_stays_whole(tmp_path: Path) -> None:
     assert pair.chosen == scene
 
 
+def test_transcript_beside_its_plain_prompt_is_not_taken_for_the_answer(tmp_path: Path) -> None:
+    before = "\n\nHuman: Hi\n\nAssistant: Yes?\n\nHuman: Help me.\n\nAssistant:"
+    (pair,) = load(tmp_path, {"prompt": "Help me.", "chosen": f"{before} Gladly.", "rejected": f"{before} No."}).pairs
+    assert pair == SeedPair(TURN_MESSAGES, "Gladly.", "No.", None, None, None)
+
+
 def test_conversations_that_part_earlier_give_no_pair_and_are_named(tmp_path: Path) -> None:
     parted = {
         "chosen": "\n\nHuman: Hi\n\nAssistant: A\n\nHuman: B\n\nAssistant: C",
@@ -162,6 +168,10 @@ def test_optional_columns_are_read_and_their_absence_is_kept(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("row", "says"),
     [
+        (
+            {"prompt": "Hi", "completion": "x", "label": True, "chosen": "x", "rejected": "y"},
+            "line 2 has completion beside chosen or rejected",
+        ),
         ({"prompt": "Hi", "chosen": "x"}, "line 2 has no rejected: a pair needs .* prompt, chosen, rejected"),
         ({"prompt": "Hi", "chosen": None, "rejected": "x"}, "line 2 has no chosen"),
         ({"chosen": "x", "rejected": "y"}, "line 2 chosen: there is no prompt, and the text is not a transcript"),
@@ -170,6 +180,10 @@ def test_optional_columns_are_read_and_their_absence_is_kept(tmp_path: Path) -> 
         ({"chosen": [], "rejected": [ASK, BAD]}, "line 2 chosen: the last message is not the assistant's"),
         (
             {"prompt": "Bye", "chosen": [ASK, GOOD], "rejected": [ASK, BAD]},
+            "line 2 chosen: the messages before the answer differ from the column prompt",
+        ),
+        (
+            {"prompt": "\n\nHuman: Bye\n\nAssistant:", "chosen": f"{TURNS} x", "rejected": f"{TURNS} y"},
             "line 2 chosen: the messages before the answer differ from the column prompt",
         ),
         (
