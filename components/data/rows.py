@@ -210,10 +210,11 @@ def _hub_dataset(source: str, split: str) -> "Dataset":
         loaded = load_dataset(source, split=split)
     except Exception as error:
         remedy = "name a JSONL or Parquet file, a saved data set or a hub data set"
-        raise ValueError(f"data set {source} (split {split}) cannot be loaded: {_one_line(error)}: {remedy}") from None
+        cause = _one_line(error.__cause__ or error)
+        raise ValueError(f"data set {source} (split {split}) cannot be loaded: {cause}: {remedy}") from None
     assert isinstance(loaded, Dataset), source
     return loaded
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200].rstrip(".:")

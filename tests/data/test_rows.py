@@ -61,6 +61,17 @@ def test_rows_of_a_folder_of_data_files_are_read(tmp_path: Path, monkeypatch: py
     ]
 
 
+def test_rows_of_a_folder_whose_files_have_a_key_twice_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text('{"prompt": "a", "prompt": "b"}\n')
+    with pytest.raises(ValueError, match=r"cannot be loaded: .*prompt.* twice"):
+        read_rows(str(folder), split="train", columns=["prompt"])
+
+
 def test_rows_with_blank_lines_keep_the_numbers_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('\n{"prompt": "one"}\n\n{"prompt": "two"}\n')
