@@ -31,6 +31,9 @@ IGNORED = (
 PYTHON_MESSAGES = re.compile(r"\s*\[\s*\{\s*'(role|content|from|value)'\s*:")
 """Start of chat messages that Python printed, as a CSV file or `str()` leaves them."""
 
+RENDERED = re.compile(r"\s*(<\|(im_start|begin_of_text|start_header_id|user|system)\|>|<start_of_turn>|<s>|\[INST\])")
+"""Start of a prompt that some chat template has written already."""
+
 
 def conversation(value: Any, place: str) -> Messages:
     """Read a prompt from a cell, as `read_messages` does; its last message is the user's or a tool's.
@@ -125,20 +128,39 @@ def with_context(messages: Messages, row: Row) -> Messages:
     return [{**messages[0], "tools": tools}, *messages[1:]] if tools else messages
 
 
-def warn_of_ignored(read: Rows, used: Collection[str]) -> None:
-    """Log one line that names the columns that matter to the meaning but are not read, once per source."""
+def warn_of_doubts(read: Rows, *, prompt: str, used: Collection[str]) -> None:
+    """Log what may be read otherwise than it is meant, once per source.
+
+    One line names the columns that matter to the meaning but are not read; one counts the prompts that are written in a
+    chat template already.
+
+    Args:
+        read: The rows.
+        prompt: Name of the column that holds the prompt.
+        used: Names of all columns that are read.
+    """
     ignored = tuple(name for name in read.columns if name in IGNORED and name not in used)
-    if ignored:
-        _warn_of_ignored(read.source, ignored)
+    cells = [row.values.get(prompt) for row in read.rows]
+    rendered = [place for place, cell in enumerate(cells) if isinstance(cell, str) and RENDERED.match(cell)]
+    _warn(read.source, ignored, len(rendered), read.rows[rendered[0]].place if rendered else "")
 
 
 @functools.cache
-def _warn_of_ignored(source: str, columns: tuple[str, ...]) -> None:
-    log.warning(
-        "%s: ignoring the columns %s: if the answers depend on them, write them into the prompt",
-        source,
-        ", ".join(columns),
-    )
+def _warn(source: str, ignored: tuple[str, ...], num_rendered: int, first_rendered: str) -> None:
+    if ignored:
+        log.warning(
+            "%s: ignoring the columns %s: if the answers depend on them, write them into the prompt",
+            source,
+            ", ".join(ignored),
+        )
+    if num_rendered:
+        log.warning(
+            "%s: %d prompts begin as if a chat template had written them (%s), and the model's template is written "
+            "around them once more: use chat messages",
+            source,
+            num_rendered,
+            first_rendered,
+        )
 
 
 def _message(item: Any, place: str) -> Message:

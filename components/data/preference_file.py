@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, field
 
 from components.data.answers import read_answer
-from components.data.conversations import CONTEXT, warn_of_ignored, with_context
+from components.data.conversations import CONTEXT, warn_of_doubts, with_context
 from components.data.messages import Messages, format_messages
 from components.data.rows import Row, Rows, read_rows
 
@@ -87,7 +87,7 @@ def load_seed_pairs(source: str, *, split: str) -> SeedPairs:
         ValueError: The source cannot be read, lacks a column, has no usable pair, or a row is malformed; names the row.
     """
     read = read_rows(source, split=split, columns=COLUMNS)
-    warn_of_ignored(read, COLUMNS)
+    warn_of_doubts(read, prompt="prompt", used=COLUMNS)
     loaded = [_pair(row, read) for row in read.rows]
     pairs = [pair for pair in loaded if isinstance(pair, SeedPair)]
     earlier = tuple(row.place for row, pair in zip(read.rows, loaded, strict=True) if pair is None)

@@ -14,7 +14,7 @@ from typing import Any
 
 from components.builtin.world import held_out_prompts, train_prompts
 from components.config import BUILTIN, PromptsConfig
-from components.data.conversations import CONTEXT, conversation, warn_of_ignored, with_context
+from components.data.conversations import CONTEXT, conversation, warn_of_doubts, with_context
 from components.data.messages import Message, Messages, format_messages
 from components.data.rows import Row, Rows, read_rows
 
@@ -92,7 +92,7 @@ def load_prompts(source: str, *, column: str, split: str) -> list[Prompt]:
             raise ValueError(f"the built-in prompts have no split {split}: use {' or '.join(BUILTIN_SPLITS)}")
         return [make_prompt(messages) for messages in BUILTIN_SPLITS[split]()]
     read = read_rows(source, split=split, columns={column, *CONTEXT})
-    warn_of_ignored(read, [column])
+    warn_of_doubts(read, prompt=column, used=[column])
     return [
         make_prompt(with_context(conversation(_cell(row, read, column), row.place), row), row.place)
         for row in read.rows

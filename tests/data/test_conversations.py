@@ -164,6 +164,16 @@ def test_columns_that_matter_and_are_not_read_are_named_once(tmp_path: Path, cap
     assert line.startswith(f"{tmp_path / 'prompts.jsonl'}: ignoring the columns context, images:")
 
 
+def test_prompts_that_a_template_has_written_already_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    written = {"prompt": "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"}
+    with caplog.at_level(logging.WARNING):
+        load(tmp_path, {"prompt": "What does <|im_start|> mean?"}, written, written)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert f"2 prompts begin as if a chat template had written them ({tmp_path / 'prompts.jsonl'} line 2)" in line
+
+
 def test_message_text_shows_calls_and_tools_and_is_the_content_without_them() -> None:
     assert message_text(USER) == "Weather in Oslo?"
     assert message_text(CALLING) == f"[tool calls]\n{json.dumps([CALL])}"

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from components.data.conversations import CONTEXT, conversation, warn_of_ignored, with_context
+from components.data.conversations import CONTEXT, conversation, warn_of_doubts, with_context
 from components.data.messages import Messages
 from components.data.prompts import prompt_id
 from components.data.rows import Row, Rows, read_rows
@@ -27,7 +27,7 @@ def read_responses(source: str, *, split: str) -> list[Group]:
             compare; names the row.
     """
     read = read_rows(source, split=split, columns=COLUMNS)
-    warn_of_ignored(read, COLUMNS)
+    warn_of_doubts(read, prompt="prompt", used=COLUMNS)
     prompts: dict[str, Messages] = {}
     texts: dict[str, list[str]] = {}
     for row in read.rows:
