@@ -20,7 +20,8 @@ class PromptsConfig(Section):
     """Held-out prompts, same forms as `train`; empty holds `num_held_out` of the training prompts out, chosen by
     content."""
     column: str = "prompt"
-    """Column that holds the prompt: plain text, or a list of chat messages with `role` and `content`."""
+    """Column that holds the prompt: plain text, an HH transcript, or a list of chat messages (or its JSON text) with
+    `role` and `content`. Columns `system` and `tools` belong to it."""
     train_split: str = "train"
     """Split that is read when `train` is a `datasets` name."""
     held_out_split: str = "test"

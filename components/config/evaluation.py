@@ -9,7 +9,8 @@ class EvaluationConfig(Section):
     """How challenger, champion and start are compared on held-out prompts."""
 
     temperature: float = Field(default=1.0, gt=0.0, le=5.0)
-    """Sampling temperature of the compared responses; KL to the start is unbiased at 1."""
+    """Sampling temperature of the compared responses. KL to the start is between the two models at this temperature, so
+    it grows as the temperature falls."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
     """Level of the bootstrap intervals."""
     bootstrap_resamples: int = Field(default=2000, ge=100, le=100000)

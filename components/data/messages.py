@@ -1,8 +1,17 @@
-"""Chat messages as people write them, and the text that stands for a conversation."""
+"""Chat messages as people write them, and the texts that stand for a message or a conversation.
+
+A message has `role` and `content`. An assistant's may have `tool_calls`, a tool's `tool_call_id` and `name`; the first
+one may have `tools`, the definitions of the tools that the conversation is about.
+"""
 
 import json
+from typing import Any
 
-Messages = list[dict[str, str]]
+Message = dict[str, Any]
+Messages = list[Message]
+
+TOOL_KEYS = ("tool_calls", "tool_call_id", "name", "tools")
+"""Keys of a message that are kept beside role and content."""
 
 
 def parse_messages(text: str) -> Messages:
@@ -15,5 +24,25 @@ def parse_messages(text: str) -> Messages:
 def format_messages(messages: Messages) -> str:
     """Return chat messages as the JSON text that tables hold; equal messages give equal text."""
     return json.dumps(
-        [{"role": message["role"], "content": message["content"]} for message in messages], ensure_ascii=False
+        [
+            {"role": message["role"], "content": message["content"]}
+            | {key: message[key] for key in TOOL_KEYS if key in message}
+            for message in messages
+        ],
+        ensure_ascii=False,
     )
+
+
+def message_text(message: Message) -> str:
+    """Return a message's content, followed by its tool calls and tool definitions as JSON."""
+    named = {"tool calls": message.get("tool_calls"), "available tools": message.get("tools")}
+    blocks = [f"[{name}]\n{json.dumps(value, ensure_ascii=False)}" for name, value in named.items() if value]
+    return "\n\n".join([message["content"], *blocks] if message["content"] else blocks)
+
+
+def without_tools(messages: Messages) -> tuple[Messages, list[dict[str, Any]] | None]:
+    """Return the messages as a chat template takes them, and the definitions of the conversation's tools or None."""
+    if not messages or "tools" not in messages[0]:
+        return messages, None
+    first, *others = messages
+    return [{key: value for key, value in first.items() if key != "tools"}, *others], first["tools"]

@@ -1,20 +1,19 @@
 """Reads a preference data set in the forms that TRL, UltraFeedback and HH users have. Knows no judge and no stage.
 
 A row has `chosen` and `rejected` with an optional `prompt`: plain text, chat messages with or without the prompt, or HH
-transcripts. Optional columns: `p`, `margin` (or the two scores), `tag`. Or it has a single response, as KTO takes it:
-`completion` and `label` (true if it is desirable).
+transcripts. Optional columns: `system`, `tools`, `p`, `margin` (or the two scores), `tag`. Or it has a single response,
+as KTO takes it: `completion` and `label` (true if it is desirable).
 """
 
 import hashlib
 import json
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
+from components.data.answers import read_answer
+from components.data.conversations import CONTEXT, warn_of_doubts, with_context
 from components.data.messages import Messages, format_messages
-from components.data.prompts import chat_messages
 from components.data.rows import Row, Rows, read_rows
-from components.data.transcripts import is_transcript, parse_transcript
 
 SCORES = (
     ("score_chosen", "score_rejected"),
@@ -32,6 +31,7 @@ COLUMNS = (
     "p",
     "margin",
     "tag",
+    *CONTEXT,
     *(name for names in SCORES for name in names),
 )
 
@@ -49,6 +49,8 @@ class SeedPair:
     p: float | None
     margin: float | None
     tag: str | None
+    place: str = field(default="", compare=False)
+    """Name of its row, for errors."""
 
     @property
     def is_single(self) -> bool:
@@ -85,6 +87,7 @@ def load_seed_pairs(source: str, *, split: str) -> SeedPairs:
         ValueError: The source cannot be read, lacks a column, has no usable pair, or a row is malformed; names the row.
     """
     read = read_rows(source, split=split, columns=COLUMNS)
+    warn_of_doubts(read, prompt="prompt", used=COLUMNS)
     loaded = [_pair(row, read) for row in read.rows]
     pairs = [pair for pair in loaded if isinstance(pair, SeedPair)]
     earlier = tuple(row.place for row, pair in zip(read.rows, loaded, strict=True) if pair is None)
@@ -98,6 +101,8 @@ def load_seed_pairs(source: str, *, split: str) -> SeedPairs:
 
 def _pair(row: Row, read: Rows) -> SeedPair | None:
     if row.values.get("completion") is not None:
+        if row.values.get("chosen") is not None or row.values.get("rejected") is not None:
+            raise ValueError(f"{row.place} has completion beside chosen or rejected: remove the one that is not meant")
         return _response(row)
     for column in ("chosen", "rejected"):
         if row.values.get(column) is None:
@@ -106,11 +111,12 @@ def _pair(row: Row, read: Rows) -> SeedPair | None:
                 f"(the columns are {', '.join(read.columns)})"
             )
     prompt = row.values.get("prompt")
-    before_chosen, chosen = _answer(row.values["chosen"], prompt, f"{row.place} chosen")
-    before_rejected, rejected = _answer(row.values["rejected"], prompt, f"{row.place} rejected")
+    before_chosen, chosen = read_answer(row.values["chosen"], prompt, f"{row.place} chosen")
+    before_rejected, rejected = read_answer(row.values["rejected"], prompt, f"{row.place} rejected")
     if before_chosen != before_rejected:
         return None
-    return SeedPair(before_chosen, chosen, rejected, _number(row, "p"), _margin(row), _tag(row))
+    messages = with_context(before_chosen, row)
+    return SeedPair(messages, chosen, rejected, _number(row, "p"), _margin(row), _tag(row), row.place)
 
 
 def _response(row: Row) -> SeedPair:
@@ -120,14 +126,15 @@ def _response(row: Row) -> SeedPair:
         raise ValueError(
             f"{row.place}: label is {label!r}: write true if the completion is desirable, and false if it is not"
         )
-    before, answer = _answer(row.values["completion"], row.values.get("prompt"), f"{row.place} completion")
+    before, answer = read_answer(row.values["completion"], row.values.get("prompt"), f"{row.place} completion")
     return SeedPair(
-        before,
+        with_context(before, row),
         answer if label else None,
         None if label else answer,
         _number(row, "p"),
         _number(row, "margin"),
         _tag(row),
+        row.place,
     )
 
 
@@ -136,54 +143,6 @@ def _tag(row: Row) -> str | None:
     if tag is not None and not isinstance(tag, str):
         raise ValueError(f"{row.place}: tag is {tag!r}, but must be text")
     return tag
-
-
-def _answer(value: Any, prompt: Any, place: str) -> tuple[Messages, str]:
-    """Return the messages before the last answer, and the answer; `prompt` is the column prompt's cell, or None."""
-    own_prompt = None if prompt is None else _prompt(prompt, place)
-    whole = (
-        isinstance(value, str)
-        and is_transcript(value)
-        and (prompt is None or (isinstance(prompt, str) and is_transcript(prompt)))
-    )
-    if isinstance(value, str) and own_prompt is not None and not whole:
-        return own_prompt, value
-    turns = parse_transcript(value, place) if isinstance(value, str) else chat_messages(value, place)
-    if not turns or turns[-1]["role"] != "assistant":
-        raise ValueError(f"{place}: the last message is not the assistant's: end with the answer")
-    *before, answer = turns
-    return _joined(own_prompt, before, place), answer["content"]
-
-
-def _prompt(value: Any, place: str) -> Messages:
-    if not isinstance(value, str):
-        return chat_messages(value, f"{place}'s prompt")
-    if is_transcript(value):
-        turns = parse_transcript(value, place)
-        # A transcript that is cut for completion ends with an open, empty answer.
-        return turns[:-1] if turns[-1] == {"role": "assistant", "content": ""} else turns
-    return [{"role": "user", "content": value}]
-
-
-def _joined(own_prompt: Messages | None, before: Messages, place: str) -> Messages:
-    """Return the prompt from its column or from the messages before the answer; if there are both, they must agree."""
-    if not before or not own_prompt:
-        prompt = before or own_prompt
-        if not prompt:
-            raise ValueError(f"{place}: there is no prompt: add a column prompt, or the messages before the answer")
-        return prompt
-    ours, theirs = _stripped(own_prompt), _stripped(before)
-    if len(ours) <= len(theirs) and theirs[-len(ours) :] == ours:
-        return before
-    if theirs == ours[-len(theirs) :]:
-        return own_prompt
-    raise ValueError(
-        f"{place}: the messages before the answer differ from the column prompt: make them agree, or remove the column"
-    )
-
-
-def _stripped(messages: Messages) -> list[tuple[str, str]]:
-    return [(message["role"], message["content"].strip()) for message in messages]
 
 
 def _margin(row: Row) -> float | None:
@@ -201,6 +160,10 @@ def _number(row: Row, column: str) -> float | None:
     value = row.values.get(column)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+    try:
+        number = math.nan if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
+    except OverflowError:
+        raise ValueError(f"{row.place}: {column} is an integer of {len(str(value))} digits: write a number") from None
+    if math.isnan(number):
         raise ValueError(f"{row.place}: {column} is {value!r}, but must be a number, or left out")
-    return float(value)
+    return number

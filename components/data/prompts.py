@@ -14,16 +14,16 @@ from typing import Any
 
 from components.builtin.world import held_out_prompts, train_prompts
 from components.config import BUILTIN, PromptsConfig
-from components.data.messages import Messages, format_messages
-from components.data.rows import Rows, read_rows
+from components.data.conversations import CONTEXT, conversation, warn_of_doubts, with_context
+from components.data.messages import Message, Messages, format_messages
+from components.data.rows import Row, Rows, read_rows
 
-ROLES = ("system", "user", "assistant")
 BUILTIN_SPLITS: dict[str, Callable[[], list[Messages]]] = {"train": train_prompts, "test": held_out_prompts}
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A conversation that ends with a user message; its content identifies it."""
+    """A conversation that ends with a message of the user or of a tool; its content identifies it."""
 
     prompt_id: str
     messages: Messages
@@ -62,10 +62,14 @@ def prompt_id(messages: Messages) -> str:
 def content_key(messages: Messages) -> str:
     """Return a key that is equal for conversations of the same content.
 
-    White space, letter case and Unicode form do not count.
+    White space, letter case, Unicode form and the ids of tool calls do not count.
     """
     plain = [
-        (message["role"], " ".join(unicodedata.normalize("NFKC", message["content"]).casefold().split()))
+        (
+            message["role"],
+            " ".join(unicodedata.normalize("NFKC", message["content"]).casefold().split()),
+            *_tool_content(message),
+        )
         for message in messages
     ]
     return _sha256(json.dumps(plain))
@@ -76,7 +80,7 @@ def load_prompts(source: str, *, column: str, split: str) -> list[Prompt]:
 
     Args:
         source: `builtin`, or a source that `rows.read_rows` reads.
-        column: Column that holds the prompt: text (one user message) or a list of chat messages.
+        column: Column that holds the prompt, in a form that `conversations.conversation` reads.
         split: Split of a data set that has splits; `train` or `test` for `builtin`.
 
     Raises:
@@ -87,48 +91,12 @@ def load_prompts(source: str, *, column: str, split: str) -> list[Prompt]:
         if split not in BUILTIN_SPLITS:
             raise ValueError(f"the built-in prompts have no split {split}: use {' or '.join(BUILTIN_SPLITS)}")
         return [make_prompt(messages) for messages in BUILTIN_SPLITS[split]()]
-    read = read_rows(source, split=split, columns=[column])
-    return [make_prompt(conversation(cell, place), place) for place, cell in _cells(read, column)]
-
-
-def conversation(value: Any, place: str) -> Messages:
-    """Read a prompt from a cell: text, or a list of chat messages of which the last is the user's.
-
-    Args:
-        value: The cell.
-        place: Name of the row, for errors.
-
-    Raises:
-        ValueError: The cell is neither, or the prompt is empty.
-    """
-    messages = [{"role": "user", "content": value}] if isinstance(value, str) else chat_messages(value, place)
-    if not messages or not any(message["content"].strip() for message in messages):
-        raise ValueError(f"{place}: the prompt is empty: fill it in or remove the row")
-    last = messages[-1]
-    if last["role"] != "user":
-        raise ValueError(f"{place}: the prompt ends with a message of the {last['role']}: end it with a user message")
-    if not last["content"].strip():
-        raise ValueError(f"{place}: the prompt's last message is empty: fill it in or remove the row")
-    return messages
-
-
-def chat_messages(value: Any, place: str) -> Messages:
-    """Read a list of chat messages, each with a known role and text content; other keys are dropped.
-
-    Raises:
-        ValueError: The value is not such a list.
-    """
-    if not isinstance(value, list):
-        kind = "null" if value is None else type(value).__name__
-        raise ValueError(f"{place}: expected text or a list of chat messages, but got {kind}")
-    for number, message in enumerate(value, 1):
-        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
-            raise ValueError(f'{place}: message {number} is not of the form {{"role": ..., "content": text}}')
-        if message.get("role") not in ROLES:
-            raise ValueError(
-                f"{place}: message {number} has role {message.get('role')!r}: use one of {', '.join(ROLES)}"
-            )
-    return [{"role": message["role"], "content": message["content"]} for message in value]
+    read = read_rows(source, split=split, columns={column, *CONTEXT})
+    warn_of_doubts(read, prompt=column, used=[column])
+    return [
+        make_prompt(with_context(conversation(_cell(row, read, column), row.place), row), row.place)
+        for row in read.rows
+    ]
 
 
 def split_prompts(config: PromptsConfig) -> PromptSplit:
@@ -203,13 +171,16 @@ def draw(pool_ids: Iterable[str], *, round: int, per_round: int, seed: int) -> l
     return drawn
 
 
-def _cells(read: Rows, column: str) -> Iterable[tuple[str, Any]]:
-    for row in read.rows:
-        if column not in row.values:
-            raise ValueError(
-                f"{row.place} has no column {column}: set prompts.column to one of {', '.join(read.columns)}"
-            )
-        yield row.place, row.values[column]
+def _cell(row: Row, read: Rows, column: str) -> Any:
+    if column not in row.values:
+        raise ValueError(f"{row.place} has no column {column}: set prompts.column to one of {', '.join(read.columns)}")
+    return row.values[column]
+
+
+def _tool_content(message: Message) -> list[Any]:
+    """Return what a message says of tools, without the ids that only link a call to its result."""
+    calls = [call["function"] for call in message.get("tool_calls", [])]
+    return [value for value in (calls, message.get("tools")) if value]
 
 
 def _distinct(prompts: Iterable[Prompt]) -> dict[str, Prompt]:

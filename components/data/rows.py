@@ -4,8 +4,11 @@ Owns the reading and the errors about files and rows; knows nothing of prompts o
 when a source is neither a JSON nor a Parquet file.
 """
 
+import codecs
 import gzip
 import json
+import sys
+import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -46,7 +49,8 @@ def read_rows(source: str, *, split: str, columns: Collection[str]) -> Rows:
         columns: Columns to read if they exist; others are not read.
 
     Raises:
-        ValueError: The source does not exist, is unreadable or empty, or a line is not JSON; one line with the remedy.
+        ValueError: The source does not exist, is unreadable or empty, a line is not JSON, or a column or key is there
+            twice; one line with the remedy.
     """
     path = Path(source).expanduser()
     suffix = Path(path.name.removesuffix(".gz")).suffix
@@ -70,7 +74,7 @@ def read_rows(source: str, *, split: str, columns: Collection[str]) -> Rows:
 
 
 def _from_json(source: str, path: Path, columns: Collection[str]) -> Rows:
-    content = _content(source, path)
+    content = _content(source, path).removeprefix(codecs.BOM_UTF8)
     rows, names = [], dict[str, None]()
     for place, value in _json_values(source, content):
         if not isinstance(value, dict):
@@ -90,8 +94,8 @@ def _content(source: str, path: Path) -> bytes:
         raise ValueError(
             f"file {source} does not exist: name a JSONL or Parquet file, a saved data set or a hub data set"
         ) from None
-    except (OSError, EOFError) as error:
-        raise ValueError(f"file {source} cannot be read: {error}") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"file {source} cannot be read ({_one_line(error)}): write or copy it again") from None
 
 
 def _json_values(source: str, content: bytes) -> Iterator[tuple[str, Any]]:
@@ -106,9 +110,21 @@ def _json_values(source: str, content: bytes) -> Iterator[tuple[str, Any]]:
             yield place, _json(line, place)
 
 
+class _Doubled(ValueError):
+    """A JSON object has a key twice."""
+
+
+def _object(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(items)
+    if len(values) < len(items):
+        names = [name for name, _ in items]
+        raise _Doubled(next(name for name in names if names.count(name) > 1))
+    return values
+
+
 def _json(text: bytes, place: str) -> Any:
     try:
-        value = json.loads(text.decode("utf-8-sig"))
+        value = json.loads(text.decode(), object_pairs_hook=_object)
         if b"\\ud" in text.lower():
             json.dumps(value, ensure_ascii=False).encode()
         return value
@@ -120,26 +136,53 @@ def _json(text: bytes, place: str) -> Any:
         ) from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{place} is not valid UTF-8 at byte {error.start + 1}: save the file as UTF-8") from None
+    except RecursionError:
+        raise ValueError(f"{place} is nested too deeply: remove the nested value") from None
+    except _Doubled as error:
+        raise ValueError(f"{place} has the key {error} twice in one object: remove one of them") from None
+    except ValueError:
+        digits = sys.get_int_max_str_digits()
+        raise ValueError(f"{place} has an integer of more than {digits} digits: shorten it") from None
 
 
 def _from_parquet(source: str, path: Path, columns: Collection[str]) -> Rows:
     try:
         file = pq.ParquetFile(path)
         names = tuple(file.schema_arrow.names)
+        _refuse_doubled(source, names)
         values = file.read(columns=[name for name in names if name in columns]).to_pylist()
     except FileNotFoundError:
         raise ValueError(
             f"file {source} does not exist: name a JSONL or Parquet file, a saved data set or a hub data set"
         ) from None
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise ValueError(f"file {source} cannot be read as Parquet: {_one_line(error)}") from None
-    return Rows(source, names, [Row(f"{source} row {number}", value) for number, value in enumerate(values, 1)])
+    return _arrow_rows(source, names, values)
 
 
 def _from_dataset(source: str, dataset: "Dataset", columns: Collection[str]) -> Rows:
     names = tuple(dataset.column_names)
+    _refuse_doubled(source, names)
     values = dataset.select_columns([name for name in names if name in columns]).to_list()
-    return Rows(source, names, [Row(f"{source} row {number}", value) for number, value in enumerate(values, 1)])
+    return _arrow_rows(source, names, values)
+
+
+def _arrow_rows(source: str, names: tuple[str, ...], values: list[dict[str, Any]]) -> Rows:
+    rows = [{name: _without_nulls(value) for name, value in cells.items()} for cells in values]
+    return Rows(source, names, [Row(f"{source} row {number}", cells) for number, cells in enumerate(rows, 1)])
+
+
+def _without_nulls(value: Any) -> Any:
+    """Return a nested value without the nulls that Arrow puts for keys which only other rows have."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def _refuse_doubled(source: str, names: tuple[str, ...]) -> None:
+    doubled = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if doubled:
+        raise ValueError(f"{source} has the column {', '.join(doubled)} twice: remove or rename one of them")
 
 
 def _saved_dataset(path: Path, split: str) -> "Dataset":
@@ -167,10 +210,11 @@ def _hub_dataset(source: str, split: str) -> "Dataset":
         loaded = load_dataset(source, split=split)
     except Exception as error:
         remedy = "name a JSONL or Parquet file, a saved data set or a hub data set"
-        raise ValueError(f"data set {source} (split {split}) cannot be loaded: {_one_line(error)}: {remedy}") from None
+        cause = _one_line(error.__cause__ or error)
+        raise ValueError(f"data set {source} (split {split}) cannot be loaded: {cause}: {remedy}") from None
     assert isinstance(loaded, Dataset), source
     return loaded
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200].rstrip(".:")

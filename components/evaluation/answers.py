@@ -32,7 +32,10 @@ class Answers:
     responses: dict[str, list[Response]]
     """By model: `challenger`, `champion`, `start`."""
     log_ratios: list[float]
-    """Per prompt, log p_challenger(y) - log p_start(y) of the challenger's response y, in nats; its mean is the KL."""
+    """Per prompt, log p_challenger(y) - log p_start(y) of the challenger's response y, in nats; its mean is the KL.
+
+    p is the law that responses are sampled from, at the evaluation's temperature.
+    """
 
 
 def answer(request: EvaluateRequest, prompts: Sequence[list[int]], seeds: Sequence[int]) -> Answers:
@@ -70,7 +73,8 @@ def answer(request: EvaluateRequest, prompts: Sequence[list[int]], seeds: Sequen
         if digest in (request.challenger.digest, request.start.digest):
             own = [response.token_ids for response in responses[request.challenger.digest]]
             model = model or _loaded(request, ref)
-            logps[digest] = _logps(model, chat.pad_id, prompts, own)
+            temperature = request.evaluation.temperature
+            logps[digest] = _logps(model, chat.pad_id, prompts, own, temperature=temperature)
         del model
         give_memory_back()
     log_ratios = (logps[request.challenger.digest] - logps[request.start.digest]).tolist()
@@ -84,13 +88,18 @@ def _loaded(request: EvaluateRequest, ref: ModelRef) -> "PreTrainedModel":
 
 
 def _logps(
-    model: "PreTrainedModel", pad_id: int, prompts: Sequence[list[int]], answers: Sequence[list[int]]
+    model: "PreTrainedModel",
+    pad_id: int,
+    prompts: Sequence[list[int]],
+    answers: Sequence[list[int]],
+    *,
+    temperature: float,
 ) -> torch.Tensor:
-    """Return the log-probability of each answer, float64; ranks share the answers."""
+    """Return the log-probability of each answer at the sampling temperature, float64; ranks share the answers."""
 
     def work(share: list[int]) -> list[float]:
         own, own_answers = ([rows[place] for place in share] for rows in (prompts, answers))
-        logps: list[float] = response_logps(model, pad_id, own, own_answers).tolist()
+        logps: list[float] = response_logps(model, pad_id, own, own_answers, temperature=temperature).tolist()
         return logps
 
     lengths = [len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)]

@@ -163,7 +163,7 @@ def _win_rates(request: EvaluateRequest, comparison: HeldOutComparison) -> dict[
 
 
 def _divergence(request: EvaluateRequest, log_ratios: Sequence[float]) -> dict[str, Any]:
-    """Estimate KL(challenger || start) per response on the challenger's own samples; unbiased at temperature 1."""
+    """Estimate KL(challenger || start) per response on the challenger's own samples, at the sampling temperature."""
     settings = request.evaluation
     seed = derive_seed(request.seed, "kl_to_start")
     interval: Interval = mean_interval(

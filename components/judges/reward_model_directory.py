@@ -8,6 +8,7 @@ from typing import Any
 from components.config import JudgeSettings
 from components.data.messages import Messages
 from components.models.directory import check_model_directory, locate_model
+from components.models.tool_calls import render
 
 
 def reward_model_directory(config: JudgeSettings) -> Path:
@@ -48,7 +49,8 @@ def conversation_ids(tokenizer: Any, messages: Messages, text: str) -> list[int]
     Raises:
         TemplateError: The template (jinja2) refuses the conversation.
     """
-    whole = tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": text}], tokenize=False)
+    answered = [*messages, {"role": "assistant", "content": text}]
+    whole = render(tokenizer, answered, add_generation_prompt=False)
     ids: list[int] = tokenizer(whole, add_special_tokens=False)["input_ids"]
     return ids
 

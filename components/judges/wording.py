@@ -11,7 +11,7 @@ from jinja2 import StrictUndefined, Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from components.config.shipped import conf_path
-from components.data.messages import Messages
+from components.data.messages import Messages, message_text
 from components.judges.chat.quoting import quote
 
 
@@ -47,7 +47,7 @@ def pair_data(messages: Messages, answers: tuple[str, str]) -> dict[str, str]:
 
 def as_text(messages: Messages) -> str:
     """Format a conversation as one text."""
-    return "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in messages)
+    return "\n\n".join(f"[{message['role']}]\n{message_text(message)}" for message in messages)
 
 
 OURS = ("plain", "concise")

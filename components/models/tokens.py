@@ -12,8 +12,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from components.config import PolicyConfig
-from components.data.messages import Messages
+from components.data.messages import Messages, without_tools
 from components.models.loading import load_generation_config, load_tokenizer
+from components.models.tool_calls import render
 from components.records import ModelRef
 
 if TYPE_CHECKING:
@@ -124,28 +125,24 @@ class ChatTokenizer:
 
     def render(self, messages: Messages, *, add_generation_prompt: bool) -> str:
         """Return a conversation as the chat template writes it."""
-        text: str = self.tokenizer.apply_chat_template(
+        template = self._template(tools=without_tools(messages)[1] or self.arguments.get("tools"))
+        return render(
+            self.tokenizer,
             messages,
-            chat_template=self._template,
-            tokenize=False,
             add_generation_prompt=add_generation_prompt,
+            chat_template=_frozen(template, self.template_date) if CLOCK in template else template,
             **self.arguments,
         )
-        return text
 
-    @cached_property
+    @property
     def writes_date(self) -> bool:
         """Whether the chat template asks for the date."""
-        return CLOCK in self._own_template
+        return CLOCK in self._template(tools=self.arguments.get("tools"))
 
-    @cached_property
-    def _own_template(self) -> str:
-        template: str = self.tokenizer.get_chat_template(tools=self.arguments.get("tools"))
+    def _template(self, *, tools: Any) -> str:
+        """Return the chat template; some models have another one for conversations with tools."""
+        template: str = self.tokenizer.get_chat_template(tools=tools)
         return template
-
-    @cached_property
-    def _template(self) -> str:
-        return _frozen(self._own_template, self.template_date) if self.writes_date else self._own_template
 
     def _behind_prompt(self, messages: Messages, response: str) -> list[int]:
         """Return the tokens behind the prompt's in the rendered conversation."""

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from components.artifacts import digest, read_table, write_bytes, write_table
-from components.data.messages import Messages, format_messages, parse_messages
+from components.data.messages import Messages, format_messages, parse_messages, without_tools
 from components.data.prompts import prompt_id
 from components.judges.protocol import Group, SampledTokens, Verdict, conclusions, scores
 from components.preferences.labels import TIED
@@ -117,7 +117,8 @@ def _sampled(row: Mapping[str, Any], group: Group | None) -> dict[str, Any]:
 def write_portable(out: Path) -> None:
     """Write `preferences.jsonl` beside `preferences.parquet`: chat messages in the form of TRL and `seed_pairs`.
 
-    Pairs have the columns prompt, chosen and rejected; single responses prompt, completion and label.
+    Pairs have the columns prompt, chosen and rejected; single responses prompt, completion and label. Prompts with
+    tools have the column tools.
     """
     lines = []
     answers: dict[str, Any]
@@ -127,7 +128,8 @@ def write_portable(out: Path) -> None:
             ((side, completion),) = answers.items()
             answers = {"completion": completion, "label": side == "chosen"}
         label = {name: None if pd.isna(row[name]) else row[name] for name in ("p", "margin", "tag")}
-        line = {"prompt": parse_messages(row["prompt"]), **answers, **label}
+        messages, tools = without_tools(parse_messages(row["prompt"]))
+        line = {"prompt": messages, **({"tools": tools} if tools else {}), **answers, **label}
         lines.append(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
     write_bytes(out / PORTABLE, "".join(lines).encode())
 

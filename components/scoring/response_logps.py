@@ -7,6 +7,7 @@ import torch
 
 from components.models.adapters import unwrapped
 from components.models.padding import left_padding_is_exact
+from components.scoring.packed.head import at_temperature
 from components.scoring.packed.layout import Packed
 from components.scoring.packed.logps import longest_packed, packed_logps, packing_of
 
@@ -73,7 +74,12 @@ class TokenScores(NamedTuple):
 
 
 def token_scores(
-    model: torch.nn.Module, batch: Batch, *, end_id: int | None = None, collisions: bool = False
+    model: torch.nn.Module,
+    batch: Batch,
+    *,
+    end_id: int | None = None,
+    collisions: bool = False,
+    temperature: float = 1.0,
 ) -> TokenScores:
     """Score each response token, in a packed row if that is exact for the model, else padded; log-softmax in fp32.
 
@@ -82,12 +88,14 @@ def token_scores(
         batch: The prompts and responses.
         end_id: Token whose log-probability is also returned at every response position; None for none.
         collisions: Whether to return the collision probabilities, which need the padded forward.
+        temperature: Divides the logits; other values than 1 without gradients only.
     """
     if collisions or batch.longest > longest_packed(model, _padded_logps):
-        return _padded_scores(model, batch, end_id=end_id, collisions=collisions)
+        return _padded_scores(model, batch, end_id=end_id, collisions=collisions, temperature=temperature)
     tokens = batch.targets.flatten().index_select(0, batch.places)
     columns = tokens.unsqueeze(1) if end_id is None else torch.stack([tokens, torch.full_like(tokens, end_id)], dim=1)
-    logps = packed_logps(model, Packed(batch.prompts, batch.responses, batch.device, unwrapped(model).dtype), columns)
+    layout = Packed(batch.prompts, batch.responses, batch.device, unwrapped(model).dtype)
+    logps = packed_logps(model, layout, columns, temperature=temperature)
     spread = [batch.spread(column) for column in logps.unbind(dim=1)]
     return TokenScores(spread[0], None if end_id is None else spread[1], None)
 
@@ -119,10 +127,13 @@ def scoring_path(model: torch.nn.Module, longest: int, *, collisions: bool = Fal
     )
 
 
-def _padded_scores(model: torch.nn.Module, batch: Batch, *, end_id: int | None, collisions: bool) -> TokenScores:
+def _padded_scores(
+    model: torch.nn.Module, batch: Batch, *, end_id: int | None, collisions: bool, temperature: float
+) -> TokenScores:
     logits = (_response_logits if left_padding_is_exact(model) else _plain_response_logits)(
         model, Padded(batch)
     ).float()
+    logits = at_temperature(logits, temperature)
     total, outside = logits.logsumexp(dim=2), ~batch.target_mask
     chosen = logits.gather(2, batch.targets.unsqueeze(2)).squeeze(2)
     end_logps = None if end_id is None else (logits[:, :, end_id] - total).masked_fill(outside, 0.0)
@@ -135,15 +146,16 @@ def _padded_logps(
 ) -> torch.Tensor:
     """Return the log-probabilities of response tokens by the padded forward, (tokens,), row by row."""
     batch = Batch(prompts, responses, 0, next(model.parameters()).device)
-    return _padded_scores(model, batch, end_id=None, collisions=False).logps[batch.target_mask]
+    scores = _padded_scores(model, batch, end_id=None, collisions=False, temperature=1.0)
+    return scores.logps[batch.target_mask]
 
 
-def token_logps(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+def token_logps(model: torch.nn.Module, batch: Batch, *, temperature: float = 1.0) -> torch.Tensor:
     """Return the log-probability of each response token, (batch, response width), zero where a row has no token.
 
-    The log-softmax is computed in fp32.
+    The log-softmax is computed in fp32, of logits divided by `temperature`.
     """
-    return token_scores(model, batch).logps
+    return token_scores(model, batch, temperature=temperature).logps
 
 
 def _response_logits(model: torch.nn.Module, batch: Padded) -> torch.Tensor:
@@ -197,6 +209,7 @@ def response_logps(
     max_tokens: int = SCORED_TOKENS,
     max_rows: int = 0,
     summed: Summed = plain_sum,
+    temperature: float = 1.0,
 ) -> torch.Tensor:
     """Score responses without gradients.
 
@@ -210,6 +223,7 @@ def response_logps(
         max_rows: Rows in one forward; 0 sets no limit.
         summed: Turns token log-probabilities (rows, width), their mask and the rows' indices among the n into (rows,)
             sums.
+        temperature: Divides the logits, so that the law is that of responses sampled at this temperature.
 
     Returns:
         (n,) log-probabilities summed over response tokens, float32 on the CPU, in the order of the input. Rows that
@@ -222,7 +236,7 @@ def response_logps(
     limit = max(max_tokens, SCORED_TOKENS) if packed else max_tokens
     for rows in together(prompts, responses, max_tokens=limit, max_rows=max_rows or len(prompts), packed=packed):
         batch = Batch([prompts[row] for row in rows], [responses[row] for row in rows], pad_id, device)
-        logps[rows] = summed(token_logps(model, batch), batch.target_mask, rows).cpu()
+        logps[rows] = summed(token_logps(model, batch, temperature=temperature), batch.target_mask, rows).cpu()
     return logps
 
 

@@ -12,7 +12,7 @@ from components.artifacts import write_json, write_table
 from components.builtin.starter import starter_model
 from components.config import BUILTIN, JudgeConfig, PolicyConfig
 from components.data.messages import format_messages
-from components.data.prompts import Prompt, PromptSplit, split_prompts
+from components.data.prompts import Prompt, PromptSplit, content_key, split_prompts
 from components.generation.sampler import sample
 from components.generation.sampling_params import SamplingParams
 from components.judges.registry import judge_digest
@@ -47,7 +47,9 @@ def run(request: StartRequest, out: Path) -> None:
     )
     chat = _checked(model.model_copy(update={"base": str(out / model.base)}), policy, split)
     write_table(out / "train_prompts.parquet", _table(split.train))
-    write_table(out / "held_out_prompts.parquet", _table(split.held_out))
+    # An evaluation takes the first prompts of the table, so their order must say nothing about them.
+    held_out = tuple(sorted(split.held_out, key=lambda prompt: content_key(prompt.messages)))
+    write_table(out / "held_out_prompts.parquet", _table(held_out))
     content = {
         "model": model.model_dump(mode="json"),
         "judge": _pinned(request.judge).model_dump(mode="json"),

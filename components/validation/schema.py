@@ -16,8 +16,9 @@ import pandas as pd
 import pandera.pandas as pa
 
 from components.config import Takes
+from components.data.conversations import ASKING, ROLES
 from components.data.messages import Messages
-from components.data.prompts import ROLES, content_key, prompt_id
+from components.data.prompts import content_key, prompt_id
 
 COLUMNS = ("pair_id", "prompt_id", "prompt", "chosen", "rejected", "p", "margin", "tag", "judge", "verdict_ids")
 """Columns of a table of pairs."""
@@ -40,7 +41,7 @@ def _rule(test: Any, reason: str) -> pa.Check:
 
 
 VALUES = {
-    "last_role": pa.Column(str, _rule(lambda roles: roles == "user", "prompt does not end with a user message")),
+    "last_role": pa.Column(str, _rule(lambda roles: roles.isin(ASKING), "prompt does not end with a user message")),
     "last_text": pa.Column(str, _rule(_filled, "prompt is empty"), nullable=True),
     "p": pa.Column(float, _rule(lambda p: p.between(0, 1), "p is outside [0, 1]")),
     # A data set may have no margins, so a missing one is not a defect.

@@ -32,7 +32,7 @@ def collect(
         str,
         typer.Argument(
             help="JSONL file, Parquet file or `datasets` name with the columns prompt, and responses (a list) or "
-            "response (one per row)."
+            "response (one per row), and optionally system and tools."
         ),
     ],
     config: ConfigOption,
@@ -98,7 +98,7 @@ def calibrate(
         str,
         typer.Argument(
             help="Labelled pairs (JSONL, Parquet or `datasets` name) with the columns prompt, chosen, rejected, and "
-            "optionally p, margin, tag."
+            "optionally p, margin, tag, system, tools."
         ),
     ],
     config: ConfigOption,

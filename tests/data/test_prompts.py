@@ -35,6 +35,11 @@ def test_prompt_id_is_the_hash_of_the_messages() -> None:
     assert make_prompt([USER]).prompt_id == hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
+def test_content_key_is_the_hash_of_roles_and_plain_texts() -> None:
+    """It orders held-out prompts and splits sets, so it must not change for prompts of earlier campaigns."""
+    assert content_key([USER]) == hashlib.sha256(b'[["user", "hello"]]').hexdigest()
+
+
 def test_prompts_of_text_and_of_messages_are_the_same(tmp_path: Path) -> None:
     source = write_prompts(tmp_path / "a.jsonl", ["Hello", [{**USER, "name": "left out"}]], column="question")
     text, messages = load_prompts(source, column="question", split="train")

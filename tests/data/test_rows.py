@@ -24,8 +24,9 @@ def write_form(form: str, folder: Path) -> Path:
         path.write_bytes(b"\xef\xbb\xbf" + lines(VALUES))
     elif form.endswith(".gz"):
         path.write_bytes(gzip.compress(lines(VALUES)))
-    elif form == "array.json":
-        path.write_text(json.dumps(VALUES, indent=2))
+    elif form.endswith("array.json"):
+        mark = b"\xef\xbb\xbf" if form == "marked_array.json" else b""
+        path.write_bytes(mark + json.dumps(VALUES, indent=2).encode())
     elif form == "lines.json":
         path.write_bytes(lines(VALUES))
     elif form.endswith(".parquet"):
@@ -40,7 +41,8 @@ def write_form(form: str, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "form", ["a.jsonl", "a.jsonl.gz", "array.json", "lines.json", "a.parquet", "saved", "saved_splits"]
+    "form",
+    ["a.jsonl", "a.jsonl.gz", "array.json", "marked_array.json", "lines.json", "a.parquet", "saved", "saved_splits"],
 )
 def test_rows_of_every_form_are_the_same(form: str, tmp_path: Path) -> None:
     read = read_rows(str(write_form(form, tmp_path)), split="train", columns=["prompt"])
@@ -59,6 +61,17 @@ def test_rows_of_a_folder_of_data_files_are_read(tmp_path: Path, monkeypatch: py
     ]
 
 
+def test_rows_of_a_folder_whose_files_have_a_key_twice_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text('{"prompt": "a", "prompt": "b"}\n')
+    with pytest.raises(ValueError, match=r"cannot be loaded: .*prompt.* twice"):
+        read_rows(str(folder), split="train", columns=["prompt"])
+
+
 def test_rows_with_blank_lines_keep_the_numbers_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('\n{"prompt": "one"}\n\n{"prompt": "two"}\n')
@@ -69,8 +82,40 @@ def test_rows_with_blank_lines_keep_the_numbers_of_the_file(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        '{"prompt": "a\u2028b\u2029c\x85d"}',
+        '{"prompt": "a\\u2028b\\u2029c\\u0085d"}',
+    ],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_rows_end_at_line_feeds_and_at_no_other_separator(line: str, end: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(f"{line}{end}{line}{end}".encode())
+    read = read_rows(str(path), split="train", columns=["prompt"])
+    assert [row.values["prompt"] for row in read.rows] == ["a\u2028b\u2029c\x85d"] * 2
+
+
+DAMAGED = bytearray(gzip.compress(lines([{"prompt": f"{number} {number**7}"} for number in range(200)])))
+DAMAGED[200:400] = b"\xff" * 200
+
+
+@pytest.mark.parametrize(
     ("name", "content", "says"),
     [
+        ("a.jsonl.gz", bytes(DAMAGED), r"cannot be read \(Error -3 while decompressing"),
+        ("a.jsonl.gz", gzip.compress(lines(VALUES))[:-9], r"cannot be read \("),
+        (
+            "a.jsonl",
+            b'{"prompt": "one"}\n{"prompt": ' + b"9" * 5000 + b"}\n",
+            "line 2 has an integer of more than 4300",
+        ),
+        ("a.jsonl", b'{"prompt": ' + b"[" * 100000 + b"]" * 100000 + b"}\n", "line 1 is nested too deeply"),
+        ("a.jsonl", b'{"prompt": "one", "prompt": "two"}\n', "line 1 has the key prompt twice in one object"),
+        ("a.jsonl", b'{"prompt": [{"role": "user", "role": "x"}]}\n', "line 1 has the key role twice in one object"),
+        ("a.jsonl", b'{"prompt": "a\x00b"}\n', "line 1 is not valid JSON"),
+        ("a.jsonl", '{"prompt": "one"}'.encode("utf-16"), "line 1 is not valid UTF-8"),
+        ("a.jsonl.zst", b"(\xb5/\xfd", "is not a supported kind of file"),
         ("a.jsonl", b'{"prompt": "one"}\n{"prompt": two}\n', "line 2 is not valid JSON"),
         ("a.jsonl", b'{"prompt": "one"}\n["two"]\n', "line 2 must be a JSON object, not list"),
         ("a.jsonl", b'{"prompt": "one"}\n{"prompt": "\xff"}\n', "line 2 is not valid UTF-8"),
@@ -89,6 +134,14 @@ def test_rows_of_a_faulty_file_say_what_and_where(name: str, content: bytes, say
         read_rows(str(path), split="train", columns=["prompt"])
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_rows_of_a_column_that_is_there_twice_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    columns = [pa.array(["a"]), pa.array(["b"]), pa.array(["c"])]
+    pq.write_table(pa.Table.from_arrays(columns, names=["prompt", "chosen", "chosen"]), path)
+    with pytest.raises(ValueError, match=r"a.parquet has the column chosen twice: remove or rename one of them"):
+        read_rows(str(path), split="train", columns=["prompt", "chosen"])
 
 
 @pytest.mark.parametrize("name", ["missing.jsonl", "missing.parquet", "missing"])

@@ -16,6 +16,7 @@ from components.models.tokens import ChatTokenizer
 from components.records import EvaluateRequest, ModelRef
 from components.runtime import progress
 from components.runtime.launch import run_stage
+from tests.evaluation.conftest import STOPS
 
 Make = Callable[..., EvaluateRequest]
 SEEDS = [derive_seed(5, number) for number in range(12)]
@@ -68,6 +69,30 @@ def test_answers_measure_the_log_ratio_of_the_challengers_own_responses(make_req
         ends = response.finish_reason == "stop"
         expected = (len(response.token_ids) - ends) * math.log(0.4 / 0.9) + ends * math.log(0.6 / 0.1)
         assert ratio == pytest.approx(expected, abs=1e-4)
+
+
+def probability_of_the_end(stop: float, words: int, temperature: float) -> float:
+    """Probability of the end token of a planted model at a sampling temperature."""
+    end, word = stop ** (1 / temperature), ((1 - stop) / words) ** (1 / temperature)
+    return end / (end + words * word)
+
+
+@pytest.mark.parametrize(("challenger", "temperature"), [("terse", 0.3), ("near", 0.7), ("rambling", 1.5)])
+def test_answers_measure_the_log_ratio_of_the_law_that_was_sampled(
+    challenger: str, temperature: float, make_request: Make
+) -> None:
+    """At temperature 1 of what was sampled at another one, the mean is not a divergence, and can be far below 0."""
+    request = make_request(challenger, "start")
+    evaluation = request.evaluation.model_copy(update={"temperature": temperature})
+    answers = answered(request.model_copy(update={"evaluation": evaluation}))
+    tokenizer = load_tokenizer(request.start)
+    words = len(tokenizer) - len(tokenizer.all_special_ids)
+    ours, theirs = (probability_of_the_end(STOPS[name], words, temperature) for name in (challenger, "start"))
+    for response, ratio in zip(answers.responses["challenger"], answers.log_ratios, strict=True):
+        ends = response.finish_reason == "stop"
+        spoken = len(response.token_ids) - ends
+        expected = spoken * math.log((1 - ours) / (1 - theirs)) + ends * math.log(ours / theirs)
+        assert ratio == pytest.approx(expected, abs=2e-3)
 
 
 def test_answers_load_each_model_once_and_never_hold_two(make_request: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,6 +168,18 @@ def test_calibrate_measures_the_judge_against_the_labels(
     assert read_verdicts(read_table(Path("out/verdicts.parquet")))
 
 
+def test_calibrate_refuses_a_label_that_is_no_probability_before_the_judge_is_asked(
+    ratchet: Ratchet, chat_server: Callable[..., ChatServer]
+) -> None:
+    rows = [{"prompt": f"{ASK} {n}", "chosen": "a", "rejected": "b", "p": 7 if n == 2 else 0.9} for n in range(4)]
+    server = chat_server(longer)
+    told = ratchet("calibrate", write_lines("labels.jsonl", *rows), config={"judge": by_chat(server)})
+    assert told.exit_code == 2, told.output
+    assert "labels.jsonl line 3: p is 7, but must be a probability in [0, 1]" in told.stderr
+    assert len(told.stderr.strip().splitlines()) == 1
+    assert server.requests == []
+
+
 def test_calibrate_fits_the_scale_of_a_judge_that_scores(ratchet: Ratchet) -> None:
     ratchet("collect", world_responses(30), config={"preferences": {"pairs": "all_pairs"}})
     lines = Path("out/preferences.jsonl").read_text().splitlines()

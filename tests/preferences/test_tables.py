@@ -60,3 +60,22 @@ def test_a_sampled_answer_keeps_its_tokens_and_an_answer_from_outside_has_none(t
     ]
     assert written["sampling"].tolist()[:2] == [law, law]
     assert pd.isna(written["sampling"][2])
+
+
+def test_portable_pairs_keep_tools_and_tool_calls(tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
+    messages = [
+        {"role": "user", "content": "Weather?", "tools": [{"type": "function", "function": {"name": "weather"}}]},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "-4"},
+    ]
+    write_pairs(
+        tmp_path,
+        [pair_row(messages, "good", "bad", p=1.0, margin=None, tag="t", judge="j", verdict_ids=["v"])],
+        groups=(),
+    )
+    write_portable(tmp_path)
+    (line,) = (tmp_path / "preferences.jsonl").read_text().splitlines()
+    assert json.loads(line)["tools"] == messages[0]["tools"]
+    (pair,) = load_seed_pairs(str(tmp_path / "preferences.jsonl"), split="train").pairs
+    assert pair == SeedPair(messages, "good", "bad", 1.0, None, "t")

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from components.scoring import response_logps as scoring
 from components.scoring.response_logps import Batch, response_logps, together, token_logps
@@ -75,7 +75,7 @@ def test_the_limit_on_tokens_is_for_padded_forwards(
 ) -> None:
     forwards: list[int] = []
 
-    def logps(_: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    def logps(_: torch.nn.Module, batch: Batch, *, temperature: float) -> torch.Tensor:
         forwards.append(len(batch.responses))
         return torch.zeros(batch.target_mask.shape)
 
@@ -83,6 +83,78 @@ def test_the_limit_on_tokens_is_for_padded_forwards(
     monkeypatch.setattr(scoring, "token_logps", logps)
     response_logps(model, 0, PROMPTS, RESPONSES, max_tokens=8)
     assert forwards == expected
+
+
+VOCABULARY, END, LONGEST = 5, 1, 3
+SMALL = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "initializer_range": 1.0,
+    "tie_word_embeddings": False,
+}
+
+
+def tiny(family: str, seed: int, *, sharpness: float) -> torch.nn.Module:
+    """Return a model of five tokens, scored in packed rows (llama) or padded (gemma2, whose logits are capped)."""
+    torch.manual_seed(seed)
+    model: torch.nn.Module = (
+        LlamaForCausalLM(LlamaConfig(**SMALL))
+        if family == "llama"
+        else Gemma2ForCausalLM(Gemma2Config(**SMALL, head_dim=8, final_logit_softcapping=5.0))
+    ).eval()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(sharpness)
+    return model
+
+
+def every_response() -> list[list[int]]:
+    """Return all responses that end with the end token, or at the limit without one."""
+    ended: list[list[int]] = []
+    begun: list[list[int]] = [[]]
+    for _ in range(LONGEST):
+        ended += [[*response, END] for response in begun]
+        begun = [[*response, token] for response in begun for token in range(VOCABULARY) if token != END]
+    return ended + begun
+
+
+@torch.no_grad()
+def law(model: torch.nn.Module, prompt: list[int], responses: list[list[int]], temperature: float) -> torch.Tensor:
+    """Return log p(y) of each response in float64, one row at a time."""
+    logps = []
+    for response in responses:
+        logits = model(input_ids=torch.tensor([prompt + response])).logits[0].double()
+        rows = torch.log_softmax(logits[len(prompt) - 1 : -1] / temperature, dim=1)
+        logps.append(rows.gather(1, torch.tensor(response).unsqueeze(1)).sum())
+    return torch.stack(logps)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 0.7, 1.0])
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_response_logps_give_the_divergence_of_what_is_sampled(family: str, temperature: float) -> None:
+    """The mean of log p - log q over samples estimates KL only if both are of the law that was sampled.
+
+    All responses are listed, so the mean is exact. The policy is flatter than the start: at temperature 1 of samples at
+    0.3 the mean is below 0.
+    """
+    policy, start = tiny(family, 1, sharpness=0.5), tiny(family, 1, sharpness=1.0)
+    prompt, responses = [2, 3, 4], every_response()
+    exact, other = (law(model, prompt, responses, temperature) for model in (policy, start))
+    assert float(exact.exp().sum()) == pytest.approx(1)
+    divergence = float((exact.exp() * (exact - other)).sum())
+    rows = [prompt] * len(responses), responses
+    ours, theirs, plain, plain_start = (
+        response_logps(model, 0, *rows, temperature=at).double()
+        for at in (temperature, 1.0)
+        for model in (policy, start)
+    )
+    torch.testing.assert_close(ours, exact, atol=1e-4, rtol=1e-5)
+    assert float((exact.exp() * (ours - theirs)).sum()) == pytest.approx(divergence, rel=1e-4)
+    if temperature == 0.3:
+        assert float((exact.exp() * (plain - plain_start)).sum()) < -0.3 < 0.09 < divergence
 
 
 def test_token_logps_gradient_equals_plain_forward() -> None:

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from components.artifacts import read_json
+from components.artifacts import read_json, read_table
 from components.config import CampaignConfig, PreferencesConfig
 from components.records import StageFailed, StartRequest
 from components.runtime.launch import run_stage
@@ -26,10 +27,9 @@ def copy(starter_directory: Path, tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def start(model: Path, directory: Path, **policy: Any) -> Any:
-    config = CampaignConfig.model_validate(
-        {"campaign": "begun", "policy": {"model": str(model), "dtype": "float32", **policy}}
-    )
+def start(model: Path, directory: Path, *, policy: dict[str, Any] | None = None, **sections: Any) -> Any:
+    own = {"model": str(model), "dtype": "float32"} | (policy or {})
+    config = CampaignConfig.model_validate({"campaign": "begun", "policy": own, **sections})
     request = StartRequest(
         policy=config.policy,
         judge=config.judge,
@@ -117,7 +117,7 @@ def test_tokenizer_of_another_model_is_refused_with_the_token(copy: Path, tmp_pa
 
 def test_prompts_that_are_all_too_long_are_refused_at_the_start(copy: Path, tmp_path: Path) -> None:
     with pytest.raises(StageFailed, match=r"all \d+ training prompts are longer than policy.max_prompt_tokens = 2 "):
-        start(copy, tmp_path / "round-000", max_prompt_tokens=2)
+        start(copy, tmp_path / "round-000", policy={"max_prompt_tokens": 2})
 
 
 def test_start_says_which_tokens_end_an_answer(copy: Path, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_date_that_a_template_writes_is_pinned(copy: Path, tmp_path: Path) -> No
     own = (copy / "chat_template.jinja").read_text()
     with_template(copy, "{{ strftime_now('%d')[:0] }}" + own)
     assert start(copy, tmp_path / "today")["template_date"] == datetime.date.today().isoformat()
-    assert start(copy, tmp_path / "other", template_date="2024-07-26")["template_date"] == "2024-07-26"
+    assert start(copy, tmp_path / "other", policy={"template_date": "2024-07-26"})["template_date"] == "2024-07-26"
 
 
 def test_revisions_are_refused_if_the_template_does_not_write_them_as_they_are() -> None:
@@ -148,3 +148,43 @@ def test_revisions_are_refused_if_the_template_does_not_write_them_as_they_are()
     check_revisions(judged, "it writes a thought")
     with pytest.raises(ValueError, match=r"takes answers from outside \(it writes a thought\): set policy.chat_temp"):
         check_revisions(revised, "it writes a thought")
+
+
+def write_prompts(path: Path, prompts: list[Any]) -> str:
+    path.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    return str(path)
+
+
+ANY_JUDGE = {"judge": {"kind": "llm", "endpoint": {"url": "http://127.0.0.1:9/v1", "model": "m"}}}
+
+
+def test_start_orders_the_held_out_prompts_by_content_and_not_by_their_file(copy: Path, tmp_path: Path) -> None:
+    """An evaluation takes the first prompts: in a file that is sorted by topic they would all be of one topic."""
+    topics = [f"{topic} question {number}" for topic in ("coding", "poems") for number in range(40)]
+    tables = []
+    for name, order in (("one", topics), ("other", topics[::-1])):
+        prompts = {
+            "train": write_prompts(tmp_path / f"train-{name}.jsonl", ["train"]),
+            "held_out": write_prompts(tmp_path / f"held-{name}.jsonl", order),
+        }
+        start(copy, tmp_path / name, prompts=prompts, **ANY_JUDGE)
+        tables.append(read_table(tmp_path / name / "start" / "held_out_prompts.parquet"))
+    pd.testing.assert_frame_equal(*tables)
+    assert 5 <= tables[0]["messages"].head(20).str.contains("coding").sum() <= 15
+
+
+def test_start_refuses_tools_that_the_chat_template_leaves_out(copy: Path, tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
+    calling = [
+        {"role": "user", "content": "Weather?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "user", "content": "And in Rome?"},
+    ]
+    prompts = {
+        "train": write_prompts(tmp_path / "train.jsonl", ["train", calling]),
+        "held_out": write_prompts(tmp_path / "held.jsonl", ["held"]),
+    }
+    says = r"the chat template does not render .* the call of weather.*remove the row"
+    with pytest.raises(StageFailed, match=says) as refused:
+        start(copy, tmp_path / "round-000", prompts=prompts, **ANY_JUDGE)
+    assert "train.jsonl line 2" in str(refused.value)

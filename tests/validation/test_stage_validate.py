@@ -82,6 +82,17 @@ def test_planted_defect_is_quarantined_with_its_reason_and_nothing_else(
     }
 
 
+def test_prompt_whose_tool_calls_the_template_leaves_out_is_quarantined(
+    pair: Pair, make_request: Request, tmp_path: Path
+) -> None:
+    calling = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    result = {"role": "tool", "content": "w5"}
+    rows = [pair([user("w1"), result]), pair([user("w1"), calling, result]), pair("w2")]
+    train, _, quarantine, _ = validate(make_request(rows), tmp_path)
+    assert list(train["pair_id"]) == [rows[0]["pair_id"], rows[2]["pair_id"]]
+    assert list(quarantine["reason"]) == ["the chat template refuses the conversation"]
+
+
 def test_negative_margin_is_quarantined_and_an_absent_one_is_not(
     pair: Pair, make_request: Request, tmp_path: Path
 ) -> None:

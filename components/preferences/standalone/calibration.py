@@ -115,10 +115,15 @@ def questions(pairs: Sequence[SeedPair], *, default_tag: str) -> list[Question]:
     """Return the pairs of which one answer is known to be better, each once.
 
     The label is p if the file gives it, else 1. A pair with p = 0.5, a margin of 0 or equal texts has no label.
+
+    Raises:
+        ValueError: A pair's p is not a probability; names its row.
     """
     asked: dict[str, Question] = {}
     for pair in pairs:
         label = 1.0 if pair.p is None else pair.p
+        if not 0 <= label <= 1:
+            raise ValueError(f"{pair.place}: p is {label:g}, but must be a probability in [0, 1], or left out")
         if (
             pair.chosen is None
             or pair.rejected is None

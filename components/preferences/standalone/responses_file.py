@@ -2,20 +2,21 @@
 
 from typing import Any
 
+from components.data.conversations import CONTEXT, conversation, warn_of_doubts, with_context
 from components.data.messages import Messages
-from components.data.prompts import conversation, prompt_id
+from components.data.prompts import prompt_id
 from components.data.rows import Row, Rows, read_rows
 from components.judges.protocol import Group
 
-COLUMNS = ("prompt", "responses", "response")
+COLUMNS = ("prompt", "responses", "response", *CONTEXT)
 
 
 def read_responses(source: str, *, split: str) -> list[Group]:
     """Load prompts with their responses; rows with the same prompt are merged.
 
     Args:
-        source: A source that `rows.read_rows` reads. Columns: prompt (text, or chat messages that end with the user's),
-            and responses (a list of texts) or response (one text).
+        source: A source that `rows.read_rows` reads. Columns: prompt (in a form that `conversations.conversation`
+            reads), and responses (a list of texts) or response (one text).
         split: Split of a data set that has splits.
 
     Returns:
@@ -26,6 +27,7 @@ def read_responses(source: str, *, split: str) -> list[Group]:
             compare; names the row.
     """
     read = read_rows(source, split=split, columns=COLUMNS)
+    warn_of_doubts(read, prompt="prompt", used=COLUMNS)
     prompts: dict[str, Messages] = {}
     texts: dict[str, list[str]] = {}
     for row in read.rows:
@@ -43,7 +45,7 @@ def read_responses(source: str, *, split: str) -> list[Group]:
 def _prompt(row: Row, read: Rows) -> Messages:
     if row.values.get("prompt") is None:
         raise ValueError(f"{row.place} has no prompt: add a column prompt (the columns are {', '.join(read.columns)})")
-    return conversation(row.values["prompt"], row.place)
+    return with_context(conversation(row.values["prompt"], row.place), row)
 
 
 def _responses(row: Row, read: Rows) -> list[str]:

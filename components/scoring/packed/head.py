@@ -22,9 +22,14 @@ KEPT_BYTES = 256 * 2**20
 
 
 def column_logps(
-    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, columns: torch.Tensor
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    columns: torch.Tensor,
+    *,
+    temperature: float = 1.0,
 ) -> torch.Tensor:
-    """Return log softmax(hidden weight^T + bias) at some columns of each row; the softmax in fp32.
+    """Return log softmax((hidden weight^T + bias) / temperature) at some columns of each row; the softmax in fp32.
 
     If the head is trained and its logits take at most `KEPT_BYTES`, they are one product, and their memory holds what
     the backward pass needs: with one column per row the gradient of the logits, up to a factor per row; else the
@@ -37,13 +42,14 @@ def column_logps(
         weight: (vocabulary, hidden size).
         bias: (vocabulary,).
         columns: (rows, k) token ids.
+        temperature: Divides the logits; other values than 1 without gradients only.
 
     Returns:
         (rows, k), fp32, in nats.
     """
     more = (0, 0, 0, pad_rows(len(hidden), hidden.device, hidden.dtype))
     logps: torch.Tensor = _ColumnLogps.apply(
-        pad(hidden, more), weight, bias, pad(columns, more), torch.is_grad_enabled()
+        pad(hidden, more), weight, bias, pad(columns, more), torch.is_grad_enabled(), temperature
     )
     return logps[: len(hidden)]
 
@@ -57,7 +63,9 @@ class _ColumnLogps(torch.autograd.Function):
         bias: torch.Tensor | None,
         columns: torch.Tensor,
         learns: bool,
+        temperature: float,
     ) -> torch.Tensor:
+        assert temperature == 1.0 or not learns, "gradients are those of temperature 1"
         # `needs_input_grad` is also True if no gradient is recorded, and in here recording is always off.
         needs = [learns and needed for needed in ctx.needs_input_grad]
         trains_head = needs[1] or needs[2]
@@ -70,7 +78,7 @@ class _ColumnLogps(torch.autograd.Function):
         for tile in _tiles(hidden, weight, all_at_once=keeps):
             logits = _logits(hidden[tile], weight, bias)
             for rows in _in_cache(logits):
-                all_logps = logits[rows].log_softmax(dim=1, dtype=torch.float32)
+                all_logps = at_temperature(logits[rows], temperature).log_softmax(dim=1, dtype=torch.float32)
                 logps[tile][rows] = all_logps.gather(1, columns[tile][rows])
                 if holds_gradients:
                     logits[rows] = _one_hot_minus_probs(all_logps, columns[tile][rows])
@@ -86,10 +94,10 @@ class _ColumnLogps(torch.autograd.Function):
     @staticmethod
     def backward(
         ctx: Any, gradient: torch.Tensor
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, None, None]:
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, None, None, None]:
         hidden, columns, *ahead = ctx.saved_tensors
         if ahead:
-            return (ahead[0] * gradient).to(hidden.dtype), None, None, None, None
+            return (ahead[0] * gradient).to(hidden.dtype), None, None, None, None, None
         weight, bias = ctx.weight, ctx.bias
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight: torch.Tensor | None = None
@@ -107,7 +115,18 @@ class _ColumnLogps(torch.autograd.Function):
                 grad_weight = part if grad_weight is None else grad_weight.add_(part)
             if grad_bias is not None:
                 grad_bias += grad_logits.T @ factors.squeeze(1).to(grad_logits.dtype)
-        return grad_hidden, grad_weight, grad_bias, None, None
+        return grad_hidden, grad_weight, grad_bias, None, None, None
+
+
+def at_temperature(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Return logits (..., vocabulary) divided by a temperature, as the sampler does it: in fp32 and from the largest.
+
+    At 1 they are returned as they are.
+    """
+    if temperature == 1.0:
+        return logits
+    scores = logits.float()
+    return (scores - scores.amax(dim=-1, keepdim=True)) / temperature
 
 
 def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

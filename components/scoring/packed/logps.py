@@ -66,13 +66,14 @@ def packing_of(model: Any, plain: Plain) -> Packing:
     return packing(model, trial)
 
 
-def packed_logps(model: Any, layout: Packed, columns: torch.Tensor) -> torch.Tensor:
+def packed_logps(model: Any, layout: Packed, columns: torch.Tensor, *, temperature: float = 1.0) -> torch.Tensor:
     """Return log-probabilities of columns of the vocabulary where the layout's response tokens are predicted.
 
     Args:
         model: A model whose `longest_packed` is not exceeded.
         layout: Prompts and responses.
         columns: (response tokens, k) token ids.
+        temperature: Divides the logits; other values than 1 without gradients only.
 
     Returns:
         (response tokens, k), fp32, in nats.
@@ -81,6 +82,6 @@ def packed_logps(model: Any, layout: Packed, columns: torch.Tensor) -> torch.Ten
 
     def logps(hidden: torch.Tensor) -> torch.Tensor:
         rows = hidden.squeeze(0).index_select(0, layout.places)
-        return column_logps(rows, head.weight, head.bias, columns).unsqueeze(0)
+        return column_logps(rows, head.weight, head.bias, columns, temperature=temperature).unsqueeze(0)
 
     return packed_forward(model, head, layout, logps).squeeze(0)

@@ -88,6 +88,13 @@ def test_questions_are_the_pairs_with_a_label_each_once() -> None:
     assert labels == [("good", 1.0, "helpfulness"), ("fine", 0.8, "style")]
 
 
+@pytest.mark.parametrize("p", [7.0, -0.2, 1.01, math.inf])
+def test_question_whose_p_is_no_probability_is_refused_by_its_row(p: float) -> None:
+    odd = SeedPair(ASK, "good", "bad", p, None, None, place="pairs.jsonl line 7")
+    with pytest.raises(ValueError, match=r"pairs.jsonl line 7: p is .*, but must be a probability in \[0, 1\]"):
+        questions([seed_pair("fine", "poor"), odd], default_tag="t")
+
+
 def test_questions_show_the_better_answer_first_as_often_as_second() -> None:
     asked = questions([seed_pair(f"good {number}", f"bad {number}") for number in range(400)], default_tag="t")
     assert 160 < sum(question.better for question in asked) < 240

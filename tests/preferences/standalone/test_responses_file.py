@@ -27,10 +27,14 @@ def test_responses_of_every_form_are_the_same_group(tmp_path: Path) -> None:
     assert (
         load(tmp_path, {"prompt": [ASK], "responses": ["a", ""], "id": 7}, {"prompt": "Hi", "response": "a"}) == several
     )
+    for prompt in ("\n\nHuman: Hi\n\nAssistant:", json.dumps([ASK])):
+        assert load(tmp_path, {"prompt": prompt, "responses": ["a", "", "a"]}) == several
     one_a_row = [{"prompt": "Hi", "response": text} for text in ("a", "", "a")]
     other = {"prompt": [SYSTEM, ASK], "response": "x"}
-    groups = load(tmp_path, one_a_row[0], other, *one_a_row[1:])
-    assert groups == [*several, Group(prompt_id([SYSTEM, ASK]), [SYSTEM, ASK], ((0, "x"),))]
+    with_system = [*several, Group(prompt_id([SYSTEM, ASK]), [SYSTEM, ASK], ((0, "x"),))]
+    assert load(tmp_path, one_a_row[0], other, *one_a_row[1:]) == with_system
+    other = {"prompt": "Hi", "system": "Be kind.", "response": "x"}
+    assert load(tmp_path, one_a_row[0], other, *one_a_row[1:]) == with_system
 
 
 @pytest.mark.parametrize(
