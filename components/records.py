@@ -284,6 +284,15 @@ class RoundRecord(Record):
     mlflow_run_id: str | None = None
 
 
+def _left_out(value: BaseModel) -> frozenset[str]:
+    """Return the fields that do not belong to the identity of a record."""
+    if not isinstance(value, EndpointConfig):
+        return frozenset()
+    fields = EndpointConfig.model_fields
+    absent = {name for name in value.ABSENT_AT_DEFAULT if getattr(value, name) == fields[name].default}
+    return value.FREE_TO_CHANGE | absent
+
+
 def identity(value: Any) -> Any:
     """Reduce a record to the values that a result may depend on.
 
@@ -292,8 +301,8 @@ def identity(value: Any) -> Any:
     if isinstance(value, Artifact | ModelRef):
         return value.digest
     if isinstance(value, BaseModel):
-        free = value.FREE_TO_CHANGE if isinstance(value, EndpointConfig) else ()
-        return {name: identity(getattr(value, name)) for name in type(value).model_fields if name not in free}
+        left_out = _left_out(value)
+        return {name: identity(getattr(value, name)) for name in type(value).model_fields if name not in left_out}
     if isinstance(value, tuple | list):
         return [identity(item) for item in value]
     if isinstance(value, dict):

@@ -1,0 +1,66 @@
+"""Turns an answer into a reply, says why it is not valid, and says whether it can be repaired. Knows no network."""
+
+from typing import Any, NamedTuple
+
+from components.data.messages import Messages
+from components.judges.chat.completion import FILTERED, ONLY_A_THOUGHT, REFUSED
+from components.judges.chat.form import NO_OBJECT, OPEN_THOUGHT, Reply, read_answer, repair_messages
+from components.judges.chat.ledger import ChatAnswer
+
+CUT = frozenset({"length", "max_tokens", "max_output_tokens", "model_length", FILTERED})
+"""Reasons for which an answer ends before its end."""
+NO_ANSWER = "(no answer)"
+"""Stands for an empty answer in the request for a repair: some endpoints refuse an empty message."""
+
+
+class Given(NamedTuple):
+    """The reply that an answer is."""
+
+    reply: Reply
+    complaint: str = ""
+    """What a request for a repair says about it; its words are part of the key of the paid repair."""
+    is_final: bool = True
+    """Whether it makes no sense to ask for a repair."""
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether it can be used."""
+        return self.reply.value is not None
+
+    def repair(self, messages: Messages) -> Messages:
+        """Return the conversation that asks for a valid answer."""
+        raw = self.reply.raw if self.reply.raw.strip() else NO_ANSWER
+        return repair_messages(messages, Reply(None, self.complaint, raw))
+
+    def paid_repair(self, messages: Messages) -> Messages:
+        """Return the conversation that earlier versions asked for a repair, so that their paid answers are found."""
+        return repair_messages(messages, Reply(None, self.complaint, self.reply.raw))
+
+
+def read_reply(answer: ChatAnswer, schema: dict[str, Any], *, max_tokens: int) -> Given:
+    """Return the reply that an answer is.
+
+    Args:
+        answer: The answer.
+        schema: As in the question.
+        max_tokens: The limit that may have cut it.
+    """
+    finish = answer.finish.lower()
+    is_cut = finish in CUT
+    reply = read_answer(answer.text or "", schema, is_cut=is_cut)
+    if reply.value is not None:
+        return Given(reply)
+    is_thought = reply.detail == OPEN_THOUGHT
+    complaint = NO_OBJECT if is_thought else reply.detail
+    if finish == FILTERED:
+        return Given(reply._replace(detail=answer.remark or "a content filter cut the answer"), complaint)
+    limit = f"endpoint.max_tokens = {max_tokens}"
+    if is_cut:
+        complaint = f"{complaint}, and was cut at {limit}"
+    if is_cut and (is_thought or answer.remark == ONLY_A_THOUGHT):
+        detail = f"its thought was cut at {limit}, before an answer: raise endpoint.max_tokens"
+        return Given(reply._replace(detail=detail), complaint)
+    if is_cut and not reply.raw.strip():
+        return Given(reply._replace(detail=f"{complaint}: raise endpoint.max_tokens"), complaint)
+    detail = f"{reply.detail}: {answer.remark}" if answer.remark else complaint if is_cut else reply.detail
+    return Given(reply._replace(detail=detail), complaint, is_final=finish == REFUSED)
