@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from components.data.messages import Messages
 from components.judges.chat.schema import closed, violations
-from components.judges.chat.texts import OPENING, mended, mended_value, parts_after_thoughts
+from components.judges.chat.texts import OPENING, mended, parts_after_thoughts
 
 
 class Question(NamedTuple):
@@ -95,7 +95,10 @@ def read_answer(text: str, schema: dict[str, Any], *, is_cut: bool = False) -> R
     if not schema:
         return Reply({"text": rest}, "", text)
     # A repair request quotes the detail, and its words are part of the key of that paid answer.
-    objects = [] if is_cut else _objects(rest)
+    try:
+        objects = [] if is_cut else _objects(rest)
+    except RecursionError:
+        objects = []
     if len(objects) != 1:
         return Reply(None, NO_OBJECT if not objects else f"it holds {len(objects)} JSON objects", text)
     return _checked(objects[0], schema, text)
@@ -103,7 +106,7 @@ def read_answer(text: str, schema: dict[str, Any], *, is_cut: bool = False) -> R
 
 def _checked(content: dict[str, Any], schema: dict[str, Any], text: str) -> Reply:
     violation = next(violations(content, schema, "the answer"), None)
-    return Reply(mended_value(content), "", text) if violation is None else Reply(None, violation, text)
+    return Reply(content, "", text) if violation is None else Reply(None, violation, text)
 
 
 def _is_thought(text: str, schema: dict[str, Any], *, is_cut: bool) -> bool:
@@ -152,14 +155,21 @@ def _embedded(text: str) -> list[dict[str, Any]] | None:
 
 
 def _distinct(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [content for index, content in enumerate(objects) if content not in objects[:index]]
+    return list({json.dumps(content, sort_keys=True): content for content in objects}.values())
 
 
-def _reject_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = {mended(name): _mended(value) for name, value in pairs}
     if len(content) != len(pairs):
         raise ValueError("a key is repeated")
     return content
+
+
+def _mended(value: Any) -> Any:
+    """Return a text, or a list of texts, without halves of surrogate pairs, and any other value as it is."""
+    if isinstance(value, list):
+        return [mended(item) if isinstance(item, str) else item for item in value]
+    return mended(value) if isinstance(value, str) else value
 
 
 def _reject_constant(constant: str) -> None:
@@ -167,4 +177,4 @@ def _reject_constant(constant: str) -> None:
 
 
 # Not strict: models write line breaks within strings as they are.
-DECODER = json.JSONDecoder(object_pairs_hook=_reject_repeated_keys, parse_constant=_reject_constant, strict=False)
+DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_reject_constant, strict=False)

@@ -1,12 +1,13 @@
 """Texts as models write them: thoughts before the answer, and halves of characters. Pure; knows no form."""
 
 import re
-from typing import Any
 
 TAG = r"(?:think|thinking|thoughts?|reasoning|reflection|analysis|scratchpad|seed:think)"
 OPENING = re.compile(rf"<{TAG}\s*>|\[THINK\]|◁think▷|<\|channel\|>analysis<\|message\|>", re.IGNORECASE)
 CLOSING = re.compile(rf"</{TAG}\s*>|\[/THINK\]|◁/think▷|<\|channel\|>final<\|message\|>", re.IGNORECASE)
 """Tags of thoughts: of R1 and Qwen, Seed-OSS, Magistral, Kimi-VL, gpt-oss, and those that models invent."""
+MOST_TAGS = 20
+"""Closing tags behind which a whole answer is looked for; the rest behind the last one is always looked at."""
 
 
 def parts_after_thoughts(text: str) -> list[str]:
@@ -15,7 +16,8 @@ def parts_after_thoughts(text: str) -> list[str]:
     A template may write the opening tag, so a closing one need not have one. The last part is the answer, unless an
     earlier one is a whole answer that only mentions the tags.
     """
-    return [text.strip(), *(text[closing.end() :].strip() for closing in CLOSING.finditer(text))]
+    ends = [closing.end() for closing in CLOSING.finditer(text)]
+    return [text[end:].strip() for end in (0, *ends[:MOST_TAGS], *ends[-1:])]
 
 
 def mended(text: str) -> str:
@@ -27,14 +29,3 @@ def mended(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
-
-
-def mended_value(value: Any) -> Any:
-    """Return a JSON value with all its texts mended."""
-    if isinstance(value, str):
-        return mended(value)
-    if isinstance(value, list):
-        return [mended_value(item) for item in value]
-    if isinstance(value, dict):
-        return {mended(key): mended_value(item) for key, item in value.items()}
-    return value
