@@ -29,8 +29,9 @@ def read_completion(text: str) -> ChatAnswer:
     tokens = _tokens(content.get("usage"))
     choices: Any = content.get("choices")
     if not choices:
-        if content.get("error"):
-            raise _upstream(content["error"], tokens)
+        error = content.get("error") or (content if content.get("object") == "error" else None)
+        if error:
+            raise _upstream(error, tokens)
         if choices == [] and tokens is not None:
             return ChatAnswer("", "", tokens, "the completion has no choice")
     try:

@@ -1,6 +1,7 @@
-"""Answers of endpoints that misbehave, over real HTTP: which reply, which words, how many requests, what was charged."""
+"""Answers of endpoints that misbehave, over real HTTP: the reply, its words, the requests and what was charged."""
 
 import gzip
+import itertools
 import json
 import re
 import zlib
@@ -57,7 +58,7 @@ def good(request: dict[str, Any]) -> str:
 
 PARTS = [
     [{"type": "thinking", "thinking": [{"type": "text", "text": WRONG}]}, {"type": "text", "text": GOOD}],
-    [{"type": "thinking", "thinking": WRONG}, {"type": "text", "text": '{"verdict":'}, {"type": "text", "text": '"A"}'}],
+    [{"type": "thinking", "thinking": WRONG}, *({"type": "text", "text": half} for half in ('{"verdict":', '"A"}'))],
     [{"type": "reference", "reference_ids": [1]}, {"type": "output_text", "text": GOOD}, {"type": "new", "x": 1}],
     [GOOD],
 ]
@@ -172,10 +173,10 @@ def test_ask_repair_that_was_cut_off_is_all_that_the_next_start_asks_for(chat_se
 
 def strict(request: dict[str, Any]) -> str | Fault:
     """Refuse empty messages and roles that do not alternate; answer only a request for a repair."""
-    roles = [request["messages"][0]["role"], *(message["role"] for message in request["messages"])][1:]
+    roles = [message["role"] for message in request["messages"]]
     if not all(message["content"] for message in request["messages"]):
         return status(400, "Assistant message must have either content or tool_calls, but not none.")
-    if any(one == other for one, other in zip(roles, roles[1:], strict=False)):
+    if any(one == other for one, other in itertools.pairwise(roles)):
         return status(400, "Conversation roles must alternate user/assistant")
     return GOOD if len(roles) == 3 else ""
 
@@ -210,6 +211,7 @@ def test_ask_repair_that_is_refused_leaves_the_answers_own_reason(chat_server: S
         (choices([{"message": {"content": [{"type": "text", "text": None}]}}]), "is not a chat completion"),
         (choices([{"message": None}]), "is not a chat completion"),
         (body(b'{"error": {"message": "busy"}}'), "error in the body .*busy"),
+        (body(b'{"object": "error", "message": "busy", "code": 503}'), "error in the body .*busy"),
         (body(b"[1]"), "is not a chat completion"),
         (body(b'{"a":' * 100_000), "is not a chat completion"),
         (body(b'data: {"choices": []}\n\n'), "is not a chat completion"),

@@ -13,7 +13,8 @@ LOST = AttemptFailed("cannot be reached", was_reached=False)
     "words",
     [
         "The response was filtered due to the prompt triggering Azure OpenAI's content management policy.",
-        '{"error": {"code": "content_filter", "message": "The request was rejected because it was considered high risk"}}',
+        "The request was rejected because it was considered high risk",
+        '{"error": {"code": "content_filter"}}',
         "Invalid prompt: your prompt was flagged as potentially violating our usage policy.",
         "This model's maximum context length is 4096 tokens, however you requested 5000 tokens",
         '{"error": {"code": "context_length_exceeded"}}',

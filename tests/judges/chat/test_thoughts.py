@@ -63,7 +63,7 @@ def test_answer_within_a_thought_is_none(text: str, detail: str, is_cut: bool) -
 
 @pytest.mark.parametrize(
     "text",
-    [f"Perhaps {B}? No, because", f"{B} was my first thought, but", f"```\n{B}\n``` But wait", f"<think></think>{B}. Or"],
+    [f"Perhaps {B}? No, because", f"{B} was my first thought, but", f"```\n{B}\n``` But wait", f"Hm.</think>{B}. Or"],
 )
 def test_answer_that_was_cut_counts_only_if_it_stands_alone(text: str) -> None:
     """A template that opens the thought leaves no tag in an answer that was cut within it."""
