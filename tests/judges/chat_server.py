@@ -71,10 +71,14 @@ class Handler(BaseHTTPRequestHandler):
             super().handle()
 
     def do_POST(self) -> None:
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        chat, self.request_json = self.chat, request
+        length = int(self.headers["Content-Length"])
+        content = self.rfile.read(length)
+        if len(content) < length:
+            self.close_connection = True  # the client was stopped
+            return
+        chat, self.request_json = self.chat, json.loads(content)
         with chat.lock:
-            chat.requests.append(request)
+            chat.requests.append(self.request_json)
             chat.headers.append({name.lower(): value for name, value in self.headers.items()})
             chat.times.append(time.monotonic())
             chat.paths.append(self.path)
@@ -85,7 +89,7 @@ class Handler(BaseHTTPRequestHandler):
             if self.path not in (PAGE, MOVED_PAGE):
                 self.send(404, b'{"error": {"message": "no such page"}}')
             else:
-                self.answer(chat.script(request) if fault is None else fault)
+                self.answer(chat.script(self.request_json) if fault is None else fault)
         finally:
             with chat.lock:
                 chat.at_a_time -= 1

@@ -210,6 +210,7 @@ class Asking:
         if not self._outage.fails(failure, prompt=question.prompt or key, question=key):
             self._postpone(question.prompt)
             return
+        self._waiting.clear()
         if isinstance(failure, EndpointRefused):
             raise JudgeUnavailable(f"{self._chat.url} (model {model}) {failure}: {failure.remedy}")
         remedy = remedy_for(self._endpoint, failure.body) if isinstance(failure, QuestionRefused) else ""
@@ -220,7 +221,8 @@ class Asking:
 
     def _postpone(self, prompt: str) -> None:
         """Ask the other questions about a prompt last: questions about other prompts soon tell what is at fault."""
-        self._waiting = deque(sorted(self._waiting, key=lambda item: bool(prompt) and item[1].prompt == prompt))
+        if prompt:
+            self._waiting = deque(sorted(self._waiting, key=lambda item: item[1].prompt == prompt))
 
     def _body(self, messages: Messages, question: Question) -> dict[str, Any]:
         return request_body(self._endpoint, messages, question.schema)

@@ -14,6 +14,8 @@ from components.judges.chat.texts import mended
 
 REFUSED, FILTERED = "refusal", "content_filter"
 """Ends of an answer that the model or a filter withheld."""
+THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
+"""Fields of a message in which servers put a thought."""
 ONLY_A_THOUGHT = "there is a thought, but no answer"
 
 
@@ -90,8 +92,7 @@ def _without_text(message: dict[str, Any], finish: str, tokens: Tokens | None) -
         return ChatAnswer("", finish, tokens, "a content filter withheld it")
     if message.get("tool_calls") or message.get("function_call"):
         return ChatAnswer("", finish, tokens, "the model called a tool")
-    thoughts = [message.get("reasoning_content"), message.get("reasoning"), message.get("thinking")]
-    if any(thoughts) or any(part.get("type") == "thinking" for part in parts):
+    if any(map(message.get, THOUGHTS)) or any(part.get("type") in ("thinking", "reasoning") for part in parts):
         return ChatAnswer("", finish, tokens, ONLY_A_THOUGHT)
     return ChatAnswer("", finish, tokens)
 

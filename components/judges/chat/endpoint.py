@@ -90,8 +90,7 @@ class ChatEndpoint:
                     raise
                 refusals = suspected
             else:
-                refusals.warn_of_more_than(self._refusals)
-                self._refusals = refusals
+                self._refusals = self._refusals.with_more(refusals)
                 return answer
 
     async def _request(self, body: dict[str, Any]) -> ChatAnswer:

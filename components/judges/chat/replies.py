@@ -46,7 +46,7 @@ def read_reply(answer: ChatAnswer, schema: dict[str, Any], *, max_tokens: int) -
         max_tokens: The limit that may have cut it.
     """
     finish = answer.finish.lower()
-    is_cut = finish in CUT
+    is_cut = finish in CUT or (not finish and answer.tokens is not None and answer.tokens.output >= max_tokens)
     reply = read_answer(answer.text or "", schema, is_cut=is_cut)
     if reply.value is not None:
         return Given(reply)

@@ -32,7 +32,7 @@ def identity_of_fields(endpoint: EndpointConfig) -> dict[str, Any]:
 
 LIMIT, LIMIT_OF_REASONING_MODELS = "max_tokens", "max_completion_tokens"
 OPTIONAL = ("temperature",)
-"""Fields without which a request asks for the same, so that they are left out for a model that refuses them."""
+"""Fields without which the question is the same, so that they are left out for a model that refuses them."""
 OUTPUT_REMEDY = ": set endpoint.output to json_object or text"
 
 
@@ -63,10 +63,11 @@ class Refusals:
         names_the_limit = re.search(r"max_(completion_)?tokens", message) and not ABOUT_THE_PROMPT.search(message)
         return Refusals(self._refused | {LIMIT}) if LIMIT in request and names_the_limit else None
 
-    def warn_of_more_than(self, earlier: "Refusals") -> None:
-        """Log the fields that were not yet known to be refused, if verdicts may depend on them."""
-        for name in sorted((self._refused - earlier._refused) & set(OPTIONAL)):
+    def with_more(self, others: "Refusals") -> "Refusals":
+        """Return both, and log the fields that were not known to be refused, if verdicts may depend on them."""
+        for name in sorted((others._refused - self._refused) & set(OPTIONAL)):
             log.warning("the endpoint accepts no %s: the model uses its own, so its answers may vary", name)
+        return Refusals(self._refused | others._refused)
 
 
 def remedy_for(endpoint: EndpointConfig, message: str) -> str:

@@ -4,6 +4,8 @@ import gzip
 import itertools
 import json
 import re
+import threading
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -108,6 +110,7 @@ def test_ask_strange_answer_that_holds_a_verdict_is_read_and_paid_once(
         (message("function_call", content="", function_call={"name": "f"}), "the model called a tool", 2),
         (message(content=None, reasoning_content=WRONG), "there is a thought, but no answer", 2),
         (message(content=None, reasoning=WRONG), "there is a thought, but no answer", 2),
+        (message(content=None, reasoning_details=[{"text": WRONG}]), "there is a thought, but no answer", 2),
         (message(content=PARTS[0][:1]), "there is a thought, but no answer", 2),
         (choices([]), "the completion has no choice", 2),
         (
@@ -318,6 +321,26 @@ def test_ask_requests_that_a_stop_cuts_off_count_as_perhaps_charged(chat_server:
         ask(server, tmp_path, "a", "b", concurrency=2, timeout_seconds=60)
     assert read_usage(tmp_path / "cache") == Usage(2, 2, 0, 0, None)
     assert all(reply.value for reply in ask(server, tmp_path, "a", "b"))
+    assert len(server.requests) == 4
+
+
+def test_ask_answers_under_way_when_the_endpoint_refuses_the_key_are_kept(chat_server: Start, tmp_path: Path) -> None:
+    refused = threading.Event()
+
+    def script(request: dict[str, Any]) -> str | Fault:
+        if request["messages"][0]["content"].startswith("slow"):
+            assert refused.wait(10)
+            time.sleep(0.3)
+            return GOOD
+        refused.set()
+        return status(401, "expired")
+
+    server = chat_server(script)
+    with pytest.raises(JudgeUnavailable, match="answered 401"):
+        ask(server, tmp_path, "slow", "fast", "later", concurrency=2)
+    assert len(server.requests) == 2
+    server.script = good
+    assert all(reply.value for reply in ask(server, tmp_path, "slow", "fast", "later"))
     assert len(server.requests) == 4
 
 

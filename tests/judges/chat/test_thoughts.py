@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from components.judges.chat.form import read_answer
-from components.judges.chat.ledger import ChatAnswer
+from components.judges.chat.ledger import ChatAnswer, Tokens
 from components.judges.chat.replies import read_reply
 
 SCHEMA: dict[str, Any] = {
@@ -146,3 +146,10 @@ def test_thought_that_was_cut_says_so_with_the_remedy_and_asks_for_no_repair(fin
         "its thought was cut at endpoint.max_tokens = 9, before an answer: raise endpoint.max_tokens"
     )
     assert given.is_final
+
+
+def test_answer_without_a_reason_for_its_end_was_cut_if_it_is_as_long_as_the_limit() -> None:
+    text = f"Perhaps {B}? No, because"
+    long, short = (read_reply(ChatAnswer(text, "", Tokens(5, count)), SCHEMA, max_tokens=9) for count in (9, 8))
+    assert long.reply.detail == "it holds no JSON object, and was cut at endpoint.max_tokens = 9"
+    assert short.reply.value == {"verdict": "B"}
