@@ -114,7 +114,7 @@ def test_prompts_that_crash_the_endpoint_between_others_are_no_outage(chat_serve
         (status(503, "overloaded"), "failed 3 questions in a row; last failure: the endpoint answered 503 .*over"),
         (status(400, "no such thing"), "failed 3 questions in a row; last failure: the endpoint answered 400"),
         (
-            status(400, "response_format.type json_schema is not supported"),
+            status(400, "This model does not support response format `json_schema`"),
             "answered 400 .*: set endpoint.output to json_object or text$",
         ),
     ],

@@ -14,6 +14,8 @@ from components.judges.chat.texts import mended
 
 REFUSED, FILTERED = "refusal", "content_filter"
 """Ends of an answer that the model or a filter withheld."""
+WITHHELD = re.compile(r"content_filter|(prohibited_content|safety|blocklist|recitation|spii)$", re.IGNORECASE)
+"""Reasons of providers for a filtered answer; Gemini leaves out the message then."""
 THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
 """Fields of a message in which servers put a thought."""
 ONLY_A_THOUGHT = "there is a thought, but no answer"
@@ -38,7 +40,9 @@ def read_completion(text: str) -> ChatAnswer:
             return ChatAnswer("", "", tokens, "the completion has no choice")
     try:
         choice = choices[0]
-        message, finish = choice["message"], str(choice.get("finish_reason") or "")
+        finish = str(choice.get("finish_reason") or "")
+        finish = FILTERED if WITHHELD.match(finish) else finish
+        message = choice.get("message") or {} if finish == FILTERED else choice["message"]
         error = choice.get("error") or (content.get("error") if finish == "error" else None)
         answer = mended("".join(_texts(message.get("content"))))
     except (TypeError, LookupError, AttributeError):

@@ -72,7 +72,7 @@ class Refusals:
 
 def remedy_for(endpoint: EndpointConfig, message: str) -> str:
     """Return what to set if a refusal that every question meets names a field of the request; else nothing."""
-    if "response_format" in message:
+    if re.search(r"response[_ ]format|json_(schema|object)|structured output", message, re.IGNORECASE):
         return OUTPUT_REMEDY
     for name in ("temperature", LIMIT, *endpoint.request_fields):
         if re.search(rf"\b{re.escape(name)}\b", message):

@@ -105,6 +105,8 @@ def test_ask_strange_answer_that_holds_a_verdict_is_read_and_paid_once(
         (message(content=None, refusal="I can't help\nwith that."), "the model refused: I can't help with that.", 1),
         (message(content=[{"type": "refusal", "refusal": "No."}]), "the model refused: No.", 1),
         (message("content_filter", content=None), "a content filter withheld it", 1),
+        (choices([{"index": 0, "finish_reason": "content_filter: RECITATION"}]), "a content filter withheld it", 1),
+        (message("SAFETY", content=None), "a content filter withheld it", 1),
         (message("content_filter", content="I think that"), "a content filter cut the answer", 1),
         (message("tool_calls", content=None, tool_calls=[{"id": "1"}]), "the model called a tool", 2),
         (message("function_call", content="", function_call={"name": "f"}), "the model called a tool", 2),
