@@ -111,9 +111,9 @@ class Asking:
         return self._replies[self._identity(question)]
 
     def _paid_replies(self) -> dict[str, Reply]:
-        """Return the valid replies that are paid for already."""
+        """Return the replies that are paid for already."""
         paid = {key: self._paid(question) for key, question in self._distinct.items()}
-        return {key: given.reply for key, given in paid.items() if given is not None and given.is_valid}
+        return {key: given.reply for key, given in paid.items() if given is not None and not given.may_be_repaired}
 
     async def _work(self) -> None:
         while self._waiting:
@@ -131,7 +131,7 @@ class Asking:
         try:
             if given is None:
                 given = await self._ask(messages, question)
-            if not given.is_valid and not given.is_final:
+            if given.may_be_repaired:
                 return (await self._ask(given.repair(messages), question)).reply
             return given.reply
         except QuestionRefused as failure:
@@ -144,18 +144,19 @@ class Asking:
             return Reply(None, f"the endpoint {failure}", "")
 
     def _paid(self, question: Question) -> Given | None:
-        """Return the reply that is paid for: a valid one, or one whose repair has not been asked for; else None.
+        """Return the reply that is paid for, with its repair if that is paid for too; None if there was no answer.
 
-        A reply that stayed without use in an earlier start is asked for again.
+        So what was of no use in an earlier start, such as an empty answer, is asked for again.
         """
         messages = messages_with_form(question)
         first = self._find(messages, question)
         if first is None or first.is_valid:
             return first
         repairs = [self._find(repair(messages), question) for repair in (first.paid_repair, first.repair)]
-        valid = next((given for given in repairs if given is not None and given.is_valid), None)
-        is_open = not first.is_final and first.reply.raw.strip() and not any(repairs)
-        return valid or (first if is_open else None)
+        answers = [given for given in repairs if given is not None and given.is_answer]
+        if answers:
+            return max(answers, key=lambda given: given.is_valid)._replace(may_be_repaired=False)
+        return first if first.is_answer else None
 
     def _find(self, messages: Messages, question: Question) -> Given | None:
         answer = self._ledger.find(_request_key(self._body(messages, question), question.repeat))

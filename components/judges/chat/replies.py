@@ -19,8 +19,10 @@ class Given(NamedTuple):
     reply: Reply
     complaint: str = ""
     """What a request for a repair says about it; its words are part of the key of the paid repair."""
-    is_final: bool = True
-    """Whether it makes no sense to ask for a repair."""
+    is_answer: bool = True
+    """Whether the endpoint answered, if only in a form that cannot be read; an empty text or a thought is no answer."""
+    may_be_repaired: bool = False
+    """Whether it makes sense to ask for a valid answer."""
 
     @property
     def is_valid(self) -> bool:
@@ -53,14 +55,21 @@ def read_reply(answer: ChatAnswer, schema: dict[str, Any], *, max_tokens: int) -
     is_thought = reply.detail == OPEN_THOUGHT
     complaint = NO_OBJECT if is_thought else reply.detail
     if finish == FILTERED:
-        return Given(reply._replace(detail=answer.remark or "a content filter cut the answer"), complaint)
+        return _nothing(reply, answer.remark or "a content filter cut the answer", complaint)
     limit = f"endpoint.max_tokens = {max_tokens}"
     if is_cut:
         complaint = f"{complaint}, and was cut at {limit}"
     if is_cut and (is_thought or answer.remark == ONLY_A_THOUGHT):
-        detail = f"its thought was cut at {limit}, before an answer: raise endpoint.max_tokens"
-        return Given(reply._replace(detail=detail), complaint)
+        return _nothing(
+            reply, f"its thought was cut at {limit}, before an answer: raise endpoint.max_tokens", complaint
+        )
     if is_cut and not reply.raw.strip():
-        return Given(reply._replace(detail=f"{complaint}: raise endpoint.max_tokens"), complaint)
-    detail = f"{reply.detail}: {answer.remark}" if answer.remark else complaint if is_cut else reply.detail
-    return Given(reply._replace(detail=detail), complaint, is_final=finish == REFUSED)
+        return _nothing(reply, f"{complaint}: raise endpoint.max_tokens", complaint)
+    if is_thought or not reply.raw.strip():
+        detail = f"{reply.detail}: {answer.remark}" if answer.remark else reply.detail
+        return _nothing(reply, detail, complaint)._replace(may_be_repaired=finish != REFUSED)
+    return Given(reply._replace(detail=complaint), complaint, may_be_repaired=True)
+
+
+def _nothing(reply: Reply, detail: str, complaint: str) -> Given:
+    return Given(reply._replace(detail=detail), complaint, is_answer=False)

@@ -130,11 +130,6 @@ def test_ask_strange_answer_that_holds_a_verdict_is_read_and_paid_once(
             "the answer is empty, and was cut at endpoint.max_tokens = 512: raise endpoint.max_tokens",
             1,
         ),
-        (
-            says(f"Perhaps {WRONG}? No, because", "length"),
-            "it holds no JSON object, and was cut at endpoint.max_tokens = 512",
-            2,
-        ),
         (says(f"<think>Perhaps {WRONG}? No"), "it holds a thought that does not end", 2),
     ],
 )
@@ -156,15 +151,32 @@ def test_ask_answer_of_no_use_says_why_and_is_asked_for_again_by_the_next_start(
     assert len(server.requests) == requests + 1
 
 
-def test_ask_answer_that_stayed_unreadable_is_asked_for_again_and_its_neighbour_is_not(
-    chat_server: Start, tmp_path: Path
+@pytest.mark.parametrize(
+    ("finish", "text", "detail"),
+    [
+        ("stop", "I think A.", "it holds no JSON object"),
+        (
+            "length",
+            f"Perhaps {WRONG}? No, because",
+            "it holds no JSON object, and was cut at endpoint.max_tokens = 512",
+        ),
+    ],
+)
+def test_ask_model_that_cannot_keep_to_the_form_is_not_paid_for_the_same_words_again(
+    finish: str, text: str, detail: str, chat_server: Start, tmp_path: Path
 ) -> None:
-    server = chat_server(good, [says("I cannot say."), says("Neither can I."), None])
-    assert [reply.value is None for reply in ask(server, tmp_path, "a", "b")] == [True, False]
+    server = chat_server(good, [says(text, finish)] * 2)
+    replies = ask(server, tmp_path, "a", "b")
+    assert [reply.detail for reply in replies] == [detail, ""]
+    assert ask(server, tmp_path, "a", "b") == replies
     assert len(server.requests) == 3
-    assert all(reply.value for reply in ask(server, tmp_path, "a", "b"))
-    assert len(server.requests) == 4
-    assert server.requests[3]["messages"] == server.requests[0]["messages"]
+
+
+def test_ask_repair_that_was_empty_is_all_that_the_next_start_asks_for(chat_server: Start, tmp_path: Path) -> None:
+    server = chat_server(good, [says("I cannot say."), says("")])
+    assert ask(server, tmp_path)[0].detail == "the answer is empty"
+    assert ask(server, tmp_path)[0].value == {"verdict": "A"}
+    assert [len(request["messages"]) for request in server.requests] == [1, 3, 3]
 
 
 def test_ask_repair_that_was_cut_off_is_all_that_the_next_start_asks_for(chat_server: Start, tmp_path: Path) -> None:

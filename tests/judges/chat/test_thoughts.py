@@ -145,7 +145,8 @@ def test_thought_that_was_cut_says_so_with_the_remedy_and_asks_for_no_repair(fin
     assert given.reply.detail == (
         "its thought was cut at endpoint.max_tokens = 9, before an answer: raise endpoint.max_tokens"
     )
-    assert given.is_final
+    assert not given.may_be_repaired
+    assert not given.is_answer
 
 
 def test_answer_without_a_reason_for_its_end_was_cut_if_it_is_as_long_as_the_limit() -> None:
