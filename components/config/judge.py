@@ -1,16 +1,26 @@
 """Who decides which response is better."""
 
+import json
 from typing import ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from components.config.section import Section
+
+OWN_FIELDS = {
+    "model": "use endpoint.model",
+    "messages": "they are the judge's question",
+    "max_completion_tokens": "use endpoint.max_tokens, which is sent under this name to models that want it",
+    "stream": "answers are read whole",
+    "n": "one answer is read",
+}
+"""Fields of a request that the judge sets itself, and what to do instead."""
 
 
 class EndpointConfig(Section):
     """An OpenAI-compatible chat endpoint, and what may be asked of it.
 
-    Changing more than `model`, `output`, `max_tokens` is free.
+    Changing more than `model`, `output`, `max_tokens`, `request_fields` is free.
     """
 
     FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset(
@@ -30,6 +40,7 @@ class EndpointConfig(Section):
     )
     """What no verdict depends on: a start may change it without --accept-changes, and nothing is asked or made
     again."""
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("request_fields",)
     url: str = ""
     """Base address, such as http://127.0.0.1:8000/v1."""
     model: str = ""
@@ -39,7 +50,10 @@ class EndpointConfig(Section):
     output: Literal["json_schema", "json_object", "text"] = "json_schema"
     """How the endpoint is asked for the verdict's form; use one that it supports. The answer is checked in any case."""
     max_tokens: int = Field(default=512, ge=1)
-    """Longest answer of the judge, in tokens."""
+    """Longest answer of the judge, in tokens; the thoughts of a reasoning model count too."""
+    request_fields: dict[str, JsonValue] = {}
+    """More fields of each request, such as `{reasoning_effort: low}`; null leaves one out, such as `{temperature:
+    null}`. The temperature is 0 unless it is set here, and is left out for a model that refuses it."""
     timeout_seconds: float = Field(default=120.0, gt=0.0)
     """Longest wait for one answer."""
     concurrency: int = Field(default=8, ge=1, le=256)
@@ -63,6 +77,26 @@ class EndpointConfig(Section):
     def _cost_is_known(self) -> Self:
         if self.max_cost and not (self.price_per_million_input and self.price_per_million_output):
             raise ValueError("max_cost needs prices: set `price_per_million_input` and `price_per_million_output`")
+        return self
+
+    @field_validator("request_fields")
+    @classmethod
+    def _fields_are_free(cls, fields: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        for name in fields:
+            if name in OWN_FIELDS:
+                raise ValueError(f"`{name}` cannot be set here: {OWN_FIELDS[name]}")
+        if fields.get("max_tokens") is not None:
+            raise ValueError("`max_tokens` cannot be set here: use endpoint.max_tokens")
+        try:
+            json.dumps(fields, allow_nan=False)
+        except ValueError:
+            raise ValueError("a field is not a finite number: JSON has no NaN and no infinity") from None
+        return fields
+
+    @model_validator(mode="after")
+    def _cost_has_a_limit(self) -> Self:
+        if self.max_cost and "max_tokens" in self.request_fields:
+            raise ValueError("max_cost needs max_tokens: do not leave it out in `request_fields`")
         return self
 
 

@@ -1,9 +1,9 @@
 """The model that is aligned, and the weights of it that are trained."""
 
 from datetime import date
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from components.config.section import Section
 
@@ -42,7 +42,7 @@ class PolicyConfig(Section):
     """Longest prompt in tokens, chat template included; a pair with a longer prompt is quarantined, never cut."""
     max_response_tokens: int = Field(default=512, ge=1, le=131072)
     """Longest response in tokens: sampling stops there, and training and validation cut a response there."""
-    chat_template_arguments: dict[str, Any] = {}
+    chat_template_arguments: dict[str, JsonValue] = {}
     """Arguments of the model's chat template, by name, such as `{enable_thinking: false}` or `{tools: [...]}`; used in
     every stage."""
     template_date: str = Field(default="", pattern=r"^(\d{4}-\d{2}-\d{2})?$")

@@ -109,9 +109,10 @@ def order_questions(
         messages: By order, the question.
         repeat_share: Share of the comparisons that are asked a second time, in [0, 1].
     """
-    questions = {order: Question(prompt, SCHEMA) for order, prompt in messages.items()}
+    about = format_messages(comparison.group.messages)
+    questions = {order: Question(asked, SCHEMA, prompt=about) for order, asked in messages.items()}
     if is_repeated(comparison, repeat_share):
-        questions |= {REPEATED[order]: Question(prompt, SCHEMA, repeat=1) for order, prompt in messages.items()}
+        questions |= {REPEATED[order]: question._replace(repeat=1) for order, question in list(questions.items())}
     return questions
 
 

@@ -16,10 +16,11 @@ from typing import Any
 
 from components import artifacts
 from components.config import JudgeSettings
-from components.data.messages import Messages
+from components.data.messages import Messages, format_messages
 from components.judges.chat.client import Chat, Question, Reply
 from components.judges.chat.credentials import check_endpoint
 from components.judges.chat.quoting import NOTICE
+from components.judges.chat.request import identity_of_fields
 from components.judges.comparisons import (
     SCHEMA,
     Comparison,
@@ -123,7 +124,8 @@ class ConstitutionJudge:
 
     def _violation_question(self, messages: Messages, text: str, principle: Principle) -> Question:
         data = {"conversation": as_text(messages), "answer": text}
-        return Question(ask_about(self._response, data=data, instructions={"principle": principle.text}), VIOLATION)
+        asked = ask_about(self._response, data=data, instructions={"principle": principle.text})
+        return Question(asked, VIOLATION, prompt=format_messages(messages))
 
 
 def weighted_vote(principles: Sequence[Principle], votes: Sequence[float | None]) -> Opinion:
@@ -168,7 +170,7 @@ def digest(config: JudgeSettings) -> str:
         "output": endpoint.output,
         "max_tokens": endpoint.max_tokens,
         "schemas": [SCHEMA, VIOLATION],
-    }
+    } | identity_of_fields(endpoint)
     principles = [principle.model_dump() for principle in load_principles(config.principles)]
     return artifacts.digest(
         {"constitution": asked, "principles": principles, "wording": [NOTICE, *map(wording, WORDINGS)]}

@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 from components import artifacts
 from components.config import JudgeSettings
-from components.data.messages import Messages
+from components.data.messages import Messages, format_messages
 from components.judges.chat.client import Chat, Question, Reply
 from components.judges.chat.credentials import check_endpoint
 from components.judges.chat.quoting import NOTICE
+from components.judges.chat.request import identity_of_fields
 from components.judges.comparisons import (
     REPEATED,
     SCHEMA,
@@ -98,6 +99,7 @@ class DebateJudge:
                     self._argument, data=pair_data(comparison.group.messages, texts), instructions={"side": side}
                 ),
                 {},
+                prompt=format_messages(comparison.group.messages),
             )
             for comparison in comparisons
             for texts in texts_by_order(comparison).values()
@@ -148,6 +150,7 @@ def digest(config: JudgeSettings) -> str:
     """Return the identity of the judge: the model's name, and the wording and form of the questions."""
     endpoint = config.endpoint
     asked = {"model": endpoint.model, "output": endpoint.output, "max_tokens": endpoint.max_tokens, "schema": SCHEMA}
+    asked |= identity_of_fields(endpoint)
     return artifacts.digest({"debate": asked, "wording": [wording(ARGUMENT), wording(VERDICT), NOTICE]})
 
 

@@ -11,6 +11,7 @@ from components.data.messages import Messages
 from components.judges.chat.client import Chat, Question
 from components.judges.chat.credentials import check_endpoint
 from components.judges.chat.quoting import NOTICE
+from components.judges.chat.request import identity_of_fields
 from components.judges.comparisons import (
     SCHEMA,
     Comparison,
@@ -86,6 +87,7 @@ def digest(config: JudgeSettings) -> str:
     """
     endpoint = config.endpoint
     asked = {"model": endpoint.model, "output": endpoint.output, "max_tokens": endpoint.max_tokens, "schema": SCHEMA}
+    asked |= identity_of_fields(endpoint)
     return artifacts.digest({"llm": asked, "template": read_template(config.prompt), "notice": NOTICE})
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from components.config import JudgeSettings
-from components.data.messages import Messages
+from components.data.messages import Messages, format_messages
 from components.judges.chat.client import Chat, Question, Reply
 from components.judges.principles import Principle, load_principles
 from components.judges.protocol import JudgeContext
@@ -61,14 +61,12 @@ class Reviser:
             JudgeUnavailable: The endpoint does not answer.
             RoundStopped: Its budget is used up.
         """
-        answers = self._chat.ask([Question(_ask(self._critique, draft, {}), {}) for draft in drafts], "critiques")
+        answers = self._chat.ask([_question(self._critique, draft, {}, {}) for draft in drafts], "critiques")
         critiques = [None if reply.value is None else str(reply.value["text"]) for reply in answers]
         criticised = [
             (draft, critique) for draft, critique in zip(drafts, critiques, strict=True) if critique is not None
         ]
-        questions = [
-            Question(_ask(self._revision, draft, {"critique": critique}), SCHEMA) for draft, critique in criticised
-        ]
+        questions = [_question(self._revision, draft, {"critique": critique}, SCHEMA) for draft, critique in criticised]
         replies = iter(self._chat.ask(questions, "revisions"))
         return [
             Revision("unreadable", "", f"no critique: {reply.detail}")
@@ -78,9 +76,10 @@ class Reviser:
         ]
 
 
-def _ask(source: str, draft: Draft, more: dict[str, str]) -> Messages:
+def _question(source: str, draft: Draft, more: dict[str, str], schema: dict[str, Any]) -> Question:
     data = {"conversation": as_text(draft.messages), "answer": draft.text, **more}
-    return ask_about(source, data=data, instructions={"principle": draft.principle.text})
+    asked = ask_about(source, data=data, instructions={"principle": draft.principle.text})
+    return Question(asked, schema, prompt=format_messages(draft.messages))
 
 
 def _read(reply: Reply, draft: Draft, critique: str) -> Revision:

@@ -13,6 +13,7 @@ from components import artifacts
 from components.config import EndpointConfig, JudgeSettings, PolicyConfig
 from components.data.messages import Messages
 from components.judges.chat.quoting import NOTICE
+from components.judges.chat.request import identity_of_fields
 from components.judges.comparisons import SCHEMA
 from components.judges.llm import LlmJudge
 from components.judges.protocol import Group, Judge, JudgeContext, Verdict
@@ -98,7 +99,8 @@ def digest(config: JudgeSettings) -> str:
 
     The policy that answers comes with the context.
     """
-    asked = {"max_tokens": config.endpoint.max_tokens, "schema": SCHEMA}
+    endpoint = config.endpoint
+    asked = {"max_tokens": endpoint.max_tokens, "schema": SCHEMA} | identity_of_fields(endpoint)
     return artifacts.digest({"self": asked, "template": read_template(config.prompt), "notice": NOTICE})
 
 

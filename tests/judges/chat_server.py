@@ -5,7 +5,8 @@ Tests take it by the fixture `chat_server`.
     server = chat_server(lambda request: '{"verdict": "A", "reason": "short"}', faults=[status(500), hang, None, reset])
     config = JudgeConfig(kind="llm", endpoint=server.endpoint(concurrency=1))
 
-The first requests meet the faults in their order (None is none), all later ones are answered.
+The first requests meet the faults in their order (None is none), all later ones are answered. A script may return a
+fault instead of a text, such as `status(400, "content filter")` for one of the prompts.
 """
 
 import contextlib
@@ -19,9 +20,10 @@ from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Script = Callable[[dict[str, Any]], str]
-"""Maps a request's JSON to the answer's text."""
 Fault = Callable[["Handler"], None]
+Script = Callable[[dict[str, Any]], str | Fault]
+"""Maps a request's JSON to the answer's text, or to the fault that it meets."""
+PAGE, MOVED_PAGE = "/v1/chat/completions", "/v2/chat/completions"
 
 
 class ChatServer:
@@ -32,6 +34,7 @@ class ChatServer:
         self.requests: list[dict[str, Any]] = []
         """The JSON of every request, faulty ones too, in order."""
         self.headers: list[dict[str, str]] = []
+        self.paths: list[str] = []
         self.times: list[float] = []
         self.connections = 0
         self.most_at_a_time = self.at_a_time = 0
@@ -52,10 +55,11 @@ class ChatServer:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serve /v1/chat/completions."""
+    """Serve /v1/chat/completions, and /v2/chat/completions for redirects."""
 
     protocol_version = "HTTP/1.1"
     chat: ChatServer
+    request_json: dict[str, Any]
 
     def setup(self) -> None:
         super().setup()
@@ -67,25 +71,40 @@ class Handler(BaseHTTPRequestHandler):
             super().handle()
 
     def do_POST(self) -> None:
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        chat = self.chat
+        length = int(self.headers["Content-Length"])
+        content = self.rfile.read(length)
+        if len(content) < length:
+            self.close_connection = True  # the client was stopped
+            return
+        chat, self.request_json = self.chat, json.loads(content)
         with chat.lock:
-            chat.requests.append(request)
+            chat.requests.append(self.request_json)
             chat.headers.append({name.lower(): value for name, value in self.headers.items()})
             chat.times.append(time.monotonic())
+            chat.paths.append(self.path)
             fault = chat.faults.pop(0) if chat.faults else None
             chat.at_a_time += 1
             chat.most_at_a_time = max(chat.most_at_a_time, chat.at_a_time)
         try:
-            if self.path != "/v1/chat/completions":
+            if self.path not in (PAGE, MOVED_PAGE):
                 self.send(404, b'{"error": {"message": "no such page"}}')
-            elif fault is not None:
-                fault(self)
             else:
-                self.send(200, completion(request, chat.script(request)))
+                self.answer(chat.script(self.request_json) if fault is None else fault)
         finally:
             with chat.lock:
                 chat.at_a_time -= 1
+
+    def answer(self, answer: str | Fault) -> None:
+        if isinstance(answer, str):
+            self.send(200, completion(self.request_json, answer))
+        else:
+            answer(self)
+
+    def scripted(self) -> bytes:
+        """Return the body of the script's answer."""
+        text = self.chat.script(self.request_json)
+        assert isinstance(text, str)
+        return completion(self.request_json, text)
 
     def send(self, code: int, body: bytes, **headers: str) -> None:
         self.send_response(code)
@@ -100,12 +119,15 @@ class Handler(BaseHTTPRequestHandler):
 
 def completion(request: dict[str, Any], text: str, finish: str = "stop") -> bytes:
     """Return the answer's body; every four characters count as a token."""
-    asked = sum(len(message["content"]) for message in request["messages"])
-    usage = {"prompt_tokens": asked // 4, "completion_tokens": len(text) // 4}
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
-    return json.dumps(
-        {"object": "chat.completion", "model": request["model"], "choices": [choice], "usage": usage}
-    ).encode()
+    return json.dumps(completion_of(request, [choice], answer_tokens=len(text) // 4)).encode()
+
+
+def completion_of(request: dict[str, Any], choices: Any, *, answer_tokens: int) -> dict[str, Any]:
+    """Return a body with these choices."""
+    asked = sum(len(message["content"]) for message in request["messages"])
+    usage = {"prompt_tokens": asked // 4, "completion_tokens": answer_tokens}
+    return {"object": "chat.completion", "model": request["model"], "choices": choices, "usage": usage}
 
 
 def quoted_texts(request: dict[str, Any]) -> list[str]:
@@ -134,9 +156,57 @@ def says(text: str, finish: str = "stop") -> Fault:
     """Answer in the right form with another text than the script's."""
 
     def fault(handler: Handler) -> None:
-        handler.send(200, completion(handler.chat.requests[-1], text, finish))
+        handler.send(200, completion(handler.request_json, text, finish))
 
     return fault
+
+
+def message(finish: str | None = "stop", **fields: Any) -> Fault:
+    """Answer with a message of these fields, such as `message(content=None, refusal="no")`."""
+    return choices([{"index": 0, "message": {"role": "assistant", **fields}, "finish_reason": finish}])
+
+
+def choices(content: Any, **fields: Any) -> Fault:
+    """Answer with these choices and more fields of the body; ten tokens are charged."""
+
+    def fault(handler: Handler) -> None:
+        completed = completion_of(handler.request_json, content, answer_tokens=10)
+        handler.send(200, json.dumps(completed | fields).encode())
+
+    return fault
+
+
+def unasked_encoding(encode: Callable[[bytes], bytes], encoding: str) -> Fault:
+    """Answer by the script, in an encoding that the client did not ask for; no header tells it if the name is empty."""
+
+    def fault(handler: Handler) -> None:
+        assert handler.headers["Accept-Encoding"] == "identity"
+        headers = {"Content_Encoding": encoding} if encoding else {}
+        handler.send(200, encode(handler.scripted()), **headers)
+
+    return fault
+
+
+def redirect(code: int, location: str) -> Fault:
+    """Send the client from the usual page to another address; answer by the script on the other page."""
+
+    def fault(handler: Handler) -> None:
+        if handler.path == PAGE:
+            handler.send(code, b"", Location=location)
+        else:
+            handler.send(200, handler.scripted())
+
+    return fault
+
+
+def breaks_off(handler: Handler) -> None:
+    """Promise an answer with status 200 and send half of it."""
+    content = completion(handler.request_json, "x" * 100)
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(content)))
+    handler.end_headers()
+    handler.wfile.write(content[: len(content) // 2])
+    handler.close_connection = True
 
 
 def hang(handler: Handler) -> None:
@@ -154,7 +224,7 @@ def reset(handler: Handler) -> None:
 
 def drip(handler: Handler) -> None:
     """Send a valid answer, one byte every tenth of a second."""
-    content = completion(handler.chat.requests[-1], handler.chat.script(handler.chat.requests[-1]))
+    content = handler.scripted()
     handler.send_response(200)
     handler.send_header("Content-Length", str(len(content)))
     handler.end_headers()
@@ -170,12 +240,12 @@ def huge(handler: Handler) -> None:
     """Answer in the right form with 10 MB."""
     handler.close_connection = True
     with contextlib.suppress(OSError):
-        handler.send(200, completion(handler.chat.requests[-1], "x" * 10_000_000))
+        handler.send(200, completion(handler.request_json, "x" * 10_000_000))
 
 
 def bomb(handler: Handler) -> None:
     """Answer with 10 MB that are compressed to a few KB."""
-    content = gzip.compress(completion(handler.chat.requests[-1], "x" * 10_000_000))
+    content = gzip.compress(completion(handler.request_json, "x" * 10_000_000))
     handler.send(200, content, Content_Encoding="gzip")
 
 

@@ -7,6 +7,8 @@ from concurrent.futures import wait
 from typing import Any, TypeVar
 
 TICK_SECONDS = 0.5
+GRACE_SECONDS = 15.0
+"""How long work under way may go on after a failure: it may be paid for."""
 
 Result = TypeVar("Result")
 
@@ -34,10 +36,13 @@ def run_in_background(work: Coroutine[Any, Any, Result], tick: Callable[[], None
 
 
 async def all_or_none(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Wait for all; if one fails, cancel the others and raise its error."""
+    """Wait for all; if one fails, let the others finish for a while, cancel them, and raise its error."""
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:
         await asyncio.gather(*tasks)
+    except Exception:
+        await asyncio.wait(tasks, timeout=GRACE_SECONDS)
+        raise
     finally:
         for task in tasks:
             task.cancel()

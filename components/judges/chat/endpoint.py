@@ -1,79 +1,46 @@
-"""One request to a chat endpoint, adapted to its provider: an answer, or one of three kinds of failure.
+"""One request to a chat endpoint, adapted to its provider: an answer, or one of the kinds of failure.
 
 Retries no failure.
 """
 
 import asyncio
-import json
-import logging
 import time
+import zlib
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import httpx
 
 from components.config import EndpointConfig
-from components.judges.chat.ledger import ChatAnswer, Tokens
-from components.records import JudgeUnavailable
+from components.judges.chat.completion import read_completion
+from components.judges.chat.failures import (
+    REMEDIES,
+    AttemptFailed,
+    EndpointRefused,
+    QuestionRefused,
+    failure_of,
+    one_line,
+)
+from components.judges.chat.ledger import ChatAnswer
+from components.judges.chat.request import Refusals
 
-log = logging.getLogger(__name__)
-
-
-class RequestQuirks:
-    """Adapt requests to one model."""
-
-    def __init__(self) -> None:
-        self._completion_tokens = self._own_temperature = False
-
-    def apply(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Return the request in the form that this model accepts."""
-        request = dict(body)
-        if self._completion_tokens:
-            request["max_completion_tokens"] = request.pop("max_tokens")
-        if self._own_temperature:
-            del request["temperature"]
-        return request
-
-    def learn(self, refusal: str) -> None:
-        """Learn from the message of a refused request.
-
-        Reasoning models count their thoughts as tokens, and accept no temperature.
-        """
-        if "max_completion_tokens" in refusal:
-            self._completion_tokens = True
-        elif "temperature" in refusal and "support" in refusal and not self._own_temperature:
-            self._own_temperature = True
-            log.warning("the endpoint accepts no temperature: the model uses its own, so its answers may vary")
-
+__all__ = ["REMEDIES", "ChatEndpoint"]
 
 CONNECT_SECONDS = 10.0
 MAX_ANSWER_BYTES = 2 * 2**20
-MAX_QUOTED_CHARACTERS = 300
-MAY_PASS = frozenset({408, 425, 429})
-REFUSES_THE_QUESTION = frozenset({400, 413, 422})
-REMEDIES = {
-    401: "the key from endpoint.api_key_from must be valid",
-    402: "check the balance of the key's account",
-    403: "the key from endpoint.api_key_from must have access to this model",
-    404: "endpoint.url must be the base address, which often ends in /v1, and endpoint.model a model of the endpoint",
-}
+PAGE = "/chat/completions"
+KEEPS_THE_BODY = frozenset({307, 308})
+MAX_REDIRECTS = 3
 
 
-class AttemptFailed(Exception):
-    """An attempt failed in a way that may pass; the message continues 'the endpoint ...'."""
+class Response(NamedTuple):
+    """A response whose body is read."""
 
-    def __init__(self, message: str, *, retry_after: float | None = None, may_be_charged: bool = False) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-        """Seconds that the endpoint asks to wait."""
-        self.may_be_charged = may_be_charged
-        """Whether the endpoint may have done the work."""
-
-
-class QuestionRefused(Exception):
-    """The endpoint refuses the question for good; the message continues 'the endpoint ...'."""
+    status: int
+    headers: httpx.Headers
+    content: bytes
 
 
 class ChatEndpoint:
@@ -81,14 +48,18 @@ class ChatEndpoint:
 
     def __init__(self, endpoint: EndpointConfig, key: str | None) -> None:
         self._endpoint, self._key = endpoint, key
-        self._url = f"{endpoint.url.rstrip('/')}/chat/completions"
-        self._quirks = RequestQuirks()
+        self.url = f"{endpoint.url.rstrip('/')}{PAGE}"
+        self._address, self._refusals = self.url, Refusals()
         # A short compressed answer may expand to a long one.
         headers = {"Accept-Encoding": "identity"} | ({} if key is None else {"Authorization": f"Bearer {key}"})
         limits = httpx.Limits(max_connections=endpoint.concurrency, max_keepalive_connections=endpoint.concurrency)
         # The time-outs of httpx restart with every byte, so `_request` limits the duration of a whole request.
+        # A redirect may lead to another host, which must not see the key: httpx follows none.
         self._client = httpx.AsyncClient(
-            headers=headers, limits=limits, timeout=httpx.Timeout(None, connect=CONNECT_SECONDS)
+            headers=headers,
+            limits=limits,
+            timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
+            follow_redirects=False,
         )
 
     async def __aenter__(self) -> Self:
@@ -106,95 +77,128 @@ class ChatEndpoint:
         Raises:
             AttemptFailed: The same request may succeed later.
             QuestionRefused: The same request cannot succeed, but other questions may.
-            JudgeUnavailable: No question can succeed.
+            EndpointRefused: No question can succeed.
         """
-        adapted = self._quirks.apply(body)
-        try:
-            return await self._request(adapted)
-        except QuestionRefused as refusal:
-            self._quirks.learn(str(refusal))
-            if self._quirks.apply(body) == adapted:
-                raise
-        return await self.request(body)
+        refusals = self._refusals
+        while True:
+            request = refusals.adapt(body)
+            try:
+                answer = await self._request(request)
+            except QuestionRefused as refusal:
+                suspected = refusals.suspect(request, refusal.body)
+                if suspected is None:
+                    raise
+                refusals = suspected
+            else:
+                self._refusals = self._refusals.with_more(refusals)
+                return answer
 
     async def _request(self, body: dict[str, Any]) -> ChatAnswer:
         seconds = self._endpoint.timeout_seconds
         try:
             async with asyncio.timeout(seconds):
-                status, headers, content = await self._exchange(body)
+                response = await self._follow(body)
         except TimeoutError:
             raise AttemptFailed(f"did not finish its answer within {seconds:g} s", may_be_charged=True) from None
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise AttemptFailed(f"cannot be reached ({_one_line(error)})") from None
+            raise AttemptFailed(f"cannot be reached ({_cause(error)})", was_reached=False) from None
         except httpx.TransportError as error:
-            raise AttemptFailed(f"lost the connection ({_one_line(error)})") from None
-        text = self._without_key(content.decode("utf-8", errors="replace"))
-        if status == httpx.codes.OK:
-            return _read(text)
-        raise self._failure(status, headers, text)
+            raise AttemptFailed(f"lost the connection ({_cause(error)})") from None
+        text = self._without_key(_decoded(response).decode("utf-8-sig", errors="replace"))
+        if httpx.codes.is_success(response.status):
+            return read_completion(text)
+        raise failure_of(response.status, text, retry_after=_retry_after(response.headers, time.time()))
 
-    async def _exchange(self, body: dict[str, Any]) -> tuple[int, httpx.Headers, bytes]:
-        async with self._client.stream("POST", self._url, json=body) as response:
-            content = bytearray()
-            async for chunk in response.aiter_raw():
-                content += chunk
-                if len(content) > MAX_ANSWER_BYTES:
-                    raise AttemptFailed(f"answered with more than {MAX_ANSWER_BYTES} bytes", may_be_charged=True)
-            return response.status_code, response.headers, bytes(content)
+    async def _follow(self, body: dict[str, Any]) -> Response:
+        """Send the request to where the endpoint says, as long as that is the same host."""
+        url = self._address
+        for _ in range(MAX_REDIRECTS):
+            response = await self._exchange(url, body)
+            if not httpx.codes.is_redirect(response.status):
+                return response
+            url = self._target(url, response)
+            if response.status == httpx.codes.PERMANENT_REDIRECT:
+                self._address = url
+        raise EndpointRefused(
+            f"answered with {MAX_REDIRECTS} redirects, the last to {url}", "endpoint.url must be the base address"
+        )
 
-    def _failure(self, status: int, headers: httpx.Headers, text: str) -> Exception:
-        message = f"answered {status}{_excerpt(text)}"
-        if status >= 500 or status in MAY_PASS:
-            return AttemptFailed(message, retry_after=_retry_after(headers, time.time()))
-        if status in REFUSES_THE_QUESTION:
-            return QuestionRefused(message)
-        remedy = REMEDIES.get(status, "endpoint.url must be the base address of an OpenAI-compatible endpoint")
-        return JudgeUnavailable(f"{self._url} (model {self._endpoint.model}) {message}: {remedy}")
+    def _target(self, url: str, response: Response) -> str:
+        """Return where a redirect leads, if the request may be sent there.
+
+        Raises:
+            EndpointRefused: It leads to another host, which must not see the key, or asks for another method.
+        """
+        location = response.headers.get("location", "")
+        try:
+            target = httpx.URL(url).join(location)
+        except (httpx.InvalidURL, ValueError):
+            target = httpx.URL()
+        here = httpx.URL(url)
+        same_host = (target.scheme, target.host, target.port) == (here.scheme, here.host, here.port)
+        if same_host and location and response.status in KEEPS_THE_BODY:
+            return str(target)
+        base = self._without_key(one_line(str(target.copy_with(query=None, fragment=None)).removesuffix(PAGE)))
+        raise EndpointRefused(
+            f"answered {response.status} and leads to {base or 'no address'}",
+            "set endpoint.url to the base address that answers itself",
+        )
+
+    async def _exchange(self, url: str, body: dict[str, Any]) -> Response:
+        content = bytearray()
+        async with self._client.stream("POST", url, json=body) as response:
+            try:
+                async for chunk in response.aiter_raw():
+                    content += chunk
+                    if len(content) > MAX_ANSWER_BYTES:
+                        raise AttemptFailed(f"answered with more than {MAX_ANSWER_BYTES} bytes", may_be_charged=True)
+            except httpx.TransportError as error:
+                raise AttemptFailed(
+                    f"lost the connection within its answer ({_cause(error)})", may_be_charged=response.is_success
+                ) from None
+            return Response(response.status_code, response.headers, bytes(content))
 
     def _without_key(self, text: str) -> str:
         """Return the text without the key, in case the endpoint repeats it."""
         return text.replace(self._key, "***") if self._key is not None and len(self._key) >= 8 else text
 
 
-def _read(text: str) -> ChatAnswer:
-    try:
-        content = json.loads(text)
-        choice = content["choices"][0]
-        reply = choice["message"].get("content") or ""
-        finish = choice.get("finish_reason") or ""
-        usage = content.get("usage") or {}
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+def _decoded(response: Response) -> bytes:
+    """Return the body, expanded if it is compressed although no compression was asked for.
+
+    Raises:
+        AttemptFailed: It cannot be expanded, or is too long.
+    """
+    content, encoding = response.content, response.headers.get("content-encoding", "").strip().lower()
+    charged = httpx.codes.is_success(response.status)
+    if content.startswith(b"\x1f\x8b") or (encoding == "deflate" and not content.lstrip().startswith((b"{", b"["))):
+        expander = zlib.decompressobj(zlib.MAX_WBITS | 32)
+        try:
+            content = expander.decompress(content, MAX_ANSWER_BYTES + 1)
+        except zlib.error as error:
+            raise AttemptFailed(f"sent a compressed body that is damaged ({error})", may_be_charged=charged) from None
+        if len(content) > MAX_ANSWER_BYTES:
+            raise AttemptFailed(f"answered with more than {MAX_ANSWER_BYTES} bytes", may_be_charged=charged)
+        if not expander.eof:
+            raise AttemptFailed("sent a compressed body that ends early", may_be_charged=charged)
+    elif encoding not in ("", "identity", "gzip", "x-gzip", "deflate"):
         raise AttemptFailed(
-            f"sent something that is not a chat completion{_excerpt(text)}", may_be_charged=True
-        ) from None
-    if not isinstance(reply, str):
-        raise AttemptFailed(f"sent an answer that is not text{_excerpt(text)}", may_be_charged=True)
-    return ChatAnswer(reply, str(finish), _tokens(usage))
-
-
-def _tokens(usage: Any) -> Tokens | None:
-    into, out = (
-        (usage.get("prompt_tokens"), usage.get("completion_tokens")) if isinstance(usage, dict) else (None, None)
-    )
-    return Tokens(into, out) if type(into) is int and type(out) is int and into >= 0 and out >= 0 else None
+            f"sent a body in the encoding {one_line(encoding)}, which was not asked for", may_be_charged=charged
+        )
+    return content
 
 
 def _retry_after(headers: httpx.Headers, now: float) -> float | None:
     """Return the seconds to wait from the header, which holds seconds or a date; None if it holds neither."""
     value = headers.get("retry-after", "").strip()
-    if value.isascii() and value.isdigit():
+    if value.isascii() and value.replace(".", "", 1).isdigit():
         return float(value)
     try:
         date = parsedate_to_datetime(value)
-    except ValueError:
+        return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now)
+    except (ValueError, TypeError, IndexError, OverflowError):
         return None
-    return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now)
 
 
-def _excerpt(text: str) -> str:
-    line = " ".join(text.split())[:MAX_QUOTED_CHARACTERS]
-    return f" ({line})" if line else " (empty body)"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:MAX_QUOTED_CHARACTERS] or type(error).__name__
+def _cause(error: Exception) -> str:
+    return one_line(str(error)) or type(error).__name__

@@ -2,10 +2,11 @@
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from components.data.messages import Messages
+from components.judges.chat.schema import closed, violations
+from components.judges.chat.texts import OPENING, mended, parts_after_thoughts
 
 
 class Question(NamedTuple):
@@ -17,6 +18,8 @@ class Question(NamedTuple):
     """JSON schema that the answer's JSON object must satisfy; {} takes free text."""
     repeat: int = 0
     """1, 2, ...: ask the same question again, past the cached answer."""
+    prompt: str = ""
+    """The prompt that it is about: one prompt that fails is no outage. Empty: the question stands for itself."""
 
 
 class Reply(NamedTuple):
@@ -31,15 +34,9 @@ class Reply(NamedTuple):
 
 
 FENCED = re.compile(r"```[a-zA-Z]*\s*\n(.*?)```", re.DOTALL)
-THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
-TYPES: dict[str, tuple[type, ...]] = {
-    "object": (dict,),
-    "array": (list,),
-    "string": (str,),
-    "number": (int, float),
-    "integer": (int,),
-    "boolean": (bool,),
-}
+OBJECT = re.compile(r'\{(?=\s*["}])')
+"""Where a JSON object begins."""
+NO_OBJECT, OPEN_THOUGHT = "it holds no JSON object", "it holds a thought that does not end"
 
 
 def messages_with_form(question: Question) -> Messages:
@@ -69,35 +66,70 @@ def response_format(schema: dict[str, Any], output: str) -> dict[str, Any]:
         return {}
     if output == "json_object":
         return {"response_format": {"type": "json_object"}}
-    described = {"name": "answer", "schema": _closed(schema), "strict": True}
+    described = {"name": "answer", "schema": closed(schema), "strict": True}
     return {"response_format": {"type": "json_schema", "json_schema": described}}
 
 
-def read_answer(text: str, schema: dict[str, Any]) -> Reply:
+def read_answer(text: str, schema: dict[str, Any], *, is_cut: bool = False) -> Reply:
     """Parse an answer and check it against the schema.
 
-    A JSON object may stand alone, in a code fence, or within a sentence.
+    A JSON object may stand alone, in a code fence, or within a sentence, but not within a thought, and not within an
+    object that is not valid JSON: there it may be a quotation. In an answer that was cut it must stand alone, because
+    the text around it may be a thought.
+
+    Args:
+        text: The endpoint's answer.
+        schema: As in the question.
+        is_cut: Whether the answer ended at a limit.
     """
-    content = THOUGHT.sub("", text).strip()
-    if not content:
+    text = mended(text)
+    parts = parts_after_thoughts(text)
+    rest = parts[-1]
+    alone = next((content for content in map(_parse_alone, parts) if content is not None), None) if schema else None
+    if alone is not None:
+        return _checked(alone, schema, text)
+    if _is_thought(rest, schema, is_cut=is_cut):
+        return Reply(None, OPEN_THOUGHT, text)
+    if not rest:
         return Reply(None, "the answer is empty", text)
     if not schema:
-        return Reply({"text": content}, "", text)
+        return Reply({"text": rest}, "", text)
     # A repair request quotes the detail, and its words are part of the key of that paid answer.
-    objects = _objects(content)
+    try:
+        objects = [] if is_cut else _objects(rest)
+    except RecursionError:
+        objects = []
     if len(objects) != 1:
-        return Reply(None, "it holds no JSON object" if not objects else f"it holds {len(objects)} JSON objects", text)
-    violation = next(_violations(objects[0], schema, "the answer"), None)
-    return Reply(objects[0], "", text) if violation is None else Reply(None, violation, text)
+        return Reply(None, NO_OBJECT if not objects else f"it holds {len(objects)} JSON objects", text)
+    return _checked(objects[0], schema, text)
+
+
+def _checked(content: dict[str, Any], schema: dict[str, Any], text: str) -> Reply:
+    violation = next(violations(content, schema, "the answer"), None)
+    return Reply(content, "", text) if violation is None else Reply(None, violation, text)
+
+
+def _is_thought(text: str, schema: dict[str, Any], *, is_cut: bool) -> bool:
+    """Return whether a thought that does not end stands in the place of the answer, which may mention such tags."""
+    if is_cut:
+        return OPENING.search(text) is not None
+    return (OPENING.search(text.partition("{")[0]) if schema else OPENING.match(text)) is not None
 
 
 def _objects(text: str) -> list[dict[str, Any]]:
-    """Return the distinct JSON objects of a text: the whole text, else those in code fences, else those anywhere."""
-    for candidates in ([text], FENCED.findall(text)):
-        objects = [content for content in map(_parse, candidates) if content is not None]
+    """Return the distinct JSON objects of a text: those in code fences, else those anywhere."""
+    fence = FENCED.search(text)
+    if fence is not None and _embedded(text[: fence.start()]) is not None:
+        objects = [content for content in map(_parse, FENCED.findall(text)) if content is not None]
         if objects:
             return _distinct(objects)
-    return _distinct(list(_embedded(text)))
+    return _distinct(_embedded(text) or [])
+
+
+def _parse_alone(text: str) -> dict[str, Any] | None:
+    """Return the JSON object that the whole text is, with or without a code fence."""
+    fence = FENCED.fullmatch(text)
+    return _parse(fence[1] if fence is not None else text)
 
 
 def _parse(text: str) -> dict[str, Any] | None:
@@ -108,72 +140,41 @@ def _parse(text: str) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def _embedded(text: str) -> Iterator[dict[str, Any]]:
-    start = text.find("{")
-    while start >= 0:
+def _embedded(text: str) -> list[dict[str, Any]] | None:
+    """Return the JSON objects within a text; None if one begins that is not valid, since others may be quoted in it."""
+    objects: list[dict[str, Any]] = []
+    start = OBJECT.search(text)
+    while start is not None:
         try:
-            content, end = DECODER.raw_decode(text, start)
+            content, end = DECODER.raw_decode(text, start.start())
         except (ValueError, RecursionError):
-            end = start + 1
-        else:
-            yield content
-        start = text.find("{", end)
+            return None
+        objects.append(content)
+        start = OBJECT.search(text, end)
+    return objects
 
 
 def _distinct(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [content for index, content in enumerate(objects) if content not in objects[:index]]
+    return list({json.dumps(content, sort_keys=True): content for content in objects}.values())
 
 
-def _reject_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = {mended(name): _mended(value) for name, value in pairs}
     if len(content) != len(pairs):
         raise ValueError("a key is repeated")
     return content
+
+
+def _mended(value: Any) -> Any:
+    """Return a text, or a list of texts, without halves of surrogate pairs, and any other value as it is."""
+    if isinstance(value, list):
+        return [mended(item) if isinstance(item, str) else item for item in value]
+    return mended(value) if isinstance(value, str) else value
 
 
 def _reject_constant(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
-DECODER = json.JSONDecoder(object_pairs_hook=_reject_repeated_keys, parse_constant=_reject_constant)
-
-
-def _violations(value: Any, schema: dict[str, Any], name: str) -> Iterator[str]:
-    """Yield how a value breaks its schema: type, enum, bounds, required keys, and the same for the values in it."""
-    expected = schema.get("type")
-    if expected is not None and (
-        not isinstance(value, TYPES[expected]) or (isinstance(value, bool) and expected != "boolean")
-    ):
-        yield f"{name} is no {expected}"
-        return
-    if "enum" in schema and value not in schema["enum"]:
-        yield f"{name} is {_short(value)}, and must be one of {json.dumps(schema['enum'])}"
-    if "minimum" in schema and value < schema["minimum"]:
-        yield f"{name} is {value}, below {schema['minimum']}"
-    if "maximum" in schema and value > schema["maximum"]:
-        yield f"{name} is {value}, above {schema['maximum']}"
-    if isinstance(value, dict):
-        for key in schema.get("required", ()):
-            if key not in value:
-                yield f"the key {key} is missing"
-        for key, part in schema.get("properties", {}).items():
-            if key in value:
-                yield from _violations(value[key], part, key)
-    if isinstance(value, list) and "items" in schema:
-        for item in value:
-            yield from _violations(item, schema["items"], f"an item of {name}")
-
-
-def _short(value: Any) -> str:
-    return json.dumps(value)[:80]
-
-
-def _closed(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema with no other keys allowed, as endpoints that enforce a schema require."""
-    closed = dict(schema)
-    if "properties" in schema:
-        closed["properties"] = {key: _closed(part) for key, part in schema["properties"].items()}
-        closed["additionalProperties"] = False
-    if "items" in schema:
-        closed["items"] = _closed(schema["items"])
-    return closed
+# Not strict: models write line breaks within strings as they are.
+DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_reject_constant, strict=False)

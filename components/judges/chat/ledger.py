@@ -76,6 +76,8 @@ class ChatAnswer(NamedTuple):
     """Why the answer ended: `stop`, `length`, ..."""
     tokens: Tokens | None
     """None if the endpoint did not report them."""
+    remark: str = ""
+    """What stands in the place of an empty text, such as a refusal or a tool call."""
 
 
 NOTHING = ChatAnswer(None, "", None)
@@ -174,7 +176,10 @@ def _entry(content: dict[str, Any]) -> Entry:
     answer = content["answer"]
     tokens = None if answer["tokens"] is None else Tokens(*answer["tokens"])
     return Entry(
-        content["key"], ChatAnswer(answer["text"], answer["finish"], tokens), content["cost"], content["at_most"]
+        content["key"],
+        ChatAnswer(answer["text"], answer["finish"], tokens, answer.get("remark", "")),
+        content["cost"],
+        content["at_most"],
     )
 
 

@@ -165,9 +165,8 @@ def test_ask_endpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
     ("header", "seconds"),
     [
         ("7", 7.0),
-        ("0", 0.0),
+        ("2.5", 2.5),
         (formatdate(1_000_000_030, usegmt=True), 30.0),
-        (formatdate(999_999_000, usegmt=True), 0.0),
         ("99999", retries.LONGEST_WAIT_SECONDS),
         ("soon", None),
         ("-5", None),
@@ -189,6 +188,26 @@ def test_ask_waits_as_long_as_retry_after_says(
     pause, wait = waited
     assert pause == (seconds or 0)
     assert wait == pause if seconds is not None else 0 < wait < 0.1
+
+
+@pytest.mark.parametrize("header", ["0", "0.0", formatdate(999_999_000, usegmt=True)], ids=["0", "0.0", "past"])
+def test_ask_retry_after_no_time_is_no_leave_to_hurry(
+    header: str, chat_server: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    pauses: list[float] = []
+
+    async def sleep(wait: float) -> None:
+        waited.append(wait)
+
+    monkeypatch.setattr(retries, "sleep", sleep)
+    monkeypatch.setattr(RateLimits, "pause", lambda self, wait: pauses.append(wait))
+    monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 1.0)
+    server = chat_server(lambda request: GOOD, [status(429, Retry_After=header)] * 49)
+    assert chat(server, tmp_path, max_attempts=50).ask([question()], "verdicts")[0].value
+    assert len(server.requests) == 50
+    assert pauses == [1.0] * 49
+    assert sum(waited) > 40 * 60
 
 
 def test_ask_attempts_wait_longer_each_time(
