@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from components.data.messages import Messages
-from components.judges.protocol import Group, Judge, Verdict
+from components.judges.protocol import Group, Judge, SampledTokens, Verdict
 from components.judges.violations import PRINCIPLE, count_violations
 from components.records import JudgeUnavailable
 
@@ -35,7 +35,12 @@ class HeldOutComparison:
 
 
 def compare(
-    judge: Judge, prompts: Sequence[tuple[str, Messages]], texts: Mapping[str, Sequence[str]]
+    judge: Judge,
+    prompts: Sequence[tuple[str, Messages]],
+    texts: Mapping[str, Sequence[str]],
+    *,
+    prompt_ids: Sequence[Sequence[int]] = (),
+    tokens: Mapping[str, Sequence[SampledTokens]] | None = None,
 ) -> HeldOutComparison:
     """Judge the challenger's response to each prompt against each opponent's.
 
@@ -46,13 +51,21 @@ def compare(
         judge: The judge.
         prompts: (prompt_id, messages) of each prompt.
         texts: By model, its responses to the prompts: `challenger` and its opponents, `champion` or `start` or both.
+        prompt_ids: Token ids of each prompt, for judges that read tokens; empty if the responses are from outside.
+        tokens: By model, the tokens of its responses; None if they are from outside.
 
     Raises:
         JudgeUnavailable: More than `MAX_UNJUDGED_SHARE` of the comparisons have no verdict.
     """
     opponents = [name for name in texts if name != "challenger"]
     groups = [
-        Group(prompt_id, messages, tuple((SAMPLE_IDS[name], texts[name][row]) for name in ("challenger", opponent)))
+        Group(
+            prompt_id,
+            messages,
+            tuple((SAMPLE_IDS[name], texts[name][row]) for name in ("challenger", opponent)),
+            prompt_ids=tuple(prompt_ids[row]) if tokens else (),
+            tokens={SAMPLE_IDS[name]: tokens[name][row] for name in ("challenger", opponent)} if tokens else {},
+        )
         for opponent in opponents
         for row, (prompt_id, messages) in enumerate(prompts)
     ]

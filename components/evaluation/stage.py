@@ -16,7 +16,7 @@ from components.evaluation.outcomes import HeldOutComparison, compare, principle
 from components.evaluation.rules import violation_shares
 from components.judges.chat.ledger import write_usage
 from components.judges.health import measure_health
-from components.judges.protocol import JUDGING, Judge, JudgeContext
+from components.judges.protocol import JUDGING, Judge, JudgeContext, SampledTokens
 from components.judges.registry import load_pinned_judge
 from components.models.tokens import load_chat
 from components.plots.stages import evaluation_plots
@@ -119,8 +119,16 @@ def _compare(request: EvaluateRequest, held_out: HeldOut, answers: Answers, judg
     """Judge the responses; if champion and start are the same model, it is judged once and counts for both."""
     same = request.champion.digest == request.start.digest
     judged = [name for name in MODELS if not (same and name == "start")]
+    responses = {name: answers.responses[name] for name in judged}
     comparison = compare(
-        judge, held_out.prompts, {name: [response.text for response in answers.responses[name]] for name in judged}
+        judge,
+        held_out.prompts,
+        {name: [response.text for response in of_model] for name, of_model in responses.items()},
+        prompt_ids=held_out.token_ids,
+        tokens={
+            name: [SampledTokens(tuple(each.token_ids), each.finish_reason, None) for each in of_model]
+            for name, of_model in responses.items()
+        },
     )
     if not same:
         return comparison

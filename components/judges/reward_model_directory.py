@@ -8,7 +8,10 @@ from typing import Any
 from components.config import JudgeSettings
 from components.data.messages import Messages
 from components.models.directory import check_model_directory, locate_model
-from components.models.tool_calls import render
+from components.models.tokens import ChatTokenizer
+
+READING_DATE = "2026-01-01"
+"""Date that the chat template of a reward model reads as today's: the same in training and in judging, on any day."""
 
 
 def reward_model_directory(config: JudgeSettings) -> Path:
@@ -50,7 +53,7 @@ def conversation_ids(tokenizer: Any, messages: Messages, text: str) -> list[int]
         TemplateError: The template (jinja2) refuses the conversation.
     """
     answered = [*messages, {"role": "assistant", "content": text}]
-    whole = render(tokenizer, answered, add_generation_prompt=False)
+    whole = ChatTokenizer(tokenizer, template_date=READING_DATE).render(answered, add_generation_prompt=False)
     ids: list[int] = tokenizer(whole, add_special_tokens=False)["input_ids"]
     return ids
 

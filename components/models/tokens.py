@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from components.config import PolicyConfig
 from components.data.messages import Messages, without_tools
-from components.models.loading import load_generation_config, load_tokenizer
 from components.models.tool_calls import render
 from components.records import ModelRef
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 PROBE = "Yes"
 """An answer that shows what a chat template writes around answers."""
@@ -124,7 +123,11 @@ class ChatTokenizer:
         return text
 
     def render(self, messages: Messages, *, add_generation_prompt: bool) -> str:
-        """Return a conversation as the chat template writes it."""
+        """Return a conversation as the chat template writes it.
+
+        Raises:
+            TemplateError: The template (jinja2) refuses the conversation, or leaves out something that concerns tools.
+        """
         template = self._template(tools=without_tools(messages)[1] or self.arguments.get("tools"))
         return render(
             self.tokenizer,
@@ -164,17 +167,16 @@ class ChatTokenizer:
 
 def load_chat(ref: ModelRef, policy: PolicyConfig) -> ChatTokenizer:
     """Load a model's tokenizer with its chat template, the campaign's arguments of it, and the model's stop tokens."""
-    return chat_tokenizer(load_tokenizer(ref), load_generation_config(ref), policy)
+    # Loads torch, which the reward model's check of a command line does not need.
+    from components.models.loading import load_generation_config, load_tokenizer
 
-
-def chat_tokenizer(
-    tokenizer: "PreTrainedTokenizerBase", generation_config: "GenerationConfig | None", policy: PolicyConfig
-) -> ChatTokenizer:
-    """Return a tokenizer with the campaign's template arguments and the stop tokens of a generation config."""
-    configured = None if generation_config is None else generation_config.eos_token_id
+    configured = load_generation_config(ref).eos_token_id
     stops = [] if configured is None else configured if isinstance(configured, list) else [configured]
     return ChatTokenizer(
-        tokenizer, policy.chat_template_arguments, policy.template_date, frozenset(int(token) for token in stops)
+        load_tokenizer(ref),
+        policy.chat_template_arguments,
+        policy.template_date,
+        frozenset(int(token) for token in stops),
     )
 
 

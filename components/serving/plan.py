@@ -11,6 +11,7 @@ from pathlib import Path
 from components.artifacts import read_json
 from components.campaign.models import model_of_round
 from components.campaign.state import campaign_directory, known_state
+from components.data.messages import Messages, parse_messages, without_tools
 from components.models.directory import check_model_directory
 from components.records import ModelRef
 from components.runtime.ports import is_free
@@ -102,13 +103,12 @@ def example_request(serving: Serving) -> dict[str, object]:
     }
 
 
-def _shortest_prompt(directory: Path) -> list[dict[str, str]]:
+def _shortest_prompt(directory: Path) -> Messages:
     import pyarrow.parquet as pq
 
-    from components.data.messages import parse_messages
-
     table = pq.read_table(directory / "round-000" / "start" / "held_out_prompts.parquet", columns=["messages"])
-    return parse_messages(min(table.column("messages").to_pylist(), key=lambda text: (len(text), text)))
+    shortest = min(table.column("messages").to_pylist(), key=lambda text: (len(text), text))
+    return without_tools(parse_messages(shortest))[0]
 
 
 def curl_line(serving: Serving) -> str:
