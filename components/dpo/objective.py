@@ -19,6 +19,7 @@ from components.dpo.losses.unpaired import losses_of_both
 from components.dpo.objective_state import ObjectiveState
 from components.dpo.reference import PairLogps, score_pairs
 from components.dpo.responses import Sides, desirability, mismatched_answers, responses_loss
+from components.models.noise import prepare_training
 from components.scoring.response_logps import Batch, TokenScores, response_logps, token_scores
 
 REWARDS = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
@@ -129,7 +130,7 @@ class Objective:
             ld_alpha=self.training.ld_alpha,
             mismatched=self.mismatched if self.loss.needs_kl else None,
         )
-        engine.train()
+        prepare_training(engine)
 
     @torch.no_grad()
     def kl(self, engine: Any, micro_batches: list[list[Slot]], layout: Layout) -> torch.Tensor | None:

@@ -9,6 +9,7 @@ import torch
 
 from components.models.adapters import describe_saved, describe_wanted, is_wanted, with_fresh_adapter
 from components.models.loading import load_policy
+from components.models.noise import recompute_activations, refuse_noise
 from components.records import TrainRequest
 
 
@@ -26,7 +27,8 @@ def trainable_policy(request: TrainRequest, dtype: torch.dtype, device: torch.de
     """Load the policy, with those weights open to training that the configuration names.
 
     Raises:
-        ValueError: The policy's adapter cannot become what the configuration asks for.
+        ValueError: The policy's adapter cannot become what the configuration asks for, or the policy is random in
+            training.
     """
     _refuse_another_adapter(request)
     torch.manual_seed(request.seed)
@@ -38,7 +40,8 @@ def trainable_policy(request: TrainRequest, dtype: torch.dtype, device: torch.de
     elif request.policy.adapter is not None and not is_wanted(request.lora, request.soft_prompt):
         model = model.merge_and_unload().requires_grad_(True)
     if request.training.gradient_checkpointing:
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        recompute_activations(model)
+    refuse_noise(model)
     return model
 
 

@@ -16,6 +16,7 @@ from components.dpo.engine import accumulate, optimizer_step
 from components.dpo.finite import refuse_non_finite_gradient, refuse_non_finite_loss
 from components.dpo.objective import MicroBatch, Objective
 from components.dpo.reference import PairLogps
+from components.models.noise import prepare_training
 from components.runtime import progress
 
 CPU_TOKENS = {torch.float32: 1024, torch.bfloat16: 1536}
@@ -110,7 +111,7 @@ def train(
     objective.reference = followed or objective.reference
     if metrics:
         objective.state.restore(json.loads(metrics[-1]))
-    engine.train()
+    prepare_training(engine)
     for step, pairs in plan.steps(resumed):
         record = train_step(
             engine, objective, pairs, layout, name=f"step {step + 1}", on_loss=on_first_loss if step == 0 else None
