@@ -25,7 +25,15 @@ from components.dpo.responses import mismatched_answers, response_balance
 from components.dpo.system import sampled
 from components.dpo.train import evaluate_pairs, micro_batch_tokens, train
 from components.models.adapters import describe_wanted, is_wanted, save_adapter, without_adapter
-from components.models.loading import load_policy, load_tokenizer, pick_device, resolve_dtype, trained_ref
+from components.models.loading import (
+    load_generation_config,
+    load_policy,
+    load_tokenizer,
+    pick_device,
+    resolve_dtype,
+    trained_ref,
+)
+from components.models.tokens import stop_ids
 from components.plots.stages import training_plot
 from components.records import ModelRef, TrainRequest
 from components.scoring.response_logps import ScoringPath, scoring_path
@@ -216,10 +224,11 @@ def _objectives(work: _Work, reference: PairLogps | None) -> tuple[Objective, Ob
     state = ObjectiveState(request.constraints, list(constraints), shifts_rewards=needs_shift)
     balance = response_balance(work.train_pairs)
     count = len(work.train_pairs)
+    end_ids = sorted(stop_ids(tokenizer, load_generation_config(request.policy)))
     by_tag = tag_weights([pair.tag for pair in work.train_pairs], training.tag_weights)
 
     def objective(pairs: list[Pair], places: slice, weights: list[float]) -> Objective:
-        ids = {"pad_id": tokenizer.pad_token_id, "end_id": tokenizer.eos_token_id}
+        ids = {"pad_id": tokenizer.pad_token_id, "end_ids": end_ids}
         shared: dict[str, Any] = {"balance": balance, "constraints": constraints, "state": state, **ids}
         return Objective(
             pairs, None if reference is None else reference.part(places), training, pair_weights=weights, **shared
@@ -255,7 +264,9 @@ def _reference_logps(work: _Work, model: torch.nn.Module) -> PairLogps | None:
     with explaining_out_of_memory(
         "scoring under the reference", request.training, micro_batch_pairs=size, has_adapter=work.has_adapter
     ):
-        logps = cached(work.scratch / "reference.safetensors", rank=work.rank, compute=compute)
+        # Files of the first name that an earlier version wrote hold no sum over all tokens if `ld_alpha` is below 1.
+        name = "reference.safetensors" if request.training.ld_alpha == 1 else "reference-ld.safetensors"
+        logps = cached(work.scratch / name, rank=work.rank, compute=compute)
     refuse_non_finite_reference(logps, pairs)
     return logps
 
