@@ -210,6 +210,21 @@ def test_objective_ld_alpha_leaves_likelihoods_alone(changes: dict[str, Any], bu
     assert (other - gradient).norm() > 1e-2 * gradient.norm(), "the log-ratios' gradient knows no ld_alpha"
 
 
+def test_reference_sums_whole_answers_whatever_ld_alpha_is(loaded: tuple[Any, Any, list[Pair]]) -> None:
+    """The diagnosis compares them with the policy's whole answers, and found a displacement where there was none."""
+    model, tokenizer, pairs = loaded
+    limits = {"max_tokens": 8192, "max_rows": 4, "rank": 0, "world_size": 1}
+    whole, shortened = (
+        score_pairs(model, pairs, tokenizer.pad_token_id, ld_alpha=alpha, **limits) for alpha in (1.0, 0.3)
+    )
+    assert torch.equal(shortened.chosen, whole.chosen)
+    assert torch.equal(shortened.rejected, whole.rejected)
+    assert whole.ld_chosen is None
+    longer = torch.tensor([len(pair.chosen) > len(pair.rejected) for pair in pairs])
+    assert torch.equal(shortened.ld_chosen > shortened.chosen, longer)
+    assert torch.equal(shortened.ld_rejected > shortened.rejected, ~longer)
+
+
 def test_objective_kto_with_ld_alpha_reads_shortened_log_ratios(build: Build) -> None:
     model, objective = build(loss="kto", moved=True, ld_alpha=0.0)
     micro_batches = Layout([1] * 8, 8).micro_batches(range(8))
