@@ -17,7 +17,7 @@ from components.models.adapters import (
     with_fresh_adapter,
 )
 from components.models.loading import load_policy
-from components.models.noise import recompute_activations, refuse_noise
+from components.models.noise import recompute_activations
 from components.records import TrainRequest
 
 
@@ -35,8 +35,7 @@ def trainable_policy(request: TrainRequest, dtype: torch.dtype, device: torch.de
     """Load the policy, with those weights open to training that the configuration names.
 
     Raises:
-        ValueError: The policy's adapter cannot become what the configuration asks for, or the policy is random in
-            training.
+        ValueError: The policy's adapter cannot become what the configuration asks for.
     """
     _refuse_another_adapter(request)
     torch.manual_seed(request.seed)
@@ -49,7 +48,6 @@ def trainable_policy(request: TrainRequest, dtype: torch.dtype, device: torch.de
         model = model.merge_and_unload().requires_grad_(True)
     if request.training.gradient_checkpointing:
         recompute_activations(model)
-    refuse_noise(model)
     return model
 
 

@@ -33,6 +33,7 @@ from components.models.loading import (
     resolve_dtype,
     trained_ref,
 )
+from components.models.noise import refuse_noise
 from components.models.tokens import stop_ids
 from components.plots.stages import training_plot
 from components.records import ModelRef, TrainRequest
@@ -93,7 +94,8 @@ def run(request: TrainRequest, out: Path) -> None:
         NonFiniteLoss: A loss, or a log-probability of the reference, is not finite; names the pairs.
         NonFiniteGradient: A gradient is not finite; no step was made with it.
         OutOfMemory: Memory ran out; says which micro-batch fits.
-        ValueError: There are unpaired responses and the loss takes pairs only, or all of them are of one kind.
+        ValueError: There are unpaired responses and the loss takes pairs only, or all of them are of one kind; or the
+            policy is random in training.
         RuntimeError: The first loss is not ln 2 although policy and reference are the same weights, or the saved
             weights do not score or answer as the trained ones did.
     """
@@ -130,6 +132,7 @@ def _train(
     with explaining_out_of_memory(
         "training", training, micro_batch_pairs=size, has_adapter=work.has_adapter, attempt=attempt
     ):
+        refuse_noise(engine)
         steps = train(engine, objective, training, plan, layout, directory=work.scratch, on_first_loss=check)
         evaluated = evaluate_pairs(engine, held_out, layout)
     limit = work.request.limits.max_response_tokens
