@@ -77,6 +77,8 @@ def add_rounds(config: CampaignConfig, *, accept_changes: bool) -> Any:
     refuse_runs_that_vanish()
     directory = campaign_directory(config.campaign)
     inputs = check_inputs(config)
+    for doubt in config.training.doubts:
+        get_run_logger().warning("%s", doubt)
     try:
         refuse_if_stopped(directory)
         with logs_on_page(), locked(directory, flow_run=str(flow_run.id)) as before:

@@ -99,6 +99,8 @@ def _meaning(field: FieldInfo) -> str:
 
 
 def _default(field: FieldInfo) -> str:
+    if field.default_factory is not None:
+        return "by the other keys"
     return "required" if field.is_required() else f"`{json.dumps(field.default)}`"
 
 

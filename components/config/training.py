@@ -62,6 +62,18 @@ UNSMOOTHED_LOSSES = frozenset(
 """Losses that read no label smoothing."""
 
 
+WITHOUT_REFERENCE = frozenset({"sft", "simpo", "orpo", "cpo"})
+"""Losses that read no reference."""
+BETA_OF_SUMS = 0.1
+DEFAULT_BETA: dict[str, float] = {"simpo": 2.0, "sigmoid_norm": 5.0, "ipo_mean": 5.0}
+"""Default of `beta` for losses of means per token, which are smaller than sums by the length of an answer. Those of
+SimPO (arXiv 2405.14734) and of Tülu 3 (arXiv 2411.15124); for `ipo_mean`, the beta that asks for a margin of 0.1 nats
+per token."""
+USUAL_BETA = dict.fromkeys(DEFAULT_BETA, (0.5, 25.0))
+"""Range within which published recipes choose `beta`, by loss."""
+USUAL_BETA_OF_SUMS = (0.001, 1.0)
+
+
 class TrainingConfig(Section):
     """Direct Preference Optimization (Rafailov et al. 2023, arXiv 2305.18290) on the DeepSpeed engine."""
 
@@ -70,8 +82,9 @@ class TrainingConfig(Section):
     `orpo`, `cpo` and `sft` need no reference."""
     added_losses: dict[LossName, PositiveFloat] = {}
     """Further losses with their weights, such as {sft: 0.2}; they are added to `loss`, whose weight is 1."""
-    beta: float = Field(default=0.1, gt=0.0)
-    """Strength of the pull towards the reference: larger stays closer."""
+    beta: float = Field(default_factory=lambda data: DEFAULT_BETA.get(data["loss"], BETA_OF_SUMS), gt=0.0)
+    """Strength of the pull towards the reference: larger stays closer. Left out, it is 2 for `simpo`, 5 for
+    `sigmoid_norm` and `ipo_mean`, whose margins are means per token, and 0.1 for all others."""
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=0.5)
     """Assumed share of flipped labels (conservative DPO); `exo_pair` needs it above 0."""
     divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "reverse_kl"
@@ -80,8 +93,8 @@ class TrainingConfig(Section):
     divergence_alpha: float = Field(default=0.5, ge=0.0, le=1.0)
     """Alpha of the divergence `alpha`: 0 is the reverse KL, 1 the forward KL."""
     ld_alpha: float = Field(default=1.0, ge=0.0, le=1.0)
-    """Weight of the longer answer's tail (LD-DPO, arXiv 2409.06411); 1 counts it in full, lower curbs growing
-    length."""
+    """Weight of the longer answer's tail in what is compared with the reference (LD-DPO, arXiv 2409.06411); 1 counts it
+    in full, lower curbs growing length."""
     weighting: Literal["none", "wpo"] = "none"
     """`wpo` weighs a pair by how likely the policy itself would answer so (arXiv 2406.11827): for pairs that are not
     its own."""
@@ -148,6 +161,24 @@ class TrainingConfig(Section):
         """Whether single responses may be trained on."""
         return "responses" if self.loss in RESPONSE_LOSSES and not self.added_losses else "pairs"
 
+    @property
+    def doubts(self) -> list[str]:
+        """What a start should say about these settings, one line each; none of it stops a start."""
+        lines = []
+        if self.ld_alpha < 1 and set(self.losses) <= WITHOUT_REFERENCE:
+            lines.append(
+                f"training.ld_alpha = {self.ld_alpha:g} has no effect on {', '.join(self.losses)}, which compares "
+                "nothing with a reference: leave it out"
+            )
+        for loss in self.losses:
+            low, high = USUAL_BETA.get(loss, USUAL_BETA_OF_SUMS)
+            if loss != "sft" and not low <= self.beta <= high:
+                lines.append(
+                    f"training.beta = {self.beta:g} is far from what {loss} is used with ({low:g} to {high:g}): leave "
+                    "`beta` out for the loss's own default, or expect other margins than in the papers"
+                )
+        return lines
+
     @model_validator(mode="after")
     def _losses_go_together(self) -> Self:
         if self.loss in self.added_losses:
@@ -174,8 +205,7 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _something_follows_the_policy(self) -> Self:
-        without = {"sft", "simpo", "orpo", "cpo"}
-        if self.reference_sync_steps and set(self.losses) <= without:
+        if self.reference_sync_steps and set(self.losses) <= WITHOUT_REFERENCE:
             raise ValueError(
                 f"reference_sync_steps has no effect on {', '.join(self.losses)}, which reads no reference: leave it "
                 f"out"

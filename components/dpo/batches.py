@@ -104,7 +104,7 @@ class Plan:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps in a pass over the pairs; the last one may hold fewer pairs."""
+        """Optimizer steps in a pass over the pairs."""
         return -(-self.num_pairs // self.pairs_per_step)
 
     @property
@@ -113,13 +113,21 @@ class Plan:
         return self.epochs * self.steps_per_epoch
 
     def steps(self, first: int) -> Iterator[tuple[int, list[int]]]:
-        """Yield (step, pairs) from step `first` on, counting from 0; each epoch has its own seeded order."""
+        """Yield (step, pairs) from step `first` on, counting from 0; each epoch has its own seeded order.
+
+        The steps of an epoch differ by one pair at most: a last one of few pairs would move the weights as far as the
+        others do, on less evidence.
+        """
         order: list[int] = []
         for step in range(first, self.num_steps):
             epoch, place = divmod(step, self.steps_per_epoch)
             if place == 0 or not order:
                 order = mixed_order(self.tags, self.tag_shares, seed=self.seed + epoch)
-            yield step, order[place * self.pairs_per_step : (place + 1) * self.pairs_per_step]
+            yield step, order[self._first_place(place) : self._first_place(place + 1)]
+
+    def _first_place(self, place: int) -> int:
+        """Return where the step at this place of an epoch begins in the epoch's order."""
+        return -(-place * self.num_pairs // self.steps_per_epoch)
 
 
 @dataclass(frozen=True)
@@ -142,8 +150,7 @@ class Layout:
         """Return this rank's micro-batches of a step: as many on every rank, none empty.
 
         A pair's weight is its share of the step's mean. DeepSpeed averages over ranks, so weights sum to the world size
-        over all of them, also if the last step of an epoch has fewer pairs than the others or fewer than there are
-        ranks.
+        over all of them, also if a step has fewer pairs than there are ranks.
         """
         weight = self.world_size / len(pairs)
         filler = Slot(min(pairs, key=lambda pair: self.lengths[pair]), 0.0)

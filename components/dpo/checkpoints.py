@@ -16,6 +16,9 @@ KEEP = 2
 HASHES = "HASHES.json"
 METRICS = "metrics.jsonl"
 REFERENCE = "reference.safetensors"
+LAYOUT = 2
+"""Raised if the steps of a training hold other pairs, or a checkpoint other state, than those of an earlier version. A
+training continues only from checkpoints of its own layout."""
 log = logging.getLogger(__name__)
 
 
@@ -44,7 +47,9 @@ def save(directory: Path, engine: Any, step: int, metrics: list[str], *, referen
         if reference is not None:
             write_logps(temporary / REFERENCE, reference)
         _publish(temporary, directory / f"step-{step:06d}", step)
-        for old in sorted(directory.glob("step-*"))[:-KEEP]:
+        # One of a later step cannot be used, or the training would have continued from it.
+        earlier = [path for path in sorted(directory.glob("step-*")) if int(path.name.removeprefix("step-")) <= step]
+        for old in set(directory.glob("step-*")) - set(earlier[-KEEP:]):
             shutil.rmtree(old)
     torch.distributed.barrier()
 
@@ -53,7 +58,12 @@ def _publish(temporary: Path, target: Path, step: int) -> None:
     files = {
         str(path.relative_to(temporary)): file_digest(path) for path in sorted(temporary.rglob("*")) if path.is_file()
     }
-    content = {"step": step, "num_processes": torch.distributed.get_world_size(), "files": files}
+    content = {
+        "step": step,
+        "layout": LAYOUT,
+        "num_processes": torch.distributed.get_world_size(),
+        "files": files,
+    }
     write_json(temporary / HASHES, content | {"digest": digest(content)})
     for path in temporary.rglob("*"):
         sync(path)
@@ -96,7 +106,7 @@ def _newest_intact_step(directory: Path) -> int:
 def _defect(checkpoint: Path) -> str | None:
     """Return what is wrong with a checkpoint, or None.
 
-    It can be the list of hashes, one of the files, or the number of processes.
+    It can be the list of hashes, one of the files, the version, or the number of processes.
     """
     try:
         recorded = read_json(checkpoint / HASHES)
@@ -107,6 +117,8 @@ def _defect(checkpoint: Path) -> str | None:
         return f"it is damaged or incomplete ({type(error).__name__})"
     if damaged:
         return f"{damaged[0]} is damaged"
+    if recorded.get("layout") != LAYOUT:
+        return "an earlier version of this program made it, whose steps held other pairs"
     if recorded["num_processes"] != torch.distributed.get_world_size():
         # DeepSpeed shards the optimizer's state over the ranks, and cannot load the shards of another number of them.
         return (

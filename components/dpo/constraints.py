@@ -24,7 +24,7 @@ class Responses(NamedTuple):
     logps: torch.Tensor
     """log pi(token | what stands before), in nats, with gradients."""
     end_logps: torch.Tensor
-    """log pi(end of the response | what stands before), in nats, with gradients."""
+    """log pi(any token that ends the response | what stands before), in nats, with gradients."""
 
 
 Constraint = Callable[[Responses], torch.Tensor]

@@ -98,12 +98,10 @@ def build_engine(model: torch.nn.Module, training: TrainingConfig, *, num_steps:
         num_steps: Optimizer steps of the whole run; sets the schedule.
         dtype: Precision of weights and compute; bfloat16 keeps fp32 master weights.
     """
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
-        trainable,
+        decay_groups(model, training.weight_decay),
         lr=training.learning_rate,
         betas=(0.9, training.adam_beta2),
-        weight_decay=training.weight_decay,
         fused=True,
     )
     warmup = round(training.warmup_share * num_steps)
@@ -124,6 +122,25 @@ def build_engine(model: torch.nn.Module, training: TrainingConfig, *, num_steps:
     }
     engine, *_ = deepspeed_module().initialize(model=model, optimizer=optimizer, lr_scheduler=schedule, config=settings)
     return engine
+
+
+def decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return the trained weights as an optimizer's parameter groups: those that decay, and those that do not.
+
+    Matrices and embeddings decay. Biases, the scales of norms and Mamba's rates do not: 0 means something else for
+    them than "small". A group that would be empty is left out, since DeepSpeed's first step fails on it.
+    """
+    trainable = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    if not weight_decay:
+        return [{"params": [weight for _, weight in trainable], "weight_decay": 0.0}]
+    decaying: list[torch.Tensor] = []
+    exempt: list[torch.Tensor] = []
+    for name, weight in trainable:
+        # Biases of several experts are stacked to a matrix.
+        is_exempt = weight.ndim < 2 or name.endswith(("bias", "A_log"))
+        (exempt if is_exempt else decaying).append(weight)
+    groups = [{"params": decaying, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
 
 
 def learning_rate_share(step: int, *, warmup: int, num_steps: int) -> float:

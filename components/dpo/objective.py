@@ -13,12 +13,16 @@ import torch
 from components.config import TrainingConfig
 from components.dpo.batches import Layout, Pair, Slot
 from components.dpo.constraints import Constraint, Responses
+from components.dpo.coupled import Coupled, Part, couple
 from components.dpo.losses import LOSSES, Loss, PairLosses, weighted_sum, with_divergence
+from components.dpo.losses.labels import accuracies
+from components.dpo.losses.quantities import compared_with_reference
 from components.dpo.losses.transforms import length_desensitised_logps, wpo_weights
 from components.dpo.losses.unpaired import losses_of_both
 from components.dpo.objective_state import ObjectiveState
 from components.dpo.reference import PairLogps, score_pairs
 from components.dpo.responses import Sides, desirability, mismatched_answers, responses_loss
+from components.models.noise import prepare_training
 from components.scoring.response_logps import Batch, TokenScores, response_logps, token_scores
 
 REWARDS = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
@@ -53,6 +57,16 @@ class MicroBatch(NamedTuple):
     """Response tokens."""
 
 
+class StepValues(NamedTuple):
+    """What the pairs of a step share; measured before its micro-batches."""
+
+    kl: torch.Tensor | None = None
+    """Mean log-ratio of the step's prompts with other prompts' answers; None for losses that do not read it."""
+    coupled: Coupled | None = None
+    """Losses of pairs that depend on each other (`Loss.couples_batch`); None if none do, or if the step is a single
+    micro-batch."""
+
+
 class Objective:
     """The loss and the constraints that are minimised over some pairs."""
 
@@ -63,7 +77,7 @@ class Objective:
         training: TrainingConfig,
         *,
         pad_id: int,
-        end_id: int,
+        end_ids: Sequence[int],
         pair_weights: Sequence[float],
         balance: tuple[float, float],
         constraints: Mapping[str, Constraint],
@@ -76,7 +90,7 @@ class Objective:
             reference: The reference's log-probabilities of them; None for a loss that needs none.
             training: The loss and its settings.
             pad_id: Token that fills the padding.
-            end_id: Token that ends an answer.
+            end_ids: Tokens that end an answer.
             pair_weights: Weight of each pair's loss.
             balance: Factors of the weights of desirable and undesirable responses, from the training pairs
                 (`response_balance`).
@@ -87,7 +101,7 @@ class Objective:
             ValueError: There are unpaired responses and the loss takes pairs only.
         """
         self.pairs, self.reference, self.training = pairs, reference, training
-        self.pad_id, self.end_id = pad_id, end_id
+        self.pad_id, self.end_ids = pad_id, end_ids
         self.loss = configured_loss(training)
         self.responses_loss = responses_loss(pairs, training)
         self.settings = _settings(self.loss, training, balance)
@@ -104,7 +118,7 @@ class Objective:
         expected = [self.responses_loss.expected_first_loss(torch.tensor(p), self.settings) for p in p_of_answers]
         return None if None in expected else fmean(value for value in expected if value is not None)
 
-    def metrics(self, means: Mapping[str, float], kl: torch.Tensor | None) -> dict[str, float]:
+    def metrics(self, means: Mapping[str, float], values: StepValues) -> dict[str, float]:
         """Return the metrics of a step or an evaluation, without those that only repeat another one."""
         weighs = self.constraints or self.training.tag_weights or self.training.weighting != "none"
         metrics = {name: value for name, value in means.items() if name not in SHARES and (weighs or name != PAIR_LOSS)}
@@ -113,7 +127,7 @@ class Objective:
                 value = metrics.pop(name)
                 # If all responses of a step are undesirable, it has no mean over desirable ones.
                 metrics |= {name: value / means[share]} if means[share] else {}
-        return metrics | self.state.record() | ({} if kl is None else {"kl/mismatched": float(kl)})
+        return metrics | self.state.record() | ({} if values.kl is None else {"kl/mismatched": float(values.kl)})
 
     def follow(self, engine: Any, layout: Layout) -> None:
         """Make the present policy the reference (TR-DPO's hard update, arXiv 2404.09656). Every rank must call it."""
@@ -129,17 +143,22 @@ class Objective:
             ld_alpha=self.training.ld_alpha,
             mismatched=self.mismatched if self.loss.needs_kl else None,
         )
-        engine.train()
+        prepare_training(engine)
+
+    def step_values(self, engine: Any, micro_batches: list[list[Slot]], layout: Layout) -> StepValues:
+        """Measure what the pairs of a step share, with one more forward each, before its micro-batches.
+
+        So nothing depends on how the step is cut into micro-batches and spread over ranks. Every rank must call it.
+        """
+        kl = self._kl(engine, micro_batches, layout) if self.loss.needs_kl else None
+        is_cut = layout.world_size > 1 or len(micro_batches) > 1
+        if not (self.loss.couples_batch and is_cut):
+            return StepValues(kl)
+        return StepValues(kl, self._coupled(engine, micro_batches, layout, kl))
 
     @torch.no_grad()
-    def kl(self, engine: Any, micro_batches: list[list[Slot]], layout: Layout) -> torch.Tensor | None:
-        """Return the mean log-ratio of the step's prompts with other prompts' answers, over all ranks, in nats.
-
-        None for losses that do not read it. It takes one more forward, before the step, so that the estimate does not
-        depend on how the step is cut into micro-batches.
-        """
-        if not self.loss.needs_kl:
-            return None
+    def _kl(self, engine: Any, micro_batches: list[list[Slot]], layout: Layout) -> torch.Tensor:
+        """Return the mean log-ratio of the step's prompts with other prompts' answers, over all ranks, in nats."""
         assert self.reference is not None
         assert self.reference.mismatched is not None
         total = torch.zeros((), device=engine.device)
@@ -154,55 +173,90 @@ class Objective:
             torch.distributed.all_reduce(total)
         return total / layout.world_size
 
-    def micro_batch(self, engine: Any, slots: list[Slot], kl: torch.Tensor | None) -> MicroBatch:
+    @torch.no_grad()
+    def _coupled(
+        self, engine: Any, micro_batches: list[list[Slot]], layout: Layout, kl: torch.Tensor | None
+    ) -> Coupled:
+        """Return the step's losses, and their derivatives by the log-probabilities of all ranks' pairs."""
+
+        def part(slots: list[Slot]) -> Part:
+            sides, batch, scores = self._scores(engine, slots, end_ids=())
+            weights = self._weights(slots, scores, batch, sides)
+            return Part(slots, self._sums(scores, batch, sides), weights)
+
+        def losses(sums: torch.Tensor, index: list[int]) -> torch.Tensor:
+            return self._losses(sums, Sides([self.pairs[place] for place in index]), index, kl).losses
+
+        return couple(map(part, micro_batches), losses, num_pairs=len(self.pairs), world_size=layout.world_size)
+
+    def micro_batch(self, engine: Any, slots: list[Slot], values: StepValues) -> MicroBatch:
         """Run one forward over the slots' pairs."""
-        device, sides = engine.device, Sides([self.pairs[slot.pair] for slot in slots])
-        batch = Batch(sides.prompts, sides.answers, self.pad_id, device)
-        end_id = self.end_id if self.constraints else None
-        scores = token_scores(engine, batch, end_id=end_id, collisions=self.training.weighting == "wpo")
-        index, weights = [slot.pair for slot in slots], torch.tensor([slot.weight for slot in slots], device=device)
-        result = self._losses(sides.spread(self._summed(scores, batch, sides)), sides, index, kl)
-        total = result.losses * self.pair_weights[index].to(device) * self._alignment(scores, batch, sides)
+        sides, batch, scores = self._scores(engine, slots, end_ids=self.end_ids if self.constraints else ())
+        device, index = engine.device, [slot.pair for slot in slots]
+        weights = torch.tensor([slot.weight for slot in slots], device=device)
+        sums = self._sums(scores, batch, sides)
+        result = self._losses(sums, sides, index, values.kl)
+        weights_of_pairs = self._weights(slots, scores, batch, sides)
+        if values.coupled is None:
+            losses, total = result.losses, result.losses * weights_of_pairs
+        else:
+            losses, gradients = values.coupled.losses[index], values.coupled.gradients[..., index]
+            total = losses * weights_of_pairs + (gradients * (sums - sums.detach())).sum(dim=(0, 1))
         violations = self._violations(scores, batch, sides)
         for name, violation in violations.items():
             total = total + self.state.multipliers.values[name] * violation
         margins = result.chosen_rewards - result.rejected_rewards
-        # A tie is half right, so that an untrained policy scores 0.5 and not 0.
-        accuracies = (margins > 0).float() + 0.5 * (margins == 0).float()
-        chosen, rejected = sides.spread(scores.logps.detach().sum(dim=1))
-        rewards = (result.chosen_rewards, result.rejected_rewards, margins, accuracies)
-        measured = [total, *rewards, chosen, rejected, result.losses, *sides.present(device), *violations.values()]
+        rewards = (result.chosen_rewards, result.rejected_rewards, margins, accuracies(margins, self._p(index, device)))
+        measured = [total, *rewards, *sums[0], losses, *sides.present(device), *violations.values()]
         rows = torch.stack(measured).detach()
         num_tokens = sum(map(len, sides.answers))
         return MicroBatch((total * weights).sum(), rows @ weights, torch.isfinite(rows).all(dim=0), num_tokens)
 
-    def _summed(self, scores: TokenScores, batch: Batch, sides: Sides) -> torch.Tensor:
-        if self.training.ld_alpha == 1:
-            return scores.logps.sum(dim=1)
-        shared = sides.shared_lengths().to(scores.logps.device)
-        return length_desensitised_logps(scores.logps, batch.target_mask, shared, ld_alpha=self.training.ld_alpha)
+    def _scores(self, engine: Any, slots: list[Slot], *, end_ids: Sequence[int]) -> tuple[Sides, Batch, TokenScores]:
+        """Run the forward."""
+        sides = Sides([self.pairs[slot.pair] for slot in slots])
+        batch = Batch(sides.prompts, sides.answers, self.pad_id, engine.device)
+        return sides, batch, token_scores(engine, batch, end_ids=end_ids, collisions=self.training.weighting == "wpo")
 
-    def _losses(self, logps: torch.Tensor, sides: Sides, index: list[int], kl: torch.Tensor | None) -> PairLosses:
-        """Return the losses of the pairs whose log-probabilities are `logps`, (2, pairs)."""
-        device = logps.device
+    def _sums(self, scores: TokenScores, batch: Batch, sides: Sides) -> torch.Tensor:
+        """Return the answers' log-probabilities as `PairLogps.sums` does, differentiable."""
+        sums = [scores.logps.sum(dim=1)]
+        if self.training.ld_alpha < 1:
+            shared = sides.shared_lengths().to(scores.logps.device)
+            mask, ld_alpha = batch.target_mask, self.training.ld_alpha
+            sums.append(length_desensitised_logps(scores.logps, mask, shared, ld_alpha=ld_alpha))
+        return torch.stack([sides.spread(values) for values in sums])
+
+    def _p(self, index: list[int], device: torch.device) -> torch.Tensor:
+        return torch.tensor([self.pairs[place].p for place in index], device=device)
+
+    def _losses(self, sums: torch.Tensor, sides: Sides, index: list[int], kl: torch.Tensor | None) -> PairLosses:
+        """Return the losses of the pairs whose log-probabilities are `sums`, (sums, 2, pairs)."""
+        device = sums.device
         shared = self.settings | {"reward_shift": self.state.reward_shift.mean.to(device)}
         shared |= {} if kl is None else {"kl": kl}
         lengths = sides.spread(torch.tensor([float(len(answer)) for answer in sides.answers], device=device))
-        p = torch.tensor([self.pairs[place].p for place in index], device=device)
-        available = {"policy_chosen_logps": logps[0], "policy_rejected_logps": logps[1], "p": p}
+        p = self._p(index, device)
+        available = {"policy_chosen_logps": sums[0, 0], "policy_rejected_logps": sums[0, 1], "p": p}
         available |= {"chosen_lengths": lengths[0], "rejected_lengths": lengths[1]}
         if self.reference is not None:
-            chosen, rejected = self.reference.chosen[index].to(device), self.reference.rejected[index].to(device)
+            reference = self.reference.sums(index).to(device)
             if self.responses_loss is not None:
-                reference = torch.stack([chosen, rejected])
-                return losses_of_both(self.responses_loss, logps, reference, p, sides.present(device), shared)
-            available |= {"reference_chosen_logps": chosen, "reference_rejected_logps": rejected}
+                log_ratios = sums[-1] - reference[-1]
+                return losses_of_both(self.responses_loss, log_ratios, p, sides.present(device), shared)
+            available |= {"reference_chosen_logps": reference[0, 0], "reference_rejected_logps": reference[0, 1]}
+            if self.training.ld_alpha < 1:
+                # LD-DPO is about what is compared with the reference; likelihoods remain those of whole answers.
+                available |= compared_with_reference(sums[1], reference[1])
         return self.loss.apply(available | shared)
 
-    def _alignment(self, scores: TokenScores, batch: Batch, sides: Sides) -> torch.Tensor | float:
+    def _weights(self, slots: list[Slot], scores: TokenScores, batch: Batch, sides: Sides) -> torch.Tensor:
+        """Return the factor of each pair's loss, (slots,)."""
+        weights = self.pair_weights[[slot.pair for slot in slots]].to(scores.logps.device)
         if scores.log_collisions is None:
-            return 1.0
-        return sides.spread(wpo_weights(scores.logps, scores.log_collisions, batch.target_mask), gap=1.0).prod(dim=0)
+            return weights
+        alignment = wpo_weights(scores.logps, scores.log_collisions, batch.target_mask)
+        return weights * sides.spread(alignment, gap=1.0).prod(dim=0)
 
     def _violations(self, scores: TokenScores, batch: Batch, sides: Sides) -> dict[str, torch.Tensor]:
         """Return the mean violation of a pair's answers, (pairs,), by constraint."""

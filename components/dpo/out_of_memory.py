@@ -13,7 +13,7 @@ import torch
 
 from components.config import TrainingConfig
 from components.dpo.batches import Slot
-from components.dpo.objective import Objective
+from components.dpo.objective import Objective, StepValues
 from components.models.loading import give_memory_back
 
 SIGNS = ("out of memory", "can't allocate memory", "cannot allocate memory")
@@ -139,8 +139,8 @@ def attempt_on(engine: Any, objective: Objective) -> Callable[[int], None] | Non
         kept = (
             [] if engine.optimizer.state else [torch.empty_like(parameter) for parameter in trained for _ in range(2)]
         )
-        kl = torch.zeros((), device=engine.device) if objective.loss.needs_kl else None
-        result = objective.micro_batch(engine.module, [Slot(index, 1.0) for index in order[-size:]], kl)
+        values = StepValues(torch.zeros((), device=engine.device) if objective.loss.needs_kl else None)
+        result = objective.micro_batch(engine.module, [Slot(index, 1.0) for index in order[-size:]], values)
         torch.autograd.grad(result.loss, trained, allow_unused=True)
         del kept
 

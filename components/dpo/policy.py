@@ -3,12 +3,21 @@
 Knows no pairs and no loss.
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from components.models.adapters import describe_saved, describe_wanted, is_wanted, with_fresh_adapter
+from components.models.adapters import (
+    describe_saved,
+    describe_wanted,
+    is_wanted,
+    saved_modules,
+    wanted_modules,
+    with_fresh_adapter,
+)
 from components.models.loading import load_policy
+from components.models.noise import recompute_activations
 from components.records import TrainRequest
 
 
@@ -38,7 +47,7 @@ def trainable_policy(request: TrainRequest, dtype: torch.dtype, device: torch.de
     elif request.policy.adapter is not None and not is_wanted(request.lora, request.soft_prompt):
         model = model.merge_and_unload().requires_grad_(True)
     if request.training.gradient_checkpointing:
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        recompute_activations(model)
     return model
 
 
@@ -46,7 +55,11 @@ def _refuse_another_adapter(request: TrainRequest) -> None:
     if request.policy.adapter is None:
         return
     saved, wanted = describe_saved(request.policy.adapter), describe_wanted(request.lora, request.soft_prompt)
-    if wanted == saved or (wanted == "none" and "rank" in saved):
+    if wanted == "none" and "rank" in saved:
+        return
+    if wanted == saved:
+        if request.lora.rank:
+            _refuse_other_modules(request, request.policy.adapter)
         return
     remedy = "set it back, or `lora: {rank: 0}` to train all weights" if "rank" in saved else "set it back"
     raise ValueError(
@@ -54,3 +67,15 @@ def _refuse_another_adapter(request: TrainRequest) -> None:
         f"({wanted}), "
         f"which it cannot become: {remedy}, or begin another campaign"
     )
+
+
+def _refuse_other_modules(request: TrainRequest, adapter: Path) -> None:
+    policy, asked = request.policy, request.lora.target_modules
+    saved, wanted = saved_modules(adapter), wanted_modules(policy.base, policy.revision, request.lora)
+    if saved != wanted:
+        kinds = ", ".join(sorted({name.rpartition(".")[2] for name in saved}))
+        raise ValueError(
+            f"round {policy.round} trained an adapter on {len(saved)} modules ({kinds}), and lora.target_modules = "
+            f"{asked} names {len(wanted)}, {len(saved & wanted)} of them the same: set it back, or `lora: {{rank: 0}}` "
+            "to train all weights, or begin another campaign"
+        )

@@ -30,6 +30,17 @@ class PairLogps(NamedTuple):
     rejected: torch.Tensor
     mismatched: torch.Tensor | None = None
     """The same for an answer to another prompt; None if the loss does not need it."""
+    ld_chosen: torch.Tensor | None = None
+    """Chosen with less weight on the longer answer's tail (LD-DPO); None if it counts in full."""
+    ld_rejected: torch.Tensor | None = None
+
+    def sums(self, index: list[int]) -> torch.Tensor:
+        """Return sums over all tokens of some pairs, then those of LD-DPO if there are any: (1 or 2, 2, pairs).
+
+        Chosen come first.
+        """
+        sums = (self.chosen, self.rejected, self.ld_chosen, self.ld_rejected)
+        return torch.stack([values[index] for values in sums if values is not None]).unflatten(0, (-1, 2))
 
     def part(self, places: slice) -> "PairLogps":
         """Return the log-probabilities of some of the pairs."""
@@ -58,32 +69,33 @@ def score_pairs(
         max_rows: Responses in one forward; 0 sets no limit.
         rank: This process's rank.
         world_size: Ranks in all.
-        ld_alpha: Weight of the longer answer's tail in its sum (LD-DPO).
-        mismatched: An answer to another prompt for each pair, scored as well. Its sum is plain, whatever `ld_alpha` is.
+        ld_alpha: Weight of the longer answer's tail (LD-DPO); below 1, answers are also summed so.
+        mismatched: An answer to another prompt for each pair, scored as well.
     """
     mine = list(range(rank, len(pairs), world_size))
-    kinds = 2 if mismatched is None else 3
-    logps = torch.zeros(kinds, len(pairs), device=next(model.parameters()).device)
-    if mine:
-        sides = Sides([pairs[index] for index in mine])
-        shared = sides.shared_lengths()
+    sides = Sides([pairs[index] for index in mine])
+    shared, ld_sums = sides.shared_lengths(), torch.zeros(len(sides.answers))
 
-        def summed(logps: torch.Tensor, mask: torch.Tensor, rows: list[int]) -> torch.Tensor:
-            return length_desensitised_logps(logps, mask, shared[rows].to(logps.device), ld_alpha=ld_alpha)
+    def summed(logps: torch.Tensor, mask: torch.Tensor, rows: list[int]) -> torch.Tensor:
+        # Both sums come from one forward.
+        lengths = shared[rows].to(logps.device)
+        ld_sums[rows] = length_desensitised_logps(logps, mask, lengths, ld_alpha=ld_alpha).cpu()
+        return plain_sum(logps, mask, rows)
 
-        sums = plain_sum if ld_alpha == 1 else summed
-        scored = response_logps(
-            model, pad_id, sides.prompts, sides.answers, max_tokens=max_tokens, max_rows=max_rows, summed=sums
-        )
-        logps[:2, mine] = sides.spread(scored).to(logps.device)
-        if mismatched is not None:
-            prompts, others = [pairs[index].prompt for index in mine], [mismatched[index] for index in mine]
-            further = response_logps(model, pad_id, prompts, others, max_tokens=max_tokens, max_rows=max_rows)
-            logps[2, mine] = further.to(logps.device)
+    limits: dict[str, Any] = {"max_tokens": max_tokens, "max_rows": max_rows}
+    sums = response_logps(model, pad_id, sides.prompts, sides.answers, **limits, summed=summed)
+    own = dict(zip(("chosen", "rejected"), sides.spread(sums), strict=True))
+    if mismatched is not None:
+        prompts, others = [pairs[index].prompt for index in mine], [mismatched[index] for index in mine]
+        own["mismatched"] = response_logps(model, pad_id, prompts, others, **limits)
+    if ld_alpha < 1:
+        own |= dict(zip(("ld_chosen", "ld_rejected"), sides.spread(ld_sums), strict=True))
+    logps = torch.zeros(len(own), len(pairs))
+    logps[:, mine] = torch.stack(list(own.values()))
     if world_size > 1:
+        logps = logps.to(next(model.parameters()).device)
         torch.distributed.all_reduce(logps)
-    chosen, rejected, *rest = logps.cpu()
-    return PairLogps(chosen, rejected, *rest)
+    return PairLogps(**dict(zip(own, logps.cpu(), strict=True)))
 
 
 def cached(path: Path, *, rank: int, compute: Callable[[], PairLogps]) -> PairLogps:

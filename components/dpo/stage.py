@@ -27,6 +27,7 @@ from components.dpo.system import sampled
 from components.dpo.train import evaluate_pairs, micro_batch_tokens, train
 from components.models.adapters import describe_wanted, is_wanted, save_adapter, without_adapter
 from components.models.loading import load_policy, load_tokenizer, pick_device, resolve_dtype, trained_ref
+from components.models.noise import refuse_noise
 from components.models.tokens import load_chat
 from components.plots.stages import training_plot
 from components.records import Artifact, ModelRef, TrainRequest
@@ -88,7 +89,8 @@ def run(request: TrainRequest, out: Path) -> None:
         NonFiniteLoss: A loss, or a log-probability of the reference, is not finite; names the pairs.
         NonFiniteGradient: A gradient is not finite; no step was made with it.
         OutOfMemory: Memory ran out; says which micro-batch fits.
-        ValueError: There are unpaired responses and the loss takes pairs only, or all of them are of one kind.
+        ValueError: There are unpaired responses and the loss takes pairs only, or all of them are of one kind; or the
+            policy is random in training.
         RuntimeError: The first loss is not ln 2 although policy and reference are the same weights, or the saved
             weights do not score or answer as the trained ones did.
     """
@@ -135,6 +137,7 @@ def _train(
     with explaining_out_of_memory(
         "training", training, micro_batch_pairs=size, has_adapter=work.has_adapter, attempt=attempt
     ):
+        refuse_noise(engine)
         steps = train(engine, objective, training, plan, layout, directory=work.scratch, on_first_loss=check)
         evaluated = evaluate_pairs(engine, held_out, layout)
     limit = work.request.limits.max_response_tokens
@@ -229,10 +232,11 @@ def _objectives(work: _Work, reference: PairLogps | None) -> tuple[Objective, Ob
     state = ObjectiveState(request.constraints, list(constraints), shifts_rewards=needs_shift)
     balance = response_balance(work.train_pairs)
     count = len(work.train_pairs)
+    end_ids = sorted(load_chat(request.policy, request.limits).stop_ids)
     by_tag = tag_weights([pair.tag for pair in work.train_pairs], training.tag_weights)
 
     def objective(pairs: list[Pair], places: slice, weights: list[float]) -> Objective:
-        ids = {"pad_id": tokenizer.pad_token_id, "end_id": tokenizer.eos_token_id}
+        ids = {"pad_id": tokenizer.pad_token_id, "end_ids": end_ids}
         shared: dict[str, Any] = {"balance": balance, "constraints": constraints, "state": state, **ids}
         return Objective(
             pairs, None if reference is None else reference.part(places), training, pair_weights=weights, **shared
@@ -268,7 +272,9 @@ def _reference_logps(work: _Work, model: torch.nn.Module) -> PairLogps | None:
     with explaining_out_of_memory(
         "scoring under the reference", request.training, micro_batch_pairs=size, has_adapter=work.has_adapter
     ):
-        logps = cached(work.scratch / "reference.safetensors", rank=work.rank, compute=compute)
+        # Files of the first name that an earlier version wrote hold no sum over all tokens if `ld_alpha` is below 1.
+        name = "reference.safetensors" if request.training.ld_alpha == 1 else "reference-ld.safetensors"
+        logps = cached(work.scratch / name, rank=work.rank, compute=compute)
     refuse_non_finite_reference(logps, pairs)
     return logps
 

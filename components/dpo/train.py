@@ -14,8 +14,9 @@ from components.dpo import checkpoints
 from components.dpo.batches import Layout, Pair, Plan, Slot
 from components.dpo.engine import accumulate, optimizer_step
 from components.dpo.finite import refuse_non_finite_gradient, refuse_non_finite_loss
-from components.dpo.objective import MicroBatch, Objective
+from components.dpo.objective import MicroBatch, Objective, StepValues
 from components.dpo.reference import PairLogps
+from components.models.noise import prepare_training
 from components.runtime import progress
 
 CPU_TOKENS = {torch.float32: 1024, torch.bfloat16: 1536}
@@ -58,16 +59,16 @@ class StepObjective(Protocol):
     def measures(self) -> Sequence[str]:
         """Names of the sums of a micro-batch; `loss` is one of them."""
 
-    def kl(self, engine: Any, micro_batches: list[list[Slot]], layout: Layout) -> torch.Tensor | None:
-        """Return the step's KL estimate; None if the loss does not read one."""
+    def step_values(self, engine: Any, micro_batches: list[list[Slot]], layout: Layout) -> StepValues:
+        """Measure what the pairs of a step share; every rank must call it."""
 
-    def micro_batch(self, engine: Any, slots: list[Slot], kl: torch.Tensor | None) -> MicroBatch:
+    def micro_batch(self, engine: Any, slots: list[Slot], values: StepValues) -> MicroBatch:
         """Run one forward over the slots' pairs."""
 
     def follow(self, engine: Any, layout: Layout) -> None:
         """Make the present policy the reference."""
 
-    def metrics(self, means: Mapping[str, float], kl: torch.Tensor | None) -> dict[str, float]:
+    def metrics(self, means: Mapping[str, float], values: StepValues) -> dict[str, float]:
         """Return the metrics of a step."""
 
 
@@ -110,7 +111,7 @@ def train(
     objective.reference = followed or objective.reference
     if metrics:
         objective.state.restore(json.loads(metrics[-1]))
-    engine.train()
+    prepare_training(engine)
     for step, pairs in plan.steps(resumed):
         record = train_step(
             engine, objective, pairs, layout, name=f"step {step + 1}", on_loss=on_first_loss if step == 0 else None
@@ -143,10 +144,10 @@ def train_step(
     started = time.monotonic()
     learning_rate = engine.get_lr()[0]
     micro_batches = layout.micro_batches(pairs)
-    kl, last = objective.kl(engine, micro_batches, layout), len(micro_batches) - 1
+    values, last = objective.step_values(engine, micro_batches, layout), len(micro_batches) - 1
     totals, tokens, finite = torch.zeros(len(objective.measures), device=engine.device), 0, []
     for number, slots in enumerate(micro_batches):
-        result = objective.micro_batch(engine, slots, kl)
+        result = objective.micro_batch(engine, slots, values)
         accumulate(engine, result.loss, is_last=number == last)
         totals += result.sums
         tokens += result.num_tokens
@@ -160,7 +161,7 @@ def train_step(
     objective.state.update(means, len(pairs))
     seconds = time.monotonic() - started
     rates = {"seconds": seconds, "tokens_per_second": tokens * layout.world_size / seconds, "time": time.time()}
-    return objective.metrics(means, kl) | {"learning_rate": learning_rate, "grad_norm": norm} | rates
+    return objective.metrics(means, values) | {"learning_rate": learning_rate, "grad_norm": norm} | rates
 
 
 def mean_over_ranks(totals: torch.Tensor, world_size: int, measures: Sequence[str]) -> dict[str, float]:
@@ -186,11 +187,11 @@ def evaluate_pairs(engine: Any, objective: Objective, layout: Layout) -> dict[st
     everything = replace(layout, lengths=[pair.num_tokens for pair in objective.pairs])
     totals, finite = torch.zeros(len(objective.measures), device=engine.device), []
     micro_batches = everything.micro_batches(list(range(len(objective.pairs))))
-    kl = objective.kl(engine, micro_batches, everything)
+    values = objective.step_values(engine, micro_batches, everything)
     for slots in micro_batches:
-        result = objective.micro_batch(engine, slots, kl)
+        result = objective.micro_batch(engine, slots, values)
         totals += result.sums
         finite.append(([slot.pair for slot in slots], result.finite))
     means = mean_over_ranks(totals, layout.world_size, objective.measures)
     refuse_non_finite_loss(means, objective.pairs, finite, "the evaluation pairs after training")
-    return objective.metrics(means, kl) | {"num_pairs": len(objective.pairs)}
+    return objective.metrics(means, values) | {"num_pairs": len(objective.pairs)}

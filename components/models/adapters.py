@@ -4,12 +4,14 @@ Knows peft, and no stage.
 """
 
 import copy
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from components.artifacts import read_json
@@ -42,6 +44,31 @@ def describe_saved(adapter: Path) -> str:
     if kind != "lora":
         return f"{kind} of {saved['num_virtual_tokens']} tokens"
     return f"{'dora' if saved['use_dora'] else kind} of rank {saved['r']}, alpha {saved['lora_alpha']}"
+
+
+def saved_modules(adapter: Path) -> set[str]:
+    """Return the modules of a model that a saved LoRA or DoRA adapts."""
+    with safe_open(adapter / "adapter_model.safetensors", framework="pt") as tensors:
+        return _low_rank(tensors.keys())
+
+
+def wanted_modules(base: str, revision: str, lora: LoraConfig) -> set[str]:
+    """Return the modules of a model that a fresh adapter would adapt, in the format of `saved_modules`.
+
+    The model is built without weights: names such as `all-linear` say nothing without one.
+    """
+    from peft import get_peft_model, get_peft_model_state_dict
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(base, revision=revision, trust_remote_code=False)
+    with torch.device("meta"), warnings.catch_warnings(action="ignore"):
+        model = AutoModelForCausalLM.from_config(config)
+        adapted = get_peft_model(model, _settings(lora, SoftPromptConfig()), autocast_adapter_dtype=False)
+        return _low_rank(get_peft_model_state_dict(adapted))
+
+
+def _low_rank(tensors: Iterable[str]) -> set[str]:
+    return {name.partition(".lora_")[0].removeprefix("base_model.model.") for name in tensors if ".lora_" in name}
 
 
 def num_virtual_tokens(model: Any) -> int:

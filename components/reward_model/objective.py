@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from components.dpo.batches import Layout, Pair, Slot
-from components.dpo.objective import MicroBatch
+from components.dpo.losses.labels import accuracies
+from components.dpo.objective import MicroBatch, StepValues
 from components.dpo.reference import PairLogps
 from components.reward_model.loss import bradley_terry
 from components.reward_model.model import rewards
@@ -35,21 +36,22 @@ class RewardObjective:
     def follow(self, engine: Any, layout: Layout) -> None:
         """Do nothing: this loss reads no reference."""
 
-    def kl(self, engine: Any, micro_batches: list[list[Slot]], layout: Layout) -> None:
-        """Return None: this loss reads no KL."""
+    def step_values(self, engine: Any, micro_batches: list[list[Slot]], layout: Layout) -> StepValues:
+        """Measure nothing: the pairs of a step share nothing."""
+        return StepValues()
 
-    def micro_batch(self, engine: Any, slots: list[Slot], kl: torch.Tensor | None) -> MicroBatch:
+    def micro_batch(self, engine: Any, slots: list[Slot], values: StepValues) -> MicroBatch:
         """Run one forward over both conversations of the slots' pairs."""
         pairs, device = [self.pairs[slot.pair] for slot in slots], engine.device
         texts = [*(pair.chosen for pair in pairs), *(pair.rejected for pair in pairs)]
         chosen, rejected = rewards(engine, texts, pad_id=self.pad_id).chunk(2)
-        losses, margins = bradley_terry(chosen, rejected, torch.tensor([pair.p for pair in pairs], device=device))
-        accuracies = (margins > 0).float() + 0.5 * (margins == 0).float()
+        p = torch.tensor([pair.p for pair in pairs], device=device)
+        losses, margins = bradley_terry(chosen, rejected, p)
         weights = torch.tensor([slot.weight for slot in slots], device=device)
-        rows = torch.stack([losses, chosen, rejected, margins, accuracies]).detach()
+        rows = torch.stack([losses, chosen, rejected, margins, accuracies(margins, p)]).detach()
         num_tokens = sum(map(len, texts))
         return MicroBatch((losses * weights).sum(), rows @ weights, torch.isfinite(rows).all(dim=0), num_tokens)
 
-    def metrics(self, means: Mapping[str, float], kl: torch.Tensor | None) -> dict[str, float]:
+    def metrics(self, means: Mapping[str, float], values: StepValues) -> dict[str, float]:
         """Return the metrics of a step: all of its measures."""
         return dict(means)

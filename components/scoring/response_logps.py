@@ -68,7 +68,7 @@ class TokenScores(NamedTuple):
     logps: torch.Tensor
     """log pi(token | the tokens before it)."""
     end_logps: torch.Tensor | None
-    """log pi(end | the tokens before it); None without an end token."""
+    """log pi(any of the end tokens | the tokens before it); None without end tokens."""
     log_collisions: torch.Tensor | None
     """log sum over the vocabulary of pi squared; None unless requested."""
 
@@ -77,7 +77,7 @@ def token_scores(
     model: torch.nn.Module,
     batch: Batch,
     *,
-    end_id: int | None = None,
+    end_ids: Sequence[int] = (),
     collisions: bool = False,
     temperature: float = 1.0,
 ) -> TokenScores:
@@ -86,18 +86,19 @@ def token_scores(
     Args:
         model: A causal language model.
         batch: The prompts and responses.
-        end_id: Token whose log-probability is also returned at every response position; None for none.
+        end_ids: Tokens that end an answer: the log-probability of any of them is also returned at every response
+            position.
         collisions: Whether to return the collision probabilities, which need the padded forward.
         temperature: Divides the logits; other values than 1 without gradients only.
     """
     if collisions or batch.longest > longest_packed(model, _padded_logps):
-        return _padded_scores(model, batch, end_id=end_id, collisions=collisions, temperature=temperature)
+        return _padded_scores(model, batch, end_ids=end_ids, collisions=collisions, temperature=temperature)
     tokens = batch.targets.flatten().index_select(0, batch.places)
-    columns = tokens.unsqueeze(1) if end_id is None else torch.stack([tokens, torch.full_like(tokens, end_id)], dim=1)
+    columns = torch.stack([tokens, *(torch.full_like(tokens, end_id) for end_id in end_ids)], dim=1)
     layout = Packed(batch.prompts, batch.responses, batch.device, unwrapped(model).dtype)
     logps = packed_logps(model, layout, columns, temperature=temperature)
-    spread = [batch.spread(column) for column in logps.unbind(dim=1)]
-    return TokenScores(spread[0], None if end_id is None else spread[1], None)
+    end_logps = batch.spread(logps[:, 1:].logsumexp(dim=1)) if end_ids else None
+    return TokenScores(batch.spread(logps[:, 0]), end_logps, None)
 
 
 class ScoringPath(NamedTuple):
@@ -128,7 +129,7 @@ def scoring_path(model: torch.nn.Module, longest: int, *, collisions: bool = Fal
 
 
 def _padded_scores(
-    model: torch.nn.Module, batch: Batch, *, end_id: int | None, collisions: bool, temperature: float
+    model: torch.nn.Module, batch: Batch, *, end_ids: Sequence[int], collisions: bool, temperature: float
 ) -> TokenScores:
     logits = (_response_logits if left_padding_is_exact(model) else _plain_response_logits)(
         model, Padded(batch)
@@ -136,7 +137,8 @@ def _padded_scores(
     logits = at_temperature(logits, temperature)
     total, outside = logits.logsumexp(dim=2), ~batch.target_mask
     chosen = logits.gather(2, batch.targets.unsqueeze(2)).squeeze(2)
-    end_logps = None if end_id is None else (logits[:, :, end_id] - total).masked_fill(outside, 0.0)
+    end_logits = logits[:, :, list(end_ids)].logsumexp(dim=2) if end_ids else None
+    end_logps = None if end_logits is None else (end_logits - total).masked_fill(outside, 0.0)
     log_collisions = ((2 * logits).logsumexp(dim=2) - 2 * total).masked_fill(outside, 0.0) if collisions else None
     return TokenScores((chosen - total).masked_fill(outside, 0.0), end_logps, log_collisions)
 
@@ -146,7 +148,7 @@ def _padded_logps(
 ) -> torch.Tensor:
     """Return the log-probabilities of response tokens by the padded forward, (tokens,), row by row."""
     batch = Batch(prompts, responses, 0, next(model.parameters()).device)
-    scores = _padded_scores(model, batch, end_id=None, collisions=False, temperature=1.0)
+    scores = _padded_scores(model, batch, end_ids=(), collisions=False, temperature=1.0)
     return scores.logps[batch.target_mask]
 
 
@@ -211,7 +213,7 @@ def response_logps(
     summed: Summed = plain_sum,
     temperature: float = 1.0,
 ) -> torch.Tensor:
-    """Score responses without gradients.
+    """Score responses without gradients; if weights are sharded over ranks, every rank must call it, with rows or none.
 
     Args:
         model: A causal language model.
@@ -234,10 +236,28 @@ def response_logps(
     longest = max((len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)), default=0)
     packed = longest <= longest_packed(model, _padded_logps)
     limit = max(max_tokens, SCORED_TOKENS) if packed else max_tokens
-    for rows in together(prompts, responses, max_tokens=limit, max_rows=max_rows or len(prompts), packed=packed):
+    own = list(together(prompts, responses, max_tokens=limit, max_rows=max_rows or len(prompts), packed=packed))
+    idle = most_forwards(model, len(own)) - len(own)
+    for rows in own:
         batch = Batch([prompts[row] for row in rows], [responses[row] for row in rows], pad_id, device)
         logps[rows] = summed(token_logps(model, batch, temperature=temperature), batch.target_mask, rows).cpu()
+    for _ in range(idle):
+        token_logps(model, Batch([[pad_id]], [[pad_id]], pad_id, device))
     return logps
+
+
+def most_forwards(model: torch.nn.Module, own: int) -> int:
+    """Return how many forwards this rank must make for `own` forwards of its own.
+
+    If weights are sharded, ranks gather them together in every forward, so all make as many as the one with the most:
+    a rank that makes fewer lets the others wait for ever. Every rank must call it then.
+    """
+    # DeepSpeed marks the weights that it shards (ZeRO 3).
+    if not hasattr(next(model.parameters()), "ds_id"):
+        return own
+    most = torch.tensor(own, device=next(model.parameters()).device)
+    torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
+    return int(most)
 
 
 def together(

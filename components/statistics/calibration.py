@@ -50,7 +50,7 @@ class Quality(Record):
 
     num_pairs: int
     accuracy: Interval
-    """Share of the pairs whose chosen answer has the higher reward, ties half: a mean over prompts."""
+    """Share of the pairs whose preferred answer has the higher reward, ties half: a mean over prompts."""
     calibration_error: float
     """Expected calibration error: mean of |predicted - observed| over the bins, weighted by their pairs; in [0, 1]."""
     brier: float
@@ -70,7 +70,9 @@ def quality(predictions: Sequence[Prediction], *, confidence: float, resamples: 
     """
     by_prompt: defaultdict[str, list[float]] = defaultdict(list)
     for prediction in predictions:
-        by_prompt[prediction.prompt].append(float(np.sign(prediction.margin) + 1) / 2)
+        # At p < 1/2 the rejected answer is the preferred one, and at 1/2 neither is.
+        agreement = np.sign(prediction.margin) * np.sign(prediction.p - 0.5)
+        by_prompt[prediction.prompt].append(float(agreement + 1) / 2)
     means = [float(np.mean(right)) for right in by_prompt.values()]
     bins = reliability([prediction.margin for prediction in predictions], [prediction.p for prediction in predictions])
     return Quality(

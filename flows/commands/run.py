@@ -43,6 +43,8 @@ def run(
         from flows.servers.temporary import prefect_server
 
         check_inputs(settings)
+        for doubt in settings.training.doubts:
+            errors.print(f"ratchet: note: {doubt}")
         services = running(runs_directory())
         if services is not None:
             # The rounds then link to the pages of that server.

@@ -1,6 +1,6 @@
 import re
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel
@@ -16,6 +16,7 @@ from components.config import (
     differences,
     load_config,
 )
+from components.config.training import WITHOUT_REFERENCE
 
 ROOT = Path(__file__).parents[2]
 CONSTITUTION = "{kind: constitution, endpoint: {url: http://127.0.0.1:8000/v1, model: m}}"
@@ -31,8 +32,8 @@ def written(tmp_path: Path, text: str) -> Path:
 @pytest.mark.parametrize(
     "path", sorted(set((ROOT / "conf").glob("*.yaml")) - {ROOT / "conf" / "prefect.yaml"}), ids=lambda path: path.name
 )
-def test_config_every_shipped_file_loads(path: Path) -> None:
-    assert load_config(path).campaign
+def test_config_every_shipped_file_loads_without_doubts(path: Path) -> None:
+    assert not load_config(path).training.doubts
 
 
 @pytest.mark.parametrize(
@@ -173,6 +174,7 @@ def test_config_losses_are_those_of_the_registry() -> None:
     assert {name for name, loss in LOSSES.items() if loss.margin_only} == MARGIN_LOSSES
     assert set(OF_RESPONSES) == RESPONSE_LOSSES
     assert {name for name, loss in LOSSES.items() if not loss.soft_labels} == HARD_LABEL_LOSSES
+    assert {name for name, loss in LOSSES.items() if not loss.needs_reference} == WITHOUT_REFERENCE
     assert {name for name, loss in LOSSES.items() if "label_smoothing" not in loss.settings} == UNSMOOTHED_LOSSES
     assert loss_settings() <= TrainingConfig.model_fields.keys()
 
@@ -189,3 +191,34 @@ def test_config_every_field_is_read_somewhere_and_described(section: type[BaseMo
         assert name in by_losses or re.search(rf"\.{name}\b", code), f"nothing reads {section.__name__}.{name}"
         nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
         assert nested or field.description, f"{section.__name__}.{name} has no docstring"
+
+
+@pytest.mark.parametrize(
+    ("loss", "beta"), [("sigmoid", 0.1), ("kto", 0.1), ("simpo", 2.0), ("sigmoid_norm", 5.0), ("ipo_mean", 5.0)]
+)
+def test_beta_that_is_left_out_is_the_losss_own(loss: str, beta: float) -> None:
+    training = TrainingConfig.model_validate({"loss": loss})
+    assert training.beta == beta
+    assert not training.doubts
+    assert TrainingConfig.model_validate({"loss": loss, "beta": 0.3}).beta == 0.3
+
+
+@pytest.mark.parametrize(
+    ("section", "loss"),
+    [
+        ({"loss": "simpo", "beta": 0.1}, "simpo"),
+        ({"beta": 5.0}, "sigmoid"),
+        ({"added_losses": {"sigmoid_norm": 0.5, "sft": 0.1}}, "sigmoid_norm"),
+    ],
+)
+def test_beta_far_from_what_a_loss_is_used_with_is_doubted(section: dict[str, Any], loss: str) -> None:
+    (doubt,) = TrainingConfig.model_validate(section).doubts
+    assert re.search(
+        rf"^training.beta = \S+ is far from what {loss} is used with \(\S+ to \S+\): leave `beta` out", doubt
+    )
+
+
+def test_ld_alpha_without_a_reference_is_doubted() -> None:
+    (doubt,) = TrainingConfig.model_validate({"loss": "simpo", "ld_alpha": 0.5}).doubts
+    assert doubt.startswith("training.ld_alpha = 0.5 has no effect on simpo, which compares nothing with a reference")
+    assert not TrainingConfig.model_validate({"loss": "rpo", "ld_alpha": 0.5}).doubts

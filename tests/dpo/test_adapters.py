@@ -6,6 +6,7 @@ The reference is what the round started from, and what is saved comes back.
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,23 @@ def test_adapter_that_cannot_become_the_configured_one_is_refused(
     campaign.train(1, **LORA)
     with pytest.raises(ValueError, match=told):
         campaign.train(2, **changes)
+
+
+def test_adapter_on_other_modules_is_refused_and_on_the_same_ones_in_other_words_taken(campaign: Campaign) -> None:
+    """With --accept-changes, round 2 went on with the modules of round 1, whatever was asked for."""
+
+    def lora(modules: str) -> dict[str, Any]:
+        return {"lora": LoraConfig(rank=4, alpha=8, target_modules=modules)}
+
+    campaign.train(1, **lora("q_proj, v_proj"))
+    with pytest.raises(
+        ValueError,
+        match=r"round 1 trained an adapter on \d+ modules \(q_proj, v_proj\), and lora.target_modules = all-linear "
+        r"names \d+, \d+ of them the same: set it back",
+    ):
+        campaign.train(2, **lora("all-linear"))
+    shutil.rmtree(round_directory(campaign.directory, 2))
+    assert campaign.train(2, **lora("self_attn.v_proj,q_proj"))["ln2_checked"]
 
 
 def test_virtual_tokens_cannot_be_merged_into_weights(campaign: Campaign) -> None:

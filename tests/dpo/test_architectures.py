@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer, Gemma2Config, Gemma3TextConfig, Qwen2Config, Qwen3Config
+from transformers import AutoTokenizer, Gemma2Config, Gemma3TextConfig, OPTConfig, Qwen2Config, Qwen3Config
 
 from components.artifacts import read_json
 from components.config import LoraConfig, SoftPromptConfig
@@ -40,6 +40,18 @@ SHAPES: dict[str, Callable[..., Any]] = {
         **SMALL, **words, head_dim=8, sliding_window=12, layer_types=["sliding_attention", "full_attention"]
     ),
 }
+SHAPES["opt with dropout"] = lambda **words: OPTConfig(
+    **words,
+    hidden_size=32,
+    ffn_dim=48,
+    word_embed_proj_dim=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    max_position_embeddings=160,
+    init_std=0.1,
+    dropout=0.1,
+    attention_dropout=0.1,
+)
 WAYS: dict[str, dict[str, Any]] = {
     "full": {"zero_stage": 3, "gradient_checkpointing": True},
     "lora": {"lora": LoraConfig(rank=4, alpha=8)},

@@ -17,7 +17,13 @@ def test_plan_any_shape_takes_every_pair_once_an_epoch(
     steps = list(plan.steps(0))
     assert len(steps) == plan.num_steps
     assert Counter(pair for _, pairs in steps for pair in pairs) == dict.fromkeys(range(num_pairs), epochs)
-    assert all(len(pairs) <= pairs_per_step for _, pairs in steps)
+    sizes = {len(pairs) for _, pairs in steps}
+    assert max(sizes) <= pairs_per_step
+    assert max(sizes) - min(sizes) <= 1, "a step of few pairs moves the weights as far as one of many"
+
+
+def test_plan_one_pair_too_many_halves_the_steps_instead_of_making_one_of_a_pair() -> None:
+    assert [len(pairs) for _, pairs in Plan(["t"] * 65, 64, 1, seed=0).steps(0)] == [33, 32]
 
 
 def test_plan_from_the_middle_continues_the_same_order() -> None:

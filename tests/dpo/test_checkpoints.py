@@ -21,7 +21,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from components.artifacts import digest, read_json
+from components.artifacts import digest, read_json, write_json
 from components.config import TrainingConfig
 from components.dpo import checkpoints
 from components.dpo.engine import build_engine, full_weights, join_process_group, load_state
@@ -304,6 +304,22 @@ def test_resume_checkpoint_of_another_number_of_processes_is_refused(
     with caplog.at_level(logging.WARNING):
         assert checkpoints._newest_intact_step(tmp_path) == 0
     assert "it was made by 1 processes, and these are 4" in caplog.text
+
+
+def test_resume_checkpoint_of_an_earlier_layout_is_refused_and_makes_room(
+    trained: Trained, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its steps held other pairs, so a training that went on from it would see some pairs twice and others never."""
+    shutil.copytree(trained.before, tmp_path, dirs_exist_ok=True)
+    for checkpoint in tmp_path.glob("step-*"):
+        recorded = read_json(checkpoint / checkpoints.HASHES)
+        old = {name: value for name, value in recorded.items() if name not in ("layout", "digest")}
+        write_json(checkpoint / checkpoints.HASHES, old | {"digest": digest(old)})
+    with caplog.at_level(logging.WARNING):
+        assert checkpoints._newest_intact_step(tmp_path) == 0
+    assert "an earlier version of this program made it" in caplog.text
+    checkpoints.save(tmp_path, trained.engine, 1, LINES[1], reference=None)
+    assert [path.name for path in tmp_path.glob("step-*")] == ["step-000001"], "the older ones would outlive it"
 
 
 class Interrupted:

@@ -107,11 +107,11 @@ def test_training_two_processes_same_losses_as_one(
     assert {json.loads(line)["rank"] for line in samples} == {0, 1}, "every rank samples, the first only too"
 
 
-# What a run shares between its ranks or keeps between its steps: KTO's KL, BCO's reward shift, the multipliers, the
-# tags' shares.
+# What a run shares between its ranks or keeps between its steps: KTO's KL, BCO's reward shift, AOT's quantiles, the
+# multipliers, the tags' shares.
 SHARED = {
     "loss": "bco_pair",
-    "added_losses": {"kto": 0.5},
+    "added_losses": {"kto": 0.5, "aot": 2.0},
     "constraints": ConstraintsConfig(banned_phrases=("sorry",), max_tokens=20, step=3.0),
     "tag_weights": {"style": 2.0},
     "tag_shares": {"style": 0.5},
@@ -125,6 +125,7 @@ def test_training_what_ranks_share_is_the_same_in_two_processes(make_request: Ma
     alone, together = metrics(tmp_path / "one"), metrics(tmp_path / "two" / "dpo_train")
     for name in (
         "loss",
+        "grad_norm",
         "kl/mismatched",
         "reward_shift",
         "constraints/max_tokens/multiplier",

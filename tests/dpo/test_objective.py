@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from components.artifacts import read_table
 from components.config import ConstraintsConfig, LossName, TrainingConfig
@@ -17,7 +18,7 @@ from components.dpo.batches import Layout, Pair, read_pairs
 from components.dpo.constraints import constraints_of
 from components.dpo.losses import LOSSES
 from components.dpo.mixing import tag_weights
-from components.dpo.objective import PAIR_LOSS, Objective, configured_loss
+from components.dpo.objective import PAIR_LOSS, Objective, StepValues, configured_loss
 from components.dpo.objective_state import ObjectiveState
 from components.dpo.reference import PairLogps, score_pairs
 from components.dpo.responses import mismatched_answers, response_balance
@@ -84,12 +85,15 @@ def build(loaded: tuple[Any, Any, list[Pair]]) -> Build:
         if moved:
             # None is zero: rounding would decide about its reward's sign.
             shift = torch.linspace(-3, 3.3, len(pairs))
-            logps = logps._replace(chosen=logps.chosen + shift, rejected=logps.rejected - shift / 2)
+            shifts = {"chosen": shift, "ld_chosen": shift, "rejected": -shift / 2, "ld_rejected": -shift / 2}
+            before = {name: getattr(logps, name) for name in shifts}
+            after = {name: values + shifts[name] for name, values in before.items() if values is not None}
+            logps = logps._replace(**after)
         rules = constraints or ConstraintsConfig()
         chosen = constraints_of(rules, encode=lambda text: tokenizer(text, add_special_tokens=False)["input_ids"])
         state = ObjectiveState(rules, list(chosen), shifts_rewards=loss.needs_reward_shift)
         weights = tag_weights([pair.tag for pair in pairs], training.tag_weights)
-        ids = {"pad_id": tokenizer.pad_token_id, "end_id": tokenizer.eos_token_id}
+        ids = {"pad_id": tokenizer.pad_token_id, "end_ids": [tokenizer.eos_token_id]}
         beside = {"balance": response_balance(pairs), "constraints": chosen, "state": state}
         return model, Objective(pairs, logps, training, **ids, pair_weights=weights, **beside)
 
@@ -100,11 +104,11 @@ def step(model: Any, objective: Objective, micro_batch_pairs: int) -> tuple[dict
     """Means over the pairs, and the gradient of their mean loss, by one micro-batch size."""
     layout = Layout([pair.num_tokens for pair in objective.pairs], 8192, micro_batch_pairs)
     micro_batches = layout.micro_batches(list(range(len(objective.pairs))))
-    kl = objective.kl(model, micro_batches, layout)
+    values = objective.step_values(model, micro_batches, layout)
     model.zero_grad()
     totals = torch.zeros(len(objective.measures))
     for slots in micro_batches:
-        result = objective.micro_batch(model, slots, kl)
+        result = objective.micro_batch(model, slots, values)
         result.loss.backward()
         totals += result.sums
     gradient = torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
@@ -124,7 +128,7 @@ def test_objective_first_loss_is_the_known_one_and_moves_the_weights(loss: str, 
     assert gradient.norm() > 1e-4
 
 
-@pytest.mark.parametrize("loss", [name for name in NAMES if not LOSSES[name].couples_batch])
+@pytest.mark.parametrize("loss", NAMES)
 def test_objective_other_micro_batches_same_gradient(loss: str, build: Build) -> None:
     model, objective = build(loss=loss, moved=True)
     whole, gradient = step(model, objective, 8)
@@ -132,6 +136,127 @@ def test_objective_other_micro_batches_same_gradient(loss: str, build: Build) ->
         means, other = step(model, objective, size)
         assert means == pytest.approx(whole, rel=1e-4, abs=1e-5)
         assert (other - gradient).norm() <= 1e-4 * gradient.norm()
+
+
+def aot_by_loop(
+    logps: list[tuple[torch.Tensor, torch.Tensor]], reference: PairLogps, *, paired: bool, beta: float
+) -> torch.Tensor:
+    """The AOT loss of the whole step: sorted values of one kind against those of the other, in a plain loop."""
+    upper, lower = [], []
+    for pair, (chosen, rejected) in enumerate(logps):
+        ref_chosen, ref_rejected = float(reference.chosen[pair]), float(reference.rejected[pair])
+        upper.append(chosen - rejected if paired else chosen - ref_chosen)
+        lower.append(torch.tensor(ref_chosen - ref_rejected).double() if paired else rejected - ref_rejected)
+    matched = zip(sorted(upper, key=torch.Tensor.item), sorted(lower, key=torch.Tensor.item), strict=True)
+    losses = [-torch.nn.functional.logsigmoid(beta * (above - below)) for above, below in matched]
+    return torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize("loss", ["aot", "aot_unpaired"])
+def test_objective_aot_compares_quantiles_of_the_whole_step(
+    loss: str, build: Build, loaded: Any, make_request: Callable[..., TrainRequest]
+) -> None:
+    model, objective = build(loss=loss, moved=True)
+    reference = objective.reference
+    # The order of the reference's margins is another than that of the policy's.
+    objective.reference = reference = reference._replace(chosen=reference.chosen.roll(3))
+    exact = AutoModelForCausalLM.from_pretrained(make_request().policy.base, dtype=torch.float64)
+
+    def logp(prompt: list[int], answer: list[int]) -> torch.Tensor:
+        logits = exact(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+        return logits.log_softmax(dim=1)[range(len(answer)), answer].sum()
+
+    logps = [(logp(pair.prompt, pair.chosen), logp(pair.prompt, pair.rejected)) for pair in loaded[2]]
+    expected = aot_by_loop(logps, reference, paired=loss == "aot", beta=0.3)
+    expected.backward()
+    expected_gradient = torch.cat([weight.grad.flatten() for weight in exact.parameters() if weight.grad is not None])
+    _, sigmoid = build()
+    sigmoid.reference = reference
+    assert abs(step(model, sigmoid, 8)[0]["loss"] - expected.item()) > 1e-2, "quantiles of one pair are its own values"
+    for size in (1, 3, 8):
+        means, gradient = step(model, objective, size)
+        assert means["loss"] == pytest.approx(expected.item(), rel=1e-5)
+        assert (gradient - expected_gradient).norm() <= 1e-4 * expected_gradient.norm()
+
+
+def test_objective_pair_that_is_twice_in_a_step_counts_twice(build: Build) -> None:
+    """`tag_shares` repeats pairs."""
+    model, objective = build(loss="aot_unpaired", moved=True)
+    layout = Layout([pair.num_tokens for pair in objective.pairs], 8192, 8)
+    results = []
+    for size in (8, 1):
+        micro_batches = replace(layout, max_pairs=size).micro_batches([0, 3, 0, 5, 6])
+        values = objective.step_values(model, micro_batches, layout)
+        assert (values.coupled is None) == (size == 8)
+        model.zero_grad()
+        parts = [objective.micro_batch(model, slots, values) for slots in micro_batches]
+        sum(part.loss for part in parts).backward()
+        gradient = torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
+        results.append((sum(part.sums for part in parts), gradient))
+    (whole, gradient), (cut, other) = results
+    torch.testing.assert_close(cut, whole, rtol=1e-4, atol=1e-5)
+    assert (other - gradient).norm() <= 1e-4 * gradient.norm()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"loss": "rpo"}, *({"added_losses": {name: 0.5}} for name in ("sft", "orpo", "simpo", "cpo"))], ids=str
+)
+def test_objective_ld_alpha_leaves_likelihoods_alone(changes: dict[str, Any], build: Build) -> None:
+    """At `ld_alpha: 0` an answer of 300 tokens beside one of 100 had a third of its likelihood."""
+    (whole, gradient), (changed, other) = (step(*build(**changes, ld_alpha=alpha), 8) for alpha in (1.0, 0.0))
+    # Policy and reference are the same, so log-ratios are 0 however they are summed.
+    assert changed["loss"] == pytest.approx(whole["loss"], abs=1e-5)
+    assert changed["logps/chosen"] == pytest.approx(whole["logps/chosen"])
+    assert (other - gradient).norm() > 1e-2 * gradient.norm(), "the log-ratios' gradient knows no ld_alpha"
+
+
+def test_reference_sums_whole_answers_whatever_ld_alpha_is(loaded: tuple[Any, Any, list[Pair]]) -> None:
+    """The diagnosis compares them with the policy's whole answers, and found a displacement where there was none."""
+    model, tokenizer, pairs = loaded
+    limits = {"max_tokens": 8192, "max_rows": 4, "rank": 0, "world_size": 1}
+    whole, shortened = (
+        score_pairs(model, pairs, tokenizer.pad_token_id, ld_alpha=alpha, **limits) for alpha in (1.0, 0.3)
+    )
+    assert torch.equal(shortened.chosen, whole.chosen)
+    assert torch.equal(shortened.rejected, whole.rejected)
+    assert whole.ld_chosen is None
+    longer = torch.tensor([len(pair.chosen) > len(pair.rejected) for pair in pairs])
+    assert torch.equal(shortened.ld_chosen > shortened.chosen, longer)
+    assert torch.equal(shortened.ld_rejected > shortened.rejected, ~longer)
+
+
+def test_objective_kto_with_ld_alpha_reads_shortened_log_ratios(build: Build) -> None:
+    model, objective = build(loss="kto", moved=True, ld_alpha=0.0)
+    micro_batches = Layout([1] * 8, 8).micro_batches(range(8))
+    values = objective.step_values(model, micro_batches, Layout([1] * 8, 8))
+    before = objective.micro_batch(model, micro_batches[0], values).sums
+    objective.reference = objective.reference._replace(chosen=torch.zeros(8), rejected=torch.zeros(8))
+    assert torch.equal(objective.micro_batch(model, micro_batches[0], values).sums, before), "it read the plain sums"
+
+
+def test_objective_any_stop_token_ends_an_answer_within_its_ceiling(build: Build, loaded: Any) -> None:
+    """Gemma and Phi-3 end turns with another token than the tokenizer's end of sequence."""
+    model, tokenizer, _ = loaded
+    end, other = tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("the")
+    violations = {}
+    for ids in ([other], [end], [end, other], range(len(tokenizer))):
+        _, objective = build(constraints=ConstraintsConfig(max_tokens=1))
+        objective.end_ids = list(ids)
+        violations[tuple(objective.end_ids)] = step(model, objective, 8)[0]["constraints/max_tokens/violation"]
+    neither, first, both, anything = violations.values()
+    # An answer ends with the one or the other, so the probabilities of going on add up: (1 - a) + (1 - b) - 1.
+    assert both == pytest.approx(neither + first - 1, abs=1e-5)
+    assert anything == pytest.approx(0.0, abs=1e-5)
+
+
+def test_objective_accuracy_follows_the_label(build: Build, loaded: Any) -> None:
+    """Seed pairs may say that the rejected answer is the better one."""
+    model, objective = build()
+    shift = torch.tensor([9.0] * 6 + [-9.0] * 2)
+    objective.reference = objective.reference._replace(chosen=objective.reference.chosen + shift)
+    for p, expected in ((0.9, 2 / 8), (0.2, 6 / 8), (0.5, 0.5)):
+        objective.pairs = [replace(pair, p=p) for pair in loaded[2]]
+        assert step(model, objective, 8)[0]["rewards/accuracies"] == pytest.approx(expected), p
 
 
 @pytest.mark.parametrize(
@@ -142,6 +267,8 @@ def test_objective_other_micro_batches_same_gradient(loss: str, build: Build) ->
         {"divergence": "alpha", "divergence_alpha": 0.3},
         {"ld_alpha": 0.4},
         {"weighting": "wpo"},
+        {"loss": "aot_unpaired", "weighting": "wpo", "tag_weights": {"style": 0.0}, "ld_alpha": 0.5},
+        {"loss": "aot", "added_losses": {"sft": 0.3, "kto": 0.2}, "constraints": RULES},
         {"tag_weights": {"style": 3.0}},
         {"constraints": RULES},
         {
@@ -213,7 +340,7 @@ def test_objective_unpaired_responses_are_the_pairs_they_were_taken_from(
 ) -> None:
     pairs = loaded[2]
     # The estimate of the KL depends on which row follows which, so both get the same one.
-    monkeypatch.setattr(Objective, "kl", lambda self, *_: torch.tensor(0.7))
+    monkeypatch.setattr(Objective, "_kl", lambda self, *_: torch.tensor(0.7))
     of_pairs, gradient = step(*build(loss=loss, moved=True), 8)
     model, objective = build(loss=loss, pairs=taken_apart(pairs))
     _, moved = build(loss=loss, moved=True)
@@ -223,7 +350,7 @@ def test_objective_unpaired_responses_are_the_pairs_they_were_taken_from(
     of_responses, same = step(model, objective, 16)
     assert of_responses["loss"] == pytest.approx(of_pairs["loss"], rel=1e-5)
     assert (same - gradient).norm() <= 1e-4 * gradient.norm()
-    metrics, expected = objective.metrics(of_responses, None), moved.metrics(of_pairs, None)
+    metrics, expected = objective.metrics(of_responses, StepValues()), moved.metrics(of_pairs, StepValues())
     for name in ("rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected"):
         assert metrics[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-6), name
     assert not any(name.startswith("share/") for name in metrics)
@@ -256,8 +383,8 @@ def test_objective_few_desirable_responses_pull_as_hard_as_many_undesirable_ones
 def test_objective_step_without_a_desirable_response_tells_no_reward_of_one(build: Build, loaded: Any) -> None:
     model, objective = build(loss="kto", pairs=taken_apart(loaded[2]))
     [slots] = Layout([1] * 16, 8).micro_batches(list(range(8, 16)))
-    sums = objective.micro_batch(model, slots, torch.tensor(0.0)).sums
-    metrics = objective.metrics(dict(zip(objective.measures, sums.tolist(), strict=True)), None)
+    sums = objective.micro_batch(model, slots, StepValues(torch.tensor(0.0))).sums
+    metrics = objective.metrics(dict(zip(objective.measures, sums.tolist(), strict=True)), StepValues())
     assert "rewards/chosen" not in metrics
     assert "logps/chosen" not in metrics
     assert metrics["logps/rejected"] < 0

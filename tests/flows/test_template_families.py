@@ -195,6 +195,6 @@ def test_training_and_its_cache_read_the_pairs_tokens_and_render_nothing(
     make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = tmp_path / "runs" / "family"
-    monkeypatch.setattr(dpo_stage, "load_chat", None)
+    monkeypatch.setattr(dpo_stage, "encode", None)
     play(make_config("own"), directory, rounds=1)
     assert read_json(round_directory(directory, 1) / "dpo_train" / "train.json")["ln2_checked"]

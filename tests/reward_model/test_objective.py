@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from components.dpo.batches import Pair, Slot
+from components.dpo.objective import StepValues
 from components.models.loading import load_tokenizer, start_ref
 from components.reward_model.model import load_with_head, rewards
 from components.reward_model.objective import RewardObjective
@@ -51,11 +52,11 @@ def test_rewards_batched_are_those_of_one_by_one(headed: torch.nn.Module) -> Non
 def test_micro_batch_is_the_weighted_sum_over_its_pairs(headed: torch.nn.Module) -> None:
     objective = RewardObjective(pairs(4), pad_id=headed.config.pad_token_id)
     headed.zero_grad()
-    together = objective.micro_batch(headed, [Slot(index, 0.25) for index in range(4)], None)
+    together = objective.micro_batch(headed, [Slot(index, 0.25) for index in range(4)], StepValues())
     together.loss.backward()
     gradient = headed.score.weight.grad.clone()
     headed.zero_grad()
-    alone = [objective.micro_batch(headed, [Slot(index, 0.25)], None) for index in range(4)]
+    alone = [objective.micro_batch(headed, [Slot(index, 0.25)], StepValues()) for index in range(4)]
     for part in alone:
         part.loss.backward()
     assert float(together.loss.detach()) == pytest.approx(sum(float(part.loss.detach()) for part in alone), abs=1e-5)
@@ -67,8 +68,8 @@ def test_micro_batch_is_the_weighted_sum_over_its_pairs(headed: torch.nn.Module)
 def test_micro_batch_padding_slots_add_nothing(headed: torch.nn.Module) -> None:
     objective = RewardObjective(pairs(4), pad_id=headed.config.pad_token_id)
     with torch.no_grad():
-        plain = objective.micro_batch(headed, [Slot(1, 1.0)], None)
-        padded = objective.micro_batch(headed, [Slot(1, 1.0), Slot(0, 0.0)], None)
+        plain = objective.micro_batch(headed, [Slot(1, 1.0)], StepValues())
+        padded = objective.micro_batch(headed, [Slot(1, 1.0), Slot(0, 0.0)], StepValues())
     assert float(padded.loss) == pytest.approx(float(plain.loss), abs=1e-5)
     assert padded.sums.tolist() == pytest.approx(plain.sums.tolist(), abs=1e-5)
 

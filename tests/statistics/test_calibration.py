@@ -20,6 +20,14 @@ def test_quality_counts_a_right_order_as_one_and_a_tie_as_half() -> None:
     assert found.accuracy.low < 0.5 < found.accuracy.high
 
 
+def test_quality_takes_the_rejected_answer_for_the_better_one_below_a_probability_of_one_half() -> None:
+    margins = (2.0, 0.1, 0.1, -1.0)
+    swapped, undecided = (
+        quality(predictions(*margins, p=p), confidence=0.95, resamples=200, seed=1) for p in (0.2, 0.5)
+    )
+    assert (swapped.accuracy.value, undecided.accuracy.value) == (0.25, 0.5)
+
+
 def test_quality_counts_each_prompt_once() -> None:
     several = [Prediction("same", 1.0, 1.0, "a")] * 9 + [Prediction("other", -1.0, 1.0, "a")]
     assert quality(several, confidence=0.95, resamples=200, seed=1).accuracy.value == 0.5

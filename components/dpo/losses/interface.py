@@ -1,7 +1,7 @@
 """The interface of a loss: its inputs, its result and its value at the start. Knows no particular loss."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -60,10 +60,10 @@ class Term(Generic[Result]):
         """Names of the rewards in the result, which follow the losses."""
         return ("rewards",) if self.result is ResponseLosses else ("chosen_rewards", "rejected_rewards")
 
-    def sources(self, divergence: Function) -> list[str]:
-        """Return the inputs and settings that the function and the rewards are made from."""
-        recipes = recipes_of(divergence, self.rewards)
-        return [source for name in (*self.reads, *self.rewards_of_result) for source in sources_of(name, recipes)]
+    def sources(self, divergence: Function, available: Collection[str] = ()) -> list[str]:
+        """Return the inputs, settings and available quantities that the function and the rewards are made from."""
+        recipes, names = recipes_of(divergence, self.rewards), (*self.reads, *self.rewards_of_result)
+        return [source for name in names for source in sources_of(name, recipes, available)]
 
     def apply(self, available: Mapping[str, Any], divergence: Function) -> Result:
         """Make what the function reads, call it, and detach the rewards."""
@@ -82,12 +82,13 @@ class Loss(Generic[Result]):
     """Makes the scores from log-ratios."""
 
     def apply(self, available: Mapping[str, Any]) -> Result:
-        """Compute the loss from those of the available inputs and settings that it reads.
+        """Compute the loss from those of the available inputs, settings and quantities that it reads.
 
         Raises:
             ValueError: One that it reads is not available.
         """
-        if missing := [name for name in (*self.inputs, *self.settings) if name not in available]:
+        sources = dict.fromkeys(source for term, _ in self.terms for source in term.sources(self.divergence, available))
+        if missing := [name for name in sources if name not in available]:
             raise ValueError(f"this loss also reads {', '.join(missing)}: pass a value for each")
         results = [term.apply(available, self.divergence) for term, _ in self.terms]
         weighted = [weight * result.losses for result, (_, weight) in zip(results, self.terms, strict=True)]

@@ -22,6 +22,16 @@ def expected_over_label(q: torch.Tensor, as_labelled: torch.Tensor, swapped: tor
     return q * as_labelled + (1 - q) * swapped
 
 
+def accuracies(margins: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    """Return 1 where the margin prefers the answer that the label prefers, 0 where it prefers the other, (batch,).
+
+    A margin of 0 is half right, so that an untrained policy scores 0.5 and not 0. So is any margin at p = 1/2, where
+    the label prefers neither. At p < 1/2 the rejected answer is the preferred one.
+    """
+    agreement = margins * (p - 0.5).sign()
+    return (agreement > 0).float() + 0.5 * (agreement == 0).float()
+
+
 def cross_entropy(logits: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     """Return -q log sigmoid(logits) - (1 - q) log sigmoid(-logits), all (batch,).
 

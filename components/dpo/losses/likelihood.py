@@ -2,7 +2,7 @@
 
 - `chosen_nll`, `rejected_nll`: negative log-likelihood -log pi(y|x) / |y|, in nats per response token.
 - `chosen_mean_logps`, `rejected_mean_logps`: the same with the other sign, log pi(y|x) / |y|.
-- `delta`: log-ratio of chosen minus that of rejected, in nats. `policy_delta`: log pi(y_w|x) - log pi(y_l|x).
+- `delta`: log-ratio of chosen minus that of rejected, in nats. `policy_chosen_logps`: log pi(y_w|x).
 - `beta`: scale of the rewards, above 0.
 - `p`: probability that chosen is really preferred, in [0, 1].
 - `label_smoothing`: eps, the assumed share of flipped labels, in [0, 0.5).
@@ -96,7 +96,8 @@ def _log_odds(log_probability: torch.Tensor) -> torch.Tensor:
 
 
 def cpo_loss(
-    policy_delta: PerPair,
+    policy_chosen_logps: PerPair,
+    policy_rejected_logps: PerPair,
     chosen_nll: PerPair,
     rejected_nll: PerPair,
     *,
@@ -105,11 +106,12 @@ def cpo_loss(
     label_smoothing: float,
     nll_weight: float,
 ) -> PerPair:
-    """Return the CPO loss: `sigmoid_loss` of `policy_delta`, so without a reference, plus a weight times `sft_loss`.
+    """Return the CPO loss: `sigmoid_loss` of log pi(y_w|x) - log pi(y_l|x), plus a weight times `sft_loss`.
 
     Xu et al. 2024 (arXiv 2401.08417): DPO with a uniform reference, and the likelihood of chosen in place of the
     reference's pull. TRL's likelihood term is the mean over all tokens of the batch (see `sft_loss`).
     Rewards are beta log pi(y|x).
     """
+    policy_delta = policy_chosen_logps - policy_rejected_logps
     preference = sigmoid_loss(policy_delta, beta=beta, p=p, label_smoothing=label_smoothing)
     return preference + nll_weight * sft_loss(chosen_nll, rejected_nll, p=smoothed(p, label_smoothing))

@@ -4,11 +4,12 @@ A loss says what it reads by the names of its parameters, and so does every func
 things: an input (`INPUTS`), a setting (annotated as float), or a quantity, which the function of that name makes from
 its own parameters. `chosen_` or `rejected_` before a quantity of answers means the answers on that side of the pairs.
 So `delta` is made from `chosen_scores` and `rejected_scores`. `chosen_scores` are made from `chosen_log_ratios`, and
-these from `policy_chosen_logps` and `reference_chosen_logps`.
+these from `policy_chosen_logps` and `reference_chosen_logps`. A quantity that the trainer has at hand is not made: so
+log-ratios may be of other sums than likelihoods are (`transforms.length_desensitised_logps`).
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -95,6 +96,21 @@ def reference_delta(reference_chosen_logps: torch.Tensor, reference_rejected_log
     return reference_chosen_logps - reference_rejected_logps
 
 
+def compared_with_reference(policy: torch.Tensor, reference: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the quantities of pairs that compare the policy with the reference, by name.
+
+    Args:
+        policy: (2, batch) log-probabilities of chosen and of rejected answers under the policy, in nats.
+        reference: The same under the reference.
+    """
+    return {
+        "chosen_log_ratios": log_ratios(policy[0], reference[0]),
+        "rejected_log_ratios": log_ratios(policy[1], reference[1]),
+        "policy_delta": policy_delta(policy[0], policy[1]),
+        "reference_delta": reference_delta(reference[0], reference[1]),
+    }
+
+
 class Recipe(NamedTuple):
     """How a quantity is made."""
 
@@ -132,11 +148,15 @@ def _source(parameter: inspect.Parameter, side: str | None) -> str:
     return f"{side}_{parameter.name}"
 
 
-def sources_of(name: str, recipes: Mapping[str, Recipe]) -> list[str]:
-    """Return the inputs and settings that a quantity is made from in the end. Any other name stands for itself."""
-    if name not in recipes:
+def sources_of(name: str, recipes: Mapping[str, Recipe], available: Collection[str] = ()) -> list[str]:
+    """Return the inputs and settings that a quantity is made from in the end, unless it is available itself.
+
+    Any other name stands for itself.
+    """
+    if name in available or name not in recipes:
         return [name]
-    return [source for part in recipes[name].sources.values() for source in sources_of(part, recipes)]
+    parts = recipes[name].sources.values()
+    return [source for part in parts for source in sources_of(part, recipes, available)]
 
 
 def value_of(name: str, recipes: Mapping[str, Recipe], values: dict[str, Any]) -> Any:

@@ -13,7 +13,9 @@ import torch
 
 from components.dpo.losses.interface import Loss, PairLosses, ResponseLosses, Term
 from components.dpo.losses.labels import expected_over_label
-from components.dpo.losses.quantities import PAIR_LOGPS, PerResponse, Scalar
+from components.dpo.losses.quantities import PerResponse, Scalar
+
+RATIOS = ("chosen_log_ratios", "rejected_log_ratios")
 
 
 def balanced_weights(num_desirable: float, num_undesirable: float) -> tuple[float, float]:
@@ -74,8 +76,7 @@ def apo_zero_unpaired_loss(
 
 def losses_of_both(
     loss: Loss[ResponseLosses],
-    policy: torch.Tensor,
-    reference: torch.Tensor,
+    log_ratios: torch.Tensor,
     p: torch.Tensor,
     present: torch.Tensor,
     shared: Mapping[str, Any],
@@ -87,14 +88,13 @@ def losses_of_both(
 
     Args:
         loss: The loss of single responses.
-        policy: (2, batch) log pi(y|x) in nats, summed over response tokens: of chosen, then of rejected.
-        reference: (2, batch) log pi_ref(y|x).
+        log_ratios: (2, batch) log pi(y|x) - log pi_ref(y|x) in nats: of chosen, then of rejected.
         p: (batch,) probability that the label is right, in [0, 1].
         present: (2, batch) 1 where there is an answer, 0 where there is none.
         shared: What else the loss reads.
     """
-    results = loss(policy.flatten(), reference.flatten(), **{**shared, "p": torch.cat([p, 1 - p])})
-    losses, rewards = (values.view_as(policy) * present for values in results)
+    results = loss.apply({**shared, "log_ratios": log_ratios.flatten(), "p": torch.cat([p, 1 - p])})
+    losses, rewards = (values.view_as(log_ratios) * present for values in results)
     return PairLosses(losses.sum(dim=0) / present.sum(dim=0), rewards[0], rewards[1])
 
 
@@ -102,20 +102,14 @@ def taken_apart(loss: Loss[ResponseLosses]) -> Loss[PairLosses]:
     """Return the loss over pairs that takes each of them apart. Pairs hold as many desirable as undesirable answers."""
 
     def losses(
-        policy_chosen_logps: torch.Tensor,
-        policy_rejected_logps: torch.Tensor,
-        reference_chosen_logps: torch.Tensor,
-        reference_rejected_logps: torch.Tensor,
-        p: torch.Tensor,
-        **shared: Any,
+        chosen_log_ratios: torch.Tensor, rejected_log_ratios: torch.Tensor, p: torch.Tensor, **shared: Any
     ) -> torch.Tensor:
-        policy = torch.stack([policy_chosen_logps, policy_rejected_logps])
-        reference = torch.stack([reference_chosen_logps, reference_rejected_logps])
-        return losses_of_both(loss, policy, reference, p, torch.ones_like(policy), shared).losses
+        log_ratios = torch.stack([chosen_log_ratios, rejected_log_ratios])
+        return losses_of_both(loss, log_ratios, p, torch.ones_like(log_ratios), shared).losses
 
     def first_loss(p: torch.Tensor, settings: Mapping[str, float]) -> float:
         assert loss.first_loss is not None
         return loss.first_loss(torch.cat([p, 1 - p]), settings)
 
     shared = [name for name in (*loss.inputs, *loss.settings) if name not in ("policy_logps", "reference_logps", "p")]
-    return Loss(((Term(losses, (*PAIR_LOGPS, "p", *shared), PairLosses, first_loss=first_loss), 1.0),))
+    return Loss(((Term(losses, (*RATIOS, "p", *shared), PairLosses, first_loss=first_loss), 1.0),))

@@ -13,6 +13,8 @@ import torch
 from ours import Ours
 from shapes import CPU, EOS, PAD, Shape, Triple
 
+from components.dpo.objective import StepValues
+
 LIMITS = {
     False: {"logps": 1e-3, "loss": 1e-5, "gradient": 1e-4},
     True: {"logps_share": 5e-3, "loss": 2e-2, "gradient": 3e-2},
@@ -62,7 +64,7 @@ def our_step(
     model, loss = ours.model, 0.0
     model.zero_grad()
     for slots in ours.layout.micro_batches(range(len(pairs))):
-        result = ours.objective.micro_batch(model, slots, None)
+        result = ours.objective.micro_batch(model, slots, StepValues())
         result.loss.backward()
         loss += float(result.loss)
     return (

@@ -95,7 +95,7 @@ class Ours:
             None,
             training,
             pad_id=PAD,
-            end_id=EOS,
+            end_ids=[EOS],
             pair_weights=[1.0] * len(pairs),
             balance=(1.0, 1.0),
             constraints={},

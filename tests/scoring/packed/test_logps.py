@@ -32,7 +32,7 @@ def test_packed_model_scores_and_learns_as_padded(name: str, monkeypatch: pytest
             assert logps.longest_packed(model, scoring._padded_logps) >= 64
         else:
             monkeypatch.setattr(scoring, "longest_packed", lambda *_: 0)
-        scores = token_scores(model, batch(), end_id=3)
+        scores = token_scores(model, batch(), end_ids=[3])
         assert scores.end_logps is not None
         ((scores.logps.sum(dim=1) @ signs) + scores.end_logps.exp().sum()).backward()
         results.append((scores, {name: weight.grad for name, weight in model.named_parameters()}))
