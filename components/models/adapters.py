@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from components.artifacts import read_json
 from components.config import LoraConfig, SoftPromptConfig
+from components.models.whole import name_some
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -106,7 +108,11 @@ def _begin_as_real_tokens(adapted: Any, num_tokens: int) -> None:
 
 
 def load_adapter(model: "PreTrainedModel", adapter: Path, *, trainable: bool) -> Any:
-    """Put a saved adapter on its base, trainable or frozen."""
+    """Put a saved adapter on its base, trainable or frozen.
+
+    Raises:
+        ValueError: The adapter's file lacks weights, or holds some that fit nothing in the model.
+    """
     from peft import PeftModel
 
     soft_prompt = "num_virtual_tokens" in read_json(adapter / "adapter_config.json")
@@ -117,7 +123,22 @@ def load_adapter(model: "PreTrainedModel", adapter: Path, *, trainable: bool) ->
     if soft_prompt and trainable:
         adapted.peft_config["default"].inference_mode = False
         adapted.prompt_encoder.requires_grad_(True)
+    _refuse_partial(adapted, adapter)
     return adapted
+
+
+def _refuse_partial(adapted: Any, adapter: Path) -> None:
+    """Refuse an adapter whose file and model differ in names: peft leaves what is missing as it was before training."""
+    from peft import get_peft_model_state_dict
+
+    with safe_open(adapter / "adapter_model.safetensors", framework="pt") as tensors:
+        saved = set(tensors.keys())
+    expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    for names, fault in ((expected - saved, "lacks weights"), (saved - expected, "holds weights without a place")):
+        if names:
+            raise ValueError(
+                f"adapter {adapter} {fault} ({name_some(names)}): it belongs to another model, or is cut off"
+            )
 
 
 @contextmanager
