@@ -4,6 +4,7 @@ Knows peft, and no stage.
 """
 
 import copy
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,7 +62,8 @@ def with_fresh_adapter(model: "PreTrainedModel", lora: LoraConfig, soft_prompt: 
     """
     from peft import get_peft_model
 
-    adapted = get_peft_model(model, _settings(lora, soft_prompt), autocast_adapter_dtype=False)
+    with _without_advice_on_tied_weights():
+        adapted = get_peft_model(model, _settings(lora, soft_prompt), autocast_adapter_dtype=False)
     if soft_prompt.kind == "prefix":
         _begin_as_real_tokens(adapted, soft_prompt.num_tokens)
     return adapted.to(model.device)
@@ -117,9 +119,10 @@ def load_adapter(model: "PreTrainedModel", adapter: Path, *, trainable: bool) ->
 
     soft_prompt = "num_virtual_tokens" in read_json(adapter / "adapter_config.json")
     # peft does not make saved virtual tokens trainable, so this is done here.
-    adapted = PeftModel.from_pretrained(
-        model, str(adapter), is_trainable=trainable and not soft_prompt, autocast_adapter_dtype=False
-    )
+    with _without_advice_on_tied_weights():
+        adapted = PeftModel.from_pretrained(
+            model, str(adapter), is_trainable=trainable and not soft_prompt, autocast_adapter_dtype=False
+        )
     if soft_prompt and trainable:
         adapted.peft_config["default"].inference_mode = False
         adapted.prompt_encoder.requires_grad_(True)
@@ -142,6 +145,14 @@ def _refuse_partial(adapted: Any, adapter: Path) -> None:
 
 
 @contextmanager
+def _without_advice_on_tied_weights() -> Iterator[None]:
+    """Silence peft's advice about adapters on tied weights; `merging` does what it asks for."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Model (has|with) `tie_word_embeddings=True`")
+        yield
+
+
+@contextmanager
 def without_adapter(model: Any) -> Iterator[Any]:
     """Yield the model under a fresh adapter, with the adapter disabled."""
     with model.disable_adapter():
@@ -152,7 +163,7 @@ def save_adapter(model: Any, state: dict[str, torch.Tensor], directory: Path) ->
     """Write an adapter in peft's format, from weights that were gathered from all ranks."""
     settings = model.peft_config["default"]
     if not settings.is_prompt_learning:
-        model.save_pretrained(directory, state_dict=state, safe_serialization=True)
+        model.save_pretrained(directory, state_dict=state, safe_serialization=True, save_embedding_layers=False)
         return
     # peft would read the virtual tokens from the model, but under ZeRO-3 this rank's model holds only a share of them.
     directory.mkdir(parents=True)
