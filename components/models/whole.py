@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.utils.logging import disable_progress_bar
 
+from components.models.rotary import make_rows_independent
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -72,6 +74,7 @@ def load_whole(
         faults.append(f"holds weights that {type(model).__name__} does not use ({name_some(unused)})")
     if faults:
         raise ValueError(f"{name} {', and '.join(faults)}: {remedy}")
+    make_rows_independent(model)
     return model, missing
 
 

@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from components.models.adapters import num_virtual_tokens, unwrapped
+from components.models.rotary import UNLIMITED, make_rows_independent, original_context
 from components.models.rounding import TIMES, in_fp32, root_mean_square
 from components.models.trial_tokens import trial_tokens
 from components.scoring.packed.attention import NAME, CannotPack
@@ -17,7 +18,6 @@ PROMPTS = (12, 5, 1)
 RESPONSES = ((9, 4), (1, 6, 3), (7,))
 """Tokens of each response, per prompt: long and short, alone and beside others."""
 DTYPES = (torch.float32, torch.bfloat16)
-NO_WINDOW = 2**31
 log = logging.getLogger(__name__)
 
 
@@ -79,11 +79,12 @@ def _tried(base: Any, trial: MakeTrial) -> Packing:
         return Packing(0, f"{name} uses {before} attention")
     if base.dtype not in DTYPES:
         return Packing(0, f"{name} computes in {base.dtype}")
-    window = _shortest_window(base)
-    prompts, responses = _rows(base, longest=window)
+    make_rows_independent(base)
+    longest, reason = _limit(base)
+    prompts, responses = _rows(base, longest=longest)
     try:
         if not prompts:
-            raise CannotPack(f"it has a sliding window of {window} tokens")
+            raise CannotPack(f"it {reason}")
         comparison = trial(prompts, responses)
     except CannotPack as error:
         return Packing(0, f"{name} cannot be packed: {error}")
@@ -94,7 +95,7 @@ def _tried(base: Any, trial: MakeTrial) -> Packing:
         # The model, this torch or this device cannot compute it.
         base.set_attn_implementation(before)
         return Packing(0, f"{name} cannot be packed: {error}")
-    return Packing(window, f"{name} has a sliding window of {window} tokens" if window < NO_WINDOW else "")
+    return Packing(longest, f"{name} {reason}" if reason else "")
 
 
 def _rows(base: Any, *, longest: int) -> tuple[list[list[int]], list[list[int]]]:
@@ -125,8 +126,14 @@ def _compare(base: Any, trial: Trial, plain: torch.Tensor) -> None:
         raise CannotPack(f"{trial.off} {amounts} (root mean squares)")
 
 
-def _shortest_window(base: Any) -> int:
+def _limit(base: Any) -> tuple[int, str]:
+    """Return the tokens of the longest row that may be packed, and what sets the limit; empty without one."""
     from transformers import DynamicCache
 
     layers = DynamicCache(config=base.config).layers
-    return min((layer.sliding_window for layer in layers if layer.is_sliding), default=NO_WINDOW)
+    window = min((layer.sliding_window for layer in layers if layer.is_sliding), default=UNLIMITED)
+    context = original_context(base)
+    if window < UNLIMITED and window <= context:
+        return window, f"has a sliding window of {window} tokens"
+    # Beyond it the positions of a prompt depend on the length of its response, so responses cannot share the prompt.
+    return context, f"has positions that change beyond {context} tokens" if context < UNLIMITED else ""
