@@ -20,8 +20,9 @@ from components.models.rotary import make_rows_independent
 from components.models.rounding import LOW, TIMES, in_fp32, root_mean_square
 from components.models.trial_tokens import trial_tokens
 
-Way = Literal["shared prompts", "copied prompts", "transformers' loop", "one response at a time"]
+Way = Literal["shared prompts", "copied prompts", "transformers' loop", "one response at a time", "vllm"]
 NOTES: dict[Way, str] = {
+    "vllm": "vLLM samples",
     "shared prompts": "each prompt's keys and values are read once for all its responses",
     "copied prompts": "every response is sampled with a copy of its prompt's keys and values",
     "transformers' loop": "responses are sampled by transformers' own loop, which is slower",
@@ -69,6 +70,12 @@ def sampling_path(model: Any) -> SamplingPath:
     return _known[model]
 
 
+def describe_path(path: SamplingPath) -> str:
+    """Return the way and the reason for it in one line."""
+    note = f"{path.way} ({NOTES[path.way]})"
+    return f"{note}, since {path.reason}" if path.reason else note
+
+
 @torch.inference_mode()
 def _tried(model: Any) -> SamplingPath:
     name = type(unwrapped(model)).__name__
@@ -78,6 +85,9 @@ def _tried(model: Any) -> SamplingPath:
         "copied prompts": ("", lambda: rows.decoded(CopiedCache)),
         "transformers' loop": ("", lambda: rows.generated()),
     }
+    if model.device.type != "cpu":
+        # Prompts are shared on a CPU only, where a flash kernel would read them once for every response.
+        del ways["shared prompts"]
     against_batches = reason_against_batches(model)
     reasons = []
     for way, (reason, logits) in ways.items():

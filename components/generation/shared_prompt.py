@@ -40,8 +40,6 @@ _HARMLESS = frozenset(
 
 def reason_against(base: Any) -> str:
     """Return what a model has that rules out shared prompts before any trial; empty if nothing does."""
-    if base.device.type != "cpu":
-        return f"is on {base.device.type}"
     if base.config._attn_implementation == "eager" or base.dtype not in DTYPES:
         return f"uses eager attention or computes in {base.dtype}"
     if {type(layer) for layer in DynamicCache(config=base.config).layers} - {DynamicLayer}:

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -12,6 +12,7 @@ from components.artifacts import derive_seed, read_table, write_json, write_tabl
 from components.data.messages import parse_messages
 from components.generation.curriculum import draw_round
 from components.generation.engines import opened
+from components.generation.paths import SamplingPath
 from components.generation.responses import Response, respond
 from components.generation.sampler import Sampled
 from components.generation.sampling_params import SamplingParams
@@ -74,11 +75,11 @@ def run(request: GenerateRequest, out: Path) -> None:
         [derive_seed(request.seed, name, number) for number in range(request.generation.samples_per_prompt)]
         for name in sampled
     ]
-    responses = _respond(request, tokenizer, list(sampled.values()), seeds)
+    responses, path = _respond(request, tokenizer, list(sampled.values()), seeds)
     if rank() != 0:
         return
     everything = [response for of_prompt in responses for response in of_prompt]
-    counts = {
+    counts: dict[str, Any] = {
         "prompts": len(drawn),
         "responses": len(everything),
         "skipped_long_prompts": skipped,
@@ -87,6 +88,7 @@ def run(request: GenerateRequest, out: Path) -> None:
         "tokens": sum(len(response.token_ids) for response in everything),
         "unfinished": sum(response.unfinished for response in everything),
         "empty": sum(response.empty for response in everything),
+        "sampling": path._asdict(),
     }
     write_table(
         out / "prompts.parquet",
@@ -101,7 +103,7 @@ def _respond(
     tokenizer: "PreTrainedTokenizerBase",
     prompts: Sequence[list[int]],
     seeds: Sequence[Sequence[int]],
-) -> list[list[Response]]:
+) -> tuple[list[list[Response]], SamplingPath]:
     generation, most = request.generation, request.limits.max_response_tokens
     total = len(prompts) * generation.samples_per_prompt
     began, done, tokens = time.monotonic(), 0, 0
@@ -128,7 +130,7 @@ def _respond(
             max_new_tokens=most,
             stop_ids=frozenset(stop_ids(tokenizer, policy.generation_config)),
         )
-        return respond(policy.draw, tokenizer, prompts, seeds=seeds, law=law, on_batch=report)
+        return respond(policy.draw, tokenizer, prompts, seeds=seeds, law=law, on_batch=report), policy.path
 
 
 def _table(

@@ -141,6 +141,9 @@ def load_policy(
         options |= {"quantization_config": _four_bits(dtype), "device_map": {"": device}}
     model: Any
     model, _ = load_whole(AutoModelForCausalLM, ref.base, name=f"model {ref.base}", remedy=REMEDY, **options)
+    if getattr(model.config, "output_router_logits", False):
+        # The router's balance is not trained here, and its loss does not fit rows of which only some logits are read.
+        model.config.output_router_logits = False
     for module in model.modules():
         # On some processors bitsandbytes repacks weights at the first forward, and then drops their part of the
         # gradient.
@@ -151,7 +154,8 @@ def load_policy(
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-        if getattr(module, "attention_dropout", 0.0):
+        # In some models this is a module, which is off already.
+        if isinstance(getattr(module, "attention_dropout", None), float):
             module.attention_dropout = 0.0
     speed_up(model)
     return model.to(device).eval()

@@ -64,7 +64,9 @@ def _reason_against_padding(model: Any) -> str:
 def _has_window(model: Any) -> bool:
     from transformers import DynamicCache
 
-    return any(layer.is_sliding for layer in DynamicCache(config=model.get_base_model().config).layers)
+    return any(
+        getattr(layer, "is_sliding", False) for layer in DynamicCache(config=model.get_base_model().config).layers
+    )
 
 
 @functools.cache

@@ -131,7 +131,7 @@ def _limit(base: Any) -> tuple[int, str]:
     from transformers import DynamicCache
 
     layers = DynamicCache(config=base.config).layers
-    window = min((layer.sliding_window for layer in layers if layer.is_sliding), default=UNLIMITED)
+    window = min((layer.sliding_window for layer in layers if getattr(layer, "is_sliding", False)), default=UNLIMITED)
     context = original_context(base)
     if window < UNLIMITED and window <= context:
         return window, f"has a sliding window of {window} tokens"
