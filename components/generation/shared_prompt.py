@@ -32,6 +32,7 @@ _HARMLESS = frozenset(
         "use_cache",
         "output_attentions",
         "output_hidden_states",
+        "output_router_logits",
         "is_causal",
         "sliding_window",
     }

@@ -13,7 +13,8 @@ from components.data.prompts import Prompt, split_prompts
 from components.generation.sampler import sample
 from components.generation.sampling_params import SamplingParams
 from components.judges.registry import judge_digest
-from components.models.directory import check_model_directory, locate_model
+from components.models.causality import check_causal
+from components.models.directory import check_model_directory, check_policy_directory, locate_model
 from components.models.loading import load_policy, load_tokenizer, pick_device, resolve_dtype, start_ref
 from components.models.tokens import prompt_ids
 from components.records import JudgeRef, ModelRef, StartRequest
@@ -36,6 +37,8 @@ def run(request: StartRequest, out: Path) -> None:
     else:
         path = locate_model(request.policy.model, request.policy.revision)
         check_model_directory(path)
+        # Whether quantized weights are trained is the first round's question.
+        check_policy_directory(path, trains_adapter=True)
         model = start_ref(path, revision=request.policy.revision)
     _check_model_samples(model.model_copy(update={"base": str(out / model.base)}), request.policy, split.train)
     write_table(out / "train_prompts.parquet", _table(split.train))
@@ -62,12 +65,13 @@ def _check_model_samples(model: ModelRef, policy: PolicyConfig, prompts: tuple[P
         loaded = load_policy(
             model, dtype=resolve_dtype(policy.dtype), device=pick_device(), quantization=policy.quantization
         )
+        check_causal(loaded)
         prompt = prompt_ids(tokenizer, shortest.messages)
         sample(
             loaded, [prompt], seeds=[[0]], law=law, pad_id=tokenizer.pad_token_id, batch_size=1, on_batch=lambda _: None
         )
     except Exception as error:
-        cause = " ".join(str(error).split())[:300]
+        cause = " ".join(str(error).split())[:500] or type(error).__name__
         raise ValueError(f"the start model {policy.model} cannot be loaded or sampled from: {cause}") from error
 
 

@@ -91,7 +91,7 @@ def _tried(base: Any, trial: MakeTrial) -> Packing:
     plain = comparison.plain()
     try:
         _compare(base, comparison, plain)
-    except (CannotPack, TypeError, ImportError, RuntimeError) as error:
+    except (CannotPack, AttributeError, ImportError, IndexError, RuntimeError, TypeError, ValueError) as error:
         # The model, this torch or this device cannot compute it.
         base.set_attn_implementation(before)
         return Packing(0, f"{name} cannot be packed: {error}")
