@@ -13,6 +13,7 @@ import torch
 from components.generation.cache import CopiedCache, plan_compaction
 from components.generation.plain import Forced, generate, without_warning_of_positions
 from components.generation.prefill import prefill
+from components.generation.sampling_params import NOT_FINITE
 from components.generation.shared_prompt import CannotShare, Shared, reason_against
 from components.models.adapters import unwrapped
 from components.models.padding import reason_against_batches
@@ -37,6 +38,8 @@ TOLERANCE = 1e-3
 """Largest difference of logits in fp32, over their standard deviation."""
 BLIND_TOLERANCE = 0.1
 """The same, as a root mean square, for a model of lower precision that cannot be run in fp32."""
+GROSS = 0.3
+"""The same, for a way that has no other behind it."""
 
 log = logging.getLogger(__name__)
 _known: "WeakKeyDictionary[torch.nn.Module, SamplingPath]" = WeakKeyDictionary()
@@ -60,6 +63,10 @@ def sampling_path(model: Any) -> SamplingPath:
 
     Args:
         model: A causal language model in evaluation mode, or a peft wrapper of one.
+
+    Raises:
+        ValueError: No way samples what the model's plain forward says.
+        RuntimeError: The model's logits are not finite.
     """
     if model not in _known:
         make_rows_independent(model)
@@ -83,21 +90,24 @@ def _tried(model: Any) -> SamplingPath:
     ways: dict[Way, tuple[str, Callable[[], torch.Tensor]]] = {
         "shared prompts": (reason_against(unwrapped(model)), lambda: rows.decoded(Shared)),
         "copied prompts": ("", lambda: rows.decoded(CopiedCache)),
-        "transformers' loop": ("", lambda: rows.generated()),
+        "transformers' loop": ("", lambda: rows.generated(together=True)),
+        "one response at a time": ("", lambda: rows.generated(together=False)),
     }
     if model.device.type != "cpu":
         # Prompts are shared on a CPU only, where a flash kernel would read them once for every response.
         del ways["shared prompts"]
     against_batches = reason_against_batches(model)
-    reasons = []
+    reasons: list[str] = []
     for way, (reason, logits) in ways.items():
-        if way != "transformers' loop" and against_batches:
+        if "prompts" in way and against_batches:
             reason = against_batches
-        reason = reason or rows.reason_against(logits)
+        # The last way is transformers' own, so only what is not rounding counts against it: a recurrent model in
+        # bfloat16 rounds a step otherwise than a whole row.
+        reason = reason or rows.reason_against(logits, least=GROSS if way == "one response at a time" else 0.0)
         if not reason:
             return SamplingPath(way, "; ".join(dict.fromkeys(reasons)) or None)
         reasons.append(reason if reason == against_batches else f"{name} {reason} ({way})")
-    return SamplingPath("one response at a time", "; ".join(dict.fromkeys(reasons)))
+    raise ValueError(f"{'; '.join(dict.fromkeys(reasons))}: sample with another engine (generation.engine), or model")
 
 
 class _Rows:
@@ -110,18 +120,24 @@ class _Rows:
         self.prompts, self.responses = drawn[: len(PROMPTS)], drawn[len(PROMPTS) :]
         self.exact, self.tolerance = self._expected()
 
-    def reason_against(self, logits: Callable[[], torch.Tensor]) -> str:
-        """Return why logits are not those of the plain forward; empty if they are."""
+    def reason_against(self, logits: Callable[[], torch.Tensor], *, least: float) -> str:
+        """Return why logits are not those of the plain forward; empty if they are, or if they differ by `least`."""
         try:
             errors = self._compared(logits(), self.exact)
         except (CannotShare, TypeError, AttributeError, IndexError, ValueError, RuntimeError) as error:
             return f"cannot be sampled so: {' '.join(str(error).split())[:200] or type(error).__name__}"
         gap = float(errors.abs().max()) if self.model.dtype not in LOW else root_mean_square(errors)
-        return "" if gap <= self.tolerance else f"computes logits that are off by {gap:.3g} standard deviations"
+        return (
+            ""
+            if gap <= max(self.tolerance, least)
+            else f"computes logits that are off by {gap:.3g} standard deviations"
+        )
 
     def _expected(self) -> tuple[torch.Tensor, float]:
         """Return exact logits, and how far others may be from them."""
         plain = self._alone()
+        if bool(plain.isnan().any()):
+            raise RuntimeError(NOT_FINITE)
         if self.model.dtype not in LOW:
             return plain, TOLERANCE
         try:
@@ -163,11 +179,13 @@ class _Rows:
         third[order] = state.step(tokens[order, 1], positions[order] + 1)
         return torch.stack([first, second, third], dim=1)
 
-    def generated(self) -> torch.Tensor:
-        """Decode the responses by transformers' loop, those of equal prompts' lengths together."""
+    def generated(self, *, together: bool) -> torch.Tensor:
+        """Decode the responses by transformers' loop: those to prompts of one length together, or each alone."""
         logits: list[torch.Tensor] = [torch.empty(0)] * len(self.responses)
-        for length in set(PROMPTS):
-            rows = [row for row in range(len(self.responses)) if PROMPTS[row // SAMPLES] == length]
+        every = range(len(self.responses))
+        groups = [[row for row in every if PROMPTS[row // SAMPLES] == length] for length in dict.fromkeys(PROMPTS)]
+        for rows in groups if together else [[row] for row in every]:
+            length = PROMPTS[rows[0] // SAMPLES]
             tokens = torch.tensor([self.responses[row] + [0] for row in rows], device=self.model.device)
             forced = Forced(tokens, length)
             generate(self.model, [self.prompts[row // SAMPLES] for row in rows], forced, max_new_tokens=STEPS, pad_id=0)

@@ -81,6 +81,7 @@ def generate(
     """Return the tokens that transformers' loop gives to prompts of one length, with `scores` behind the model."""
     from transformers import GenerationConfig, LogitsProcessorList
 
+    _forget(model)
     ids = torch.tensor(prompts, device=model.device)
     settings = GenerationConfig(
         do_sample=False,
@@ -97,6 +98,13 @@ def generate(
         )
     rows: list[list[int]] = generated[:, ids.shape[1] :].tolist()
     return rows
+
+
+def _forget(model: Any) -> None:
+    """Drop the states that RecurrentGemma keeps in its modules: a prompt of one token would go on from them."""
+    for module in model.modules():
+        for state in vars(module).keys() & {"recurrent_states", "conv1d_state"}:
+            setattr(module, state, None)
 
 
 class _Drawn:

@@ -1,7 +1,7 @@
 """The trial that decides how a model's rows are padded, once per model: a row must score as it does alone."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -69,7 +69,7 @@ def _tried(model: Any, score: Score) -> Padding:
     return "none"
 
 
-def _expected(base: Any, score: Score, rows: tuple[Sequence[Any], Sequence[Any]]) -> tuple[torch.Tensor, float]:
+def _expected(base: Any, score: Score, rows: tuple[list[list[int]], list[list[int]]]) -> tuple[torch.Tensor, float]:
     """Return exact log-probabilities, and how far others may be from them."""
     alone = score("none", *rows)
     if base.dtype not in LOW:

@@ -55,7 +55,9 @@ class Padded:
     def __init__(self, batch: Batch) -> None:
         self.prompt_width, self.response_width = max(map(len, batch.prompts)), batch.response_width
         shape = (len(batch.prompts), self.prompt_width + self.response_width)
-        ids, mask = torch.full(shape, batch.pad_id, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+        # Padding tokens' embeddings may be zero, at which some models (Gemma 3n) have no gradient, so that all are NaN.
+        ids = torch.tensor([prompt[:1] for prompt in batch.prompts], dtype=torch.long).repeat(1, shape[1])
+        mask = torch.zeros(shape, dtype=torch.long)
         for row, (prompt, response) in enumerate(zip(batch.prompts, batch.responses, strict=True)):
             start, end = self.prompt_width - len(prompt), self.prompt_width + len(response)
             ids[row, start:end] = torch.tensor([*prompt, *response])
