@@ -31,17 +31,6 @@ def left_padding_is_exact(model: Any) -> bool:
     return not reason
 
 
-def decodes_in_batches(model: Any) -> bool:
-    """Return whether the sampler's own prefill, padding and cache fit a model, or a peft wrapper of one.
-
-    If they do not, the reason is logged once.
-    """
-    reason = reason_against_batches(model)
-    if reason:
-        _warn_once(reason)
-    return not reason
-
-
 def reason_against_batches(model: Any) -> str:
     """Return why the sampler's own prefill, padding and cache do not fit a model; empty if they may."""
     if num_virtual_tokens(model) and model.peft_config["default"].peft_type == "PREFIX_TUNING" and _has_window(model):
@@ -72,6 +61,6 @@ def _has_window(model: Any) -> bool:
 @functools.cache
 def _warn_once(reason: str) -> None:
     log.warning(
-        "%s: prompts are not padded on the left, and responses are sampled by transformers' own loop, which is slower",
+        "%s: prompts are not padded on the left",
         reason,
     )
