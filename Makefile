@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Tests run on one thread each, as many at once as there are cores, at most eight.
 PYTEST := $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist worksteal
-.PHONY: demo test check lint types imports coverage test-faults bench bench-gpu reference ui up down deploy worker test-e2e clean
+.PHONY: demo test check lint types imports coverage test-faults bench bench-gpu reference models ui up down deploy worker test-e2e clean
 
 demo: .venv/run.ready  ## Set up, and run three rounds on the built-in campaign.
 	$(BIN)/ratchet run conf/demo.yaml
@@ -59,6 +59,9 @@ deploy: .venv/run.ready  ## The deployments, the work pool and the automations o
 
 worker: .venv/run.ready  ## One more worker, in the foreground, for the server in PREFECT_API_URL, else the one of `make up`.
 	$(BIN)/ratchet worker
+
+models: .venv/dev.ready  ## Try every family of models, and write the table of docs/models.md; takes some minutes.
+	$(BIN)/python -m tests.models.families
 
 ui: .venv/run.ready  ## The Prefect and MLflow pages over what ran; Ctrl-C ends them.
 	$(BIN)/ratchet ui

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from components.config import BUILTIN, CampaignConfig
 from components.config.shipped import conf_path
 from components.runtime.launch import visible_gpus
 
@@ -28,6 +29,41 @@ def findings(runs: Path) -> list[Finding]:
         runs: Directory that holds the campaigns' directories.
     """
     return [*_versions(), _processor(), _accelerators(), _disk(runs), _stores(runs)]
+
+
+def model_findings(config: CampaignConfig) -> list[Finding]:
+    """Load a configuration's model and try how it will be sampled and scored."""
+    from components.builtin.starter import starter_model
+    from components.generation.paths import describe_path, sampling_path
+    from components.models.adapters import is_wanted, with_fresh_adapter
+    from components.models.directory import check_model_directory, locate_model
+    from components.models.loading import load_policy, pick_device, resolve_dtype
+    from components.records import ModelRef
+    from components.scoring.response_logps import scoring_path
+
+    policy = config.policy
+    longest = policy.max_prompt_tokens + policy.max_response_tokens
+    try:
+        path = starter_model() if policy.model == BUILTIN else locate_model(policy.model, policy.revision)
+        check_model_directory(path)
+        model = load_policy(
+            ModelRef(round=0, base=str(path), revision=policy.revision, base_digest="", digest=""),
+            dtype=resolve_dtype(policy.dtype),
+            device=pick_device(),
+            quantization=policy.quantization,
+        )
+        sampling = "vllm" if config.generation.engine == "vllm" else describe_path(sampling_path(model))
+        if is_wanted(config.lora, config.soft_prompt):
+            model = with_fresh_adapter(model, config.lora, config.soft_prompt).eval()
+        scoring = scoring_path(model, longest, collisions=config.training.weighting == "wpo")
+    except Exception as error:
+        return [Finding("model", False, " ".join(str(error).split()) or type(error).__name__)]
+    why = "packed rows" if scoring.packed else f"padded rows, which is slower: {scoring.reason}"
+    return [
+        Finding("model", True, f"{policy.model} as {type(model).__name__}"),
+        Finding("sampling", True, sampling),
+        Finding("scoring", True, why),
+    ]
 
 
 def _versions() -> list[Finding]:

@@ -17,6 +17,7 @@ from components.models.adapters import (
     with_fresh_adapter,
 )
 from components.models.loading import load_policy
+from components.models.merging import merge
 from components.models.noise import recompute_activations
 from components.records import TrainRequest
 
@@ -35,7 +36,7 @@ def trainable_policy(request: TrainRequest, dtype: torch.dtype, device: torch.de
     """Load the policy, with those weights open to training that the configuration names.
 
     Raises:
-        ValueError: The policy's adapter cannot become what the configuration asks for.
+        ValueError: The policy's adapter cannot become what the configuration asks for, or cannot be merged.
     """
     _refuse_another_adapter(request)
     torch.manual_seed(request.seed)
@@ -45,7 +46,7 @@ def trainable_policy(request: TrainRequest, dtype: torch.dtype, device: torch.de
     if takes_fresh_adapter(request):
         model = with_fresh_adapter(model, request.lora, request.soft_prompt)
     elif request.policy.adapter is not None and not is_wanted(request.lora, request.soft_prompt):
-        model = model.merge_and_unload().requires_grad_(True)
+        model = merge(model).requires_grad_(True)
     if request.training.gradient_checkpointing:
         recompute_activations(model)
     return model

@@ -7,9 +7,9 @@ rows are dropped. Here a step writes one column, and dropping rows moves only th
 from typing import Any, NamedTuple
 
 import torch
-from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import CacheLayerMixin, DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
 
-from components.generation.prefill import Prefilled
+from components.generation.prefill import Prefilled, holds_states
 
 
 class Compaction(NamedTuple):
@@ -54,16 +54,16 @@ class CopiedCache:
 
     def __init__(self, prefilled: Prefilled, *, samples: int, room: int) -> None:
         kinds = {type(layer) for layer in prefilled.cache.layers} if prefilled.cache is not None else {type(None)}
-        if not kinds <= {DynamicLayer, DynamicSlidingWindowLayer}:
+        if not kinds <= {DynamicLayer, DynamicSlidingWindowLayer, DummyLayer}:
             names = ", ".join(sorted(kind.__name__ for kind in kinds))
             raise ValueError(
                 f"the policy's cache has layers of type {names}, which sampling cannot copy per response: "
                 "use a model that has attention layers only"
             )
         self.model, self.cache = prefilled.model, prefilled.cache
-        # A layer that was never filled reads another layer's keys and values, and has nothing of its own to repeat.
+        # A layer that holds nothing reads another layer's keys and values, and has nothing of its own to repeat.
         self.cache.layers = [
-            ReservedLayer(layer, samples, room) if layer.is_initialized else layer for layer in prefilled.cache.layers
+            ReservedLayer(layer, samples, room) if holds_states(layer) else layer for layer in prefilled.cache.layers
         ]
         mask = prefilled.mask
         self.filled, self.padded = mask.shape[1], not bool(mask.all())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from components.config import PolicyConfig, SamplingEngine
 from components.generation import vllm
+from components.generation.paths import SamplingPath, sampling_path
 from components.generation.sampler import Sampled, sample
 from components.generation.sampling_params import SamplingParams
 from components.models.loading import load_policy, pick_device, resolve_dtype
@@ -39,6 +40,11 @@ class Sampler:
     def __init__(self, draw: Draw, model: "PreTrainedModel | None") -> None:
         self.draw, self.model = draw, model
         """The model is None if another process has loaded it."""
+
+    @property
+    def path(self) -> SamplingPath:
+        """How responses are sampled, and why."""
+        return SamplingPath("vllm", None) if self.model is None else sampling_path(self.model)
 
 
 @contextlib.contextmanager

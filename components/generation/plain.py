@@ -1,11 +1,11 @@
 """Decoding by transformers' own loop, for models that do not fit the sampler's cache or padding.
 
-It is slower, and exact for all models. Prompts of the same length are decoded together, so that none is padded; the
-model, or peft, prepares its own inputs.
+It is slower, and the model, or peft, prepares its own inputs. Prompts of the same length are decoded together, so that
+none is padded, unless the model's rows depend on each other.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,9 @@ from components.models.adapters import unwrapped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+Scores = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""(tokens so far (rows, width), logits (rows, vocabulary)) -> logits of which the greedy choice is taken."""
 
 
 def decode_plainly(
@@ -40,35 +43,68 @@ def decode_plainly(
             if len(prompt) == length
             for number in range(samples)
         ]
-        ids = torch.tensor([prompts[row // samples] for row in rows], device=model.device)
-        draws = torch.from_numpy(uniforms[rows]).to(model.device)
-        for row, tokens in zip(rows, _generate(model, ids, draws, law, pad_id), strict=True):
+        drawn = _Drawn(torch.from_numpy(uniforms[rows]).to(model.device), law, length)
+        generated = generate(
+            model,
+            [prompts[row // samples] for row in rows],
+            drawn,
+            max_new_tokens=law.max_new_tokens,
+            pad_id=pad_id,
+            stop_ids=law.stop_ids,
+        )
+        for row, tokens in zip(rows, generated, strict=True):
             endings[row] = _ending(tokens, law)
     return endings
 
 
-def _generate(
-    model: "PreTrainedModel", ids: torch.Tensor, draws: torch.Tensor, law: SamplingParams, pad_id: int
+def decode_one_by_one(
+    model: "PreTrainedModel", prompts: list[list[int]], uniforms: np.ndarray, law: SamplingParams, pad_id: int
+) -> list[Ending]:
+    """Decode one batch, each response alone; arguments as for `decode_plainly`."""
+    samples = len(uniforms) // len(prompts)
+    return [
+        ending
+        for row in range(len(uniforms))
+        for ending in decode_plainly(model, [prompts[row // samples]], uniforms[row : row + 1], law, pad_id)
+    ]
+
+
+def generate(
+    model: "PreTrainedModel",
+    prompts: Sequence[Sequence[int]],
+    scores: Scores,
+    *,
+    max_new_tokens: int,
+    pad_id: int,
+    stop_ids: frozenset[int] = frozenset(),
 ) -> list[list[int]]:
+    """Return the tokens that transformers' loop gives to prompts of one length, with `scores` behind the model."""
     from transformers import GenerationConfig, LogitsProcessorList
 
+    _forget(model)
+    ids = torch.tensor(prompts, device=model.device)
     settings = GenerationConfig(
         do_sample=False,
-        max_new_tokens=law.max_new_tokens,
-        eos_token_id=sorted(law.stop_ids) or None,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=sorted(stop_ids) or None,
         pad_token_id=pad_id,
     )
-    with _without_own_generation_config(model), warnings.catch_warnings():
-        # Without padding, peft's own positions are the same.
-        warnings.filterwarnings("ignore", message="Position ids are not supported")
+    with _without_own_generation_config(model), without_warning_of_positions():
         generated: Any = model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             generation_config=settings,
-            logits_processor=LogitsProcessorList([_Drawn(draws, law, ids.shape[1])]),
+            logits_processor=LogitsProcessorList([scores]),
         )
     rows: list[list[int]] = generated[:, ids.shape[1] :].tolist()
     return rows
+
+
+def _forget(model: Any) -> None:
+    """Drop the states that RecurrentGemma keeps in its modules: a prompt of one token would go on from them."""
+    for module in model.modules():
+        for state in vars(module).keys() & {"recurrent_states", "conv1d_state"}:
+            setattr(module, state, None)
 
 
 class _Drawn:
@@ -81,7 +117,32 @@ class _Drawn:
         picked = sample_tokens(scores, self.draws[:, input_ids.shape[1] - self.prompt_length], self.law)
         if bool((picked < 0).any()):
             raise RuntimeError(NOT_FINITE)
-        return torch.full_like(scores, -torch.inf).scatter_(1, picked.unsqueeze(1), 0.0)
+        return _only(picked, scores)
+
+
+class Forced:
+    """Takes given tokens (rows, steps), and keeps the logits of every step."""
+
+    def __init__(self, tokens: torch.Tensor, prompt_length: int) -> None:
+        self.tokens, self.prompt_length = tokens, prompt_length
+        self.scores: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Return scores whose greedy choice is the given token."""
+        self.scores.append(scores)
+        return _only(self.tokens[:, input_ids.shape[1] - self.prompt_length], scores)
+
+
+def _only(tokens: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    return torch.full_like(scores, -torch.inf).scatter_(1, tokens.unsqueeze(1), 0.0)
+
+
+@contextmanager
+def without_warning_of_positions() -> Iterator[None]:
+    """Silence peft's warning that it takes no positions: without padding, its own are the same."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Position ids are not supported")
+        yield
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.nn.functional import pad
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
 
 from components.models.adapters import num_virtual_tokens
 
@@ -41,6 +41,11 @@ def prefill(model: "PreTrainedModel", prompts: list[list[int]], pad_id: int) -> 
     return pieces[0] if len(pieces) == 1 else _joined(pieces)
 
 
+def holds_states(layer: Any) -> bool:
+    """Return whether a layer of a filled cache has keys and values of its own."""
+    return layer.is_initialized and not isinstance(layer, DummyLayer)
+
+
 def _pieces(prompts: list[list[int]], most_tokens: int) -> Iterator[list[list[int]]]:
     """Yield neighbouring prompts of at most `most_tokens` tokens, padding included; at least one prompt each."""
     piece: list[list[int]] = []
@@ -61,7 +66,7 @@ def _joined(pieces: list[Prefilled]) -> Prefilled:
     mask = torch.cat([pad(piece.mask, (width - piece.mask.shape[1], 0), value=False) for piece in pieces])
     cache = pieces[0].cache
     for number, layer in enumerate(cache.layers if cache is not None else ()):
-        if not layer.is_initialized:
+        if not holds_states(layer):
             continue
         if not isinstance(layer, DynamicLayer):
             break  # the decoder refuses such a layer by its name

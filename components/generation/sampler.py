@@ -14,12 +14,13 @@ import numpy as np
 import torch
 
 from components.generation.cache import plan_compaction
-from components.generation.plain import decode_plainly
+from components.generation.paths import sampling_path
+from components.generation.plain import decode_one_by_one, decode_plainly
 from components.generation.prefill import prefill
 from components.generation.sampling_params import NOT_FINITE, Ending, SamplingParams, sample_tokens
-from components.generation.shared_prompt import decoder
+from components.generation.steady import Decode, decode_steadily
 from components.models.adapters import num_virtual_tokens
-from components.models.padding import decodes_in_batches
+from components.models.rotary import longest_context
 from components.runtime.ranks import world_size
 
 if TYPE_CHECKING:
@@ -68,13 +69,12 @@ def sample(
         One response per seed, ordered by prompt, then sample.
 
     Raises:
-        ValueError: A prompt and its response exceed the model's context, or its attention layers have another kind of
-            cache.
+        ValueError: A prompt and its response exceed the model's context.
         RuntimeError: The model's logits are not finite.
     """
     longest = max((len(prompt) for prompt in prompts), default=0) + law.max_new_tokens
     _check_context(model, longest)
-    decode = _decode if decodes_in_batches(model) else decode_plainly
+    decode = _decoder(model)
     most_samples = max((len(own_seeds) for own_seeds in seeds), default=1)
     size = batch_size or max(1, _rows_that_fit(model, longest) // most_samples)
     responses: list[Sampled] = []
@@ -85,7 +85,7 @@ def sample(
         uniforms = np.stack([_uniforms(seed, law.max_new_tokens) for _, _, seed in rows])
         try:
             with torch.inference_mode():
-                endings = decode(model, [prompts[index] for index in members], uniforms, law, pad_id)
+                endings = decode_steadily(decode, model, [prompts[index] for index in members], uniforms, law, pad_id)
         except torch.OutOfMemoryError:
             if len(members) == 1:
                 raise
@@ -101,13 +101,22 @@ def sample(
     return sorted(responses, key=lambda response: response[:2])
 
 
+def _decoder(model: Any) -> Decode:
+    path = sampling_path(model)
+    if path.cache is not None:
+        return _decode
+    return decode_plainly if path.way == "transformers' loop" else decode_one_by_one
+
+
 def _decode(
     model: "PreTrainedModel", prompts: list[list[int]], uniforms: np.ndarray, law: SamplingParams, pad_id: int
 ) -> list[Ending]:
     """Decode one batch; `uniforms` is (rows, max_new_tokens), with the rows of a prompt adjacent."""
+    cache = sampling_path(model).cache
+    assert cache is not None
     samples = len(uniforms) // len(prompts)
     prefilled = prefill(model, prompts, pad_id)
-    state = decoder(prefilled, samples=samples, room=law.max_new_tokens)
+    state = cache(prefilled, samples=samples, room=law.max_new_tokens)
     logits = prefilled.logits.repeat_interleave(samples, dim=0)
     positions = prefilled.mask.sum(dim=1, keepdim=True).repeat_interleave(samples, dim=0)
     draws = torch.from_numpy(uniforms).to(model.device)
@@ -155,7 +164,7 @@ def _uniforms(seed: int, count: int) -> np.ndarray:
 
 
 def _check_context(model: "PreTrainedModel", needed: int) -> None:
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = longest_context(model)
     virtual = num_virtual_tokens(model)
     if context is not None and needed + virtual > context:
         parts = f"the longest prompt, {virtual} virtual tokens and" if virtual else "the longest prompt and"

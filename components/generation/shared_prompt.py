@@ -7,28 +7,24 @@ fp32, whatever the precision of the model.
 """
 
 import contextlib
-import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import torch
 from transformers import AttentionInterface
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from components.generation.cache import Compaction, CopiedCache, plan_compaction
-from components.generation.prefill import Prefilled, prefill
+from components.generation.cache import Compaction, plan_compaction
+from components.generation.prefill import Prefilled
 from components.models.adapters import unwrapped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 NAME = "ratchet_shared_prompt"
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
-"""Largest difference of logits, over their standard deviation, between this attention and the model's in a trial."""
+DTYPES = (torch.float32, torch.bfloat16)
 LIKE_LENGTH = 0.5
 """Shortest prompt of a run, as a share of its longest: each run is a product of its own, and reads its padding."""
-PROMPTS = ((1, 2, 3, 4, 5), (3, 1))
 _HARMLESS = frozenset(
     {
         "position_ids",
@@ -36,59 +32,20 @@ _HARMLESS = frozenset(
         "use_cache",
         "output_attentions",
         "output_hidden_states",
+        "output_router_logits",
         "is_causal",
         "sliding_window",
     }
 )
 
-log = logging.getLogger(__name__)
-_known: "WeakKeyDictionary[torch.nn.Module, bool]" = WeakKeyDictionary()
 
-
-def decoder(prefilled: Prefilled, *, samples: int, room: int) -> "Shared | CopiedCache":
-    """Return a decoder of responses to prefilled prompts.
-
-    It shares the prompts if the model does so exactly, else it copies the cache for each response.
-    """
-    base = unwrapped(prefilled.model)
-    if base not in _known:
-        reason = _reason_against(base)
-        _known[base] = not reason
-        if reason:
-            log.info("%s: every response is sampled with a copy of its prompt's keys and values", reason)
-    return (Shared if _known[base] else CopiedCache)(prefilled, samples=samples, room=room)
-
-
-def _reason_against(base: Any) -> str:
-    """Try a model, and return why its responses cannot share their prompts; empty if they can."""
-    name = type(base).__name__
-    if base.device.type != "cpu":
-        return f"{name} is on {base.device.type}"
-    if base.config._attn_implementation == "eager" or base.dtype not in TOLERANCE:
-        return f"{name} uses eager attention or computes in {base.dtype}"
+def reason_against(base: Any) -> str:
+    """Return what a model has that rules out shared prompts before any trial; empty if nothing does."""
+    if base.config._attn_implementation == "eager" or base.dtype not in DTYPES:
+        return f"uses eager attention or computes in {base.dtype}"
     if {type(layer) for layer in DynamicCache(config=base.config).layers} - {DynamicLayer}:
-        return f"{name} has layers with a sliding window"
-    try:
-        expected, shared = (_trial(base, kind) for kind in (CopiedCache, Shared))
-    except (CannotShare, TypeError, AttributeError, ValueError, RuntimeError) as error:
-        return f"{name} cannot share prompts: {error}"
-    gap = float((shared - expected).abs().max() / expected.std())
-    if gap <= TOLERANCE[base.dtype]:
-        return ""
-    return f"{name} computes logits that are off by {gap:.3g} standard deviations with shared prompts"
-
-
-@torch.inference_mode()
-def _trial(base: Any, kind: "type[Shared | CopiedCache]") -> torch.Tensor:
-    """Return the logits of two steps; between them a response ends."""
-    prefilled = prefill(base, [list(prompt) for prompt in PROMPTS], pad_id=0)
-    state = kind(prefilled, samples=2, room=2)
-    positions = prefilled.mask.sum(dim=1).repeat_interleave(2)[:, None]
-    tokens = torch.tensor([4, 5, 6, 7])
-    first = state.step(tokens, positions)
-    compaction = plan_compaction([True, True, False, True], tokens.device)
-    state.compact(compaction)
-    return torch.cat([first, state.step(compaction.apply(tokens), compaction.apply(positions) + 1)])
+        return "has layers with a sliding window"
+    return ""
 
 
 @contextlib.contextmanager

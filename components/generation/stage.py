@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -12,6 +13,7 @@ from components.artifacts import derive_seed, read_table, write_json, write_tabl
 from components.data.messages import parse_messages
 from components.generation.curriculum import draw_round
 from components.generation.engines import opened
+from components.generation.paths import SamplingPath
 from components.generation.responses import Response, respond
 from components.generation.sampler import Sampled
 from components.generation.sampling_params import SamplingParams
@@ -71,11 +73,11 @@ def run(request: GenerateRequest, out: Path) -> None:
         [derive_seed(request.seed, name, number) for number in range(request.generation.samples_per_prompt)]
         for name in sampled
     ]
-    responses = _respond(request, chat, list(sampled.values()), seeds)
+    responses, path = _respond(request, chat, list(sampled.values()), seeds)
     if rank() != 0:
         return
     everything = [response for of_prompt in responses for response in of_prompt]
-    counts = {
+    counts: dict[str, Any] = {
         "prompts": len(drawn),
         "responses": len(everything),
         "skipped_long_prompts": skipped,
@@ -84,6 +86,7 @@ def run(request: GenerateRequest, out: Path) -> None:
         "tokens": sum(len(response.token_ids) for response in everything),
         "unfinished": sum(response.unfinished for response in everything),
         "empty": sum(response.empty for response in everything),
+        "sampling": path._asdict(),
     }
     prompts = pd.DataFrame({"prompt_id": drawn, "messages": [pool[name] for name in drawn]}, dtype="str")
     prompts["token_ids"] = [encoded[name] for name in drawn]
@@ -97,7 +100,7 @@ def _respond(
     chat: ChatTokenizer,
     prompts: Sequence[list[int]],
     seeds: Sequence[Sequence[int]],
-) -> list[list[Response]]:
+) -> tuple[list[list[Response]], SamplingPath]:
     generation, most = request.generation, request.limits.max_response_tokens
     total = len(prompts) * generation.samples_per_prompt
     began, done, tokens = time.monotonic(), 0, 0
@@ -124,7 +127,7 @@ def _respond(
             max_new_tokens=most,
             stop_ids=chat.stop_ids,
         )
-        return respond(policy.draw, chat, prompts, seeds=seeds, law=law, on_batch=report)
+        return respond(policy.draw, chat, prompts, seeds=seeds, law=law, on_batch=report), policy.path
 
 
 def _sampling(request: GenerateRequest) -> str:

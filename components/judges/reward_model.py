@@ -22,6 +22,7 @@ from components.judges.protocol import Group, Judge, JudgeContext, Opinion, Verd
 from components.judges.reward_model_directory import conversation_ids, longest_read, reward_model_directory
 from components.models.cpu.layers import speed_up
 from components.models.loading import pick_device, resolve_dtype, tensors_digest
+from components.models.whole import LANGUAGE_HEADS, load_whole
 from components.runtime import progress
 from components.scoring.packed.layout import Packed
 from components.scoring.packed.rewards import longest_rewarded, packed_rewards
@@ -220,14 +221,13 @@ def digest(config: JudgeSettings) -> str:
 
 
 def _load(path: Path, config: JudgeSettings) -> "PreTrainedModel":
-    model, report = AutoModelForSequenceClassification.from_pretrained(
-        path, dtype=resolve_dtype(config.dtype), use_safetensors=True, trust_remote_code=False, output_loading_info=True
+    model, _ = load_whole(
+        AutoModelForSequenceClassification,
+        str(path),
+        name=f"judge.model {config.model}",
+        remedy="save the whole model",
+        may_hold=LANGUAGE_HEADS,
+        dtype=resolve_dtype(config.dtype),
     )
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])[0]
-        raise ValueError(
-            f"judge.model {config.model} lacks weights ({missing}), which would be random: save the whole model"
-        )
     speed_up(model)
-    loaded: PreTrainedModel = model.to(pick_device()).eval()
-    return loaded
+    return model.to(pick_device()).eval()

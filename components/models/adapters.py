@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from components.artifacts import read_json
 from components.config import LoraConfig, SoftPromptConfig
+from components.models.whole import name_some
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -86,7 +87,8 @@ def with_fresh_adapter(model: "PreTrainedModel", lora: LoraConfig, soft_prompt: 
     """
     from peft import get_peft_model
 
-    adapted = get_peft_model(model, _settings(lora, soft_prompt), autocast_adapter_dtype=False)
+    with _without_advice_on_tied_weights():
+        adapted = get_peft_model(model, _settings(lora, soft_prompt), autocast_adapter_dtype=False)
     if soft_prompt.kind == "prefix":
         _begin_as_real_tokens(adapted, soft_prompt.num_tokens)
     return adapted.to(model.device)
@@ -133,18 +135,46 @@ def _begin_as_real_tokens(adapted: Any, num_tokens: int) -> None:
 
 
 def load_adapter(model: "PreTrainedModel", adapter: Path, *, trainable: bool) -> Any:
-    """Put a saved adapter on its base, trainable or frozen."""
+    """Put a saved adapter on its base, trainable or frozen.
+
+    Raises:
+        ValueError: The adapter's file lacks weights, or holds some that fit nothing in the model.
+    """
     from peft import PeftModel
 
     soft_prompt = "num_virtual_tokens" in read_json(adapter / "adapter_config.json")
     # peft does not make saved virtual tokens trainable, so this is done here.
-    adapted = PeftModel.from_pretrained(
-        model, str(adapter), is_trainable=trainable and not soft_prompt, autocast_adapter_dtype=False
-    )
+    with _without_advice_on_tied_weights():
+        adapted = PeftModel.from_pretrained(
+            model, str(adapter), is_trainable=trainable and not soft_prompt, autocast_adapter_dtype=False
+        )
     if soft_prompt and trainable:
         adapted.peft_config["default"].inference_mode = False
         adapted.prompt_encoder.requires_grad_(True)
+    _refuse_partial(adapted, adapter)
     return adapted
+
+
+def _refuse_partial(adapted: Any, adapter: Path) -> None:
+    """Refuse an adapter whose file and model differ in names: peft leaves what is missing as it was before training."""
+    from peft import get_peft_model_state_dict
+
+    with safe_open(adapter / "adapter_model.safetensors", framework="pt") as tensors:
+        saved = set(tensors.keys())
+    expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    for names, fault in ((expected - saved, "lacks weights"), (saved - expected, "holds weights without a place")):
+        if names:
+            raise ValueError(
+                f"adapter {adapter} {fault} ({name_some(names)}): it belongs to another model, or is cut off"
+            )
+
+
+@contextmanager
+def _without_advice_on_tied_weights() -> Iterator[None]:
+    """Silence peft's advice about adapters on tied weights; `merging` does what it asks for."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Model (has|with) `tie_word_embeddings=True`")
+        yield
 
 
 @contextmanager
@@ -158,7 +188,7 @@ def save_adapter(model: Any, state: dict[str, torch.Tensor], directory: Path) ->
     """Write an adapter in peft's format, from weights that were gathered from all ranks."""
     settings = model.peft_config["default"]
     if not settings.is_prompt_learning:
-        model.save_pretrained(directory, state_dict=state, safe_serialization=True)
+        model.save_pretrained(directory, state_dict=state, safe_serialization=True, save_embedding_layers=False)
         return
     # peft would read the virtual tokens from the model, but under ZeRO-3 this rank's model holds only a share of them.
     directory.mkdir(parents=True)

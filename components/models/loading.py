@@ -17,10 +17,13 @@ from transformers.utils.logging import disable_progress_bar
 from components.models.adapters import load_adapter
 from components.models.cpu.layers import speed_up
 from components.models.directory import check_quantization
+from components.models.whole import load_whole
 from components.records import ModelRef
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+REMEDY = "name the directory of a whole causal language model, saved with save_pretrained()"
 
 
 def pick_device() -> torch.device:
@@ -129,19 +132,18 @@ def load_policy(
         trainable_adapter: Whether the adapter's weights can be trained.
 
     Raises:
-        ValueError: `quantization` is `4bit`, and bitsandbytes is not installed.
+        ValueError: `quantization` is `4bit`, and bitsandbytes is not installed; or the model, or its adapter, is not
+            whole.
     """
-    disable_progress_bar()
-    options: dict[str, Any] = {
-        "dtype": dtype,
-        "use_safetensors": True,
-        "trust_remote_code": False,
-        "revision": ref.revision,
-    }
+    options: dict[str, Any] = {"dtype": dtype, "revision": ref.revision}
     check_quantization(quantization)
     if quantization == "4bit":
         options |= {"quantization_config": _four_bits(dtype), "device_map": {"": device}}
-    model = AutoModelForCausalLM.from_pretrained(ref.base, **options)
+    model: Any
+    model, _ = load_whole(AutoModelForCausalLM, ref.base, name=f"model {ref.base}", remedy=REMEDY, **options)
+    if getattr(model.config, "output_router_logits", False):
+        # The router's balance is not trained here, and its loss does not fit rows of which only some logits are read.
+        model.config.output_router_logits = False
     for module in model.modules():
         # On some processors bitsandbytes repacks weights at the first forward, and then drops their part of the
         # gradient.
@@ -152,6 +154,7 @@ def load_policy(
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+        # In some models this is a module, which is off already.
         if isinstance(getattr(module, "attention_dropout", None), float):
             module.attention_dropout = 0.0
     speed_up(model)

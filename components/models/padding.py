@@ -23,43 +23,44 @@ def left_padding_is_exact(model: Any) -> bool:
         model: A causal language model, a peft wrapper of one, or an engine around either.
     """
     # peft puts virtual tokens before the padding, and does not take positions that would correct this.
-    return not num_virtual_tokens(model) and _is_plain_attention(model)
+    if num_virtual_tokens(model):
+        return False
+    reason = _reason_against_padding(model)
+    if reason:
+        _warn_once(reason)
+    return not reason
 
 
-def decodes_in_batches(model: Any) -> bool:
-    """Return whether the sampler's own prefill, padding and cache fit a model, or a peft wrapper of one.
-
-    If they do not, the reason is logged once.
-    """
+def reason_against_batches(model: Any) -> str:
+    """Return why the sampler's own prefill, padding and cache do not fit a model; empty if they may."""
     if num_virtual_tokens(model) and model.peft_config["default"].peft_type == "PREFIX_TUNING" and _has_window(model):
         # The prefix lies before the padding, and a window counts positions, padding too.
-        _warn_once("the policy has a prefix and layers with a sliding window")
-        return False
-    return _is_plain_attention(model)
+        return "the policy has a prefix and layers with a sliding window"
+    return _reason_against_padding(model)
 
 
-def _is_plain_attention(model: Any) -> bool:
+def _reason_against_padding(model: Any) -> str:
     base = unwrapped(model)
     if "position_ids" not in inspect.signature(base.forward).parameters:
-        _warn_once(f"{type(base).__name__} does not take position ids")
-        return False
+        return f"{type(base).__name__} does not take position ids"
     others = set(getattr(base.config.get_text_config(), "layer_types", None) or ()) - ATTENTION_LAYERS
     if others or getattr(base, "_is_stateful", False):
         kinds = ", ".join(sorted(others)) or "a running state"
-        _warn_once(f"{type(base).__name__} has layers that are not plain attention ({kinds})")
-        return False
-    return True
+        return f"{type(base).__name__} has layers that are not plain attention ({kinds})"
+    return ""
 
 
 def _has_window(model: Any) -> bool:
     from transformers import DynamicCache
 
-    return any(layer.is_sliding for layer in DynamicCache(config=model.get_base_model().config).layers)
+    return any(
+        getattr(layer, "is_sliding", False) for layer in DynamicCache(config=model.get_base_model().config).layers
+    )
 
 
 @functools.cache
 def _warn_once(reason: str) -> None:
     log.warning(
-        "%s: prompts are not padded on the left, and responses are sampled by transformers' own loop, which is slower",
+        "%s: prompts are not padded on the left",
         reason,
     )

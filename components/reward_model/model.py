@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from transformers import AutoModelForSequenceClassification
-from transformers.utils.logging import disable_progress_bar
 
 from components.builtin.starter import starter_model
 from components.config import BUILTIN
 from components.models.cpu.layers import speed_up
 from components.models.directory import check_model_directory, locate_model
 from components.models.loading import start_ref
+from components.models.whole import LANGUAGE_HEADS, load_whole
 from components.records import ModelRef
 
 if TYPE_CHECKING:
@@ -69,22 +69,17 @@ def load_with_head(base: ModelRef, *, pad_id: int, dtype: torch.dtype, device: t
     Raises:
         ValueError: The model lacks other weights than the head's.
     """
-    disable_progress_bar()
-    model, report = AutoModelForSequenceClassification.from_pretrained(
+    model, missing = load_whole(
+        AutoModelForSequenceClassification,
         base.base,
+        name=f"base model {Path(base.base).name}",
+        remedy="save the whole model",
+        may_lack=(HEAD,),
+        may_hold=LANGUAGE_HEADS,
         num_labels=1,
         dtype=dtype,
-        use_safetensors=True,
-        trust_remote_code=False,
-        output_loading_info=True,
         revision=base.revision,
     )
-    missing = sorted(report["missing_keys"])
-    lost = [name for name in missing if not name.startswith(HEAD)]
-    if lost:
-        raise ValueError(
-            f"base model {Path(base.base).name} lacks weights ({lost[0]}), which would be random: save the whole model"
-        )
     settings = model.config.get_text_config()
     if settings.pad_token_id is None:
         settings.pad_token_id = model.config.pad_token_id = pad_id

@@ -1,15 +1,18 @@
 """The trainer's forward: log-probabilities of responses, for the policy, the reference and KL estimates alike."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
+from torch.nn.functional import pad
 
 from components.models.adapters import unwrapped
-from components.models.padding import left_padding_is_exact
 from components.scoring.packed.head import at_temperature
 from components.scoring.packed.layout import Packed
 from components.scoring.packed.logps import longest_packed, packed_logps, packing_of
+from components.scoring.packed.trial import UNLIMITED
+from components.scoring.padding_trial import Padding, alone_reason, padding_of
 
 SCORED_TOKENS = 8192
 """Tokens in one forward without gradients."""
@@ -53,7 +56,9 @@ class Padded:
     def __init__(self, batch: Batch) -> None:
         self.prompt_width, self.response_width = max(map(len, batch.prompts)), batch.response_width
         shape = (len(batch.prompts), self.prompt_width + self.response_width)
-        ids, mask = torch.full(shape, batch.pad_id, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+        # Padding tokens' embeddings may be zero, at which some models (Gemma 3n) have no gradient, so that all are NaN.
+        ids = torch.tensor([prompt[:1] for prompt in batch.prompts], dtype=torch.long).repeat(1, shape[1])
+        mask = torch.zeros(shape, dtype=torch.long)
         for row, (prompt, response) in enumerate(zip(batch.prompts, batch.responses, strict=True)):
             start, end = self.prompt_width - len(prompt), self.prompt_width + len(response)
             ids[row, start:end] = torch.tensor([*prompt, *response])
@@ -91,7 +96,7 @@ def token_scores(
         collisions: Whether to return the collision probabilities, which need the padded forward.
         temperature: Divides the logits; other values than 1 without gradients only.
     """
-    if collisions or batch.longest > longest_packed(model, _padded_logps):
+    if collisions or batch.longest > _longest_packed(model):
         return _padded_scores(model, batch, end_ids=end_ids, collisions=collisions, temperature=temperature)
     tokens = batch.targets.flatten().index_select(0, batch.places)
     columns = torch.stack([tokens, *(torch.full_like(tokens, end_id) for end_id in end_ids)], dim=1)
@@ -119,22 +124,30 @@ def scoring_path(model: torch.nn.Module, longest: int, *, collisions: bool = Fal
         collisions: Whether `token_scores` returns the collision probabilities.
     """
     packing = packing_of(model, _padded_logps)
-    if collisions:
-        return ScoringPath(False, "collision probabilities (weighting: wpo) need all logits")
-    if longest <= packing.longest:
+    if longest <= packing.longest and not collisions:
         return ScoringPath(True, None)
-    return ScoringPath(
-        False, packing.reason if not packing.longest else f"{packing.reason}, and rows are up to {longest} tokens long"
-    )
+    reason = packing.reason
+    if collisions:
+        reason = "collision probabilities (weighting: wpo) need all logits"
+    elif packing.longest:
+        reason = f"{packing.reason}, and rows are up to {longest} tokens long"
+    alone = padding_of(model, partial(_logps_padded, model)) == "none"
+    return ScoringPath(False, f"{reason}; {alone_reason(model)}, so each is scored alone" if alone else reason)
+
+
+def _longest_packed(model: Any) -> int:
+    """Return the tokens of the longest row that is packed, after a trial of how longer ones are padded."""
+    longest = longest_packed(model, _padded_logps)
+    if longest < UNLIMITED:
+        padding_of(model, partial(_logps_padded, model))
+    return longest
 
 
 def _padded_scores(
     model: torch.nn.Module, batch: Batch, *, end_ids: Sequence[int], collisions: bool, temperature: float
 ) -> TokenScores:
-    logits = (_response_logits if left_padding_is_exact(model) else _plain_response_logits)(
-        model, Padded(batch)
-    ).float()
-    logits = at_temperature(logits, temperature)
+    padding = padding_of(model, partial(_logps_padded, model))
+    logits = at_temperature(_padded_logits(model, batch, padding).float(), temperature)
     total, outside = logits.logsumexp(dim=2), ~batch.target_mask
     chosen = logits.gather(2, batch.targets.unsqueeze(2)).squeeze(2)
     end_logits = logits[:, :, list(end_ids)].logsumexp(dim=2) if end_ids else None
@@ -147,9 +160,16 @@ def _padded_logps(
     model: torch.nn.Module, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
 ) -> torch.Tensor:
     """Return the log-probabilities of response tokens by the padded forward, (tokens,), row by row."""
+    return _logps_padded(model, padding_of(model, partial(_logps_padded, model)), prompts, responses)
+
+
+def _logps_padded(
+    model: torch.nn.Module, padding: Padding, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+) -> torch.Tensor:
+    """Return the same with a padding of choice."""
     batch = Batch(prompts, responses, 0, next(model.parameters()).device)
-    scores = _padded_scores(model, batch, end_ids=(), collisions=False, temperature=1.0)
-    return scores.logps[batch.target_mask]
+    logits = _padded_logits(model, batch, padding).float()
+    return logits.log_softmax(dim=2).gather(2, batch.targets.unsqueeze(2)).squeeze(2)[batch.target_mask]
 
 
 def token_logps(model: torch.nn.Module, batch: Batch, *, temperature: float = 1.0) -> torch.Tensor:
@@ -158,6 +178,19 @@ def token_logps(model: torch.nn.Module, batch: Batch, *, temperature: float = 1.
     The log-softmax is computed in fp32, of logits divided by `temperature`.
     """
     return token_scores(model, batch, temperature=temperature).logps
+
+
+def _padded_logits(model: torch.nn.Module, batch: Batch, padding: Padding) -> torch.Tensor:
+    """Return the logits that predict the response positions, (batch, response width, vocabulary)."""
+    if padding == "left":
+        return _response_logits(model, Padded(batch))
+    if padding == "right":
+        return _plain_response_logits(model, Padded(batch))
+    rows = [
+        _plain_response_logits(model, Padded(Batch([prompt], [response], batch.pad_id, batch.device)))
+        for prompt, response in zip(batch.prompts, batch.responses, strict=True)
+    ]
+    return torch.cat([pad(row, (0, 0, 0, batch.response_width - row.shape[1])) for row in rows])
 
 
 def _response_logits(model: torch.nn.Module, batch: Padded) -> torch.Tensor:
@@ -234,7 +267,7 @@ def response_logps(
     device = next(model.parameters()).device
     logps = torch.empty(len(prompts))
     longest = max((len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)), default=0)
-    packed = longest <= longest_packed(model, _padded_logps)
+    packed = longest <= _longest_packed(model)
     limit = max(max_tokens, SCORED_TOKENS) if packed else max_tokens
     own = list(together(prompts, responses, max_tokens=limit, max_rows=max_rows or len(prompts), packed=packed))
     idle = most_forwards(model, len(own)) - len(own)

@@ -1,4 +1,4 @@
-"""Checks of all user input, before the first file is written. Loads no torch."""
+"""Checks of all user input, before the first file is written. Loads torch only to check an adapter."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from components.data.preference_file import load_seed_pairs
 from components.data.prompts import split_prompts
 from components.judges.registry import check_judge
 from components.models import vllm
-from components.models.directory import check_model_directory, check_quantization
+from components.models.directory import check_model_directory, check_policy_directory, check_quantization
 
 
 class Inputs(NamedTuple):
@@ -30,6 +30,12 @@ def check_inputs(config: CampaignConfig) -> Inputs:
     model = Path(config.policy.model).expanduser()
     if config.policy.model != BUILTIN and (model.is_dir() or config.policy.model.startswith((".", "/", "~"))):
         check_model_directory(model)
+        trains_adapter = config.lora.rank > 0 or config.soft_prompt.kind != "none"
+        check_policy_directory(model, trains_adapter=trains_adapter)
+        if trains_adapter:
+            from components.models.adapter_fit import check_adapter_fits
+
+            check_adapter_fits(model, config.lora, config.soft_prompt)
     prompts = split_prompts(config.prompts)
     check_judge(config.judge, [prompt.messages for prompt in prompts.train])
     check_judge(config.evaluation_judge, [prompt.messages for prompt in prompts.held_out])

@@ -16,7 +16,8 @@ from components.data.prompts import Prompt, PromptSplit, content_key, split_prom
 from components.generation.sampler import sample
 from components.generation.sampling_params import SamplingParams
 from components.judges.registry import judge_digest
-from components.models.directory import check_model_directory, locate_model
+from components.models.causality import check_causal
+from components.models.directory import check_model_directory, check_policy_directory, locate_model
 from components.models.loading import load_policy, pick_device, resolve_dtype, start_ref
 from components.models.tokens import ChatTokenizer, load_chat
 from components.records import JudgeRef, ModelRef, StartRequest
@@ -40,6 +41,8 @@ def run(request: StartRequest, out: Path) -> None:
     else:
         path = locate_model(request.policy.model, request.policy.revision)
         check_model_directory(path)
+        # Whether quantized weights are trained is the first round's question.
+        check_policy_directory(path, trains_adapter=True)
         model = start_ref(path, revision=request.policy.revision)
     # A template that writes the date writes this one in every later stage, so that none reads other prompts.
     policy = request.policy.model_copy(
@@ -84,6 +87,7 @@ def _checked(model: ModelRef, policy: PolicyConfig, split: PromptSplit) -> ChatT
     check_prompts(chat, split.held_out, limits, kind="held-out")
     law = SamplingParams(temperature=1.0, top_p=1.0, top_k=1, max_new_tokens=1, stop_ids=frozenset())
     with _naming(policy.model):
+        check_causal(loaded)
         prompt = chat.prompt_ids(shortest.messages)
         sample(loaded, [prompt], seeds=[[0]], law=law, pad_id=chat.pad_id, batch_size=1, on_batch=lambda _: None)
     return chat
@@ -95,7 +99,7 @@ def _naming(model: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        cause = " ".join(str(error).split())[:300]
+        cause = " ".join(str(error).split())[:500] or type(error).__name__
         raise ValueError(f"the start model {model} cannot be loaded or sampled from: {cause}") from error
 
 

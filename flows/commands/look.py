@@ -1,10 +1,12 @@
 """Commands that only look: status, report, reference, doctor."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from components.campaign.state import campaign_directory, known_state, runs_directory
+from components.config import load_config
 from flows.terminal.console import CampaignArgument, console, reporting_errors
 
 
@@ -50,15 +52,22 @@ def reference() -> None:
     typer.echo(config_reference())
 
 
-def doctor() -> None:
+def doctor(
+    config: Annotated[Path | None, typer.Argument(help="A campaign's YAML file, whose model is tried.")] = None,
+) -> None:
     """Check this machine and installation: versions, processor, accelerators, disk, stores.
 
-    A line that begins with BAD names something that would stop a run, and its remedy; the exit code is then 1.
+    With CONFIG, also say how its model will be sampled and scored, and why. A line that begins with BAD names something
+    that would stop a run, and its remedy; the exit code is then 1.
     """
-    from flows.doctor import findings
+    from flows.doctor import findings, model_findings
 
+    found = findings(runs_directory())
+    if config is not None:
+        with reporting_errors():
+            found += model_findings(load_config(config))
     failed = False
-    for name, fine, detail in findings(runs_directory()):
+    for name, fine, detail in found:
         failed |= not fine
         console.print(f"{'ok  ' if fine else 'BAD '} {name:<14} {detail}", highlight=False, soft_wrap=True)
     if failed:

@@ -74,8 +74,17 @@ class StageProgress:
         if stage == "dpo_train" and self.campaign is not None:
             scoring = read_json(self.campaign / round / stage / "train.json").get("scoring")
             if scoring is not None and not scoring["packed"]:
-                note = f"in padded rows, which takes more time and memory than packed ones: {scoring['reason']}"
-                self.console.print(f"{'':<{len(round)}}  {note}", highlight=False, markup=False, soft_wrap=True)
+                self._explain(
+                    round, f"in padded rows, which takes more time and memory than packed ones: {scoring['reason']}"
+                )
+        if stage == "generate_responses" and self.campaign is not None:
+            sampling = read_json(self.campaign / round / stage / "generate.json").get("sampling")
+            if sampling is not None and sampling["reason"]:
+                self._explain(round, f"by a slower way ({sampling['way']}): {sampling['reason']}")
+
+    def _explain(self, round: str, note: str) -> None:
+        """Print why a stage took a slower way, below its line."""
+        self.console.print(f"{'':<{len(round)}}  {note}", highlight=False, markup=False, soft_wrap=True)
 
     def _close(self) -> None:
         if self.task is not None:

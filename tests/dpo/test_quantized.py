@@ -12,8 +12,8 @@ from components.artifacts import read_json
 from components.config import CampaignConfig, LoraConfig
 from components.dpo.stage import run
 from components.models.loading import load_policy, trained_ref
+from components.models.rounding import in_fp32
 from components.records import ModelRef, TrainRequest
-from components.scoring.packed.trial import in_fp32
 from components.scoring.response_logps import _padded_logps, scoring_path
 from components.start.preflight import check_inputs
 

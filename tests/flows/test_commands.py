@@ -76,6 +76,23 @@ def test_doctor_on_a_machine_that_can_run_finds_nothing_bad(runs: Path) -> None:
         assert f"ok   {name}" in told.output, name
 
 
+def test_doctor_with_a_config_says_how_its_model_is_sampled_and_scored(
+    runs: Path, tmp_path: Path, starter_directory: Path
+) -> None:
+    config = tmp_path / "campaign.yaml"
+    text = f"campaign: c\npolicy: {{model: {starter_directory}, dtype: float32}}\ntraining: {{weighting: wpo}}\n"
+    config.write_text(text)
+    told = CliRunner().invoke(app, ["doctor", str(config)])
+    assert told.exit_code == 0, told.output
+    assert "ok   sampling       shared prompts (each prompt's keys and values are read once" in told.output
+    assert "ok   scoring        padded rows, which is slower: collision probabilities" in told.output
+    config.write_text(text.replace(str(starter_directory), str(tmp_path)))
+    told = CliRunner().invoke(app, ["doctor", str(config)])
+    assert told.exit_code == 1
+    assert "BAD  model" in told.output
+    assert "has no config.json" in told.output
+
+
 def test_doctor_library_that_is_missing_is_bad(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib.metadata
 

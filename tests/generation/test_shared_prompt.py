@@ -9,23 +9,23 @@ from typing import Any
 import pytest
 import torch
 
-from components.generation import shared_prompt
+from components.generation import paths, shared_prompt
 from components.generation.cache import CopiedCache
+from components.generation.paths import sampling_path
 from components.generation.prefill import prefill
 from components.generation.sampler import Sampled, sample
 from components.generation.sampling_params import SamplingParams
-from components.generation.shared_prompt import Shared, decoder
+from components.generation.shared_prompt import Shared
 from components.models.adapters import unwrapped
 
 
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared_prompt, "_known", type(shared_prompt._known)())
+    monkeypatch.setattr(paths, "_known", type(paths._known)())
 
 
-def kind_of(model: Any) -> type[Shared | CopiedCache]:
-    with torch.inference_mode():
-        return type(decoder(prefill(model, [[1, 2, 3], [4]], 0), samples=2, room=3))
+def kind_of(model: Any) -> type[Shared | CopiedCache] | None:
+    return sampling_path(model).cache
 
 
 def sampled(model: Any, prompts: list[list[int]]) -> list[Sampled]:
@@ -74,7 +74,7 @@ def test_logits_that_would_be_others_are_found_out(
 ) -> None:
     expected = sampled(llama, prompts)
     attend = Shared.attend
-    monkeypatch.setattr(shared_prompt, "_known", type(shared_prompt._known)())
+    monkeypatch.setattr(paths, "_known", type(paths._known)())
     monkeypatch.setattr(Shared, "attend", lambda self, layer, query, scale: attend(self, layer, query, 1.01 * scale))
     assert kind_of(llama) is CopiedCache
     assert sampled(llama, prompts) == expected
@@ -88,8 +88,7 @@ def test_attention_that_never_asks_is_found_out(llama: Any, monkeypatch: pytest.
 
 def test_a_prompt_is_held_once_and_no_longer_than_its_responses(llama: Any) -> None:
     with torch.inference_mode():
-        state = decoder(prefill(llama, [[1, 2, 3], [4], [5, 6]], 0), samples=4, room=3)
-        assert isinstance(state, Shared)
+        state = Shared(prefill(llama, [[1, 2, 3], [4], [5, 6]], 0), samples=4, room=3)
         state.step(torch.arange(12), torch.tensor([3, 1, 2]).repeat_interleave(4)[:, None])
         state.compact(shared_prompt.plan_compaction([False] * 4 + [True] * 8, torch.device("cpu")))
     assert sum(len(keys) for keys, _ in state.layers[0].prompts) == 2
@@ -99,8 +98,7 @@ def test_a_prompt_is_held_once_and_no_longer_than_its_responses(llama: Any) -> N
 def test_prompts_of_about_one_length_are_a_run_no_wider_than_the_longest(llama: Any) -> None:
     prompts = [[1] * length for length in (9, 8, 5, 4, 2, 1)]
     with torch.inference_mode():
-        state = decoder(prefill(llama, prompts, 0), samples=1, room=2)
-        assert isinstance(state, Shared)
+        state = Shared(prefill(llama, prompts, 0), samples=1, room=2)
         assert [tuple(keys.shape[::2]) for keys, _ in state.layers[0].prompts] == [(3, 9), (2, 4), (1, 1)]
         assert [run.hidden is None for run in state.runs] == [False, False, True]
         running = [False, True, True, False, True, False]

@@ -98,6 +98,7 @@ def test_generation_answers_every_drawn_prompt_as_often_as_asked(request_for: An
     with progress.reporting_to(heard):
         prompts, responses, counts = generated(request, tmp_path / "out")
     assert len(prompts) == prompts["prompt_id"].nunique() == 12
+    assert counts["sampling"] == {"way": "shared prompts", "reason": None}
     expected = [(name, number) for name in prompts["prompt_id"] for number in range(3)]
     assert list(zip(responses["prompt_id"], responses["sample_id"], strict=True)) == expected
     assert responses["seed"].tolist() == [derive_seed(99, name, number) for name, number in expected]

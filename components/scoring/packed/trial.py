@@ -1,14 +1,15 @@
 """The trial that decides whether a model may be scored in packed rows, once per model. Knows no head."""
 
-import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 
 from components.models.adapters import num_virtual_tokens, unwrapped
+from components.models.rotary import UNLIMITED, make_rows_independent, original_context
+from components.models.rounding import TIMES, in_fp32, root_mean_square
 from components.models.trial_tokens import trial_tokens
 from components.scoring.packed.attention import NAME, CannotPack
 
@@ -17,16 +18,6 @@ PROMPTS = (12, 5, 1)
 RESPONSES = ((9, 4), (1, 6, 3), (7,))
 """Tokens of each response, per prompt: long and short, alone and beside others."""
 DTYPES = (torch.float32, torch.bfloat16)
-LOW = (torch.bfloat16, torch.float16)
-NO_WINDOW = 2**31
-TIMES_PADDED = 2.0
-"""Largest error of a packed row in a lower precision, in units of the padded forward's error; both against fp32.
-
-Both errors are root mean squares over the same tokens. With rounding alone they are of similar size (SmolLM2-135M in
-bf16, nine draws of tokens: 0.8 to 1.5), while the largest errors of two equally good forwards differed by up to 2.4
-times. Wrong positions, or responses that see each other, give 6 and more.
-"""
-
 log = logging.getLogger(__name__)
 
 
@@ -88,22 +79,23 @@ def _tried(base: Any, trial: MakeTrial) -> Packing:
         return Packing(0, f"{name} uses {before} attention")
     if base.dtype not in DTYPES:
         return Packing(0, f"{name} computes in {base.dtype}")
-    window = _shortest_window(base)
-    prompts, responses = _rows(base, longest=window)
+    make_rows_independent(base)
+    longest, reason = _limit(base)
+    prompts, responses = _rows(base, longest=longest)
     try:
         if not prompts:
-            raise CannotPack(f"it has a sliding window of {window} tokens")
+            raise CannotPack(f"it {reason}")
         comparison = trial(prompts, responses)
     except CannotPack as error:
         return Packing(0, f"{name} cannot be packed: {error}")
     plain = comparison.plain()
     try:
         _compare(base, comparison, plain)
-    except (CannotPack, TypeError, ImportError, RuntimeError) as error:
+    except (CannotPack, AttributeError, ImportError, IndexError, RuntimeError, TypeError, ValueError) as error:
         # The model, this torch or this device cannot compute it.
         base.set_attn_implementation(before)
         return Packing(0, f"{name} cannot be packed: {error}")
-    return Packing(window, f"{name} has a sliding window of {window} tokens" if window < NO_WINDOW else "")
+    return Packing(longest, f"{name} {reason}" if reason else "")
 
 
 def _rows(base: Any, *, longest: int) -> tuple[list[list[int]], list[list[int]]]:
@@ -128,80 +120,20 @@ def _compare(base: Any, trial: Trial, plain: torch.Tensor) -> None:
     with in_fp32(base):
         exact = trial.plain()
     base.set_attn_implementation(NAME)
-    packed, padded = (_root_mean_square(trial.errors(result, exact)) for result in (trial.packed(), plain))
-    if not packed <= max(TIMES_PADDED * padded, trial.tolerance):
+    packed, padded = (root_mean_square(trial.errors(result, exact)) for result in (trial.packed(), plain))
+    if not packed <= max(TIMES * padded, trial.tolerance):
         amounts = f"{trial.amount.format(packed)} in a packed row, and {trial.amount.format(padded)} in a padded one"
         raise CannotPack(f"{trial.off} {amounts} (root mean squares)")
 
 
-def _root_mean_square(values: torch.Tensor) -> float:
-    return float(values.float().square().mean().sqrt())
-
-
-@contextlib.contextmanager
-def in_fp32(base: Any) -> Iterator[None]:
-    """Make a model of lower precision compute in fp32, with its own weights, within the block.
-
-    A copy in fp32 would need twice the memory of a model that may barely fit. Instead each module's weights are widened
-    while the module runs, which also works in an engine that gathers sharded weights module by module.
-    """
-    with contextlib.ExitStack() as hooks:
-        for module in base.modules():
-            if isinstance(module, torch.nn.Embedding):
-                # The rows of the table are exact as they are, and the table may be the largest weight.
-                hooks.callback(module.register_forward_hook(lambda _, __, output: output.float()).remove)
-            elif getattr(module, "compute_dtype", None) in LOW or _has_low(module):
-                hooks.enter_context(_widened(module))
-        yield
-
-
-@contextlib.contextmanager
-def _widened(module: torch.nn.Module) -> Iterator[None]:
-    """Widen a module's inputs and weights to fp32 at every call within the block, and restore the weights after it."""
-    own_data: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
-
-    def widen(
-        _: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        for weight in module.parameters(recurse=False):
-            if weight.dtype in LOW:
-                own_data.append((weight, weight.data))
-                weight.data = weight.data.float()
-        return tuple(map(_in_fp32, args)), {name: _in_fp32(value) for name, value in kwargs.items()}
-
-    def restore(*_: Any) -> None:
-        while own_data:
-            weight, data = own_data.pop()
-            weight.data = data
-
-    # `widen` runs after an engine's hooks have gathered a weight, and `restore` before they release it.
-    handles = [
-        module.register_forward_pre_hook(widen, with_kwargs=True),
-        module.register_forward_hook(restore, prepend=True, always_call=True),
-    ]
-    computes_in: Any = getattr(module, "compute_dtype", None)
-    if computes_in in LOW:
-        # bitsandbytes converts the input of a quantised layer to this type.
-        vars(module)["compute_dtype"] = torch.float32
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        if computes_in in LOW:
-            vars(module)["compute_dtype"] = computes_in
-
-
-def _has_low(module: torch.nn.Module) -> bool:
-    return any(weight.dtype in LOW for weight in module.parameters(recurse=False))
-
-
-def _in_fp32(value: Any) -> Any:
-    return value.float() if isinstance(value, torch.Tensor) and value.dtype in LOW else value
-
-
-def _shortest_window(base: Any) -> int:
+def _limit(base: Any) -> tuple[int, str]:
+    """Return the tokens of the longest row that may be packed, and what sets the limit; empty without one."""
     from transformers import DynamicCache
 
     layers = DynamicCache(config=base.config).layers
-    return min((layer.sliding_window for layer in layers if layer.is_sliding), default=NO_WINDOW)
+    window = min((layer.sliding_window for layer in layers if getattr(layer, "is_sliding", False)), default=UNLIMITED)
+    context = original_context(base)
+    if window < UNLIMITED and window <= context:
+        return window, f"has a sliding window of {window} tokens"
+    # Beyond it the positions of a prompt depend on the length of its response, so responses cannot share the prompt.
+    return context, f"has positions that change beyond {context} tokens" if context < UNLIMITED else ""

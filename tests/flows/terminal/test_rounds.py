@@ -45,6 +45,15 @@ def test_packed_training_and_one_that_does_not_say_have_no_line(trained: dict[st
     assert shown(campaign, trained) == ["round-001  dpo_train             304.0 s"]
 
 
+def test_slower_sampling_says_so_and_why(campaign: Path) -> None:
+    (campaign / "round-001" / "generate_responses").mkdir()
+    sampling = {"way": "one response at a time", "reason": "RwkvForCausalLM does not take position ids"}
+    write_json(campaign / "round-001" / "generate_responses" / "generate.json", {"sampling": sampling})
+    assert shown(campaign, None, stage="generate_responses")[1:] == [
+        "           by a slower way (one response at a time): RwkvForCausalLM does not take position ids"
+    ]
+
+
 def test_other_stages_and_what_is_no_round_have_no_line(campaign: Path) -> None:
     assert shown(campaign, None, stage="evaluate") == ["round-001  evaluate              304.0 s"]
     assert shown(None, None) == ["round-001  dpo_train             304.0 s"]

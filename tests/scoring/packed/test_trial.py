@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from components.config import LoraConfig, SoftPromptConfig
 from components.models.adapters import with_fresh_adapter
+from components.models.rounding import in_fp32
 from components.scoring import response_logps as scoring
 from components.scoring.packed import logps, rewards, trial
 from components.scoring.packed.layout import Packed, Segment
@@ -121,7 +122,7 @@ def test_lower_precision_in_fp32_is_what_a_copy_in_fp32_computes(name: str) -> N
     model = build(PACKED[name], torch.bfloat16)
     before = {key: (weight.data_ptr(), weight.dtype) for key, weight in model.named_parameters()}
     rows = architectures.PROMPTS, architectures.RESPONSES
-    with trial.in_fp32(model):
+    with in_fp32(model):
         found = logps_of(model, *rows)
     assert {key: (weight.data_ptr(), weight.dtype) for key, weight in model.named_parameters()} == before
     low = logps_of(model, *rows)
@@ -138,7 +139,7 @@ def test_weights_are_their_own_again_after_a_forward_that_fails() -> None:
         raise RuntimeError("no memory")
 
     model.model.layers[1].mlp.down_proj.forward = fail
-    with pytest.raises(RuntimeError, match="no memory"), trial.in_fp32(model):
+    with pytest.raises(RuntimeError, match="no memory"), in_fp32(model):
         logps_of(model, [[5, 6]], [[7]])
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
     assert not [name for name, module in model.named_modules() if module._forward_hooks or module._forward_pre_hooks]
