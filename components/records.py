@@ -4,7 +4,7 @@ Knows no stage and loads no machine-learning library.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -226,6 +226,9 @@ class TrainRequest(Record):
     constraints: ConstraintsConfig
     round: int
     seed: int
+    master: Artifact | None = None
+    """Directory of the fp32 masters that were published with the policy, and their digest; None if it has none."""
+    LATER_FIELDS: ClassVar = frozenset({"master"})
 
 
 class EvaluateRequest(Record):
@@ -287,13 +290,19 @@ class RoundRecord(Record):
 def identity(value: Any) -> Any:
     """Reduce a record to the values that a result may depend on.
 
-    Artifacts and models become their digests; paths and the free fields of endpoints are left out.
+    Artifacts and models become their digests; paths and the free fields of endpoints are left out. So are a class's
+    `LATER_FIELDS` at their default: what was published before they existed stays what it was.
     """
     if isinstance(value, Artifact | ModelRef):
         return value.digest
     if isinstance(value, BaseModel):
         free = value.FREE_TO_CHANGE if isinstance(value, EndpointConfig) else ()
-        return {name: identity(getattr(value, name)) for name in type(value).model_fields if name not in free}
+        later = getattr(type(value), "LATER_FIELDS", ())
+        return {
+            name: identity(getattr(value, name))
+            for name, field in type(value).model_fields.items()
+            if name not in free and not (name in later and getattr(value, name) == field.default)
+        }
     if isinstance(value, tuple | list):
         return [identity(item) for item in value]
     if isinstance(value, dict):

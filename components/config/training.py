@@ -1,6 +1,6 @@
 """How the policy is trained on pairs."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
@@ -137,6 +137,11 @@ class TrainingConfig(Section):
     """Training processes on this machine; 0 takes one for each visible GPU, or one on a CPU."""
     checkpoint_every: int = Field(default=50, ge=1)
     """Optimizer steps between checkpoints that a killed run resumes from."""
+    keep_masters: bool = True
+    """Publishes the fp32 masters of bfloat16 weights beside them, from which the next round trains on; without them,
+    changes below 0.2 % of a weight are lost after each round. 4 bytes per trained weight on disk, twice the model's
+    size, until `ratchet gc`; nothing in float32."""
+    LATER_FIELDS: ClassVar = frozenset({"keep_masters"})
 
     @property
     def losses(self) -> tuple[str, ...]:

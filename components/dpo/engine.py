@@ -123,7 +123,22 @@ def build_engine(model: torch.nn.Module, training: TrainingConfig, *, num_steps:
         "steps_per_print": 2**31,
     }
     engine, *_ = deepspeed_module().initialize(model=model, optimizer=optimizer, lr_scheduler=schedule, config=settings)
+    if training.zero_stage == 0 and dtype == torch.bfloat16:
+        _forget_empty_step(engine)
     return engine
+
+
+@torch.no_grad()
+def _forget_empty_step(engine: Any) -> None:
+    """Undo the step without gradients with which DeepSpeed allocates Adam's state at ZeRO 0 in bfloat16.
+
+    Adam's bias correction would count it, so that the first step is 26 % too small, and weight decay would be applied.
+    """
+    for weights, masters in zip(engine.optimizer.fp16_groups, engine.optimizer.fp32_groups, strict=True):
+        for weight, master in zip(weights, masters, strict=True):
+            master.copy_(weight)
+    for state in engine.optimizer.optimizer.state.values():
+        state["step"].zero_()
 
 
 def learning_rate_share(step: int, *, warmup: int, num_steps: int) -> float:
@@ -193,6 +208,37 @@ def full_weights(engine: Any) -> dict[str, torch.Tensor] | None:
             if first:
                 gathered[name] = tensor.detach().to("cpu", copy=True)
     return gathered if first else None
+
+
+def master_weights(engine: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the fp32 master of every trained weight of a bfloat16 engine, whole; every rank must run through all.
+
+    Yields:
+        The weight's name, as in `full_weights`, and its master, on the engine's device.
+    """
+    replicated = _replicated_masters(engine)
+    for name, parameter in engine.module.named_parameters():
+        if parameter.requires_grad:
+            own = replicated.get(id(parameter))
+            yield name, deepspeed_module().utils.safe_get_full_fp32_param(parameter) if own is None else own.detach()
+
+
+def set_master(engine: Any, name: str, master: torch.Tensor) -> None:
+    """Replace the fp32 master of a trained weight; the bfloat16 weight stays. Every rank must call it."""
+    parameter, master = engine.module.get_parameter(name), master.to(engine.device)
+    own = _replicated_masters(engine).get(id(parameter))
+    if own is None:
+        deepspeed_module().utils.safe_set_full_fp32_param(parameter, master)
+    else:
+        own.data.copy_(master)
+
+
+def _replicated_masters(engine: Any) -> dict[int, torch.Tensor]:
+    """Return the masters of ZeRO 0 by the id of their weight; DeepSpeed's own access knows those of ZeRO 1 to 3."""
+    if engine.zero_optimization_stage() > 0:
+        return {}
+    groups = zip(engine.optimizer.fp16_groups, engine.optimizer.fp32_groups, strict=True)
+    return {id(weight): master for group in groups for weight, master in zip(*group, strict=True)}
 
 
 def save_state(engine: Any, directory: Path, step: int) -> None:

@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 import torch
 
 from components.artifacts import digest, read_table, write_bytes, write_json
+from components.campaign.models import MASTER
 from components.dpo.batches import Layout, Pair, Plan, encode_pairs
 from components.dpo.checks import LOGPS_TOLERANCE, FirstLoss, Probe, check_reloaded, probe_trained
 from components.dpo.constraints import constraints_of
 from components.dpo.diagnosis import Setting, diagnose, reference_moved
 from components.dpo.engine import build_engine, full_weights, join_process_group
 from components.dpo.finite import refuse_non_finite_reference
+from components.dpo.masters import publish_masters, train_on_from
 from components.dpo.mixing import combined_weights, tag_weights
 from components.dpo.objective import Objective, configured_loss
 from components.dpo.objective_state import ObjectiveState
@@ -73,11 +75,16 @@ class _Trained(NamedTuple):
     evaluated: dict[str, float] | None
     probe: Probe
     scoring: ScoringPath
+    from_masters: bool
+    """Whether it went on from the fp32 masters of its policy."""
+    master_digest: str | None
+    """Digest of the masters that it published, on rank 0; None if it published none."""
 
 
 def run(request: TrainRequest, out: Path) -> None:
     """Train on the round's pairs and write `model/` or `adapter/`, `metrics.jsonl`, `system.jsonl` and `train.json`.
 
+    In bfloat16, `master/` has the fp32 masters of the trained weights, from which a later round trains on.
     Runs on one process or on every rank of torchrun; rank 0 writes. Checkpoints lie beside `out` under the digest of
     the request, so an interrupted run of the same request resumes from its last one.
 
@@ -117,6 +124,8 @@ def _train(
     )
     objective, held_out = _objectives(work, reference)
     engine = build_engine(model, training, num_steps=plan.num_steps, dtype=work.dtype)
+    is_rounded = work.dtype == torch.bfloat16
+    from_masters = is_rounded and train_on_from(engine, work.request.master)
     check, attempt = FirstLoss(work.request, objective, work.dtype), attempt_on(engine, objective)
     size = layout.most_pairs(training.pairs_per_step)
     with explaining_out_of_memory(
@@ -127,11 +136,10 @@ def _train(
     limit = work.request.limits.max_response_tokens
     probe = probe_trained(engine, pairs[:PROBED], work.tokenizer.pad_token_id, max_tokens=limit)
     path = scoring_path(engine, max(pair.longest for pair in pairs), collisions=training.weighting == "wpo")
-    return (
-        _Trained(steps.metrics, steps.resumed_from, plan.num_steps, check.applied, evaluated, probe, path),
-        engine.module,
-        full_weights(engine),
-    )
+    state = full_weights(engine)
+    published = publish_masters(engine, work.out / MASTER) if is_rounded and training.keep_masters else None
+    told = (steps.metrics, steps.resumed_from, plan.num_steps, check.applied, evaluated, probe, path)
+    return _Trained(*told, from_masters, published), engine.module, state
 
 
 def _publish(
@@ -163,6 +171,8 @@ def _publish(
         "adapter": describe_wanted(request.lora, request.soft_prompt),
         "quantization": request.limits.quantization,
         "policy_digest": saved.digest,
+        "from_masters": trained.from_masters,
+        "master_digest": trained.master_digest,
         "directory": "model" if saved.adapter is None else "adapter",
         "base_round": saved.base_round,
         "base_digest": saved.base_digest,
