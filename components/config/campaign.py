@@ -1,7 +1,7 @@
 """The whole configuration of a campaign."""
 
 import re
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -12,7 +12,7 @@ from components.config.judge import OWN_MODELS, SCORES_ALONE, JudgeConfig
 from components.config.policy import LoraConfig, PolicyConfig, SoftPromptConfig
 from components.config.preferences import PreferencesConfig
 from components.config.section import Section
-from components.config.training import HARD_LABEL_LOSSES, ConstraintsConfig, TrainingConfig
+from components.config.training import ADAPTER_LEARNING_RATE, HARD_LABEL_LOSSES, ConstraintsConfig, TrainingConfig
 
 CAMPAIGN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -36,6 +36,16 @@ class BudgetConfig(Section):
         if self.max_round_cost and not self.cost_per_hour:
             raise ValueError("max_round_cost needs the price of an hour: set `cost_per_hour`")
         return self
+
+
+def _trains_adapter(values: dict[str, Any]) -> bool:
+    """Return whether a campaign's values, which are not validated yet, ask for an adapter."""
+
+    def of(section: str, key: str) -> Any:
+        fields = values.get(section)
+        return fields.get(key) if isinstance(fields, dict) else getattr(fields, key, None)
+
+    return of("lora", "rank") not in (None, 0) or of("soft_prompt", "kind") not in (None, "none")
 
 
 class CampaignConfig(Section):
@@ -67,6 +77,15 @@ class CampaignConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     gate: GateConfig = GateConfig()
     budget: BudgetConfig = BudgetConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rate_fits_what_is_trained(cls, values: Any) -> Any:
+        """Fill in the learning rate that is left out: adapters take a higher one than all weights."""
+        training = values.get("training", {}) if isinstance(values, dict) else None
+        if not isinstance(training, dict) or "learning_rate" in training or not _trains_adapter(values):
+            return values
+        return values | {"training": training | {"learning_rate": ADAPTER_LEARNING_RATE}}
 
     @field_validator("campaign")
     @classmethod

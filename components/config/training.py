@@ -62,6 +62,10 @@ UNSMOOTHED_LOSSES = frozenset(
 """Losses that read no label smoothing."""
 
 
+ADAPTER_LEARNING_RATE = 1e-4
+"""Default learning rate of an adapter."""
+
+
 class TrainingConfig(Section):
     """Direct Preference Optimization (Rafailov et al. 2023, arXiv 2305.18290) on the DeepSpeed engine."""
 
@@ -108,7 +112,7 @@ class TrainingConfig(Section):
     never."""
     epochs: int = Field(default=1, ge=1)
     """Passes over the round's pairs."""
-    pairs_per_step: int = Field(default=64, ge=1)
+    pairs_per_step: int = Field(default=16, ge=1)
     """Pairs in one optimizer step, over all ranks and micro-batches."""
     micro_batch_tokens: int = Field(default=0, ge=0)
     """Tokens in one pass with gradients on a rank, prompts once; 0: 8192 on a GPU, 1024 (bf16: 1536) on a CPU. A longer
@@ -116,8 +120,8 @@ class TrainingConfig(Section):
     micro_batch_pairs: int = Field(default=0, ge=0)
     """Pairs in one forward and backward pass on one rank, to be lowered when memory runs out; 0 sets no limit but the
     tokens."""
-    learning_rate: float = Field(default=1e-6, gt=0.0, le=1.0)
-    """Peak learning rate of AdamW."""
+    learning_rate: float = Field(default=5e-6, gt=0.0, le=1.0)
+    """Peak learning rate of AdamW. A campaign that trains an adapter and leaves it out has 1e-4."""
     warmup_share: float = Field(default=0.1, ge=0.0, le=1.0)
     """Share of the steps over which the learning rate rises linearly; it then falls linearly to zero."""
     weight_decay: float = Field(default=0.0, ge=0.0)
@@ -141,7 +145,8 @@ class TrainingConfig(Section):
     """Publishes the fp32 masters of bfloat16 weights beside them, from which the next round trains on; without them,
     changes below 0.2 % of a weight are lost after each round. 4 bytes per trained weight on disk, twice the model's
     size, until `ratchet gc`; nothing in float32."""
-    LATER_FIELDS: ClassVar = frozenset({"keep_masters"})
+    ABSENT_AT_DEFAULT: ClassVar[frozenset[str]] = frozenset({"keep_masters"})
+    """Fields newer than the first published campaigns: at their default they enter no identity."""
 
     @property
     def losses(self) -> tuple[str, ...]:

@@ -9,7 +9,8 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,14 @@ def _skip_compiled_cpu_collectives() -> None:
             compatible[builder.NAME] = False
 
 
-def build_engine(model: torch.nn.Module, training: TrainingConfig, *, num_steps: int, dtype: torch.dtype) -> Any:
+def build_engine(
+    model: torch.nn.Module,
+    training: TrainingConfig,
+    *,
+    num_steps: int,
+    dtype: torch.dtype,
+    own_rates: Mapping[str, float] | None = None,
+) -> Any:
     """Wrap a model for training with AdamW, a linear warm-up and decay, gradient clipping and the configured ZeRO.
 
     Args:
@@ -97,18 +105,17 @@ def build_engine(model: torch.nn.Module, training: TrainingConfig, *, num_steps:
         training: The training section.
         num_steps: Optimizer steps of the whole run; sets the schedule.
         dtype: Precision of weights and compute; bfloat16 keeps fp32 master weights.
+        own_rates: By the beginning of a weight's name, its peak learning rate in place of the section's.
     """
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
-        trainable,
+        _parameter_groups(model, training.learning_rate, own_rates or {}),
         lr=training.learning_rate,
         betas=(0.9, training.adam_beta2),
         weight_decay=training.weight_decay,
         fused=True,
     )
-    warmup = round(training.warmup_share * num_steps)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_share(step, warmup=warmup, num_steps=num_steps)
+        optimizer, lambda step: learning_rate_share(step, warmup=_warmup(training, num_steps), num_steps=num_steps)
     )
     settings = {
         # The number of batches differs from step to step, so DeepSpeed learns only when a step ends (`accumulate`).
@@ -126,6 +133,15 @@ def build_engine(model: torch.nn.Module, training: TrainingConfig, *, num_steps:
     if training.zero_stage == 0 and dtype == torch.bfloat16:
         _forget_empty_step(engine)
     return engine
+
+
+def _parameter_groups(model: torch.nn.Module, rate: float, own_rates: Mapping[str, float]) -> list[dict[str, Any]]:
+    groups: defaultdict[float, list[torch.nn.Parameter]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            own = (own for beginning, own in own_rates.items() if name.startswith(beginning))
+            groups[next(own, rate)].append(parameter)
+    return [{"params": parameters, "lr": peak} for peak, parameters in groups.items()]
 
 
 @torch.no_grad()
@@ -149,6 +165,17 @@ def learning_rate_share(step: int, *, warmup: int, num_steps: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return max(0.0, (num_steps - step) / max(1, num_steps - warmup))
+
+
+def learning_rates(training: TrainingConfig, num_steps: int) -> list[float]:
+    """Return the learning rate of each step."""
+    warmup = _warmup(training, num_steps)
+    shares = [learning_rate_share(step, warmup=warmup, num_steps=num_steps) for step in range(num_steps)]
+    return [training.learning_rate * share for share in shares]
+
+
+def _warmup(training: TrainingConfig, num_steps: int) -> int:
+    return round(training.warmup_share * num_steps)
 
 
 def accumulate(engine: Any, loss: torch.Tensor, *, is_last: bool) -> None:

@@ -13,8 +13,8 @@ from components.campaign.models import MASTER
 from components.dpo.batches import Layout, Pair, Plan, encode_pairs
 from components.dpo.checks import LOGPS_TOLERANCE, FirstLoss, Probe, check_reloaded, probe_trained
 from components.dpo.constraints import constraints_of
-from components.dpo.diagnosis import Setting, diagnose, reference_moved
-from components.dpo.engine import build_engine, full_weights, join_process_group
+from components.dpo.diagnosis import Setting, diagnose, reference_moved, unable_to_learn
+from components.dpo.engine import build_engine, full_weights, join_process_group, learning_rates
 from components.dpo.finite import refuse_non_finite_reference
 from components.dpo.masters import publish_masters, train_on_from
 from components.dpo.mixing import combined_weights, tag_weights
@@ -30,6 +30,7 @@ from components.models.adapters import describe_wanted, is_wanted, save_adapter,
 from components.models.loading import load_policy, load_tokenizer, pick_device, resolve_dtype, trained_ref
 from components.plots.stages import training_plot
 from components.records import ModelRef, TrainRequest
+from components.runtime import progress
 from components.scoring.response_logps import ScoringPath, scoring_path
 
 CHECKPOINTS = "checkpoints"
@@ -128,6 +129,7 @@ def _train(
     from_masters = is_rounded and train_on_from(engine, work.request.master)
     check, attempt = FirstLoss(work.request, objective, work.dtype), attempt_on(engine, objective)
     size = layout.most_pairs(training.pairs_per_step)
+    _warn_unable_to_learn(work, plan.num_steps)
     with explaining_out_of_memory(
         "training", training, micro_batch_pairs=size, has_adapter=work.has_adapter, attempt=attempt
     ):
@@ -140,6 +142,16 @@ def _train(
     published = publish_masters(engine, work.out / MASTER) if is_rounded and training.keep_masters else None
     told = (steps.metrics, steps.resumed_from, plan.num_steps, check.applied, evaluated, probe, path)
     return _Trained(*told, from_masters, published), engine.module, state
+
+
+def _warn_unable_to_learn(work: _Work, num_steps: int) -> None:
+    training = work.request.training
+    rates = learning_rates(training, num_steps)
+    trains = "adapters" if work.has_adapter else "all weights"
+    warning = unable_to_learn(rates, trains=trains, pairs_per_step=training.pairs_per_step, epochs=training.epochs)
+    if warning is not None and work.rank == 0:
+        log.warning("%s", warning)
+        progress.report(0, num_steps, warning)
 
 
 def _publish(
@@ -181,7 +193,7 @@ def _publish(
         "first_loss": metrics[0]["loss"],
         "ln2_checked": trained.ln2_checked,
         "eval": trained.evaluated,
-        "diagnosis": _diagnosis(work, metrics, trained.probe.pairs, reference),
+        "diagnosis": _diagnosis(work, trained, metrics, reference),
         "num_processes": work.world_size,
         "resumed_from_step": trained.resumed_from_step,
         "scoring": trained.scoring._asdict(),
@@ -190,12 +202,10 @@ def _publish(
 
 
 def _diagnosis(
-    work: _Work, metrics: list[dict[str, float]], probe: list[Pair], reference: PairLogps | None
+    work: _Work, trained: _Trained, metrics: list[dict[str, float]], reference: PairLogps | None
 ) -> list[str]:
-    """Return what went wrong in the training, and log one warning per cause.
-
-    `probe` holds the first of the training pairs.
-    """
+    """Return what went wrong in the training, and log one warning per cause."""
+    probe = trained.probe.pairs  # the first of the training pairs
     training, chosen = work.request.training, [index for index, pair in enumerate(work.train_pairs) if pair.chosen]
     setting = Setting(
         learning_rate=training.learning_rate,
@@ -203,6 +213,9 @@ def _diagnosis(
         dtype=str(work.dtype).removeprefix("torch."),
         reference_chosen_logps=None if reference is None else float(reference.chosen[chosen].mean()),
         chosen_tokens=sum(len(work.train_pairs[index].chosen) for index in chosen) / len(chosen),
+        pairs_per_step=training.pairs_per_step,
+        epochs=training.epochs,
+        evaluated_margin=(trained.evaluated or {}).get("rewards/margins") if trained.ln2_checked else None,
     )
     found = diagnose(metrics, setting)
     if reference is not None:
