@@ -42,6 +42,10 @@ class DataRejected(Exception):
     """A round's data broke a gate of the validation; the message names the gate and the counts."""
 
 
+class ModelRefused(Exception):
+    """A trained model did not reach the measure that it needs to be published; the message names both numbers."""
+
+
 class JudgeUnavailable(Exception):
     """A judge gave no usable verdicts; the message names the judge and what it answered."""
 
@@ -228,7 +232,7 @@ class TrainRequest(Record):
     seed: int
     master: Artifact | None = None
     """Directory of the fp32 masters that were published with the policy, and their digest; None if it has none."""
-    LATER_FIELDS: ClassVar = frozenset({"master"})
+    ABSENT_AT_DEFAULT: ClassVar[frozenset[str]] = frozenset({"master"})
 
 
 class EvaluateRequest(Record):
@@ -287,22 +291,28 @@ class RoundRecord(Record):
     mlflow_run_id: str | None = None
 
 
+def _left_out(value: BaseModel) -> frozenset[str]:
+    """Return the fields that do not belong to the identity of a record.
+
+    Fields newer than the first published campaigns are left out at their default, so that no stage of those campaigns
+    runs again.
+    """
+    free = value.FREE_TO_CHANGE if isinstance(value, EndpointConfig) else frozenset()
+    fields = type(value).model_fields
+    newer: frozenset[str] = getattr(value, "ABSENT_AT_DEFAULT", frozenset())
+    return free | {name for name in newer if getattr(value, name) == fields[name].default}
+
+
 def identity(value: Any) -> Any:
     """Reduce a record to the values that a result may depend on.
 
-    Artifacts and models become their digests; paths and the free fields of endpoints are left out. So are a class's
-    `LATER_FIELDS` at their default: what was published before they existed stays what it was.
+    Artifacts and models become their digests; paths and the free fields of endpoints are left out.
     """
     if isinstance(value, Artifact | ModelRef):
         return value.digest
     if isinstance(value, BaseModel):
-        free = value.FREE_TO_CHANGE if isinstance(value, EndpointConfig) else ()
-        later = getattr(type(value), "LATER_FIELDS", ())
-        return {
-            name: identity(getattr(value, name))
-            for name, field in type(value).model_fields.items()
-            if name not in free and not (name in later and getattr(value, name) == field.default)
-        }
+        left_out = _left_out(value)
+        return {name: identity(getattr(value, name)) for name in type(value).model_fields if name not in left_out}
     if isinstance(value, tuple | list):
         return [identity(item) for item in value]
     if isinstance(value, dict):

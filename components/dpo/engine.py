@@ -107,8 +107,9 @@ def build_engine(
         dtype: Precision of weights and compute; bfloat16 keeps fp32 master weights.
         own_rates: By the beginning of a weight's name, its peak learning rate in place of the section's.
     """
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
-        _parameter_groups(model, training.learning_rate, own_rates or {}),
+        _with_own_rates(model, [{"params": trainable}], own_rates or {}),
         lr=training.learning_rate,
         betas=(0.9, training.adam_beta2),
         weight_decay=training.weight_decay,
@@ -135,13 +136,25 @@ def build_engine(
     return engine
 
 
-def _parameter_groups(model: torch.nn.Module, rate: float, own_rates: Mapping[str, float]) -> list[dict[str, Any]]:
-    groups: defaultdict[float, list[torch.nn.Parameter]] = defaultdict(list)
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            own = (own for beginning, own in own_rates.items() if name.startswith(beginning))
-            groups[next(own, rate)].append(parameter)
-    return [{"params": parameters, "lr": peak} for peak, parameters in groups.items()]
+def _with_own_rates(
+    model: torch.nn.Module, groups: list[dict[str, Any]], own_rates: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """Split an optimizer's parameter groups, so that weights with a learning rate of their own have it."""
+    rate_of = {
+        id(weight): rate
+        for beginning, rate in own_rates.items()
+        for name, weight in model.named_parameters()
+        if name.startswith(beginning)
+    }
+    split: list[dict[str, Any]] = []
+    for group in groups:
+        by_rate: defaultdict[float | None, list[torch.nn.Parameter]] = defaultdict(list)
+        for weight in group["params"]:
+            by_rate[rate_of.get(id(weight))].append(weight)
+        split += [
+            group | {"params": weights} | ({} if rate is None else {"lr": rate}) for rate, weights in by_rate.items()
+        ]
+    return split
 
 
 @torch.no_grad()
