@@ -4,7 +4,7 @@ Knows no stage and loads no machine-learning library.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -27,7 +27,6 @@ from components.config import (
     TrainingConfig,
     ValidationConfig,
 )
-from components.config.section import Section
 
 
 class StageFailed(Exception):
@@ -41,6 +40,10 @@ class StageFailed(Exception):
 
 class DataRejected(Exception):
     """A round's data broke a gate of the validation; the message names the gate and the counts."""
+
+
+class ModelRefused(Exception):
+    """A trained model did not reach the measure that it needs to be published; the message names both numbers."""
 
 
 class JudgeUnavailable(Exception):
@@ -227,6 +230,9 @@ class TrainRequest(Record):
     constraints: ConstraintsConfig
     round: int
     seed: int
+    master: Artifact | None = None
+    """Directory of the fp32 masters that were published with the policy, and their digest; None if it has none."""
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("master",)
 
 
 class EvaluateRequest(Record):
@@ -285,6 +291,20 @@ class RoundRecord(Record):
     mlflow_run_id: str | None = None
 
 
+def _left_out(value: BaseModel) -> frozenset[str]:
+    """Return the fields that do not belong to the identity of a record.
+
+    Fields newer than the first published campaigns are left out at their default, so that no stage of those campaigns
+    runs again.
+    """
+    free = value.FREE_TO_CHANGE if isinstance(value, EndpointConfig) else frozenset()
+    fields = type(value).model_fields
+    newer: tuple[str, ...] = getattr(value, "ADDED_LATER", ())
+    return free | {
+        name for name in newer if getattr(value, name) == fields[name].get_default(call_default_factory=True)
+    }
+
+
 def identity(value: Any) -> Any:
     """Reduce a record to the values that a result may depend on.
 
@@ -294,21 +314,10 @@ def identity(value: Any) -> Any:
     if isinstance(value, Artifact | ModelRef):
         return value.digest
     if isinstance(value, BaseModel):
-        left_out = set(value.FREE_TO_CHANGE if isinstance(value, EndpointConfig) else ())
-        left_out.update(_unset_additions(value) if isinstance(value, Section) else ())
+        left_out = _left_out(value)
         return {name: identity(getattr(value, name)) for name in type(value).model_fields if name not in left_out}
     if isinstance(value, tuple | list):
         return [identity(item) for item in value]
     if isinstance(value, dict):
         return {name: identity(item) for name, item in value.items()}
     return value
-
-
-def _unset_additions(section: Section) -> tuple[str, ...]:
-    """Return the fields of a section that were added later and have their default."""
-    fields = type(section).model_fields
-    return tuple(
-        name
-        for name in section.ADDED_LATER
-        if getattr(section, name) == fields[name].get_default(call_default_factory=True)
-    )

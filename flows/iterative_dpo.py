@@ -9,7 +9,7 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed
 
 from components.artifacts import read_json
-from components.campaign.config import pin_config
+from components.campaign.config import pin_config, with_former_defaults
 from components.campaign.lock import CampaignBusy, locked
 from components.campaign.models import model_of_round
 from components.campaign.state import (
@@ -76,6 +76,7 @@ def add_rounds(config: CampaignConfig, *, accept_changes: bool) -> Any:
     """Run a start of a campaign from the command line, a schedule or the Prefect page; see `iterative_dpo`."""
     refuse_runs_that_vanish()
     directory = campaign_directory(config.campaign)
+    config = with_former_defaults(directory, config)
     inputs = check_inputs(config)
     for doubt in config.training.doubts:
         get_run_logger().warning("%s", doubt)

@@ -7,7 +7,7 @@ from typing import Any
 
 from components.artifacts import artifact, derive_seed, read_json
 from components.campaign.files import judged_rounds, replayed_pairs
-from components.campaign.models import model_of_round
+from components.campaign.models import master_of_round, model_of_round
 from components.campaign.state import round_directory
 from components.config import CampaignConfig, PolicyConfig
 from components.records import (
@@ -128,6 +128,7 @@ class Round:
             constraints=self.config.constraints,
             round=self.number,
             seed=self._seed("dpo_train"),
+            master=master_of_round(self.campaign_directory, self.champion_round),
         )
 
     def evaluate(self, trained: Manifest) -> EvaluateRequest:

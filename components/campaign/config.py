@@ -15,6 +15,22 @@ FREE_TO_CHANGE = ("num_rounds", "budget")
 """Keys that may differ between two starts of a campaign, because no round's result depends on them."""
 
 
+def with_former_defaults(directory: Path, config: CampaignConfig) -> CampaignConfig:
+    """Return the configuration with the defaults with which the campaign began.
+
+    A key that the configuration leaves out does not change because a later version has another default for it.
+    """
+    if not (directory / CONFIG).exists():
+        return config
+    training, pinned = config.training, read_json(directory / CONFIG).get("training", {})
+    former = {
+        name: value
+        for name, value in training.FORMER_DEFAULTS.items()
+        if name not in training.model_fields_set and pinned.get(name) == value
+    }
+    return config.model_copy(update={"training": training.model_copy(update=former)}) if former else config
+
+
 def refuse_changes(directory: Path, config: CampaignConfig) -> None:
     """Refuse a configuration that differs from the campaign's in more than `FREE_TO_CHANGE`.
 

@@ -5,9 +5,11 @@ from typing import Any
 
 from components.artifacts import read_json
 from components.campaign.state import round_directory
-from components.records import ModelRef, Record
+from components.records import Artifact, ModelRef, Record
 
 COLLECTED = "collected.json"
+MASTER = "master"
+"""Directory of the fp32 masters beside a round's `model/` or `adapter/`."""
 
 
 class CollectedWeights(Record):
@@ -45,6 +47,18 @@ def model_of_round(directory: Path, round: int) -> ModelRef:
         base = model_of_round(directory, _round_of_base(directory, round, trained))
         return base.model_copy(update={"round": round, "adapter": weights, "digest": digest})
     return ModelRef(round=round, base=str(weights), base_round=round, base_digest=digest, digest=digest)
+
+
+def master_of_round(directory: Path, round: int) -> Artifact | None:
+    """Return the fp32 masters of the model that a round trained, whether or not they were removed since.
+
+    None for the start model, for weights that are not rounded, and for a round that kept none.
+    """
+    if round == 0:
+        return None
+    stage = round_directory(directory, round) / "dpo_train"
+    digest = _published(directory, round, stage / "train.json").get("master_digest")
+    return None if digest is None else Artifact(path=stage / MASTER, digest=digest)
 
 
 def _round_of_base(directory: Path, round: int, trained: dict[str, Any]) -> int:

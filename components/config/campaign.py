@@ -12,7 +12,7 @@ from components.config.judge import OWN_MODELS, SCORES_ALONE, JudgeConfig
 from components.config.policy import LoraConfig, PolicyConfig, SoftPromptConfig
 from components.config.preferences import PreferencesConfig
 from components.config.section import Section
-from components.config.training import HARD_LABEL_LOSSES, ConstraintsConfig, TrainingConfig
+from components.config.training import ADAPTER_LEARNING_RATE, HARD_LABEL_LOSSES, ConstraintsConfig, TrainingConfig
 
 CAMPAIGN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -67,6 +67,16 @@ class CampaignConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     gate: GateConfig = GateConfig()
     budget: BudgetConfig = BudgetConfig()
+
+    @model_validator(mode="after")
+    def _rate_fits_what_is_trained(self) -> Self:
+        """Fill in the learning rate that is left out: adapters take a higher one than all weights."""
+        left_out = "learning_rate" not in self.training.model_fields_set
+        if left_out and (self.lora.rank or self.soft_prompt.kind != "none"):
+            # It stays a value that was left out.
+            values = dict(self.training) | {"learning_rate": ADAPTER_LEARNING_RATE}
+            self.__dict__["training"] = TrainingConfig.model_construct(self.training.model_fields_set, **values)
+        return self
 
     @field_validator("campaign")
     @classmethod

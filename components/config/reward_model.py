@@ -21,7 +21,9 @@ class RewardModelConfig(Section):
     """Passes over the pairs; more than one or two overfit quickly."""
     learning_rate: float = Field(default=1e-5, gt=0.0, le=1.0)
     """Peak learning rate of AdamW."""
-    pairs_per_step: int = Field(default=64, ge=1)
+    head_learning_rate: float = Field(default=3e-3, gt=0.0, le=1.0)
+    """The same for a fresh head. It begins at zero, and until it has grown no gradient reaches the model."""
+    pairs_per_step: int = Field(default=16, ge=1)
     """Pairs in one optimizer step, over all ranks and micro-batches."""
     micro_batch_pairs: int = Field(default=8, ge=1)
     """Pairs in one forward and backward pass on one rank; lower it when memory runs out."""
@@ -33,6 +35,9 @@ class RewardModelConfig(Section):
     """Optimizer steps between checkpoints that a killed run resumes from."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
     """Level of the accuracy's interval."""
+    min_accuracy: float = Field(default=0.5, ge=0.0, lt=1.0)
+    """Accuracy on held-out pairs that the lower end of its interval must exceed, or the model is not published; 0
+    publishes any. A coin has 0.5."""
     bootstrap_resamples: int = Field(default=2000, ge=100, le=100_000)
     """Resamples of that interval's bootstrap over prompts."""
     seed: int = Field(default=1, ge=0)

@@ -1,6 +1,6 @@
 """How the policy is trained on pairs."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
@@ -72,6 +72,8 @@ per token."""
 USUAL_BETA = dict.fromkeys(DEFAULT_BETA, (0.5, 25.0))
 """Range within which published recipes choose `beta`, by loss."""
 USUAL_BETA_OF_SUMS = (0.001, 1.0)
+ADAPTER_LEARNING_RATE = 1e-4
+"""Default learning rate of an adapter."""
 
 
 class TrainingConfig(Section):
@@ -121,7 +123,7 @@ class TrainingConfig(Section):
     never."""
     epochs: int = Field(default=1, ge=1)
     """Passes over the round's pairs."""
-    pairs_per_step: int = Field(default=64, ge=1)
+    pairs_per_step: int = Field(default=16, ge=1)
     """Pairs in one optimizer step, over all ranks and micro-batches."""
     micro_batch_tokens: int = Field(default=0, ge=0)
     """Tokens in one pass with gradients on a rank, prompts once; 0: 8192 on a GPU, 1024 (bf16: 1536) on a CPU. A longer
@@ -129,8 +131,8 @@ class TrainingConfig(Section):
     micro_batch_pairs: int = Field(default=0, ge=0)
     """Pairs in one forward and backward pass on one rank, to be lowered when memory runs out; 0 sets no limit but the
     tokens."""
-    learning_rate: float = Field(default=1e-6, gt=0.0, le=1.0)
-    """Peak learning rate of AdamW."""
+    learning_rate: float = Field(default=5e-6, gt=0.0, le=1.0)
+    """Peak learning rate of AdamW. A campaign that trains an adapter and leaves it out has 1e-4."""
     warmup_share: float = Field(default=0.1, ge=0.0, le=1.0)
     """Share of the steps over which the learning rate rises linearly; it then falls linearly to zero."""
     weight_decay: float = Field(default=0.0, ge=0.0)
@@ -150,6 +152,13 @@ class TrainingConfig(Section):
     """Training processes on this machine; 0 takes one for each visible GPU, or one on a CPU."""
     checkpoint_every: int = Field(default=50, ge=1)
     """Optimizer steps between checkpoints that a killed run resumes from."""
+    keep_masters: bool = True
+    """Publishes the fp32 masters of bfloat16 weights beside them, from which the next round trains on; without them,
+    changes below 0.2 % of a weight are lost after each round. 4 bytes per trained weight on disk, twice the model's
+    size, until `ratchet gc`; nothing in float32."""
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("keep_masters",)
+    FORMER_DEFAULTS: ClassVar[dict[str, float]] = {"learning_rate": 1e-6, "pairs_per_step": 64, "beta": 0.1}
+    """Defaults of 0.1. A campaign that began with one keeps it, as long as its configuration leaves the key out."""
 
     @property
     def losses(self) -> tuple[str, ...]:

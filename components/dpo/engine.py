@@ -9,7 +9,8 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,14 @@ def _skip_compiled_cpu_collectives() -> None:
             compatible[builder.NAME] = False
 
 
-def build_engine(model: torch.nn.Module, training: TrainingConfig, *, num_steps: int, dtype: torch.dtype) -> Any:
+def build_engine(
+    model: torch.nn.Module,
+    training: TrainingConfig,
+    *,
+    num_steps: int,
+    dtype: torch.dtype,
+    own_rates: Mapping[str, float] | None = None,
+) -> Any:
     """Wrap a model for training with AdamW, a linear warm-up and decay, gradient clipping and the configured ZeRO.
 
     Args:
@@ -97,16 +105,16 @@ def build_engine(model: torch.nn.Module, training: TrainingConfig, *, num_steps:
         training: The training section.
         num_steps: Optimizer steps of the whole run; sets the schedule.
         dtype: Precision of weights and compute; bfloat16 keeps fp32 master weights.
+        own_rates: By the beginning of a weight's name, its peak learning rate in place of the section's.
     """
     optimizer = torch.optim.AdamW(
-        decay_groups(model, training.weight_decay),
+        _with_own_rates(model, decay_groups(model, training.weight_decay), own_rates or {}),
         lr=training.learning_rate,
         betas=(0.9, training.adam_beta2),
         fused=True,
     )
-    warmup = round(training.warmup_share * num_steps)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_share(step, warmup=warmup, num_steps=num_steps)
+        optimizer, lambda step: learning_rate_share(step, warmup=_warmup(training, num_steps), num_steps=num_steps)
     )
     settings = {
         # The number of batches differs from step to step, so DeepSpeed learns only when a step ends (`accumulate`).
@@ -121,6 +129,8 @@ def build_engine(model: torch.nn.Module, training: TrainingConfig, *, num_steps:
         "steps_per_print": 2**31,
     }
     engine, *_ = deepspeed_module().initialize(model=model, optimizer=optimizer, lr_scheduler=schedule, config=settings)
+    if training.zero_stage == 0 and dtype == torch.bfloat16:
+        _forget_empty_step(engine)
     return engine
 
 
@@ -143,6 +153,40 @@ def decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, 
     return [group for group in groups if group["params"]]
 
 
+def _with_own_rates(
+    model: torch.nn.Module, groups: list[dict[str, Any]], own_rates: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """Split an optimizer's parameter groups, so that weights with a learning rate of their own have it."""
+    rate_of = {
+        id(weight): rate
+        for beginning, rate in own_rates.items()
+        for name, weight in model.named_parameters()
+        if name.startswith(beginning)
+    }
+    split: list[dict[str, Any]] = []
+    for group in groups:
+        by_rate: defaultdict[float | None, list[torch.nn.Parameter]] = defaultdict(list)
+        for weight in group["params"]:
+            by_rate[rate_of.get(id(weight))].append(weight)
+        split += [
+            group | {"params": weights} | ({} if rate is None else {"lr": rate}) for rate, weights in by_rate.items()
+        ]
+    return split
+
+
+@torch.no_grad()
+def _forget_empty_step(engine: Any) -> None:
+    """Undo the step without gradients with which DeepSpeed allocates Adam's state at ZeRO 0 in bfloat16.
+
+    Adam's bias correction would count it, so that the first step is 26 % too small, and weight decay would be applied.
+    """
+    for weights, masters in zip(engine.optimizer.fp16_groups, engine.optimizer.fp32_groups, strict=True):
+        for weight, master in zip(weights, masters, strict=True):
+            master.copy_(weight)
+    for state in engine.optimizer.optimizer.state.values():
+        state["step"].zero_()
+
+
 def learning_rate_share(step: int, *, warmup: int, num_steps: int) -> float:
     """Return the share of the peak learning rate at a step (from 0).
 
@@ -151,6 +195,17 @@ def learning_rate_share(step: int, *, warmup: int, num_steps: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return max(0.0, (num_steps - step) / max(1, num_steps - warmup))
+
+
+def learning_rates(training: TrainingConfig, num_steps: int) -> list[float]:
+    """Return the learning rate of each step."""
+    warmup = _warmup(training, num_steps)
+    shares = [learning_rate_share(step, warmup=warmup, num_steps=num_steps) for step in range(num_steps)]
+    return [training.learning_rate * share for share in shares]
+
+
+def _warmup(training: TrainingConfig, num_steps: int) -> int:
+    return round(training.warmup_share * num_steps)
 
 
 def accumulate(engine: Any, loss: torch.Tensor, *, is_last: bool) -> None:
@@ -210,6 +265,37 @@ def full_weights(engine: Any) -> dict[str, torch.Tensor] | None:
             if first:
                 gathered[name] = tensor.detach().to("cpu", copy=True)
     return gathered if first else None
+
+
+def master_weights(engine: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the fp32 master of every trained weight of a bfloat16 engine, whole; every rank must run through all.
+
+    Yields:
+        The weight's name, as in `full_weights`, and its master, on the engine's device.
+    """
+    replicated = _replicated_masters(engine)
+    for name, parameter in engine.module.named_parameters():
+        if parameter.requires_grad:
+            own = replicated.get(id(parameter))
+            yield name, deepspeed_module().utils.safe_get_full_fp32_param(parameter) if own is None else own.detach()
+
+
+def set_master(engine: Any, name: str, master: torch.Tensor) -> None:
+    """Replace the fp32 master of a trained weight; the bfloat16 weight stays. Every rank must call it."""
+    parameter, master = engine.module.get_parameter(name), master.to(engine.device)
+    own = _replicated_masters(engine).get(id(parameter))
+    if own is None:
+        deepspeed_module().utils.safe_set_full_fp32_param(parameter, master)
+    else:
+        own.data.copy_(master)
+
+
+def _replicated_masters(engine: Any) -> dict[int, torch.Tensor]:
+    """Return the masters of ZeRO 0 by the id of their weight; DeepSpeed's own access knows those of ZeRO 1 to 3."""
+    if engine.zero_optimization_stage() > 0:
+        return {}
+    groups = zip(engine.optimizer.fp16_groups, engine.optimizer.fp32_groups, strict=True)
+    return {id(weight): master for group in groups for weight, master in zip(*group, strict=True)}
 
 
 def save_state(engine: Any, directory: Path, step: int) -> None:

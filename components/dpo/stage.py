@@ -10,12 +10,14 @@ import pandas as pd
 import torch
 
 from components.artifacts import digest, read_table, write_bytes, write_json
+from components.campaign.models import MASTER
 from components.dpo.batches import Layout, Pair, Plan, read_pairs
 from components.dpo.checks import LOGPS_TOLERANCE, FirstLoss, Probe, check_reloaded, probe_trained
 from components.dpo.constraints import constraints_of
-from components.dpo.diagnosis import Setting, diagnose, reference_moved
-from components.dpo.engine import build_engine, full_weights, join_process_group
+from components.dpo.diagnosis import Setting, diagnose, reference_moved, unable_to_learn
+from components.dpo.engine import build_engine, full_weights, join_process_group, learning_rates
 from components.dpo.finite import refuse_non_finite_reference
+from components.dpo.masters import publish_masters, train_on_from
 from components.dpo.mixing import combined_weights, tag_weights
 from components.dpo.objective import Objective, configured_loss
 from components.dpo.objective_state import ObjectiveState
@@ -31,6 +33,7 @@ from components.models.noise import refuse_noise
 from components.models.tokens import load_chat
 from components.plots.stages import training_plot
 from components.records import Artifact, ModelRef, TrainRequest
+from components.runtime import progress
 from components.scoring.response_logps import ScoringPath, scoring_path
 from components.validation.semantics import TOKEN_COLUMNS, encode
 
@@ -77,11 +80,16 @@ class _Trained(NamedTuple):
     evaluated: dict[str, float] | None
     probe: Probe
     scoring: ScoringPath
+    from_masters: bool
+    """Whether it went on from the fp32 masters of its policy."""
+    master_digest: str | None
+    """Digest of the masters that it published, on rank 0; None if it published none."""
 
 
 def run(request: TrainRequest, out: Path) -> None:
     """Train on the round's pairs and write `model/` or `adapter/`, `metrics.jsonl`, `system.jsonl` and `train.json`.
 
+    In bfloat16, `master/` has the fp32 masters of the trained weights, from which a later round trains on.
     Runs on one process or on every rank of torchrun; rank 0 writes. Checkpoints lie beside `out` under the digest of
     the request, so an interrupted run of the same request resumes from its last one.
 
@@ -132,8 +140,11 @@ def _train(
     )
     objective, held_out = _objectives(work, reference)
     engine = build_engine(model, training, num_steps=plan.num_steps, dtype=work.dtype)
+    is_rounded = work.dtype == torch.bfloat16
+    from_masters = is_rounded and train_on_from(engine, work.request.master)
     check, attempt = FirstLoss(work.request, objective, work.dtype), attempt_on(engine, objective)
     size = layout.most_pairs(training.pairs_per_step)
+    _warn_unable_to_learn(work, plan.num_steps)
     with explaining_out_of_memory(
         "training", training, micro_batch_pairs=size, has_adapter=work.has_adapter, attempt=attempt
     ):
@@ -143,11 +154,20 @@ def _train(
     limit = work.request.limits.max_response_tokens
     probe = probe_trained(engine, pairs[:PROBED], work.tokenizer.pad_token_id, max_tokens=limit)
     path = scoring_path(engine, max(pair.longest for pair in pairs), collisions=training.weighting == "wpo")
-    return (
-        _Trained(steps.metrics, steps.resumed_from, plan.num_steps, check.applied, evaluated, probe, path),
-        engine.module,
-        full_weights(engine),
-    )
+    state = full_weights(engine)
+    published = publish_masters(engine, work.out / MASTER) if is_rounded and training.keep_masters else None
+    told = (steps.metrics, steps.resumed_from, plan.num_steps, check.applied, evaluated, probe, path)
+    return _Trained(*told, from_masters, published), engine.module, state
+
+
+def _warn_unable_to_learn(work: _Work, num_steps: int) -> None:
+    training = work.request.training
+    rates = learning_rates(training, num_steps)
+    trains = "adapters" if work.has_adapter else "all weights"
+    warning = unable_to_learn(rates, trains=trains, pairs_per_step=training.pairs_per_step, epochs=training.epochs)
+    if warning is not None and work.rank == 0:
+        log.warning("%s", warning)
+        progress.report(0, num_steps, warning)
 
 
 def _publish(
@@ -179,6 +199,8 @@ def _publish(
         "adapter": describe_wanted(request.lora, request.soft_prompt),
         "quantization": request.limits.quantization,
         "policy_digest": saved.digest,
+        "from_masters": trained.from_masters,
+        "master_digest": trained.master_digest,
         "directory": "model" if saved.adapter is None else "adapter",
         "base_round": saved.base_round,
         "base_digest": saved.base_digest,
@@ -187,7 +209,7 @@ def _publish(
         "first_loss": metrics[0]["loss"],
         "ln2_checked": trained.ln2_checked,
         "eval": trained.evaluated,
-        "diagnosis": _diagnosis(work, metrics, trained.probe.pairs, reference),
+        "diagnosis": _diagnosis(work, trained, metrics, reference),
         "num_processes": work.world_size,
         "resumed_from_step": trained.resumed_from_step,
         "scoring": trained.scoring._asdict(),
@@ -196,12 +218,10 @@ def _publish(
 
 
 def _diagnosis(
-    work: _Work, metrics: list[dict[str, float]], probe: list[Pair], reference: PairLogps | None
+    work: _Work, trained: _Trained, metrics: list[dict[str, float]], reference: PairLogps | None
 ) -> list[str]:
-    """Return what went wrong in the training, and log one warning per cause.
-
-    `probe` holds the first of the training pairs.
-    """
+    """Return what went wrong in the training, and log one warning per cause."""
+    probe = trained.probe.pairs  # the first of the training pairs
     training, chosen = work.request.training, [index for index, pair in enumerate(work.train_pairs) if pair.chosen]
     setting = Setting(
         learning_rate=training.learning_rate,
@@ -209,6 +229,9 @@ def _diagnosis(
         dtype=str(work.dtype).removeprefix("torch."),
         reference_chosen_logps=None if reference is None else float(reference.chosen[chosen].mean()),
         chosen_tokens=sum(len(work.train_pairs[index].chosen) for index in chosen) / len(chosen),
+        pairs_per_step=training.pairs_per_step,
+        epochs=training.epochs,
+        evaluated_margin=(trained.evaluated or {}).get("rewards/margins") if trained.ln2_checked else None,
     )
     found = diagnose(metrics, setting)
     if reference is not None:

@@ -2,8 +2,9 @@
 
 These models stay: the start model, the champion, every model that was ever promoted (a rollback may need it) and the
 models of the last rounds (the next round's reference may be the previous one). Pairs, verdicts, metrics and samples
-stay too. Weights are renamed first, then recorded in the round's collected.json, and only then deleted. If this process
-is killed at any point, no reader mistakes half of the weights for a model, and the next collection finishes the job.
+stay too. Of the fp32 masters only the champion's stay: no other model is trained on. Weights are renamed first, then
+recorded in the round's collected.json, and only then deleted. If this process is killed at any point, no reader
+mistakes half of the weights for a model, and the next collection finishes the job.
 """
 
 import os
@@ -15,7 +16,7 @@ from typing import Literal
 
 from components.artifacts import sync, write_json
 from components.campaign.lock import locked
-from components.campaign.models import COLLECTED, CollectedWeights, collected_weights
+from components.campaign.models import COLLECTED, MASTER, CollectedWeights, collected_weights
 from components.campaign.state import State, read_state, round_directory
 from components.records import Record, RoundRecord
 
@@ -29,7 +30,7 @@ class Collected(Record):
 
     campaign: str
     round: int
-    what: Literal["weights", "copy in MLflow", "checkpoints", "leftover"]
+    what: Literal["weights", "masters", "copy in MLflow", "checkpoints", "leftover"]
     path: str | None
     """Its path; None for a copy in MLflow."""
     num_bytes: int | None
@@ -61,7 +62,8 @@ def collect_garbage(directory: Path, *, keep: int, dry_run: bool) -> list[Collec
             for record in state.rounds
             for item in _collect_weights(directory, state, record, keep=keep, dry_run=dry_run)
         ]
-        removed += _collect_copies(directory, state, {item.round for item in removed}, dry_run=dry_run)
+        weightless = {item.round for item in removed if item.what == "weights"}
+        removed += _collect_copies(directory, state, weightless, dry_run=dry_run)
         return [*removed, *_sweep(directory, state, dry_run=dry_run)]
 
 
@@ -80,6 +82,26 @@ def _collect_weights(
         yield Collected(
             campaign=directory.name, round=record.round, what="weights", path=str(weights), num_bytes=num_bytes
         )
+    yield from _collect_masters(directory, state, record, dry_run=dry_run)
+
+
+def _collect_masters(directory: Path, state: State, record: RoundRecord, *, dry_run: bool) -> Iterator[Collected]:
+    """Remove fp32 masters that no round trains on. Without them, a restored champion is trained on as published."""
+    stage = round_directory(directory, record.round) / "dpo_train"
+    masters, renamed = stage / MASTER, sorted(stage.glob(f".{MASTER}.old-*"))
+    in_place = masters.exists() and record.round != state.champion.round
+    unwanted = [*renamed, masters] if in_place else renamed
+    if not unwanted:
+        return
+    num_bytes = sum(_size(path) for path in unwanted)
+    if not dry_run:
+        if in_place:
+            _delete(renamed)
+            renamed = [masters.with_name(f".{MASTER}.old-{os.getpid()}")]
+            os.rename(masters, renamed[0])
+            sync(stage)
+        _delete(renamed)
+    yield Collected(campaign=directory.name, round=record.round, what="masters", path=str(masters), num_bytes=num_bytes)
 
 
 def _is_wanted(state: State, record: RoundRecord, keep: int) -> bool:

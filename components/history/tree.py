@@ -9,7 +9,7 @@ from typing import Any
 from components.artifacts import digest, read_json
 from components.campaign.config import config_of_round
 from components.campaign.files import STAGES, CampaignFiles, read_manifest
-from components.campaign.models import CollectedWeights, collected_weights
+from components.campaign.models import MASTER, CollectedWeights, collected_weights
 from components.campaign.state import round_directory
 from components.history.stored import Condition, StoredFile, stored_files, worst
 from components.records import Manifest, RoundRecord
@@ -234,7 +234,10 @@ class ModelTree:
         return [self._node(FILE, stage, file) for stage, file in damaged if not self._was_collected(stage, file)]
 
     def _was_collected(self, stage: str, file: StoredFile) -> bool:
-        return self._collected is not None and stage == "dpo_train" and file.name.startswith(f"{self._collected.what}/")
+        removed = [] if self._collected is None else [self._collected.what]
+        if not (self.directory / "dpo_train" / MASTER).exists():
+            removed.append(MASTER)
+        return stage == "dpo_train" and file.name.partition("/")[0] in removed
 
     def _place(self, stage: str, name: str) -> str:
         return f"{self.directory.name}/{stage}/{name}"

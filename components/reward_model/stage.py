@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from components.artifacts import derive_seed, digest, write_bytes, write_json
-from components.config import JudgeSettings
+from components.config import JudgeSettings, RewardModelConfig
 from components.data.messages import parse_messages
 from components.dpo.batches import Layout, Pair, Plan
 from components.dpo.engine import build_engine, full_weights, join_process_group
@@ -25,8 +25,8 @@ from components.judges.reward_model import RewardModelJudge
 from components.judges.reward_model_directory import longest_read
 from components.models.loading import load_tokenizer, pick_device, resolve_dtype
 from components.plots.reliability import reliability_plot
-from components.records import RewardModelRequest
-from components.reward_model.model import Headed, load_with_head, rewards
+from components.records import ModelRefused, RewardModelRequest
+from components.reward_model.model import HEAD, Headed, load_with_head, rewards
 from components.reward_model.objective import RewardObjective
 from components.reward_model.pairs import PreparedPairs, prepare_pairs, read_pair_table
 from components.statistics.calibration import Prediction, Quality, quality
@@ -55,6 +55,7 @@ def run(request: RewardModelRequest, out: Path) -> None:
 
     Raises:
         ValueError: The pairs or the base model cannot be used.
+        ModelRefused: It is not shown to order held-out pairs better than `min_accuracy`; everything is written.
         NonFiniteLoss: A step is not finite; no step was made with it.
         OutOfMemory: Memory ran out.
         RuntimeError: The first loss is not ln 2 under a fresh head, or the saved model does not score as the trained
@@ -75,7 +76,8 @@ def run(request: RewardModelRequest, out: Path) -> None:
     tokenizer.save_pretrained(out)
     judge = _reloaded(request, pairs, trained, tokenizer, out)
     predictions = _predictions(judge, pairs)
-    _write(request, pairs, trained, predictions, out, world_size)
+    overall = _write(request, pairs, trained, predictions, out, world_size)
+    _refuse_random(overall, settings)
 
 
 def _train(
@@ -90,7 +92,13 @@ def _train(
     model, is_fresh = headed
     pad_id = model.config.get_text_config().pad_token_id
     objective = RewardObjective(pairs.train, pad_id=pad_id)
-    engine = build_engine(model, training, num_steps=plan.num_steps, dtype=next(model.parameters()).dtype)
+    engine = build_engine(
+        model,
+        training,
+        num_steps=plan.num_steps,
+        dtype=next(model.parameters()).dtype,
+        own_rates={HEAD: request.settings.head_learning_rate} if is_fresh else None,
+    )
 
     def check_first_loss(means: Any, _: list[int]) -> None:
         if is_fresh and not math.isclose(means["loss"], math.log(2), abs_tol=1e-3):
@@ -161,7 +169,8 @@ def _write(
     predictions: Sequence[Prediction],
     out: Path,
     world_size: int,
-) -> None:
+) -> Quality:
+    """Write the measures and return those of all held-out pairs."""
     settings = request.settings
 
     def measured(some: Sequence[Prediction]) -> Quality:
@@ -187,3 +196,22 @@ def _write(
         "resumed_from_step": trained.steps.resumed_from,
     }
     write_json(out / RESULT, content)
+    return overall
+
+
+def _refuse_random(overall: Quality, settings: RewardModelConfig) -> None:
+    """Refuse a model of which it is not shown that it orders anything.
+
+    Raises:
+        ModelRefused: The lower end of the accuracy's interval is not above `min_accuracy`.
+    """
+    accuracy = overall.accuracy
+    if not settings.min_accuracy or accuracy.low > settings.min_accuracy:
+        return
+    raise ModelRefused(
+        f"the reward model is not published: on {overall.num_pairs} held-out pairs its accuracy is "
+        f"{accuracy.value:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}] and must be shown to exceed "
+        f"{settings.min_accuracy:g}, and half of the pairs differ by less than {overall.median_margin:.2g} in reward: "
+        f"train on more pairs, longer (epochs, now {settings.epochs}) or faster (learning_rate, now "
+        f"{settings.learning_rate:g}), hold out more (eval_share, now {settings.eval_share:g}), or set min_accuracy: 0"
+    )

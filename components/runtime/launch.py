@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
 import time
@@ -28,6 +29,7 @@ from components.records import (
     GenerateRequest,
     JudgeUnavailable,
     Manifest,
+    ModelRefused,
     PromoteRequest,
     Record,
     RewardModelRequest,
@@ -69,9 +71,9 @@ STAGES = {
 }
 PASSING = (ConnectionError, TimeoutError)
 """Errors that may not occur again in a retry."""
-KEPT = {DataRejected: "rejected rows", JudgeUnavailable: "verdicts"}
-"""Errors after which the stage's output is kept, and the name of that output in the message."""
-DOMAIN_ERRORS = {error.__name__: error for error in (DataRejected, JudgeUnavailable, RoundStopped)}
+KEPT = {DataRejected: "rejected rows are", JudgeUnavailable: "verdicts are", ModelRefused: "model is"}
+"""Errors after which the stage's output is kept, and that output in the message."""
+DOMAIN_ERRORS = {error.__name__: error for error in (*KEPT, RoundStopped)}
 
 
 def run_stage(name: str, request: Record, directory: Path, *, num_processes: int = 1) -> Manifest:
@@ -86,6 +88,7 @@ def run_stage(name: str, request: Record, directory: Path, *, num_processes: int
     Raises:
         DataRejected: The round's data broke a gate; the stage's output is kept beside it in `rejected-<name>`.
         JudgeUnavailable: The judge gave no usable verdicts; its verdicts are kept in the same way.
+        ModelRefused: The trained model did not reach the measure that it needs; it is kept in the same way.
         RoundStopped: The stop file or the round's budget ended the stage.
         StageFailed: Anything else went wrong; the message names the stage and the cause.
     """
@@ -130,25 +133,23 @@ def load_stages() -> None:
 def _kept_if_rejected(workspace: Workspace, directory: Path, name: str) -> Iterator[None]:
     try:
         yield
-    except (DataRejected, JudgeUnavailable) as error:
+    except tuple(KEPT) as error:
         written = [file for file in workspace.path.iterdir() if not file.name.startswith(".")]
         if not written:
             raise
         kept = directory / f"rejected-{name}"
-        with contextlib.suppress(FileNotFoundError):
-            for file in kept.iterdir():
-                file.unlink()
-        kept.mkdir(exist_ok=True)
+        shutil.rmtree(kept, ignore_errors=True)
+        kept.mkdir()
         for file in written:
             os.replace(file, kept / file.name)
-        raise type(error)(f"{error}; the {KEPT[type(error)]} are in {kept}") from None
+        raise type(error)(f"{error}; the {KEPT[type(error)]} in {kept}") from None
 
 
 def _run_here(name: str, request: Record, workspace: Workspace) -> None:
     _prepare_process()
     try:
         importlib.import_module(STAGES[name].module).run(request, workspace.path)
-    except (DataRejected, JudgeUnavailable, RoundStopped):
+    except tuple(DOMAIN_ERRORS.values()):
         raise
     except Exception as error:
         raise StageFailed(

@@ -51,6 +51,9 @@ class Quality(Record):
     num_pairs: int
     accuracy: Interval
     """Share of the pairs whose preferred answer has the higher reward, ties half: a mean over prompts."""
+    median_margin: float
+    """Median of the distance between a pair's two rewards. A judge's pairs below `preferences.min_margin` are
+    dropped."""
     calibration_error: float
     """Expected calibration error: mean of |predicted - observed| over the bins, weighted by their pairs; in [0, 1]."""
     brier: float
@@ -78,6 +81,7 @@ def quality(predictions: Sequence[Prediction], *, confidence: float, resamples: 
     return Quality(
         num_pairs=len(predictions),
         accuracy=win_rate(means, confidence=confidence, resamples=resamples, seed=derive_seed(seed, "accuracy")),
+        median_margin=float(np.median(np.abs([prediction.margin for prediction in predictions]))),
         calibration_error=sum(each.num_pairs * abs(each.predicted - each.observed) for each in bins) / len(predictions),
         brier=brier([prediction.margin for prediction in predictions], [prediction.p for prediction in predictions]),
         reliability=bins,

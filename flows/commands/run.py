@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from components.campaign.config import refuse_changes
+from components.campaign.config import refuse_changes, with_former_defaults
 from components.campaign.state import campaign_directory, runs_directory
 from components.config import load_config
 from components.records import RoundStopped
@@ -35,6 +35,7 @@ def run(
     with reporting_errors():
         settings = load_config(config, {name: value for name, value in overrides.items() if value is not None})
         directory = campaign_directory(settings.campaign)
+        settings = with_former_defaults(directory, settings)
         if not accept_changes:
             refuse_changes(directory, settings)
         quiet_libraries()

@@ -9,7 +9,14 @@ import typer
 from rich.console import Console
 
 from components.campaign.lock import CampaignBusy
-from components.records import DataRejected, JudgeUnavailable, RoundStopped, ServiceFailed, StageFailed
+from components.records import (
+    DataRejected,
+    JudgeUnavailable,
+    ModelRefused,
+    RoundStopped,
+    ServiceFailed,
+    StageFailed,
+)
 
 console = Console()
 errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
@@ -32,6 +39,7 @@ REPORTS: dict[type[BaseException], Report] = {
     CampaignBusy: Report(USER_INPUT, "{error}; try again when it has finished"),
     DataRejected: Report(FAILURE, "{error}; change the data or the config and continue with --accept-changes"),
     JudgeUnavailable: Report(FAILURE, "{error}; run the same command again to continue"),
+    ModelRefused: Report(FAILURE, "{error}"),
     StageFailed: Report(FAILURE, "{error}; run the same command again to continue"),
     RoundStopped: Report(FAILURE, "stopped: {error}"),
     ServiceFailed: Report(FAILURE, "{error}"),

@@ -40,6 +40,7 @@ def _row(name: str, measured: dict[str, Any]) -> dict[str, str]:
         "pairs of": name,
         "number": count(measured["num_pairs"]),
         "accuracy": f"{decimal(accuracy.value, 3)} ({decimal(accuracy.low, 3)}–{decimal(accuracy.high, 3)})",
+        "median margin": decimal(measured["median_margin"], 3),
         "calibration error": decimal(measured["calibration_error"], 3),
         "Brier": decimal(measured["brier"], 3),
     }

@@ -1,5 +1,6 @@
 """Rounds on the terminal: a line per finished stage, a bar for the running one, and the closing table."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from components.report.tables import decisions, measure_rows, rollback_lines, ro
 
 SHOWN_ROUNDS = 20
 """About as many as a terminal shows at once."""
+LINE_SECONDS = 60.0
+"""Off a terminal, a running stage prints a line at most this often."""
 
 
 class StageProgress:
-    """Show stages as they run; a `components.runtime.progress.Listener`. Off a terminal, print the lines only.
+    """Show stages as they run; a `components.runtime.progress.Listener`. Off a terminal, print lines only.
 
     Args:
         console: Console to print on.
@@ -43,6 +46,8 @@ class StageProgress:
             SpinnerColumn(), *columns, TextColumn("{task.fields[text]}"), console=console, transient=True
         )
         self.task: Any = None
+        self.name = ""
+        self.printed = 0.0
 
     def __enter__(self) -> "StageProgress":
         if self.console.is_terminal:
@@ -55,12 +60,17 @@ class StageProgress:
     def began(self, round: str, stage: str) -> None:
         """Open a bar for the stage."""
         self._close()
+        self.name, self.printed = f"{round}  {stage:<22}", time.monotonic()
         self.task = self.bar.add_task(f"{round}  {stage}", total=None, text="")
 
     def advanced(self, done: int, total: int, text: str) -> None:
-        """Move the bar."""
-        if self.task is not None:
-            self.bar.update(self.task, completed=done, total=total, text=text)
+        """Move the bar, or print a line off a terminal."""
+        if self.task is None:
+            return
+        self.bar.update(self.task, completed=done, total=total, text=text)
+        if not self.console.is_terminal and time.monotonic() - self.printed >= LINE_SECONDS:
+            self.printed = time.monotonic()
+            self.console.print(f"{self.name}{done}/{total}  {text}", highlight=False, markup=False, soft_wrap=True)
 
     def ended(self, round: str, stage: str, seconds: float, *, already_done: bool) -> None:
         """Replace the bar by a line."""
@@ -69,27 +79,32 @@ class StageProgress:
         self.console.print(f"{round}  {stage:<22}{note}", highlight=False)
         if stage == "start" and self.campaign is not None:
             stops = read_json(self.campaign / round / stage / "start.json").get("stop_tokens", {})
-            words = ", ".join(f"{token} ({id})" for token, id in stops.items())
-            self.console.print(f"{'':<{len(round)}}  answers end at {words}", highlight=False, markup=False)
+            if stops:
+                self._explain(round, f"answers end at {', '.join(f'{token} ({id})' for token, id in stops.items())}")
         if stage == "dpo_train" and self.campaign is not None:
-            scoring = read_json(self.campaign / round / stage / "train.json").get("scoring")
-            if scoring is not None and not scoring["packed"]:
-                self._explain(
-                    round, f"in padded rows, which takes more time and memory than packed ones: {scoring['reason']}"
-                )
+            for line in _training_notes(read_json(self.campaign / round / stage / "train.json")):
+                self._explain(round, line)
         if stage == "generate_responses" and self.campaign is not None:
             sampling = read_json(self.campaign / round / stage / "generate.json").get("sampling")
             if sampling is not None and sampling["reason"]:
                 self._explain(round, f"by a slower way ({sampling['way']}): {sampling['reason']}")
 
     def _explain(self, round: str, note: str) -> None:
-        """Print why a stage took a slower way, below its line."""
+        """Print what is to be known of a stage, below its line."""
         self.console.print(f"{'':<{len(round)}}  {note}", highlight=False, markup=False, soft_wrap=True)
 
     def _close(self) -> None:
         if self.task is not None:
             self.bar.remove_task(self.task)
             self.task = None
+
+
+def _training_notes(trained: dict[str, Any]) -> list[str]:
+    """Return what a user must know of a finished training; earlier versions have no diagnosis and no scoring."""
+    scoring, diagnosis = trained.get("scoring"), trained.get("diagnosis") or []
+    if scoring is None or scoring["packed"]:
+        return list(diagnosis)
+    return [f"in padded rows, which takes more time and memory than packed ones: {scoring['reason']}", *diagnosis]
 
 
 def print_rounds(console: Console, state: dict[str, Any], *, last: int | None = SHOWN_ROUNDS) -> None:

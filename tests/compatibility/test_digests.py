@@ -4,13 +4,16 @@ A word in a template, a field's default or a key's name that changes one of them
 has its judge asked, and paid, again. Such a change must be meant, and stand under "Re-runs stages" in the CHANGELOG.
 """
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from components.artifacts import digest
+from components.campaign.config import pin_config, refuse_changes, with_former_defaults
 from components.config import (
     ActiveConfig,
+    CampaignConfig,
     ConstraintsConfig,
     EvaluationConfig,
     GateConfig,
@@ -20,7 +23,6 @@ from components.config import (
     PolicyConfig,
     PreferencesConfig,
     PromptsConfig,
-    RewardModelConfig,
     SoftPromptConfig,
     TrainingConfig,
     ValidationConfig,
@@ -69,7 +71,6 @@ SECTIONS = {
     PolicyConfig: "28db0c84959ca0d76c5c9473504bceb0ae222975bd6312d8ca333de6121276b7",
     PreferencesConfig: "e71ccf6cec96ba869c1745abaff8689ab3c37174f35e1f98205e5910b0223d5c",
     PromptsConfig: "7b3b20f008e395042404f1e2109b084b26f5005dec9bc412067670470548697c",
-    RewardModelConfig: "164ce1c5196a9c82d123e2af6a0e74dd902ed45d55109a5c95b795dc8c04c283",
     SoftPromptConfig: "14d98d032f72bcf5667e495bb1f9ccb60a38f385f66b9a403f9259051428fb47",
     TrainingConfig: "21dc5fad3c561b5a440650024573cb08e3e1773c60ea8a061fee4d0f05712e39",
     ValidationConfig: "4ec069db06dd954da7efa44ff2fb851ef4c2bf93135b53dbb77100d23bd308b9",
@@ -92,7 +93,23 @@ REPAIRS = {
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_digest_of_a_section_is_that_of_0_1(section: type[Section]) -> None:
-    assert digest(section()) == SECTIONS[section]
+    former = getattr(section, "FORMER_DEFAULTS", {})
+    assert digest(section(**former)) == SECTIONS[section]
+
+
+def test_campaign_keeps_the_defaults_with_which_it_began_until_its_configuration_names_others(tmp_path: Path) -> None:
+    def config(**training: Any) -> CampaignConfig:
+        return CampaignConfig.model_validate({"campaign": "old", "training": training, "lora": {"rank": 8}})
+
+    former = TrainingConfig.FORMER_DEFAULTS
+    assert config().training.learning_rate == 1e-4
+    assert with_former_defaults(tmp_path, config()) == config()
+    pin_config(tmp_path, config(**former), accept_changes=False)
+    continued = with_former_defaults(tmp_path, config())
+    assert {name: getattr(continued.training, name) for name in former} == former
+    refuse_changes(tmp_path, continued)
+    with pytest.raises(ValueError, match="training.learning_rate"):
+        refuse_changes(tmp_path, with_former_defaults(tmp_path, config(learning_rate=3e-5)))
 
 
 def test_field_that_was_added_later_counts_once_it_is_set() -> None:

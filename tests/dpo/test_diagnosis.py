@@ -13,12 +13,24 @@ import pytest
 import torch
 
 from components.artifacts import read_json
+from components.config import CampaignConfig, TrainingConfig, load_config
+from components.config.shipped import conf_path
 from components.dpo import stage
-from components.dpo.diagnosis import FEWEST_STEPS, Setting, diagnose, reference_moved
+from components.dpo.diagnosis import FEWEST_STEPS, Setting, diagnose, reference_moved, unable_to_learn
+from components.dpo.engine import learning_rates
 from components.records import TrainRequest
 
 Make = Callable[..., TrainRequest]
-SETTING = Setting(learning_rate=1e-6, beta=0.1, dtype="float32", reference_chosen_logps=-60.0, chosen_tokens=30.0)
+SETTING = Setting(
+    learning_rate=1e-6,
+    beta=0.1,
+    dtype="float32",
+    reference_chosen_logps=-60.0,
+    chosen_tokens=30.0,
+    pairs_per_step=64,
+    epochs=1,
+    evaluated_margin=None,
+)
 
 
 def curves(
@@ -74,7 +86,7 @@ def test_diagnose_healthy_training_finds_nothing(metrics: list[dict[str, float]]
         (
             curves(chosen=0.001, rejected=0.0),
             SETTING._replace(dtype="bfloat16"),
-            "below 0.4 % of a weight are rounded away",
+            "in bfloat16 a change below 0.2 % of a weight shows only when later ones add to it",
         ),
         (curves(chosen=-0.8, rejected=-0.8), SETTING, "the pairs contradict each other"),
         (curves(chosen=-1.5, rejected=-3.0, lost=0.5), SETTING, "likelihood displacement: chosen answers lost 0.4"),
@@ -107,8 +119,53 @@ def test_diagnose_several_causes_are_all_named() -> None:
     ]
 
 
-def test_diagnose_too_few_steps_says_nothing() -> None:
-    assert diagnose(curves(chosen=0.0, rejected=0.0, steps=FEWEST_STEPS - 1), SETTING) == []
+@pytest.mark.parametrize("steps", [2, 3, FEWEST_STEPS - 1])
+def test_diagnose_few_steps_that_learned_nothing_are_named_with_number_and_remedy(steps: int) -> None:
+    (cause,) = diagnose(curves(chosen=0.0005, rejected=-0.0005, steps=steps), SETTING)
+    assert f"after {steps} steps the margins have grown by 0.0010 and the loss is 0.692" in cause
+    assert "training.learning_rate = 1e-06 is too small: try ten times as much, or more steps" in cause
+    assert "(training.pairs_per_step, now 64, and training.epochs, now 1)" in cause
+
+
+@pytest.mark.parametrize("steps", [2, FEWEST_STEPS - 1])
+def test_diagnose_few_steps_that_learned_are_healthy(steps: int) -> None:
+    assert diagnose(curves(chosen=0.05, rejected=-0.05, steps=steps), SETTING) == []
+
+
+def test_diagnose_few_steps_say_only_whether_anything_was_learned() -> None:
+    assert diagnose(curves(chosen=-15.0, rejected=-40.0, lost=5.0, steps=FEWEST_STEPS - 1), SETTING) == []
+
+
+@pytest.mark.parametrize(("margin", "is_stuck"), [(None, False), (0.001, True), (0.05, False)])
+def test_diagnose_one_step_is_judged_by_the_evaluation_pairs(margin: float | None, is_stuck: bool) -> None:
+    metrics = [{"loss": math.log(2), "grad_norm": 3.0} | dict.fromkeys(("rewards/chosen", "rewards/rejected"), 0.0)]
+    metrics[0] |= {"rewards/margins": 0.0, "logps/chosen": -60.0}
+    causes = diagnose(metrics, SETTING._replace(evaluated_margin=margin))
+    assert [("after 1 step the margins" in cause) for cause in causes] == ([True] if is_stuck else [])
+
+
+def test_unable_to_learn_seven_steps_at_1e_6_are_named_with_number_and_remedy() -> None:
+    training = TrainingConfig(learning_rate=1e-6, pairs_per_step=64)
+    rates = learning_rates(training, 7)
+    assert sum(rates) == pytest.approx(4.5e-6)
+    warning = unable_to_learn(rates, trains="all weights", pairs_per_step=64, epochs=1)
+    assert warning is not None
+    assert "7 steps at training.learning_rate = 1e-06 move a weight by 4.5e-06 at most" in warning
+    assert "training.pairs_per_step, now 64, and training.epochs, now 1" in warning
+    assert "\n" not in warning
+
+
+@pytest.mark.parametrize("preset", ["demo", "qwen-ultrafeedback", "constitution", "jury", "defaults", "LoRA defaults"])
+def test_unable_to_learn_no_shipped_configuration_and_no_default_is_named(preset: str) -> None:
+    """A round has at most a pair per prompt; a quarter may be ties, or held out."""
+    lora = {"rank": 16} if preset == "LoRA defaults" else {}
+    shipped = not preset.endswith("defaults")
+    config = load_config(conf_path(f"{preset}.yaml")) if shipped else CampaignConfig(campaign="a", lora=lora)
+    training = config.training
+    num_steps = config.prompts.per_round * 3 // 4 * training.epochs // training.pairs_per_step
+    trains = "adapters" if config.lora.rank else "all weights"
+    rates = learning_rates(training, num_steps)
+    assert unable_to_learn(rates, trains=trains, pairs_per_step=1, epochs=1) is None
 
 
 def test_reference_moved_by_more_than_the_arithmetic_is_named() -> None:
@@ -138,9 +195,12 @@ def test_training_at_a_tiny_learning_rate_is_told_that_it_learned_nothing(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         (cause,) = diagnosed(make_request(epochs=4, learning_rate=1e-8), tmp_path / "run")
-    assert cause.startswith("nothing was learned: the loss ended at 0.6931")
+    assert cause.startswith("nothing was learned: after 12 steps the margins have grown by")
+    assert "and the loss is 0.6931" in cause
     assert "training.learning_rate = 1e-08 is too small" in cause
     assert caplog.messages.count(cause) == 1
+    (warning,) = [message for message in caplog.messages if message.startswith("this training can hardly move")]
+    assert "12 steps at training.learning_rate = 1e-08" in warning
 
 
 def test_training_at_a_huge_learning_rate_is_named(make_request: Make, tmp_path: Path) -> None:

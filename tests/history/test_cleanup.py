@@ -85,6 +85,26 @@ def test_gc_removes_adapters_too(make_campaign: Any) -> None:
     assert read_json(campaign.directory / "round-001" / "collected.json")["what"] == "adapter"
 
 
+def with_masters(campaign: Any, round: int, content: bytes = b"m" * 100) -> Path:
+    masters: Path = campaign.stage(round, "dpo_train") / "master"
+    masters.mkdir()
+    (masters / "master-00001.safetensors").write_bytes(content)
+    return masters
+
+
+def test_gc_keeps_the_masters_of_the_champion_only(six: Any) -> None:
+    """Round 3 is the champion, round 1 was promoted, round 6 is the latest, round 2 loses its weights too."""
+    masters = {round: with_masters(six, round) for round in (1, 2, 3, 6)}
+    (masters[1].parent / ".master.old-7").mkdir()
+    found = collect_garbage(six.directory, keep=1, dry_run=False)
+    assert [round for round, path in masters.items() if path.exists()] == [3]
+    assert [item.round for item in found if item.what == "masters"] == [1, 2, 6]
+    assert all(item.num_bytes == 100 for item in found if item.what == "masters")
+    assert with_weights(six) == {1, 3, 6}
+    assert not list(six.directory.glob("**/.master.old-*"))
+    assert collect_garbage(six.directory, keep=1, dry_run=False) == []
+
+
 def test_gc_dry_run_says_the_same_and_changes_nothing(six: Any, runs: Path, store: Path) -> None:
     six.track(2)
     six.track(6)

@@ -313,7 +313,7 @@ def test_report_reproduction_uses_a_config_that_loads_as_the_same(
 
 def test_report_config_changes_are_listed(make_campaign: Any) -> None:
     page = read_page(make_campaign(training={"learning_rate": 1e-4}, gate={"max_kl_to_start": 50.0}))
-    assert "training.learning_rate: 1e-06 -> 0.0001" in page.sections["reproduce"]
+    assert "training.learning_rate: 5e-06 -> 0.0001" in page.sections["reproduce"]
     assert "gate.max_kl_to_start: 100.0 -> 50.0" in page.sections["reproduce"]
 
 

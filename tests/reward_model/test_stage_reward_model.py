@@ -15,14 +15,28 @@ from components.data.prompts import make_prompt
 from components.judges.registry import check_judge, judge_digest
 from components.models.loading import start_ref
 from components.preferences.stage import run as collect
-from components.records import Artifact, CollectRequest, JudgeRef, ModelRef, RewardModelRequest, StageFailed
+from components.records import (
+    Artifact,
+    CollectRequest,
+    JudgeRef,
+    ModelRef,
+    ModelRefused,
+    RewardModelRequest,
+    StageFailed,
+)
 from components.reward_model import stage
 from components.reward_model.pairs import read_pair_table
 from components.runtime.launch import run_stage
 from tests.reward_model.conftest import labelled_pairs
 
 SETTINGS = RewardModelConfig(
-    dtype="float32", learning_rate=1e-3, epochs=2, pairs_per_step=16, micro_batch_pairs=16, eval_share=0.25
+    dtype="float32",
+    learning_rate=1e-3,
+    epochs=2,
+    pairs_per_step=16,
+    micro_batch_pairs=16,
+    eval_share=0.25,
+    min_accuracy=0.0,
 )
 NOBODY = ModelRef(round=0, base="nowhere", base_digest="0" * 64, digest="0" * 64)
 
@@ -93,6 +107,44 @@ def test_reward_model_judges_a_round_and_its_pairs_are_mostly_right(trained: Pat
     ]
     assert sum(right) >= 26
     assert read_json(out / "collect.json")["judge_health"]["length_preference"] is not None
+
+
+def test_reward_model_that_orders_nothing_is_refused_and_kept_apart(
+    write_rows: Callable[..., str], starter_directory: Path, tmp_path: Path
+) -> None:
+    flipped = [
+        row | ({"chosen": row["rejected"], "rejected": row["chosen"]} if number % 2 else {})
+        for number, row in enumerate(labelled_pairs(64))
+    ]
+    told = (
+        r"not published: on \d+ held-out pairs its accuracy is 0\.\d+ \[0\.\d+, 0\.\d+\] and must be shown to exceed "
+        r"0\.5.*differ by less than .* in reward: train on more pairs.*set min_accuracy: 0; the model is in .*rejected-"
+    )
+    random = request(write_rows(flipped), starter_directory, epochs=1, min_accuracy=0.5)
+    with pytest.raises(ModelRefused, match=told):
+        run_stage("reward_model", random, tmp_path)
+    assert not (tmp_path / "reward_model").exists()
+    check_judge(JudgeConfig(kind="reward_model", model=str(tmp_path / "rejected-reward_model"), dtype="float32"))
+    with pytest.raises(ModelRefused):
+        run_stage("reward_model", random, tmp_path)
+    run_stage("reward_model", request(write_rows(flipped), starter_directory, epochs=1, min_accuracy=0.0), tmp_path)
+    measured = read_json(tmp_path / "reward_model/reward_model.json")["held_out"]
+    assert measured["accuracy"]["low"] <= 0.5
+    assert measured["median_margin"] > 0
+
+
+def test_reward_model_fresh_head_is_trained_at_its_own_rate(
+    write_rows: Callable[..., str], starter_directory: Path, tmp_path: Path
+) -> None:
+    """At the model's rate alone a head that begins at zero hardly grows, and no gradient passes through it."""
+    rows = write_rows(labelled_pairs(64))
+    spreads = []
+    for head_rate in (1e-5, 1e-2):
+        place = tmp_path / f"{head_rate:g}"
+        asked = request(rows, starter_directory, epochs=1, learning_rate=1e-5, head_learning_rate=head_rate)
+        run_stage("reward_model", asked, place)
+        spreads.append(read_json(place / "reward_model/reward_model.json")["held_out"]["median_margin"])
+    assert spreads[1] > 100 * spreads[0] > 0
 
 
 def test_reward_model_is_trained_once_and_again_to_the_same_tensors(

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from components.artifacts import write_json
+from flows.terminal import rounds
 from flows.terminal.rounds import StageProgress
 
 REASON = "LlamaForCausalLM cannot be packed: its attention has [dropout] " + "and more " * 12
@@ -36,6 +37,12 @@ def test_padded_training_says_so_and_why_in_one_line(campaign: Path) -> None:
     ]
 
 
+def test_training_that_learned_nothing_says_so_with_the_remedy(campaign: Path) -> None:
+    cause = "nothing was learned: after 7 steps the margins have grown by 0.0010: try ten times as much"
+    lines = shown(campaign, {"scoring": {"packed": True, "reason": None}, "diagnosis": [cause]})
+    assert lines == ["round-001  dpo_train             304.0 s", f"           {cause}"]
+
+
 @pytest.mark.parametrize(
     "trained",
     [{"scoring": {"packed": True, "reason": None}}, {"num_pairs": 3}],
@@ -57,3 +64,20 @@ def test_slower_sampling_says_so_and_why(campaign: Path) -> None:
 def test_other_stages_and_what_is_no_round_have_no_line(campaign: Path) -> None:
     assert shown(campaign, None, stage="evaluate") == ["round-001  evaluate              304.0 s"]
     assert shown(None, None) == ["round-001  dpo_train             304.0 s"]
+
+
+def test_running_stage_off_a_terminal_prints_a_line_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(rounds.time, "monotonic", lambda: now[0])
+    console = Console(file=StringIO(), width=200)
+    progress = StageProgress(console)
+    progress.began("rewards", "reward_model")
+    for step in range(1, 26):
+        now[0] += 25.0
+        progress.advanced(step, 25, f"loss {step}")
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert [line.split() for line in lines[:2]] == [
+        ["rewards", "reward_model", "3/25", "loss", "3"],
+        ["rewards", "reward_model", "6/25", "loss", "6"],
+    ]
+    assert len(lines) == 8
