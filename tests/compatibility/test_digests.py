@@ -108,7 +108,7 @@ def test_campaign_keeps_the_defaults_with_which_it_began_until_its_configuration
     continued = with_former_defaults(tmp_path, config())
     assert {name: getattr(continued.training, name) for name in former} == former
     refuse_changes(tmp_path, continued)
-    with pytest.raises(ValueError, match="training.learning_rate"):
+    with pytest.raises(ValueError, match=r"training\.learning_rate"):
         refuse_changes(tmp_path, with_former_defaults(tmp_path, config(learning_rate=3e-5)))
 
 
