@@ -19,6 +19,7 @@ from components.judges.registry import judge_digest
 from components.models.causality import check_causal
 from components.models.directory import check_model_directory, check_policy_directory, locate_model
 from components.models.loading import load_policy, pick_device, resolve_dtype, start_ref
+from components.models.noise import refuse_noise
 from components.models.tokens import ChatTokenizer, load_chat
 from components.records import JudgeRef, ModelRef, StartRequest
 from components.start.prompts import Limits, check_prompts, check_template, unrenderable
@@ -88,6 +89,7 @@ def _checked(model: ModelRef, policy: PolicyConfig, split: PromptSplit) -> ChatT
     law = SamplingParams(temperature=1.0, top_p=1.0, top_k=1, max_new_tokens=1, stop_ids=frozenset())
     with _naming(policy.model):
         check_causal(loaded)
+        refuse_noise(loaded)
         prompt = chat.prompt_ids(shortest.messages)
         sample(loaded, [prompt], seeds=[[0]], law=law, pad_id=chat.pad_id, batch_size=1, on_batch=lambda _: None)
     return chat
