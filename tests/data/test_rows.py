@@ -23,7 +23,7 @@ def write_form(form: str, folder: Path) -> Path:
     if form.endswith(".jsonl"):
         path.write_bytes(b"\xef\xbb\xbf" + lines(VALUES))
     elif form.endswith(".gz"):
-        path.write_bytes(gzip.compress(lines(VALUES)))
+        path.write_bytes(gzip.compress(lines(VALUES), mtime=0))
     elif form.endswith("array.json"):
         mark = b"\xef\xbb\xbf" if form == "marked_array.json" else b""
         path.write_bytes(mark + json.dumps(VALUES, indent=2).encode())
@@ -96,7 +96,7 @@ def test_rows_end_at_line_feeds_and_at_no_other_separator(line: str, end: str, t
     assert [row.values["prompt"] for row in read.rows] == ["a\u2028b\u2029c\x85d"] * 2
 
 
-DAMAGED = bytearray(gzip.compress(lines([{"prompt": f"{number} {number**7}"} for number in range(200)])))
+DAMAGED = bytearray(gzip.compress(lines([{"prompt": f"{number} {number**7}"} for number in range(200)]), mtime=0))
 DAMAGED[200:400] = b"\xff" * 200
 
 
@@ -104,7 +104,7 @@ DAMAGED[200:400] = b"\xff" * 200
     ("name", "content", "says"),
     [
         ("a.jsonl.gz", bytes(DAMAGED), r"cannot be read \(Error -3 while decompressing"),
-        ("a.jsonl.gz", gzip.compress(lines(VALUES))[:-9], r"cannot be read \("),
+        ("a.jsonl.gz", gzip.compress(lines(VALUES), mtime=0)[:-9], r"cannot be read \("),
         (
             "a.jsonl",
             b'{"prompt": "one"}\n{"prompt": ' + b"9" * 5000 + b"}\n",
