@@ -60,8 +60,9 @@ deploy: .venv/run.ready  ## The deployments, the work pool and the automations o
 worker: .venv/run.ready  ## One more worker, in the foreground, for the server in PREFECT_API_URL, else the one of `make up`.
 	$(BIN)/ratchet worker
 
-models: .venv/dev.ready  ## Try every family of models, and write the table of docs/models.md; takes some minutes.
+models: .venv/dev.ready  ## Try every family of models and chat templates, and write the tables of docs/models.md; takes some minutes.
 	$(BIN)/python -m tests.models.families
+	$(BIN)/python -m tests.models.template_families
 
 ui: .venv/run.ready  ## The Prefect and MLflow pages over what ran; Ctrl-C ends them.
 	$(BIN)/ratchet ui

@@ -1,16 +1,22 @@
 """Chat templates as models of each family publish them, and a byte-level tokenizer for each.
 
-The templates are those that the installed TRL keeps for its own tests, and two that it does not have.
+The templates are those that the installed TRL keeps for its own tests, and three that it does not have.
+`python -m tests.models.template_families` writes what is known of them into docs/models.md.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from components.models.tokens import ChatTokenizer, NotRendered
+
+PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+BEGIN, END = "<!-- templates: begin -->", "<!-- templates: end -->"
 CORPUS = [
     "The gate refused it because it had been used. It is refused, and the kettle is not replaced.",
     "Is the order late? Sorry, the order is on its way: we replaced the lamp and refunded the kettle.",
@@ -98,3 +104,29 @@ def family_tokenizer(family: Family) -> PreTrainedTokenizerFast:
     )
     tokenizer.chat_template = family.template
     return tokenizer
+
+
+def templates_table() -> str:
+    """Return what is known of each family's chat template as a Markdown table, between its two marks."""
+    lines = ["| chat template | answers end at | an answer from outside | writes the date |", "|" + " --- |" * 4]
+    for name, family in FAMILIES.items():
+        chat = ChatTokenizer(family_tokenizer(family), family.arguments)
+        ends = ", ".join(f"`{chat.tokenizer.convert_ids_to_tokens(token)}`" for token in sorted(chat.stop_ids))
+        try:
+            chat.response_ids([{"role": "user", "content": "Is it late?"}], "Yes.", max_tokens=99)
+            outside = "as it is"
+        except NotRendered as error:
+            outside = f"quarantined: {error.reason}"
+        lines.append(f"| {name} | {ends} | {outside} | {'frozen' if chat.writes_date else 'no'} |")
+    return "\n".join([BEGIN, *lines, END])
+
+
+def main() -> None:
+    """Write the table into the page."""
+    page = PAGE.read_text(encoding="utf-8")
+    start, stop = page.index(BEGIN), page.index(END) + len(END)
+    PAGE.write_text(page[:start] + templates_table() + page[stop:], encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from components.config import PolicyConfig
 from components.models.tokens import NO_PREFIX, OTHER_TEXT, ChatTokenizer, NotRendered
-from tests.models.template_families import FAMILIES, OWN, Family, family_tokenizer, published
+from tests.models.template_families import FAMILIES, OWN, PAGE, Family, family_tokenizer, published, templates_table
 
 ASK = [{"role": "user", "content": "Is the order late?"}]
 ANSWER = "It is refused."
@@ -132,3 +132,7 @@ def test_a_date_that_is_no_date_and_an_argument_that_we_set_are_refused() -> Non
         PolicyConfig(template_date="2026-02-30")
     with pytest.raises(ValueError, match="chat_template_arguments: tokenize is set for each call: remove it"):
         PolicyConfig(chat_template_arguments={"tokenize": True})
+
+
+def test_page_says_of_every_chat_template_what_is_found() -> None:
+    assert templates_table() in PAGE.read_text(encoding="utf-8"), "run `make models`"
