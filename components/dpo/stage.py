@@ -34,7 +34,7 @@ from components.models.tokens import load_chat
 from components.plots.stages import training_plot
 from components.records import Artifact, ModelRef, TrainRequest
 from components.runtime import progress
-from components.scoring.response_logps import ScoringPath, scoring_path
+from components.scoring.response_logps import ScoringPath, scores_alone, scoring_path
 from components.validation.semantics import TOKEN_COLUMNS, encode
 
 CHECKPOINTS = "checkpoints"
@@ -149,6 +149,7 @@ def _train(
         "training", training, micro_batch_pairs=size, has_adapter=work.has_adapter, attempt=attempt
     ):
         refuse_noise(engine)
+        _refuse_unequal_forwards(work, engine)
         steps = train(engine, objective, training, plan, layout, directory=work.scratch, on_first_loss=check)
         evaluated = evaluate_pairs(engine, held_out, layout)
     limit = work.request.limits.max_response_tokens
@@ -158,6 +159,15 @@ def _train(
     published = publish_masters(engine, work.out / MASTER) if is_rounded and training.keep_masters else None
     told = (steps.metrics, steps.resumed_from, plan.num_steps, check.applied, evaluated, probe, path)
     return _Trained(*told, from_masters, published), engine.module, state
+
+
+def _refuse_unequal_forwards(work: _Work, engine: Any) -> None:
+    """Refuse a model whose rows take a forward each if ranks share its weights, since they would wait for each other."""
+    if work.world_size > 1 and work.request.training.zero_stage == 3 and scores_alone(engine):
+        raise ValueError(
+            "training.zero_stage = 3 on several ranks needs equally many forwards on each, but this model scores its rows "
+            "one at a time: use zero_stage: 2"
+        )
 
 
 def _warn_unable_to_learn(work: _Work, num_steps: int) -> None:

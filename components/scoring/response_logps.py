@@ -131,8 +131,13 @@ def scoring_path(model: torch.nn.Module, longest: int, *, collisions: bool = Fal
         reason = "collision probabilities (weighting: wpo) need all logits"
     elif packing.longest:
         reason = f"{packing.reason}, and rows are up to {longest} tokens long"
-    alone = padding_of(model, partial(_logps_padded, model)) == "none"
+    alone = scores_alone(model)
     return ScoringPath(False, f"{reason}; {alone_reason(model)}, so each is scored alone" if alone else reason)
+
+
+def scores_alone(model: torch.nn.Module) -> bool:
+    """Return whether rows that are not packed take a forward each; every rank must call this."""
+    return padding_of(model, partial(_logps_padded, model)) == "none"
 
 
 def _longest_packed(model: Any) -> int:

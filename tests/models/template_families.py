@@ -117,6 +117,7 @@ def templates_table() -> str:
             outside = "as it is"
         except NotRendered as error:
             outside = f"quarantined: {error.reason}"
+        ends = ends.replace("|", "\\|")
         lines.append(f"| {name} | {ends} | {outside} | {'frozen' if chat.writes_date else 'no'} |")
     return "\n".join([BEGIN, *lines, END])
 
