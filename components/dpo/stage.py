@@ -162,11 +162,11 @@ def _train(
 
 
 def _refuse_unequal_forwards(work: _Work, engine: Any) -> None:
-    """Refuse a model whose rows take a forward each if ranks share its weights, since they would wait for each other."""
+    """Refuse a model whose rows take a forward each if ranks share its weights: they would wait for each other."""
     if work.world_size > 1 and work.request.training.zero_stage == 3 and scores_alone(engine):
         raise ValueError(
-            "training.zero_stage = 3 on several ranks needs equally many forwards on each, but this model scores its rows "
-            "one at a time: use zero_stage: 2"
+            "training.zero_stage = 3 on several ranks needs equally many forwards on each, but this model scores its "
+            "rows one at a time: use zero_stage: 2"
         )
 
 
