@@ -75,6 +75,11 @@ class RoundFiles:
         ]
 
     @cached_property
+    def generated(self) -> dict[str, Any] | None:
+        """Counts of the sampled responses, and how they were sampled; None before generate_responses."""
+        return self.read("generate_responses", "generate.json")
+
+    @cached_property
     def collected(self) -> dict[str, Any] | None:
         """Counts of the prompts, verdicts and pairs; None before collect_preferences."""
         return self.read("collect_preferences", "collect.json")

@@ -18,6 +18,7 @@ from components.report.wording import (
     memory,
     model_name,
     outcome,
+    sampling_path,
     scoring_path,
     share,
     stage_name,
@@ -115,6 +116,9 @@ def _measures(campaign: CampaignFiles, files: RoundFiles) -> dict[str, str]:
             measures[f"answers that break {rule}"] = (
                 f"{share(shares['challenger'])} (champion {share(shares['champion'])})"
             )
+    way = sampling_path(files.generated or {})
+    if way is not None:
+        measures["responses sampled by"] = escape_markdown(way)
     if files.trained is not None:
         measures["pairs trained on"] = count(files.trained["num_pairs"])
         measures["optimizer steps"] = count(files.trained["num_steps"])

@@ -85,6 +85,18 @@ def scoring_path(trained: Mapping[str, Any]) -> str | None:
     return "packed" if path["packed"] else f"padded: {path['reason']}"
 
 
+def sampling_path(generated: Mapping[str, Any]) -> str | None:
+    """Name the way in which a round's responses were sampled, with the reason if it is a slower one; None if unknown.
+
+    Args:
+        generated: Content of generate.json.
+    """
+    path = generated.get("sampling")
+    if path is None:
+        return None
+    return path["way"] if path["reason"] is None else f"{path['way']}: {path['reason']}"
+
+
 def model_name(round_: int) -> str:
     """Name a round's model."""
     return "the start model" if round_ == 0 else f"round {round_}"

@@ -14,7 +14,7 @@ from components.campaign.files import RoundFiles, began_ms, read_manifest, round
 from components.campaign.state import State, read_state, round_directory, with_round
 from components.judges.registry import describe_judge
 from components.records import JudgeRef, Manifest, RoundRecord
-from components.report.wording import scoring_path
+from components.report.wording import sampling_path, scoring_path
 
 
 @dataclass(frozen=True)
@@ -138,9 +138,12 @@ def lineage(facts: RoundFacts) -> dict[str, str]:
 
 
 def training_tags(facts: RoundFacts) -> dict[str, str]:
-    """Return how the round was trained, as tags for the run; empty for rounds of earlier versions."""
-    path = scoring_path(facts.files.read("dpo_train", "train.json") or {})
-    return {} if path is None else {"scoring": path}
+    """Return how the round was sampled and trained, as tags for the run; empty for rounds of earlier versions."""
+    paths = {
+        "sampling": sampling_path(facts.files.generated or {}),
+        "scoring": scoring_path(facts.files.trained or {}),
+    }
+    return {name: path for name, path in paths.items() if path is not None}
 
 
 def _judge(facts: RoundFacts) -> str:
