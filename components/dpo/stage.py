@@ -25,14 +25,15 @@ from components.dpo.out_of_memory import attempt_on, explaining_out_of_memory
 from components.dpo.policy import takes_fresh_adapter, trainable_policy
 from components.dpo.reference import PairLogps, cached, score_pairs
 from components.dpo.responses import mismatched_answers, response_balance
+from components.dpo.saving import refuse_unchanged, save_trained
 from components.dpo.system import sampled
 from components.dpo.train import evaluate_pairs, micro_batch_tokens, train
-from components.models.adapters import describe_wanted, is_wanted, save_adapter, without_adapter
+from components.models.adapters import describe_wanted, is_wanted, without_adapter
 from components.models.loading import load_policy, load_tokenizer, pick_device, resolve_dtype, trained_ref
 from components.models.noise import refuse_noise
 from components.models.tokens import load_chat
 from components.plots.stages import training_plot
-from components.records import Artifact, ModelRef, TrainRequest
+from components.records import Artifact, TrainRequest
 from components.runtime import progress
 from components.scoring.response_logps import ScoringPath, scores_alone, scoring_path
 from components.validation.semantics import TOKEN_COLUMNS, encode
@@ -185,7 +186,8 @@ def _publish(
 ) -> None:
     """Write the weights, compare them with the trained ones, and write the rest."""
     request, out = work.request, work.out
-    _save(request, module, work.tokenizer, state, out)
+    stop_ids = load_chat(request.policy, request.limits).stop_ids
+    save_trained(request, module, work.tokenizer, state, out, stop_ids=stop_ids)
     saved = trained_ref(out, request.policy, request.round)
     quantization = request.limits.quantization
     check_reloaded(
@@ -196,7 +198,7 @@ def _publish(
         device=work.device,
         quantization=quantization,
     )
-    _refuse_unchanged(saved, request)
+    refuse_unchanged(saved, request)
     metrics = [json.loads(line) for line in trained.metrics]
     write_bytes(out / "metrics.jsonl", "".join(f"{line}\n" for line in trained.metrics).encode())
     training_plot(out, metrics)
@@ -334,20 +336,3 @@ def _score(
         ld_alpha=training.ld_alpha,
         mismatched=mismatched,
     )
-
-
-def _save(request: TrainRequest, model: Any, tokenizer: Any, state: dict[str, torch.Tensor], out: Path) -> None:
-    if is_wanted(request.lora, request.soft_prompt):
-        save_adapter(model, state, out / "adapter")
-        tokenizer.save_pretrained(out / "adapter")
-    else:
-        model.save_pretrained(out / "model", state_dict=state, safe_serialization=True)
-        tokenizer.save_pretrained(out / "model")
-
-
-def _refuse_unchanged(trained: ModelRef, request: TrainRequest) -> None:
-    if trained.digest == request.policy.digest:
-        raise RuntimeError(
-            f"training changed no weight: raise training.learning_rate ({request.training.learning_rate:g}), "
-            "or train in float32"
-        )

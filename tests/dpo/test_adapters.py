@@ -243,10 +243,10 @@ def test_adapter_in_bfloat16_is_saved_and_answers_as_trained(kind: str, make_req
 def test_saved_weights_that_are_incomplete_are_not_published(
     kind: str, make_request: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saved = stage._save
+    saved = stage.save_trained
 
-    def broken(request: Any, model: Any, tokenizer: Any, state: Any, out: Path) -> None:
-        saved(request, model, tokenizer, state, out)
+    def broken(request: Any, model: Any, tokenizer: Any, state: Any, out: Path, **stops: Any) -> None:
+        saved(request, model, tokenizer, state, out, **stops)
         (file,) = out.glob("*/*.safetensors")
         save_file(
             {name: torch.zeros_like(tensor) for name, tensor in load_file(file).items()},
@@ -254,7 +254,7 @@ def test_saved_weights_that_are_incomplete_are_not_published(
             metadata={"format": "pt"},
         )
 
-    monkeypatch.setattr(stage, "_save", broken)
+    monkeypatch.setattr(stage, "save_trained", broken)
     with pytest.raises(RuntimeError, match="so they are incomplete"):
         run(make_request(**KINDS[kind], learning_rate=1e-2), tmp_path)
     assert not (tmp_path / "train.json").exists()

@@ -9,6 +9,7 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
@@ -19,7 +20,7 @@ from components.campaign.config import pin_config
 from components.campaign.files import round_record
 from components.campaign.models import model_of_round
 from components.campaign.state import Champion, State, finish_round, round_directory, write_state
-from components.config import CampaignConfig
+from components.config import CampaignConfig, LoraConfig
 from components.dpo import stage as dpo_stage
 from components.dpo.batches import read_pairs
 from components.records import Manifest
@@ -198,3 +199,14 @@ def test_training_and_its_cache_read_the_pairs_tokens_and_render_nothing(
     monkeypatch.setattr(dpo_stage, "encode", None)
     play(make_config("own"), directory, rounds=1)
     assert read_json(round_directory(directory, 1) / "dpo_train" / "train.json")["ln2_checked"]
+
+
+def test_a_published_model_stops_where_its_answers_were_sampled_to_stop(make_config: Make, tmp_path: Path) -> None:
+    """Served elsewhere, it would run on behind the end of the turn: its config names another token."""
+    config = make_config("phi-3.5")
+    directory = tmp_path / "runs" / "family"
+    play(config.model_copy(update={"lora": LoraConfig()}), directory, rounds=1)
+    published = Path(model_of_round(directory, 1).base)
+    tokenizer = AutoTokenizer.from_pretrained(published)
+    stops = GenerationConfig.from_pretrained(published).eos_token_id
+    assert set(tokenizer.convert_ids_to_tokens(stops)) == {"<|end|>", "<|endoftext|>"}
