@@ -88,10 +88,10 @@ def _checked(model: ModelRef, policy: PolicyConfig, split: PromptSplit) -> ChatT
     check_prompts(chat, split.held_out, limits, kind="held-out")
     law = SamplingParams(temperature=1.0, top_p=1.0, top_k=1, max_new_tokens=1, stop_ids=frozenset())
     with _naming(policy.model):
-        check_causal(loaded)
-        refuse_noise(loaded)
         prompt = chat.prompt_ids(shortest.messages)
         sample(loaded, [prompt], seeds=[[0]], law=law, pad_id=chat.pad_id, batch_size=1, on_batch=lambda _: None)
+        check_causal(loaded)
+        refuse_noise(loaded)
     return chat
 
 

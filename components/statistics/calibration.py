@@ -51,9 +51,9 @@ class Quality(Record):
     num_pairs: int
     accuracy: Interval
     """Share of the pairs whose preferred answer has the higher reward, ties half: a mean over prompts."""
-    median_margin: float
+    median_margin: float | None
     """Median of the distance between a pair's two rewards. A judge's pairs below `preferences.min_margin` are
-    dropped."""
+    dropped. None if it is infinite, as the margins of a judge that is certain are."""
     calibration_error: float
     """Expected calibration error: mean of |predicted - observed| over the bins, weighted by their pairs; in [0, 1]."""
     brier: float
@@ -77,11 +77,12 @@ def quality(predictions: Sequence[Prediction], *, confidence: float, resamples: 
         agreement = np.sign(prediction.margin) * np.sign(prediction.p - 0.5)
         by_prompt[prediction.prompt].append(float(agreement + 1) / 2)
     means = [float(np.mean(right)) for right in by_prompt.values()]
+    median = float(np.median(np.abs([prediction.margin for prediction in predictions])))
     bins = reliability([prediction.margin for prediction in predictions], [prediction.p for prediction in predictions])
     return Quality(
         num_pairs=len(predictions),
         accuracy=win_rate(means, confidence=confidence, resamples=resamples, seed=derive_seed(seed, "accuracy")),
-        median_margin=float(np.median(np.abs([prediction.margin for prediction in predictions]))),
+        median_margin=median if np.isfinite(median) else None,
         calibration_error=sum(each.num_pairs * abs(each.predicted - each.observed) for each in bins) / len(predictions),
         brier=brier([prediction.margin for prediction in predictions], [prediction.p for prediction in predictions]),
         reliability=bins,

@@ -29,8 +29,8 @@ def test_sharded_ranks_with_other_numbers_of_forwards_do_not_wait_for_each_other
     )
     table = read_table(request.train).head(9)
     # One prompt's mismatched answer is longer than its own two.
-    table["rejected"] = [" ".join(text.split()[:2]) for text in table["rejected"]]
-    table.loc[4, "chosen"] = " ".join([table.loc[4, "chosen"]] * 4)
+    table["rejected_ids"] = [ids[:2] for ids in table["rejected_ids"]]
+    table["chosen_ids"] = [list(ids) * (4 if row == 4 else 1) for row, ids in enumerate(table["chosen_ids"])]
     write_table(tmp_path / "train.parquet", table)
     train = Artifact(path=tmp_path / "train.parquet", digest=file_digest(tmp_path / "train.parquet"))
     (tmp_path / "request.json").write_text(request.model_copy(update={"train": train}).model_dump_json())

@@ -14,5 +14,6 @@ def test_reference_names_every_section() -> None:
     fields = CampaignConfig.model_fields.items()
     sections = [name for name, field in fields if hasattr(field.annotation, "model_fields")]
     assert [name for name in sections if f"## `{name}`\n" not in text] == []
-    assert "| `beta` | float > 0 | `0.1` |" in text
+    assert "| `label_smoothing` | float ≥ 0, < 0.5 | `0.0` |" in text
+    assert "| `beta` | float > 0 | by the other keys |" in text
     assert "| `campaign` | str | required |" in text
