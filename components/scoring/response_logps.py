@@ -204,10 +204,21 @@ def _response_logits(model: torch.nn.Module, batch: Padded) -> torch.Tensor:
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
         position_ids=batch.position_ids,
-        logits_to_keep=batch.response_width + 1,
+        logits_to_keep=_last(model, batch.response_width + 1, batch.input_ids),
         use_cache=False,
     )
     return output.logits[:, :-1]
+
+
+def _last(model: torch.nn.Module, count: int, input_ids: torch.Tensor) -> "int | torch.Tensor":
+    """Return which logits a model should compute: the last `count` of each row.
+
+    Told a number, a model whose layers share keys and values drops the other queries in those layers, and remains
+    causal only under transformers' own names of attention. It takes places as they are.
+    """
+    shares = getattr(unwrapped(model).config.get_text_config(), "num_kv_shared_layers", 0)
+    width = input_ids.shape[1]
+    return torch.arange(width - count, width, device=input_ids.device) if shares else count
 
 
 def _plain_response_logits(model: torch.nn.Module, batch: Padded) -> torch.Tensor:
@@ -222,7 +233,7 @@ def _plain_response_logits(model: torch.nn.Module, batch: Padded) -> torch.Tenso
     logits = model(
         input_ids=batch.input_ids.gather(1, places),
         attention_mask=batch.attention_mask.gather(1, places),
-        logits_to_keep=width - int(lengths.min()) + 1,
+        logits_to_keep=_last(model, width - int(lengths.min()) + 1, batch.input_ids),
         use_cache=False,
     ).logits
     first = logits.shape[1] - width + lengths - 1

@@ -4,6 +4,7 @@
 """
 
 import copy
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,10 +21,13 @@ from components.models.causality import check_causal
 from components.models.loading import load_policy
 from components.records import ModelRef
 from components.scoring.response_logps import Batch, response_logps, scoring_path, token_logps
+from tests.flows.family_campaign import check_trained_on_what_was_sampled, family_config, play
+from tests.models.template_families import FAMILIES as TEMPLATES
+from tests.models.template_families import family_tokenizer
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 BEGIN, END = "<!-- families: begin -->", "<!-- families: end -->"
-VOCABULARY = 96
+VOCABULARY = 336
 NOISE = {"vocab_size": VOCABULARY, "initializer_range": 0.2}
 LLAMA: dict[str, Any] = NOISE | {
     "hidden_size": 32,
@@ -202,6 +206,7 @@ def tried(family: str, directory: Path) -> Row:
     longest = scored_as_alone(policy, directory)
     sampled_as_alone(policy, directory)
     trained_as_saved(policy, directory)
+    two_rounds(directory)
     sampling, scoring = sampling_path(policy), scoring_path(policy, longest)
     is_fast = sampling.cache is not None and scoring.packed
     reasons = dict.fromkeys(reason for reason in (sampling.reason, scoring.reason) if reason)
@@ -280,6 +285,16 @@ def trained_as_saved(policy: Any, directory: Path) -> None:
     policy.save_pretrained(directory / "trained")
     again = response_logps(loaded(directory / "trained"), 0, prompts, responses)
     assert (again - trained).abs().max() < 1e-3, "the saved weights score differently"
+
+
+def two_rounds(directory: Path) -> None:
+    """Run a campaign of two rounds, and compare what was trained on with what was sampled."""
+    tokenizer = family_tokenizer(TEMPLATES["own"])
+    assert len(tokenizer) <= VOCABULARY
+    shutil.copytree(directory, directory / "campaign" / "policy", ignore=shutil.ignore_patterns("campaign", "trained"))
+    config = family_config(directory / "campaign", tokenizer, arguments={}, rank=0)
+    play(config, directory / "campaign" / "runs", rounds=2)
+    check_trained_on_what_was_sampled(directory / "campaign" / "runs", rounds=2)
 
 
 def table(results: Sequence[Row]) -> str:

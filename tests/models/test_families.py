@@ -10,6 +10,7 @@ SOME = (
     "Mixtral",
     "Llama with dynamic RoPE",
     "Gemma 3n",
+    "Gemma 4",
     "Falcon",
     "BLOOM",
     "Mamba-2",
