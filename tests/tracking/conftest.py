@@ -306,6 +306,8 @@ def _write_data(directory: Path, number: int) -> None:
         write_table(
             work.path / "responses.parquet", pd.DataFrame({"prompt_id": ["a"], "sample_id": [0], "text": ["sorry"]})
         )
+        sampling = {"way": "copied prompts", "reason": "it has layers with a sliding window"}
+        write_json(work.path / "generate.json", {"sampling": sampling})
     counts = {
         "prompts": 100,
         "responses": 400,

@@ -107,6 +107,7 @@ def test_record_round_says_by_which_path_it_was_trained(
     )
     tags = store.client.get_run(record_again(1).run_id).data.tags
     assert tags["scoring"] == "padded: LlamaForCausalLM uses eager attention"
+    assert tags["sampling"] == "copied prompts: it has layers with a sliding window"
 
 
 def test_record_round_inputs_and_files_are_the_rounds(
