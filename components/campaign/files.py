@@ -76,8 +76,9 @@ class RoundFiles:
 
     @cached_property
     def generated(self) -> dict[str, Any] | None:
-        """Counts of the sampled responses, and how they were sampled; None before generate_responses."""
-        return self.read("generate_responses", "generate.json")
+        """Counts of the sampled responses, and how they were sampled; None if the round has not published them."""
+        published = self.file_digest("generate_responses", "generate.json") is not None
+        return self.read("generate_responses", "generate.json") if published else None
 
     @cached_property
     def collected(self) -> dict[str, Any] | None:
