@@ -66,7 +66,10 @@ def test_merge_saved_and_loaded_scores_as_the_unmerged_adapter(
 
 @pytest.mark.parametrize("modules", ["lm_head", "all-linear"])
 def test_merge_in_bfloat16_rounds_and_is_accepted(modules: str) -> None:
-    merge(adapted(tied=True, kind="lora", modules=modules, dtype=torch.bfloat16))
+    merged = merge(adapted(tied=True, kind="lora", modules=modules, dtype=torch.bfloat16))
+    embeddings, head = merged.get_input_embeddings().weight, merged.get_output_embeddings().weight
+    assert embeddings.dtype == head.dtype == torch.bfloat16
+    assert (embeddings is head) == (modules == "all-linear"), "a head with an adapter gets weights of its own"
 
 
 @pytest.mark.filterwarnings("ignore:Model with `tie_word_embeddings=True`")

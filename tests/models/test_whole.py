@@ -114,9 +114,10 @@ def test_load_policy_with_weights_of_another_shape_is_refused(tmp_path: Path) ->
 
 
 def test_load_policy_with_old_buffers_is_fine(tmp_path: Path) -> None:
-    GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=8, n_head=2, n_layer=1, n_positions=8)).save_pretrained(tmp_path)
+    saved = GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=8, n_head=2, n_layer=1, n_positions=8))
+    saved.save_pretrained(tmp_path)
     change_tensors(tmp_path / "model.safetensors", add="transformer.h.0.attn.bias")
-    load(tmp_path)
+    assert torch.equal(load(tmp_path).get_input_embeddings().weight, saved.get_input_embeddings().weight)
 
 
 @pytest.mark.parametrize(
