@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict
 from components.config import (
     ActiveConfig,
     ConstraintsConfig,
-    EndpointConfig,
     EvaluationConfig,
     GateConfig,
     GenerationConfig,
@@ -294,22 +293,27 @@ class RoundRecord(Record):
 def _left_out(value: BaseModel) -> frozenset[str]:
     """Return the fields that do not belong to the identity of a record.
 
-    Fields newer than the first published campaigns are left out at their default, so that no stage of those campaigns
-    runs again.
+    Fields newer than the first published campaigns are left out at the value that changes nothing, so that no stage of
+    those campaigns runs again.
     """
-    free = value.FREE_TO_CHANGE if isinstance(value, EndpointConfig) else frozenset()
-    fields = type(value).model_fields
+    free: frozenset[str] = getattr(value, "FREE_TO_CHANGE", frozenset())
     newer: tuple[str, ...] = getattr(value, "ADDED_LATER", ())
-    return free | {
-        name for name in newer if getattr(value, name) == fields[name].get_default(call_default_factory=True)
-    }
+    return free | {name for name in newer if getattr(value, name) == _earlier_behaviour(value, name)}
+
+
+def _earlier_behaviour(value: BaseModel, name: str) -> Any:
+    """Return the value of a newer field at which everything is as it was without the field."""
+    former: dict[str, Any] = getattr(value, "FORMER_DEFAULTS", {})
+    return (
+        former[name] if name in former else type(value).model_fields[name].get_default(call_default_factory=True)
+    )
 
 
 def identity(value: Any) -> Any:
     """Reduce a record to the values that a result may depend on.
 
-    Artifacts and models become their digests. Paths, the free fields of endpoints, and fields that were added later and
-    have their default are left out.
+    Artifacts and models become their digests. Paths, fields that are free to change, and fields that were added later
+    and change nothing are left out.
     """
     if isinstance(value, Artifact | ModelRef):
         return value.digest

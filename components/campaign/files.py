@@ -18,6 +18,7 @@ from urllib.parse import quote
 from pydantic import ValidationError
 
 from components.artifacts import MANIFEST, artifact, read_json, read_table
+from components.campaign.config import CONFIG, with_former_knobs
 from components.campaign.state import State, read_state, round_directory
 from components.config import CampaignConfig, describe
 from components.records import JUDGE_USAGE, PROMPT_OUTCOMES, Artifact, JudgedRound, Manifest, RoundRecord
@@ -246,7 +247,7 @@ def read_campaign(directory: Path) -> CampaignFiles:
     if state is None or not (directory / "config.json").is_file():
         raise ValueError(f"{directory} does not contain a campaign: name one that `ratchet run` has started")
     try:
-        config = CampaignConfig.model_validate(read_json(directory / "config.json"))
+        config = CampaignConfig.model_validate(with_former_knobs(read_json(directory / CONFIG)))
     except ValidationError as error:
         raise ValueError(f"{directory / 'config.json'}: {describe(error)}") from None
     records = {record.round: record for record in state.rounds}

@@ -1,7 +1,7 @@
 """The door of evaluation: compares challenger, champion and start on the held-out prompts."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from components.data.messages import Messages, parse_messages
 from components.evaluation.answers import Answers, answer
 from components.evaluation.outcomes import HeldOutComparison, compare, principle_violations
 from components.evaluation.rules import violation_shares
+from components.generation.responses import Response
 from components.judges.chat.ledger import write_usage
 from components.judges.health import measure_health
 from components.judges.protocol import JUDGING, Judge, JudgeContext, SampledTokens
@@ -22,7 +23,7 @@ from components.models.tokens import load_chat
 from components.plots.stages import evaluation_plots
 from components.records import EvaluateRequest, Interval
 from components.runtime.ranks import pick_own_device, rank
-from components.statistics.intervals import mean_interval, win_rate
+from components.statistics.intervals import mean_interval, share_change, win_rate
 
 MODELS = ("start", "champion", "challenger")
 
@@ -74,6 +75,7 @@ def run(request: EvaluateRequest, out: Path) -> None:
         "unfinished_share": {
             name: _mean([response.unfinished for response in answers.responses[name]]) for name in MODELS
         },
+        "unfinished_increase": _unfinished_increase(request, answers.responses),
         "violations": violation_shares(answers.responses, request.constraints)
         | _principle_violations(request, comparison),
         **_implicit_reward(request),
@@ -178,6 +180,22 @@ def _divergence(request: EvaluateRequest, log_ratios: Sequence[float]) -> dict[s
         log_ratios, confidence=settings.confidence, resamples=settings.bootstrap_resamples, seed=seed
     )
     return {"kl_to_start": interval.value, "kl_to_start_interval": interval.model_dump()}
+
+
+def _unfinished_increase(request: EvaluateRequest, responses: Mapping[str, Sequence[Response]]) -> dict[str, Any]:
+    """Return by how much more of the challenger's responses than of the champion's are empty or cut, as an interval."""
+    unusable = {
+        name: [response.empty or response.unfinished for response in responses[name]]
+        for name in ("challenger", "champion")
+    }
+    settings, seed = request.evaluation, derive_seed(request.seed, "unfinished_increase")
+    return share_change(
+        unusable["challenger"],
+        unusable["champion"],
+        confidence=settings.confidence,
+        resamples=settings.bootstrap_resamples,
+        seed=seed,
+    ).model_dump()
 
 
 def _implicit_reward(request: EvaluateRequest) -> dict[str, float | None]:

@@ -18,7 +18,8 @@ from components.records import Artifact, EvaluateRequest, Interval, JudgeUnavail
 
 Make = Callable[..., EvaluateRequest]
 NUM_PROMPTS = 24
-GATE = GateConfig(max_length_ratio=100.0, max_kl_to_start=1e6, max_unfinished_share=1.0)
+MODELS = ("start", "champion", "challenger")
+GATE = GateConfig(max_length_ratio=100.0, max_kl_to_start=1e6)
 
 
 class Brevity:
@@ -96,6 +97,10 @@ def test_evaluation_by_the_rule_publishes_what_the_contract_names(make_request: 
     for key in ("mean_reward", "mean_tokens", "empty_share", "unfinished_share"):
         assert list(found[key]) == ["start", "champion", "challenger"]
     assert found["unfinished_share"]["champion"] > 0.5 > found["unfinished_share"]["start"]
+    unusable = {name: found["empty_share"][name] + found["unfinished_share"][name] for name in MODELS}
+    increase = found["unfinished_increase"]
+    assert increase["value"] == pytest.approx(unusable["challenger"] - unusable["champion"])
+    assert -1 < increase["low"] < increase["value"] < increase["high"] < 0
     assert {path.name for path in out.iterdir()} == {"evaluation.json", "samples.parquet", "plots"}
     assert {path.name for path in (out / "plots").iterdir()} == {"rewards.png", "lengths.png", "outcomes.png"}
     assert samples["prompt"].tolist() == [messages[-1]["content"] for messages in held_out_prompts()[:10]]
