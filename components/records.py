@@ -136,6 +136,18 @@ class Interval(Record):
     n: int
 
 
+class StartProbe(Record):
+    """A few responses of the start model, sampled as an evaluation samples them."""
+
+    num_prompts: int
+    temperature: float
+    engine: SamplingEngine
+    batch_size: int
+    confidence: float
+    """Level of the intervals of the measured shares."""
+    seed: int
+
+
 class StartRequest(Record):
     """Request to pin the start model, the judges and the prompts in round 0."""
 
@@ -145,6 +157,9 @@ class StartRequest(Record):
     active_judge: JudgeConfig
     prompts: PromptsConfig
     prompts_digest: str
+    probe: StartProbe | None = None
+    """How the start model is measured; None does not measure it. No later stage reads the result."""
+    FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"probe"})
 
 
 class JudgedRound(Record):
@@ -213,6 +228,9 @@ class ValidateRequest(Record):
     takes: Takes
     """Unit of the training data: `pairs`, or single `responses`."""
     seed: int
+    collected: Artifact | None = None
+    """collect.json: what was left out before, for messages only."""
+    FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"collected"})
 
 
 class TrainRequest(Record):
@@ -304,9 +322,7 @@ def _left_out(value: BaseModel) -> frozenset[str]:
 def _earlier_behaviour(value: BaseModel, name: str) -> Any:
     """Return the value of a newer field at which everything is as it was without the field."""
     former: dict[str, Any] = getattr(value, "FORMER_DEFAULTS", {})
-    return (
-        former[name] if name in former else type(value).model_fields[name].get_default(call_default_factory=True)
-    )
+    return former[name] if name in former else type(value).model_fields[name].get_default(call_default_factory=True)
 
 
 def identity(value: Any) -> Any:

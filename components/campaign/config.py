@@ -124,11 +124,10 @@ def with_former_knobs(config: dict[str, Any]) -> dict[str, Any]:
 
     A knob that has a former default gets it: the campaign goes on as it began.
     """
-    sections = {
-        name: field.annotation.FORMER_DEFAULTS | config[name]
-        for name, field in CampaignConfig.model_fields.items()
-        if isinstance(field.annotation, type)
-        and issubclass(field.annotation, Section)
-        and isinstance(config.get(name), dict)
+    sections = {name: field.annotation for name, field in CampaignConfig.model_fields.items()}
+    former = {
+        name: section.FORMER_DEFAULTS | config.get(name, {})
+        for name, section in sections.items()
+        if isinstance(section, type) and issubclass(section, Section) and section.FORMER_DEFAULTS
     }
-    return config | sections
+    return config | former

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from components.artifacts import derive_seed, read_json, read_table, write_json, write_table
+from components.data.funnel import counted, step, too_little
 from components.data.messages import Messages, parse_messages
 from components.evaluation.answers import Answers, answer
 from components.evaluation.outcomes import HeldOutComparison, compare, principle_violations
@@ -103,8 +104,14 @@ def _held_out(request: EvaluateRequest) -> HeldOut:
     limit = request.limits.max_prompt_tokens
     short = [row for row, ids in enumerate(encoded) if len(ids) <= limit]
     if not short:
+        shortest = min(map(len, encoded))
+        long = {f"longer than policy.max_prompt_tokens = {limit} (the shortest has {shortest} tokens)": len(prompts)}
         raise ValueError(
-            f"all {len(prompts)} held-out prompts are longer than policy.max_prompt_tokens = {limit}: raise it"
+            too_little(
+                f"all {len(prompts)} held-out prompts are longer than policy.max_prompt_tokens = {limit}",
+                [step(len(prompts), "held-out prompts", counted(long, {}))],
+                otherwise="raise policy.max_prompt_tokens",
+            )
         )
     skipped = len(prompts) - len(short)
     if skipped:

@@ -124,7 +124,7 @@ def test_campaign_of_0_1_keeps_its_gate_though_its_configuration_lacks_the_new_g
     assert digest(continued.gate) == SECTIONS[GateConfig]
     refuse_changes(tmp_path, continued)
     assert config().gate.max_unfinished_share == 1.0
-    with pytest.raises(ValueError, match=r"gate\.max_unfinished_increase 1\.0 -> 0\.1"):
+    with pytest.raises(ValueError, match=r"gate\.max_unfinished_increase: 1\.0 -> 0\.1"):
         refuse_changes(tmp_path, with_former_defaults(tmp_path, config(max_unfinished_increase=0.1)))
 
 

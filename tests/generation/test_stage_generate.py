@@ -194,7 +194,7 @@ def test_generation_counts_a_prompt_that_is_too_long_and_gives_it_no_responses(
 def test_generation_with_only_long_prompts_says_which_limit_to_raise(request_for: Any, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(
-        ValueError, match=r"all 12 prompts of the round are longer than policy.max_prompt_tokens = 2 .*raise it"
+        ValueError, match=r"all 12 prompts of the round are longer than policy.max_prompt_tokens = 2: .*: raise policy"
     ):
         run(request_for(limits={"max_prompt_tokens": 2}), tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())

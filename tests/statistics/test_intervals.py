@@ -119,7 +119,12 @@ def test_share_has_the_exact_interval_worked_by_hand() -> None:
     assert none.high == pytest.approx(1 - 0.025 ** (1 / 64))
     assert every.low == pytest.approx(0.025 ** (1 / 64))
     some, exact = share(45, 64, confidence=0.95), binomtest(45, 64).proportion_ci(0.95, method="exact")
-    assert (some.value, some.low, some.high, some.n) == (45 / 64, pytest.approx(exact.low), pytest.approx(exact.high), 64)
+    assert (some.value, some.low, some.high, some.n) == (
+        45 / 64,
+        pytest.approx(exact.low),
+        pytest.approx(exact.high),
+        64,
+    )
 
 
 @pytest.mark.parametrize(("worse", "sure"), [(5, False), (6, True)])
