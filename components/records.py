@@ -302,6 +302,10 @@ class RoundRecord(Record):
     kl_to_start: float
     mean_tokens: float
     mean_reward: float | None
+    distinct_2: float | None = None
+    """distinct-2 of the responses that the round sampled; None if it sampled none, or was not measured."""
+    equal_samples: float | None = None
+    """Chance that two samples of one prompt are equal; None likewise."""
     seconds: dict[str, float]
     policy_digest: str
     reference_digest: str

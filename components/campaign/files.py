@@ -365,6 +365,9 @@ def round_record(here: Path, round: int, manifests: dict[str, Manifest]) -> Roun
     decision = read_json(here / "promote" / "decision.json")
     trained = read_json(here / "dpo_train" / "train.json")
     rewards = evaluation["mean_reward"]
+    sampled = here / "generate_responses" / "generate.json"
+    # A round that a data set seeds samples nothing, and earlier versions did not measure it.
+    diversity = read_json(sampled).get("diversity", {}) if "generate_responses" in manifests else {}
     return RoundRecord(
         round=round,
         promoted=decision["promoted"],
@@ -375,6 +378,8 @@ def round_record(here: Path, round: int, manifests: dict[str, Manifest]) -> Roun
         kl_to_start=evaluation["kl_to_start"],
         mean_tokens=evaluation["mean_tokens"]["challenger"],
         mean_reward=None if rewards is None else rewards["challenger"],
+        distinct_2=diversity.get("distinct_2"),
+        equal_samples=diversity.get("equal_samples"),
         seconds={name: manifest.seconds for name, manifest in manifests.items()},
         policy_digest=trained["policy_digest"],
         reference_digest=trained["reference_digest"],

@@ -24,6 +24,7 @@ from components.models.tokens import load_chat
 from components.plots.stages import evaluation_plots
 from components.records import EvaluateRequest, Interval
 from components.runtime.ranks import pick_own_device, rank
+from components.statistics.diversity import distinct
 from components.statistics.intervals import mean_interval, share_change, win_rate
 
 MODELS = ("start", "champion", "challenger")
@@ -77,6 +78,7 @@ def run(request: EvaluateRequest, out: Path) -> None:
             name: _mean([response.unfinished for response in answers.responses[name]]) for name in MODELS
         },
         "unfinished_increase": _unfinished_increase(request, answers.responses),
+        "diversity": {name: _diversity(answers.responses[name]) for name in MODELS},
         "violations": violation_shares(answers.responses, request.constraints)
         | _principle_violations(request, comparison),
         **_implicit_reward(request),
@@ -203,6 +205,11 @@ def _unfinished_increase(request: EvaluateRequest, responses: Mapping[str, Seque
         resamples=settings.bootstrap_resamples,
         seed=seed,
     ).model_dump()
+
+
+def _diversity(responses: Sequence[Response]) -> dict[str, float | None]:
+    rows = [response.answer_ids for response in responses]
+    return {f"distinct_{n}": distinct(rows, n) for n in (1, 2)}
 
 
 def _implicit_reward(request: EvaluateRequest) -> dict[str, float | None]:

@@ -22,6 +22,7 @@ from components.models.tokens import ChatTokenizer, load_chat
 from components.records import GenerateRequest
 from components.runtime import progress
 from components.runtime.ranks import pick_own_device, rank, world_size
+from components.statistics.diversity import measure_diversity
 
 RESPONSE_TYPES = {
     "prompt_id": "str",
@@ -84,6 +85,10 @@ def run(request: GenerateRequest, out: Path) -> None:
         "unfinished": sum(response.unfinished for response in everything),
         "empty": sum(response.empty for response in everything),
         "sampling": path._asdict(),
+        "diversity": measure_diversity(
+            (response.answer_ids for response in everything),
+            [[response.text for response in of_prompt] for of_prompt in responses],
+        ).model_dump(),
     }
     prompts = pd.DataFrame({"prompt_id": drawn, "messages": [pool[name] for name in drawn]}, dtype="str")
     prompts["token_ids"] = [encoded[name] for name in drawn]

@@ -57,6 +57,8 @@ def _measures(record: RoundRecord) -> dict[str, str]:
         "reward": decimal(record.mean_reward, 2),
         "KL": decimal(record.kl_to_start, 1),
         "tokens": decimal(record.mean_tokens, 1),
+        "distinct-2": decimal(record.distinct_2, 2),
+        "equal": decimal(record.equal_samples, 2),
     }
 
 

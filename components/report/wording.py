@@ -5,6 +5,7 @@ from typing import Any
 
 from components.campaign.state import Rollback
 from components.records import Interval
+from components.statistics.diversity import COLLAPSED
 
 NOTHING = "\u2013"
 """Shown for a missing value; never a zero."""
@@ -142,6 +143,21 @@ def start_remedies(measured: Mapping[str, Any] | None, *, max_unfinished_share: 
             "set it to 1, and max_unfinished_increase to 0.05, which compares with the champion"
         )
     return lines
+
+
+def collapse(generated: Mapping[str, Any]) -> str | None:
+    """Say that sampling has collapsed; None if it has not, or was not measured.
+
+    Args:
+        generated: Content of generate.json.
+    """
+    all_equal = (generated.get("diversity") or {}).get("all_equal")
+    if all_equal is None or all_equal <= COLLAPSED:
+        return None
+    return (
+        f"{share(all_equal)} of the prompts got equal samples only, and such prompts give no pairs: raise "
+        "generation.temperature, leave generation.top_k at 0, or roll back to an earlier champion"
+    )
 
 
 def model_name(round_: int) -> str:

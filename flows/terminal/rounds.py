@@ -19,7 +19,7 @@ from rich.table import Table
 from components.artifacts import read_json
 from components.campaign.config import CONFIG, with_former_knobs
 from components.report.tables import decisions, measure_rows, rollback_lines, round_rows
-from components.report.wording import start_answers, start_remedies
+from components.report.wording import collapse, start_answers, start_remedies
 
 SHOWN_ROUNDS = 20
 """About as many as a terminal shows at once."""
@@ -86,9 +86,8 @@ class StageProgress:
             for line in _training_notes(read_json(self.campaign / round / stage / "train.json")):
                 self._explain(round, line)
         if stage == "generate_responses" and self.campaign is not None:
-            sampling = read_json(self.campaign / round / stage / "generate.json").get("sampling")
-            if sampling is not None and sampling["reason"]:
-                self._explain(round, f"by a slower way ({sampling['way']}): {sampling['reason']}")
+            for line in _sampling_notes(read_json(self.campaign / round / stage / "generate.json")):
+                self._explain(round, line)
 
     def _explain(self, round: str, note: str) -> None:
         """Print what is to be known of a stage, below its line."""
@@ -109,6 +108,15 @@ def _start_notes(campaign: Path, start: dict[str, Any]) -> list[str]:
     gate = with_former_knobs(read_json(campaign / CONFIG))["gate"]
     remedies = start_remedies(measured, max_unfinished_share=gate["max_unfinished_share"])
     return [*lines, start_answers(measured), *remedies]
+
+
+def _sampling_notes(generated: dict[str, Any]) -> list[str]:
+    """Return what a user must know of finished sampling; earlier versions published less."""
+    sampling, collapsed = generated.get("sampling"), collapse(generated)
+    lines = [] if collapsed is None else [collapsed]
+    if sampling is not None and sampling["reason"]:
+        lines.append(f"by a slower way ({sampling['way']}): {sampling['reason']}")
+    return lines
 
 
 def _training_notes(trained: dict[str, Any]) -> list[str]:
