@@ -157,9 +157,12 @@ class StartRequest(Record):
     active_judge: JudgeConfig
     prompts: PromptsConfig
     prompts_digest: str
+    lora: LoraConfig = LoraConfig()
+    soft_prompt: SoftPromptConfig = SoftPromptConfig()
+    """What is trained: checked against the model, once it is here, and nothing else."""
     probe: StartProbe | None = None
     """How the start model is measured; None does not measure it. No later stage reads the result."""
-    FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"probe"})
+    FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"lora", "soft_prompt", "probe"})
 
 
 class JudgedRound(Record):

@@ -35,6 +35,8 @@ def start_request(config: CampaignConfig, prompts_digest: str) -> StartRequest:
         active_judge=config.active.judge,
         prompts=config.prompts,
         prompts_digest=prompts_digest,
+        lora=config.lora,
+        soft_prompt=config.soft_prompt,
         probe=_probe(config),
     )
 

@@ -232,8 +232,8 @@ def _diversity_by_round(campaign: CampaignFiles) -> Chart:
         axes.set_ylabel("share")
         add_legend(figure, axes)
         note = (
-            "distinct-2: distinct pairs of neighbouring tokens among all. Equal samples: the chance that two samples of "
-            "a prompt are the same text."
+            "distinct-2: distinct pairs of neighbouring tokens among all. Equal samples: the chance that two samples "
+            "of a prompt are the same text."
         )
         return Chart("Response diversity by round", note, to_svg(figure, "Diversity of the responses, by round"))
 

@@ -45,6 +45,8 @@ def _row(record: RoundRecord, champion: int) -> dict[str, str]:
     return {
         "round": str(record.round) + ("*" if record.round == champion else ""),
         "pairs": count(record.num_pairs),
+        "distinct-2": decimal(record.distinct_2, 3),
+        "equal": decimal(record.equal_samples, 2),
         "wins vs start": _estimate(record.win_rate_vs_start),
         "wins vs champion": _estimate(record.win_rate_vs_champion),
         "gate": _standing(record),
@@ -57,8 +59,6 @@ def _measures(record: RoundRecord) -> dict[str, str]:
         "reward": decimal(record.mean_reward, 2),
         "KL": decimal(record.kl_to_start, 1),
         "tokens": decimal(record.mean_tokens, 1),
-        "distinct-2": decimal(record.distinct_2, 2),
-        "equal": decimal(record.equal_samples, 2),
     }
 
 

@@ -18,12 +18,13 @@ from components.generation.sampler import sample
 from components.generation.sampling_params import SamplingParams
 from components.judges.registry import judge_digest
 from components.models.causality import check_causal
-from components.models.directory import check_model_directory, check_policy_directory, locate_model
+from components.models.directory import locate_model
 from components.models.loading import give_memory_back, load_policy, pick_device, resolve_dtype, start_ref
 from components.models.noise import refuse_noise
 from components.models.tokens import ChatTokenizer, load_chat
 from components.records import JudgeRef, ModelRef, StartRequest
 from components.start.measure import measure
+from components.start.preflight import check_trainable
 from components.start.prompts import Limits, check_prompts, check_template, unrenderable
 
 if TYPE_CHECKING:
@@ -46,9 +47,8 @@ def run(request: StartRequest, out: Path) -> None:
         model = start_ref(out / "model", revision="main").model_copy(update={"base": "model"})
     else:
         path = locate_model(request.policy.model, request.policy.revision)
-        check_model_directory(path)
-        # Whether quantized weights are trained is the first round's question.
-        check_policy_directory(path, trains_adapter=True)
+        # A start checks local directories before it writes; a model of the hub is here only now.
+        check_trainable(path, request.lora, request.soft_prompt)
         model = start_ref(path, revision=request.policy.revision)
     # A template that writes the date writes this one in every later stage, so that none reads other prompts.
     policy = request.policy.model_copy(

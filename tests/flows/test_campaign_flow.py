@@ -44,6 +44,8 @@ def test_campaign_two_starts_add_rounds_and_leave_a_whole_trail(runs: Path, make
     after = manifest_times(runs / "small")
     assert {name: after[name] for name in before} == before
     record = state["rounds"][0]
+    assert 0 < record["distinct_2"] < 1
+    assert 0 <= record["equal_samples"] < 1
     assert list(record["seconds"]) == STAGES
     assert record["win_rate_vs_start"]["n"] == 48
     assert record["mlflow_run_id"]
@@ -194,6 +196,30 @@ def test_campaign_single_responses_are_trained_on_from_a_data_set_and_from_the_j
         assert 0 < desirable.sum() < len(train)
         assert read_json(runs / f"small/round-00{round}/dpo_train/train.json")["ln2_checked"]
     assert (runs / "small/report.html").exists()
+
+
+def test_campaign_whose_start_is_nearly_always_cut_says_so_and_can_still_be_improved(
+    runs: Path, make_config: Make
+) -> None:
+    """An absolute limit on cut answers refused every round of such a campaign, hours after it could be known."""
+    config = make_config(
+        num_rounds=2,
+        policy=make_config().policy.model_dump() | {"max_response_tokens": 12},
+        prompts={"per_round": 192, "num_held_out": 256},
+        training={"learning_rate": 3e-4, "epochs": 2, "pairs_per_step": 16},
+        gate={},
+    )
+    state = start(config)
+    measured = read_json(runs / "small/round-000/start/start.json")["measured"]
+    assert measured["num_prompts"] == 64
+    assert measured["unfinished_share"]["low"] > 0.5
+    cut = [
+        read_json(runs / f"small/round-{number:03d}/evaluate/evaluation.json")["unfinished_share"]["challenger"]
+        for number in (1, 2)
+    ]
+    assert min(cut) > 0.5, "the old limit of 0.2 refuses both rounds"
+    assert state["rounds"][0]["promoted"], state["rounds"][0]["reasons"]
+    assert "of empty or unfinished responses changes by" in state["rounds"][0]["reasons"][-1]
 
 
 def test_campaign_with_too_few_pairs_says_which_margin_left_out_the_others(runs: Path, make_config: Make) -> None:

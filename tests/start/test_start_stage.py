@@ -8,13 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from components.artifacts import read_json, read_table
+from components.artifacts import digest, read_json, read_table
 from components.config import CampaignConfig, PreferencesConfig
 from components.records import StageFailed
 from components.runtime.launch import run_stage
@@ -224,3 +225,41 @@ def test_start_that_was_published_without_the_measure_is_not_run_again(copy: Pat
 def test_limit_that_does_not_fit_the_models_context_is_refused_at_the_start(copy: Path, tmp_path: Path) -> None:
     with pytest.raises(StageFailed, match=r"need \d+ positions, but the model has 256: lower max_response_tokens"):
         start(copy, tmp_path / "round-000", policy={"max_response_tokens": 512})
+
+
+@pytest.fixture
+def hub_name(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A model that lies in the cache of the hub as `snapshot_download` leaves it, without a network."""
+    repository, commit = tmp_path / "hub" / "models--people--starter", "0" * 40
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    shutil.copytree(copy, repository / "snapshots" / commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    return "people/starter"
+
+
+def test_adapter_that_does_not_fit_a_model_of_the_hub_is_refused_in_round_0(hub_name: str, tmp_path: Path) -> None:
+    """Only local directories were tried: the first round failed when it began to train, after hours of judging."""
+    with pytest.raises(StageFailed, match=r"lora.target_modules = c_attn does not fit model .* its linear layers are"):
+        start(Path(hub_name), tmp_path / "odd", lora={"rank": 4, "target_modules": "c_attn"})
+    assert not (tmp_path / "odd" / "start").exists()
+    pinned = start(Path(hub_name), tmp_path / "fits", lora={"rank": 4, "target_modules": "q_proj"})
+    assert pinned["model"]["base"].endswith("0" * 40)
+
+
+def test_quantized_weights_of_the_hub_are_refused_in_round_0_unless_an_adapter_is_trained(
+    hub_name: str, tmp_path: Path
+) -> None:
+    (config,) = tmp_path.glob("hub/*/snapshots/*/config.json")
+    settings = json.loads(config.read_text()) | {"quantization_config": {"quant_method": "gptq"}}
+    config.write_text(json.dumps(settings))
+    with pytest.raises(StageFailed, match=r"quantized weights, which cannot be trained: set `lora: \{rank: 16\}`"):
+        start(Path(hub_name), tmp_path / "round-000")
+
+
+def test_what_is_trained_enters_no_key_of_round_0(copy: Path) -> None:
+    """A campaign of an earlier version would else pin everything again."""
+    config = CampaignConfig.model_validate({"campaign": "begun", "policy": {"model": str(copy)}})
+    adapted = CampaignConfig.model_validate({"campaign": "begun", "policy": {"model": str(copy)}, "lora": {"rank": 4}})
+    assert digest(start_request(config, "0")) == digest(start_request(adapted, "0"))

@@ -125,3 +125,14 @@ def start_lines(campaign: Path, start: dict[str, Any], gate: dict[str, float]) -
     StageProgress(console, campaign).ended("round-000", "start", 4.0, already_done=False)
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     return [line.strip() for line in lines[1:]]
+
+
+@pytest.mark.parametrize(("all_equal", "collapsed"), [(0.501, True), (0.5, False), (None, False)])
+def test_sampling_that_collapsed_says_so(all_equal: float | None, collapsed: bool, campaign: Path) -> None:
+    """Its prompts give no pairs, and the next rounds give fewer: nothing else says why."""
+    (campaign / "round-001" / "generate_responses").mkdir()
+    content = {"sampling": {"way": "shared prompts", "reason": None}, "diversity": {"all_equal": all_equal}}
+    write_json(campaign / "round-001" / "generate_responses" / "generate.json", content)
+    lines = shown(campaign, None, stage="generate_responses")[1:]
+    assert len(lines) == collapsed
+    assert not collapsed or "50.1 % of the prompts got equal samples only, and such prompts give no pairs" in lines[0]
