@@ -144,8 +144,8 @@ def test_round_of_long_prompts_says_how_many_others_rest(request_for: Any, tmp_p
     request = request_for(limits={"max_prompt_tokens": 2}, per_round=10, solved_rounds=3, round=2, earlier=(earlier,))
     told = (
         r"all 10 prompts of the round are longer than policy.max_prompt_tokens = 2: 40 training prompts \(30 x solved, "
-        r"and resting by prompts.solved_rounds = 3\) gave 10 drawn prompts \(10 x longer than .* \(the shortest has \d+ "
-        r"tokens\)\): raise policy.max_prompt_tokens"
+        r"and resting by prompts.solved_rounds = 3\) gave 10 drawn prompts \(10 x longer than .* \(the shortest has "
+        r"\d+ tokens\)\): raise policy.max_prompt_tokens"
     )
     with pytest.raises(ValueError, match=told):
         generated(request, tmp_path / "out")
