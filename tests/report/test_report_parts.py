@@ -310,7 +310,7 @@ def test_tables_show_the_diversity_of_a_round_that_measured_it(finished_campaign
     state["rounds"][1] |= {"distinct_2": 0.2451, "equal_samples": 0.0}
     assert [(row["distinct-2"], row["equal"]) for row in round_rows(state)] == [
         ("–", "–"),
-        ("0.245", "0.00"),
+        ("0.2451", "0.00"),
         ("–", "–"),
     ]
 
