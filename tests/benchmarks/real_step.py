@@ -98,7 +98,7 @@ def main() -> None:
         "longest": given.longest,
         "max_tokens": 0,
     }
-    checked = system(task | {"system": "gate", "steps": 1, "pairs_per_step": 6})
+    checked = system(task | {"system": "gate", "steps": 1, "pairs_per_step": 2})
     summary: dict[str, Any] = {"exact": checked.ready["exact"]}
     checked.stop()
     print(f"exact: {summary['exact']}", flush=True)
