@@ -15,7 +15,7 @@ from components.dpo.batches import Layout, Pair, Plan, read_pairs
 from components.dpo.checks import LOGPS_TOLERANCE, FirstLoss, Probe, check_reloaded, probe_trained
 from components.dpo.constraints import constraints_of
 from components.dpo.diagnosis import Setting, diagnose, reference_moved, unable_to_learn
-from components.dpo.engine import build_engine, full_weights, join_process_group, learning_rates
+from components.dpo.engine import build_engine, full_weights, join_process_group
 from components.dpo.finite import refuse_non_finite_reference
 from components.dpo.masters import publish_masters, train_on_from
 from components.dpo.mixing import combined_weights, tag_weights
@@ -26,6 +26,7 @@ from components.dpo.policy import takes_fresh_adapter, trainable_policy
 from components.dpo.reference import PairLogps, cached, score_pairs
 from components.dpo.responses import mismatched_answers, response_balance
 from components.dpo.saving import refuse_unchanged, save_trained
+from components.dpo.schedules import learning_rates
 from components.dpo.system import sampled
 from components.dpo.train import evaluate_pairs, micro_batch_tokens, train
 from components.models.adapters import describe_wanted, is_wanted, without_adapter
