@@ -268,6 +268,40 @@ def set_master(engine: Any, name: str, master: torch.Tensor) -> None:
         own.data.copy_(master)
 
 
+def trained_weights(engine: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the fp32 value of every trained weight, whole; every rank must run through all.
+
+    Yields:
+        The weight's name, as in `full_weights`, and its value: the master in bfloat16, else the weight itself.
+    """
+    if engine.bfloat16_enabled():
+        yield from master_weights(engine)
+        return
+    for name, parameter in engine.module.named_parameters():
+        if parameter.requires_grad:
+            with _whole(parameter):
+                yield name, parameter.detach()
+
+
+def set_weight(engine: Any, name: str, value: torch.Tensor) -> None:
+    """Replace the value of a trained weight, after the last step; every rank must call it with the same value."""
+    parameter = engine.module.get_parameter(name)
+    if engine.bfloat16_enabled():
+        set_master(engine, name, value)
+    with torch.no_grad(), _whole(parameter, modifier_rank=0):
+        parameter.copy_(value)
+
+
+def _whole(parameter: torch.Tensor, *, modifier_rank: int | None = None) -> contextlib.AbstractContextManager[Any]:
+    """Gather a weight from all ranks within the block; what rank `modifier_rank` changes is spread again."""
+    if not hasattr(parameter, "ds_id"):
+        return contextlib.nullcontext()
+    gathered: contextlib.AbstractContextManager[Any] = deepspeed_module().zero.GatheredParameters(
+        [parameter], modifier_rank=modifier_rank
+    )
+    return gathered
+
+
 def _replicated_masters(engine: Any) -> dict[int, torch.Tensor]:
     """Return the masters of ZeRO 0 by the id of their weight; DeepSpeed's own access knows those of ZeRO 1 to 3."""
     if engine.zero_optimization_stage() > 0:

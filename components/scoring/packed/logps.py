@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from components.models.adapters import unwrapped
+from components.models.adapters import output_head, unwrapped
 from components.models.cpu.linear import OneDnnLinear
 from components.models.padding import left_padding_is_exact
 from components.scoring.packed.attention import CannotPack
@@ -41,7 +41,7 @@ def packing_of(model: Any, plain: Plain) -> Packing:
     def trial(prompts: list[list[int]], responses: list[list[int]]) -> Trial:
         if not left_padding_is_exact(model):
             raise CannotPack("it has layers that are not plain attention")
-        head = unwrapped(model).get_output_embeddings()
+        head = output_head(model)
         if type(head) not in (torch.nn.Linear, OneDnnLinear):
             raise CannotPack(f"its head is of type {type(head).__name__}")
 
@@ -78,7 +78,7 @@ def packed_logps(model: Any, layout: Packed, columns: torch.Tensor, *, temperatu
     Returns:
         (response tokens, k), fp32, in nats.
     """
-    head = unwrapped(model).get_output_embeddings()
+    head = output_head(model)
 
     def logps(hidden: torch.Tensor) -> torch.Tensor:
         rows = hidden.squeeze(0).index_select(0, layout.places)
