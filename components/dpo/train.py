@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -147,6 +148,7 @@ def train(
     if held_out is not None:
         held_out.restore(metrics, checkpoints.best_weights(directory, resumed))
     prepare_training(engine)
+    seen = sum(_num_tokens(objective.pairs, pairs) for _, pairs in islice(plan.steps(0), resumed))
     for step, pairs in plan.steps(resumed):
         name, first = f"step {step + 1}", {}
         if step == 0 and masks is not None:
@@ -164,6 +166,8 @@ def train(
         )
         record |= first
         record |= {"step": step + 1, "epoch": (step + 1) / plan.steps_per_epoch}
+        seen += _num_tokens(objective.pairs, pairs)
+        record["num_tokens"] = seen
         record["pairs_per_second"] = len(pairs) / record.pop("seconds")
         if held_out is not None and held_out.is_due(step + 1, plan.num_steps):
             record |= held_out.evaluate(engine, step + 1)
@@ -218,6 +222,16 @@ def train_step(
     seconds = time.monotonic() - started
     rates = {"seconds": seconds, "tokens_per_second": tokens * layout.world_size / seconds, "time": time.time()}
     return objective.metrics(means, values) | {"learning_rate": learning_rate, "grad_norm": norm} | rates
+
+
+def _num_tokens(pairs: Sequence[Pair], index: Sequence[int]) -> int:
+    """Return the tokens of some pairs, with the prompt of each answer, as a padded batch holds them."""
+    return sum(
+        len(pair.prompt) + len(answer)
+        for pair in (pairs[place] for place in index)
+        for answer in (pair.chosen, pair.rejected)
+        if answer
+    )
 
 
 def mean_over_ranks(totals: torch.Tensor, world_size: int, measures: Sequence[str]) -> dict[str, float]:

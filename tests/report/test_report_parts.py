@@ -12,10 +12,12 @@ from markdown_it.token import Token
 
 from components import report
 from components.artifacts import read_json, write_json
+from components.campaign.files import read_campaign
 from components.plots.curves import running_mean
 from components.plots.stages import bin_edges, evaluation_plots, outcome_counts, training_plot
 from components.records import Interval
 from components.report.campaign import write_report
+from components.report.charts import training_charts
 from components.report.round import escape_markdown, round_markdown
 from components.report.tables import decisions, measure_rows, round_rows
 from components.report.wording import comparison, decimal, duration
@@ -254,6 +256,46 @@ def test_training_plot_is_made_of_its_four_metrics_alone(three_rounds: Any, tmp_
         assert training_plot(tmp_path, [*metrics[:-1], metrics[-1] | {key: 0.123}]).read_bytes() != before, key
 
 
+def test_training_plot_of_evaluations_during_training_draws_them(three_rounds: Any, tmp_path: Path) -> None:
+    lines = (three_rounds.directory / "round-001" / "dpo_train" / "metrics.jsonl").read_text().splitlines()
+    metrics = [json.loads(line) for line in lines]
+    before = training_plot(tmp_path, metrics).read_bytes()
+    for key in ("eval/loss", "eval/rewards/margins", "eval/rewards/accuracies"):
+        evaluated = [entry | {key: 0.5} if entry["step"] % 2 else entry for entry in metrics]
+        assert training_plot(tmp_path, evaluated).read_bytes() != before, key
+
+
+def test_training_charts_of_tokens_are_drawn_from_the_round_that_measured_them(three_rounds: Any) -> None:
+    """Rounds of earlier versions measured less: no chart without data, and no value where there was none."""
+    campaign = read_campaign(three_rounds.directory)
+    titles = [chart.title for chart in training_charts(campaign)]
+    assert titles == ["Loss", "Reward margin", "Reward accuracy", "Log-probabilities"]
+    path = three_rounds.directory / "round-002" / "dpo_train" / "metrics.jsonl"
+    before = path.read_text()
+    try:
+        rows = [json.loads(line) | {"entropy": 1.25, "lengths/chosen": 20.0} for line in before.splitlines()]
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        charts = {chart.title: chart for chart in training_charts(read_campaign(three_rounds.directory))}
+    finally:
+        path.write_text(before)
+    assert set(charts) - set(titles) == {"Entropy", "Response length in training"}
+    assert "nats per response token" in charts["Entropy"].svg
+
+
+def test_training_charts_put_the_held_out_value_at_the_step_that_was_published(three_rounds: Any) -> None:
+    path = three_rounds.directory / "round-003" / "dpo_train" / "train.json"
+    before = path.read_text()
+    svgs = []
+    try:
+        for published in (None, 1, read_json(path)["num_steps"]):
+            steps = {} if published is None else {"published_step": published}
+            path.write_text(json.dumps(json.loads(before) | steps))
+            svgs.append(training_charts(read_campaign(three_rounds.directory))[0].svg)
+    finally:
+        path.write_text(before)
+    assert svgs[0] == svgs[2] != svgs[1]
+
+
 def test_training_plot_of_a_single_step_renders(tmp_path: Path) -> None:
     keys = ("loss", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected")
     assert training_plot(tmp_path, [dict.fromkeys(keys, 0.5) | {"step": 1}]).stat().st_size > 0
@@ -269,6 +311,21 @@ def test_report_import_loads_no_heavy_library() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder.parent.parent
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_round_markdown_says_which_step_was_published_and_why_a_training_stopped(three_rounds: Any) -> None:
+    path = three_rounds.directory / "round-003" / "dpo_train" / "train.json"
+    trained = read_json(path)
+    made = trained["num_steps"]
+    assert f"| optimizer steps | {made} |" in round_markdown(three_rounds.directory, 3)
+    told = "eval/loss was best behind step 2 (0.5000) and not better in 2 evaluations since"
+    try:
+        write_json(path, trained | {"published_step": 2, "planned_steps": 1000, "stopped_early": told})
+        text = round_markdown(three_rounds.directory, 3)
+    finally:
+        write_json(path, trained)
+    (row,) = [cells[1] for cells in cell_texts(text) if cells[0] == "optimizer steps"]
+    assert row == f"{made}; those behind step 2 are published, as keep: best asks; of 1,000, stopped early: {told}"
 
 
 def test_round_markdown_names_what_went_wrong_in_the_training(three_rounds: Any) -> None:

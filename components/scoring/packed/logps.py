@@ -66,7 +66,14 @@ def packing_of(model: Any, plain: Plain) -> Packing:
     return packing(model, trial)
 
 
-def packed_logps(model: Any, layout: Packed, columns: torch.Tensor, *, temperature: float = 1.0) -> torch.Tensor:
+def packed_logps(
+    model: Any,
+    layout: Packed,
+    columns: torch.Tensor,
+    *,
+    temperature: float = 1.0,
+    entropies: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Return log-probabilities of columns of the vocabulary where the layout's response tokens are predicted.
 
     Args:
@@ -74,14 +81,16 @@ def packed_logps(model: Any, layout: Packed, columns: torch.Tensor, *, temperatu
         layout: Prompts and responses.
         columns: (response tokens, k) token ids.
         temperature: Divides the logits; other values than 1 without gradients only.
+        entropies: (response tokens,), filled as by `column_logps`; None computes none.
 
     Returns:
         (response tokens, k), fp32, in nats.
     """
     head = output_head(model)
 
-    def logps(hidden: torch.Tensor) -> torch.Tensor:
+    def scored(hidden: torch.Tensor) -> torch.Tensor:
         rows = hidden.squeeze(0).index_select(0, layout.places)
-        return column_logps(rows, head.weight, head.bias, columns, temperature=temperature).unsqueeze(0)
+        logps = column_logps(rows, head.weight, head.bias, columns, temperature=temperature, entropies=entropies)
+        return logps.unsqueeze(0)
 
-    return packed_forward(model, head, layout, logps).squeeze(0)
+    return packed_forward(model, head, layout, scored).squeeze(0)
