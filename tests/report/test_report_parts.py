@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+from matplotlib.figure import Figure
 
 from components import report
 from components.artifacts import read_json, write_json
 from components.campaign.files import read_campaign
-from components.plots.curves import running_mean
+from components.plots.curves import Training, draw_curves, panels, running_mean
+from components.plots.figures import PAPER
 from components.plots.stages import bin_edges, evaluation_plots, outcome_counts, training_plot
 from components.records import Interval
 from components.report.campaign import write_report
@@ -271,29 +273,23 @@ def test_training_charts_of_tokens_are_drawn_from_the_round_that_measured_them(t
     titles = [chart.title for chart in training_charts(campaign)]
     assert titles == ["Loss", "Reward margin", "Reward accuracy", "Log-probabilities"]
     path = three_rounds.directory / "round-002" / "dpo_train" / "metrics.jsonl"
-    before = path.read_text()
-    try:
-        rows = [json.loads(line) | {"entropy": 1.25, "lengths/chosen": 20.0} for line in before.splitlines()]
-        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-        charts = {chart.title: chart for chart in training_charts(read_campaign(three_rounds.directory))}
-    finally:
-        path.write_text(before)
+    rows = [json.loads(line) | {"entropy": 1.25, "lengths/chosen": 20.0} for line in path.read_text().splitlines()]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    charts = {chart.title: chart for chart in training_charts(read_campaign(three_rounds.directory))}
     assert set(charts) - set(titles) == {"Entropy", "Response length in training"}
     assert "nats per response token" in charts["Entropy"].svg
 
 
-def test_training_charts_put_the_held_out_value_at_the_step_that_was_published(three_rounds: Any) -> None:
-    path = three_rounds.directory / "round-003" / "dpo_train" / "train.json"
-    before = path.read_text()
-    svgs = []
-    try:
-        for published in (None, 1, read_json(path)["num_steps"]):
-            steps = {} if published is None else {"published_step": published}
-            path.write_text(json.dumps(json.loads(before) | steps))
-            svgs.append(training_charts(read_campaign(three_rounds.directory))[0].svg)
-    finally:
-        path.write_text(before)
-    assert svgs[0] == svgs[2] != svgs[1]
+def test_training_curve_puts_the_held_out_value_at_the_step_that_was_published() -> None:
+    metrics = [{"step": step, "loss": 0.7 - step / 100} for step in range(1, 6)]
+    places = []
+    for published in (None, 2, 5):
+        axes = Figure().subplots()
+        training = Training(round=2, metrics=metrics, held_out={"loss": 0.5}, published_step=published)
+        draw_curves(axes, [training], panels(PAPER)["Loss"], PAPER)
+        (diamond,) = [line for line in axes.lines if line.get_marker() == "D"]
+        places.append(float(diamond.get_xdata()[0]))
+    assert places == [5.0, 2.0, 5.0]
 
 
 def test_training_plot_of_a_single_step_renders(tmp_path: Path) -> None:
@@ -316,16 +312,17 @@ def test_report_import_loads_no_heavy_library() -> None:
 def test_round_markdown_says_which_step_was_published_and_why_a_training_stopped(three_rounds: Any) -> None:
     path = three_rounds.directory / "round-003" / "dpo_train" / "train.json"
     trained = read_json(path)
-    made = trained["num_steps"]
-    assert f"| optimizer steps | {made} |" in round_markdown(three_rounds.directory, 3)
     told = "eval/loss was best behind step 2 (0.5000) and not better in 2 evaluations since"
-    try:
-        write_json(path, trained | {"published_step": 2, "planned_steps": 1000, "stopped_early": told})
-        text = round_markdown(three_rounds.directory, 3)
-    finally:
-        write_json(path, trained)
-    (row,) = [cells[1] for cells in cell_texts(text) if cells[0] == "optimizer steps"]
-    assert row == f"{made}; those behind step 2 are published, as keep: best asks; of 1,000, stopped early: {told}"
+    write_json(path, trained | {"published_step": 2, "planned_steps": 1000, "stopped_early": told})
+    steps = {
+        number: [
+            cells[1] for cells in cell_texts(round_markdown(three_rounds.directory, number)) if "steps" in cells[0]
+        ]
+        for number in (2, 3)
+    }
+    made = trained["num_steps"]
+    kept = f"{made}; those behind step 2 are published, as keep: best asks; of 1,000, stopped early: {told}"
+    assert steps == {2: [str(made)], 3: [kept]}
 
 
 def test_round_markdown_names_what_went_wrong_in_the_training(three_rounds: Any) -> None:
