@@ -87,7 +87,7 @@ class HeldOut:
 
         Every rank must call it.
         """
-        metrics = evaluate_pairs(engine, self.objective, self.layout)
+        metrics = evaluate_pairs(engine, self.objective, self.layout, when=f"after step {step}")
         assert metrics is not None, "there are held-back pairs"
         state = self.objective.state.record()
         named = {f"{PREFIX}{name}": value for name, value in metrics.items() if name not in (*state, "num_pairs")}

@@ -150,24 +150,19 @@ def train(
     prepare_training(engine)
     seen = sum(_num_tokens(objective.pairs, pairs) for _, pairs in islice(plan.steps(0), resumed))
     for step, pairs in plan.steps(resumed):
-        name, first = f"step {step + 1}", {}
-        if step == 0 and masks is not None:
-            means, _ = measured(engine, objective, pairs, layout, name=name)
-            on_first_loss(means, pairs)
-            first = {WITHOUT_DROPOUT: means["loss"]}
+        drops_first = step == 0 and masks is not None
+        first = _first_loss_without_dropout(engine, objective, pairs, layout, on_first_loss) if drops_first else {}
         record = train_step(
             engine,
             objective,
             pairs,
             layout,
-            name=name,
-            on_loss=on_first_loss if step == 0 and masks is None else None,
+            name=f"step {step + 1}",
+            on_loss=on_first_loss if step == 0 and not drops_first else None,
             masks=None if masks is None else partial(masks, step),
         )
-        record |= first
-        record |= {"step": step + 1, "epoch": (step + 1) / plan.steps_per_epoch}
         seen += _num_tokens(objective.pairs, pairs)
-        record["num_tokens"] = seen
+        record |= first | {"step": step + 1, "epoch": (step + 1) / plan.steps_per_epoch, "num_tokens": seen}
         record["pairs_per_second"] = len(pairs) / record.pop("seconds")
         if held_out is not None and held_out.is_due(step + 1, plan.num_steps):
             record |= held_out.evaluate(engine, step + 1)
@@ -184,6 +179,15 @@ def train(
             best = None if held_out is None else held_out.kept
             checkpoints.save(directory, engine, step + 1, metrics, reference=followed, best=best)
     return Steps(metrics, resumed)
+
+
+def _first_loss_without_dropout(
+    engine: Any, objective: StepObjective, pairs: list[int], layout: Layout, on_first_loss: OnLoss
+) -> dict[str, float]:
+    """Measure the first step's pairs with nothing dropped, since dropout moves a loss from its known first value."""
+    means, _ = measured(engine, objective, pairs, layout, name="step 1")
+    on_first_loss(means, pairs)
+    return {WITHOUT_DROPOUT: means["loss"]}
 
 
 def train_step(
@@ -245,16 +249,18 @@ def mean_over_ranks(totals: torch.Tensor, world_size: int, measures: Sequence[st
     return dict(zip(measures, means, strict=True))
 
 
-def evaluate_pairs(engine: Any, objective: Objective, layout: Layout) -> dict[str, float] | None:
+def evaluate_pairs(
+    engine: Any, objective: Objective, layout: Layout, *, when: str = "after training"
+) -> dict[str, float] | None:
     """Return the means of the objective's measures over pairs that were not trained on; None if there are none.
 
-    Every rank must call it.
+    Every rank must call it. `when` says in an error when they were measured.
     """
     if not objective.pairs:
         return None
     engine.eval()
     everything = replace(layout, lengths=[pair.num_tokens for pair in objective.pairs])
-    index, name = list(range(len(objective.pairs))), "the evaluation pairs after training"
+    index, name = list(range(len(objective.pairs))), f"the evaluation pairs {when}"
     means, values = measured(engine, objective, index, everything, name=name)
     return objective.metrics(means, values) | {"num_pairs": len(objective.pairs)}
 

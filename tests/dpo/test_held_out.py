@@ -46,8 +46,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]], None]:
 
     def script(losses: list[float]) -> None:
         def at_step(self: Any, engine: Any, step: int) -> dict[str, float]:
-            def told(*arguments: Any) -> dict[str, float]:
-                metrics = measured(*arguments)
+            def told(*arguments: Any, when: str) -> dict[str, float]:
+                metrics = measured(*arguments, when=when)
                 assert metrics is not None
                 return metrics | {"loss": losses[step - 1]}
 
