@@ -22,6 +22,7 @@ from components.models.adapters import output_head
 from components.models.loading import load_policy, start_ref, tensors_digest, trained_ref
 from components.models.merging import merge
 from components.records import Artifact, ModelRef, TrainRequest
+from components.runtime.launch import run_stage
 from components.scoring.response_logps import Batch, _padded_scores, scoring_path, token_logps
 
 Make = Callable[..., TrainRequest]
@@ -102,6 +103,20 @@ def test_saved_modules_are_the_same_at_every_zero_stage(
             name: tensor.shape for name, tensor in expected.items()
         }
         torch.testing.assert_close(saved[EMBEDDING], expected[EMBEDDING], atol=2e-3, rtol=0)
+
+
+def test_two_processes_train_a_tied_head_as_one_does(
+    starts: dict[str, ModelRef], make_request: Make, tmp_path: Path
+) -> None:
+    start = starts["tied head"]
+    trained(make_request(policy=start, reference=start, lora=lora("tied head")), tmp_path / "one")
+    request = make_request(
+        policy=start, reference=start, lora=lora("tied head"), zero_stage=3, num_processes=2, micro_batch_pairs=2
+    )
+    run_stage("dpo_train", request, tmp_path / "two", num_processes=2)
+    assert column(tmp_path / "two" / "dpo_train", "loss") == pytest.approx(column(tmp_path / "one", "loss"), abs=3e-5)
+    saved = load_file(tmp_path / "two" / "dpo_train" / "adapter" / "adapter_model.safetensors")
+    assert torch.equal(saved[HEAD], saved[EMBEDDING])
 
 
 def with_saved_head(kind: str, starts: dict[str, ModelRef], make_request: Make, out: Path) -> ModelRef:
