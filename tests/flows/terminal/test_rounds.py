@@ -45,7 +45,7 @@ def test_training_that_stopped_early_or_published_an_earlier_step_says_so(campai
         "stopped_early": "eval/loss was best behind step 2",
     }
     assert shown(campaign, steps)[1:] == [
-        "           stopped early, after 4 of 6 steps: eval/loss was best behind step 2",
+        f"           stopped early, after 4 of 6 steps: {why}",
         "           published are the weights behind step 2 of 4, the best evaluation",
     ]
     whole = {"num_steps": 6, "planned_steps": 6, "published_step": 6, "stopped_early": None}
