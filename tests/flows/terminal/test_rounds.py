@@ -38,12 +38,8 @@ def test_padded_training_says_so_and_why_in_one_line(campaign: Path) -> None:
 
 
 def test_training_that_stopped_early_or_published_an_earlier_step_says_so(campaign: Path) -> None:
-    steps = {
-        "num_steps": 4,
-        "planned_steps": 6,
-        "published_step": 2,
-        "stopped_early": "eval/loss was best behind step 2",
-    }
+    why = "eval/loss was best behind step 2"
+    steps = {"num_steps": 4, "planned_steps": 6, "published_step": 2, "stopped_early": why}
     assert shown(campaign, steps)[1:] == [
         f"           stopped early, after 4 of 6 steps: {why}",
         "           published are the weights behind step 2 of 4, the best evaluation",
