@@ -17,6 +17,8 @@ LEAST_ROWS = 256
 """Fewest rows of a product: fewer are slow."""
 CACHED_BYTES = 2**20
 """Bytes of the fp32 logits whose softmax a CPU core computes at once: they stay in its own cache."""
+ENTROPY_BYTES = 32 * 2**20
+"""Bytes of the fp32 logits whose entropies are taken at once: beside a tile they should take little memory."""
 KEPT_BYTES = 256 * 2**20
 """Bytes of logits up to which they are kept for the backward pass rather than computed again."""
 
@@ -87,7 +89,7 @@ class _ColumnLogps(torch.autograd.Function):
                 all_logps = at_temperature(logits[rows], temperature).log_softmax(dim=1, dtype=torch.float32)
                 logps[tile][rows] = all_logps.gather(1, columns[tile][rows])
                 if entropies is not None and not holds_gradients:
-                    entropies[tile][rows] = torch.special.entr(all_logps.exp()).sum(dim=1)
+                    entropies[tile][rows] = _entropies_of(all_logps)
                 if holds_gradients:
                     gradients = _one_hot_minus_probs(all_logps, columns[tile][rows])
                     if entropies is not None:
@@ -156,8 +158,19 @@ def _entropies(gradients: torch.Tensor, logits: torch.Tensor, logps: torch.Tenso
     With p = softmax(z) it is logsumexp(z) - p z. Since logsumexp(z) = z_c - log p_c for any column c, that is
     (one_hot_c - p) z - log p_c: no second exponential is taken.
     """
-    finite = logits.float().clamp(min=torch.finfo(torch.float32).min)
-    return torch.linalg.vecdot(gradients, finite) - logps.squeeze(1)
+    lowest = torch.finfo(torch.float32).min
+    parts = [torch.linalg.vecdot(gradients[rows], logits[rows].float().clamp(min=lowest)) for rows in _parts(logits)]
+    return torch.cat(parts) - logps.squeeze(1)
+
+
+def _entropies_of(logps: torch.Tensor) -> torch.Tensor:
+    """Return the entropy of each row from all its log-probabilities, (rows,)."""
+    return torch.cat([torch.special.entr(logps[rows].exp()).sum(dim=1) for rows in _parts(logps)])
+
+
+def _parts(logits: torch.Tensor) -> Iterator[slice]:
+    """Yield rows whose entropies are taken at once."""
+    return _even(len(logits), max(1, ENTROPY_BYTES // (4 * logits.shape[1])))
 
 
 def _gradient_in_place(logits: torch.Tensor, columns: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:

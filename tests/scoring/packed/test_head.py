@@ -76,6 +76,7 @@ def test_column_logps_fills_the_entropies_and_changes_no_bit_for_them(
     monkeypatch.setattr(head, "KEPT_BYTES", kept_bytes)
     monkeypatch.setattr(head, "TILE_BYTES", {True: 0, False: 0})
     monkeypatch.setattr(head, "CACHED_BYTES", 17 * 4 * VOCABULARY)
+    monkeypatch.setattr(head, "ENTROPY_BYTES", 5 * 4 * VOCABULARY)
     hidden, weight, bias, columns = (tensor[:ODD] if len(tensor) == ROWS else tensor for tensor in inputs)
     hidden, weight = hidden.to(dtype), weight.to(dtype)
     bias = bias.index_fill(0, torch.tensor([5]), float("-inf")).to(dtype)
