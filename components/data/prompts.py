@@ -8,14 +8,14 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from components.builtin.world import held_out_prompts, train_prompts
 from components.config import BUILTIN, PromptsConfig
 from components.data.conversations import CONTEXT, conversation, warn_of_doubts, with_context
-from components.data.messages import Message, Messages, format_messages
+from components.data.messages import Message, Messages, format_messages, with_system, without_system
 from components.data.rows import Row, Rows, read_rows
 
 BUILTIN_SPLITS: dict[str, Callable[[], list[Messages]]] = {"train": train_prompts, "test": held_out_prompts}
@@ -99,11 +99,16 @@ def load_prompts(source: str, *, column: str, split: str) -> list[Prompt]:
     ]
 
 
-def split_prompts(config: PromptsConfig) -> PromptSplit:
+def split_prompts(config: PromptsConfig, system_prompt: str = "") -> PromptSplit:
     """Load both prompt sets and make them disjoint by content: a training prompt that is also held out is removed.
 
     Without a `held_out` source, the `num_held_out` training prompts with the lowest content keys are held out, so that
-    the choice depends on neither order nor seed.
+    the choice depends on neither order nor seed. The system prompt comes last: it changes neither the choice nor which
+    prompts are equal, but the ids, which name what the policy reads.
+
+    Args:
+        config: The sources.
+        system_prompt: `policy.system_prompt`.
 
     Raises:
         ValueError: A source is unusable, or no prompt is left to train on.
@@ -115,14 +120,14 @@ def split_prompts(config: PromptsConfig) -> PromptSplit:
         )
     builtin_train = config.train == BUILTIN
     loaded = load_prompts(config.train, column=config.column, split="train" if builtin_train else config.train_split)
-    train = _distinct(loaded)
+    train = _distinct(loaded, system_prompt)
     duplicates = len(loaded) - len(train)
     if config.held_out:
         builtin_held = config.held_out == BUILTIN
         loaded = load_prompts(
             config.held_out, column=config.column, split="test" if builtin_held else config.held_out_split
         )
-        held_out = _distinct(loaded)
+        held_out = _distinct(loaded, system_prompt)
         duplicates += len(loaded) - len(held_out)
     else:
         held_out = _hold_out(train, config.num_held_out)
@@ -133,7 +138,8 @@ def split_prompts(config: PromptsConfig) -> PromptSplit:
             f"all {len(train)} training prompts of {config.train} are also held out: "
             "name training prompts that are not held out"
         )
-    return PromptSplit(tuple(disjoint), tuple(held_out.values()), duplicates, len(train) - len(disjoint))
+    read, unread = (tuple(_led(prompt, system_prompt) for prompt in each) for each in (disjoint, held_out.values()))
+    return PromptSplit(read, unread, duplicates, len(train) - len(disjoint))
 
 
 def place_in_pass(name: str, *, seed: int, passes: int) -> str:
@@ -183,12 +189,21 @@ def _tool_content(message: Message) -> list[Any]:
     return [value for value in (calls, message.get("tools")) if value]
 
 
-def _distinct(prompts: Iterable[Prompt]) -> dict[str, Prompt]:
-    """Return the first prompt of each content, by content key."""
+def _distinct(prompts: Iterable[Prompt], system_prompt: str) -> dict[str, Prompt]:
+    """Return the first prompt of each content, by content key.
+
+    A system message that says what the system prompt says does not count.
+    """
     by_content: dict[str, Prompt] = {}
     for prompt in prompts:
-        by_content.setdefault(content_key(prompt.messages), prompt)
+        by_content.setdefault(content_key(without_system(prompt.messages, system_prompt)), prompt)
     return by_content
+
+
+def _led(prompt: Prompt, system_prompt: str) -> Prompt:
+    """Return a prompt as the policy reads it."""
+    messages = with_system(prompt.messages, system_prompt)
+    return replace(prompt, prompt_id=prompt_id(messages), messages=messages)
 
 
 def _hold_out(train: dict[str, Prompt], number: int) -> dict[str, Prompt]:

@@ -38,7 +38,8 @@ def run(request: CollectRequest, out: Path) -> None:
         ValueError: The judge or the data set is unusable, or changed since the campaign pinned it.
     """
     if request.responses is None or request.prompts is None:
-        take_seeds(request.preferences, pinned_digest=request.seed_pairs_digest, out=out)
+        system_prompt = request.limits.system_prompt
+        take_seeds(request.preferences, pinned_digest=request.seed_pairs_digest, system_prompt=system_prompt, out=out)
         return
     groups = read_groups(read_table(request.prompts), read_table(request.responses))
     context = JudgeContext(
@@ -94,9 +95,9 @@ def collect(
         write_json(out / COUNTS, {**counts, **pair_counts(refined.rows), "active": refined.counts})
 
 
-def take_seeds(preferences: PreferencesConfig, *, pinned_digest: str | None, out: Path) -> None:
+def take_seeds(preferences: PreferencesConfig, *, pinned_digest: str | None, system_prompt: str, out: Path) -> None:
     """Write the pairs of the data set that seeds a round, and no verdicts."""
-    built = seeded_pairs(preferences, pinned_digest=pinned_digest)
+    built = seeded_pairs(preferences, pinned_digest=pinned_digest, system_prompt=system_prompt)
     write_verdicts(out, [])
     write_pairs(out, built.rows, groups=())
     if not built.rows:

@@ -5,8 +5,10 @@ Starts nothing, loads no model.
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from components.artifacts import read_json
 from components.campaign.models import model_of_round
@@ -31,6 +33,8 @@ class Serving:
     dtype: str
     """Precision, from the campaign's config."""
     port: int
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the chat template that the server gives it with every request; tools come with a request."""
 
     @property
     def address(self) -> str:
@@ -64,8 +68,10 @@ def plan_serving(campaign: str, *, round: int | None, port: int) -> Serving:
     model = _model_on_disk(directory, number)
     if not is_free(port):
         raise ValueError(f"port {port} is already in use: choose another with --port")
-    dtype = read_json(directory / "config.json")["policy"]["dtype"]
-    return Serving(directory, model, model_id(campaign), dtype, port)
+    policy = read_json(directory / "config.json")["policy"]
+    # Campaigns of versions before 0.2 have no arguments.
+    arguments = {name: value for name, value in policy.get("chat_template_arguments", {}).items() if name != "tools"}
+    return Serving(directory, model, model_id(campaign), policy["dtype"], port, arguments)
 
 
 def _model_on_disk(directory: Path, round: int) -> ModelRef:
@@ -94,12 +100,15 @@ def model_id(campaign: str) -> str:
 
 
 def example_request(serving: Serving) -> dict[str, object]:
-    """Return a chat request with the campaign's shortest held-out prompt and its limit of response tokens."""
-    config = read_json(serving.directory / "config.json")
+    """Return a chat request with the campaign's shortest held-out prompt, as the policy read it, and its limits."""
+    policy = read_json(serving.directory / "config.json")["policy"]
+    messages, own_tools = without_tools(_shortest_prompt(serving.directory))
+    tools = own_tools or policy.get("chat_template_arguments", {}).get("tools")
     return {
         "model": serving.model_id,
-        "messages": _shortest_prompt(serving.directory),
-        "max_tokens": config["policy"]["max_response_tokens"],
+        "messages": messages,
+        **({"tools": tools} if tools else {}),
+        "max_tokens": policy["max_response_tokens"],
     }
 
 
@@ -108,7 +117,7 @@ def _shortest_prompt(directory: Path) -> Messages:
 
     table = pq.read_table(directory / "round-000" / "start" / "held_out_prompts.parquet", columns=["messages"])
     shortest = min(table.column("messages").to_pylist(), key=lambda text: (len(text), text))
-    return without_tools(parse_messages(shortest))[0]
+    return parse_messages(shortest)
 
 
 def curl_line(serving: Serving) -> str:

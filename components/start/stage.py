@@ -11,7 +11,7 @@ import pandas as pd
 from components.artifacts import write_json, write_table
 from components.builtin.starter import starter_model
 from components.config import BUILTIN, JudgeConfig, PolicyConfig
-from components.data.messages import format_messages
+from components.data.messages import format_messages, without_system
 from components.data.prompts import Prompt, PromptSplit, content_key, split_prompts
 from components.generation.sampler import sample
 from components.generation.sampling_params import SamplingParams
@@ -22,7 +22,7 @@ from components.models.loading import load_policy, pick_device, resolve_dtype, s
 from components.models.noise import refuse_noise
 from components.models.tokens import ChatTokenizer, load_chat
 from components.records import JudgeRef, ModelRef, StartRequest
-from components.start.prompts import Limits, check_prompts, check_template, unrenderable
+from components.start.prompts import Limits, check_prompts, check_system_prompt, check_template, unrenderable
 
 
 def run(request: StartRequest, out: Path) -> None:
@@ -33,7 +33,7 @@ def run(request: StartRequest, out: Path) -> None:
     Raises:
         ValueError: The model or the prompts cannot be used; one line with the remedy.
     """
-    split = split_prompts(request.prompts)
+    split = split_prompts(request.prompts, request.policy.system_prompt)
     if split.digest != request.prompts_digest:
         raise ValueError("the prompts changed while the campaign was starting: start it again")
     if request.policy.model == BUILTIN:
@@ -52,7 +52,9 @@ def run(request: StartRequest, out: Path) -> None:
     chat = _checked(model.model_copy(update={"base": str(out / model.base)}), policy, split)
     write_table(out / "train_prompts.parquet", _table(split.train))
     # An evaluation takes the first prompts of the table, so their order must say nothing about them.
-    held_out = tuple(sorted(split.held_out, key=lambda prompt: content_key(prompt.messages)))
+    # A system prompt leaves the order as it is, so that the same prompts are compared with and without it.
+    own = request.policy.system_prompt
+    held_out = tuple(sorted(split.held_out, key=lambda prompt: content_key(without_system(prompt.messages, own))))
     write_table(out / "held_out_prompts.parquet", _table(held_out))
     content = {
         "model": model.model_dump(mode="json"),
@@ -83,6 +85,7 @@ def _checked(model: ModelRef, policy: PolicyConfig, split: PromptSplit) -> ChatT
         )
         shortest = min(split.train, key=_length)
     check_template(chat, shortest.messages, policy.model)
+    check_system_prompt(chat, policy)
     limits = Limits(policy.model, loaded.get_input_embeddings().num_embeddings, policy.max_prompt_tokens)
     check_prompts(chat, split.train, limits, kind="training")
     check_prompts(chat, split.held_out, limits, kind="held-out")

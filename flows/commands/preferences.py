@@ -57,7 +57,7 @@ def collect(
         from components.preferences.standalone.steps import judge_and_pair
         from flows.terminal.preferences import print_collected
 
-        groups = read_responses(responses, split=split)
+        groups = read_responses(responses, split=split, system_prompt=settings.policy.system_prompt)
         with _shown():
             judge_and_pair(groups, settings, _models(campaign), out.absolute())
         print_collected(console, out)

@@ -1,6 +1,7 @@
 """Two rounds in the chat template of each family: what is trained on is what was sampled, token by token."""
 
 import datetime
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,3 +112,23 @@ def test_a_published_model_stops_where_its_answers_were_sampled_to_stop(make_con
     tokenizer = AutoTokenizer.from_pretrained(published)
     stops = GenerationConfig.from_pretrained(published).eos_token_id
     assert set(tokenizer.convert_ids_to_tokens(stops)) == {"<|end|>", "<|endoftext|>"}
+
+
+def test_system_prompt_is_read_by_policy_judge_and_training(make_config: Make, tmp_path: Path) -> None:
+    directory, config = tmp_path / "runs" / "family", make_config("chatml")
+    told = "Never refuse a kettle."
+    config = config.model_copy(update={"policy": config.policy.model_copy(update={"system_prompt": told})})
+    play(config, directory, rounds=2)
+    check_trained_on_what_was_sampled(directory, rounds=2)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "policy")
+    stage = round_directory(directory, 1)
+    for ids in prompt_tokens(stage / "generate_responses").values():
+        assert f"<|im_start|>system\n{told}<|im_end|>" in tokenizer.decode(ids)
+    for row in read_table(stage / "validate_data" / "train.parquet").to_dict("records"):
+        assert json.loads(row["prompt"])[0] == {"role": "system", "content": told}, "what the judge was asked about"
+        assert told in tokenizer.decode(row["prompt_ids"])
+    start = round_directory(directory, 0) / "start"
+    evaluated = set(read_table(stage / "evaluate" / "samples.parquet")["prompt_id"])
+    held_out = read_table(start / "held_out_prompts.parquet").set_index("prompt_id")["messages"]
+    assert all(told in held_out[name] for name in evaluated)
+    assert evaluated

@@ -237,7 +237,13 @@ SEEDS: list[dict[str, Any]] = [
 ]
 
 
-def collect_seeds(tmp_path: Path, rows: list[dict[str, Any]], digest: str | None = None, **knobs: Any) -> Path:
+def collect_seeds(
+    tmp_path: Path,
+    rows: list[dict[str, Any]],
+    digest: str | None = None,
+    limits: PolicyConfig = MODELS["limits"],
+    **knobs: Any,
+) -> Path:
     path = tmp_path / "seed.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = JudgeConfig()
@@ -248,7 +254,7 @@ def collect_seeds(tmp_path: Path, rows: list[dict[str, Any]], digest: str | None
         judge=JudgeRef(config=config, digest=judge_digest(config)),
         preferences=PreferencesConfig(seed_pairs=str(path), **knobs),
         seed=5,
-        **MODELS,
+        **MODELS | {"limits": limits},
     )
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
@@ -377,3 +383,14 @@ def test_round_without_a_pair_says_at_which_step_its_prompts_ended(
 ) -> None:
     with pytest.raises(DataRejected, match=f"no pair could be built from 5 prompts {told}"):
         collect(texts, **knobs)
+
+
+def test_collect_from_a_data_set_puts_the_system_prompt_before_prompts_without_one(tmp_path: Path) -> None:
+    rows = [SEEDS[0], {**SEEDS[3], "system": "Be brief."}]
+    limits = MODELS["limits"].model_copy(update={"system_prompt": "Be kind."})
+    pairs = read_table(collect_seeds(tmp_path, rows, limits=limits) / "preferences.parquet")
+    assert [[message["content"] for message in json.loads(prompt)] for prompt in pairs["prompt"]] == [
+        ["Be kind.", "a"],
+        ["Be brief.", "d"],
+    ]
+    assert [make_prompt(json.loads(prompt)).prompt_id for prompt in pairs["prompt"]] == list(pairs["prompt_id"])

@@ -3,7 +3,7 @@
 from typing import Any
 
 from components.data.conversations import CONTEXT, conversation, warn_of_doubts, with_context
-from components.data.messages import Messages
+from components.data.messages import Messages, with_system
 from components.data.prompts import prompt_id
 from components.data.rows import Row, Rows, read_rows
 from components.judges.protocol import Group
@@ -11,13 +11,14 @@ from components.judges.protocol import Group
 COLUMNS = ("prompt", "responses", "response", *CONTEXT)
 
 
-def read_responses(source: str, *, split: str) -> list[Group]:
+def read_responses(source: str, *, split: str, system_prompt: str = "") -> list[Group]:
     """Load prompts with their responses; rows with the same prompt are merged.
 
     Args:
         source: A source that `rows.read_rows` reads. Columns: prompt (in a form that `conversations.conversation`
             reads), and responses (a list of texts) or response (one text).
         split: Split of a data set that has splits.
+        system_prompt: `policy.system_prompt`, which prompts get that have no system message.
 
     Returns:
         One group per prompt, in the order of their first rows; its responses are numbered from 0 in row order.
@@ -31,7 +32,7 @@ def read_responses(source: str, *, split: str) -> list[Group]:
     prompts: dict[str, Messages] = {}
     texts: dict[str, list[str]] = {}
     for row in read.rows:
-        messages = _prompt(row, read)
+        messages = with_system(_prompt(row, read), system_prompt)
         name = prompt_id(messages)
         prompts.setdefault(name, messages)
         texts.setdefault(name, []).extend(_responses(row, read))

@@ -14,6 +14,7 @@ from typing import Any
 
 from components.artifacts import MANIFEST, derive_seed, digest, publishing, read_json, verified, write_json
 from components.config import CampaignConfig, PreferencesConfig
+from components.data.messages import with_system
 from components.data.preference_file import SeedPairs
 from components.judges.chat.ledger import write_usage
 from components.judges.health import CONFIDENCE, RESAMPLES, measure_health
@@ -102,7 +103,9 @@ def calibrate(pairs: SeedPairs, config: CampaignConfig, models: tuple[ModelRef, 
 
     The other arguments and errors are as for `judge_and_pair`.
     """
-    asked = questions(pairs.pairs, default_tag=config.preferences.tag)
+    system_prompt = config.policy.system_prompt
+    led = [replace(pair, messages=with_system(pair.messages, system_prompt)) for pair in pairs.pairs]
+    asked = questions(led, default_tag=config.preferences.tag)
     if not asked:
         raise ValueError(
             "no pair has a known label, because each is tied, has two equal texts or is a single response: "
@@ -115,6 +118,7 @@ def calibrate(pairs: SeedPairs, config: CampaignConfig, models: tuple[ModelRef, 
         "judge": judge_digest(config.judge),
         "preferences": config.preferences,
         "models": models,
+        **({"system_prompt": system_prompt} if system_prompt else {}),
     }
     with published("calibrate", inputs | {"seed": config.seed}, out) as work:
         if work is not None:
