@@ -252,6 +252,9 @@ class EvaluateRequest(Record):
     evaluation: EvaluationConfig
     constraints: ConstraintsConfig
     seed: int
+    stop: tuple[str, ...] = ()
+    """Texts that end a response, as in generation."""
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("stop",)
 
 
 class PromoteRequest(Record):

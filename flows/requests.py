@@ -147,6 +147,7 @@ class Round:
             evaluation=self.config.evaluation,
             constraints=self.config.constraints,
             seed=self._seed("evaluate"),
+            stop=self.config.generation.stop,
         )
 
     def promote(self, evaluated: Manifest) -> PromoteRequest:

@@ -1,8 +1,8 @@
 """The prompts, the sampling of responses, and the conditions that a pair must satisfy."""
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from components.config.policy import BUILTIN
 from components.config.section import Section
@@ -61,9 +61,22 @@ class GenerationConfig(Section):
     batch_size: int = Field(default=0, ge=0)
     """Prompts that are decoded together (times `samples_per_prompt` rows) by `transformers`; 0 takes as many as fit.
     Changes memory and speed only."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a response, also in evaluation, such as `["\\nUser:"]`. The response keeps the tokens before the
+    one in which the text begins, and counts as finished; no end token is added."""
     num_processes: int = Field(default=0, ge=0)
     """Processes on this machine that share the prompts, also in evaluation; 0 takes one for each visible GPU, or one on
     a CPU."""
+
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("stop",)
+
+    @field_validator("stop")
+    @classmethod
+    def _texts_can_be_found(cls, stop: tuple[str, ...]) -> tuple[str, ...]:
+        for text in stop:
+            if not text or "\ufffd" in text:
+                raise ValueError(f"{text!r} cannot end a response: write the characters that do, or leave it out")
+        return stop
 
 
 class ValidationConfig(Section):

@@ -14,7 +14,7 @@ from components.data.messages import parse_messages
 from components.generation.curriculum import draw_round
 from components.generation.engines import opened
 from components.generation.paths import SamplingPath
-from components.generation.responses import Response, respond
+from components.generation.responses import Response, respond, stop_strings
 from components.generation.sampler import Sampled
 from components.generation.sampling_params import SamplingParams
 from components.models.tokens import ChatTokenizer, load_chat
@@ -86,6 +86,7 @@ def run(request: GenerateRequest, out: Path) -> None:
         "tokens": sum(len(response.token_ids) for response in everything),
         "unfinished": sum(response.unfinished for response in everything),
         "empty": sum(response.empty for response in everything),
+        "stopped_by_text": sum(response.stopped_by_text for response in everything),
         "sampling": path._asdict(),
     }
     prompts = pd.DataFrame({"prompt_id": drawn, "messages": [pool[name] for name in drawn]}, dtype="str")
@@ -119,6 +120,7 @@ def _respond(
         longest=max(map(len, prompts)) + most,
         pad_id=chat.pad_id,
         batch_size=generation.batch_size,
+        reads_text=bool(generation.stop),
     ) as policy:
         law = SamplingParams(
             temperature=generation.temperature,
@@ -126,6 +128,7 @@ def _respond(
             top_k=generation.top_k,
             max_new_tokens=most,
             stop_ids=chat.stop_ids,
+            stops=stop_strings(chat, generation.stop),
         )
         return respond(policy.draw, chat, prompts, seeds=seeds, law=law, on_batch=report), policy.path
 
@@ -134,7 +137,8 @@ def _sampling(request: GenerateRequest) -> str:
     """Return the law of the round's responses, as JSON: which weights, and how their distribution is changed."""
     generation = request.generation
     law = {"temperature": generation.temperature, "top_p": generation.top_p, "top_k": generation.top_k}
-    return json.dumps({"policy": request.policy.digest, **law})
+    stop = {"stop": list(generation.stop)} if generation.stop else {}
+    return json.dumps({"policy": request.policy.digest, **law, **stop})
 
 
 def _table(

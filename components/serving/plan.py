@@ -101,7 +101,8 @@ def model_id(campaign: str) -> str:
 
 def example_request(serving: Serving) -> dict[str, object]:
     """Return a chat request with the campaign's shortest held-out prompt, as the policy read it, and its limits."""
-    policy = read_json(serving.directory / "config.json")["policy"]
+    config = read_json(serving.directory / "config.json")
+    policy, stop = config["policy"], config["generation"].get("stop")
     messages, own_tools = without_tools(_shortest_prompt(serving.directory))
     tools = own_tools or policy.get("chat_template_arguments", {}).get("tools")
     return {
@@ -109,6 +110,7 @@ def example_request(serving: Serving) -> dict[str, object]:
         "messages": messages,
         **({"tools": tools} if tools else {}),
         "max_tokens": policy["max_response_tokens"],
+        **({"stop": stop} if stop else {}),
     }
 
 

@@ -19,6 +19,7 @@ from components.campaign.models import model_of_round
 from components.campaign.state import round_directory
 from components.config import CampaignConfig, LoraConfig
 from components.dpo import stage as dpo_stage
+from components.models.tokens import ChatTokenizer
 from components.start import stage as start_stage
 from tests.flows.family_campaign import (
     check_trained_on_what_was_sampled,
@@ -132,3 +133,33 @@ def test_system_prompt_is_read_by_policy_judge_and_training(make_config: Make, t
     held_out = read_table(start / "held_out_prompts.parquet").set_index("prompt_id")["messages"]
     assert all(told in held_out[name] for name in evaluated)
     assert evaluated
+
+
+def test_answers_that_a_stop_string_ends_are_trained_on_without_an_end_token(make_config: Make, tmp_path: Path) -> None:
+    config = make_config("chatml")
+    config = config.model_copy(update={"generation": config.generation.model_copy(update={"stop": ("e", "s", "t")})})
+    directory = tmp_path / "runs" / "family"
+    play(config, directory, rounds=1)
+    stage = round_directory(directory, 1)
+    counts = read_json(stage / "generate_responses" / "generate.json")
+    assert 0 < counts["stopped_by_text"] <= counts["responses"]
+    chat = ChatTokenizer(AutoTokenizer.from_pretrained(tmp_path / "policy"))
+    texts = {
+        row["text"]: row for row in read_table(stage / "generate_responses" / "responses.parquet").to_dict("records")
+    }
+    trained = 0
+    for row in read_table(stage / "validate_data" / "train.parquet").to_dict("records"):
+        for side in ("chosen", "rejected"):
+            tokens = list(row[f"{side}_ids"])
+            assert row[side] in texts, "what was judged was sampled"
+            words = tokens[:-1] if tokens[-1] in chat.stop_ids else tokens
+            assert chat.text(words) == row[side], "and is what is trained on"
+            trained += tokens[-1] not in chat.stop_ids
+    assert trained
+    evaluation = read_json(stage / "evaluate" / "evaluation.json")
+    assert 0 <= evaluation["unfinished_share"]["start"] < 1
+    empty = [row["text"] for row in texts.values() if not len(row["token_ids"])]
+    reasons = read_json(stage / "validate_data" / "validation.json")["reasons"]
+    assert set(reasons) <= {"an answer has no tokens", "duplicate of another pair", "chosen equals rejected"} | (
+        {"a response is empty"} if empty else set()
+    )
