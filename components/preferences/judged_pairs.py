@@ -54,7 +54,9 @@ def build_pairs(
     """
     _check_compared(verdicts, judge, preferences)
     builder = BUILDERS[preferences.pairs]
-    offers = [candidates(builder.rescored(prompt), preferences) for prompt in judged_prompts(groups, verdicts)]
+    offers = [
+        candidates(builder.rescored(prompt), preferences) for prompt in judged_prompts(groups, verdicts, preferences)
+    ]
     pairs = iter(builder.choose([offered for offered in offers if isinstance(offered, Candidates)], preferences, seed))
     cited = verdict_ids(verdicts)
     rows: list[dict[str, Any]] = []
@@ -123,7 +125,7 @@ def build_singles(
             threshold as the margin.
         seed: Seed of the stage; unused, since nothing is drawn here.
     """
-    prompts, cited = judged_prompts(groups, verdicts), verdict_ids(verdicts)
+    prompts, cited = judged_prompts(groups, verdicts, preferences), verdict_ids(verdicts)
     scores = [answer.score for prompt in prompts for answer in prompt.answers for _ in answer.sample_ids]
     rows, outcomes = [], {}
     threshold = THRESHOLDS[preferences.threshold](scores, preferences.threshold_value) if scores else math.nan
@@ -149,12 +151,14 @@ def build_singles(
 def _end(answer: JudgedAnswer, threshold: float, preferences: PreferencesConfig) -> str:
     if math.isclose(answer.score, threshold, rel_tol=SCORE_NOISE, abs_tol=SCORE_NOISE):
         return "ties"
-    return PAIRED if abs(answer.score - threshold) > preferences.min_margin else "below_margin"
+    if abs(answer.score - threshold) <= preferences.min_margin:
+        return "below_margin"
+    return "chosen_cut" if answer.never_chosen and answer.score > threshold else PAIRED
 
 
 def _outcome(prompt: JudgedPrompt, ends: Sequence[str]) -> str:
     """Return how a prompt ended: with rows, or the reason if it has none."""
-    return next((end for end in (PAIRED, "below_margin", "ties") if end in ends), "no_verdict")
+    return next((end for end in (PAIRED, "chosen_cut", "below_margin", "ties") if end in ends), "no_verdict")
 
 
 def build_from_verdicts(

@@ -40,6 +40,7 @@ def refuse_no_pairs(
         "no_verdict": "fewer than two responses have a valid verdict",
         "not_compared": "the judge did not compare the responses",
         "not_revised": "no response was revised",
+        "chosen_cut": "the length limit cut the better responses",
     }
     remedies = {
         EQUAL: "raise generation.temperature, and leave generation.top_k at 0",
@@ -48,6 +49,7 @@ def refuse_no_pairs(
         "no_verdict": "see verdicts.parquet",
         "not_compared": "use a judge that compares, or other soft_labels",
         "not_revised": "see collect.json",
+        "chosen_cut": "raise policy.max_response_tokens, or set preferences.cut_responses to any",
     }
     listed = "; ".join(f"{count} x {causes[outcome]}" for outcome, count in ended.most_common())
     first = ended.most_common(1)[0][0] if ended else "no_verdict"
