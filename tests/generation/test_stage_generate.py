@@ -1,3 +1,4 @@
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -240,3 +241,15 @@ def test_respond_leaves_an_ordinary_stop_word_out_of_the_text(starter_directory:
 def test_response_is_empty_or_unfinished_but_never_both(text: str, reason: Any, empty: bool, unfinished: bool) -> None:
     response = Response(text, [5], reason)
     assert (response.empty, response.unfinished) == (empty, unfinished)
+
+
+def test_generation_hands_on_the_columns_of_the_drawn_prompts(request_for: Any, pool: Artifact, tmp_path: Path) -> None:
+    """Columns that go by position instead of by prompt would judge answers by another prompt's key."""
+    table = read_table(pool)
+    table["columns"] = [json.dumps({"answer": name}) for name in table["prompt_id"]]
+    write_table(tmp_path / "pool.parquet", table)
+    request = request_for(prompts=Artifact(path=tmp_path / "pool.parquet", digest="columns"))
+    prompts, _, _ = generated(request, tmp_path / "out")
+    assert [json.loads(text)["answer"] for text in prompts["columns"]] == prompts["prompt_id"].tolist()
+    plain, _, _ = generated(request_for(), tmp_path / "plain")
+    assert "columns" not in plain
