@@ -146,6 +146,9 @@ class StartRequest(Record):
     active_judge: JudgeConfig
     prompts: PromptsConfig
     prompts_digest: str
+    carries_columns: bool = False
+    """Whether the prompts have the other columns of their rows, because something reads them."""
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("carries_columns",)
 
 
 class JudgedRound(Record):

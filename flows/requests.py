@@ -34,6 +34,7 @@ def start_request(config: CampaignConfig, prompts_digest: str) -> StartRequest:
         active_judge=config.active.judge,
         prompts=config.prompts,
         prompts_digest=prompts_digest,
+        carries_columns=config.reads_columns,
     )
 
 

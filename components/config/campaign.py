@@ -68,6 +68,12 @@ class CampaignConfig(Section):
     gate: GateConfig = GateConfig()
     budget: BudgetConfig = BudgetConfig()
 
+    @property
+    def reads_columns(self) -> bool:
+        """Whether anything reads the other columns of the prompts' rows."""
+        judges = (self.judge, self.evaluation_judge, *([self.active.judge] if self.active.budget else []))
+        return any("python" in judge.kinds for judge in judges)
+
     @model_validator(mode="after")
     def _rate_fits_what_is_trained(self) -> Self:
         """Fill in the learning rate that is left out: adapters take a higher one than all weights."""

@@ -7,13 +7,14 @@ Knows no model and no stage, and loads no machine-learning library.
 import hashlib
 import json
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from components.builtin.world import held_out_prompts, train_prompts
 from components.config import BUILTIN, PromptsConfig
+from components.data.columns import Claim, format_columns, read_columns, warn_of_conflicts
 from components.data.conversations import CONTEXT, conversation, warn_of_doubts, with_context
 from components.data.messages import Message, Messages, format_messages, with_system, without_system
 from components.data.rows import Row, Rows, read_rows
@@ -29,6 +30,8 @@ class Prompt:
     messages: Messages
     place: str = field(default="", compare=False)
     """Where it was read, for messages; empty for a built-in one."""
+    columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """JSON values of the row's other columns, by name; empty if nothing reads them."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +47,17 @@ class PromptSplit:
 
     @property
     def digest(self) -> str:
-        """sha256 over both sets, in order."""
-        texts = [[format_messages(prompt.messages) for prompt in prompts] for prompts in (self.train, self.held_out)]
-        return hashlib.sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest()
+        """sha256 over both sets, in order, and over their columns if there are any."""
+        both = (self.train, self.held_out)
+        content: list[Any] = [[format_messages(prompt.messages) for prompt in prompts] for prompts in both]
+        if any(prompt.columns for prompts in both for prompt in prompts):
+            content += [[format_columns(prompt.columns) for prompt in prompts] for prompts in both]
+        return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
 
 
-def make_prompt(messages: Messages, place: str = "") -> Prompt:
-    """Return a conversation as a prompt that is named by its content."""
-    return Prompt(prompt_id(messages), messages, place)
+def make_prompt(messages: Messages, place: str = "", columns: Mapping[str, Any] | None = None) -> Prompt:
+    """Return a conversation as a prompt that is named by its content, which its columns do not belong to."""
+    return Prompt(prompt_id(messages), messages, place, columns or {})
 
 
 def prompt_id(messages: Messages) -> str:
@@ -75,13 +81,14 @@ def content_key(messages: Messages) -> str:
     return _sha256(json.dumps(plain))
 
 
-def load_prompts(source: str, *, column: str, split: str) -> list[Prompt]:
+def load_prompts(source: str, *, column: str, split: str, carries_columns: bool = False) -> list[Prompt]:
     """Load prompts in the order of their source; duplicates stay.
 
     Args:
         source: `builtin`, or a source that `rows.read_rows` reads.
         column: Column that holds the prompt, in a form that `conversations.conversation` reads.
         split: Split of a data set that has splits; `train` or `test` for `builtin`.
+        carries_columns: Whether the prompts have the other columns of their rows.
 
     Raises:
         ValueError: The source cannot be read or is empty, it has no such column, or a prompt is empty or not a
@@ -91,24 +98,30 @@ def load_prompts(source: str, *, column: str, split: str) -> list[Prompt]:
         if split not in BUILTIN_SPLITS:
             raise ValueError(f"the built-in prompts have no split {split}: use {' or '.join(BUILTIN_SPLITS)}")
         return [make_prompt(messages) for messages in BUILTIN_SPLITS[split]()]
-    read = read_rows(source, split=split, columns={column, *CONTEXT})
+    of_prompt = {column, *CONTEXT}
+    read = read_rows(source, split=split, columns=None if carries_columns else of_prompt)
     warn_of_doubts(read, prompt=column, used=[column])
-    return [
-        make_prompt(with_context(conversation(_cell(row, read, column), row.place), row), row.place)
-        for row in read.rows
+    others = read_columns(source, read.rows, without=of_prompt)
+    prompts = [
+        make_prompt(with_context(conversation(_cell(row, read, column), row.place), row), row.place, columns)
+        for row, columns in zip(read.rows, others, strict=True)
     ]
+    _warn_of_conflicts(source, prompts)
+    return prompts
 
 
-def split_prompts(config: PromptsConfig, system_prompt: str = "") -> PromptSplit:
+def split_prompts(config: PromptsConfig, system_prompt: str = "", *, carries_columns: bool = False) -> PromptSplit:
     """Load both prompt sets and make them disjoint by content: a training prompt that is also held out is removed.
 
     Without a `held_out` source, the `num_held_out` training prompts with the lowest content keys are held out, so that
-    the choice depends on neither order nor seed. The system prompt comes last: it changes neither the choice nor which
-    prompts are equal, but the ids, which name what the policy reads.
+    the choice depends on neither order nor seed. Of prompts with the same content the first stays, with its columns.
+    The system prompt comes last: it changes neither the choice nor which prompts are equal, but the ids, which name
+    what the policy reads.
 
     Args:
         config: The sources.
         system_prompt: `policy.system_prompt`.
+        carries_columns: Whether the prompts have the other columns of their rows.
 
     Raises:
         ValueError: A source is unusable, or no prompt is left to train on.
@@ -119,14 +132,13 @@ def split_prompts(config: PromptsConfig, system_prompt: str = "") -> PromptSplit
             'kind, or set prompts.held_out: "" to hold out some of the training prompts'
         )
     builtin_train = config.train == BUILTIN
-    loaded = load_prompts(config.train, column=config.column, split="train" if builtin_train else config.train_split)
+    load = partial(load_prompts, column=config.column, carries_columns=carries_columns)
+    loaded = load(config.train, split="train" if builtin_train else config.train_split)
     train = _distinct(loaded, system_prompt)
     duplicates = len(loaded) - len(train)
     if config.held_out:
         builtin_held = config.held_out == BUILTIN
-        loaded = load_prompts(
-            config.held_out, column=config.column, split="test" if builtin_held else config.held_out_split
-        )
+        loaded = load(config.held_out, split="test" if builtin_held else config.held_out_split)
         held_out = _distinct(loaded, system_prompt)
         duplicates += len(loaded) - len(held_out)
     else:
@@ -204,6 +216,14 @@ def _led(prompt: Prompt, system_prompt: str) -> Prompt:
     """Return a prompt as the policy reads it."""
     messages = with_system(prompt.messages, system_prompt)
     return replace(prompt, prompt_id=prompt_id(messages), messages=messages)
+
+
+def _warn_of_conflicts(source: str, prompts: Iterable[Prompt]) -> None:
+    repeated, first_of = [], dict[str, Prompt]()
+    for prompt in prompts:
+        if prompt.columns and (first := first_of.setdefault(content_key(prompt.messages), prompt)) is not prompt:
+            repeated.append((Claim(first.columns, first.place), Claim(prompt.columns, prompt.place)))
+    warn_of_conflicts(source, repeated)
 
 
 def _hold_out(train: dict[str, Prompt], number: int) -> dict[str, Prompt]:

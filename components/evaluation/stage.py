@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from components.artifacts import derive_seed, read_json, read_table, write_json, write_table
+from components.data.columns import columns_of_table
 from components.data.messages import Messages, parse_messages
 from components.evaluation.answers import Answers, answer
 from components.evaluation.outcomes import HeldOutComparison, compare, principle_violations
@@ -33,6 +34,8 @@ class HeldOut(NamedTuple):
     """The held-out prompts of the evaluation, in the table's order."""
 
     prompts: list[tuple[str, Messages]]
+    columns: list[dict[str, Any]]
+    """The other columns of each prompt's row."""
     token_ids: list[list[int]]
     skipped: int
     """Number of prompts that are longer than `max_prompt_tokens` and therefore left out."""
@@ -112,7 +115,10 @@ def _held_out(request: EvaluateRequest) -> HeldOut:
             len(prompts),
             limit,
         )
-    return HeldOut([prompts[row] for row in short], [encoded[row] for row in short], skipped)
+    columns = columns_of_table(table)
+    return HeldOut(
+        [prompts[row] for row in short], [columns[row] for row in short], [encoded[row] for row in short], skipped
+    )
 
 
 def _compare(request: EvaluateRequest, held_out: HeldOut, answers: Answers, judge: Judge) -> HeldOutComparison:
@@ -129,6 +135,7 @@ def _compare(request: EvaluateRequest, held_out: HeldOut, answers: Answers, judg
             name: [SampledTokens(tuple(each.token_ids), each.finish_reason, None) for each in of_model]
             for name, of_model in responses.items()
         },
+        columns=held_out.columns,
     )
     if not same:
         return comparison

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from components.artifacts import derive_seed, read_table, write_json, write_table
+from components.data.columns import COLUMNS
 from components.data.messages import parse_messages
 from components.generation.curriculum import draw_round
 from components.generation.engines import opened
@@ -47,7 +48,8 @@ def run(request: GenerateRequest, out: Path) -> None:
         RuntimeError: The policy's logits are not finite.
     """
     pick_own_device()
-    pool = read_table(request.prompts).set_index("prompt_id")["messages"]
+    table = read_table(request.prompts).set_index("prompt_id")
+    pool = table["messages"]
     drawn, left_out, filled_up = draw_round(pool.index, request)
     if left_out or filled_up:
         log.info("%d solved prompts are left out; %d are drawn for lack of others", left_out, filled_up)
@@ -90,6 +92,8 @@ def run(request: GenerateRequest, out: Path) -> None:
         "sampling": path._asdict(),
     }
     prompts = pd.DataFrame({"prompt_id": drawn, "messages": [pool[name] for name in drawn]}, dtype="str")
+    if COLUMNS in table:
+        prompts[COLUMNS] = table.loc[drawn, COLUMNS].to_numpy()
     prompts["token_ids"] = [encoded[name] for name in drawn]
     write_table(out / "prompts.parquet", prompts)
     write_table(out / "responses.parquet", _table(list(sampled), seeds, responses, _sampling(request)))

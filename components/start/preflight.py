@@ -36,7 +36,7 @@ def check_inputs(config: CampaignConfig) -> Inputs:
             from components.models.adapter_fit import check_adapter_fits
 
             check_adapter_fits(model, config.lora, config.soft_prompt)
-    prompts = split_prompts(config.prompts, config.policy.system_prompt)
+    prompts = split_prompts(config.prompts, config.policy.system_prompt, carries_columns=config.reads_columns)
     check_judge(config.judge, [prompt.messages for prompt in prompts.train])
     check_judge(config.evaluation_judge, [prompt.messages for prompt in prompts.held_out])
     if config.active.budget:

@@ -11,6 +11,7 @@ import pandas as pd
 from components.artifacts import write_json, write_table
 from components.builtin.starter import starter_model
 from components.config import BUILTIN, JudgeConfig, PolicyConfig
+from components.data.columns import COLUMNS, format_columns
 from components.data.messages import format_messages, without_system
 from components.data.prompts import Prompt, PromptSplit, content_key, split_prompts
 from components.generation.sampler import sample
@@ -33,7 +34,7 @@ def run(request: StartRequest, out: Path) -> None:
     Raises:
         ValueError: The model or the prompts cannot be used; one line with the remedy.
     """
-    split = split_prompts(request.prompts, request.policy.system_prompt)
+    split = split_prompts(request.prompts, request.policy.system_prompt, carries_columns=request.carries_columns)
     if split.digest != request.prompts_digest:
         raise ValueError("the prompts changed while the campaign was starting: start it again")
     if request.policy.model == BUILTIN:
@@ -118,4 +119,7 @@ def _pinned(config: JudgeConfig) -> JudgeRef:
 
 def _table(prompts: tuple[Prompt, ...]) -> pd.DataFrame:
     rows = [(prompt.prompt_id, format_messages(prompt.messages)) for prompt in prompts]
-    return pd.DataFrame(rows, columns=["prompt_id", "messages"])
+    table = pd.DataFrame(rows, columns=["prompt_id", "messages"])
+    if any(prompt.columns for prompt in prompts):
+        table[COLUMNS] = [format_columns(prompt.columns) for prompt in prompts]
+    return table

@@ -279,3 +279,15 @@ def test_generation_with_vllm_ends_at_stop_strings(request_for: Any, stand_in_vl
     for whole, row in zip(without.to_dict("records"), responses.to_dict("records"), strict=True):
         assert whole["text"].partition("order")[0].rstrip() == row["text"]
         assert list(whole["token_ids"])[: len(row["token_ids"])] == list(row["token_ids"])
+
+
+def test_generation_hands_on_the_columns_of_the_drawn_prompts(request_for: Any, pool: Artifact, tmp_path: Path) -> None:
+    """Columns that go by position instead of by prompt would judge answers by another prompt's key."""
+    table = read_table(pool)
+    table["columns"] = [json.dumps({"answer": name}) for name in table["prompt_id"]]
+    write_table(tmp_path / "pool.parquet", table)
+    request = request_for(prompts=Artifact(path=tmp_path / "pool.parquet", digest="columns"))
+    prompts, _, _ = generated(request, tmp_path / "out")
+    assert [json.loads(text)["answer"] for text in prompts["columns"]] == prompts["prompt_id"].tolist()
+    plain, _, _ = generated(request_for(), tmp_path / "plain")
+    assert "columns" not in plain

@@ -14,6 +14,7 @@ from typing import Any
 
 from components.artifacts import MANIFEST, derive_seed, digest, publishing, read_json, verified, write_json
 from components.config import CampaignConfig, PreferencesConfig
+from components.data.columns import format_columns
 from components.data.messages import with_system
 from components.data.preference_file import SeedPairs
 from components.judges.chat.ledger import write_usage
@@ -170,7 +171,10 @@ def _context(config: CampaignConfig, models: tuple[ModelRef, ModelRef] | None, o
 
 
 def _content(groups: Sequence[Group]) -> str:
-    return digest([[group.prompt_id, [list(response) for response in group.responses]] for group in groups])
+    content: list[Any] = [[group.prompt_id, [list(response) for response in group.responses]] for group in groups]
+    if any(group.columns for group in groups):
+        content.append([format_columns(group.columns) for group in groups])
+    return digest(content)
 
 
 VERSION = 1
