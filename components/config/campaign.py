@@ -143,6 +143,15 @@ class CampaignConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _revisions_have_no_thoughts(self) -> Self:
+        if self.preferences.pairs == "revised" and self.judge.hide_thoughts:
+            raise ValueError(
+                "preferences.pairs revised does not work with judge.hide_thoughts, since a revision would be trained "
+                "on without a thought: leave `hide_thoughts` out, or choose other pairs"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _costly_judge_has_pairs(self) -> Self:
         if self.preferences.pairs in ("revised", "unpaired") and self.active.budget:
             raise ValueError(

@@ -19,6 +19,7 @@ from components.judges.chat.ledger import write_usage
 from components.judges.health import measure_health
 from components.judges.protocol import JUDGING, Judge, JudgeContext, SampledTokens
 from components.judges.registry import load_pinned_judge
+from components.judges.thoughts import as_shown
 from components.models.tokens import load_chat
 from components.plots.stages import evaluation_plots
 from components.records import EvaluateRequest, Interval
@@ -63,6 +64,7 @@ def run(request: EvaluateRequest, out: Path) -> None:
     judge = load_pinned_judge(request.judge, context)
     comparison = _compare(request, held_out, answers, judge)
     write_usage(out, context.scratch)
+    health = measure_health(comparison.verdicts, as_shown(judge, comparison.groups), seed=request.seed)
     rewards = comparison.rewards
     lengths = {name: [len(response.token_ids) for response in answers.responses[name]] for name in MODELS}
     content = {
@@ -81,9 +83,7 @@ def run(request: EvaluateRequest, out: Path) -> None:
         | _principle_violations(request, comparison),
         **_implicit_reward(request),
         "invalid_share": comparison.invalid_share,
-        "judge_health": measure_health(comparison.verdicts, comparison.groups, seed=request.seed).model_dump(
-            mode="json"
-        ),
+        "judge_health": health.model_dump(mode="json"),
     }
     write_json(out / "evaluation.json", content)
     write_table(out / "samples.parquet", _samples(held_out, answers, comparison).head(request.evaluation.num_samples))

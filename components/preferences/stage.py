@@ -13,6 +13,7 @@ from components.judges.health_limits import check_limits
 from components.judges.protocol import JUDGING, Group, Judge, JudgeContext
 from components.judges.registry import load_pinned_judge
 from components.judges.revision import Reviser
+from components.judges.thoughts import as_shown
 from components.preferences.active.refine import CostlyJudge, costly_judge, refine
 from components.preferences.counts import COUNTS, judged_counts, pair_counts, seeded_counts
 from components.preferences.judged_pairs import BuiltPairs, build_from_verdicts
@@ -81,7 +82,7 @@ def collect(
     built = build(groups, verdicts, judge=judge.name, preferences=preferences, seed=seed)
     write_pairs(out, built.rows, groups)
     write_outcomes(out, built.rows, built.outcomes, verdicts)
-    health = measure_health(verdicts, groups, seed=seed)
+    health = measure_health(verdicts, as_shown(judge, groups), seed=seed)
     measured = {"judge_health": health.model_dump(mode="json"), "revisions": built.revisions}
     counts = judged_counts(groups, verdicts, built.outcomes.values(), built.rows) | measured
     write_json(out / COUNTS, {**counts, "active": None})

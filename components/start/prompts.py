@@ -1,14 +1,16 @@
 """Checks of every prompt as the model reads it, before anything is sampled."""
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jinja2 import TemplateError
 
-from components.config import PolicyConfig
+from components.config import JudgeConfig, PolicyConfig
 from components.data.messages import Messages, with_system
 from components.data.prompts import Prompt
+from components.judges.thoughts import tags_of_template
 from components.models.tokens import PROBE, ChatTokenizer, NotRendered
 from components.runtime import progress
 
@@ -120,6 +122,22 @@ def check_system_prompt(chat: ChatTokenizer, policy: PolicyConfig) -> None:
             f"policy.system_prompt is set, but the chat template of {policy.model} {cause}: write its text in front of "
             "the prompts' first user messages and leave policy.system_prompt out, or use a model with a system role"
         )
+
+
+def check_thoughts(chat: ChatTokenizer, judge: JudgeConfig, model: str) -> None:
+    """Refuse tags of thoughts that are not those of the model, so that nothing would be hidden.
+
+    Raises:
+        ValueError: One line with the tags that its chat template shows.
+    """
+    template = str(chat.tokenizer.get_chat_template())
+    tags = tags_of_template(template)
+    for settings in (judge, *judge.jurors):
+        if settings.hide_thoughts and tags is not None and settings.thought_tags[0] not in template + tags[0]:
+            raise ValueError(
+                f"hide_thoughts hides what stands between {list(settings.thought_tags)}, but the chat template of "
+                f"{model} has other thoughts: set `thought_tags: {json.dumps(tags)}` for the judge"
+            )
 
 
 def unrenderable(chat: ChatTokenizer, messages: Messages) -> str | None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -23,7 +23,14 @@ from components.models.loading import load_policy, pick_device, resolve_dtype, s
 from components.models.noise import refuse_noise
 from components.models.tokens import ChatTokenizer, load_chat
 from components.records import JudgeRef, ModelRef, StartRequest
-from components.start.prompts import Limits, check_prompts, check_system_prompt, check_template, unrenderable
+from components.start.prompts import (
+    Limits,
+    check_prompts,
+    check_system_prompt,
+    check_template,
+    check_thoughts,
+    unrenderable,
+)
 
 
 def run(request: StartRequest, out: Path) -> None:
@@ -50,7 +57,8 @@ def run(request: StartRequest, out: Path) -> None:
     policy = request.policy.model_copy(
         update={"template_date": request.policy.template_date or date.today().isoformat()}
     )
-    chat = _checked(model.model_copy(update={"base": str(out / model.base)}), policy, split)
+    judges = (request.judge, request.evaluation_judge, request.active_judge)
+    chat = _checked(model.model_copy(update={"base": str(out / model.base)}), policy, split, judges)
     write_table(out / "train_prompts.parquet", _table(split.train))
     # An evaluation takes the first prompts of the table, so their order must say nothing about them.
     # A system prompt leaves the order as it is, so that the same prompts are compared with and without it.
@@ -73,7 +81,7 @@ def run(request: StartRequest, out: Path) -> None:
     write_json(out / "start.json", content)
 
 
-def _checked(model: ModelRef, policy: PolicyConfig, split: PromptSplit) -> ChatTokenizer:
+def _checked(model: ModelRef, policy: PolicyConfig, split: PromptSplit, judges: Sequence[JudgeConfig]) -> ChatTokenizer:
     """Load the start model as every later stage will, read every prompt with it, and sample one token.
 
     Returns:
@@ -87,6 +95,8 @@ def _checked(model: ModelRef, policy: PolicyConfig, split: PromptSplit) -> ChatT
         shortest = min(split.train, key=_length)
     check_template(chat, shortest.messages, policy.model)
     check_system_prompt(chat, policy)
+    for judge in judges:
+        check_thoughts(chat, judge, policy.model)
     limits = Limits(policy.model, loaded.get_input_embeddings().num_embeddings, policy.max_prompt_tokens)
     check_prompts(chat, split.train, limits, kind="training")
     check_prompts(chat, split.held_out, limits, kind="held-out")

@@ -21,6 +21,7 @@ from components.judges.chat.ledger import write_usage
 from components.judges.health import CONFIDENCE, RESAMPLES, measure_health
 from components.judges.protocol import Group, JudgeContext
 from components.judges.registry import check_judge, judge_digest, load_judge
+from components.judges.thoughts import as_shown
 from components.preferences.active.refine import costly_judge
 from components.preferences.counts import COUNTS, judged_counts
 from components.preferences.judged_pairs import build_from_verdicts
@@ -134,7 +135,7 @@ def calibrate(pairs: SeedPairs, config: CampaignConfig, models: tuple[ModelRef, 
             measured = _calibration(
                 known(asked, verdicts), judge.name, scale=config.preferences.soft_label_scale, seed=seed
             )
-            health = measure_health(verdicts, groups, seed=seed).model_dump(mode="json")
+            health = measure_health(verdicts, as_shown(judge, groups), seed=seed).model_dump(mode="json")
             write_json(work / CALIBRATION, counts | measured | {"judge_health": health})
 
 
