@@ -40,6 +40,14 @@ def message_text(message: Message) -> str:
     return "\n\n".join([message["content"], *blocks] if message["content"] else blocks)
 
 
+def called_name(messages: Messages, result: Message) -> str | None:
+    """Return the name of the tool whose result a message is: its own, or that of the call with its id; None without."""
+    own: str | None = result.get("name")
+    calls = {call.get("id"): call for message in messages for call in message.get("tool_calls", [])}
+    call = calls.get(result.get("tool_call_id")) if "tool_call_id" in result else None
+    return own or (call["function"]["name"] if call else None)
+
+
 def with_system(messages: Messages, text: str) -> Messages:
     """Return a conversation with a system message in front; as it is if it has its own, or if the text is empty."""
     if not text or any(message["role"] == "system" for message in messages):

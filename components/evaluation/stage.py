@@ -20,6 +20,7 @@ from components.judges.health import measure_health
 from components.judges.protocol import JUDGING, Judge, JudgeContext, SampledTokens
 from components.judges.registry import load_pinned_judge
 from components.judges.thoughts import as_shown
+from components.judges.wording import as_text
 from components.models.tokens import load_chat
 from components.plots.stages import evaluation_plots
 from components.records import EvaluateRequest, Interval
@@ -202,12 +203,19 @@ def _samples(held_out: HeldOut, answers: Answers, comparison: HeldOutComparison)
     rewards = comparison.rewards or {}
     words = {
         "prompt_id": [prompt_id for prompt_id, _ in held_out.prompts],
-        "prompt": [messages[-1]["content"] for _, messages in held_out.prompts],
+        "prompt": [_asked(messages) for _, messages in held_out.prompts],
         **{name: [response.text for response in answers.responses[name]] for name in MODELS},
     }
     numbers = {f"reward_{name}": rewards.get(name, unscored) for name in MODELS}
     numbers |= {f"outcome_vs_{opponent}": comparison.outcomes[opponent] for opponent in ("champion", "start")}
     return pd.concat([pd.DataFrame(words, dtype="str"), pd.DataFrame(numbers, dtype="float64")], axis=1)
+
+
+def _asked(messages: Messages) -> str:
+    """Return what is asked last: the user's message, with the calls and results of tools that follow it."""
+    last = max((place for place, message in enumerate(messages) if message["role"] == "user"), default=0)
+    content: str = messages[-1]["content"]
+    return content if last == len(messages) - 1 else as_text(messages[last:])
 
 
 def _known(values: Sequence[float | None]) -> list[float]:

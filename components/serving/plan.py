@@ -13,7 +13,7 @@ from typing import Any
 from components.artifacts import read_json
 from components.campaign.models import model_of_round
 from components.campaign.state import campaign_directory, known_state
-from components.data.messages import Messages, parse_messages, without_tools
+from components.data.messages import Message, Messages, parse_messages, without_tools
 from components.models.directory import check_model_directory
 from components.records import ModelRef
 from components.runtime.ports import is_free
@@ -107,11 +107,21 @@ def example_request(serving: Serving) -> dict[str, object]:
     tools = own_tools or policy.get("chat_template_arguments", {}).get("tools")
     return {
         "model": serving.model_id,
-        "messages": messages,
+        "messages": [_as_sent(message) for message in messages],
         **({"tools": tools} if tools else {}),
         "max_tokens": policy["max_response_tokens"],
         **({"stop": stop} if stop else {}),
     }
+
+
+def _as_sent(message: Message) -> Message:
+    """Return a message as endpoints take it: with the arguments of tool calls as JSON text."""
+    if "tool_calls" not in message:
+        return message
+    functions = [call["function"] for call in message["tool_calls"]]
+    texts = [{**function, "arguments": json.dumps(function["arguments"])} for function in functions]
+    calls = [{**call, "function": text} for call, text in zip(message["tool_calls"], texts, strict=True)]
+    return {**message, "tool_calls": calls}
 
 
 def _shortest_prompt(directory: Path) -> Messages:
