@@ -177,6 +177,13 @@ class GenerateRequest(Record):
     """Orders the pool of prompts, so that rounds draw from it without replacement."""
     generation: GenerationConfig
     seed: int
+    tag_column: str = ""
+    """Column of the prompts' tags; empty if they have none."""
+    tag_shares: dict[str, float] = {}
+    """Share of the round's prompts by tag."""
+    weight_column: str = ""
+    """Column of the prompts' weights; empty if all are drawn alike."""
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("tag_column", "tag_shares", "weight_column")
 
 
 class CollectRequest(Record):

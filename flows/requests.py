@@ -80,6 +80,9 @@ class Round:
             campaign_seed=self.config.seed,
             generation=self.config.generation,
             seed=self._seed("generate_responses"),
+            tag_column=prompts.tag_column,
+            tag_shares=prompts.tag_shares,
+            weight_column=prompts.weight_column,
         )
 
     def collect(self, generated: Manifest | None) -> CollectRequest:

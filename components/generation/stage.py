@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from components.artifacts import derive_seed, read_table, write_json, write_table
-from components.data.columns import COLUMNS
+from components.data.columns import COLUMNS, columns_of_table
+from components.data.draws import Traits, count_tags, traits_of
 from components.data.messages import parse_messages
 from components.generation.curriculum import draw_round
 from components.generation.engines import opened
@@ -50,7 +51,8 @@ def run(request: GenerateRequest, out: Path) -> None:
     pick_own_device()
     table = read_table(request.prompts).set_index("prompt_id")
     pool = table["messages"]
-    drawn, left_out, filled_up = draw_round(pool.index, request)
+    traits = _traits(table, request)
+    drawn, left_out, filled_up = draw_round(pool.index, request, traits)
     if left_out or filled_up:
         log.info("%d solved prompts are left out; %d are drawn for lack of others", left_out, filled_up)
     chat = load_chat(request.policy, request.limits)
@@ -92,12 +94,23 @@ def run(request: GenerateRequest, out: Path) -> None:
         "sampling": path._asdict(),
     }
     prompts = pd.DataFrame({"prompt_id": drawn, "messages": [pool[name] for name in drawn]}, dtype="str")
+    if traits is not None and request.tag_column:
+        prompts["tag"] = [traits[name].tag for name in drawn]
+        counts["tags"] = count_tags(prompts["tag"])
     if COLUMNS in table:
         prompts[COLUMNS] = table.loc[drawn, COLUMNS].to_numpy()
     prompts["token_ids"] = [encoded[name] for name in drawn]
     write_table(out / "prompts.parquet", prompts)
     write_table(out / "responses.parquet", _table(list(sampled), seeds, responses, _sampling(request)))
     write_json(out / "generate.json", counts)
+
+
+def _traits(table: pd.DataFrame, request: GenerateRequest) -> dict[str, Traits] | None:
+    """Return the tag and weight of each prompt in the pool; None if the draw needs neither."""
+    if not request.tag_column and not request.weight_column:
+        return None
+    columns = columns_of_table(table)
+    return {name: traits_of(own, request, name) for name, own in zip(table.index, columns, strict=True)}
 
 
 def _respond(

@@ -87,7 +87,7 @@ def _row(
         pair.rejected.text,
         p=pair.p,
         margin=pair.margin,
-        tag=preferences.tag,
+        tag=group.tag or preferences.tag,
         judge=judge,
         verdict_ids=list(evidence),
     )
@@ -140,7 +140,7 @@ def build_singles(
                 None if desirable else answer.text,
                 p=soft_label(distance, preferences),
                 margin=distance,
-                tag=preferences.tag,
+                tag=group.tag or preferences.tag,
                 judge=judge,
                 verdict_ids=[name for sample_id in answer.sample_ids for name in cited[group.prompt_id, sample_id]],
             )

@@ -14,7 +14,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from components.artifacts import read_json, read_table
+from components.artifacts import read_json, read_table, write_bytes
 from components.campaign.models import model_of_round
 from components.campaign.state import round_directory
 from components.config import CampaignConfig, LoraConfig
@@ -163,3 +163,28 @@ def test_answers_that_a_stop_string_ends_are_trained_on_without_an_end_token(mak
     assert set(reasons) <= {"an answer has no tokens", "duplicate of another pair", "chosen equals rejected"} | (
         {"a response is empty"} if empty else set()
     )
+
+
+def test_rounds_hold_the_shares_of_their_prompts_tags_and_pairs_have_them(make_config: Make, tmp_path: Path) -> None:
+    config = make_config("chatml")
+    rows = [{"prompt": f"Is {name} late?", "kind": "math" if name < "e" else "law"} for name in "abcdefghijkl"]
+    rows.append({"prompt": "Is it late?"})
+    write_bytes(tmp_path / "prompts.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+    prompts = config.prompts.model_dump() | {"tag_column": "kind", "tag_shares": {"math": 0.5}, "num_held_out": 1}
+    sections = config.model_dump() | {"prompts": prompts}
+    directory = tmp_path / "runs" / "family"
+    play(CampaignConfig.model_validate(sections), directory, rounds=2)
+    tag_of = {json.dumps([{"role": "user", "content": row["prompt"]}]): row.get("kind") for row in rows}
+    drawn_math: list[str] = []
+    for number in (1, 2):
+        stage = round_directory(directory, number)
+        drawn = read_table(stage / "generate_responses" / "prompts.parquet")
+        math = [text for text in drawn["messages"] if tag_of[text] == "math"]
+        assert (len(drawn), len(math)) == (4, 2)
+        assert read_json(stage / "generate_responses" / "generate.json")["tags"]["math"] == 2
+        drawn_math += math
+        pairs = read_table(stage / "collect_preferences" / "preferences.parquet")
+        assert len(pairs)
+        for row in pairs.to_dict("records"):
+            assert row["tag"] == (tag_of[row["prompt"]] or "helpfulness")
+    assert len(set(drawn_math)) >= 3, "without replacement until the tag's prompts are used up"
