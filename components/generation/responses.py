@@ -25,6 +25,11 @@ class Response:
     """Whether a stop string ended it, and no stop token."""
 
     @property
+    def answer_ids(self) -> list[int]:
+        """The sampled tokens without the stop token."""
+        return self.token_ids[:-1] if self.finish_reason == "stop" else self.token_ids
+
+    @property
     def empty(self) -> bool:
         """Whether the text is empty or only white space."""
         return not self.text.strip()
