@@ -76,7 +76,7 @@ def costly_step(pairs: int, counts: Mapping[str, Any], *, rest: str, preferences
     """
     tied = counts["ties"] if preferences.ties == "drop" else 0
     undecided = LeftOut(
-        count=counts["dropped"] - tied,
+        count=counts["dropped"] - tied - counts["chosen_cut"],
         cause=f"the costly judge decided nothing (active.rest = {rest}, active.budget = {counts['budget']})",
         remedy="set `active: {rest: keep}`, or raise active.budget",
     )
@@ -85,7 +85,12 @@ def costly_step(pairs: int, counts: Mapping[str, Any], *, rest: str, preferences
         cause="the costly judge finds the answers tied (preferences.ties = drop)",
         remedy=REMEDIES["ties"],
     )
-    return step(pairs, "pairs", [undecided, ties])
+    cut = LeftOut(
+        count=counts["chosen_cut"],
+        cause="the length limit cut the answer that the costly judge prefers (preferences.cut_responses = rejected)",
+        remedy=REMEDIES["chosen_cut"],
+    )
+    return step(pairs, "pairs", [undecided, ties, cut])
 
 
 def _step(

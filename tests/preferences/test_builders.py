@@ -15,6 +15,7 @@ from components.judges.protocol import Group, Opinion, SampledTokens, Verdict, m
 from components.preferences.builders import BUILDERS
 from components.preferences.judged_pairs import build_pairs
 from components.preferences.labels import soft_label
+from components.preferences.no_pairs import judged_step
 
 ASK = [{"role": "user", "content": "?"}]
 
@@ -374,3 +375,13 @@ def test_response_cut_in_one_of_two_equal_texts_follows_the_tokens_that_the_pair
         tokens = {number: SampledTokens((7,), reason, None) for number, reason in reasons.items()}
         found = pairs_of(replace(of, tokens=tokens), scored(of, 2.0, 2.0, 1.0), cut_responses="rejected")
         assert found == ([("a", "b", 1.0)] if first else "chosen_cut")
+
+
+def test_round_without_a_pair_names_the_length_limit_that_cut_the_better_responses() -> None:
+    groups = [replace(cut_group("A", "b"), prompt_id=name) for name in "pq"]
+    verdicts = [verdict for of in groups for verdict in scored(of, 2.0, 1.0)]
+    preferences = PreferencesConfig(cut_responses="rejected")
+    built = build_pairs(groups, verdicts, judge="judge", preferences=preferences, seed=0)
+    (left_out,) = judged_step(groups, built, preferences).left_out
+    assert (left_out.count, left_out.cause) == (2, "the length limit cut the better responses")
+    assert left_out.remedy.startswith("raise policy.max_response_tokens, or set preferences.cut_responses to any")

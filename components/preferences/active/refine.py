@@ -99,6 +99,7 @@ def refine(
     concluded = [verdict for verdict in own_verdicts if verdict.part == COSTLY]
     of_pair = dict(zip(chosen, costly_verdicts([pairs[index] for index in chosen], concluded), strict=True))
     outcomes: Counter[str] = Counter()
+    turned_cut = 0
     refined_rows: list[dict[str, Any]] = []
     for index, pair in enumerate(pairs):
         verdict = of_pair.get(index)
@@ -109,8 +110,11 @@ def refine(
             outcome, relabelled = _relabelled(pair, verdict, judge.name, preferences)
             outcomes[outcome] += 1
             refined_rows += relabelled
+            turned_cut += outcome == "flipped" and not relabelled
     counts = {"budget": active.budget, "choose_by": active.choose_by, "candidates": len(pairs), "asked": len(asked)}
     counts |= {outcome: outcomes[outcome] for outcome in OUTCOMES} | {"dropped": len(pairs) - len(refined_rows)}
+    # Of those that it turned around, how many were dropped because the limit cut the answer that it prefers.
+    counts["chosen_cut"] = turned_cut
     return RefinedPairs(refined_rows, own_verdicts, counts)
 
 
