@@ -68,6 +68,13 @@ class CampaignConfig(Section):
     gate: GateConfig = GateConfig()
     budget: BudgetConfig = BudgetConfig()
 
+    @property
+    def reads_columns(self) -> bool:
+        """Whether anything reads the other columns of the prompts' rows."""
+        judges = (self.judge, self.evaluation_judge, *([self.active.judge] if self.active.budget else []))
+        drawn_by = self.prompts.tag_column or self.prompts.weight_column
+        return bool(drawn_by) or any("python" in judge.kinds for judge in judges)
+
     @model_validator(mode="after")
     def _rate_fits_what_is_trained(self) -> Self:
         """Fill in the learning rate that is left out: adapters take a higher one than all weights."""
@@ -134,6 +141,15 @@ class CampaignConfig(Section):
             raise ValueError(
                 "preferences.pairs revised needs the model of a constitution: "
                 "set `judge: {kind: constitution, ...}`, or choose other pairs"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _revisions_have_no_thoughts(self) -> Self:
+        if self.preferences.pairs == "revised" and self.judge.hide_thoughts:
+            raise ValueError(
+                "preferences.pairs revised does not work with judge.hide_thoughts, since a revision would be trained "
+                "on without a thought: leave `hide_thoughts` out, or choose other pairs"
             )
         return self
 

@@ -3,7 +3,7 @@
 from datetime import date
 from typing import ClassVar, Literal, Self
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from components.config.section import Section
 
@@ -49,7 +49,18 @@ class PolicyConfig(Section):
     """Date (YYYY-MM-DD) that a chat template which writes today's date reads in every stage; empty takes the day on
     which the campaign began."""
 
-    ADDED_LATER: ClassVar[tuple[str, ...]] = ("chat_template_arguments", "template_date")
+    system_prompt: str = ""
+    """System message in front of every prompt that has none of its own, in every stage: sampling, judging, training and
+    evaluation; white space around it is removed. Empty adds none."""
+
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("chat_template_arguments", "template_date", "system_prompt")
+
+    @field_validator("system_prompt")
+    @classmethod
+    def _is_text(cls, text: str) -> str:
+        if text and not text.strip():
+            raise ValueError("holds only white space: write a text, or leave it out")
+        return text.strip()
 
     @model_validator(mode="after")
     def _arguments_are_free(self) -> Self:
