@@ -235,7 +235,9 @@ class TrainRequest(Record):
     seed: int
     master: Artifact | None = None
     """Directory of the fp32 masters that were published with the policy, and their digest; None if it has none."""
-    ADDED_LATER: ClassVar[tuple[str, ...]] = ("master",)
+    constraint_digest: str | None = None
+    """Digest of the code of `constraints.function`; None without such a rule."""
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("master", "constraint_digest")
 
 
 class EvaluateRequest(Record):
@@ -255,6 +257,9 @@ class EvaluateRequest(Record):
     evaluation: EvaluationConfig
     constraints: ConstraintsConfig
     seed: int
+    constraint_digest: str | None = None
+    """Digest of the code of `constraints.function`; None without such a rule."""
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("constraint_digest",)
 
 
 class PromoteRequest(Record):

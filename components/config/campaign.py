@@ -72,7 +72,7 @@ class CampaignConfig(Section):
     def reads_columns(self) -> bool:
         """Whether anything reads the other columns of the prompts' rows."""
         judges = (self.judge, self.evaluation_judge, *([self.active.judge] if self.active.budget else []))
-        return any("python" in judge.kinds for judge in judges)
+        return bool(self.constraints.function) or any("python" in judge.kinds for judge in judges)
 
     @model_validator(mode="after")
     def _rate_fits_what_is_trained(self) -> Self:

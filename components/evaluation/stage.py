@@ -14,7 +14,7 @@ from components.data.columns import columns_of_table
 from components.data.messages import Messages, parse_messages
 from components.evaluation.answers import Answers, answer
 from components.evaluation.outcomes import HeldOutComparison, compare, principle_violations
-from components.evaluation.rules import violation_shares
+from components.evaluation.rules import judged_violations, violation_shares
 from components.judges.chat.ledger import write_usage
 from components.judges.health import measure_health
 from components.judges.protocol import JUDGING, Judge, JudgeContext, SampledTokens
@@ -78,7 +78,14 @@ def run(request: EvaluateRequest, out: Path) -> None:
             name: _mean([response.unfinished for response in answers.responses[name]]) for name in MODELS
         },
         "violations": violation_shares(answers.responses, request.constraints)
-        | _principle_violations(request, comparison),
+        | _principle_violations(request, comparison)
+        | judged_violations(
+            answers.responses,
+            [messages for _, messages in held_out.prompts],
+            held_out.columns,
+            request.constraints,
+            scratch=context.scratch,
+        ),
         **_implicit_reward(request),
         "invalid_share": comparison.invalid_share,
         "judge_health": measure_health(comparison.verdicts, comparison.groups, seed=request.seed).model_dump(

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from components.config import BUILTIN, CampaignConfig, PreferencesConfig
 from components.data.preference_file import load_seed_pairs
 from components.data.prompts import split_prompts
+from components.functions.violations import check_constraint
 from components.judges.registry import check_judge
 from components.models import vllm
 from components.models.directory import check_model_directory, check_policy_directory, check_quantization
@@ -37,10 +38,15 @@ def check_inputs(config: CampaignConfig) -> Inputs:
 
             check_adapter_fits(model, config.lora, config.soft_prompt)
     prompts = split_prompts(config.prompts, carries_columns=config.reads_columns)
-    check_judge(config.judge, [prompt.messages for prompt in prompts.train])
-    check_judge(config.evaluation_judge, [prompt.messages for prompt in prompts.held_out])
+    train, held_out = ([prompt.messages for prompt in side] for side in (prompts.train, prompts.held_out))
+    train_columns, held_out_columns = ({name for prompt in side for name in prompt.columns} for side in prompts.sides)
+    check_judge(config.judge, train, train_columns)
+    check_judge(config.evaluation_judge, held_out, held_out_columns)
     if config.active.budget:
-        check_judge(config.active.judge, [prompt.messages for prompt in prompts.train])
+        check_judge(config.active.judge, train, train_columns)
+    check_constraint(config.constraints, train_columns | held_out_columns, rows="the prompts' rows")
+    if config.preferences.seed_pairs:
+        check_constraint(config.constraints, (), rows="the pairs of preferences.seed_pairs")
     return Inputs(
         prompts_digest=prompts.digest, seed_pairs_digest=_check_seeds(config) if config.preferences.seed_pairs else None
     )

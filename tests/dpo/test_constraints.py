@@ -14,7 +14,7 @@ def responses(ids: list[list[int]], logps: list[list[float]], end: list[list[flo
     tokens = torch.tensor(ids)
     values = torch.tensor(logps, dtype=torch.float64, requires_grad=True)
     ends = torch.tensor(end if end is not None else logps, dtype=torch.float64, requires_grad=True)
-    return Responses(tokens, tokens != 0, values, ends)
+    return Responses(tokens, tokens != 0, values, ends, torch.zeros(len(tokens)))
 
 
 def test_phrase_probability_is_the_product_over_the_phrase_and_takes_the_likeliest_place() -> None:
