@@ -53,7 +53,7 @@ def f(prompts, completions, completion_ids, answer, trainer_state, log_extra, lo
 
 def test_text_form_gives_plain_texts(run: Run) -> None:
     """Of TRL's standard form: a length of messages would be 1 for every completion."""
-    source = "def f(prompts, completions, **kwargs):\n    assert prompts == ['q'] * 2\n    return list(map(len, completions))"
+    source = "def f(prompts, completions, **_):\n    assert prompts == ['q'] * 2\n    return [*map(len, completions)]"
     assert run(source, samples("abc", "d"), form="text") == [Score(3.0), Score(1.0)]
 
 

@@ -103,7 +103,7 @@ def test_code_that_does_not_exist_is_named(function: str, says: str) -> None:
         ("def f(response, /): 1", "has parameters without a name for callers"),
         (
             "def f(response, solution, answer): 1",
-            r"requires solution, but the prompts' rows have answer, level: add the column, give the parameter a default",
+            r"requires solution, but the prompts' rows have answer, level: add the column, give the parameter",
         ),
         ("def f(response, prompts): 1", "requires response, but"),
     ],
