@@ -13,7 +13,7 @@ from components.artifacts import derive_seed, read_json, read_table, write_json,
 from components.data.columns import columns_of_table
 from components.data.messages import Messages, parse_messages
 from components.evaluation.answers import Answers, answer
-from components.evaluation.outcomes import HeldOutComparison, compare, principle_violations
+from components.evaluation.outcomes import HeldOutComparison, compare, function_means, principle_violations
 from components.evaluation.rules import judged_violations, violation_shares
 from components.judges.chat.ledger import write_usage
 from components.judges.health import measure_health
@@ -86,6 +86,7 @@ def run(request: EvaluateRequest, out: Path) -> None:
             request.constraints,
             scratch=context.scratch,
         ),
+        **_function_means(request, comparison),
         **_implicit_reward(request),
         "invalid_share": comparison.invalid_share,
         "judge_health": measure_health(comparison.verdicts, comparison.groups, seed=request.seed).model_dump(
@@ -158,13 +159,21 @@ def _principle_violations(
     request: EvaluateRequest, comparison: HeldOutComparison
 ) -> dict[str, dict[str, float | None]]:
     """Return the shares by principle and model; if champion and start are the same model, both get its shares."""
-    same = request.champion.digest == request.start.digest
-    violations = principle_violations(
-        comparison.verdicts, models=[name for name in MODELS if not (same and name == "start")]
-    )
-    if not same:
-        return violations
+    violations = principle_violations(comparison.verdicts, models=_judged_models(request))
     return {principle: {"start": shares["champion"]} | shares for principle, shares in violations.items()}
+
+
+def _function_means(request: EvaluateRequest, comparison: HeldOutComparison) -> dict[str, Any]:
+    """Return what each of several functions of the user said of the models; nothing for other judges."""
+    means = function_means(comparison.verdicts, models=_judged_models(request))
+    functions = {function: {"start": of_model["champion"]} | of_model for function, of_model in means.items()}
+    return {"functions": functions} if functions else {}
+
+
+def _judged_models(request: EvaluateRequest) -> list[str]:
+    """Return the models whose responses were judged: if champion and start are the same, they are judged once."""
+    same = request.champion.digest == request.start.digest
+    return [name for name in MODELS if not (same and name == "start")]
 
 
 def _win_rates(request: EvaluateRequest, comparison: HeldOutComparison) -> dict[str, Any]:

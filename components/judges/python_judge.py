@@ -15,11 +15,8 @@ from components.functions.checking import check_functions
 from components.functions.process import Score
 from components.functions.scoring import Sample, code_identity, score
 from components.functions.source import find_source
+from components.judges.function_scores import FUNCTION, NOT_APPLICABLE
 from components.judges.protocol import Group, Judge, JudgeContext, Opinion, Verdict, make_verdict
-
-FUNCTION = "function: "
-"""Prefix of a function's name in the parts of verdicts."""
-NOT_APPLICABLE = "the function does not apply (it returned None)"
 
 
 class PythonJudge:

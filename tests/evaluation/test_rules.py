@@ -39,7 +39,7 @@ def test_violation_shares_of_rules_that_are_not_configured_are_left_out() -> Non
 def test_judged_violations_are_means_by_model_of_what_the_function_says(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By hand: the challenger breaks the rule by 1 and 0.5, the start by 0 and in a way that the function cannot tell."""
+    """By hand: the challenger breaks it by 1 and 0.5, the start by 0 and in a way that the function cannot tell."""
     (tmp_path / "rules.py").write_text(
         "def leaks(response, secret):\n    return {'b': 0.5, 'odd': 3}.get(response, secret in response)\n"
     )
