@@ -172,7 +172,9 @@ class JurorConfig(JudgeSettings):
 class JudgeConfig(JudgeSettings):
     """Who decides which response is better."""
 
-    kind: SingleKind | Literal["jury"] = "rule"
+    kind: Literal[
+        "rule", "python", "reward_model", "implicit_reward", "llm", "self", "constitution", "debate", "jury"
+    ] = "rule"
     """`rule`: an allow-listed function of ours; `python`: a function of yours, in a process of its own; `reward_model`:
     a sequence-classification model with one output; `implicit_reward`: the policy's log-ratio against the start; `llm`:
     a chat model at `endpoint`; `self`: the round's own policy, served here; `constitution`: a chat model at `endpoint`,

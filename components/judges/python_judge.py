@@ -93,10 +93,11 @@ def samples_of(group: Group, number: int) -> list[Sample]:
 
 
 def part_names(functions: Sequence[FunctionConfig]) -> list[str]:
-    """Return a short name for each function, which differs from the others' names."""
+    """Return a short name for each function, `module.name`, which differs from the others' names."""
     names: list[str] = []
     for function in functions:
-        name = find_source(function.function).name
+        source = find_source(function.function)
+        name = f"{source.module.rpartition('.')[2]}.{source.name}"
         numbered = (f"{name}#{number}" for number in itertools.count(2))
         names.append(next(each for each in itertools.chain([name], numbered) if each not in names))
     return names

@@ -57,7 +57,7 @@ def test_one_function_gives_one_verdict_per_response(file: str, tmp_path: Path) 
         ("p", 5, -1.0, ""),
         ("q", 0, -5.0, ""),
     ]
-    assert {each.judge for each in verdicts} == {"python:brief"}
+    assert {each.judge for each in verdicts} == {"python:rewards.brief"}
 
 
 def test_several_functions_give_their_weighted_sum_and_are_stored_as_parts(file: str, tmp_path: Path) -> None:
@@ -65,11 +65,11 @@ def test_several_functions_give_their_weighted_sum_and_are_stored_as_parts(file:
     verdicts = judged(several(file, exact=2, brief=0.5), tmp_path)
     assert scores(verdicts) == {("p", 0): 1.5, ("p", 3): -2.0, ("p", 5): 1.5, ("q", 0): -2.5}
     assert [(each.part, each.score, each.status, each.detail) for each in verdicts[-3:]] == [
-        ("function: exact", None, "invalid", "the function does not apply (it returned None)"),
-        ("function: brief", -5.0, "ok", ""),
-        ("", -2.5, "ok", "brief -5"),
+        ("function: rewards.exact", None, "invalid", "the function does not apply (it returned None)"),
+        ("function: rewards.brief", -5.0, "ok", ""),
+        ("", -2.5, "ok", "rewards.brief -5"),
     ]
-    assert verdicts[2].detail == "exact 1, brief -1"
+    assert verdicts[2].detail == "rewards.exact 1, rewards.brief -1"
     assert len(verdicts) == 12
     assert len({each.verdict_id for each in verdicts}) == 12
 
@@ -78,14 +78,14 @@ def test_a_function_that_failed_makes_the_sum_invalid_with_its_reason(file: str,
     verdicts = judged(several(file, brief=1, fragile=1), tmp_path)
     assert ("p", 3) not in scores(verdicts)
     (conclusion,) = [each for each in verdicts if each.sample_id == 3 and not each.part]
-    assert conclusion.detail == "fragile: ValueError: cannot read five (rewards.py line 6)"
+    assert conclusion.detail == "rewards.fragile: ValueError: cannot read five (rewards.py line 6)"
     assert [each.status for each in verdicts if each.sample_id == 3] == ["ok", "invalid", "invalid"]
 
 
 def test_a_response_to_which_no_function_applies_has_no_score(file: str, tmp_path: Path) -> None:
     verdicts = judged(JudgeConfig(kind="python", function=f"{file}:exact"), tmp_path)
     assert [each.score for each in verdicts] == [1.0, 0.0, 1.0, None]
-    assert verdicts[-1].detail == "no function applies (exact returned None)"
+    assert verdicts[-1].detail == "no function applies (rewards.exact returned None)"
 
 
 def test_completion_ids_are_the_sampled_tokens(file: str, tmp_path: Path) -> None:
@@ -94,11 +94,12 @@ def test_completion_ids_are_the_sampled_tokens(file: str, tmp_path: Path) -> Non
 
 
 def test_two_functions_of_one_name_are_told_apart(file: str, tmp_path: Path) -> None:
-    (tmp_path / "other.py").write_text("def brief(response): return 1")
-    functions = [{"function": f"{file}:brief"}, {"function": f"{tmp_path}/other.py:brief"}]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "rewards.py").write_text("def brief(response): return 1")
+    functions = [{"function": f"{file}:brief"}, {"function": f"{tmp_path}/other/rewards.py:brief"}]
     verdicts = judged(JudgeConfig.model_validate({"kind": "python", "functions": functions}), tmp_path)
-    assert {each.part for each in verdicts} == {"function: brief", "function: brief#2", ""}
-    assert {each.judge for each in verdicts} == {"python:brief+brief#2"}
+    assert {each.part for each in verdicts} == {"function: rewards.brief", "function: rewards.brief#2", ""}
+    assert {each.judge for each in verdicts} == {"python:rewards.brief+rewards.brief#2"}
 
 
 def test_a_changed_function_is_another_judge(file: str, tmp_path: Path) -> None:
@@ -138,7 +139,7 @@ def test_a_python_juror_votes_by_its_scores(file: str, tmp_path: Path) -> None:
     # "4" is briefer than "five", on which the other juror abstains: one vote of one, (1 + 1) / (1 + 2) as a majority
     # counts it. The two "4" are equal to both.
     assert concluded == {(0, 3): pytest.approx(2 / 3), (0, 5): 0.5, (3, 5): pytest.approx(1 / 3)}
-    assert {each.part for each in verdicts} == {"", "python:brief", "python:fragile"}
+    assert {each.part for each in verdicts} == {"", "python:rewards.brief", "python:rewards.fragile"}
     needs_answer = JudgeConfig(kind="jury", jurors=(jurors[0], JurorConfig(kind="python", function=f"{file}:exact")))
     with pytest.raises(ValueError, match="requires answer, but the prompts' rows have no other columns"):
         check_judge(needs_answer, [ASK], ())
