@@ -6,6 +6,7 @@ Equal texts in equal conversations with equal columns are scored once. Knows no 
 import contextlib
 import json
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +63,7 @@ def score(
     """Return the score of each sample by each function, by function.
 
     Args:
-        samples: What is scored; the samples of a group follow each other.
+        samples: What is scored.
         functions: The functions.
         limits: What a call may take.
         scratch: Directory for the log and the scores that outlive a killed run.
@@ -102,36 +103,25 @@ def _plan(
     samples: Sequence[Sample], function: FunctionConfig, description: Description, limits: CallLimits
 ) -> tuple[list[str], list[_Call]]:
     """Return the key of each sample's score, and the calls that give the scores of all keys."""
-    identity = code_identity(function)
-    groups: dict[int, list[Sample]] = {}
-    for sample in samples:
-        groups.setdefault(sample.group, []).append(sample)
-    keys: dict[int, list[str]] = {}
+    identity, texts = code_identity(function), defaultdict[int, set[str]](set)
+    if description.form == GROUP:  # which may score each response by the others
+        for sample in samples:
+            texts[sample.group].add(sample.response)
+    keys = [digest([identity, sample.content, sorted(texts[sample.group])]) for sample in samples]
+    of_group, planned = defaultdict[int, _Call](_Call), set[str]()
+    for sample, key in zip(samples, keys, strict=True):
+        if key not in planned:
+            planned.add(key)
+            of_group[sample.group].samples.append(sample)
+            of_group[sample.group].keys.append(key)
     calls: list[_Call] = []
-    planned: set[str] = set()
-    for number, members in groups.items():
-        # A function that reads all responses to a prompt may score each by the others.
-        others = sorted({sample.response for sample in members}) if description.form == GROUP else []
-        keys[number] = [digest([identity, sample.content, others]) for sample in members]
-        call = _Call()
-        for sample, key in zip(members, keys[number], strict=True):
-            if key not in planned:
-                planned.add(key)
-                call.samples.append(sample)
-                call.keys.append(key)
+    for call in of_group.values():
         _add(calls, call, description, limits)
-    places = dict.fromkeys(groups, 0)
-    ordered = []
-    for sample in samples:
-        ordered.append(keys[sample.group][places[sample.group]])
-        places[sample.group] += 1
-    return ordered, calls
+    return keys, calls
 
 
 def _add(calls: list[_Call], call: _Call, description: Description, limits: CallLimits) -> None:
     """Add the samples of a group to the calls, in the form that the function wants."""
-    if not call.samples:
-        return
     if description.form == GROUP:
         calls.append(call)
     elif description.form == BATCH:

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from components.config.function import FUNCTION
 
+OURS = __name__.partition(".")[0]
+
 
 class Source(NamedTuple):
     """The code that a function begins in."""
@@ -24,7 +26,7 @@ class Source(NamedTuple):
     name: str
     """Name of the function."""
     version: str | None
-    """Version of the distribution; None for a file of the user's."""
+    """Version of the distribution; None for a file of the user's, empty for our own, which its code pins."""
 
     @property
     def is_file(self) -> bool:
@@ -60,7 +62,7 @@ def find_source(function: str) -> Source:
     for root in roots:
         file = _module_file(root.joinpath(*rest)) if root.is_dir() else (None if rest else root)
         if file is not None:
-            return Source(file, root.parent, module, match["name"], _version(first))
+            return Source(file, root.parent, module, match["name"], "" if first == OURS else _version(first))
     raise ValueError(
         f"function {function}: there is no module {module}: install it, or name a file, such as ./my_rewards.py:score"
     )

@@ -44,7 +44,8 @@ def check_inputs(config: CampaignConfig) -> Inputs:
     check_judge(config.evaluation_judge, held_out, held_out_columns)
     if config.active.budget:
         check_judge(config.active.judge, train, train_columns)
-    check_constraint(config.constraints, train_columns | held_out_columns, rows="the prompts' rows")
+    for columns in (train_columns, held_out_columns):
+        check_constraint(config.constraints, columns, rows="the prompts' rows")
     if config.preferences.seed_pairs:
         check_constraint(config.constraints, (), rows="the pairs of preferences.seed_pairs")
     return Inputs(

@@ -139,7 +139,7 @@ def _data(facts: RoundFacts) -> Iterator[tuple[str, float | None]]:
             yield f"costly/{name}", collected["active"][name]
         for principle, counts in collected.get("violations", {}).items():
             yield f"response_violations/{_key(principle)}", Violations.model_validate(counts).rate
-        for function, counts in collected.get("functions", {}).items():
+        for function, counts in collected.get("functions", {}).items():  # only of a judge of several functions
             yield f"response_functions/{_key(function)}", FunctionScores.model_validate(counts).mean
         for outcome, responses in (collected.get("revisions") or {}).items():
             yield f"revisions/{outcome}", responses

@@ -143,9 +143,25 @@ def test_unit_tests(response: str, tests: Any, expected: float | None) -> None:
 def test_unit_tests_run_behind_a_setup_and_share_their_time() -> None:
     assert unit_tests.score("x = math.pi", "assert x > 3", setup="import math") == 1
     endless = ["assert True", "while True: pass", "assert True"]
-    began = time.monotonic()
-    assert unit_tests.score("", endless, seconds=2.0) == pytest.approx(1 / 3)
-    assert time.monotonic() - began < 10
+    assert unit_tests.score("", endless, seconds=3.0) == pytest.approx(1 / 3)
+
+
+def test_unit_tests_that_are_left_when_the_time_is_used_up_have_failed() -> None:
+    """A sandbox that had no time left to start must not make the verdict invalid."""
+    assert unit_tests.score("", ["import time; time.sleep(300)", "assert True"], seconds=0.5) == 0
+
+
+def test_unit_tests_without_a_sandbox_are_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unit_tests, "_unshare", lambda: ("false",))
+    with pytest.raises(RuntimeError, match="the sandbox did not start"):
+        unit_tests.score("", ["assert True"])
+
+
+def test_unit_tests_that_must_be_fenced_refuse_a_sandbox_with_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unit_tests, "missing_parts", lambda: ("no Landlock",))
+    assert unit_tests.score("", ["assert True"]) == 1
+    with pytest.raises(RuntimeError, match="the sandbox is not whole on this machine: no Landlock"):
+        unit_tests.score("", ["assert True"], strict=True)
 
 
 def test_code_of_a_response_reaches_neither_files_nor_network_nor_environment_nor_processes(

@@ -160,8 +160,8 @@ def f(response):
         while True: time.sleep(1)
     return 1
 """
-    limits = LIMITS.model_copy(update={"time_limit_seconds": 2.0})
-    killed = Score(None, "it was killed after 2 s (time_limit_seconds)")
+    limits = LIMITS.model_copy(update={"time_limit_seconds": 4.0})
+    killed = Score(None, "it was killed after 4 s (time_limit_seconds)")
     assert run(source, samples("a", "bad", "b"), limits) == [Score(1.0), killed, Score(1.0)]
     child = int((tmp_path / "child").read_text())
     deadline = time.monotonic() + 10
@@ -204,10 +204,10 @@ async def f(response):
     elif len(response) == 1: await barrier.wait()
     return 1
 """
-    limits = CallLimits(time_limit_seconds=3, memory_limit_gb=1, concurrent_calls=8)
-    late, wrong = Score(None, "TimeoutError: it took more than 3 s"), Score(None, "ValueError: x (rewards.py line 7)")
+    limits = CallLimits(time_limit_seconds=5, memory_limit_gb=1, concurrent_calls=8)
+    late, wrong = Score(None, "TimeoutError: it took more than 5 s"), Score(None, "ValueError: x (rewards.py line 7)")
     assert run(source, samples("a", "b", "c", "late", "raise"), limits) == [*[Score(1.0)] * 3, late, wrong]
-    killed = Score(None, "it was killed after 3 s (time_limit_seconds)")
+    killed = Score(None, "it was killed after 5 s (time_limit_seconds)")
     assert run(source, samples("meet", "block", "late"), limits) == [Score(1.0), killed, late]
 
 

@@ -73,6 +73,8 @@ def test_digest_of_an_installed_module_covers_its_package_and_version(
     trl = find_source("trl.rewards:think_format_reward")
     assert trl.version == "trl 1.16.0"
     assert not trl.is_file
+    # Another version of ours with the same code is the same function.
+    assert find_source("components.functions.library.pattern:score").version == ""
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import resource
 import sys
 from typing import Any
 
-READY, PASSED = b"ready\n", b"passed\n"
-"""What it writes before the code runs, and after the test has passed."""
+READY, PASSED = b"ready.", b"passed"
+"""What it writes before the code runs, and after the test has passed; of one length, so that each is read whole."""
 FILE_BYTES = 64 * 2**20
 OPEN_FILES, PROCESSES = 64, 32
 CREATE, ADD_RULE, RESTRICT = 444, 445, 446

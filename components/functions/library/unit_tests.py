@@ -14,6 +14,7 @@ import functools
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,8 @@ import time
 from components.functions.library import sandboxed
 
 FENCE = re.compile(r"```(?:python|py|Python)?[ \t]*\n(.*?)```", re.DOTALL)
+START_SECONDS = 60.0
+"""Longest time in which a sandbox may start; it does not count as time of a test."""
 NAMESPACES = ("--user", "--net", "--pid", "--ipc", "--fork", "--kill-child=SIGKILL")
 """Options of `unshare`: no network, and all processes of a test end with its first one."""
 
@@ -61,58 +64,56 @@ def score(
         raise RuntimeError(f"the sandbox is not whole on this machine: {', '.join(gaps)}")
     blocks = FENCE.findall(response)
     code = blocks[-1] if blocks else response
-    deadline, passed = time.monotonic() + seconds, 0
+    left, passed = seconds, 0
     for test in own:
-        left = deadline - time.monotonic()
-        passed += left > 0 and _passes({"setup": setup, "code": code, "test": test}, left, memory_mb)
+        if left <= 0:
+            break
+        has_passed, spent = _run({"setup": setup, "code": code, "test": test}, left, memory_mb)
+        passed, left = passed + has_passed, left - spent
     return passed / len(own)
 
 
-def _passes(program: dict[str, str], seconds: float, memory_mb: int) -> bool:
-    """Run one test, and end all of its processes."""
+def _run(program: dict[str, str], seconds: float, memory_mb: int) -> tuple[bool, float]:
+    """Run one test and end all of its processes; return whether it passed, and its seconds without the start."""
     with tempfile.TemporaryDirectory(prefix="ratchet-tests-") as directory:
         results, result = os.pipe()
-        os.set_blocking(results, False)
-        command = [*_unshare(), sys.executable, "-I", "-S", "-B", sandboxed.__file__, str(result)]
+        limits = {"directory": directory, "seconds": seconds, "memory_bytes": memory_mb * 2**20}
+        process = subprocess.Popen(
+            [*_unshare(), sys.executable, "-I", "-S", "-B", sandboxed.__file__, str(result)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(result,),
+            env={"HOME": directory, "TMPDIR": directory, "LANG": "C.UTF-8"},
+            cwd=directory,
+            process_group=0,
+            preexec_fn=_die_with_parent,
+        )
+        os.close(result)
         try:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=(result,),
-                env={"HOME": directory, "TMPDIR": directory, "LANG": "C.UTF-8"},
-                cwd=directory,
-                process_group=0,
-                preexec_fn=_die_with_parent,
-            )
-            os.close(result)
-            limits = {"directory": directory, "seconds": seconds, "memory_bytes": memory_mb * 2**20}
-            try:
-                process.communicate(json.dumps(program | limits).encode(), timeout=seconds)
-            except subprocess.TimeoutExpired:
-                pass
-            finally:
-                _end(process)
-            told = _told(results)
+            _tell(process, json.dumps(program | limits).encode())
+            if _heard(results, START_SECONDS) != sandboxed.READY:
+                raise RuntimeError("the sandbox did not start")
+            began = time.monotonic()
+            has_passed = _heard(results, seconds) == sandboxed.PASSED
+            return has_passed, time.monotonic() - began
         finally:
             os.close(results)
-    if not told.startswith(sandboxed.READY):
-        raise RuntimeError(f"the sandbox did not start within {seconds:g} s (exit code {process.returncode})")
-    return told.endswith(sandboxed.PASSED)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def _tell(process: subprocess.Popen[bytes], message: bytes) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError), process.stdin:
+        process.stdin.write(message)
 
 
-def _told(descriptor: int) -> bytes:
-    try:
-        return os.read(descriptor, 4096)
-    except BlockingIOError:
-        return b""
+def _heard(results: int, seconds: float) -> bytes:
+    """Return the next word of a sandbox; empty if it ended, or said none in time."""
+    readable, _, _ = select.select([results], [], [], seconds)
+    return os.read(results, len(sandboxed.READY)) if readable else b""
 
 
 def _die_with_parent() -> None:
