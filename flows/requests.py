@@ -20,6 +20,7 @@ from components.records import (
     Manifest,
     ModelRef,
     PromoteRequest,
+    StartProbe,
     StartRequest,
     TrainRequest,
     ValidateRequest,
@@ -36,6 +37,24 @@ def start_request(config: CampaignConfig, prompts_digest: str) -> StartRequest:
         prompts=config.prompts,
         prompts_digest=prompts_digest,
         carries_columns=config.reads_columns,
+        lora=config.lora,
+        soft_prompt=config.soft_prompt,
+        probe=_probe(config),
+    )
+
+
+def _probe(config: CampaignConfig) -> StartProbe | None:
+    """Return how round 0 measures the start model; None if it does not."""
+    settings, generation = config.evaluation, config.generation
+    if not settings.start_prompts:
+        return None
+    return StartProbe(
+        num_prompts=min(settings.start_prompts, config.prompts.num_held_out),
+        temperature=settings.temperature,
+        engine=generation.engine,
+        batch_size=generation.batch_size,
+        confidence=settings.confidence,
+        seed=config.seed,
     )
 
 
@@ -114,6 +133,7 @@ class Round:
             validation=self.config.validation,
             takes=self.config.training.takes,
             seed=self._seed("validate_data"),
+            collected=self._published(collected, "collect.json"),
         )
 
     def train(self, validated: Manifest) -> TrainRequest:

@@ -4,6 +4,7 @@ from typing import Any
 
 from components.data.columns import Claim, read_columns, warn_of_conflicts
 from components.data.conversations import CONTEXT, conversation, warn_of_doubts, with_context
+from components.data.funnel import counted, step, too_little
 from components.data.messages import Messages
 from components.data.prompts import prompt_id
 from components.data.rows import Row, Rows, read_rows
@@ -43,8 +44,13 @@ def read_responses(source: str, *, split: str, carries_columns: bool = False) ->
         repeated.append((claims.setdefault(name, claim), claim))
     warn_of_conflicts(source, repeated)
     if all(len(responses) < 2 for responses in texts.values()):
+        ones = {"one response": sum(len(responses) == 1 for responses in texts.values())}
         raise ValueError(
-            f"{source} has no prompt with two or more responses: give at least two responses to the same prompt"
+            too_little(
+                f"{source} has no prompt with two or more responses",
+                [step(len(texts), "prompts", counted(ones, {}))],
+                otherwise="give at least two responses to the same prompt",
+            )
         )
     return [
         Group(name, messages, tuple(enumerate(texts[name])), columns=claims[name].columns)
