@@ -112,6 +112,7 @@ def train(
     if metrics:
         objective.state.restore(json.loads(metrics[-1]))
     prepare_training(engine)
+    progress.report(resumed, plan.num_steps, "steps")
     for step, pairs in plan.steps(resumed):
         record = train_step(
             engine, objective, pairs, layout, name=f"step {step + 1}", on_loss=on_first_loss if step == 0 else None
@@ -188,7 +189,8 @@ def evaluate_pairs(engine: Any, objective: Objective, layout: Layout) -> dict[st
     totals, finite = torch.zeros(len(objective.measures), device=engine.device), []
     micro_batches = everything.micro_batches(list(range(len(objective.pairs))))
     values = objective.step_values(engine, micro_batches, everything)
-    for slots in micro_batches:
+    for number, slots in enumerate(micro_batches):
+        progress.report(number, len(micro_batches), "evaluation pairs")
         result = objective.micro_batch(engine, slots, values)
         totals += result.sums
         finite.append(([slot.pair for slot in slots], result.finite))

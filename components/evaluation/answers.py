@@ -99,7 +99,10 @@ def _logps(
 
     def work(share: list[int]) -> list[float]:
         own, own_answers = ([rows[place] for place in share] for rows in (prompts, answers))
-        logps: list[float] = response_logps(model, pad_id, own, own_answers, temperature=temperature).tolist()
+        scored = response_logps(
+            model, pad_id, own, own_answers, temperature=temperature, counted_as="held-out responses scored"
+        )
+        logps: list[float] = scored.tolist()
         return logps
 
     lengths = [len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)]

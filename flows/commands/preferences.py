@@ -58,7 +58,7 @@ def collect(
         from flows.terminal.preferences import print_collected
 
         groups = read_responses(responses, split=split)
-        with _shown():
+        with _shown(out):
             judge_and_pair(groups, settings, _models(campaign), out.absolute())
         print_collected(console, out)
 
@@ -88,7 +88,7 @@ def pairs(
         from components.preferences.standalone.steps import pair_again
         from flows.terminal.preferences import print_collected
 
-        with _shown():
+        with _shown(out):
             pair_again(read_judged(verdicts), settings.preferences, seed=settings.seed, out=out.absolute())
         print_collected(console, out)
 
@@ -122,7 +122,7 @@ def calibrate(
         from flows.terminal.preferences import print_calibration
 
         known = load_seed_pairs(pairs, split=split)
-        with _shown():
+        with _shown(out):
             measure(known, settings, _models(campaign), out.absolute())
         print_calibration(console, out)
 
@@ -136,10 +136,12 @@ def _models(campaign: str | None) -> "tuple[ModelRef, ModelRef] | None":
 
 
 @contextlib.contextmanager
-def _shown() -> Iterator[None]:
-    """Show the progress of the step within the block."""
+def _shown(out: Path) -> Iterator[None]:
+    """Show the progress of the step within the block, and log it beside the directory that the step writes."""
     from components.runtime import progress
+    from components.runtime.stage_log import logged_to
     from flows.terminal.rounds import StageProgress
 
-    with StageProgress(console) as bar, progress.reporting_to(bar):
+    log = out.absolute().with_name(f"{out.absolute().name}.log")
+    with StageProgress(console) as bar, progress.reporting_to(bar), logged_to(log):
         yield
