@@ -120,6 +120,7 @@ def _respond(
         pad_id=chat.pad_id,
         batch_size=generation.batch_size,
     ) as policy:
+        progress.report(0, total, "the policy is loaded")
         law = SamplingParams(
             temperature=generation.temperature,
             top_p=generation.top_p,

@@ -297,6 +297,8 @@ def response_logps(
         scored += len(rows)
         batch = Batch([prompts[row] for row in rows], [responses[row] for row in rows], pad_id, device)
         logps[rows] = summed(token_logps(model, batch, temperature=temperature), batch.target_mask, rows).cpu()
+    if counted_as:
+        progress.report(scored, len(prompts), counted_as)
     for _ in range(idle):
         token_logps(model, Batch([[pad_id]], [[pad_id]], pad_id, device))
     return logps

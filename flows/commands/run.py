@@ -27,6 +27,14 @@ def run(
     accept_changes: Annotated[
         bool, typer.Option(help="Continue with a config that differs from the one the campaign began with.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Say what the next round would do, take and cost, by a few real steps. Writes nothing, asks no judge "
+            "that may cost.",
+        ),
+    ] = False,
 ) -> None:
     """Run rounds of a campaign, or finish the rounds that an interrupted run left open.
 
@@ -49,6 +57,11 @@ def run(
         from flows.servers.services import running
         from flows.servers.temporary import prefect_server
 
+        if dry_run:
+            for doubt in settings.training.doubts:
+                errors.print(f"ratchet: note: {doubt}")
+            _show_dry_run(settings)
+            return
         with _display(settings):
             progress.began(settings.campaign, CHECKS)
             check_inputs(settings)
@@ -60,6 +73,18 @@ def run(
             os.environ.setdefault("MLFLOW_TRACKING_URI", services.mlflow)
         with prefect_server(known=services.api if services else None, meanwhile=_load):
             _run_flow(settings, accept_changes=accept_changes)
+
+
+def _show_dry_run(settings: CampaignConfig) -> None:
+    from components.runtime import progress
+    from flows.dry_run import dry_run
+    from flows.terminal.dry_run import print_dry_run
+    from flows.terminal.rounds import StageProgress
+
+    with StageProgress(console) as bar, progress.reporting_to(bar):
+        progress.began(settings.campaign, CHECKS)
+        tried = dry_run(settings)
+    print_dry_run(console, tried, num_rounds=settings.num_rounds)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What `nohup ratchet ... > log` holds while a stage runs: real commands whose output is a pipe, and their log files."""
+"""The lines of a running stage under `nohup`: real commands whose output is a pipe, and their log files."""
 
 import json
 import os

@@ -100,7 +100,7 @@ def test_durations_in_words() -> None:
 @pytest.mark.parametrize("text", ["", "0", "-3", "nan", "inf", "a minute"])
 def test_interval_that_is_no_positive_number_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RATCHET_PROGRESS_SECONDS", text)
-    with pytest.raises(ValueError, match="RATCHET_PROGRESS_SECONDS = .* is not a positive number of seconds"):
+    with pytest.raises(ValueError, match=r"RATCHET_PROGRESS_SECONDS = .* is not a positive number of seconds"):
         line_seconds()
 
 
