@@ -25,9 +25,9 @@ def dry_run(place: Path, config: CampaignConfig, *more: str) -> Any:
 
 
 def rows(output: str) -> dict[str, list[str]]:
-    """The cells of both tables, by the first cell of each row."""
+    """The cells of the stages' table, by stage."""
     cells = [re.split(r"  +", line.strip()) for line in output.splitlines()]
-    return {" ".join(row[:1]): row[1:] for row in cells if len(row) >= 4}
+    return {row[0]: row[1:] for row in cells if len(row) == 4}
 
 
 def content(directory: Path) -> dict[str, bytes]:
