@@ -39,6 +39,9 @@ bench: .venv/dev.ready  ## Training, sampling and a round beside TRL and transfo
 	$(BIN)/python tests/benchmarks/active_choice.py
 	$(BIN)/python tests/benchmarks/soft_labels.py
 
+real: .venv/dev.ready  ## One public recipe on a real model and real preferences, in an hour or two on two cores; ARGS="--model DIR --pairs FILE" without the hub.
+	$(BIN)/python tests/benchmarks/real_model.py $(ARGS)
+
 bench-gpu: .venv/dev.ready  ## The training step on one GPU: exact, beside TRL, and beside what the GPU can do; into runs/bench.
 	$(BIN)/python tests/benchmarks/gpu_step.py
 

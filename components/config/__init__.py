@@ -9,7 +9,7 @@ from components.config.campaign import CAMPAIGN_NAME, BudgetConfig, CampaignConf
 from components.config.data import GenerationConfig, PromptsConfig, SamplingEngine, ValidationConfig
 from components.config.evaluation import EvaluationConfig, GateConfig
 from components.config.judge import EndpointConfig, JudgeConfig, JudgeSettings, JurorConfig
-from components.config.loading import describe, differences, load_config, load_section
+from components.config.loading import describe, differences, load_config, load_section, read_settings
 from components.config.policy import BUILTIN, LoraConfig, PolicyConfig, SoftPromptConfig
 from components.config.preferences import PreferencesConfig
 from components.config.reward_model import RewardModelConfig
@@ -59,4 +59,5 @@ __all__ = [
     "differences",
     "load_config",
     "load_section",
+    "read_settings",
 ]

@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -53,6 +53,32 @@ def load_section(path: Path, section: type[Loaded], overrides: Mapping[str, Any]
         return section.model_validate(_merged(values, overrides or {}))
     except ValidationError as error:
         raise ValueError(f"config file {path}: {describe(error, section)}") from None
+
+
+def read_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """Read `key=value` settings into overrides for `load_config`.
+
+    Args:
+        settings: Each a key with dots between sections and a YAML value, such as `policy.model=./my-model`; a later one
+            wins.
+
+    Raises:
+        ValueError: One has another form; one line that names it.
+    """
+    overrides: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        parts = key.strip().split(".")
+        if not equals or not all(parts):
+            raise ValueError(f"--set {setting} is not a setting: write key=value, such as policy.model=./my-model")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--set {setting} is not valid YAML: {' '.join(str(error).split())}") from None
+        for part in reversed(parts):
+            value = {part: value}
+        overrides = _merged(overrides, value)
+    return overrides
 
 
 def _merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

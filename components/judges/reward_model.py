@@ -4,7 +4,6 @@ Weights come from safetensors only and no remote code runs. A response that is t
 verdict.
 """
 
-import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from components.models.loading import pick_device, resolve_dtype, tensors_digest
 from components.models.whole import LANGUAGE_HEADS, load_whole
 from components.runtime import progress
 from components.scoring.packed.layout import Packed
-from components.scoring.packed.rewards import longest_rewarded, packed_rewards
+from components.scoring.packed.rewards import longest_rewarded, packed_rewards, split_shared
 from components.scoring.response_logps import SCORED_TOKENS, together
 
 if TYPE_CHECKING:
@@ -126,12 +125,11 @@ class RewardModelJudge:
         split: list[_SplitText] = []
         others: list[_Text] = []
         for group in of_conversation.values():
-            # The model reads a text's reward at the last token that is not its padding token, whatever we pad with.
-            rows = [_strip_end(text.ids, pad_id) for text in group]
-            shared = min(_shared_prefix_length(rows), min(map(len, rows)) - 1)
-            for text, ids in zip(group, rows, strict=True):
-                if shared > 0 and len(ids) <= longest:
-                    split.append(_SplitText(ids[:shared], ids[shared:], text))
+            # The model's own padding token counts, whatever we pad with.
+            shared, rests = split_shared([text.ids for text in group], pad_id)
+            for text, rest in zip(group, rests, strict=True):
+                if shared and len(shared) + len(rest) <= longest:
+                    split.append(_SplitText(shared, rest, text))
                 else:
                     others.append(text)
         return split, others
@@ -190,19 +188,6 @@ class RewardModelJudge:
         finally:
             settings.pad_token_id = own
         return [float(logit) for logit in logits[:, 0].float().cpu()]
-
-
-def _shared_prefix_length(texts: Sequence[list[int]]) -> int:
-    """Return the number of tokens that all texts begin with."""
-    return sum(1 for _ in itertools.takewhile(lambda tokens: len(set(tokens)) == 1, zip(*texts, strict=False)))
-
-
-def _strip_end(ids: list[int], token: int | None) -> list[int]:
-    """Return ids without the repetitions of `token` at the end; at least one id is left."""
-    end = len(ids)
-    while end > 1 and ids[end - 1] == token:
-        end -= 1
-    return ids[:end]
 
 
 def load(config: JudgeSettings, context: JudgeContext) -> Judge:

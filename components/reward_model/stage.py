@@ -19,7 +19,7 @@ from components.data.messages import parse_messages
 from components.dpo.batches import Layout, Pair, Plan
 from components.dpo.engine import build_engine, full_weights, join_process_group
 from components.dpo.out_of_memory import explaining_out_of_memory
-from components.dpo.train import Steps, train
+from components.dpo.train import Steps, micro_batch_tokens, train
 from components.judges.protocol import Group, scores
 from components.judges.reward_model import RewardModelJudge
 from components.judges.reward_model_directory import longest_read
@@ -27,8 +27,11 @@ from components.models.loading import load_tokenizer, pick_device, resolve_dtype
 from components.plots.reliability import reliability_plot
 from components.records import ModelRefused, RewardModelRequest
 from components.reward_model.model import HEAD, Headed, load_with_head, rewards
-from components.reward_model.objective import RewardObjective
+from components.reward_model.objective import RewardObjective, sharing_prompts
 from components.reward_model.pairs import PreparedPairs, prepare_pairs, read_pair_table
+from components.scoring.packed.rewards import packing_of_rewards
+from components.scoring.packed.trial import Packing
+from components.scoring.response_logps import ScoringPath
 from components.statistics.calibration import Prediction, Quality, quality
 
 CHECKPOINTS = "checkpoints"
@@ -42,6 +45,7 @@ log = logging.getLogger(__name__)
 
 class _Trained(NamedTuple):
     steps: Steps
+    scoring: ScoringPath
     probe: list[Pair]
     rewards: torch.Tensor
     """Rewards of the probe's chosen conversations, (pairs,)."""
@@ -86,12 +90,15 @@ def _train(
     """Train; return the results, the trained module and, on rank 0, its weights."""
     training, seed = request.settings.training, derive_seed(request.settings.seed, "reward_model")
     rank, world_size = join_process_group()
-    lengths = [pair.num_tokens for pair in pairs.train]
-    layout = Layout(lengths, sum(lengths), training.micro_batch_pairs, rank, world_size)
-    plan = Plan([pair.tag for pair in pairs.train], training.pairs_per_step, training.epochs, seed)
     model, is_fresh = headed
     pad_id = model.config.get_text_config().pad_token_id
-    objective = RewardObjective(pairs.train, pad_id=pad_id)
+    # The trial comes before weights are sharded.
+    packing = packing_of_rewards(model)
+    objective = RewardObjective(sharing_prompts(pairs.train, pad_id=pad_id), pad_id=pad_id)
+    lengths = [pair.num_tokens for pair in objective.pairs]
+    max_tokens = micro_batch_tokens(model.device, model.dtype)
+    layout = Layout(lengths, max_tokens, training.micro_batch_pairs, rank, world_size)
+    plan = Plan([pair.tag for pair in pairs.train], training.pairs_per_step, training.epochs, seed)
     engine = build_engine(
         model,
         training,
@@ -116,7 +123,15 @@ def _train(
     engine.eval()
     with torch.no_grad():
         found = rewards(engine, [pair.chosen for pair in probe], pad_id=pad_id).cpu()
-    return _Trained(steps, probe, found), engine.module, full_weights(engine)
+    scoring = _scoring_path(packing, max(pair.longest for pair in objective.pairs))
+    return _Trained(steps, scoring, probe, found), engine.module, full_weights(engine)
+
+
+def _scoring_path(packing: Packing, longest: int) -> ScoringPath:
+    if longest <= packing.longest:
+        return ScoringPath(True, None)
+    too_long = f", and conversations are up to {longest} tokens long" if packing.longest else ""
+    return ScoringPath(False, packing.reason + too_long)
 
 
 def _reloaded(
@@ -189,6 +204,7 @@ def _write(
         "num_held_out_pairs": len(pairs.held_out),
         "excluded": pairs.excluded,
         "num_steps": len(trained.steps.metrics),
+        "scoring": trained.scoring._asdict(),
         "last_loss": json.loads(trained.steps.metrics[-1])["loss"],
         "held_out": overall.model_dump(mode="json"),
         "held_out_by_tag": {tag: each.model_dump(mode="json") for tag, each in by_tag.items()},

@@ -11,7 +11,7 @@ import typer
 
 from components.campaign.config import refuse_changes, with_former_defaults
 from components.campaign.state import campaign_directory, runs_directory
-from components.config import CampaignConfig, load_config
+from components.config import CampaignConfig, load_config, read_settings
 from components.records import RoundStopped
 from flows.terminal.console import console, errors, quiet_libraries, reporting_errors
 
@@ -24,6 +24,10 @@ def run(
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds to add, instead of the file's num_rounds.")] = None,
     campaign: Annotated[str | None, typer.Option(help="Name of the campaign, instead of the file's.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed, instead of the file's.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Value of a key, instead of the file's; may be repeated."),
+    ] = None,
     accept_changes: Annotated[
         bool, typer.Option(help="Continue with a config that differs from the one the campaign began with.")
     ] = False,
@@ -42,11 +46,12 @@ def run(
     and promotes it if it is better. Finished stages are not run again, so after any interruption the same command
     continues. `ratchet reference` prints the keys of the file.
 
-    Example: [bold]ratchet run conf/demo.yaml --rounds 1[/bold]
+    Example: [bold]ratchet run conf/demo.yaml --rounds 1 --set training.learning_rate=2e-5[/bold]
     """
     overrides = {"num_rounds": rounds, "campaign": campaign, "seed": seed}
     with reporting_errors():
-        settings = load_config(config, {name: value for name, value in overrides.items() if value is not None})
+        chosen = {name: value for name, value in overrides.items() if value is not None}
+        settings = load_config(config, read_settings(set_ or ()) | chosen)
         directory = campaign_directory(settings.campaign)
         settings = with_former_defaults(directory, settings)
         if not accept_changes:

@@ -26,6 +26,13 @@ def print_reward_model(console: Console, directory: Path) -> None:
     )
     for reason, number in result["excluded"].items():
         console.print(f"left out: {count(number)} x {reason}", highlight=False, soft_wrap=True, markup=False)
+    if not result["scoring"]["packed"]:
+        console.print(
+            f"trained in padded rows, which takes more time and memory: {result['scoring']['reason']}",
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
+        )
     for name, place in (
         ("model", directory),
         ("plot", directory / "plots" / "reliability.png"),

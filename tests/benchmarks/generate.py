@@ -33,7 +33,7 @@ from turns import Worker, interleaved
 GENERATION = Path(__file__).resolve().parent / "generation"
 sys.path[:0] = [str(GENERATION), str(GENERATION.parents[2])]
 
-from cases import CASES, save_policy  # noqa: E402
+from cases import CASES, MADE_UP, save_policy  # noqa: E402
 
 from components.models import vllm  # noqa: E402
 
@@ -195,7 +195,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     parser.add_argument(
-        "--cases", nargs="+", default=list(CASES), choices=list(CASES), metavar="NAME", help=f"of {', '.join(CASES)}"
+        "--cases",
+        nargs="+",
+        default=list(MADE_UP),
+        choices=list(MADE_UP),
+        metavar="NAME",
+        help=f"of {', '.join(MADE_UP)}",
     )
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"])
     parser.add_argument("--shape", default="tiny", choices=list(SHAPES))

@@ -6,7 +6,7 @@ Nothing is downloaded.
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ class Shape:
     ffn: int
     vocabulary: int
     tied: bool = True
+    pad: ClassVar[int] = PAD
+    end: ClassVar[int] = EOS
 
     def build(self, dtype: torch.dtype, device: torch.device = CPU) -> Any:
         """Return the model, with weights that depend on the shape and the kind of device only."""
@@ -35,6 +37,14 @@ class Shape:
         with torch.random.fork_rng(devices=[]), device:
             torch.manual_seed(5)
             return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+
+    def as_dataset(self, pairs: Sequence["Triple"]) -> list[dict[str, Any]]:
+        """Return pairs as a trainer reads them: words of `tokenizer`."""
+        return [pair.as_text() for pair in pairs]
+
+    def tokenizer(self) -> Any:
+        """Return the model's tokenizer."""
+        return tokenizer(self.vocabulary)
 
     @property
     def sizes(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from components.config import (
     TrainingConfig,
     differences,
     load_config,
+    read_settings,
 )
 from components.config.training import WITHOUT_REFERENCE
 
@@ -222,3 +223,30 @@ def test_ld_alpha_without_a_reference_is_doubted() -> None:
     (doubt,) = TrainingConfig.model_validate({"loss": "simpo", "ld_alpha": 0.5}).doubts
     assert doubt.startswith("training.ld_alpha = 0.5 has no effect on simpo, which compares nothing with a reference")
     assert not TrainingConfig.model_validate({"loss": "rpo", "ld_alpha": 0.5}).doubts
+
+
+def test_config_settings_win_over_the_file_key_by_key(tmp_path: Path) -> None:
+    path = written(tmp_path, "campaign: a\nlora: {rank: 8, alpha: 4}\nprompts: {train: a.jsonl}")
+    settings = ["lora.rank=16", "training.learning_rate=2e-5", "prompts.train=b=c.jsonl", "lora.rank=32"]
+    config = load_config(path, read_settings([*settings, "evaluation_judge={kind: reward_model, model: ./r}"]))
+    assert (config.lora.rank, config.lora.alpha) == (32, 4)
+    assert config.training.learning_rate == 2e-5
+    assert config.prompts.train == "b=c.jsonl"
+    assert (config.judge.kind, config.evaluation_judge.model) == ("rule", "./r")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("lora.rank", r"--set lora\.rank is not a setting: write key=value, such as policy\.model=\./my-model"),
+        ("=16", r"--set =16 is not a setting"),
+        ("lora..rank=16", r"--set lora\.\.rank=16 is not a setting"),
+        ("lora={rank", r"--set lora=\{rank is not valid YAML"),
+        ("lora.rnk=16", r"unknown key lora\.rnk; did you mean rank\?"),
+        ("lora.rank=many", r'lora\.rank = "many": Input should be a valid integer'),
+        ("lora=16", r"lora = 16: "),
+    ],
+)
+def test_config_setting_that_is_wrong_is_named(tmp_path: Path, setting: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_config(written(tmp_path, "campaign: a"), read_settings([setting]))

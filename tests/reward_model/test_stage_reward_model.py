@@ -1,5 +1,6 @@
 """A reward model is trained on the built-in world's pairs, measured, and then judges a round."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ def test_reward_model_orders_held_out_pairs_well_above_chance(trained: Path) -> 
     result = read_json(trained / "reward_model.json")
     measured = result["held_out"]
     assert (result["num_train_pairs"], result["num_held_out_pairs"], measured["num_pairs"]) == (240, 80, 80)
+    assert result["scoring"] == {"packed": True, "reason": None}
     assert measured["accuracy"]["low"] > 0.55
     assert measured["brier"] < 0.25
     assert 0 <= measured["calibration_error"] <= 0.5
@@ -169,7 +171,7 @@ def test_reward_model_that_is_interrupted_goes_on_to_the_same_tensors(
     small = request(write_rows(labelled_pairs(48)), starter_directory, epochs=2, checkpoint_every=2)
     whole = run_stage("reward_model", small, tmp_path / "whole")
     made = {"steps": 0}
-    plain = stage.RewardObjective.micro_batch
+    plain = stage.RewardObjective.step_values
 
     def dies(*arguments: Any) -> Any:
         made["steps"] += 1
@@ -177,11 +179,11 @@ def test_reward_model_that_is_interrupted_goes_on_to_the_same_tensors(
             raise RuntimeError("the power failed")
         return plain(*arguments)
 
-    monkeypatch.setattr(stage.RewardObjective, "micro_batch", dies)
+    monkeypatch.setattr(stage.RewardObjective, "step_values", dies)
     with pytest.raises(StageFailed, match="the power failed"):
         run_stage("reward_model", small, tmp_path / "cut")
     assert not (tmp_path / "cut/reward_model").exists(), "nothing half-written stands under the final name"
-    monkeypatch.setattr(stage.RewardObjective, "micro_batch", plain)
+    monkeypatch.setattr(stage.RewardObjective, "step_values", plain)
     resumed = run_stage("reward_model", small, tmp_path / "cut")
     assert read_json(tmp_path / "cut/reward_model/reward_model.json")["resumed_from_step"] == 2
     assert resumed.files["model.safetensors"] == whole.files["model.safetensors"]
@@ -209,3 +211,18 @@ def test_reward_model_of_a_changed_data_set_is_refused(
     write_rows(labelled_pairs(25))
     with pytest.raises(StageFailed, match="changed while the reward model was being prepared"):
         run_stage("reward_model", asked, tmp_path)
+
+
+def test_reward_model_of_two_sharded_processes_is_that_of_one(
+    write_rows: Callable[..., str], starter_directory: Path, tmp_path: Path
+) -> None:
+    """Ranks that run other numbers of forwards than each other would hang here."""
+    rows = write_rows(labelled_pairs(37))
+    losses = []
+    for name, stage_of_zero, processes in (("one", 0, 1), ("two", 3, 2)):
+        asked = request(rows, starter_directory, epochs=1, zero_stage=stage_of_zero, min_accuracy=0.0)
+        run_stage("reward_model", asked, tmp_path / name, num_processes=processes)
+        lines = (tmp_path / name / "reward_model/metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["loss"] for line in lines])
+    assert len(losses[0]) == len(losses[1]) > 1
+    assert losses[1] == pytest.approx(losses[0], abs=2e-4)

@@ -3,8 +3,9 @@
 Each prompt is read once for all its responses.
 """
 
-from collections.abc import Callable
-from typing import Any
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
@@ -12,11 +13,48 @@ from components.models.adapters import unwrapped
 from components.scoring.packed.attention import CannotPack
 from components.scoring.packed.forward import packed_forward, replaced
 from components.scoring.packed.layout import Packed
-from components.scoring.packed.trial import Trial, packing
+from components.scoring.packed.trial import Packing, Trial, packing
 
 TOLERANCE = 1e-4
 """Largest difference of a hidden state between packed and plain forward in a trial in fp32, as a share of the largest
 hidden state."""
+
+
+class SplitTexts(NamedTuple):
+    """Texts in two parts."""
+
+    shared: list[int]
+    """Tokens that all texts begin with; empty if they begin differently."""
+    rests: list[list[int]]
+    """The rest of each text; never empty."""
+
+
+def split_shared(texts: Sequence[list[int]], pad_id: int | None) -> SplitTexts:
+    """Split texts after the tokens that they share, without the padding tokens at their ends.
+
+    A sequence classifier reads a text's reward at the last token that is not its padding token, so those behind it
+    count for nothing.
+
+    Args:
+        texts: Token ids, none of them empty.
+        pad_id: The padding token of the model's configuration; None without one.
+    """
+    rows = [_strip_end(ids, pad_id) for ids in texts]
+    shared = min(_shared_prefix_length(rows), min(map(len, rows)) - 1)
+    return SplitTexts(rows[0][:shared], [row[shared:] for row in rows])
+
+
+def _shared_prefix_length(texts: Sequence[list[int]]) -> int:
+    """Return the number of tokens that all texts begin with."""
+    return sum(1 for _ in itertools.takewhile(lambda tokens: len(set(tokens)) == 1, zip(*texts, strict=False)))
+
+
+def _strip_end(ids: list[int], token: int | None) -> list[int]:
+    """Return ids without the repetitions of `token` at the end; at least one id is left."""
+    end = len(ids)
+    while end > 1 and ids[end - 1] == token:
+        end -= 1
+    return ids[:end]
 
 
 def longest_rewarded(model: Any) -> int:
@@ -27,6 +65,11 @@ def longest_rewarded(model: Any) -> int:
     Args:
         model: A sequence classifier, a peft wrapper of one, or an engine around either.
     """
+    return packing_of_rewards(model).longest
+
+
+def packing_of_rewards(model: Any) -> Packing:
+    """Return how far a model's rewards are packed, and why no further; argument as for `longest_rewarded`."""
 
     def trial(prompts: list[list[int]], responses: list[list[int]]) -> Trial:
         head = getattr(unwrapped(model), "score", None)
@@ -51,7 +94,7 @@ def longest_rewarded(model: Any) -> int:
             amount="{:.2%}",
         )
 
-    return packing(model, trial).longest
+    return packing(model, trial)
 
 
 def packed_rewards(model: Any, layout: Packed) -> torch.Tensor:

@@ -22,11 +22,19 @@ class Case:
 
     samples: int
     ragged: bool
+    real: bool = False
+
+    @property
+    def stops(self) -> bool:
+        """Whether an answer may end before the limit."""
+        return self.ragged or self.real
 
 
-CASES = {f"{name}-{samples}": Case(samples, name == "ragged") for name in ("even", "ragged") for samples in (4, 8)}
+MADE_UP = {f"{name}-{samples}": Case(samples, name == "ragged") for name in ("even", "ragged") for samples in (4, 8)}
 """Even: prompts of one length and no end token. Ragged: log-normal prompts, and answers that end at every token with
 one probability."""
+CASES = MADE_UP | {"real-4": Case(4, ragged=False, real=True)}
+"""Real: a real model's own prompts and ends of turn."""
 
 
 def save_policy(shape: Shape, directory: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from cases import Case, end_after
-from shapes import EOS, PAD, Shape
+from shapes import Shape
 
 from components.config import GenerationConfig
 from components.generation.sampler import sample
@@ -31,11 +31,11 @@ class Ours:
         self.model = load_policy(start_ref(directory, "main"), dtype=dtype, device=torch.device("cpu"))
         if case.ragged:
             end_after(self.model, shape, max_new_tokens / 2)
-        stop_ids = frozenset([EOS]) if case.ragged else frozenset()
+        stop_ids = frozenset([shape.end]) if case.stops else frozenset()
         self.law = SamplingParams(
             temperature=1.0, top_p=1.0, top_k=int(greedy), max_new_tokens=max_new_tokens, stop_ids=stop_ids
         )
-        self.samples, self.seeded = case.samples, 0
+        self.samples, self.seeded, self.pad = case.samples, 0, shape.pad
 
     def __call__(self, prompts: list[list[int]]) -> Answers:
         """Sample once."""
@@ -51,7 +51,7 @@ class Ours:
             prompts,
             seeds=seeds,
             law=self.law,
-            pad_id=PAD,
+            pad_id=self.pad,
             batch_size=batch_size,
             on_batch=lambda answers: None,
         )

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from cases import Case, end_after
 from ours import Answers
-from shapes import EOS, PAD, Shape
+from shapes import Shape
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.generation import ContinuousBatchingConfig
 from transformers.utils import logging
@@ -33,14 +33,14 @@ class Peer:
         ).eval()
         if case.ragged:
             end_after(self.model, shape, max_new_tokens / 2)
-        end_id = EOS if case.ragged else None
+        end_id = shape.end if case.stops else None
         # What is left out below is taken from these.
         self.model.config.eos_token_id = self.model.generation_config.eos_token_id = end_id
         self.asked = {
             "max_new_tokens": max_new_tokens,
             "num_return_sequences": case.samples,
             "eos_token_id": end_id,
-            "pad_token_id": PAD,
+            "pad_token_id": shape.pad,
         } | ({"do_sample": False} if greedy else {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0})
         self.samples, self.max_new_tokens = case.samples, max_new_tokens
         torch.manual_seed(1)
@@ -64,7 +64,8 @@ class Generate(Peer):
         for start in range(0, len(prompts), batch):
             members = order[start : start + batch]
             width = max(len(prompts[index]) for index in members)
-            ids = torch.tensor([[PAD] * (width - len(prompts[index])) + prompts[index] for index in members])
+            pad = self.asked["pad_token_id"]
+            ids = torch.tensor([[pad] * (width - len(prompts[index])) + prompts[index] for index in members])
             mask = torch.tensor([[0] * (width - len(prompts[index])) + [1] * len(prompts[index]) for index in members])
             found = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)[
                 :, width:

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from cases import CASES, prompts
-from shapes import EOS, SHAPES
+from real_case import RealModel
+from shapes import SHAPES
 from turns import serve
 
 
@@ -17,7 +18,8 @@ def prepare(task: dict[str, Any]) -> tuple[Callable[[], dict[str, Any]], dict[st
     from peers import Generate, GenerateBatch
     from vllm_peer import Vllm
 
-    shape, directory = SHAPES[task["shape"]], Path(task["policy"])
+    directory = Path(task["policy"])
+    shape: Any = RealModel(task["model"]) if "model" in task else SHAPES[task["shape"]]
     options: dict[str, Any] = {
         "dtype": torch.bfloat16 if task["bf16"] else torch.float32,
         "max_new_tokens": task["max_new_tokens"],
@@ -26,7 +28,10 @@ def prepare(task: dict[str, Any]) -> tuple[Callable[[], dict[str, Any]], dict[st
         greedy = same_greedy_tokens(shape, directory, max_new_tokens=task["max_new_tokens"])
         return dict, {"greedy": greedy, "law": same_law(shape, directory, **options)}
     case = CASES[task["case"]]
-    asked = prompts(case, task["prompts"], shape.vocabulary, task["seed"])
+    if case.real:
+        asked = shape.prompts(task["pairs"], task["prompts"])
+    else:
+        asked = prompts(case, task["prompts"], shape.vocabulary, task["seed"])
     systems: dict[str, Any] = {"ours": Ours, "generate": Generate, "generate_batch": GenerateBatch, "vllm": Vllm}
     system = systems[task["system"]](shape, directory, case, **options)
     settings = iter(task["settings"])
@@ -40,7 +45,7 @@ def prepare(task: dict[str, Any]) -> tuple[Callable[[], dict[str, Any]], dict[st
         return {
             "tokens": sum(map(len, answers)),
             "answers": len(answers),
-            "stopped": sum(answer[-1] == EOS for answer in answers),
+            "stopped": sum(answer[-1] == shape.end for answer in answers),
         }
 
     return step, {}

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from ours import Ours
-from shapes import CPU, EOS, PAD, Shape, Triple
+from shapes import CPU, Shape, Triple
 
 from components.dpo.objective import StepValues
 
@@ -35,7 +35,7 @@ def plain_step(
     model.set_attn_implementation("eager")
     rows = [(pair.prompt, pair.chosen) for pair in pairs] + [(pair.prompt, pair.rejected) for pair in pairs]
     width = max(len(prompt) + len(answer) for prompt, answer in rows)
-    ids = torch.full((len(rows), width), PAD)
+    ids = torch.full((len(rows), width), shape.pad)
     mask, answers = torch.zeros_like(ids), torch.zeros(ids.shape, dtype=torch.bool)
     for row, (prompt, answer) in enumerate(rows):
         end = len(prompt) + len(answer)
@@ -118,7 +118,7 @@ def exactness(shape: Shape, pairs: list[Triple], *, bf16: bool, make: Callable[.
         assert found[f"gradient, {name}"] <= limits["gradient"], found
         assert found[f"logps, {name}"] <= limits.get("logps", 1e9), found
         assert found[f"logps share, {name}"] <= limits.get("logps_share", 1.0), found
-    assert all(pair.chosen[-1] == pair.rejected[-1] == EOS for pair in pairs)
+    assert all(pair.chosen[-1] == pair.rejected[-1] == shape.end for pair in pairs)
     return found
 
 

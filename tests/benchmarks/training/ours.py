@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from shapes import EOS, PAD, Shape, Triple
+from shapes import Shape, Triple
 
 from components.config import ConstraintsConfig, LoraConfig, SoftPromptConfig, TrainingConfig
 from components.dpo.batches import Layout, Pair
@@ -94,8 +94,8 @@ class Ours:
             self.pairs,
             None,
             training,
-            pad_id=PAD,
-            end_ids=[EOS],
+            pad_id=shape.pad,
+            end_ids=[shape.end],
             pair_weights=[1.0] * len(pairs),
             balance=(1.0, 1.0),
             constraints={},
@@ -128,7 +128,13 @@ class Ours:
         pairs = [self.pairs[place] for place in index]
         with without_adapter(self.model) if self.has_adapter else contextlib.nullcontext(self.model) as reference:
             scored = score_pairs(
-                reference.eval(), pairs, PAD, max_tokens=self.max_tokens, max_rows=0, rank=0, world_size=1
+                reference.eval(),
+                pairs,
+                self.objective.pad_id,
+                max_tokens=self.max_tokens,
+                max_rows=0,
+                rank=0,
+                world_size=1,
             )
         chosen, rejected = torch.zeros(len(self.pairs)), torch.zeros(len(self.pairs))
         chosen[index], rejected[index] = scored.chosen, scored.rejected

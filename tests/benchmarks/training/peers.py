@@ -12,7 +12,7 @@ import warnings
 from typing import Any
 
 import torch
-from shapes import CPU, Shape, Triple, tokenizer
+from shapes import CPU, Shape, Triple
 
 DEFAULT_MICRO_BATCH = 8
 """transformers' own `per_device_train_batch_size`."""
@@ -70,16 +70,20 @@ class Peer:
         if tuned is not None:
             settings |= {"gradient_checkpointing": False, "precompute_ref_log_probs": tuned["precompute"]}
             pairs = _by_length(pairs, pairs_per_step) if tuned["by_length"] else pairs
-        data = Dataset.from_list([pair.as_text() for pair in pairs])
+        data = Dataset.from_list(shape.as_dataset(pairs))
         model = shape.build(weights, device)
         # Under an adapter the model itself is the reference.
         reference = None if lora_rank or settings.get("precompute_ref_log_probs") else shape.build(weights, device)
-        words = tokenizer(shape.vocabulary)
         self.prepared = 0.0
         """Return the seconds of the reference's pass, if it is made beforehand."""
         peer = self
 
         class Timed(DPOTrainer):  # type: ignore[misc, unused-ignore]
+            def _prepare_dataset(self, dataset: Any, *given: Any) -> Any:
+                if "prompt_ids" in dataset.column_names:
+                    return dataset
+                return super()._prepare_dataset(dataset, *given)
+
             def _precompute_ref_logps(self, *given: Any) -> Any:
                 began = time.perf_counter()
                 found = super()._precompute_ref_logps(*given)
@@ -91,7 +95,7 @@ class Peer:
             ref_model=reference,
             args=DPOConfig(**settings),
             train_dataset=data,
-            processing_class=words,
+            processing_class=shape.tokenizer(),
             peft_config=_adapter(lora_rank) if lora_rank else None,
         )
         go, done = self.go, self.done

@@ -4,15 +4,22 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from real_case import RealModel
 from shapes import PROFILES, SHAPES, fingerprint, triples
 from turns import serve
 
 
 def prepare(task: dict[str, Any]) -> tuple[Callable[[], Any], dict[str, Any]]:
     """Return the function that runs a step, and its description."""
-    shape, dtype = SHAPES[task["shape"]], torch.bfloat16 if task["bf16"] else torch.float32
+    dtype = torch.bfloat16 if task["bf16"] else torch.float32
     count = task["pairs_per_step"] * task["steps"]
-    pairs = triples(PROFILES[task["profile"]], count, shape.vocabulary, longest=task["longest"], seed=task["seed"])
+    shape: Any
+    if "model" in task:
+        shape = RealModel(task["model"])
+        pairs = shape.triples(task["pairs"], count, longest=task["longest"])
+    else:
+        shape = SHAPES[task["shape"]]
+        pairs = triples(PROFILES[task["profile"]], count, shape.vocabulary, longest=task["longest"], seed=task["seed"])
     few = pairs[: task["pairs_per_step"]]
     if task["system"] == "utilisation":
         from utilisation import utilisation
@@ -36,13 +43,23 @@ def prepare(task: dict[str, Any]) -> tuple[Callable[[], Any], dict[str, Any]]:
             pairs_per_step=task["pairs_per_step"],
             max_tokens=task["max_tokens"],
             rung=task.get("rung"),
+            lora_rank=task.get("lora_rank", 0),
         )
         return ours.step, {"prepared": 0.0}
     from peers import Peer
 
     size, longest, tuned = task["pairs_per_step"], task["longest"], task.get("tuned")
     weights = torch.bfloat16 if tuned and tuned["weights"] == "bf16" else torch.float32
-    peer = Peer(shape, pairs, bf16=task["bf16"], pairs_per_step=size, longest=longest, tuned=tuned, weights=weights)
+    peer = Peer(
+        shape,
+        pairs,
+        bf16=task["bf16"],
+        pairs_per_step=size,
+        longest=longest,
+        tuned=tuned,
+        weights=weights,
+        lora_rank=task.get("lora_rank", 0),
+    )
     assert fingerprint(peer.ids()) == fingerprint(pairs), "it trains on other tokens"
     return peer.step, {"prepared": peer.prepared}
 
