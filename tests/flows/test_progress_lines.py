@@ -15,7 +15,8 @@ STEPS = r"(\d+) of (\d+), [\d.e+]+ a second, about [^,]+ left, memory \d+\.\d Gi
 
 def ratchet(*arguments: str, runs: Path) -> list[str]:
     """The lines on stdout of a command in a process of its own, with a line of progress every 0.2 s."""
-    environment = {**os.environ, "RATCHET_RUNS": str(runs), "RATCHET_PROGRESS_SECONDS": "0.2"}
+    prefect = {"PREFECT_HOME": str(runs.parent / "prefect")}
+    environment = {**os.environ, **prefect, "RATCHET_RUNS": str(runs), "RATCHET_PROGRESS_SECONDS": "0.2"}
     command = [sys.executable, "-m", "flows.cli", *arguments]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
     assert ended.returncode == 0, ended.stdout + ended.stderr
