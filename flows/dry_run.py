@@ -23,11 +23,11 @@ from components.dry_run.estimates import Counts
 from components.dry_run.judging import Judged, judge_collection, judge_groups
 from components.dry_run.pairs import trial_pairs
 from components.dry_run.plan import RoundPlan, Sizes, Trial, plan_round, trial_sizes
-from components.dry_run.prompt import show_prompt
+from components.dry_run.prompt import ShownPrompt, show_prompt
 from components.judges.protocol import JUDGING, Group, JudgeContext
 from components.models.tokens import load_chat
 from components.preferences.tables import read_groups, write_pairs
-from components.records import Artifact, DataRejected, Manifest
+from components.records import Artifact, DataRejected, Manifest, StageFailed
 from components.runtime import progress
 from components.runtime.launch import STAGES, load_stages, run_stage
 from components.start.preflight import check_inputs, check_revisions
@@ -50,6 +50,17 @@ class _Trial(Round):
     @property
     def directory(self) -> Path:
         return round_directory(self.scratch, self.number)
+
+    @property
+    def judging(self) -> JudgeContext:
+        """What the judges of the round read, with a place of the trial for what they keep."""
+        return JudgeContext(self.directory / JUDGING, policy=self._champion, start=self._model(0), limits=self._limits)
+
+    def show_first_prompt(self) -> ShownPrompt:
+        """Return the first training prompt as the policy reads it."""
+        request = self.generate()
+        messages = read_table(request.prompts)["messages"].iloc[0]
+        return show_prompt(load_chat(request.policy, request.limits), parse_messages(messages))
 
 
 @dataclass(frozen=True)
@@ -114,8 +125,6 @@ def _tried(trial: _Trial, counts: Counts) -> RoundPlan:
     )
     validated = run_stage("validate_data", validate, trial.directory)
     trained, step_pairs = _trained(trial, validated)
-    chat = load_chat(trial.generate().policy, trial.generate().limits)
-    first = read_table(trial.generate().prompts)["messages"].iloc[0]
     return plan_round(
         Trial(
             config,
@@ -131,18 +140,23 @@ def _tried(trial: _Trial, counts: Counts) -> RoundPlan:
             trial.validate(collected).replayed,
             step_pairs,
         ),
-        show_prompt(chat, parse_messages(first)),
+        trial.show_first_prompt(),
     )
 
 
 def _generated(trial: _Trial, sizes: Sizes) -> Manifest:
     """Sample for a few prompts, after one prompt by which the libraries and the model's file are warm."""
-    processes = trial.config.generation.num_processes
-    for prompts in (1, sizes.tried_prompts):
-        shutil.rmtree(trial.directory / "generate_responses", ignore_errors=True)
+
+    def sample(prompts: int) -> Manifest:
         request = trial.generate().model_copy(update={"per_round": prompts})
-        generated = run_stage("generate_responses", request, trial.directory, num_processes=processes)
-    return generated
+        processes = trial.config.generation.num_processes
+        return run_stage("generate_responses", request, trial.directory, num_processes=processes)
+
+    # Only this one prompt may be too long; whatever else fails here fails again below.
+    with contextlib.suppress(StageFailed):
+        sample(1)
+        shutil.rmtree(trial.directory / "generate_responses")
+    return sample(sizes.tried_prompts)
 
 
 def _groups(directory: Path) -> list[Group]:
@@ -153,22 +167,19 @@ def _groups(directory: Path) -> list[Group]:
 def _judged(trial: _Trial, groups: Sequence[Group], sizes: Sizes) -> tuple[Manifest, Judged, Judged]:
     """Publish pairs of the trial, and return what the judges of both stages would do."""
     config, here = trial.config, trial.directory
-    context = JudgeContext(
-        here / JUDGING, policy=trial.generate().policy, start=trial.generate().policy, limits=trial.generate().limits
-    )
     progress.began(here.name, "judging")
     compared = [replace(group, responses=group.responses[:2]) for group in groups if len(group.responses) > 1]
     evaluated = judge_groups(
         config.evaluation_judge,
         compared,
-        context,
+        trial.judging,
         stage="evaluate",
         scale=sizes.judged_held_out * (sizes.models - 1) / max(1, len(compared)),
     )
     if trial.is_seeded:
         seeded = run_stage("collect_preferences", trial.collect(None), here)
         return seeded, Judged(seeded.seconds, (), ()), evaluated
-    judged = judge_collection(config, groups, context, scale=sizes.round_prompts / sizes.tried_prompts)
+    judged = judge_collection(config, groups, trial.judging, scale=sizes.round_prompts / sizes.tried_prompts)
     return _published_pairs(trial, groups, judged), judged, evaluated
 
 
