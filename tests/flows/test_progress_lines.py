@@ -14,9 +14,9 @@ STEPS = r"(\d+) of (\d+), [\d.e+]+ a second, about [^,]+ left, memory \d+\.\d Gi
 
 
 def ratchet(*arguments: str, runs: Path) -> list[str]:
-    """The lines on stdout of a command in a process of its own, with a line of progress every 0.2 s."""
+    """The lines on stdout of a command in a process of its own, with a line of progress every 0.05 s."""
     prefect = {"PREFECT_HOME": str(runs.parent / "prefect")}
-    environment = {**os.environ, **prefect, "RATCHET_RUNS": str(runs), "RATCHET_PROGRESS_SECONDS": "0.2"}
+    environment = {**os.environ, **prefect, "RATCHET_RUNS": str(runs), "RATCHET_PROGRESS_SECONDS": "0.05"}
     command = [sys.executable, "-m", "flows.cli", *arguments]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -31,9 +31,9 @@ def steps(lines: list[str], stage: str) -> list[tuple[int, int]]:
 
 def test_reward_model_into_a_pipe_says_step_speed_time_left_and_memory(tmp_path: Path, starter_directory: Path) -> None:
     """A training of 47 minutes printed nothing."""
-    rows = [{"prompt": f"order {n}", "chosen": "thank you " * 9, "rejected": f"no {n} " * 9} for n in range(600)]
+    rows = [{"prompt": f"order {n}", "chosen": "thank you " * 9, "rejected": f"no {n} " * 9} for n in range(300)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "settings.yaml").write_text("{dtype: float32, epochs: 3, pairs_per_step: 8, min_accuracy: 0}")
+    (tmp_path / "settings.yaml").write_text("{dtype: float32, epochs: 1, pairs_per_step: 4, min_accuracy: 0}")
     lines = ratchet(
         *("reward-model", str(tmp_path / "pairs.jsonl"), "--base", str(starter_directory)),
         *("--out", str(tmp_path / "out"), "--config", str(tmp_path / "settings.yaml")),
@@ -51,8 +51,8 @@ def test_run_into_a_pipe_says_it_of_each_stage_and_logs_it_beside_the_rounds(
     tmp_path: Path, make_config: Callable[..., CampaignConfig]
 ) -> None:
     config = make_config(
-        prompts={"per_round": 96, "num_held_out": 48},
-        training={"learning_rate": 3e-4, "epochs": 6, "pairs_per_step": 4, "micro_batch_pairs": 4},
+        prompts={"per_round": 64, "num_held_out": 48},
+        training={"learning_rate": 3e-4, "epochs": 2, "pairs_per_step": 4, "micro_batch_pairs": 4},
     )
     (tmp_path / "small.yaml").write_text(json.dumps(config.model_dump(mode="json", exclude_unset=True)))
     lines = ratchet("run", str(tmp_path / "small.yaml"), runs=tmp_path / "runs")
