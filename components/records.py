@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict
 from components.config import (
     ActiveConfig,
     ConstraintsConfig,
-    EndpointConfig,
     EvaluationConfig,
     GateConfig,
     GenerationConfig,
@@ -137,6 +136,18 @@ class Interval(Record):
     n: int
 
 
+class StartProbe(Record):
+    """A few responses of the start model, sampled as an evaluation samples them."""
+
+    num_prompts: int
+    temperature: float
+    engine: SamplingEngine
+    batch_size: int
+    confidence: float
+    """Level of the intervals of the measured shares."""
+    seed: int
+
+
 class StartRequest(Record):
     """Request to pin the start model, the judges and the prompts in round 0."""
 
@@ -146,6 +157,12 @@ class StartRequest(Record):
     active_judge: JudgeConfig
     prompts: PromptsConfig
     prompts_digest: str
+    lora: LoraConfig = LoraConfig()
+    soft_prompt: SoftPromptConfig = SoftPromptConfig()
+    """What is trained: checked against the model, once it is here, and nothing else."""
+    probe: StartProbe | None = None
+    """How the start model is measured; None does not measure it. No later stage reads the result."""
+    FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"lora", "soft_prompt", "probe"})
 
 
 class JudgedRound(Record):
@@ -214,6 +231,9 @@ class ValidateRequest(Record):
     takes: Takes
     """Unit of the training data: `pairs`, or single `responses`."""
     seed: int
+    collected: Artifact | None = None
+    """collect.json: what was left out before, for messages only."""
+    FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"collected"})
 
 
 class TrainRequest(Record):
@@ -285,6 +305,10 @@ class RoundRecord(Record):
     kl_to_start: float
     mean_tokens: float
     mean_reward: float | None
+    distinct_2: float | None = None
+    """distinct-2 of the responses that the round sampled; None if it sampled none, or was not measured."""
+    equal_samples: float | None = None
+    """Chance that two samples of one prompt are equal; None likewise."""
     seconds: dict[str, float]
     policy_digest: str
     reference_digest: str
@@ -294,22 +318,25 @@ class RoundRecord(Record):
 def _left_out(value: BaseModel) -> frozenset[str]:
     """Return the fields that do not belong to the identity of a record.
 
-    Fields newer than the first published campaigns are left out at their default, so that no stage of those campaigns
-    runs again.
+    Fields newer than the first published campaigns are left out at the value that changes nothing, so that no stage of
+    those campaigns runs again.
     """
-    free = value.FREE_TO_CHANGE if isinstance(value, EndpointConfig) else frozenset()
-    fields = type(value).model_fields
+    free: frozenset[str] = getattr(value, "FREE_TO_CHANGE", frozenset())
     newer: tuple[str, ...] = getattr(value, "ADDED_LATER", ())
-    return free | {
-        name for name in newer if getattr(value, name) == fields[name].get_default(call_default_factory=True)
-    }
+    return free | {name for name in newer if getattr(value, name) == _earlier_behaviour(value, name)}
+
+
+def _earlier_behaviour(value: BaseModel, name: str) -> Any:
+    """Return the value of a newer field at which everything is as it was without the field."""
+    former: dict[str, Any] = getattr(value, "FORMER_DEFAULTS", {})
+    return former[name] if name in former else type(value).model_fields[name].get_default(call_default_factory=True)
 
 
 def identity(value: Any) -> Any:
     """Reduce a record to the values that a result may depend on.
 
-    Artifacts and models become their digests. Paths, the free fields of endpoints, and fields that were added later and
-    have their default are left out.
+    Artifacts and models become their digests. Paths, fields that are free to change, and fields that were added later
+    and change nothing are left out.
     """
     if isinstance(value, Artifact | ModelRef):
         return value.digest

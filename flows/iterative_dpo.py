@@ -24,6 +24,7 @@ from components.campaign.state import (
 from components.campaign.stopping import refuse_if_stopped
 from components.config import CampaignConfig
 from components.records import RoundStopped
+from components.report.wording import start_remedies
 from components.runtime.stage_log import logged_to
 from components.start.preflight import check_inputs, check_revisions
 from flows.dpo_round import STOPPED, dpo_round
@@ -95,6 +96,8 @@ def add_rounds(config: CampaignConfig, *, accept_changes: bool) -> Any:
             start = start_campaign(round_directory(directory, 0), start_request(config, inputs.prompts_digest))
             pinned = read_json(round_directory(directory, 0) / "start" / "start.json")
             check_revisions(config.preferences, pinned.get("unrenderable"))
+            for line in start_remedies(pinned.get("measured"), max_unfinished_share=config.gate.max_unfinished_share):
+                get_run_logger().warning("%s", line)
             state = _state_with_target(directory, config)
             _ship_what_mlflow_missed(directory, state)
             while state.target is not None and state.last_round < state.target:

@@ -19,6 +19,7 @@ from components.records import (
     Manifest,
     ModelRef,
     PromoteRequest,
+    StartProbe,
     StartRequest,
     TrainRequest,
     ValidateRequest,
@@ -34,6 +35,24 @@ def start_request(config: CampaignConfig, prompts_digest: str) -> StartRequest:
         active_judge=config.active.judge,
         prompts=config.prompts,
         prompts_digest=prompts_digest,
+        lora=config.lora,
+        soft_prompt=config.soft_prompt,
+        probe=_probe(config),
+    )
+
+
+def _probe(config: CampaignConfig) -> StartProbe | None:
+    """Return how round 0 measures the start model; None if it does not."""
+    settings, generation = config.evaluation, config.generation
+    if not settings.start_prompts:
+        return None
+    return StartProbe(
+        num_prompts=min(settings.start_prompts, config.prompts.num_held_out),
+        temperature=settings.temperature,
+        engine=generation.engine,
+        batch_size=generation.batch_size,
+        confidence=settings.confidence,
+        seed=config.seed,
     )
 
 
@@ -112,6 +131,7 @@ class Round:
             validation=self.config.validation,
             takes=self.config.training.takes,
             seed=self._seed("validate_data"),
+            collected=self._published(collected, "collect.json"),
         )
 
     def train(self, validated: Manifest) -> TrainRequest:

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from components.artifacts import read_json, write_json
 from components.campaign.state import read_state
 from components.config import CampaignConfig, EndpointConfig, differences
+from components.config.section import Section
 
 CONFIG = "config.json"
 REPLACED_CONFIG = "config-until-round-{:03d}.json"
@@ -22,13 +23,20 @@ def with_former_defaults(directory: Path, config: CampaignConfig) -> CampaignCon
     """
     if not (directory / CONFIG).exists():
         return config
-    training, pinned = config.training, read_json(directory / CONFIG).get("training", {})
-    former = {
+    pinned = read_json(directory / CONFIG)
+    former = {name: _former(section, pinned.get(name, {})) for name, section in config if isinstance(section, Section)}
+    return config.model_copy(
+        update={name: getattr(config, name).model_copy(update=values) for name, values in former.items() if values}
+    )
+
+
+def _former(section: Section, pinned: dict[str, Any]) -> dict[str, Any]:
+    """Return the former defaults that a section keeps: those of keys that it leaves out and the campaign began with."""
+    return {
         name: value
-        for name, value in training.FORMER_DEFAULTS.items()
-        if name not in training.model_fields_set and pinned.get(name) == value
+        for name, value in section.FORMER_DEFAULTS.items()
+        if name not in section.model_fields_set and pinned.get(name, value) == value
     }
-    return config.model_copy(update={"training": training.model_copy(update=former)}) if former else config
 
 
 def refuse_changes(directory: Path, config: CampaignConfig) -> None:
@@ -106,6 +114,20 @@ def _pinned(config: Any) -> Any:
 def _resolved(config: dict[str, Any]) -> dict[str, Any]:
     """Return the configuration of an earlier version, with the knobs added since then at their defaults."""
     try:
-        return CampaignConfig.model_validate(config).model_dump(mode="json")
+        return CampaignConfig.model_validate(with_former_knobs(config)).model_dump(mode="json")
     except ValidationError:  # a knob that no longer exists: the comparison names it
         return config
+
+
+def with_former_knobs(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a pinned configuration with the knobs that it lacks because an earlier version wrote it.
+
+    A knob that has a former default gets it: the campaign goes on as it began.
+    """
+    sections = {name: field.annotation for name, field in CampaignConfig.model_fields.items()}
+    former = {
+        name: section.FORMER_DEFAULTS | config.get(name, {})
+        for name, section in sections.items()
+        if isinstance(section, type) and issubclass(section, Section) and section.FORMER_DEFAULTS
+    }
+    return config | former

@@ -18,6 +18,7 @@ from urllib.parse import quote
 from pydantic import ValidationError
 
 from components.artifacts import MANIFEST, artifact, read_json, read_table
+from components.campaign.config import CONFIG, with_former_knobs
 from components.campaign.state import State, read_state, round_directory
 from components.config import CampaignConfig, describe
 from components.records import JUDGE_USAGE, PROMPT_OUTCOMES, Artifact, JudgedRound, Manifest, RoundRecord
@@ -246,7 +247,7 @@ def read_campaign(directory: Path) -> CampaignFiles:
     if state is None or not (directory / "config.json").is_file():
         raise ValueError(f"{directory} does not contain a campaign: name one that `ratchet run` has started")
     try:
-        config = CampaignConfig.model_validate(read_json(directory / "config.json"))
+        config = CampaignConfig.model_validate(with_former_knobs(read_json(directory / CONFIG)))
     except ValidationError as error:
         raise ValueError(f"{directory / 'config.json'}: {describe(error)}") from None
     records = {record.round: record for record in state.rounds}
@@ -364,6 +365,9 @@ def round_record(here: Path, round: int, manifests: dict[str, Manifest]) -> Roun
     decision = read_json(here / "promote" / "decision.json")
     trained = read_json(here / "dpo_train" / "train.json")
     rewards = evaluation["mean_reward"]
+    sampled = here / "generate_responses" / "generate.json"
+    # A round that a data set seeds samples nothing, and earlier versions did not measure it.
+    diversity = read_json(sampled).get("diversity", {}) if "generate_responses" in manifests else {}
     return RoundRecord(
         round=round,
         promoted=decision["promoted"],
@@ -374,6 +378,8 @@ def round_record(here: Path, round: int, manifests: dict[str, Manifest]) -> Roun
         kl_to_start=evaluation["kl_to_start"],
         mean_tokens=evaluation["mean_tokens"]["challenger"],
         mean_reward=None if rewards is None else rewards["challenger"],
+        distinct_2=diversity.get("distinct_2"),
+        equal_samples=diversity.get("equal_samples"),
         seconds={name: manifest.seconds for name, manifest in manifests.items()},
         policy_digest=trained["policy_digest"],
         reference_digest=trained["reference_digest"],

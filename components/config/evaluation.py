@@ -1,5 +1,7 @@
 """How a challenger is compared, and when it is promoted."""
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from components.config.section import Section
@@ -17,6 +19,10 @@ class EvaluationConfig(Section):
     """Resamples of the paired bootstrap over prompts."""
     num_samples: int = Field(default=24, ge=0)
     """Held-out prompts whose responses are kept side by side for reading."""
+    start_prompts: int = Field(default=64, ge=0)
+    """Held-out prompts on which round 0 samples the start model, to tell how many of its responses are cut or empty
+    before hours are spent; 64 know a share to within 13 points. At most `prompts.num_held_out`; 0 samples none."""
+    FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"start_prompts"})
 
 
 class GateConfig(Section):
@@ -26,5 +32,13 @@ class GateConfig(Section):
     """Guard: largest mean response length of the challenger, as a multiple of the champion's."""
     max_kl_to_start: float = Field(default=100.0, gt=0.0)
     """Guard: largest KL divergence from the start, in nats per response."""
-    max_unfinished_share: float = Field(default=0.2, ge=0.0, le=1.0)
-    """Guard: largest share of responses that are empty or cut by the length limit."""
+    max_unfinished_increase: float = Field(default=0.05, ge=0.0, le=1.0)
+    """Guard: a challenger is refused if its share of responses that are empty or cut by the length limit exceeds the
+    champion's on the same prompts by more than this, and surely exceeds it; 1 sets no limit."""
+    max_unfinished_share: float = Field(default=1.0, ge=0.0, le=1.0)
+    """Guard: largest share of the challenger's responses that are empty or cut, whatever the champion's is; 1 sets no
+    limit."""
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("max_unfinished_increase",)
+    FORMER_DEFAULTS: ClassVar[dict[str, float]] = {"max_unfinished_share": 0.2, "max_unfinished_increase": 1.0}
+    """Behaviour of 0.1: an absolute limit alone. A campaign that began with it keeps it, as long as its configuration
+    leaves the keys out."""

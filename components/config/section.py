@@ -1,6 +1,6 @@
 """The base class of every section of the configuration."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -13,3 +13,6 @@ class Section(BaseModel):
     ADDED_LATER: ClassVar[tuple[str, ...]] = ()
     """Fields that earlier versions do not have. At its default such a field enters no digest, so that the stages that
     an earlier version published keep their keys."""
+    FORMER_DEFAULTS: ClassVar[dict[str, Any]] = {}
+    """Defaults of earlier versions. A campaign that began with one keeps it, as long as its configuration leaves the
+    key out; at the former default a field of `ADDED_LATER` enters no digest."""

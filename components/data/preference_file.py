@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from components.data.answers import read_answer
 from components.data.conversations import CONTEXT, warn_of_doubts, with_context
+from components.data.funnel import counted, step, too_little
 from components.data.messages import Messages, format_messages
 from components.data.rows import Row, Rows, read_rows
 
@@ -92,9 +93,13 @@ def load_seed_pairs(source: str, *, split: str) -> SeedPairs:
     pairs = [pair for pair in loaded if isinstance(pair, SeedPair)]
     earlier = tuple(row.place for row, pair in zip(read.rows, loaded, strict=True) if pair is None)
     if not pairs:
+        differing = {"chosen and rejected differ before the last answer": len(earlier)}
         raise ValueError(
-            f"{source} has no pair of answers to the same prompt: "
-            "chosen and rejected must agree in all messages but the last"
+            too_little(
+                f"{source} has no pair of answers to the same prompt",
+                [step(len(read.rows), "rows", counted(differing, {}))],
+                otherwise="chosen and rejected must agree in all messages but the last",
+            )
         )
     return SeedPairs(pairs, earlier)
 

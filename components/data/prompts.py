@@ -15,6 +15,7 @@ from typing import Any
 from components.builtin.world import held_out_prompts, train_prompts
 from components.config import BUILTIN, PromptsConfig
 from components.data.conversations import CONTEXT, conversation, warn_of_doubts, with_context
+from components.data.funnel import LeftOut, Step, step, too_little
 from components.data.messages import Message, Messages, format_messages
 from components.data.rows import Row, Rows, read_rows
 
@@ -117,6 +118,8 @@ def split_prompts(config: PromptsConfig) -> PromptSplit:
     loaded = load_prompts(config.train, column=config.column, split="train" if builtin_train else config.train_split)
     train = _distinct(loaded)
     duplicates = len(loaded) - len(train)
+    copies = LeftOut(count=duplicates, cause="the content of an earlier row", remedy="name more prompts")
+    read = step(len(loaded), f"rows of {config.train}", [copies])
     if config.held_out:
         builtin_held = config.held_out == BUILTIN
         loaded = load_prompts(
@@ -125,14 +128,17 @@ def split_prompts(config: PromptsConfig) -> PromptSplit:
         held_out = _distinct(loaded)
         duplicates += len(loaded) - len(held_out)
     else:
-        held_out = _hold_out(train, config.num_held_out)
+        held_out = _hold_out(train, config.num_held_out, read)
         train = {key: prompt for key, prompt in train.items() if key not in held_out}
     disjoint = [prompt for key, prompt in train.items() if key not in held_out]
     if not disjoint:
-        raise ValueError(
-            f"all {len(train)} training prompts of {config.train} are also held out: "
-            "name training prompts that are not held out"
+        held = LeftOut(
+            count=len(train),
+            cause=f"the content of a row of prompts.held_out = {config.held_out}",
+            remedy="name training prompts that are not held out",
         )
+        headline = f"no prompt is left to train on, because all {len(train)} training prompts are also held out"
+        raise ValueError(too_little(headline, [read, step(len(train), "prompts", [held])], otherwise=""))
     return PromptSplit(tuple(disjoint), tuple(held_out.values()), duplicates, len(train) - len(disjoint))
 
 
@@ -191,12 +197,15 @@ def _distinct(prompts: Iterable[Prompt]) -> dict[str, Prompt]:
     return by_content
 
 
-def _hold_out(train: dict[str, Prompt], number: int) -> dict[str, Prompt]:
+def _hold_out(train: dict[str, Prompt], number: int, read: Step) -> dict[str, Prompt]:
     if number >= len(train):
-        raise ValueError(
-            f"holding out {number} of {len(train)} training prompts leaves none to train on: "
-            "lower prompts.num_held_out or name held-out prompts in prompts.held_out"
+        held = LeftOut(
+            count=len(train),
+            cause=f"held out by prompts.num_held_out = {number}",
+            remedy="lower prompts.num_held_out or name held-out prompts in prompts.held_out",
         )
+        headline = f"no prompt is left to train on, because {number} of {len(train)} are to be held out"
+        raise ValueError(too_little(headline, [read, step(len(train), "prompts", [held])], otherwise=""))
     return {key: train[key] for key in sorted(train)[:number]}
 
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from components.data.funnel import counted, step, too_little
+
 
 def tag_weights(tags: Sequence[str], weights: Mapping[str, float]) -> list[float]:
     """Return the weight of each pair's loss; a tag that is not named counts 1.
@@ -94,7 +96,11 @@ def _places(tags: Sequence[str], shares: Mapping[str, float]) -> dict[str, int]:
 def _refuse_unknown(tags: Sequence[str], named: Mapping[str, float], key: str) -> None:
     unknown = sorted(set(named) - set(tags))
     if unknown:
+        headline = f"{key} names {', '.join(unknown)}, but no training pair has that tag"
         raise ValueError(
-            f"{key} names {', '.join(unknown)}, but no training pair has that tag; "
-            f"the tags are: {', '.join(sorted(set(tags)))}"
+            too_little(
+                headline,
+                [step(len(tags), "training pairs", counted({f"tag {tag}": n for tag, n in Counter(tags).items()}, {}))],
+                otherwise=f"take it out of {key}, or name pairs that have it",
+            )
         )

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import torch
 
 from components.artifacts import digest, read_table, write_bytes, write_json
 from components.campaign.models import MASTER
+from components.data.funnel import counted, step, too_little
 from components.dpo.batches import Layout, Pair, Plan, read_pairs
 from components.dpo.checks import LOGPS_TOLERANCE, FirstLoss, Probe, check_reloaded, probe_trained
 from components.dpo.constraints import constraints_of
@@ -126,7 +128,13 @@ def _with_tokens(request: TrainRequest, pairs: Artifact) -> pd.DataFrame:
         return table
     chat = load_chat(request.policy, request.limits)
     encoded = encode(table, chat, limits=request.limits, held_out=frozenset())
-    return table.assign(**encoded.tokens).drop(index=list(encoded.reasons))
+    kept = table.assign(**encoded.tokens).drop(index=list(encoded.reasons))
+    if kept.empty and not table.empty:
+        reasons = Counter(reason for of_row in encoded.reasons.values() for reason in sorted(of_row))
+        headline = f"no pair of {pairs.path.name} can be trained on"
+        steps = [step(len(table), "pairs", counted(reasons, {}))]
+        raise ValueError(too_little(headline, steps, otherwise="change the prompts, or the limits on tokens"))
+    return kept
 
 
 def _train(

@@ -1,7 +1,7 @@
 """The door of evaluation: compares challenger, champion and start on the held-out prompts."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 
 from components.artifacts import derive_seed, read_json, read_table, write_json, write_table
+from components.data.funnel import counted, step, too_little
 from components.data.messages import Messages, parse_messages
 from components.evaluation.answers import Answers, answer
 from components.evaluation.outcomes import HeldOutComparison, compare, principle_violations
 from components.evaluation.rules import violation_shares
+from components.generation.responses import Response
 from components.judges.chat.ledger import write_usage
 from components.judges.health import measure_health
 from components.judges.protocol import JUDGING, Judge, JudgeContext, SampledTokens
@@ -22,7 +24,8 @@ from components.models.tokens import load_chat
 from components.plots.stages import evaluation_plots
 from components.records import EvaluateRequest, Interval
 from components.runtime.ranks import pick_own_device, rank
-from components.statistics.intervals import mean_interval, win_rate
+from components.statistics.diversity import distinct
+from components.statistics.intervals import mean_interval, share_change, win_rate
 
 MODELS = ("start", "champion", "challenger")
 
@@ -74,6 +77,8 @@ def run(request: EvaluateRequest, out: Path) -> None:
         "unfinished_share": {
             name: _mean([response.unfinished for response in answers.responses[name]]) for name in MODELS
         },
+        "unfinished_increase": _unfinished_increase(request, answers.responses),
+        "diversity": {name: _diversity(answers.responses[name]) for name in MODELS},
         "violations": violation_shares(answers.responses, request.constraints)
         | _principle_violations(request, comparison),
         **_implicit_reward(request),
@@ -101,8 +106,14 @@ def _held_out(request: EvaluateRequest) -> HeldOut:
     limit = request.limits.max_prompt_tokens
     short = [row for row, ids in enumerate(encoded) if len(ids) <= limit]
     if not short:
+        shortest = min(map(len, encoded))
+        long = {f"longer than policy.max_prompt_tokens = {limit} (the shortest has {shortest} tokens)": len(prompts)}
         raise ValueError(
-            f"all {len(prompts)} held-out prompts are longer than policy.max_prompt_tokens = {limit}: raise it"
+            too_little(
+                f"all {len(prompts)} held-out prompts are longer than policy.max_prompt_tokens = {limit}",
+                [step(len(prompts), "held-out prompts", counted(long, {}))],
+                otherwise="raise policy.max_prompt_tokens",
+            )
         )
     skipped = len(prompts) - len(short)
     if skipped:
@@ -178,6 +189,27 @@ def _divergence(request: EvaluateRequest, log_ratios: Sequence[float]) -> dict[s
         log_ratios, confidence=settings.confidence, resamples=settings.bootstrap_resamples, seed=seed
     )
     return {"kl_to_start": interval.value, "kl_to_start_interval": interval.model_dump()}
+
+
+def _unfinished_increase(request: EvaluateRequest, responses: Mapping[str, Sequence[Response]]) -> dict[str, Any]:
+    """Return by how much more of the challenger's responses than of the champion's are empty or cut, as an interval."""
+    unusable = {
+        name: [response.empty or response.unfinished for response in responses[name]]
+        for name in ("challenger", "champion")
+    }
+    settings, seed = request.evaluation, derive_seed(request.seed, "unfinished_increase")
+    return share_change(
+        unusable["challenger"],
+        unusable["champion"],
+        confidence=settings.confidence,
+        resamples=settings.bootstrap_resamples,
+        seed=seed,
+    ).model_dump()
+
+
+def _diversity(responses: Sequence[Response]) -> dict[str, float | None]:
+    rows = [response.answer_ids for response in responses]
+    return {f"distinct_{n}": distinct(rows, n) for n in (1, 2)}
 
 
 def _implicit_reward(request: EvaluateRequest) -> dict[str, float | None]:

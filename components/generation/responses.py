@@ -22,6 +22,11 @@ class Response:
     finish_reason: Literal["stop", "length"]
 
     @property
+    def answer_ids(self) -> list[int]:
+        """The sampled tokens without the stop token."""
+        return self.token_ids[:-1] if self.finish_reason == "stop" else self.token_ids
+
+    @property
     def empty(self) -> bool:
         """Whether the text is empty or only white space."""
         return not self.text.strip()

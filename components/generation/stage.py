@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from components.artifacts import derive_seed, read_table, write_json, write_table
+from components.data.funnel import counted, step, too_little
 from components.data.messages import parse_messages
 from components.generation.curriculum import draw_round
 from components.generation.engines import opened
@@ -21,6 +22,7 @@ from components.models.tokens import ChatTokenizer, load_chat
 from components.records import GenerateRequest
 from components.runtime import progress
 from components.runtime.ranks import pick_own_device, rank, world_size
+from components.statistics.diversity import measure_diversity
 
 RESPONSE_TYPES = {
     "prompt_id": "str",
@@ -56,11 +58,7 @@ def run(request: GenerateRequest, out: Path) -> None:
     limit = request.limits.max_prompt_tokens
     sampled = {name: ids for name, ids in encoded.items() if len(ids) <= limit}
     if not sampled:
-        shortest = min(len(ids) for ids in encoded.values())
-        raise ValueError(
-            f"all {len(drawn)} prompts of the round are longer than policy.max_prompt_tokens = {limit} "
-            f"(the shortest has {shortest} tokens): raise it"
-        )
+        raise ValueError(_all_too_long(request, len(pool), len(drawn), min(map(len, encoded.values())), left_out))
     skipped = len(drawn) - len(sampled)
     if skipped:
         log.warning(
@@ -87,12 +85,30 @@ def run(request: GenerateRequest, out: Path) -> None:
         "unfinished": sum(response.unfinished for response in everything),
         "empty": sum(response.empty for response in everything),
         "sampling": path._asdict(),
+        "diversity": measure_diversity(
+            (response.answer_ids for response in everything),
+            [[response.text for response in of_prompt] for of_prompt in responses],
+        ).model_dump(),
     }
     prompts = pd.DataFrame({"prompt_id": drawn, "messages": [pool[name] for name in drawn]}, dtype="str")
     prompts["token_ids"] = [encoded[name] for name in drawn]
     write_table(out / "prompts.parquet", prompts)
     write_table(out / "responses.parquet", _table(list(sampled), seeds, responses, _sampling(request)))
     write_json(out / "generate.json", counts)
+
+
+def _all_too_long(request: GenerateRequest, pool: int, drawn: int, shortest: int, resting: int) -> str:
+    limit = f"policy.max_prompt_tokens = {request.limits.max_prompt_tokens}"
+    causes = {
+        f"left to other rounds by prompts.per_round = {request.per_round}": pool - drawn - resting,
+        f"solved, and resting by prompts.solved_rounds = {request.solved_rounds}": resting,
+    }
+    long = {f"longer than {limit} (the shortest has {shortest} tokens)": drawn}
+    return too_little(
+        f"all {drawn} prompts of the round are longer than {limit}",
+        [step(pool, "training prompts", counted(causes, {})), step(drawn, "drawn prompts", counted(long, {}))],
+        otherwise="raise policy.max_prompt_tokens",
+    )
 
 
 def _respond(

@@ -107,6 +107,8 @@ def _measures(side: _Side) -> dict[str, str]:
         "KL to the start": decimal(record.kl_to_start, 2) if spread is None else estimate(spread, 2),
         "reward": decimal(record.mean_reward, 3),
         "tokens": decimal(record.mean_tokens, 1),
+        "distinct-2": decimal(record.distinct_2, 4),
+        "equal samples": decimal(record.equal_samples, 3),
         "pairs": count(record.num_pairs),
     }
     measures |= {f"time: {stage_name(stage)}": duration(seconds) for stage, seconds in record.seconds.items()}

@@ -149,6 +149,11 @@ def load_policy(
         # gradient.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+        # RWKV divides the weights of its seventh layer and of later ones in place when it is first used in evaluation
+        # mode. What is trained, digested and saved would then be other weights than those that are loaded. The division
+        # only spares float16, which is not used here, an overflow: the model undoes it.
+        if hasattr(module, "_rescale_layers"):
+            module._rescale_layers = _leave_weights
     if ref.adapter is not None:
         model = load_adapter(model, ref.adapter, trainable=trainable_adapter)
     for module in model.modules():
@@ -159,6 +164,10 @@ def load_policy(
             module.attention_dropout = 0.0
     speed_up(model)
     return model.to(device).eval()
+
+
+def _leave_weights() -> None:
+    """Stand for RWKV's `_rescale_layers`."""
 
 
 def give_memory_back() -> None:

@@ -115,6 +115,13 @@ def _pair_or_reason(
     return Pair(better, worse, label(margin, verdict_p, preferences))
 
 
+def largest_margin(prompt: JudgedPrompt, preferences: PreferencesConfig) -> float:
+    """Return the largest margin between two answers that `preferences.min_margin` left out; 0 if it left out none."""
+    pairs = combinations(prompt.answers, 2)
+    below = [two for two in pairs if _pair_or_reason(prompt, *two, preferences) == "below_margin"]
+    return max((abs(first.score - second.score) for first, second in below), default=0.0)
+
+
 WinProbs = Mapping[tuple[int, int], float]
 """Mean probability that the first sample is better than the second, in both orders."""
 

@@ -20,6 +20,7 @@ from components.preferences.candidates import (
     Pair,
     candidates,
     judged_prompts,
+    largest_margin,
 )
 from components.preferences.counts import PAIRED
 from components.preferences.labels import soft_label
@@ -35,6 +36,8 @@ class BuiltPairs(NamedTuple):
     """How each prompt ended, by prompt_id in the order of the prompts: one of `counts.OUTCOMES`."""
     revisions: dict[str, int] | None = None
     """Number of responses by the outcome of their revision; None unless pairs are built by revision."""
+    largest_margin: float | None = None
+    """Largest margin that `preferences.min_margin` left out; None if it left out none."""
 
 
 def build_pairs(
@@ -54,7 +57,8 @@ def build_pairs(
     """
     _check_compared(verdicts, judge, preferences)
     builder = BUILDERS[preferences.pairs]
-    offers = [candidates(builder.rescored(prompt), preferences) for prompt in judged_prompts(groups, verdicts)]
+    rescored = [builder.rescored(prompt) for prompt in judged_prompts(groups, verdicts)]
+    offers = [candidates(prompt, preferences) for prompt in rescored]
     pairs = iter(builder.choose([offered for offered in offers if isinstance(offered, Candidates)], preferences, seed))
     cited = verdict_ids(verdicts)
     rows: list[dict[str, Any]] = []
@@ -63,7 +67,12 @@ def build_pairs(
         outcomes[group.prompt_id] = PAIRED if isinstance(offered, Candidates) else offered
         if isinstance(offered, Candidates):
             rows += [_row(group, pair, judge, cited, preferences) for pair in next(pairs)]
-    return BuiltPairs(rows, outcomes)
+    below = [
+        largest_margin(prompt, preferences)
+        for prompt, offered in zip(rescored, offers, strict=True)
+        if offered == "below_margin"
+    ]
+    return BuiltPairs(rows, outcomes, largest_margin=max(below, default=None))
 
 
 def _check_compared(verdicts: Iterable[Verdict], judge: str, preferences: PreferencesConfig) -> None:
@@ -143,7 +152,13 @@ def build_singles(
                 verdict_ids=[name for sample_id in answer.sample_ids for name in cited[group.prompt_id, sample_id]],
             )
             rows.append(row)
-    return BuiltPairs(rows, outcomes)
+    below = [
+        abs(answer.score - threshold)
+        for prompt in prompts
+        for answer in prompt.answers
+        if _end(answer, threshold, preferences) == "below_margin"
+    ]
+    return BuiltPairs(rows, outcomes, largest_margin=max(below, default=None))
 
 
 def _end(answer: JudgedAnswer, threshold: float, preferences: PreferencesConfig) -> str:

@@ -1,68 +1,119 @@
-"""Says why a round's responses gave no pair at all: at which step every prompt ended, and what to change.
+"""Says at which step prompts ended without a pair, and what to change.
 
 Pure; knows no judge, file or stage.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from components.config import PreferencesConfig
-from components.judges.protocol import Group, Verdict, scores
-from components.records import DataRejected
+from components.data.funnel import LeftOut, Step, step
+from components.judges.protocol import Group
+from components.preferences.counts import PAIRED
+from components.preferences.judged_pairs import BuiltPairs
 
 EQUAL = "equal"
 """How a prompt ends whose responses are all the same text; the builders count it as a tie."""
+REMEDIES = {
+    EQUAL: "raise generation.temperature, and leave generation.top_k at 0",
+    "ties": "use a judge that tells responses apart, or set `preferences: {ties: half}`",
+    "below_margin": "lower preferences.min_margin",
+    "no_verdict": "see verdicts.parquet",
+    "not_compared": "use a judge that compares, or other soft_labels",
+    "not_revised": "see collect.json",
+}
 
 
-def refuse_no_pairs(
-    groups: Sequence[Group],
-    outcomes: Mapping[str, str],
-    verdicts: Sequence[Verdict],
-    preferences: PreferencesConfig,
-) -> None:
-    """Refuse a round without a pair.
+def judged_step(groups: Sequence[Group], built: BuiltPairs, preferences: PreferencesConfig) -> Step:
+    """Return what building pairs left out, in prompts by the step at which they ended.
 
     Args:
         groups: Prompts and responses.
-        outcomes: How each prompt ended, by prompt_id.
-        verdicts: The judge's verdicts.
+        built: The pairs, and how each prompt ended.
         preferences: Margin and ties.
-
-    Raises:
-        DataRejected: Always; the message counts the prompts by the step at which they ended, most first.
     """
-    ended = Counter(EQUAL if _is_equal(group) else outcomes[group.prompt_id] for group in groups)
+    single = preferences.pairs == "unpaired"
+    ended = Counter(
+        EQUAL if not single and _is_equal(group) and outcome == "ties" else outcome
+        for group in groups
+        if (outcome := built.outcomes[group.prompt_id]) != PAIRED
+    )
     causes = {
         EQUAL: "all responses are equal",
         "ties": "the scores tie",
-        "below_margin": f"the largest margin of scores, {_largest_margin(groups, verdicts):.3g}, is within "
-        f"preferences.min_margin = {preferences.min_margin:g}",
         "no_verdict": "fewer than two responses have a valid verdict",
         "not_compared": "the judge did not compare the responses",
-        "not_revised": "no response was revised",
+        "not_revised": f"no response was revised: {_listed(built.revisions or {})}",
     }
-    remedies = {
-        EQUAL: "raise generation.temperature, and leave generation.top_k at 0",
-        "ties": "use a judge that tells responses apart, or set `preferences: {ties: half}`",
-        "below_margin": "lower preferences.min_margin",
-        "no_verdict": "see verdicts.parquet",
-        "not_compared": "use a judge that compares, or other soft_labels",
-        "not_revised": "see collect.json",
+    if single:
+        causes |= {"ties": "the scores are the threshold", "no_verdict": "no response has a valid verdict"}
+    remedies = {"ties": "set preferences.threshold to another one"} if single else {}
+    return _step(len(groups), "prompts", ended, causes, built.largest_margin, preferences, remedies)
+
+
+def seeded_step(outcomes: Sequence[str], largest_margin: float | None, preferences: PreferencesConfig) -> Step:
+    """Return what was left out of a data set, in rows by the step at which they ended."""
+    ended = Counter(outcome for outcome in outcomes if outcome != PAIRED)
+    causes = {
+        "ties": "the margin is 0 (preferences.ties = drop)",
+        "no_verdict": "chosen and rejected differ before the last answer",
     }
-    listed = "; ".join(f"{count} x {causes[outcome]}" for outcome, count in ended.most_common())
-    first = ended.most_common(1)[0][0] if ended else "no_verdict"
-    raise DataRejected(f"no pair could be built from {len(groups)} prompts ({listed}): {remedies[first]}")
+    remedies = {"ties": "set `preferences: {ties: half}`", "no_verdict": "name pairs of answers to the same prompt"}
+    return _step(len(outcomes), "rows", ended, causes, largest_margin, preferences, remedies)
+
+
+def costly_step(pairs: int, counts: Mapping[str, Any], *, rest: str, preferences: PreferencesConfig) -> Step:
+    """Return what the costly judge left out of the pairs.
+
+    Args:
+        pairs: Number of pairs before it was asked.
+        counts: Its counts in collect.json.
+        rest: `active.rest`.
+        preferences: What becomes of ties.
+    """
+    tied = counts["ties"] if preferences.ties == "drop" else 0
+    undecided = LeftOut(
+        count=counts["dropped"] - tied,
+        cause=f"the costly judge decided nothing (active.rest = {rest}, active.budget = {counts['budget']})",
+        remedy="set `active: {rest: keep}`, or raise active.budget",
+    )
+    ties = LeftOut(
+        count=tied,
+        cause="the costly judge finds the answers tied (preferences.ties = drop)",
+        remedy=REMEDIES["ties"],
+    )
+    return step(pairs, "pairs", [undecided, ties])
+
+
+def _step(
+    total: int,
+    noun: str,
+    ended: Counter[str],
+    causes: dict[str, str],
+    largest_margin: float | None,
+    preferences: PreferencesConfig,
+    remedies: Mapping[str, str],
+) -> Step:
+    if largest_margin is not None:
+        name = "margin of scores"
+        if preferences.pairs == "unpaired" and noun == "prompts":
+            name = f"distance from preferences.threshold = {preferences.threshold}"
+        limit = f"preferences.min_margin = {preferences.min_margin:g}"
+        causes = causes | {"below_margin": f"the largest {name}, {largest_margin:.3g}, is within {limit}"}
+    return step(
+        total,
+        noun,
+        [
+            LeftOut(count=count, cause=causes[outcome], remedy=remedies.get(outcome, REMEDIES[outcome]))
+            for outcome, count in ended.most_common()
+        ],
+    )
 
 
 def _is_equal(group: Group) -> bool:
-    texts = {text.strip() for _, text in group.responses}
-    return len(group.responses) > 1 and len(texts) == 1
+    return len(group.responses) > 1 and len({text.strip() for _, text in group.responses}) == 1
 
 
-def _largest_margin(groups: Sequence[Group], verdicts: Sequence[Verdict]) -> float:
-    scored = scores(verdicts)
-    known = [
-        [scored[key] for number, _ in group.responses if (key := (group.prompt_id, number)) in scored]
-        for group in groups
-    ]
-    return max((max(values) - min(values) for values in known if values), default=0.0)
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)

@@ -20,6 +20,8 @@ class Seeded(NamedTuple):
     """Rows of `pair_row`."""
     outcomes: list[str]
     """How each row of the data set ended: one of `counts.OUTCOMES`."""
+    largest_margin: float | None
+    """Largest margin that `preferences.min_margin` left out; None if it left out none."""
 
 
 def seeded_pairs(preferences: PreferencesConfig, *, pinned_digest: str | None) -> Seeded:
@@ -47,7 +49,12 @@ def seeded_pairs(preferences: PreferencesConfig, *, pinned_digest: str | None) -
         )
     outcomes = [_outcome(pair, preferences) for pair in seeds.pairs]
     rows = [_row(pair, preferences) for pair, outcome in zip(seeds.pairs, outcomes, strict=True) if outcome == PAIRED]
-    return Seeded(rows, outcomes + ["no_verdict"] * len(seeds.split_earlier))
+    below = [
+        pair.margin
+        for pair, outcome in zip(seeds.pairs, outcomes, strict=True)
+        if outcome == "below_margin" and pair.margin is not None
+    ]
+    return Seeded(rows, outcomes + ["no_verdict"] * len(seeds.split_earlier), max(below, default=None))
 
 
 def _outcome(pair: SeedPair, preferences: PreferencesConfig) -> str:

@@ -1,12 +1,12 @@
 """The door of preference collection: judge a round's responses and build pairs, or take the pairs of a data set."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from components.artifacts import read_table, write_json
 from components.config import JudgeConfig, PreferencesConfig
+from components.data.funnel import as_json, too_little
 from components.judges.chat.ledger import write_usage
 from components.judges.health import measure_health
 from components.judges.health_limits import check_limits
@@ -16,7 +16,7 @@ from components.judges.revision import Reviser
 from components.preferences.active.refine import CostlyJudge, costly_judge, refine
 from components.preferences.counts import COUNTS, judged_counts, pair_counts, seeded_counts
 from components.preferences.judged_pairs import BuiltPairs, build_from_verdicts
-from components.preferences.no_pairs import refuse_no_pairs
+from components.preferences.no_pairs import costly_step, judged_step, seeded_step
 from components.preferences.revised_pairs import revised_pairs
 from components.preferences.seeds import seeded_pairs
 from components.preferences.tables import check_invalid_share, read_groups, write_outcomes, write_pairs, write_verdicts
@@ -24,6 +24,8 @@ from components.records import CollectRequest, DataRejected
 
 Build = Callable[..., BuiltPairs]
 """(groups, verdicts, *, judge, preferences, seed) -> pairs, or single responses, to train on."""
+NO_RESPONSES = "sample more responses: raise generation.samples_per_prompt"
+"""Remedy if no step has one."""
 
 
 def run(request: CollectRequest, out: Path) -> None:
@@ -81,17 +83,23 @@ def collect(
     write_pairs(out, built.rows, groups)
     write_outcomes(out, built.rows, built.outcomes, verdicts)
     health = measure_health(verdicts, groups, seed=seed)
+    steps = [judged_step(groups, built, preferences)]
     measured = {"judge_health": health.model_dump(mode="json"), "revisions": built.revisions}
     counts = judged_counts(groups, verdicts, built.outcomes.values(), built.rows) | measured
-    write_json(out / COUNTS, {**counts, "active": None})
+    write_json(out / COUNTS, {**counts, "active": None, "left_out": as_json(steps)})
     check_limits(judge.name, health, preferences)
     if not built.rows:
-        refuse_no_pairs(groups, built.outcomes, verdicts, preferences)
+        raise DataRejected(too_little("no pair could be built", steps, otherwise=NO_RESPONSES))
     if costly is not None:
         refined = refine(built.rows, groups, verdicts, costly=costly, preferences=preferences, seed=seed)
         write_verdicts(out, [*verdicts, *refined.verdicts])
         write_pairs(out, refined.rows, groups)
-        write_json(out / COUNTS, {**counts, **pair_counts(refined.rows), "active": refined.counts})
+        rest = costly.active.rest
+        steps.append(costly_step(len(built.rows), refined.counts, rest=rest, preferences=preferences))
+        refined_counts = {**pair_counts(refined.rows), "active": refined.counts, "left_out": as_json(steps)}
+        write_json(out / COUNTS, {**counts, **refined_counts})
+        if not refined.rows:
+            raise DataRejected(too_little("no pair is left after the costly judge", steps, otherwise=NO_RESPONSES))
 
 
 def take_seeds(preferences: PreferencesConfig, *, pinned_digest: str | None, out: Path) -> None:
@@ -99,13 +107,9 @@ def take_seeds(preferences: PreferencesConfig, *, pinned_digest: str | None, out
     built = seeded_pairs(preferences, pinned_digest=pinned_digest)
     write_verdicts(out, [])
     write_pairs(out, built.rows, groups=())
+    steps = [seeded_step(built.outcomes, built.largest_margin, preferences)]
     if not built.rows:
-        listed = "; ".join(f"{count} x {outcome}" for outcome, count in Counter(built.outcomes).most_common())
-        raise DataRejected(
-            f"no pair of preferences.seed_pairs = {preferences.seed_pairs} can be trained on ({listed}): lower "
-            "preferences.min_margin, or name other pairs"
-        )
-    write_json(
-        out / COUNTS,
-        {**seeded_counts(built.outcomes, built.rows), "judge_health": None, "revisions": None, "active": None},
-    )
+        headline = f"no pair of preferences.seed_pairs = {preferences.seed_pairs} can be trained on"
+        raise DataRejected(too_little(headline, steps, otherwise="name other pairs"))
+    nothing = {"judge_health": None, "revisions": None, "active": None}
+    write_json(out / COUNTS, {**seeded_counts(built.outcomes, built.rows), **nothing, "left_out": as_json(steps)})

@@ -41,6 +41,7 @@ def decide(evaluation: Mapping[str, Any], gate: GateConfig) -> Decision:
         _length(evaluation, gate.max_length_ratio),
         _divergence(evaluation, gate.max_kl_to_start),
         _unusable(evaluation, gate.max_unfinished_share),
+        *_more_unusable(evaluation, gate.max_unfinished_increase),
     ]
     against = tuple(finding.reason for finding in findings if not finding.passed)
     return Decision(False, against) if against else Decision(True, tuple(finding.reason for finding in findings))
@@ -77,6 +78,23 @@ def _unusable(evaluation: Mapping[str, Any], limit: float) -> Finding:
     if empty is None or unfinished is None:
         return _unknown("share of empty and of unfinished responses", "empty_share and unfinished_share")
     return _guard(empty + unfinished, limit, f"share of empty or unfinished responses is {empty + unfinished:.3f}")
+
+
+def _more_unusable(evaluation: Mapping[str, Any], limit: float) -> list[Finding]:
+    """Return nothing if the guard is off, as it is in campaigns whose evaluations did not measure the increase."""
+    if limit >= 1:
+        return []
+    path = "unfinished_increase"
+    value, low, high = (_number(evaluation, path, part) for part in ("value", "low", "high"))
+    if value is None or low is None or high is None:
+        return [_unknown("change of the share of empty and of unfinished responses", path)]
+    change = f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+    text = f"share of empty or unfinished responses changes by {change} against the champion's"
+    if value <= limit:
+        return [Finding(True, f"{text}, within {limit:g}")]
+    if low <= 0:
+        return [Finding(True, f"{text}, above {limit:g} but not surely an increase")]
+    return [Finding(False, f"{text}, surely an increase and above the limit {limit:g}")]
 
 
 def _guard(value: float, limit: float, text: str) -> Finding:

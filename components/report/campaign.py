@@ -15,7 +15,17 @@ from components.report import judging, wording
 from components.report.charts import round_charts, training_charts
 from components.report.lineage import lineage
 from components.report.samples import read_samples
-from components.report.wording import comparison, count, decimal, estimate, model_name, stage_name
+from components.report.wording import (
+    collapse,
+    comparison,
+    count,
+    decimal,
+    estimate,
+    model_name,
+    stage_name,
+    start_answers,
+    start_remedies,
+)
 
 REPORT = "report.html"
 EARLIER_SAMPLES = 8
@@ -68,6 +78,7 @@ def _view(campaign: CampaignFiles) -> dict[str, Any]:
         "facts": _facts(campaign),
         "rounds": [_round_row(campaign, round_) for round_ in campaign.rounds],
         "padded_reasons": _padded_reasons(campaign),
+        "notes": _notes(campaign),
         "judge_tables": _judge_tables(campaign),
         "judge_note": judging.NOTE,
         "costly_headings": judging.COSTLY_HEADINGS,
@@ -84,6 +95,17 @@ def _view(campaign: CampaignFiles) -> dict[str, Any]:
         "config_json": json.dumps(resolved, indent=2, ensure_ascii=False),
         "command": f"ratchet run runs/{campaign.name}/config.json --rounds {max(1, _last_round(campaign))}",
     }
+
+
+def _notes(campaign: CampaignFiles) -> list[str]:
+    """Return what to know of the start model's answers and of rounds whose samples were all equal."""
+    measured = (campaign.start or {}).get("measured")
+    remedies = start_remedies(measured, max_unfinished_share=campaign.config.gate.max_unfinished_share)
+    collapsed = [(round_.round, collapse(round_.generated or {})) for round_ in campaign.rounds]
+    return [
+        *([] if measured is None else [f"Round 0: {start_answers(measured)}.", *(f"{line}." for line in remedies)]),
+        *(f"Round {number}: {line}." for number, line in collapsed if line is not None),
+    ]
 
 
 def _padded_reasons(campaign: CampaignFiles) -> list[str]:

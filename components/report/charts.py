@@ -51,6 +51,8 @@ def round_charts(campaign: CampaignFiles) -> list[Chart]:
         charts.append(_reward_against_kl(campaign))
     if sampled:
         charts += [_lengths_by_round(campaign, sampled), _length_histogram(sampled[-1])]
+    if any((round_.generated or {}).get("diversity") for round_ in sampled):
+        charts.append(_diversity_by_round(campaign))
     return charts
 
 
@@ -206,6 +208,34 @@ def _lengths_by_round(campaign: CampaignFiles, sampled: Sequence[RoundFiles]) ->
         add_legend(figure, axes)
         note = "Sampled responses are those from which the round's pairs were built."
         return Chart("Response length by round", note, to_svg(figure, "Response length in tokens, by round"))
+
+
+def _diversity_by_round(campaign: CampaignFiles) -> Chart:
+    """Draw how much the samples differ; rounds of earlier versions, which did not measure it, have no point."""
+    measured = [(round_.round, (round_.generated or {}).get("diversity") or {}) for round_ in campaign.rounds]
+    held_out = [(round_.round, (round_.evaluated or {}).get("diversity") or {}) for round_ in campaign.rounds]
+    curves = {
+        ("distinct-2, samples", "o-", THEMED.start): [(x, values.get("distinct_2")) for x, values in measured],
+        ("equal samples", "s-", THEMED.rejected): [(x, values.get("equal_samples")) for x, values in measured],
+        ("distinct-2, challenger, held out", "D--", THEMED.challenger): [
+            (x, values.get("challenger", {}).get("distinct_2")) for x, values in held_out
+        ],
+    }
+    with styled(THEMED, "diversity by round"):
+        figure, axes = new_chart()
+        for (label, style, colour), values in curves.items():
+            points = [(x, value) for x, value in values if value is not None]
+            if points:
+                axes.plot(*zip(*points, strict=True), style, lw=1, ms=4.5, color=colour, label=label)
+        _round_axis(axes, [round_.round for round_ in campaign.rounds])
+        axes.set_ylim(0, 1.02)
+        axes.set_ylabel("share")
+        add_legend(figure, axes)
+        note = (
+            "distinct-2: distinct pairs of neighbouring tokens among all. Equal samples: the chance that two samples "
+            "of a prompt are the same text."
+        )
+        return Chart("Response diversity by round", note, to_svg(figure, "Diversity of the responses, by round"))
 
 
 def _length_histogram(round_: RoundFiles) -> Chart:

@@ -10,6 +10,7 @@ from components.report.judging import HEADINGS, NOTE, PART_HEADINGS, judge_rows,
 from components.report.samples import MODELS, Sample, mixed_outcomes, read_samples
 from components.report.wording import (
     NOTHING,
+    collapse,
     comparison,
     count,
     decimal,
@@ -71,11 +72,12 @@ def _headline(campaign: CampaignFiles, files: RoundFiles) -> str:
 
 def _diagnosis(files: RoundFiles) -> str:
     """Return the section on failures of the training; rounds of earlier versions have no diagnosis."""
-    causes = (files.trained or {}).get("diagnosis") or []
-    return (
-        "\n".join(["**Training went wrong**", "", *(f"- {escape_markdown(cause)}" for cause in causes)])
-        if causes
-        else ""
+    collapsed, causes = collapse(files.generated or {}), (files.trained or {}).get("diagnosis") or []
+    sections = {"Sampling collapsed": [collapsed] if collapsed else [], "Training went wrong": causes}
+    return "\n\n".join(
+        "\n".join([f"**{title}**", "", *(f"- {escape_markdown(line)}" for line in lines)])
+        for title, lines in sections.items()
+        if lines
     )
 
 
@@ -116,6 +118,7 @@ def _measures(campaign: CampaignFiles, files: RoundFiles) -> dict[str, str]:
             measures[f"answers that break {rule}"] = (
                 f"{share(shares['challenger'])} (champion {share(shares['champion'])})"
             )
+    measures |= _diversity(files)
     way = sampling_path(files.generated or {})
     if way is not None:
         measures["responses sampled by"] = escape_markdown(way)
@@ -130,6 +133,25 @@ def _measures(campaign: CampaignFiles, files: RoundFiles) -> dict[str, str]:
         )
     for stage, manifest in files.manifests.items():
         measures[stage_name(stage)] = f"{duration(manifest.seconds)}, {memory(manifest.peak_memory_bytes)}"
+    return measures
+
+
+def _diversity(files: RoundFiles) -> dict[str, str]:
+    """Return how much the responses differ; rounds of earlier versions did not measure it."""
+    sampled = (files.generated or {}).get("diversity")
+    held_out = (files.evaluated or {}).get("diversity")
+    measures = {}
+    if sampled is not None:
+        measures["distinct-1 and distinct-2 of the samples"] = (
+            f"{decimal(sampled['distinct_1'], 3)}, {decimal(sampled['distinct_2'], 3)}"
+        )
+        measures["two samples of a prompt are equal"] = share(sampled["equal_samples"])
+        measures["prompts whose samples are all equal"] = share(sampled["all_equal"])
+    if held_out is not None:
+        values = {name: decimal(held_out[name]["distinct_2"], 3) for name in MODELS}
+        measures["distinct-2 of held-out answers"] = (
+            f"{values['challenger']} (champion {values['champion']}, start {values['start']})"
+        )
     return measures
 
 

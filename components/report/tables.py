@@ -45,6 +45,8 @@ def _row(record: RoundRecord, champion: int) -> dict[str, str]:
     return {
         "round": str(record.round) + ("*" if record.round == champion else ""),
         "pairs": count(record.num_pairs),
+        "distinct-2": decimal(record.distinct_2, 4),
+        "equal": decimal(record.equal_samples, 2),
         "wins vs start": _estimate(record.win_rate_vs_start),
         "wins vs champion": _estimate(record.win_rate_vs_champion),
         "gate": _standing(record),

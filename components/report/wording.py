@@ -5,6 +5,7 @@ from typing import Any
 
 from components.campaign.state import Rollback
 from components.records import Interval
+from components.statistics.diversity import COLLAPSED
 
 NOTHING = "\u2013"
 """Shown for a missing value; never a zero."""
@@ -95,6 +96,68 @@ def sampling_path(generated: Mapping[str, Any]) -> str | None:
     if path is None:
         return None
     return path["way"] if path["reason"] is None else f"{path['way']}: {path['reason']}"
+
+
+MANY_UNFINISHED = 0.2
+"""Share of unfinished or of empty responses from which on a start is told what to change."""
+
+
+def start_answers(measured: Mapping[str, Any]) -> str:
+    """Describe in one line how the start model answered in round 0.
+
+    Args:
+        measured: `measured` of start.json.
+    """
+    unfinished, empty = (Interval.model_validate(measured[f"{name}_share"]) for name in ("unfinished", "empty"))
+    return (
+        f"{share(unfinished.value)} of the start model's answers are cut at policy.max_response_tokens = "
+        f"{measured['max_response_tokens']} ({share(unfinished.low)} to {share(unfinished.high)}) and "
+        f"{share(empty.value)} are empty, on {count(unfinished.n)} held-out prompts; "
+        f"{decimal(measured['mean_tokens'], 1)} tokens an answer, {decimal(measured['tokens_per_second'], 0)} tokens/s"
+    )
+
+
+def start_remedies(measured: Mapping[str, Any] | None, *, max_unfinished_share: float) -> list[str]:
+    """Return what to change if many of the start model's answers are cut or empty; nothing if it was not measured.
+
+    Args:
+        measured: `measured` of start.json; earlier versions did not measure it.
+        max_unfinished_share: The gate's absolute limit.
+    """
+    if measured is None:
+        return []
+    unfinished, empty = (Interval.model_validate(measured[f"{name}_share"]) for name in ("unfinished", "empty"))
+    lines = []
+    if unfinished.value >= MANY_UNFINISHED:
+        lines.append(
+            f"{share(unfinished.value)} of the start model's answers are cut: raise policy.max_response_tokens = "
+            f"{measured['max_response_tokens']}; cut answers are judged, and trained on, without their end"
+        )
+    if empty.value >= MANY_UNFINISHED:
+        lines.append(
+            f"{share(empty.value)} of the start model's answers are empty: check its chat template and the prompts"
+        )
+    if unfinished.low + empty.low > max_unfinished_share:
+        lines.append(
+            f"gate.max_unfinished_share = {max_unfinished_share:g} refuses every round that answers as the start does: "
+            "set it to 1, and max_unfinished_increase to 0.05, which compares with the champion"
+        )
+    return lines
+
+
+def collapse(generated: Mapping[str, Any]) -> str | None:
+    """Say that sampling has collapsed; None if it has not, or was not measured.
+
+    Args:
+        generated: Content of generate.json.
+    """
+    all_equal = (generated.get("diversity") or {}).get("all_equal")
+    if all_equal is None or all_equal <= COLLAPSED:
+        return None
+    return (
+        f"{share(all_equal)} of the prompts got equal samples only, and such prompts give no pairs: raise "
+        "generation.temperature, leave generation.top_k at 0, or roll back to an earlier champion"
+    )
 
 
 def model_name(round_: int) -> str:

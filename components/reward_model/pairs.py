@@ -14,6 +14,7 @@ from jinja2 import TemplateError
 
 from components.artifacts import file_digest
 from components.config import RewardModelConfig
+from components.data.funnel import LeftOut, counted, step, too_little
 from components.data.messages import parse_messages
 from components.data.preference_file import load_seed_pairs
 from components.data.prompts import content_key
@@ -107,7 +108,8 @@ def prepare_pairs(read: PairTable, tokenizer: Any, settings: RewardModelConfig, 
     kept = evaluation_prompts(contents.values(), share=settings.eval_share, seed=settings.seed)
     held_out = [row for row in pairs if contents[row] in kept]
     train = [row for row in pairs if contents[row] not in kept]
-    _refuse_too_few(len(train), len(held_out), len(set(contents.values())), excluded)
+    place = f"eval_share = {settings.eval_share:g} of {len(set(contents.values()))} prompts"
+    _refuse_too_few(len(read.table) + read.split_earlier, excluded, len(train), len(held_out), place)
     told = dict(sorted(excluded.items(), key=lambda item: (-item[1], item[0])))
     return PreparedPairs(_picked(pairs, train), _picked(pairs, held_out), read.table.loc[held_out], told)
 
@@ -126,16 +128,18 @@ def _encoded(row: int, values: pd.Series, tokenizer: Any, max_tokens: int) -> Pa
     return Pair([], chosen, rejected, float(values["p"]), f"row {row} (prompt {values['prompt_id']})", values["tag"])
 
 
-def _refuse_too_few(train: int, held_out: int, prompts: int, excluded: Counter[str]) -> None:
-    listed = "".join(f"; {count} x {reason}" for reason, count in excluded.most_common())
-    if not prompts:
-        raise ValueError(f"no pair can be used{listed}: name other pairs")
-    if not train or not held_out:
-        which = "train on" if held_out else "measure on"
-        raise ValueError(
-            f"no pair is left to {which}: {prompts} prompts have usable pairs{listed}; "
-            "name more pairs, or change eval_share"
-        )
+def _refuse_too_few(read: int, excluded: Counter[str], train: int, held_out: int, place: str) -> None:
+    """Refuse pairs that leave none to train on, or none to measure on; `place` says how many prompts are held out."""
+    longest = next((reason for reason in excluded if reason.startswith("longer than")), "")
+    steps = [step(read, "rows", counted(excluded, {longest: "raise max_tokens"}))]
+    if not train and not held_out:
+        raise ValueError(too_little("no pair can be used", steps, otherwise="name other pairs"))
+    if train and held_out:
+        return
+    cause = f"not held out by {place}" if train else f"held out by {place}"
+    taken = LeftOut(count=train or held_out, cause=cause, remedy="name more pairs, or change eval_share")
+    steps.append(step(train + held_out, "pairs", [taken]))
+    raise ValueError(too_little(f"no pair is left to {'measure' if train else 'train'} on", steps, otherwise=""))
 
 
 def _picked(pairs: dict[int, Pair], rows: Iterable[int]) -> list[Pair]:

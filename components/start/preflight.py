@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from components.config import BUILTIN, CampaignConfig, PreferencesConfig
+from components.config import BUILTIN, CampaignConfig, LoraConfig, PreferencesConfig, SoftPromptConfig
 from components.data.preference_file import load_seed_pairs
 from components.data.prompts import split_prompts
 from components.judges.registry import check_judge
@@ -29,13 +29,7 @@ def check_inputs(config: CampaignConfig) -> Inputs:
         vllm.interpreter()
     model = Path(config.policy.model).expanduser()
     if config.policy.model != BUILTIN and (model.is_dir() or config.policy.model.startswith((".", "/", "~"))):
-        check_model_directory(model)
-        trains_adapter = config.lora.rank > 0 or config.soft_prompt.kind != "none"
-        check_policy_directory(model, trains_adapter=trains_adapter)
-        if trains_adapter:
-            from components.models.adapter_fit import check_adapter_fits
-
-            check_adapter_fits(model, config.lora, config.soft_prompt)
+        check_trainable(model, config.lora, config.soft_prompt)
     prompts = split_prompts(config.prompts)
     check_judge(config.judge, [prompt.messages for prompt in prompts.train])
     check_judge(config.evaluation_judge, [prompt.messages for prompt in prompts.held_out])
@@ -44,6 +38,22 @@ def check_inputs(config: CampaignConfig) -> Inputs:
     return Inputs(
         prompts_digest=prompts.digest, seed_pairs_digest=_check_seeds(config) if config.preferences.seed_pairs else None
     )
+
+
+def check_trainable(model: Path, lora: LoraConfig, soft_prompt: SoftPromptConfig) -> None:
+    """Check, without loading weights, that what the configuration trains can be trained on the model of a directory.
+
+    Raises:
+        ValueError: The model is unusable, its own weights are quantized and would be trained, or the adapter does not
+            fit it; one line with the remedy.
+    """
+    check_model_directory(model)
+    trains_adapter = lora.rank > 0 or soft_prompt.kind != "none"
+    check_policy_directory(model, trains_adapter=trains_adapter)
+    if trains_adapter:
+        from components.models.adapter_fit import check_adapter_fits
+
+        check_adapter_fits(model, lora, soft_prompt)
 
 
 def check_revisions(preferences: PreferencesConfig, reason: str | None) -> None:

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -17,12 +18,17 @@ from components.generation.sampler import sample
 from components.generation.sampling_params import SamplingParams
 from components.judges.registry import judge_digest
 from components.models.causality import check_causal
-from components.models.directory import check_model_directory, check_policy_directory, locate_model
-from components.models.loading import load_policy, pick_device, resolve_dtype, start_ref
+from components.models.directory import locate_model
+from components.models.loading import give_memory_back, load_policy, pick_device, resolve_dtype, start_ref
 from components.models.noise import refuse_noise
 from components.models.tokens import ChatTokenizer, load_chat
 from components.records import JudgeRef, ModelRef, StartRequest
+from components.start.measure import measure
+from components.start.preflight import check_trainable
 from components.start.prompts import Limits, check_prompts, check_template, unrenderable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def run(request: StartRequest, out: Path) -> None:
@@ -41,18 +47,25 @@ def run(request: StartRequest, out: Path) -> None:
         model = start_ref(out / "model", revision="main").model_copy(update={"base": "model"})
     else:
         path = locate_model(request.policy.model, request.policy.revision)
-        check_model_directory(path)
-        # Whether quantized weights are trained is the first round's question.
-        check_policy_directory(path, trains_adapter=True)
+        # A start checks local directories before it writes; a model of the hub is here only now.
+        check_trainable(path, request.lora, request.soft_prompt)
         model = start_ref(path, revision=request.policy.revision)
     # A template that writes the date writes this one in every later stage, so that none reads other prompts.
     policy = request.policy.model_copy(
         update={"template_date": request.policy.template_date or date.today().isoformat()}
     )
-    chat = _checked(model.model_copy(update={"base": str(out / model.base)}), policy, split)
+    here = model.model_copy(update={"base": str(out / model.base)})
+    chat, loaded = _checked(here, policy, split)
     write_table(out / "train_prompts.parquet", _table(split.train))
     # An evaluation takes the first prompts of the table, so their order must say nothing about them.
     held_out = tuple(sorted(split.held_out, key=lambda prompt: content_key(prompt.messages)))
+    measured = None
+    if request.probe is not None:
+        with _naming(policy.model):
+            if request.probe.engine == "vllm":
+                loaded = None
+                give_memory_back()
+            measured = measure(request, request.probe, chat, held_out, ref=here, model=loaded)
     write_table(out / "held_out_prompts.parquet", _table(held_out))
     content = {
         "model": model.model_dump(mode="json"),
@@ -66,15 +79,18 @@ def run(request: StartRequest, out: Path) -> None:
         "stop_tokens": {str(chat.tokenizer.convert_ids_to_tokens(token)): token for token in sorted(chat.stop_ids)},
         "template_date": policy.template_date if chat.writes_date else None,
         "unrenderable": unrenderable(chat, split.train[0].messages),
+        "measured": measured,
     }
     write_json(out / "start.json", content)
 
 
-def _checked(model: ModelRef, policy: PolicyConfig, split: PromptSplit) -> ChatTokenizer:
+def _checked(
+    model: ModelRef, policy: PolicyConfig, split: PromptSplit
+) -> tuple[ChatTokenizer, "PreTrainedModel | None"]:
     """Load the start model as every later stage will, read every prompt with it, and sample one token.
 
     Returns:
-        Its tokenizer.
+        Its tokenizer, and the model.
     """
     with _naming(policy.model):
         chat = load_chat(model, policy)
@@ -92,7 +108,7 @@ def _checked(model: ModelRef, policy: PolicyConfig, split: PromptSplit) -> ChatT
         sample(loaded, [prompt], seeds=[[0]], law=law, pad_id=chat.pad_id, batch_size=1, on_batch=lambda _: None)
         check_causal(loaded)
         refuse_noise(loaded)
-    return chat
+    return chat, loaded
 
 
 @contextlib.contextmanager

@@ -62,11 +62,50 @@ def mean_interval(values: Sequence[float], *, confidence: float, resamples: int,
     return Interval(value=float(numbers.mean()), low=float(low), high=float(high), n=numbers.size)
 
 
+def share(count: int, total: int, *, confidence: float) -> Interval:
+    """Return a share with Clopper and Pearson's (1934) exact interval, which a few cases cannot make narrow.
+
+    Args:
+        count: Cases that have the property.
+        total: All cases, at least one.
+        confidence: Level of the interval, in (0, 1).
+    """
+    low, high = _exact_bounds(count, total - count, confidence)
+    return Interval(value=count / total, low=low, high=high, n=total)
+
+
+def share_change(
+    own: Sequence[bool], other: Sequence[bool], *, confidence: float, resamples: int, seed: int
+) -> Interval:
+    """Return by how much the share of a property in `own` exceeds that in `other`, which is paired with it by prompt.
+
+    A prompt counts 1 if only its own response has the property, -1 if only the other one has, and 0 otherwise. That is
+    `win_rate` on another scale, so the interval lies above 0 only if McNemar's exact test rejects at its level too.
+
+    Args:
+        own: Whether each prompt's response has the property.
+        other: Whether the response of the other model does, in the same order.
+        confidence: Level of the interval, in (0, 1).
+        resamples: Resamples of the bootstrap.
+        seed: Seed of the resamples.
+    """
+    changes = [int(mine) - int(theirs) for mine, theirs in zip(own, other, strict=True)]
+    rate = win_rate([0.5 + change / 2 for change in changes], confidence=confidence, resamples=resamples, seed=seed)
+    value = sum(changes) / len(changes)  # exact where it meets a limit such as 0.05, unlike 2 x rate - 1
+    return Interval(value=value, low=2 * rate.low - 1, high=2 * rate.high - 1, n=rate.n)
+
+
 def _sign_test_bounds(advantages: np.ndarray, confidence: float) -> tuple[float, float]:
     """Bound the mean outcome by the signs of the advantages (outcome - 0.5), scaled by their mean size."""
     wins, losses = int((advantages > 0).sum()), int((advantages < 0).sum())
-    tail = (1 - confidence) / 2
-    low = float(betaincinv(wins, losses + 1, tail)) if wins else 0.0
-    high = float(betaincinv(wins + 1, losses, 1 - tail)) if losses else 1.0
+    low, high = _exact_bounds(wins, losses, confidence)
     size = float(np.abs(advantages).mean())
     return 0.5 + size * (2 * low - 1), 0.5 + size * (2 * high - 1)
+
+
+def _exact_bounds(hits: int, misses: int, confidence: float) -> tuple[float, float]:
+    """Return Clopper and Pearson's (1934) bounds of the share of hits."""
+    tail = (1 - confidence) / 2
+    low = float(betaincinv(hits, misses + 1, tail)) if hits else 0.0
+    high = float(betaincinv(hits + 1, misses, 1 - tail)) if misses else 1.0
+    return low, high

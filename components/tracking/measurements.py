@@ -88,8 +88,15 @@ def _summary(facts: RoundFacts) -> dict[str, float | None]:
         "mean_reward": record.mean_reward,
         "num_pairs": record.num_pairs,
         "promoted": record.promoted,
+        **_diversity(facts),
         "seconds": sum(record.seconds.values()),
     }
+
+
+def _diversity(facts: RoundFacts) -> dict[str, float | None]:
+    """Return the diversity of the round's samples; a round that sampled none, or of an earlier version, has none."""
+    measured = (facts.files.generated or {}).get("diversity") or {}
+    return {f"samples/{name}": value for name, value in measured.items()}
 
 
 def _evaluation(facts: RoundFacts) -> Iterator[tuple[str, float | None]]:
@@ -109,6 +116,13 @@ def _evaluation(facts: RoundFacts) -> Iterator[tuple[str, float | None]]:
             yield f"{name}/{policy}", None if evaluation[name] is None else evaluation[name][policy]
     for name in ("empty_share", "unfinished_share"):
         yield name, evaluation[name]["challenger"]
+    # Rounds of earlier versions did not measure these.
+    for policy, values in evaluation.get("diversity", {}).items():
+        for name, value in values.items():
+            yield name if policy == "challenger" else f"{name}/{policy}", value
+    for part, value in (evaluation.get("unfinished_increase") or {}).items():
+        if part != "n":
+            yield "unfinished_increase" if part == "value" else f"unfinished_increase/{part}", value
     for rule, shares in evaluation.get("violations", {}).items():  # rounds of earlier versions did not measure it
         yield f"violations/{_key(rule)}", shares["challenger"]
     for name in ("invalid_share", "reward_accuracy", "reward_margin"):

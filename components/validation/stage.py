@@ -13,11 +13,11 @@ from typing import Any
 import pandas as pd
 
 from components.artifacts import read_table, write_json, write_table
-from components.config import ValidationConfig
 from components.data.messages import parse_messages
 from components.data.prompts import content_key
 from components.models.tokens import load_chat
 from components.records import Artifact, DataRejected, ValidateRequest
+from components.validation.gates import Gates
 from components.validation.held_out import evaluation_prompts
 from components.validation.schema import COLUMNS, schema_reasons
 from components.validation.semantics import TOKEN_COLUMNS, EncodedPairs, encode
@@ -66,9 +66,16 @@ def run(request: ValidateRequest, out: Path) -> None:
         counts["eval"],
         counts["quarantined"],
     )
-    own_reasons = Counter(reason for row in reasons if row < received for reason in sorted(reasons[row]))
-    own_train = int((sides[:received] == TRAIN).sum())
-    _check_gates(request.validation, received, own_quarantined, own_train, own_reasons)
+    own = slice(received)
+    gates = Gates(
+        request,
+        received=received,
+        reasons=Counter(reason for row in reasons if row < received for reason in sorted(reasons[row])),
+        quarantined=own_quarantined,
+        kept_for_evaluation=int((sides[own] == EVAL).sum()),
+        trained=int((sides[own] == TRAIN).sum()),
+    )
+    gates.check(pairs[sides == TRAIN])
 
 
 def _all_pairs(request: ValidateRequest) -> tuple[pd.DataFrame, int]:
@@ -130,21 +137,3 @@ def _sides(pairs: pd.DataFrame, received: int, failed: Iterable[int], request: V
     chosen = evaluation_prompts(free, share=request.validation.eval_share, seed=request.seed)
     sides[contents.index[is_own & contents.isin(chosen)]] = EVAL
     return sides
-
-
-def _check_gates(
-    validation: ValidationConfig, received: int, quarantined: int, train: int, reasons: Counter[str]
-) -> None:
-    """Raise DataRejected if this round's own pairs break a gate."""
-    share = quarantined / received if received else 0.0
-    listed = "".join(f"; {count} x {reason}" for reason, count in reasons.most_common())
-    if share > validation.max_quarantine_share:
-        raise DataRejected(
-            f"{quarantined} of {received} pairs ({share:.1%}) are quarantined, more than "
-            f"validation.max_quarantine_share = {validation.max_quarantine_share}{listed}"
-        )
-    if train < validation.min_pairs:
-        raise DataRejected(
-            f"{train} of {received} pairs are left to train on, fewer than "
-            f"validation.min_pairs = {validation.min_pairs}{listed}"
-        )

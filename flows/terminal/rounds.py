@@ -17,7 +17,9 @@ from rich.progress import (
 from rich.table import Table
 
 from components.artifacts import read_json
+from components.campaign.config import CONFIG, with_former_knobs
 from components.report.tables import decisions, measure_rows, rollback_lines, round_rows
+from components.report.wording import collapse, start_answers, start_remedies
 from components.runtime.watch import StageWatch, saying
 
 SHOWN_ROUNDS = 20
@@ -78,16 +80,14 @@ class StageProgress:
         note = "already done" if already_done else f"{seconds:.1f} s"
         self.console.print(f"{round}  {stage:<22}{note}", highlight=False)
         if stage == "start" and self.campaign is not None:
-            stops = read_json(self.campaign / round / stage / "start.json").get("stop_tokens", {})
-            if stops:
-                self._explain(round, f"answers end at {', '.join(f'{token} ({id})' for token, id in stops.items())}")
+            for line in _start_notes(self.campaign, read_json(self.campaign / round / stage / "start.json")):
+                self._explain(round, line)
         if stage == "dpo_train" and self.campaign is not None:
             for line in _training_notes(read_json(self.campaign / round / stage / "train.json")):
                 self._explain(round, line)
         if stage == "generate_responses" and self.campaign is not None:
-            sampling = read_json(self.campaign / round / stage / "generate.json").get("sampling")
-            if sampling is not None and sampling["reason"]:
-                self._explain(round, f"by a slower way ({sampling['way']}): {sampling['reason']}")
+            for line in _sampling_notes(read_json(self.campaign / round / stage / "generate.json")):
+                self._explain(round, line)
 
     def _print_line(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -100,6 +100,26 @@ class StageProgress:
         if self.task is not None:
             self.bar.remove_task(self.task)
             self.task = None
+
+
+def _start_notes(campaign: Path, start: dict[str, Any]) -> list[str]:
+    """Return what a user must know of the start model; earlier versions did not measure its answers."""
+    stops, measured = start.get("stop_tokens", {}), start.get("measured")
+    lines = [f"answers end at {', '.join(f'{token} ({id})' for token, id in stops.items())}"] if stops else []
+    if measured is None:
+        return lines
+    gate = with_former_knobs(read_json(campaign / CONFIG))["gate"]
+    remedies = start_remedies(measured, max_unfinished_share=gate["max_unfinished_share"])
+    return [*lines, start_answers(measured), *remedies]
+
+
+def _sampling_notes(generated: dict[str, Any]) -> list[str]:
+    """Return what a user must know of finished sampling; earlier versions published less."""
+    sampling, collapsed = generated.get("sampling"), collapse(generated)
+    lines = [] if collapsed is None else [collapsed]
+    if sampling is not None and sampling["reason"]:
+        lines.append(f"by a slower way ({sampling['way']}): {sampling['reason']}")
+    return lines
 
 
 def _training_notes(trained: dict[str, Any]) -> list[str]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from components.artifacts import digest
-from components.campaign.config import pin_config, refuse_changes, with_former_defaults
+from components.artifacts import digest, write_json
+from components.campaign.config import CONFIG, pin_config, refuse_changes, with_former_defaults
 from components.config import (
     ActiveConfig,
     CampaignConfig,
@@ -110,6 +110,22 @@ def test_campaign_keeps_the_defaults_with_which_it_began_until_its_configuration
     refuse_changes(tmp_path, continued)
     with pytest.raises(ValueError, match=r"training\.learning_rate"):
         refuse_changes(tmp_path, with_former_defaults(tmp_path, config(learning_rate=3e-5)))
+
+
+def test_campaign_of_0_1_keeps_its_gate_though_its_configuration_lacks_the_new_guard(tmp_path: Path) -> None:
+    def config(**gate: Any) -> CampaignConfig:
+        return CampaignConfig.model_validate({"campaign": "old", "gate": gate})
+
+    pinned = config(**GateConfig.FORMER_DEFAULTS).model_dump(mode="json")
+    del pinned["gate"]["max_unfinished_increase"], pinned["evaluation"]["start_prompts"]
+    write_json(tmp_path / CONFIG, pinned)
+    continued = with_former_defaults(tmp_path, config())
+    assert (continued.gate.max_unfinished_share, continued.gate.max_unfinished_increase) == (0.2, 1.0)
+    assert digest(continued.gate) == SECTIONS[GateConfig]
+    refuse_changes(tmp_path, continued)
+    assert config().gate.max_unfinished_share == 1.0
+    with pytest.raises(ValueError, match=r"gate\.max_unfinished_increase: 1\.0 -> 0\.1"):
+        refuse_changes(tmp_path, with_former_defaults(tmp_path, config(max_unfinished_increase=0.1)))
 
 
 def test_field_that_was_added_later_counts_once_it_is_set() -> None:

@@ -117,8 +117,18 @@ def test_split_digest_follows_the_content_of_both_sets(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("train", "held_out", "says"),
     [
-        (["a", "b"], ["A", "b"], "all 2 training prompts of .* are also held out"),
-        (["a", "b"], None, "holding out 2 of 2 training prompts"),
+        (
+            ["a", "b", "B"],
+            ["A", "b"],
+            r"all 2 training prompts are also held out: 3 rows of .*jsonl \(1 x the content of an earlier row\) "
+            r"gave 2 prompts \(2 x the content of a row of prompts.held_out = .*jsonl\): name training prompts that",
+        ),
+        (
+            ["a", "b"],
+            None,
+            r"2 of 2 are to be held out: 2 rows of .*jsonl gave 2 prompts "
+            r"\(2 x held out by prompts.num_held_out = 2\): lower prompts.num_held_out",
+        ),
     ],
 )
 def test_split_that_leaves_nothing_to_train_on_is_refused(

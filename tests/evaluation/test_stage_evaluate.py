@@ -18,7 +18,8 @@ from components.records import Artifact, EvaluateRequest, Interval, JudgeUnavail
 
 Make = Callable[..., EvaluateRequest]
 NUM_PROMPTS = 24
-GATE = GateConfig(max_length_ratio=100.0, max_kl_to_start=1e6, max_unfinished_share=1.0)
+MODELS = ("start", "champion", "challenger")
+GATE = GateConfig(max_length_ratio=100.0, max_kl_to_start=1e6)
 
 
 class Brevity:
@@ -96,6 +97,11 @@ def test_evaluation_by_the_rule_publishes_what_the_contract_names(make_request: 
     for key in ("mean_reward", "mean_tokens", "empty_share", "unfinished_share"):
         assert list(found[key]) == ["start", "champion", "challenger"]
     assert found["unfinished_share"]["champion"] > 0.5 > found["unfinished_share"]["start"]
+    assert all(0 < found["diversity"][name][f"distinct_{n}"] < 1 for name in MODELS for n in (1, 2))
+    unusable = {name: found["empty_share"][name] + found["unfinished_share"][name] for name in MODELS}
+    increase = found["unfinished_increase"]
+    assert increase["value"] == pytest.approx(unusable["challenger"] - unusable["champion"])
+    assert -1 < increase["low"] < increase["value"] < increase["high"] < 0
     assert {path.name for path in out.iterdir()} == {"evaluation.json", "samples.parquet", "plots"}
     assert {path.name for path in (out / "plots").iterdir()} == {"rewards.png", "lengths.png", "outcomes.png"}
     assert samples["prompt"].tolist() == [messages[-1]["content"] for messages in held_out_prompts()[:10]]
@@ -250,7 +256,7 @@ def test_evaluation_skips_and_counts_a_prompt_that_is_too_long(
 
 def test_evaluation_with_only_long_prompts_says_which_limit_to_raise(make_request: Make, evaluate: Any) -> None:
     with pytest.raises(
-        ValueError, match=r"all 24 held-out prompts are longer than policy.max_prompt_tokens = 2: raise it"
+        ValueError, match=r"all 24 held-out prompts are longer than policy.max_prompt_tokens = 2: .*: raise policy"
     ):
         evaluate(make_request("near", "start", limits={"max_prompt_tokens": 2}), Brevity())
 

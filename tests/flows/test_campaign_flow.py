@@ -1,6 +1,7 @@
 """Whole campaigns through the real flows, stages, Prefect server and MLflow store."""
 
 import json
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,8 @@ def test_campaign_two_starts_add_rounds_and_leave_a_whole_trail(runs: Path, make
     after = manifest_times(runs / "small")
     assert {name: after[name] for name in before} == before
     record = state["rounds"][0]
+    assert 0 < record["distinct_2"] < 1
+    assert 0 <= record["equal_samples"] < 1
     assert list(record["seconds"]) == STAGES
     assert record["win_rate_vs_start"]["n"] == 48
     assert record["mlflow_run_id"]
@@ -193,6 +196,51 @@ def test_campaign_single_responses_are_trained_on_from_a_data_set_and_from_the_j
         assert 0 < desirable.sum() < len(train)
         assert read_json(runs / f"small/round-00{round}/dpo_train/train.json")["ln2_checked"]
     assert (runs / "small/report.html").exists()
+
+
+def test_campaign_whose_start_is_nearly_always_cut_says_so_and_can_still_be_improved(
+    runs: Path, make_config: Make
+) -> None:
+    """An absolute limit on cut answers refused every round of such a campaign, hours after it could be known."""
+    config = make_config(
+        num_rounds=2,
+        policy=make_config().policy.model_dump() | {"max_response_tokens": 12},
+        prompts={"per_round": 192, "num_held_out": 256},
+        training={"learning_rate": 3e-4, "epochs": 2, "pairs_per_step": 16},
+        gate={},
+    )
+    state = start(config)
+    measured = read_json(runs / "small/round-000/start/start.json")["measured"]
+    assert measured["num_prompts"] == 64
+    assert measured["unfinished_share"]["low"] > 0.5
+    cut = [
+        read_json(runs / f"small/round-{number:03d}/evaluate/evaluation.json")["unfinished_share"]["challenger"]
+        for number in (1, 2)
+    ]
+    assert min(cut) > 0.5, "the old limit of 0.2 refuses both rounds"
+    assert state["rounds"][0]["promoted"], state["rounds"][0]["reasons"]
+    assert "of empty or unfinished responses changes by" in state["rounds"][0]["reasons"][-1]
+
+
+def test_campaign_with_too_few_pairs_says_which_margin_left_out_the_others(runs: Path, make_config: Make) -> None:
+    """The stop is in validation, and the margin in collection: nobody would look for it there."""
+    config = make_config(preferences={"min_margin": 2.0}, validation={"min_pairs": 24, "eval_share": 0.0})
+    with pytest.raises(DataRejected) as caught:
+        start(config)
+    told = re.search(
+        r"(\d+) of (\d+) pairs are left to train on, fewer than validation.min_pairs = 24: 24 prompts \((.*)\) gave "
+        r"(\d+) pairs: lower preferences.min_margin; the rejected rows",
+        str(caught.value),
+    )
+    assert told is not None, str(caught.value)
+    count, margin = re.search(
+        r"(\d+) x the largest margin of scores, ([\d.]+), is within preferences.min_margin = 2", told[3]
+    ).groups()  # type: ignore[union-attr]
+    assert 0 < int(count) <= 24 - int(told[2])
+    assert 0 < float(margin) <= 2
+    verdicts = read_table(runs / "small/round-001/collect_preferences/verdicts.parquet")
+    spreads = verdicts.groupby("prompt_id")["score"].agg(lambda scores: scores.max() - scores.min())
+    assert float(margin) == pytest.approx(spreads[spreads <= 2].max(), abs=0.005)
 
 
 def test_campaign_rejected_data_stops_the_round_and_keeps_the_rows(runs: Path, make_config: Make) -> None:

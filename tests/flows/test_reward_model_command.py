@@ -74,7 +74,7 @@ def out_that_holds_something_else(place: Path, starter: Path) -> list[str]:
         (missing_pairs, "does not exist"),
         (missing_base, "nowhere does not exist"),
         (base_that_is_no_language_model, "is not a language model (BertForMaskedLM)"),
-        (pairs_that_are_all_equal, "no pair can be used; 1 x chosen equals rejected"),
+        (pairs_that_are_all_equal, "no pair can be used: 1 rows (1 x chosen equals rejected)"),
         (pairs_that_are_all_too_long, "20 x longer than 3 tokens"),
         (setting_out_of_range, "epochs = 0"),
         (out_that_is_a_file, "is a file: name a folder"),

@@ -1,3 +1,4 @@
+import itertools
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from components.generation.sampling_params import SamplingParams
 from components.generation.stage import run
 from components.models.loading import load_policy, load_tokenizer, start_ref
 from components.models.tokens import ChatTokenizer
-from components.records import Artifact, GenerateRequest
+from components.records import Artifact, GenerateRequest, JudgedRound
 from components.runtime import progress
 from components.runtime.launch import run_stage
 
@@ -109,7 +110,45 @@ def test_generation_answers_every_drawn_prompt_as_often_as_asked(request_for: An
     assert counts["empty"] == (responses["text"].str.strip() == "").sum()
     assert counts["unfinished"] + counts["empty"] <= 36
     assert counts["skipped_long_prompts"] == 0
+    answers = [
+        list(ids[:-1]) if reason == "stop" else list(ids)
+        for ids, reason in zip(responses["token_ids"], responses["finish_reason"], strict=True)
+    ]
+    pairs = [pair for ids in answers for pair in itertools.pairwise(ids)]
+    assert counts["diversity"]["distinct_1"] == len({token for ids in answers for token in ids}) / sum(
+        map(len, answers)
+    )
+    assert counts["diversity"]["distinct_2"] == len(set(pairs)) / len(pairs)
+    texts = responses["text"].str.strip().groupby(responses["prompt_id"])
+    equal = [sum(a == b for a, b in itertools.combinations(of_prompt, 2)) / 3 for _, of_prompt in texts]
+    assert counts["diversity"]["equal_samples"] == pytest.approx(sum(equal) / 12)
     assert [(done, total) for done, total, _ in heard.reports] == [(24, 36), (36, 36)]
+
+
+def test_generation_at_temperature_zero_or_so_shows_that_all_samples_are_equal(
+    request_for: Any, tmp_path: Path
+) -> None:
+    greedy = GenerationConfig(samples_per_prompt=3, batch_size=8, top_k=1)
+    *_, counts = generated(request_for(generation=greedy), tmp_path / "out")
+    assert (counts["diversity"]["equal_samples"], counts["diversity"]["all_equal"]) == (1.0, 1.0)
+
+
+def test_round_of_long_prompts_says_how_many_others_rest(request_for: Any, tmp_path: Path, pool: Artifact) -> None:
+    """Without them, a user wonders where the shorter prompts of the pool are."""
+    names = read_table(pool)["prompt_id"].tolist()
+    outcomes = pd.DataFrame(
+        {"prompt_id": names[:30], "outcome": "ties", "pairs": 0, "tied_pairs": 0, "mean_score": 1.0}
+    )
+    write_table(tmp_path / "outcomes.parquet", outcomes)
+    earlier = JudgedRound(round=1, outcomes=Artifact(path=tmp_path / "outcomes.parquet", digest="0"))
+    request = request_for(limits={"max_prompt_tokens": 2}, per_round=10, solved_rounds=3, round=2, earlier=(earlier,))
+    told = (
+        r"all 10 prompts of the round are longer than policy.max_prompt_tokens = 2: 40 training prompts \(30 x solved, "
+        r"and resting by prompts.solved_rounds = 3\) gave 10 drawn prompts \(10 x longer than .* \(the shortest has "
+        r"\d+ tokens\)\): raise policy.max_prompt_tokens"
+    )
+    with pytest.raises(ValueError, match=told):
+        generated(request, tmp_path / "out")
 
 
 def test_generation_keeps_special_tokens_out_of_the_text_and_the_stop_token_in_the_ids(
@@ -194,7 +233,7 @@ def test_generation_counts_a_prompt_that_is_too_long_and_gives_it_no_responses(
 def test_generation_with_only_long_prompts_says_which_limit_to_raise(request_for: Any, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(
-        ValueError, match=r"all 12 prompts of the round are longer than policy.max_prompt_tokens = 2 .*raise it"
+        ValueError, match=r"all 12 prompts of the round are longer than policy.max_prompt_tokens = 2: .*: raise policy"
     ):
         run(request_for(limits={"max_prompt_tokens": 2}), tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())

@@ -171,6 +171,33 @@ def test_thought_that_is_cut_off_is_no_verdict_of_any_judge(chat_server: Start, 
         assert set(repeated.values()) == {1}, "no thought is paid for twice"
 
 
+def test_start_after_one_of_only_cut_thoughts_says_so_before_it_pays_again(
+    chat_server: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each start paid for every question again, and nothing told it from a first one."""
+    groups = [group(str(number)) for number in range(6)]
+    answers: list[str | Fault] = [CUT]
+    server = chat_server(lambda request: answers[0])
+
+    def judge(folder: str) -> str:
+        caplog.clear()
+        config = JudgeConfig.model_validate({"kind": "llm", "endpoint": server.endpoint()})
+        load_judge(config, JudgeContext(tmp_path / folder)).judge(groups)
+        return caplog.text
+
+    assert "every answer was a thought that was cut" not in judge("same")
+    asked = len(server.requests)
+    assert (
+        f"an earlier start asked all {asked} questions of {server.endpoint()['model']} with endpoint.max_tokens = 512, "
+        "and every answer was a thought that was cut: raise it; they are asked, and paid, again"
+    ) in judge("same")
+    assert len(server.requests) == 2 * asked
+    assert "every answer was a thought" not in judge("another"), "a first start has paid for nothing"
+    answers[0] = json.dumps({"reason": "because", "verdict": "A"})
+    judge("same")
+    assert "every answer was a thought" not in judge("same"), "nothing is asked again"
+
+
 def test_half_a_surrogate_pair_in_a_reason_is_written_and_read_back(chat_server: Start, tmp_path: Path) -> None:
     """It used to kill the stage when the verdicts were written, after all of them were paid."""
     server = chat_server(lambda request: r'{"reason": "good \ud83d", "verdict": "A"}')

@@ -13,7 +13,7 @@ from components.data.prompts import make_prompt
 from components.judges import rule as rule_module
 from components.judges.registry import judge_digest
 from components.preferences.stage import run
-from components.records import Artifact, CollectRequest, JudgeRef, ModelRef
+from components.records import Artifact, CollectRequest, DataRejected, JudgeRef, ModelRef
 
 PROMPTS = [make_prompt([{"role": "user", "content": f"question {number}"}]) for number in range(4)]
 TEXTS = [["a", "bb"], ["ccc", "d"], ["e x", "ff"], ["g", "hhh x"]]
@@ -21,6 +21,7 @@ NOBODY = ModelRef(round=0, base="nowhere", base_digest="0" * 64, digest="0" * 64
 RULES = {
     "length": lambda messages, text: float(len(text)),
     "words": lambda messages, text: -float(len(text.split())),
+    "same": lambda messages, text: 0.0,
     "exact": lambda messages, text: -float("x" in text),
 }
 JURY = {"kind": "jury", "jurors": [{"rule": "length"}, {"rule": "length"}, {"rule": "words"}]}
@@ -112,6 +113,20 @@ def test_collect_counts_the_pairs_that_are_left(request_of: Any, tmp_path: Path)
     pairs, _, counts = collected(request, tmp_path / "out")
     assert len(pairs) == counts["pairs"] == 1
     assert (counts["paired"], counts["active"]["dropped"]) == (4, 3)
+
+
+def test_round_whose_pairs_the_costly_judge_all_drops_stops_and_says_so(request_of: Any, tmp_path: Path) -> None:
+    """It went on with no pair, and validation said that 0 of 0 are left."""
+    active = ActiveConfig(budget=1, rest="drop")
+    request = request_of(active=active, active_judge=pinned(rule="same"))
+    with pytest.raises(DataRejected) as caught:
+        collected(request, tmp_path / "out")
+    assert str(caught.value) == (
+        "no pair is left after the costly judge: 4 prompts gave 4 pairs (3 x the costly judge decided nothing "
+        "(active.rest = drop, active.budget = 1); 1 x the costly judge finds the answers tied (preferences.ties = "
+        "drop)): set `active: {rest: keep}`, or raise active.budget"
+    )
+    assert read_json(tmp_path / "out" / "collect.json")["active"]["dropped"] == 4
 
 
 def test_collect_refuses_a_costly_judge_that_changed(

@@ -85,8 +85,15 @@ def collect(tmp_path: Path, judge: JudgeRef) -> Callable[..., Path]:
 def test_collect_counts_every_prompt_once_and_pairs_the_extremes(collect: Callable[..., Path]) -> None:
     out = collect(min_margin=0.3)
     counts = read_json(out / "collect.json")
-    health, active = counts.pop("judge_health"), counts.pop("active")
+    health, active, left_out = (counts.pop(name) for name in ("judge_health", "active", "left_out"))
     assert active is None
+    (judged,) = left_out
+    assert (judged["total"], judged["noun"]) == (5, "prompts")
+    assert {each["cause"]: each["count"] for each in judged["left_out"]} == {
+        "fewer than two responses have a valid verdict": 2,
+        "all responses are equal": 1,
+        "the largest margin of scores, 0.25, is within preferences.min_margin = 0.3": 1,
+    }
     assert (health["position_consistency"], health["invalid_share"]) == (None, pytest.approx(2 / 15))
     assert counts == {
         "prompts": 5,
@@ -261,6 +268,7 @@ def test_collect_from_a_data_set_counts_every_row(tmp_path: Path, caplog: pytest
         out = collect_seeds(tmp_path, SEEDS, min_margin=0.5)
     counts = read_json(out / "collect.json")
     assert (counts.pop("judge_health"), counts.pop("active")) == (None, None)
+    assert [each["count"] for each in counts.pop("left_out")[0]["left_out"]] == [1, 1, 1]
     assert counts == {
         "prompts": 5,
         "responses": 0,
@@ -290,6 +298,16 @@ def test_collect_from_a_data_set_counts_every_row(tmp_path: Path, caplog: pytest
     assert len(verdicts) == 0
     assert {"verdict_id", "opponent_id", "score"} <= set(verdicts.columns)
     assert "1 rows give no pair, because chosen and rejected differ before the last answer" in caplog.text
+
+
+def test_data_set_without_a_pair_says_which_row_ended_where_and_the_largest_margin(tmp_path: Path) -> None:
+    with pytest.raises(DataRejected) as caught:
+        collect_seeds(tmp_path, [*SEEDS[:3], SEEDS[2], SEEDS[4]], min_margin=2.0)
+    assert str(caught.value).split(" can be trained on: ")[1] == (
+        "5 rows (3 x the largest margin of scores, 2, is within preferences.min_margin = 2; 1 x the margin is 0 "
+        "(preferences.ties = drop); 1 x chosen and rejected differ before the last answer): "
+        "lower preferences.min_margin"
+    )
 
 
 def test_collect_from_a_data_set_turns_margins_into_soft_labels(tmp_path: Path) -> None:
@@ -369,11 +387,24 @@ def test_collect_judges_the_builtin_world(tmp_path: Path) -> None:
             r"\(4 x the largest margin of scores, 1.75, is within preferences.min_margin = 4; 1 x all responses are "
             r"equal\): lower preferences.min_margin",
         ),
+        (
+            # Scores 1, 0 and -0.5: the best wins against both others and the worst against none, so the margin is 1.
+            [["good", "plain", "bad"]] * 5,
+            {"pairs": "nash", "min_margin": 1},
+            r"\(5 x the largest margin of scores, 1, is within preferences.min_margin = 1\): lower preferences.min",
+        ),
+        (
+            # Scores 1, 0 and -0.5 around their median 0.
+            [["good", "plain", "bad"]] * 5,
+            {"pairs": "unpaired", "min_margin": 1},
+            r"\(5 x the largest distance from preferences.threshold = median, 1, is within preferences.min_margin = 1",
+        ),
+        ([["good", "good too"]] * 5, {"pairs": "unpaired"}, r"\(5 x the scores are the threshold\): set "),
     ],
-    ids=["equal", "ties", "margin"],
+    ids=["equal", "ties", "margin", "margin of win rates", "distance from the threshold", "at the threshold"],
 )
 def test_round_without_a_pair_says_at_which_step_its_prompts_ended(
     texts: list[list[str]], knobs: dict[str, Any], told: str, collect: Callable[..., Path]
 ) -> None:
-    with pytest.raises(DataRejected, match=f"no pair could be built from 5 prompts {told}"):
+    with pytest.raises(DataRejected, match=f"no pair could be built: 5 prompts {told}"):
         collect(texts, **knobs)

@@ -20,8 +20,9 @@ GOOD: dict[str, Any] = {
     "mean_tokens": {"start": 25.0, "champion": 20.0, "challenger": 24.0},
     "empty_share": {"start": 0.1, "champion": 0.0, "challenger": 0.01},
     "unfinished_share": {"start": 0.1, "champion": 0.5, "challenger": 0.02},
+    "unfinished_increase": {"value": -0.47, "low": -0.53, "high": -0.4, "n": 256},
 }
-GATE = GateConfig(max_length_ratio=1.5, max_kl_to_start=50.0, max_unfinished_share=0.1)
+GATE = GateConfig(max_length_ratio=1.5, max_kl_to_start=50.0, max_unfinished_share=0.1, max_unfinished_increase=0.05)
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
@@ -45,6 +46,8 @@ def test_gate_promotes_a_better_challenger_and_says_why_with_numbers() -> None:
             "mean length 24.0 tokens is 1.20 times the champion's 20.0, within 1.5",
             "KL to the start is 12.30 nats a response, within 50",
             "share of empty or unfinished responses is 0.030, within 0.1",
+            "share of empty or unfinished responses changes by -0.470 [-0.530, -0.400] against the champion's, "
+            "within 0.05",
         ),
     )
 
@@ -66,16 +69,30 @@ def test_gate_promotes_a_better_challenger_and_says_why_with_numbers() -> None:
         ("kl_to_start", 50.5, "KL to the start is 50.50 nats a response, above the limit 50"),
         ("empty_share.challenger", 0.09, "share of empty or unfinished responses is 0.110, above the limit 0.1"),
         ("unfinished_share.challenger", 0.2, "share of empty or unfinished responses is 0.210, above the limit 0.1"),
+        (
+            "unfinished_increase",
+            {"value": 0.0625, "low": 0.031, "high": 0.098, "n": 256},
+            "share of empty or unfinished responses changes by +0.062 [+0.031, +0.098] against the champion's, "
+            "surely an increase and above the limit 0.05",
+        ),
     ],
 )
-def test_gate_refuses_for_each_reason_alone(path: str, value: float, reason: str) -> None:
+def test_gate_refuses_for_each_reason_alone(path: str, value: Any, reason: str) -> None:
     assert decide(changed(path, value), GATE) == (False, (reason,))
 
 
 @pytest.mark.parametrize(
-    ("path", "value"), [("win_rate_vs_champion.low", 0.5001), ("mean_tokens.challenger", 30.0), ("kl_to_start", 50.0)]
+    ("path", "value"),
+    [
+        ("win_rate_vs_champion.low", 0.5001),
+        ("mean_tokens.challenger", 30.0),
+        ("kl_to_start", 50.0),
+        ("unfinished_increase", {"value": 0.05, "low": 0.02, "high": 0.08, "n": 256}),
+        ("unfinished_increase", {"value": 0.125, "low": 0.0, "high": 0.25, "n": 24}),
+    ],
+    ids=["win rate", "length", "KL", "sure increase within the margin", "unsure increase above it"],
 )
-def test_gate_promotes_at_the_limits(path: str, value: float) -> None:
+def test_gate_promotes_at_the_limits(path: str, value: Any) -> None:
     assert decide(changed(path, value), GATE).promoted
 
 
@@ -98,6 +115,10 @@ NEEDED = [
     "empty_share",
     "empty_share.challenger",
     "unfinished_share.challenger",
+    "unfinished_increase",
+    "unfinished_increase.value",
+    "unfinished_increase.low",
+    "unfinished_increase.high",
 ]
 
 
@@ -115,6 +136,20 @@ def test_gate_with_a_champion_without_length_refuses() -> None:
 
 def test_gate_does_not_look_at_other_numbers() -> None:
     assert decide(changed("unfinished_share.champion", None), GATE).promoted
+
+
+def test_gate_by_default_lets_a_start_that_is_mostly_cut_be_improved() -> None:
+    """With an absolute limit no round of such a campaign could ever pass."""
+    cut = changed("unfinished_share.challenger", 0.7)
+    assert decide(cut, GateConfig()).promoted
+    assert not decide(cut, GateConfig(max_unfinished_share=0.2)).promoted
+
+
+def test_gate_of_a_campaign_of_0_1_decides_as_it_did_and_in_its_words() -> None:
+    former = GateConfig(**GateConfig.FORMER_DEFAULTS)
+    unmeasured = changed("unfinished_increase", KeyError)
+    assert decide(unmeasured, former).promoted
+    assert decide(unmeasured, former).reasons[-1] == "share of empty or unfinished responses is 0.030, within 0.2"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -115,6 +116,8 @@ def test_tables_give_what_campaign_json_holds(finished_campaign: Any) -> None:
     assert rows[1] == {
         "round": "2",
         "pairs": "317",
+        "distinct-2": "–",
+        "equal": "–",
         "wins vs start": "0.820 (0.785–0.855)",
         "wins vs champion": "0.481 (0.441–0.521)",
         "gate": "refused",
@@ -300,3 +303,33 @@ def test_round_markdown_tells_what_the_verdicts_say_about_the_judge(finished_cam
     assert rows["of the pairs"] == told
     assert rows["of the pairs: rule:<script>alert('x')</script>"] == ["88 % (84–92)", "81.2 %", "–", "–"]
     assert "The judge" not in round_markdown(finished_campaign.directory, 2)
+
+
+def test_tables_show_the_diversity_of_a_round_that_measured_it(finished_campaign: Any) -> None:
+    state = json.loads((finished_campaign.directory / "campaign.json").read_text())
+    state["rounds"][1] |= {"distinct_2": 0.2451, "equal_samples": 0.0}
+    assert [(row["distinct-2"], row["equal"]) for row in round_rows(state)] == [
+        ("–", "–"),
+        ("0.2451", "0.00"),
+        ("–", "–"),
+    ]
+
+
+def test_diversity_is_drawn_and_a_collapse_is_named_for_the_rounds_that_measured_it(
+    three_rounds: Any,
+) -> None:
+    """Earlier rounds have no point: a zero would read as a collapse."""
+    assert "Response diversity by round" not in write_report(three_rounds.directory).read_text()
+    assert round_rows(json.loads((three_rounds.directory / "campaign.json").read_text()))[0]["equal"] == "\u2013"
+    measured = {"distinct_1": 0.1, "distinct_2": 0.4, "equal_samples": 0.7, "all_equal": 0.625}
+    path = three_rounds.directory / "round-003" / "generate_responses"
+    tables = {name: pd.read_parquet(path / name) for name in ("prompts.parquet", "responses.parquet")}
+    three_rounds.stage(3, "generate_responses", {**tables, "generate.json": {"diversity": measured}})
+    html = write_report(three_rounds.directory).read_text()
+    assert "Response diversity by round" in html
+    assert "Round 3: 62.5 % of the prompts got equal samples only" in html
+    assert "Round 2:" not in html
+    markdown = round_markdown(three_rounds.directory, 3)
+    assert "**Sampling collapsed**" in markdown
+    assert "| distinct-1 and distinct-2 of the samples | 0.100, 0.400 |" in markdown
+    assert "distinct-1" not in round_markdown(three_rounds.directory, 2)

@@ -111,10 +111,18 @@ def test_read_pair_table_digest_is_that_of_the_content(write_rows: Write) -> Non
         (
             [{"prompt": "a", "chosen": "x", "rejected": "x"}],
             {},
-            "no pair can be used; 1 x chosen equals rejected: name other pairs",
+            r"no pair can be used: 1 rows \(1 x chosen equals rejected\): name other pairs",
         ),
-        (rows(3), {"eval_share": 0.1}, "no pair is left to measure on: 3 prompts have usable pairs"),
-        (rows(1), {"eval_share": 0.9}, "no pair is left to train on: 1 prompts have usable pairs"),
+        (
+            rows(3),
+            {"eval_share": 0.1},
+            r"measure on: 3 rows gave 3 pairs \(3 x not held out by eval_share = 0.1 of 3 prompts\): name more",
+        ),
+        (
+            rows(1),
+            {"eval_share": 0.9},
+            r"train on: 1 rows gave 1 pairs \(1 x held out by eval_share = 0.9 of 1 prompts\): name more pairs",
+        ),
     ],
 )
 def test_prepare_pairs_without_a_pair_on_each_side_is_refused(

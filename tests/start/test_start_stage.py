@@ -8,17 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from components.artifacts import read_json, read_table
+from components.artifacts import digest, read_json, read_table
 from components.config import CampaignConfig, PreferencesConfig
-from components.records import StageFailed, StartRequest
+from components.records import StageFailed
 from components.runtime.launch import run_stage
 from components.start.preflight import check_inputs, check_revisions
+from flows.requests import start_request
 
 
 @pytest.fixture
@@ -28,16 +30,9 @@ def copy(starter_directory: Path, tmp_path: Path) -> Path:
 
 
 def start(model: Path, directory: Path, *, policy: dict[str, Any] | None = None, **sections: Any) -> Any:
-    own = {"model": str(model), "dtype": "float32"} | (policy or {})
+    own = {"model": str(model), "dtype": "float32", "max_response_tokens": 32} | (policy or {})
     config = CampaignConfig.model_validate({"campaign": "begun", "policy": own, **sections})
-    request = StartRequest(
-        policy=config.policy,
-        judge=config.judge,
-        evaluation_judge=config.evaluation_judge,
-        active_judge=config.active.judge,
-        prompts=config.prompts,
-        prompts_digest=check_inputs(config).prompts_digest,
-    )
+    request = start_request(config, check_inputs(config).prompts_digest)
     run_stage("start", request, directory)
     return read_json(directory / "start" / "start.json")
 
@@ -188,3 +183,83 @@ def test_start_refuses_tools_that_the_chat_template_leaves_out(copy: Path, tmp_p
     with pytest.raises(StageFailed, match=says) as refused:
         start(copy, tmp_path / "round-000", prompts=prompts, **ANY_JUDGE)
     assert "train.jsonl line 2" in str(refused.value)
+
+
+def test_start_model_is_measured_on_held_out_prompts_as_an_evaluation_samples(copy: Path, tmp_path: Path) -> None:
+    """A user whose limit cuts most answers learns it in round 0, not by a refused round after hours."""
+    cut, whole = (
+        start(
+            copy,
+            tmp_path / f"limit-{limit}",
+            policy={"max_response_tokens": limit},
+            prompts={"num_held_out": 32},
+            evaluation={"start_prompts": 40},
+        )["measured"]
+        for limit in (2, 64)
+    )
+    assert (cut["num_prompts"], cut["max_response_tokens"], cut["temperature"]) == (32, 2, 1.0)
+    assert cut["unfinished_share"]["value"] > 0.9 > 0.5 > whole["unfinished_share"]["value"]
+    assert cut["mean_tokens"] <= 2 < whole["mean_tokens"]
+    for measured in (cut, whole):
+        for name in ("unfinished_share", "empty_share"):
+            interval = measured[name]
+            assert 0 <= interval["low"] <= interval["value"] <= interval["high"] <= 1
+            assert interval["n"] == 32
+        assert measured["tokens_per_second"] > 0
+    assert whole["unfinished_share"]["high"] - whole["unfinished_share"]["low"] > 0.05, "32 prompts prove no share"
+
+
+def test_start_model_that_nobody_asks_to_measure_is_not(copy: Path, tmp_path: Path) -> None:
+    assert start(copy, tmp_path / "round-000", evaluation={"start_prompts": 0})["measured"] is None
+
+
+def test_start_that_was_published_without_the_measure_is_not_run_again(copy: Path, tmp_path: Path) -> None:
+    """How the measure is made enters no key: a campaign of an earlier version would else pin another date."""
+    start(copy, tmp_path / "round-000", evaluation={"start_prompts": 0})
+    published = (tmp_path / "round-000" / "start" / "MANIFEST.json").read_bytes()
+    again = start(copy, tmp_path / "round-000", evaluation={"temperature": 0.5}, seed=3)
+    assert again["measured"] is None
+    assert (tmp_path / "round-000" / "start" / "MANIFEST.json").read_bytes() == published
+
+
+def test_limit_that_does_not_fit_the_models_context_is_refused_at_the_start(copy: Path, tmp_path: Path) -> None:
+    with pytest.raises(StageFailed, match=r"need \d+ positions, but the model has 256: lower max_response_tokens"):
+        start(copy, tmp_path / "round-000", policy={"max_response_tokens": 512})
+
+
+@pytest.fixture
+def hub_name(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A model that lies in the cache of the hub as `snapshot_download` leaves it, without a network."""
+    repository, commit = tmp_path / "hub" / "models--people--starter", "0" * 40
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    shutil.copytree(copy, repository / "snapshots" / commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    return "people/starter"
+
+
+def test_adapter_that_does_not_fit_a_model_of_the_hub_is_refused_in_round_0(hub_name: str, tmp_path: Path) -> None:
+    """Only local directories were tried: the first round failed when it began to train, after hours of judging."""
+    with pytest.raises(StageFailed, match=r"lora.target_modules = c_attn does not fit model .* its linear layers are"):
+        start(Path(hub_name), tmp_path / "odd", lora={"rank": 4, "target_modules": "c_attn"})
+    assert not (tmp_path / "odd" / "start").exists()
+    pinned = start(Path(hub_name), tmp_path / "fits", lora={"rank": 4, "target_modules": "q_proj"})
+    assert pinned["model"]["base"].endswith("0" * 40)
+
+
+def test_quantized_weights_of_the_hub_are_refused_in_round_0_unless_an_adapter_is_trained(
+    hub_name: str, tmp_path: Path
+) -> None:
+    (config,) = tmp_path.glob("hub/*/snapshots/*/config.json")
+    settings = json.loads(config.read_text()) | {"quantization_config": {"quant_method": "gptq"}}
+    config.write_text(json.dumps(settings))
+    with pytest.raises(StageFailed, match=r"quantized weights, which cannot be trained: set `lora: \{rank: 16\}`"):
+        start(Path(hub_name), tmp_path / "round-000")
+
+
+def test_what_is_trained_enters_no_key_of_round_0(copy: Path) -> None:
+    """A campaign of an earlier version would else pin everything again."""
+    config = CampaignConfig.model_validate({"campaign": "begun", "policy": {"model": str(copy)}})
+    adapted = CampaignConfig.model_validate({"campaign": "begun", "policy": {"model": str(copy)}, "lora": {"rank": 4}})
+    assert digest(start_request(config, "0")) == digest(start_request(adapted, "0"))

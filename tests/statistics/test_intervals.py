@@ -3,7 +3,7 @@ import pytest
 from scipy.stats import binomtest
 
 from components.records import Interval
-from components.statistics.intervals import mean_interval, win_rate
+from components.statistics.intervals import mean_interval, share, share_change, win_rate
 
 
 def rate(
@@ -110,3 +110,38 @@ def test_interval_of_nothing_is_refused(function: object) -> None:
     assert callable(function)
     with pytest.raises(ValueError, match="no prompt"):
         function([], confidence=0.95, resamples=100, seed=1)
+
+
+def test_share_has_the_exact_interval_worked_by_hand() -> None:
+    """Of none in n the upper bound u solves (1 - u)^n = 0.025, of all the lower bound l solves l^n = 0.025."""
+    none, every = (share(count, 64, confidence=0.95) for count in (0, 64))
+    assert (none.value, none.low, every.value, every.high) == (0.0, 0.0, 1.0, 1.0)
+    assert none.high == pytest.approx(1 - 0.025 ** (1 / 64))
+    assert every.low == pytest.approx(0.025 ** (1 / 64))
+    some, exact = share(45, 64, confidence=0.95), binomtest(45, 64).proportion_ci(0.95, method="exact")
+    assert (some.value, some.low, some.high, some.n) == (
+        45 / 64,
+        pytest.approx(exact.low),
+        pytest.approx(exact.high),
+        64,
+    )
+
+
+@pytest.mark.parametrize(("worse", "sure"), [(5, False), (6, True)])
+def test_share_change_is_sure_only_if_mcnemars_exact_test_rejects(worse: int, sure: bool) -> None:
+    """Six prompts of 20 changed for the worse and none for the better: p = 2 / 2^6 = 0.031; with five it is 0.0625.
+
+    The lower bound of six is 2 x 0.15 x (2 x 0.025^(1/6) - 1) = 0.0244: half of six of 20, on the scale of -1 to 1.
+    """
+    both_cut = [True] * 4
+    own = both_cut + [True] * worse + [False] * (16 - worse)
+    change = share_change(own, both_cut + [False] * 16, confidence=0.95, resamples=500, seed=3)
+    assert (change.value, change.n) == (worse / 20, 20)
+    assert (change.low > 0) == sure
+    expected = 2 * (worse / 40) * (2 * 0.025 ** (1 / worse) - 1)
+    assert change.low == pytest.approx(expected)
+
+
+def test_share_change_meets_a_limit_exactly() -> None:
+    """2 x rate - 1 would be 0.050000000000000044, above a limit of 0.05."""
+    assert share_change([True] * 5 + [False] * 95, [False] * 100, confidence=0.95, resamples=100, seed=3).value == 0.05

@@ -307,7 +307,8 @@ def _write_data(directory: Path, number: int) -> None:
             work.path / "responses.parquet", pd.DataFrame({"prompt_id": ["a"], "sample_id": [0], "text": ["sorry"]})
         )
         sampling = {"way": "copied prompts", "reason": "it has layers with a sliding window"}
-        write_json(work.path / "generate.json", {"sampling": sampling})
+        diversity = {"distinct_1": 0.125, "distinct_2": 0.375, "equal_samples": 0.0625, "all_equal": None}
+        write_json(work.path / "generate.json", {"sampling": sampling, "diversity": diversity})
     counts = {
         "prompts": 100,
         "responses": 400,

@@ -1,5 +1,6 @@
 """The stage: planted defects are quarantined with their reasons, all other pairs stay, and the counts add up."""
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components.artifacts import read_json, read_table
+from components.artifacts import digest, read_json, read_table, write_json
 from components.config import PolicyConfig
-from components.records import DataRejected, ValidateRequest
+from components.data.funnel import LeftOut, as_json, step
+from components.records import Artifact, DataRejected, ValidateRequest
 from components.validation.held_out import evaluation_prompts
 from components.validation.stage import run
 
@@ -238,8 +240,8 @@ def test_too_large_a_quarantine_rejects_the_data_and_leaves_the_rows_to_read(
     with pytest.raises(DataRejected) as caught:
         validate(make_request(rows, max_quarantine_share=0.33), tmp_path, "rejected")
     assert str(caught.value) == (
-        "3 of 9 pairs (33.3%) are quarantined, more than validation.max_quarantine_share = 0.33; "
-        "2 x chosen is empty; 1 x prompt is held out"
+        "3 of 9 pairs (33.3%) are quarantined, more than validation.max_quarantine_share = 0.33: "
+        "9 pairs (2 x chosen is empty; 1 x prompt is held out): see quarantine.parquet"
     )
     assert len(read_table(tmp_path / "rejected" / "quarantine.parquet")) == 3
     assert read_json(tmp_path / "rejected" / "validation.json")["quarantined"] == 3
@@ -253,16 +255,64 @@ def test_too_few_pairs_reject_the_data_even_with_replayed_ones(
     earlier = [replayed(pair, 2, *(f"w{number}" for number in range(50, 60)))]
     left = 8 if eval_share == 0.0 else 4
     validate(make_request(rows, replayed=earlier, min_pairs=left, eval_share=eval_share), tmp_path)
-    with pytest.raises(
-        DataRejected, match=f"{left} of 8 pairs are left to train on, fewer than validation.min_pairs = {left + 1}$"
-    ):
+    told = f"{left} of 8 pairs are left to train on, fewer than validation.min_pairs = {left + 1} (10 replayed ones do "
+    told += "not count): 8 pairs"
+    told += {
+        0.0: ": raise prompts.per_round, or lower validation.min_pairs",
+        0.5: " (4 x kept for evaluation by validation.eval_share = 0.5): lower validation.eval_share",
+    }[eval_share]
+    with pytest.raises(DataRejected, match=re.escape(told)):
         validate(make_request(rows, replayed=earlier, min_pairs=left + 1, eval_share=eval_share), tmp_path)
 
 
 def test_no_pairs_at_all_reject_the_data(make_request: Request, tmp_path: Path) -> None:
-    with pytest.raises(DataRejected, match="0 of 0 pairs are left to train on"):
+    with pytest.raises(
+        DataRejected, match=r"0 of 0 pairs are left to train on, fewer than .* = 1: 0 pairs: raise prom"
+    ):
         validate(make_request([]), tmp_path)
     assert read_json(tmp_path / "out" / "validation.json")["quarantine_share"] is None
+
+
+def test_too_few_pairs_say_what_was_left_out_before_they_came_here(
+    pair: Pair, make_request: Request, tmp_path: Path
+) -> None:
+    """A margin that left 45 of 48 prompts without a pair reads as "3 of 3 pairs are left", and nobody looks there."""
+    margin = LeftOut(
+        count=45, cause="the largest margin of scores, 0.5, is within preferences.min_margin = 1", remedy="lower it"
+    )
+    write_json(tmp_path / "collect.json", {"left_out": as_json([step(48, "prompts", [margin])])})
+    request = make_request([pair("w1"), pair("w2"), pair("w199")]).model_copy(
+        update={"collected": Artifact(path=tmp_path / "collect.json", digest="0")}
+    )
+    loose = request.validation.model_copy(update={"max_quarantine_share": 1.0, "min_pairs": 8})
+    with pytest.raises(DataRejected) as caught:
+        validate(request.model_copy(update={"validation": loose}), tmp_path)
+    assert str(caught.value) == (
+        "2 of 3 pairs are left to train on, fewer than validation.min_pairs = 8: 48 prompts (45 x the largest margin "
+        "of scores, 0.5, is within preferences.min_margin = 1) gave 3 pairs (1 x prompt is held out): lower it"
+    )
+
+
+def test_what_was_left_out_before_makes_no_stage_run_again(pair: Pair, make_request: Request, tmp_path: Path) -> None:
+    request = make_request([pair("w1")])
+    named = request.model_copy(update={"collected": Artifact(path=tmp_path / "collect.json", digest="0")})
+    assert digest(request) == digest(named)
+
+
+@pytest.mark.parametrize("kind", ["desirable", "undesirable"])
+def test_single_responses_of_one_kind_are_refused_before_they_are_trained_on(
+    kind: str, pair: Pair, make_request: Request, tmp_path: Path
+) -> None:
+    """The loss needs both kinds, and said so only after the round's training had begun."""
+    gone = "rejected" if kind == "desirable" else "chosen"
+    rows = [pair(f"w{number}", **{gone: None}) for number in range(12)]
+    told = f"all 12 responses that are left to train on are {kind}, and both kinds are needed: 12 pairs: set pref"
+    with pytest.raises(DataRejected, match=told):
+        validate(make_request(rows, takes="responses", min_pairs=1, eval_share=0.0), tmp_path)
+    both = [*rows, pair("w100", **{"chosen" if kind == "desirable" else "rejected": None})]
+    validate(make_request(both, takes="responses", min_pairs=1, eval_share=0.0), tmp_path, "both")
+    soft = [pair(f"w{number}", p=0.9, **{gone: None}) for number in range(12)]
+    validate(make_request(soft, takes="responses", min_pairs=1, eval_share=0.0), tmp_path, "soft")
 
 
 def test_table_without_its_columns_is_rejected(pair: Pair, make_request: Request, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from components.judges.chat.ledger import NOTHING, ChatAnswer, Entry, Ledger, co
 from components.judges.chat.limits import Budget, BudgetUsedUp, RateLimits
 from components.judges.chat.outage import FAILURES_IN_A_ROW, Outage
 from components.judges.chat.rehearsal import tokens_at_most
-from components.judges.chat.replies import Given, read_reply
+from components.judges.chat.replies import Given, is_cut_thought, read_reply
 from components.judges.chat.request import remedy_for, request_body
 from components.records import JudgeUnavailable
 from components.runtime import progress
@@ -85,6 +85,7 @@ class Asking:
         self._distinct = {self._identity(question): question for question in questions}
         self._replies = self._paid_replies()
         self._waiting = deque(item for item in self._distinct.items() if item[0] not in self._replies)
+        self._warn_of_cut_thoughts()
         self._outage, self._trouble = Outage(has_answered=bool(self._replies)), ""
         self.used_up: str | None = None
         """The budget's limit that kept some questions from being asked, and how much of it is used."""
@@ -111,6 +112,23 @@ class Asking:
         """Return the replies that are paid for already."""
         paid = {key: self._paid(question) for key, question in self._distinct.items()}
         return {key: given.reply for key, given in paid.items() if given is not None and not given.may_be_repaired}
+
+    def _warn_of_cut_thoughts(self) -> None:
+        """Say before anything is paid again that an earlier start got nothing but thoughts that were cut."""
+        earlier = [
+            given
+            for _, question in self._waiting
+            if (given := self._find(messages_with_form(question), question)) is not None
+        ]
+        if self._replies or not earlier or len(earlier) < len(self._waiting) or not all(map(is_cut_thought, earlier)):
+            return
+        warning = (
+            f"an earlier start asked all {len(earlier)} questions of {self._endpoint.model} with endpoint.max_tokens = "
+            f"{self._endpoint.max_tokens}, and every answer was a thought that was cut: raise it; they are asked, and "
+            "paid, again"
+        )
+        log.warning("%s", warning)
+        progress.report(0, len(self._distinct), warning)
 
     async def _work(self) -> None:
         while self._waiting:

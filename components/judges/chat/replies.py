@@ -13,6 +13,10 @@ NO_ANSWER = "(no answer)"
 """Stands for an empty answer in the request for a repair: some endpoints refuse an empty message."""
 
 
+CUT_THOUGHT = "its thought was cut"
+"""How the detail of a reply begins whose thought reached the limit."""
+
+
 class Given(NamedTuple):
     """The reply that an answer is."""
 
@@ -39,6 +43,11 @@ class Given(NamedTuple):
         return repair_messages(messages, Reply(None, self.complaint, self.reply.raw))
 
 
+def is_cut_thought(given: Given) -> bool:
+    """Whether the limit cut the answer while the model was still thinking."""
+    return given.reply.detail.startswith(CUT_THOUGHT)
+
+
 def read_reply(answer: ChatAnswer, schema: dict[str, Any], *, max_tokens: int) -> Given:
     """Return the reply that an answer is.
 
@@ -60,9 +69,7 @@ def read_reply(answer: ChatAnswer, schema: dict[str, Any], *, max_tokens: int) -
     if is_cut:
         complaint = f"{complaint}, and was cut at {limit}"
     if is_cut and (is_thought or answer.remark == ONLY_A_THOUGHT):
-        return _nothing(
-            reply, f"its thought was cut at {limit}, before an answer: raise endpoint.max_tokens", complaint
-        )
+        return _nothing(reply, f"{CUT_THOUGHT} at {limit}, before an answer: raise endpoint.max_tokens", complaint)
     if is_cut and not reply.raw.strip():
         return _nothing(reply, f"{complaint}: raise endpoint.max_tokens", complaint)
     if is_thought or not reply.raw.strip():

@@ -6,6 +6,7 @@ A pair's margin is the judge's score of the known better answer minus its score 
 compares, it is the difference of their shares of the verdict, 2 q - 1.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,8 +15,9 @@ from scipy.optimize import brentq
 from scipy.special import expit, logit
 
 from components.artifacts import digest
+from components.data.funnel import counted, step, too_little
 from components.data.messages import Messages
-from components.data.preference_file import SeedPair
+from components.data.preference_file import SeedPair, SeedPairs
 from components.data.prompts import prompt_id
 from components.judges.protocol import Group, Verdict, conclusions, scores
 from components.statistics.calibration import Prediction
@@ -111,6 +113,29 @@ class Question:
     tag: str
 
 
+def _without_label(pair: SeedPair) -> str | None:
+    """Return why it is not known which answer of a pair is better; None if it is known."""
+    if pair.chosen is None or pair.rejected is None:
+        return "a single response"
+    if pair.chosen.strip() == pair.rejected.strip():
+        return "two equal texts"
+    if pair.margin == 0:
+        return "a margin of 0"
+    return "p = 0.5" if pair.p == 0.5 else None
+
+
+def no_question(pairs: SeedPairs) -> str:
+    """Say why no pair of a data set has a known label."""
+    reasons = Counter(reason for pair in pairs.pairs if (reason := _without_label(pair)) is not None)
+    parted = {"chosen and rejected differ before the last answer": len(pairs.split_earlier)}
+    total = len(pairs.pairs) + len(pairs.split_earlier)
+    return too_little(
+        "no pair has a known label",
+        [step(total, "rows", counted({**reasons, **parted}, {}))],
+        otherwise="use pairs of which one answer is known to be better",
+    )
+
+
 def questions(pairs: Sequence[SeedPair], *, default_tag: str) -> list[Question]:
     """Return the pairs of which one answer is known to be better, each once.
 
@@ -124,13 +149,7 @@ def questions(pairs: Sequence[SeedPair], *, default_tag: str) -> list[Question]:
         label = 1.0 if pair.p is None else pair.p
         if not 0 <= label <= 1:
             raise ValueError(f"{pair.place}: p is {label:g}, but must be a probability in [0, 1], or left out")
-        if (
-            pair.chosen is None
-            or pair.rejected is None
-            or pair.chosen.strip() == pair.rejected.strip()
-            or pair.margin == 0
-            or label == 0.5
-        ):
+        if pair.chosen is None or pair.rejected is None or _without_label(pair) is not None:
             continue
         better, worse = (pair.chosen, pair.rejected) if label > 0.5 else (pair.rejected, pair.chosen)
         question = _question(pair.messages, better, worse, label=max(label, 1 - label), tag=pair.tag or default_tag)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from components.data.conversations import CONTEXT, conversation, warn_of_doubts, with_context
+from components.data.funnel import counted, step, too_little
 from components.data.messages import Messages
 from components.data.prompts import prompt_id
 from components.data.rows import Row, Rows, read_rows
@@ -36,8 +37,13 @@ def read_responses(source: str, *, split: str) -> list[Group]:
         prompts.setdefault(name, messages)
         texts.setdefault(name, []).extend(_responses(row, read))
     if all(len(responses) < 2 for responses in texts.values()):
+        ones = {"one response": sum(len(responses) == 1 for responses in texts.values())}
         raise ValueError(
-            f"{source} has no prompt with two or more responses: give at least two responses to the same prompt"
+            too_little(
+                f"{source} has no prompt with two or more responses",
+                [step(len(texts), "prompts", counted(ones, {}))],
+                otherwise="give at least two responses to the same prompt",
+            )
         )
     return [Group(name, messages, tuple(enumerate(texts[name]))) for name, messages in prompts.items()]
 

@@ -23,7 +23,15 @@ from components.preferences.active.refine import costly_judge
 from components.preferences.counts import COUNTS, judged_counts
 from components.preferences.judged_pairs import build_from_verdicts
 from components.preferences.stage import building, collect
-from components.preferences.standalone.calibration import KnownPair, fit_scale, known, log_loss, predictions, questions
+from components.preferences.standalone.calibration import (
+    KnownPair,
+    fit_scale,
+    known,
+    log_loss,
+    no_question,
+    predictions,
+    questions,
+)
 from components.preferences.standalone.kept import Judged, write_groups
 from components.preferences.tables import check_invalid_share, write_pairs, write_portable, write_verdicts
 from components.records import JudgeUnavailable, ModelRef
@@ -104,10 +112,7 @@ def calibrate(pairs: SeedPairs, config: CampaignConfig, models: tuple[ModelRef, 
     """
     asked = questions(pairs.pairs, default_tag=config.preferences.tag)
     if not asked:
-        raise ValueError(
-            "no pair has a known label, because each is tied, has two equal texts or is a single response: "
-            "use pairs of which one answer is known to be better"
-        )
+        raise ValueError(no_question(pairs))
     groups = [question.group for question in asked]
     _check_judge(groups, config, models)
     inputs = {

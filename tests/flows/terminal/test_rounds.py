@@ -86,3 +86,58 @@ def test_terminal_with_a_bar_has_no_such_lines(monkeypatch: pytest.MonkeyPatch) 
         display.began("rewards", "reward_model")
         time.sleep(0.2)
     assert "memory" not in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def interval(value: float, low: float, high: float) -> dict[str, float]:
+    return {"value": value, "low": low, "high": high, "n": 64}
+
+
+@pytest.mark.parametrize(
+    ("gate", "refusing"),
+    [({"max_unfinished_share": 1.0}, False), ({"max_unfinished_share": 0.2}, True)],
+    ids=["relative", "absolute"],
+)
+def test_start_that_is_mostly_cut_says_so_with_the_remedy(
+    gate: dict[str, float], refusing: bool, tmp_path: Path
+) -> None:
+    measured = {
+        "unfinished_share": interval(0.703125, 0.576, 0.811),
+        "empty_share": interval(0.0, 0.0, 0.056),
+        "max_response_tokens": 128,
+        "mean_tokens": 112.25,
+        "tokens_per_second": 95.4,
+    }
+    lines = start_lines(tmp_path, {"measured": measured}, gate)
+    assert lines[:2] == [
+        "70.3 % of the start model's answers are cut at policy.max_response_tokens = 128 (57.6 % to 81.1 %) and 0.0 % "
+        "are empty, on 64 held-out prompts; 112.2 tokens an answer, 95 tokens/s",
+        "70.3 % of the start model's answers are cut: raise policy.max_response_tokens = 128; cut answers are judged, "
+        "and trained on, without their end",
+    ]
+    assert (len(lines) == 3) == refusing
+    assert not refusing or lines[2].startswith("gate.max_unfinished_share = 0.2 refuses every round that answers as")
+
+
+def test_start_of_an_earlier_version_says_nothing_of_its_answers(tmp_path: Path) -> None:
+    assert start_lines(tmp_path, {"stop_tokens": {"<|end|>": 3}}, {}) == ["answers end at <|end|> (3)"]
+
+
+def start_lines(campaign: Path, start: dict[str, Any], gate: dict[str, float]) -> list[str]:
+    (campaign / "round-000" / "start").mkdir(parents=True)
+    write_json(campaign / "round-000" / "start" / "start.json", start)
+    write_json(campaign / "config.json", {"gate": gate})
+    console = Console(file=StringIO(), width=60)
+    StageProgress(console, campaign).ended("round-000", "start", 4.0, already_done=False)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    return [line.strip() for line in lines[1:]]
+
+
+@pytest.mark.parametrize(("all_equal", "collapsed"), [(0.501, True), (0.5, False), (None, False)])
+def test_sampling_that_collapsed_says_so(all_equal: float | None, collapsed: bool, campaign: Path) -> None:
+    """Its prompts give no pairs, and the next rounds give fewer: nothing else says why."""
+    (campaign / "round-001" / "generate_responses").mkdir()
+    content = {"sampling": {"way": "shared prompts", "reason": None}, "diversity": {"all_equal": all_equal}}
+    write_json(campaign / "round-001" / "generate_responses" / "generate.json", content)
+    lines = shown(campaign, None, stage="generate_responses")[1:]
+    assert len(lines) == collapsed
+    assert not collapsed or "50.1 % of the prompts got equal samples only, and such prompts give no pairs" in lines[0]
