@@ -74,6 +74,7 @@ clean:  ## Remove the environment; campaigns under runs/ stay.
 	rm -rf .venv
 
 .venv/torch.ready: Makefile
+	@test "$$(uname)" = Linux || { echo "Ratchet needs Linux, and this is $$(uname)"; exit 2; }
 	$(PYTHON) -m venv .venv && $(BIN)/pip install -q torch==2.13.0 && touch $@
 
 .venv/run.ready: .venv/torch.ready pyproject.toml conf/versions.txt

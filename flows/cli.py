@@ -3,6 +3,11 @@
 Errors are one line, never a traceback.
 """
 
+from flows.linux_only import refuse_other_systems
+
+# Before the imports below: they load modules that other systems lack, such as fcntl, and would end in a traceback.
+refuse_other_systems()
+
 import inspect
 import logging
 import re

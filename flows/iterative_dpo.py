@@ -25,6 +25,7 @@ from components.campaign.stopping import refuse_if_stopped
 from components.config import CampaignConfig
 from components.records import RoundStopped
 from components.report.wording import start_remedies
+from components.runtime.stage_log import logged_to
 from components.start.preflight import check_inputs, check_revisions
 from flows.dpo_round import STOPPED, dpo_round
 from flows.prefect_page.deployed import refuse_runs_that_vanish
@@ -36,6 +37,7 @@ from tasks.show_campaign import show_campaign
 from tasks.start_campaign import start_campaign
 
 SKIPPED = "Skipped"
+LOG_FILE = "campaign.log"
 
 
 def rounds_name(config: CampaignConfig) -> str:
@@ -83,7 +85,11 @@ def add_rounds(config: CampaignConfig, *, accept_changes: bool) -> Any:
         get_run_logger().warning("%s", doubt)
     try:
         refuse_if_stopped(directory)
-        with logs_on_page(), locked(directory, flow_run=str(flow_run.id)) as before:
+        with (
+            logs_on_page(),
+            locked(directory, flow_run=str(flow_run.id)) as before,
+            logged_to(directory / LOG_FILE),
+        ):
             refuse_if_overtaken(config.campaign, before)
             take_over(directory, str(flow_run.id))
             pin_config(directory, config, accept_changes=accept_changes)

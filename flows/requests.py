@@ -195,7 +195,7 @@ class Round:
     def _limits(self) -> PolicyConfig:
         """The policy section, with the date that the campaign's prompts tell for good."""
         policy = self.config.policy
-        pinned = self._pins.get("template_date")
+        pinned = self.pins.get("template_date")
         return policy if policy.template_date or not pinned else policy.model_copy(update={"template_date": pinned})
 
     @property
@@ -203,7 +203,8 @@ class Round:
         return round_directory(self.campaign_directory, 0) / "start"
 
     @cached_property
-    def _pins(self) -> dict[str, Any]:
+    def pins(self) -> dict[str, Any]:
+        """Content of round 0's start.json."""
         return read_json(self._start_directory / "start.json")
 
     @property
@@ -212,7 +213,7 @@ class Round:
         return code_digest(function) if function else None
 
     def _judge_digest(self, name: str) -> str:
-        digest: str = self._pins[name]["digest"]
+        digest: str = self.pins[name]["digest"]
         return digest
 
     def _model(self, number: int) -> ModelRef:

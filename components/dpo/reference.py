@@ -82,7 +82,7 @@ def score_pairs(
         ld_sums[rows] = length_desensitised_logps(logps, mask, lengths, ld_alpha=ld_alpha).cpu()
         return plain_sum(logps, mask, rows)
 
-    limits: dict[str, Any] = {"max_tokens": max_tokens, "max_rows": max_rows}
+    limits: dict[str, Any] = {"max_tokens": max_tokens, "max_rows": max_rows, "counted_as": "responses scored"}
     sums = response_logps(model, pad_id, sides.prompts, sides.answers, **limits, summed=summed)
     own = dict(zip(("chosen", "rejected"), sides.spread(sums), strict=True))
     if mismatched is not None:

@@ -106,8 +106,10 @@ def _logps(
         own, own_answers = ([rows[place] for place in scored] for rows in (prompts, answers))
         logps = dict.fromkeys(share, 0.0)
         if scored:
-            values = response_logps(model, pad_id, own, own_answers, temperature=temperature).tolist()
-            logps |= dict(zip(scored, values, strict=True))
+            values = response_logps(
+                model, pad_id, own, own_answers, temperature=temperature, counted_as="held-out responses scored"
+            )
+            logps |= dict(zip(scored, values.tolist(), strict=True))
         return [logps[place] for place in share]
 
     lengths = [len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)]

@@ -155,6 +155,7 @@ def _respond(
         batch_size=generation.batch_size,
         reads_text=bool(generation.stop),
     ) as policy:
+        progress.report(0, total, "the policy is loaded")
         law = SamplingParams(
             temperature=generation.temperature,
             top_p=generation.top_p,

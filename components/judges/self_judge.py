@@ -13,6 +13,7 @@ from components import artifacts
 from components.config import EndpointConfig, JudgeSettings, PolicyConfig
 from components.data.messages import Messages
 from components.judges.chat.quoting import NOTICE
+from components.judges.chat.rehearsal import running_rehearsal
 from components.judges.chat.request import identity_of_fields
 from components.judges.comparisons import SCHEMA
 from components.judges.llm import LlmJudge
@@ -77,6 +78,9 @@ def serving_policy(
     Raises:
         JudgeUnavailable: The server did not start.
     """
+    if running_rehearsal() is not None:
+        yield endpoint.model_copy(update={"url": "", "model": NAME})
+        return
     # The name is part of every cached question, so that no round uses the answers of another round's policy.
     serving = Serving(scratch, policy, f"policy-{policy.digest[:16]}", limits.dtype, free_port())
     engine = engine_for(policy)

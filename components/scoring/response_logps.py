@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import pad
 
 from components.models.adapters import unwrapped
+from components.runtime import progress
 from components.scoring.packed.head import at_temperature
 from components.scoring.packed.layout import Packed
 from components.scoring.packed.logps import longest_packed, packed_logps, packing_of
@@ -291,6 +292,7 @@ def response_logps(
     max_rows: int = 0,
     summed: Summed = plain_sum,
     temperature: float = 1.0,
+    counted_as: str = "",
 ) -> torch.Tensor:
     """Score responses without gradients; if weights are sharded over ranks, every rank must call it, with rows or none.
 
@@ -305,6 +307,7 @@ def response_logps(
         summed: Turns token log-probabilities (rows, width), their mask and the rows' indices among the n into (rows,)
             sums.
         temperature: Divides the logits, so that the law is that of responses sampled at this temperature.
+        counted_as: What the progress calls the responses; empty reports none.
 
     Returns:
         (n,) log-probabilities summed over response tokens, float32 on the CPU, in the order of the input. Rows that
@@ -317,9 +320,15 @@ def response_logps(
     limit = max(max_tokens, SCORED_TOKENS) if packed else max_tokens
     own = list(together(prompts, responses, max_tokens=limit, max_rows=max_rows or len(prompts), packed=packed))
     idle = most_forwards(model, len(own)) - len(own)
+    scored = 0
     for rows in own:
+        if counted_as:
+            progress.report(scored, len(prompts), counted_as)
+        scored += len(rows)
         batch = Batch([prompts[row] for row in rows], [responses[row] for row in rows], pad_id, device)
         logps[rows] = summed(token_logps(model, batch, temperature=temperature), batch.target_mask, rows).cpu()
+    if counted_as:
+        progress.report(scored, len(prompts), counted_as)
     for _ in range(idle):
         token_logps(model, Batch([[pad_id]], [[pad_id]], pad_id, device))
     return logps

@@ -59,7 +59,7 @@ def collect(
 
         system_prompt, carries = settings.policy.system_prompt, settings.reads_columns
         groups = read_responses(responses, split=split, system_prompt=system_prompt, carries_columns=carries)
-        with _shown():
+        with _shown(out):
             judge_and_pair(groups, settings, _models(campaign), out.absolute())
         print_collected(console, out)
 
@@ -89,7 +89,7 @@ def pairs(
         from components.preferences.standalone.steps import pair_again
         from flows.terminal.preferences import print_collected
 
-        with _shown():
+        with _shown(out):
             pair_again(read_judged(verdicts), settings.preferences, seed=settings.seed, out=out.absolute())
         print_collected(console, out)
 
@@ -123,7 +123,7 @@ def calibrate(
         from flows.terminal.preferences import print_calibration
 
         known = load_seed_pairs(pairs, split=split, carries_columns="python" in settings.judge.kinds)
-        with _shown():
+        with _shown(out):
             measure(known, settings, _models(campaign), out.absolute())
         print_calibration(console, out)
 
@@ -137,10 +137,12 @@ def _models(campaign: str | None) -> "tuple[ModelRef, ModelRef] | None":
 
 
 @contextlib.contextmanager
-def _shown() -> Iterator[None]:
-    """Show the progress of the step within the block."""
+def _shown(out: Path) -> Iterator[None]:
+    """Show the progress of the step within the block, and log it beside the directory that the step writes."""
     from components.runtime import progress
+    from components.runtime.stage_log import logged_to
     from flows.terminal.rounds import StageProgress
 
-    with StageProgress(console) as bar, progress.reporting_to(bar):
+    log = out.absolute().with_name(f"{out.absolute().name}.log")
+    with StageProgress(console) as bar, progress.reporting_to(bar), logged_to(log):
         yield

@@ -9,6 +9,8 @@ import typer
 from components.config import RewardModelConfig, load_section
 from flows.terminal.console import console, quiet_libraries, reporting_errors
 
+LOG_FILE = "reward_model.log"
+
 
 def reward_model(
     pairs: Annotated[
@@ -38,12 +40,15 @@ def reward_model(
         from components.reward_model.preparing import check_place, prepare_request
         from components.runtime import progress
         from components.runtime.launch import run_stage
+        from components.runtime.stage_log import logged_to
         from flows.terminal.reward_model import print_reward_model
         from flows.terminal.rounds import StageProgress
 
         check_place(out)
-        request = prepare_request(pairs, split=split, base=base, revision=revision, settings=settings)
         with StageProgress(console) as display, progress.reporting_to(display):
-            run_stage("reward_model", request, out, num_processes=settings.num_processes)
+            progress.began(out.name, "checks")
+            request = prepare_request(pairs, split=split, base=base, revision=revision, settings=settings)
+            with logged_to(out / LOG_FILE):
+                run_stage("reward_model", request, out, num_processes=settings.num_processes)
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
         print_reward_model(console, out / "reward_model")

@@ -1,7 +1,9 @@
 """`ratchet run`: run rounds of a campaign from the terminal."""
 
+import contextlib
 import importlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,9 +11,12 @@ import typer
 
 from components.campaign.config import refuse_changes, with_former_defaults
 from components.campaign.state import campaign_directory, runs_directory
-from components.config import load_config, read_settings
+from components.config import CampaignConfig, load_config, read_settings
 from components.records import RoundStopped
 from flows.terminal.console import console, errors, quiet_libraries, reporting_errors
+
+CHECKS = "checks"
+"""What comes before the first stage, as the progress names it."""
 
 
 def run(
@@ -25,6 +30,14 @@ def run(
     ] = None,
     accept_changes: Annotated[
         bool, typer.Option(help="Continue with a config that differs from the one the campaign began with.")
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Say what the next round would do, take and cost, by a few real steps. Writes nothing, asks no judge "
+            "that may cost.",
+        ),
     ] = False,
 ) -> None:
     """Run rounds of a campaign, or finish the rounds that an interrupted run left open.
@@ -44,11 +57,19 @@ def run(
         if not accept_changes:
             refuse_changes(directory, settings)
         quiet_libraries()
+        from components.runtime import progress
         from components.start.preflight import check_inputs
         from flows.servers.services import running
         from flows.servers.temporary import prefect_server
 
-        check_inputs(settings)
+        if dry_run:
+            for doubt in settings.training.doubts:
+                errors.print(f"ratchet: note: {doubt}")
+            _show_dry_run(settings)
+            return
+        with _display(settings):
+            progress.began(settings.campaign, CHECKS)
+            check_inputs(settings)
         for doubt in settings.training.doubts:
             errors.print(f"ratchet: note: {doubt}")
         services = running(runs_directory())
@@ -57,6 +78,28 @@ def run(
             os.environ.setdefault("MLFLOW_TRACKING_URI", services.mlflow)
         with prefect_server(known=services.api if services else None, meanwhile=_load):
             _run_flow(settings, accept_changes=accept_changes)
+
+
+def _show_dry_run(settings: CampaignConfig) -> None:
+    from components.runtime import progress
+    from flows.dry_run import dry_run
+    from flows.terminal.dry_run import print_dry_run
+    from flows.terminal.rounds import StageProgress
+
+    with StageProgress(console) as bar, progress.reporting_to(bar):
+        progress.began(settings.campaign, CHECKS)
+        tried = dry_run(settings)
+    print_dry_run(console, tried, num_rounds=settings.num_rounds)
+
+
+@contextlib.contextmanager
+def _display(settings: CampaignConfig) -> Iterator[None]:
+    """Show the progress of the stages within the block."""
+    from components.runtime import progress
+    from flows.terminal.rounds import StageProgress
+
+    with StageProgress(console, campaign_directory(settings.campaign)) as bar, progress.reporting_to(bar):
+        yield
 
 
 def _load() -> None:
@@ -68,12 +111,11 @@ def _load() -> None:
 
 
 def _run_flow(settings: Any, *, accept_changes: bool) -> None:
-    from components.runtime import progress
     from flows.dpo_round import STOPPED
     from flows.iterative_dpo import SKIPPED, iterative_dpo
-    from flows.terminal.rounds import StageProgress, print_places, print_rounds
+    from flows.terminal.rounds import print_places, print_rounds
 
-    with StageProgress(console, campaign_directory(settings.campaign)) as bar, progress.reporting_to(bar):
+    with _display(settings):
         state: Any = iterative_dpo(settings, accept_changes=accept_changes, return_state=True)
     if state.name == SKIPPED:
         errors.print(f"ratchet: skipped: {state.message}")

@@ -1,6 +1,6 @@
 """Rounds on the terminal: a line per finished stage, a bar for the running one, and the closing table."""
 
-import time
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,14 @@ from components.artifacts import read_json
 from components.campaign.config import CONFIG, with_former_knobs
 from components.report.tables import decisions, measure_rows, rollback_lines, round_rows
 from components.report.wording import collapse, start_answers, start_remedies
+from components.runtime.watch import StageWatch, saying
 
 SHOWN_ROUNDS = 20
 """About as many as a terminal shows at once."""
-LINE_SECONDS = 60.0
-"""Off a terminal, a running stage prints a line at most this often."""
 
 
 class StageProgress:
-    """Show stages as they run; a `components.runtime.progress.Listener`. Off a terminal, print lines only.
+    """Show stages as they run; a `components.runtime.progress.Listener`. Off a terminal, print a line a minute.
 
     Args:
         console: Console to print on.
@@ -48,35 +47,36 @@ class StageProgress:
             SpinnerColumn(), *columns, TextColumn("{task.fields[text]}"), console=console, transient=True
         )
         self.task: Any = None
-        self.name = ""
-        self.printed = 0.0
+        self.watch, self.lines = StageWatch(), contextlib.ExitStack()
 
     def __enter__(self) -> "StageProgress":
         if self.console.is_terminal:
             self.bar.start()
+        else:
+            self.lines.enter_context(saying(self.watch, self._print_line))
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.lines.close()
         self.bar.stop()
 
     def began(self, round: str, stage: str) -> None:
         """Open a bar for the stage."""
         self._close()
-        self.name, self.printed = f"{round}  {stage:<22}", time.monotonic()
+        self.watch.began(round, stage)
         self.task = self.bar.add_task(f"{round}  {stage}", total=None, text="")
 
     def advanced(self, done: int, total: int, text: str) -> None:
-        """Move the bar, or print a line off a terminal."""
+        """Move the bar."""
         if self.task is None:
             return
+        self.watch.advanced(done, total, text)
         self.bar.update(self.task, completed=done, total=total, text=text)
-        if not self.console.is_terminal and time.monotonic() - self.printed >= LINE_SECONDS:
-            self.printed = time.monotonic()
-            self.console.print(f"{self.name}{done}/{total}  {text}", highlight=False, markup=False, soft_wrap=True)
 
     def ended(self, round: str, stage: str, seconds: float, *, already_done: bool) -> None:
         """Replace the bar by a line."""
         self._close()
+        self.watch.ended(round, stage, seconds, already_done=already_done)
         note = "already done" if already_done else f"{seconds:.1f} s"
         self.console.print(f"{round}  {stage:<22}{note}", highlight=False)
         if stage == "start" and self.campaign is not None:
@@ -89,9 +89,12 @@ class StageProgress:
             for line in _sampling_notes(read_json(self.campaign / round / stage / "generate.json")):
                 self._explain(round, line)
 
+    def _print_line(self, line: str) -> None:
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
     def _explain(self, round: str, note: str) -> None:
         """Print what is to be known of a stage, below its line."""
-        self.console.print(f"{'':<{len(round)}}  {note}", highlight=False, markup=False, soft_wrap=True)
+        self._print_line(f"{'':<{len(round)}}  {note}")
 
     def _close(self) -> None:
         if self.task is not None:

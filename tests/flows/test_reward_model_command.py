@@ -115,7 +115,7 @@ def test_reward_model_command_says_how_good_it_is_and_how_to_judge_with_it(
     assert [line.split()[:2] for line in lines if line.startswith(("all ", "style "))] == [["all", "6"], ["style", "6"]]
     assert "left out: 1 x chosen equals rejected" in lines
     assert f"judge: {{kind: reward_model, model: {tmp_path}/out/reward_model}}" in result.stdout
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["reward_model"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["reward_model", "reward_model.log"]
 
 
 def test_reward_model_reference_lists_every_key_of_the_config() -> None:

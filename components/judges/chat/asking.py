@@ -28,6 +28,7 @@ from components.judges.chat.form import Question, Reply, messages_with_form
 from components.judges.chat.ledger import NOTHING, ChatAnswer, Entry, Ledger, cost_of
 from components.judges.chat.limits import Budget, BudgetUsedUp, RateLimits
 from components.judges.chat.outage import FAILURES_IN_A_ROW, Outage
+from components.judges.chat.rehearsal import tokens_at_most
 from components.judges.chat.replies import Given, is_cut_thought, read_reply
 from components.judges.chat.request import remedy_for, request_body
 from components.records import JudgeUnavailable
@@ -66,10 +67,6 @@ def _wait(state: RetryCallState) -> float:
         return requested
     growing = wait_exponential(multiplier=FIRST_WAIT_SECONDS, max=LONGEST_WAIT_SECONDS / 2)
     return (growing + wait_random(0, FIRST_WAIT_SECONDS))(state)
-
-
-BYTES_PER_TOKEN = 3
-"""Lower than in most texts, so that the estimate of a request's tokens is rather too high."""
 
 
 class Asking:
@@ -189,7 +186,7 @@ class Asking:
         return read_reply(answer, question.schema, max_tokens=self._endpoint.max_tokens)
 
     async def _attempt(self, key: str, body: dict[str, Any]) -> ChatAnswer:
-        input_tokens = sum(len(message["content"].encode()) for message in body["messages"]) // BYTES_PER_TOKEN
+        input_tokens = tokens_at_most(body["messages"])
         reserved = await self._budget.admit(input_tokens)
         try:
             sent = await self._limits.admit(input_tokens + self._endpoint.max_tokens)

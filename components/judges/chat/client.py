@@ -10,6 +10,7 @@ from components.judges.chat.credentials import read_key
 from components.judges.chat.form import Question, Reply
 from components.judges.chat.ledger import Ledger, Usage
 from components.judges.chat.limits import RateLimits
+from components.judges.chat.rehearsal import running_rehearsal
 from components.records import RoundStopped
 
 __all__ = ["Chat", "Question", "Reply", "Usage"]
@@ -28,7 +29,8 @@ class Chat:
         Raises:
             ValueError: The key is not set.
         """
-        self._endpoint, self._key = endpoint, read_key(endpoint)
+        # A rehearsal sends nothing, so it needs no key; one of a Prefect block is there within a flow only.
+        self._endpoint, self._key = endpoint, None if running_rehearsal() else read_key(endpoint)
         self._ledger = Ledger(cache, endpoint.model)
         self._limits = RateLimits(endpoint)
 
@@ -39,6 +41,8 @@ class Chat:
 
     def ask(self, questions: Sequence[Question], what: str) -> list[Reply]:
         """Ask all questions, as many at a time as the endpoint's section allows. Equal questions are asked once.
+
+        In a rehearsal nothing is sent.
 
         Args:
             questions: The questions.
@@ -52,6 +56,8 @@ class Chat:
             RoundStopped: `max_calls` or `max_cost` is reached, or a listener of the progress stops the round; the
                 answers so far are kept.
         """
+        if (rehearsal := running_rehearsal()) is not None:
+            return rehearsal.answer(self._endpoint, questions)
         with self._ledger:
             asking = Asking(self._endpoint, self._key, self._ledger, self._limits, questions)
             run_in_background(asking.run(), lambda: asking.report(what))

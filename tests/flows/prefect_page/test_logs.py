@@ -1,11 +1,11 @@
 """The output of child processes reaches the run's page on Prefect: every line, once."""
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prefect.logging.handlers import APILogWorker
@@ -85,9 +85,9 @@ def test_slow_server_gets_all_records_or_the_log_says_so(
 
     taken: list[str] = []
 
-    async def slowly(worker: APILogWorker, items: list[dict[str, Any]]) -> None:
+    async def slowly(worker: APILogWorker, items: list[bytes]) -> None:
         await asyncio.sleep(6)  # Prefect's own flush waits for five
-        taken.extend(item["message"] for item in items)
+        taken.extend(json.loads(item)["message"] for item in items)
 
     monkeypatch.setattr(APILogWorker, "_handle_batch", slowly)
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):

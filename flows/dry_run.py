@@ -1,0 +1,227 @@
+"""The next round of a campaign, tried on a few prompts in a temporary place. Orders the stages; computes nothing.
+
+Nothing is written into the campaign's directory, no lock is held, and no chat model is asked.
+"""
+
+import contextlib
+import logging
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from components.artifacts import file_digest, publishing, read_table, verified, write_table
+from components.campaign.files import read_manifest
+from components.campaign.state import campaign_directory, read_state, round_directory
+from components.config import CampaignConfig
+from components.data.messages import parse_messages
+from components.dry_run.estimates import Counts
+from components.dry_run.judging import Judged, judge_collection, judge_groups
+from components.dry_run.pairs import trial_pairs
+from components.dry_run.plan import RoundPlan, Sizes, Trial, plan_round, trial_sizes
+from components.dry_run.prompt import ShownPrompt, show_prompt
+from components.judges.protocol import JUDGING, Group, JudgeContext
+from components.models.tokens import load_chat
+from components.preferences.tables import read_groups, write_pairs
+from components.records import Artifact, DataRejected, Manifest, StageFailed
+from components.runtime import progress
+from components.runtime.launch import STAGES, load_stages, run_stage
+from components.start.preflight import check_inputs, check_revisions
+from flows.requests import Round, start_request
+
+DRY = "dry-run"
+KEPT_ROWS = re.compile(r"; the rejected rows are in \S+$")
+TRIAL_STEPS = 4
+"""Optimizer steps; the first is not measured."""
+SMALLEST_RATE = 1e-4
+"""Learning rate of these steps, if the campaign's is lower: few steps at a low rate change no bfloat16 weight."""
+
+
+@dataclass(frozen=True)
+class _Trial(Round):
+    """A round whose stages are written elsewhere."""
+
+    scratch: Path
+
+    @property
+    def directory(self) -> Path:
+        return round_directory(self.scratch, self.number)
+
+    @property
+    def judging(self) -> JudgeContext:
+        """What the judges of the round read, with a place of the trial for what they keep."""
+        return JudgeContext(self.directory / JUDGING, policy=self._champion, start=self._model(0), limits=self._limits)
+
+    def show_first_prompt(self) -> ShownPrompt:
+        """Return the first training prompt as the policy reads it."""
+        request = self.generate()
+        messages = read_table(request.prompts)["messages"].iloc[0]
+        return show_prompt(load_chat(request.policy, request.limits), parse_messages(messages))
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a start of the campaign would do."""
+
+    campaign: str
+    round: int
+    champion_round: int
+    start_seconds: float | None
+    """Seconds of round 0; None if it is published already."""
+    plan: RoundPlan
+
+
+def dry_run(config: CampaignConfig) -> DryRun:
+    """Try the campaign's next round, from its champion.
+
+    Raises:
+        ValueError: The user's input is wrong, as a start would say.
+        DataRejected: The sampled responses give no pair to train on.
+        StageFailed: A stage failed on the few prompts, as it would in the round.
+    """
+    inputs, directory = check_inputs(config), campaign_directory(config.campaign)
+    load_stages()
+    state = read_state(directory)
+    with tempfile.TemporaryDirectory(prefix="ratchet-dry-run-") as folder:
+        scratch, counts = Path(folder), Counts()
+        with progress.reporting_to(counts):
+            if state is None:
+                number, champion, home = 1, 0, scratch
+                start = run_stage("start", start_request(config, inputs.prompts_digest), round_directory(scratch, 0))
+            else:
+                number, champion, home = state.last_round + 1, state.champion.round, directory
+                start = _published_start(directory)
+            trial = _Trial(config, home, number, champion, start, inputs.seed_pairs_digest, scratch)
+            try:
+                plan = _tried(trial, counts)
+            except DataRejected as error:
+                # The rows that it names are gone with the temporary folder.
+                raise DataRejected(KEPT_ROWS.sub("", str(error))) from None
+    return DryRun(config.campaign, number, champion, start.seconds if state is None else None, plan)
+
+
+def _published_start(directory: Path) -> Manifest:
+    here = round_directory(directory, 0) / "start"
+    start = read_manifest(here)
+    if start is None or verified(here, start.key) is None:
+        raise ValueError(f"{here} is damaged: start the campaign, which makes it anew")
+    return start
+
+
+def _tried(trial: _Trial, counts: Counts) -> RoundPlan:
+    """Run the stages on little, and return what the round will take."""
+    config, pins = trial.config, trial.pins
+    check_revisions(config.preferences, pins.get("unrenderable"))
+    sizes = trial_sizes(config, pins, seeded=trial.is_seeded, from_start=trial.champion_round == 0)
+    generated = _generated(trial, sizes)
+    collected, judged, evaluated = _judged(trial, _groups(trial.directory), sizes)
+    relaxed = {"max_quarantine_share": 1.0, "min_pairs": 1, "eval_share": 0.0}
+    validate = trial.validate(collected).model_copy(
+        update={"replayed": (), "validation": config.validation.model_copy(update=relaxed)}
+    )
+    validated = run_stage("validate_data", validate, trial.directory)
+    trained, step_pairs = _trained(trial, validated)
+    return plan_round(
+        Trial(
+            config,
+            sizes,
+            trial.is_seeded,
+            generated,
+            validated,
+            trained,
+            trial.directory,
+            counts,
+            judged,
+            evaluated,
+            trial.validate(collected).replayed,
+            step_pairs,
+        ),
+        trial.show_first_prompt(),
+    )
+
+
+def _generated(trial: _Trial, sizes: Sizes) -> Manifest:
+    """Sample for a few prompts, after one prompt by which the libraries and the model's file are warm."""
+
+    def sample(prompts: int) -> Manifest:
+        request = trial.generate().model_copy(update={"per_round": prompts})
+        processes = trial.config.generation.num_processes
+        return run_stage("generate_responses", request, trial.directory, num_processes=processes)
+
+    # Only this one prompt may be too long; whatever else fails here fails again below.
+    with contextlib.suppress(StageFailed):
+        sample(1)
+        shutil.rmtree(trial.directory / "generate_responses")
+    return sample(sizes.tried_prompts)
+
+
+def _groups(directory: Path) -> list[Group]:
+    here = directory / "generate_responses"
+    return read_groups(pd.read_parquet(here / "prompts.parquet"), pd.read_parquet(here / "responses.parquet"))
+
+
+def _judged(trial: _Trial, groups: Sequence[Group], sizes: Sizes) -> tuple[Manifest, Judged, Judged]:
+    """Publish pairs of the trial, and return what the judges of both stages would do."""
+    config, here = trial.config, trial.directory
+    progress.began(here.name, "judging")
+    compared = [replace(group, responses=group.responses[:2]) for group in groups if len(group.responses) > 1]
+    evaluated = judge_groups(
+        config.evaluation_judge,
+        compared,
+        trial.judging,
+        stage="evaluate",
+        scale=sizes.judged_held_out * (sizes.models - 1) / max(1, len(compared)),
+    )
+    if trial.is_seeded:
+        seeded = run_stage("collect_preferences", trial.collect(None), here)
+        return seeded, Judged(seeded.seconds, (), ()), evaluated
+    judged = judge_collection(config, groups, trial.judging, scale=sizes.round_prompts / sizes.tried_prompts)
+    return _published_pairs(trial, groups, judged), judged, evaluated
+
+
+def _published_pairs(trial: _Trial, groups: Sequence[Group], judged: Judged) -> Manifest:
+    here, version = trial.directory / "collect_preferences", STAGES["collect_preferences"].version
+    with publishing(here, stage=here.name, version=version, key=DRY) as work:
+        rows = trial_pairs(groups, judged.verdicts, trial.config.preferences, seed=trial.config.seed)
+        write_pairs(work.path, rows, groups)
+    published = read_manifest(here)
+    assert published is not None
+    return published
+
+
+def _trained(trial: _Trial, validated: Manifest) -> tuple[Manifest, int]:
+    """Train a few steps, each on as many pairs as a step of the round if the trial has so many."""
+    request, training = trial.train(validated), trial.config.training
+    table, cut = read_table(request.train).head(training.pairs_per_step), trial.scratch / "train.parquet"
+    if table.empty:
+        raise DataRejected(
+            "validation left no pair to try the training on: look at the prompts, the responses and policy."
+            "max_prompt_tokens"
+        )
+    write_table(cut, table)
+    few = {"epochs": TRIAL_STEPS, "learning_rate": max(training.learning_rate, SMALLEST_RATE)}
+    request = request.model_copy(
+        update={
+            "train": Artifact(path=cut, digest=file_digest(cut)),
+            "training": training.model_copy(update=few),
+        }
+    )
+    with _without_warnings("components.dpo"):
+        trained = run_stage("dpo_train", request, trial.directory, num_processes=training.num_processes)
+    return trained, len(table)
+
+
+@contextlib.contextmanager
+def _without_warnings(name: str) -> Iterator[None]:
+    """Keep a logger to errors within the block: that a few steps teach nothing says nothing about the round."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
