@@ -10,6 +10,7 @@ from components.campaign.files import judged_rounds, replayed_pairs
 from components.campaign.models import master_of_round, model_of_round
 from components.campaign.state import round_directory
 from components.config import CampaignConfig, PolicyConfig
+from components.functions.source import code_digest
 from components.records import (
     Artifact,
     CollectRequest,
@@ -38,6 +39,7 @@ def start_request(config: CampaignConfig, prompts_digest: str) -> StartRequest:
         lora=config.lora,
         soft_prompt=config.soft_prompt,
         probe=_probe(config),
+        carries_columns=config.reads_columns,
     )
 
 
@@ -53,6 +55,7 @@ def _probe(config: CampaignConfig) -> StartProbe | None:
         batch_size=generation.batch_size,
         confidence=settings.confidence,
         seed=config.seed,
+        stop=generation.stop,
     )
 
 
@@ -98,6 +101,9 @@ class Round:
             campaign_seed=self.config.seed,
             generation=self.config.generation,
             seed=self._seed("generate_responses"),
+            tag_column=prompts.tag_column,
+            tag_shares=prompts.tag_shares,
+            weight_column=prompts.weight_column,
         )
 
     def collect(self, generated: Manifest | None) -> CollectRequest:
@@ -149,6 +155,7 @@ class Round:
             round=self.number,
             seed=self._seed("dpo_train"),
             master=master_of_round(self.campaign_directory, self.champion_round),
+            constraint_digest=self._constraint_digest,
         )
 
     def evaluate(self, trained: Manifest) -> EvaluateRequest:
@@ -167,6 +174,8 @@ class Round:
             evaluation=self.config.evaluation,
             constraints=self.config.constraints,
             seed=self._seed("evaluate"),
+            stop=self.config.generation.stop,
+            constraint_digest=self._constraint_digest,
         )
 
     def promote(self, evaluated: Manifest) -> PromoteRequest:
@@ -196,6 +205,11 @@ class Round:
     @cached_property
     def _pins(self) -> dict[str, Any]:
         return read_json(self._start_directory / "start.json")
+
+    @property
+    def _constraint_digest(self) -> str | None:
+        function = self.config.constraints.function
+        return code_digest(function) if function else None
 
     def _judge_digest(self, name: str) -> str:
         digest: str = self._pins[name]["digest"]

@@ -4,8 +4,10 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from components.data.messages import Messages
+from components.judges.function_scores import function_scores
 from components.judges.protocol import Group, Judge, SampledTokens, Verdict
 from components.judges.violations import PRINCIPLE, count_violations
 from components.records import JudgeUnavailable
@@ -41,6 +43,7 @@ def compare(
     *,
     prompt_ids: Sequence[Sequence[int]] = (),
     tokens: Mapping[str, Sequence[SampledTokens]] | None = None,
+    columns: Sequence[Mapping[str, Any]] = (),
 ) -> HeldOutComparison:
     """Judge the challenger's response to each prompt against each opponent's.
 
@@ -53,6 +56,7 @@ def compare(
         texts: By model, its responses to the prompts: `challenger` and its opponents, `champion` or `start` or both.
         prompt_ids: Token ids of each prompt, for judges that read tokens; empty if the responses are from outside.
         tokens: By model, the tokens of its responses; None if they are from outside.
+        columns: The other columns of each prompt's row; empty if nothing reads them.
 
     Raises:
         JudgeUnavailable: More than `MAX_UNJUDGED_SHARE` of the comparisons have no verdict.
@@ -65,6 +69,7 @@ def compare(
             tuple((SAMPLE_IDS[name], texts[name][row]) for name in ("challenger", opponent)),
             prompt_ids=tuple(prompt_ids[row]) if tokens else (),
             tokens={SAMPLE_IDS[name]: tokens[name][row] for name in ("challenger", opponent)} if tokens else {},
+            columns=columns[row] if columns else {},
         )
         for opponent in opponents
         for row, (prompt_id, messages) in enumerate(prompts)
@@ -102,6 +107,19 @@ def principle_violations(verdicts: Sequence[Verdict], *, models: Sequence[str]) 
     return {
         f"{PRINCIPLE}{principle}": {name: counts[name][principle].rate for name in models} for principle in principles
     }
+
+
+def function_means(verdicts: Sequence[Verdict], *, models: Sequence[str]) -> dict[str, dict[str, float | None]]:
+    """Return, by function and model, the mean of the function's scores; arguments as for `principle_violations`.
+
+    A mean is None if no response has a score. The result is empty unless several functions of the user judged.
+    """
+    scores = {
+        name: function_scores(verdict for verdict in verdicts if verdict.sample_id == SAMPLE_IDS[name])
+        for name in models
+    }
+    functions = dict.fromkeys(function for of_model in scores.values() for function in of_model)
+    return {function: {name: scores[name][function].mean for name in models} for function in functions}
 
 
 def _scores(verdicts: Sequence[Verdict]) -> dict[tuple[str, int, int | None], float]:

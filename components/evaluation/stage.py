@@ -10,16 +10,19 @@ import numpy as np
 import pandas as pd
 
 from components.artifacts import derive_seed, read_json, read_table, write_json, write_table
+from components.data.columns import columns_of_table
 from components.data.funnel import counted, step, too_little
 from components.data.messages import Messages, parse_messages
 from components.evaluation.answers import Answers, answer
-from components.evaluation.outcomes import HeldOutComparison, compare, principle_violations
-from components.evaluation.rules import violation_shares
+from components.evaluation.outcomes import HeldOutComparison, compare, function_means, principle_violations
+from components.evaluation.rules import judged_violations, violation_shares
 from components.generation.responses import Response
 from components.judges.chat.ledger import write_usage
 from components.judges.health import measure_health
 from components.judges.protocol import JUDGING, Judge, JudgeContext, SampledTokens
 from components.judges.registry import load_pinned_judge
+from components.judges.thoughts import as_shown
+from components.judges.wording import as_text
 from components.models.tokens import load_chat
 from components.plots.stages import evaluation_plots
 from components.records import EvaluateRequest, Interval
@@ -36,6 +39,8 @@ class HeldOut(NamedTuple):
     """The held-out prompts of the evaluation, in the table's order."""
 
     prompts: list[tuple[str, Messages]]
+    columns: list[dict[str, Any]]
+    """The other columns of each prompt's row."""
     token_ids: list[list[int]]
     skipped: int
     """Number of prompts that are longer than `max_prompt_tokens` and therefore left out."""
@@ -63,6 +68,7 @@ def run(request: EvaluateRequest, out: Path) -> None:
     judge = load_pinned_judge(request.judge, context)
     comparison = _compare(request, held_out, answers, judge)
     write_usage(out, context.scratch)
+    health = measure_health(comparison.verdicts, as_shown(judge, comparison.groups), seed=request.seed)
     rewards = comparison.rewards
     lengths = {name: [len(response.token_ids) for response in answers.responses[name]] for name in MODELS}
     content = {
@@ -80,12 +86,18 @@ def run(request: EvaluateRequest, out: Path) -> None:
         "unfinished_increase": _unfinished_increase(request, answers.responses),
         "diversity": {name: _diversity(answers.responses[name]) for name in MODELS},
         "violations": violation_shares(answers.responses, request.constraints)
-        | _principle_violations(request, comparison),
+        | _principle_violations(request, comparison)
+        | judged_violations(
+            answers.responses,
+            [messages for _, messages in held_out.prompts],
+            held_out.columns,
+            request.constraints,
+            scratch=context.scratch,
+        ),
+        **_function_means(request, comparison),
         **_implicit_reward(request),
         "invalid_share": comparison.invalid_share,
-        "judge_health": measure_health(comparison.verdicts, comparison.groups, seed=request.seed).model_dump(
-            mode="json"
-        ),
+        "judge_health": health.model_dump(mode="json"),
     }
     write_json(out / "evaluation.json", content)
     write_table(out / "samples.parquet", _samples(held_out, answers, comparison).head(request.evaluation.num_samples))
@@ -123,7 +135,10 @@ def _held_out(request: EvaluateRequest) -> HeldOut:
             len(prompts),
             limit,
         )
-    return HeldOut([prompts[row] for row in short], [encoded[row] for row in short], skipped)
+    columns = columns_of_table(table)
+    return HeldOut(
+        [prompts[row] for row in short], [columns[row] for row in short], [encoded[row] for row in short], skipped
+    )
 
 
 def _compare(request: EvaluateRequest, held_out: HeldOut, answers: Answers, judge: Judge) -> HeldOutComparison:
@@ -140,6 +155,7 @@ def _compare(request: EvaluateRequest, held_out: HeldOut, answers: Answers, judg
             name: [SampledTokens(tuple(each.token_ids), each.finish_reason, None) for each in of_model]
             for name, of_model in responses.items()
         },
+        columns=held_out.columns,
     )
     if not same:
         return comparison
@@ -155,13 +171,21 @@ def _principle_violations(
     request: EvaluateRequest, comparison: HeldOutComparison
 ) -> dict[str, dict[str, float | None]]:
     """Return the shares by principle and model; if champion and start are the same model, both get its shares."""
-    same = request.champion.digest == request.start.digest
-    violations = principle_violations(
-        comparison.verdicts, models=[name for name in MODELS if not (same and name == "start")]
-    )
-    if not same:
-        return violations
+    violations = principle_violations(comparison.verdicts, models=_judged_models(request))
     return {principle: {"start": shares["champion"]} | shares for principle, shares in violations.items()}
+
+
+def _function_means(request: EvaluateRequest, comparison: HeldOutComparison) -> dict[str, Any]:
+    """Return what each of several functions of the user said of the models; nothing for other judges."""
+    means = function_means(comparison.verdicts, models=_judged_models(request))
+    functions = {function: {"start": of_model["champion"]} | of_model for function, of_model in means.items()}
+    return {"functions": functions} if functions else {}
+
+
+def _judged_models(request: EvaluateRequest) -> list[str]:
+    """Return the models whose responses were judged: if champion and start are the same, they are judged once."""
+    same = request.champion.digest == request.start.digest
+    return [name for name in MODELS if not (same and name == "start")]
 
 
 def _win_rates(request: EvaluateRequest, comparison: HeldOutComparison) -> dict[str, Any]:
@@ -227,12 +251,19 @@ def _samples(held_out: HeldOut, answers: Answers, comparison: HeldOutComparison)
     rewards = comparison.rewards or {}
     words = {
         "prompt_id": [prompt_id for prompt_id, _ in held_out.prompts],
-        "prompt": [messages[-1]["content"] for _, messages in held_out.prompts],
+        "prompt": [_asked(messages) for _, messages in held_out.prompts],
         **{name: [response.text for response in answers.responses[name]] for name in MODELS},
     }
     numbers = {f"reward_{name}": rewards.get(name, unscored) for name in MODELS}
     numbers |= {f"outcome_vs_{opponent}": comparison.outcomes[opponent] for opponent in ("champion", "start")}
     return pd.concat([pd.DataFrame(words, dtype="str"), pd.DataFrame(numbers, dtype="float64")], axis=1)
+
+
+def _asked(messages: Messages) -> str:
+    """Return what is asked last: the user's message, with the calls and results of tools that follow it."""
+    last = max((place for place, message in enumerate(messages) if message["role"] == "user"), default=0)
+    content: str = messages[-1]["content"]
+    return content if last == len(messages) - 1 else as_text(messages[last:])
 
 
 def _known(values: Sequence[float | None]) -> list[float]:

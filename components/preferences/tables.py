@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from components.artifacts import digest, read_table, write_bytes, write_table
+from components.data.columns import COLUMNS, columns_of_table, format_columns
 from components.data.messages import Messages, format_messages, parse_messages, without_tools
 from components.data.prompts import prompt_id
 from components.judges.protocol import Group, SampledTokens, Verdict, conclusions, scores
@@ -92,11 +93,16 @@ def write_pairs(out: Path, rows: Iterable[dict[str, Any]], groups: Iterable[Grou
         out: Directory.
         rows: The pairs, rows of `pair_row`.
         groups: The prompts and responses that they come from. An answer that the policy sampled keeps its tokens, so
-            that what is trained on is what was sampled.
+            that what is trained on is what was sampled. Pairs have their prompts' other columns, if any prompt has.
     """
     of_prompt = {group.prompt_id: group for group in groups}
     types = PAIR_TYPES | TOKEN_TYPES
     carried = [row | _sampled(row, of_prompt.get(row["prompt_id"])) for row in rows]
+    if any(group.columns for group in of_prompt.values()):
+        types = types | {COLUMNS: "str"}
+        for row in carried:
+            group = of_prompt.get(row["prompt_id"])
+            row[COLUMNS] = None if group is None else format_columns(group.columns)
     write_table(out / PAIRS, pd.DataFrame(carried, columns=list(types)).astype(types))
 
 
@@ -215,7 +221,8 @@ def read_groups(prompts: pd.DataFrame, responses: pd.DataFrame) -> list[Group]:
     """Return one group per prompt in the table's order, also for a prompt without responses.
 
     Args:
-        prompts: Columns prompt_id and messages, and the token ids of what the policy read.
+        prompts: Columns prompt_id and messages, the token ids of what the policy read, and the rows' other columns
+            if something reads them.
         responses: Columns prompt_id, sample_id and text, in any order, and what the policy sampled. The columns of
             tokens are missing from files of versions before 0.2.
     """
@@ -235,8 +242,10 @@ def read_groups(prompts: pd.DataFrame, responses: pd.DataFrame) -> list[Group]:
             tuple(sorted(texts.pop(row["prompt_id"], []))),
             prompt_ids=tuple(int(token) for token in row["token_ids"]) if has_tokens else (),
             tokens=tokens[row["prompt_id"]],
+            tag=row["tag"] if isinstance(row.get("tag"), str) else None,
+            columns=columns,
         )
-        for row in prompts.to_dict("records")
+        for row, columns in zip(prompts.to_dict("records"), columns_of_table(prompts), strict=True)
     ]
     assert not texts, f"responses to prompts that were not drawn: {sorted(texts)[:3]}"
     return groups
