@@ -146,6 +146,8 @@ class StartProbe(Record):
     confidence: float
     """Level of the intervals of the measured shares."""
     seed: int
+    stop: tuple[str, ...] = ()
+    """Texts that end a response."""
 
 
 class StartRequest(Record):
@@ -157,13 +159,13 @@ class StartRequest(Record):
     active_judge: JudgeConfig
     prompts: PromptsConfig
     prompts_digest: str
-    carries_columns: bool = False
-    """Whether the prompts have the other columns of their rows, because something reads them."""
     lora: LoraConfig = LoraConfig()
     soft_prompt: SoftPromptConfig = SoftPromptConfig()
     """What is trained: checked against the model, once it is here, and nothing else."""
     probe: StartProbe | None = None
     """How the start model is measured; None does not measure it. No later stage reads the result."""
+    carries_columns: bool = False
+    """Whether the prompts have the other columns of their rows, because something reads them."""
     FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"lora", "soft_prompt", "probe"})
     ADDED_LATER: ClassVar[tuple[str, ...]] = ("carries_columns",)
 
@@ -194,6 +196,13 @@ class GenerateRequest(Record):
     """Orders the pool of prompts, so that rounds draw from it without replacement."""
     generation: GenerationConfig
     seed: int
+    tag_column: str = ""
+    """Column of the prompts' tags; empty if they have none."""
+    tag_shares: dict[str, float] = {}
+    """Share of the round's prompts by tag."""
+    weight_column: str = ""
+    """Column of the prompts' weights; empty if all are drawn alike."""
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("tag_column", "tag_shares", "weight_column")
 
 
 class CollectRequest(Record):
@@ -277,9 +286,11 @@ class EvaluateRequest(Record):
     evaluation: EvaluationConfig
     constraints: ConstraintsConfig
     seed: int
+    stop: tuple[str, ...] = ()
+    """Texts that end a response, as in generation."""
     constraint_digest: str | None = None
     """Digest of the code of `constraints.function`; None without such a rule."""
-    ADDED_LATER: ClassVar[tuple[str, ...]] = ("constraint_digest",)
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("stop", "constraint_digest")
 
 
 class PromoteRequest(Record):

@@ -36,10 +36,10 @@ def start_request(config: CampaignConfig, prompts_digest: str) -> StartRequest:
         active_judge=config.active.judge,
         prompts=config.prompts,
         prompts_digest=prompts_digest,
-        carries_columns=config.reads_columns,
         lora=config.lora,
         soft_prompt=config.soft_prompt,
         probe=_probe(config),
+        carries_columns=config.reads_columns,
     )
 
 
@@ -55,6 +55,7 @@ def _probe(config: CampaignConfig) -> StartProbe | None:
         batch_size=generation.batch_size,
         confidence=settings.confidence,
         seed=config.seed,
+        stop=generation.stop,
     )
 
 
@@ -100,6 +101,9 @@ class Round:
             campaign_seed=self.config.seed,
             generation=self.config.generation,
             seed=self._seed("generate_responses"),
+            tag_column=prompts.tag_column,
+            tag_shares=prompts.tag_shares,
+            weight_column=prompts.weight_column,
         )
 
     def collect(self, generated: Manifest | None) -> CollectRequest:
@@ -171,6 +175,7 @@ class Round:
             constraints=self.config.constraints,
             seed=self._seed("evaluate"),
             constraint_digest=self._constraint_digest,
+            stop=self.config.generation.stop,
         )
 
     def promote(self, evaluated: Manifest) -> PromoteRequest:

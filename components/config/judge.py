@@ -104,7 +104,10 @@ class EndpointConfig(Section):
 class JudgeSettings(CallLimits):
     """What the kinds of judges read; a kind reads what names it."""
 
-    ADDED_LATER: ClassVar[tuple[str, ...]] = ("function", "functions", *CallLimits.CALL_LIMITS)
+    ADDED_LATER: ClassVar[tuple[str, ...]] = (
+        *("hide_thoughts", "thought_tags", "function", "functions"),
+        *CallLimits.CALL_LIMITS,
+    )
     rule: str = "support_reply"
     """Name of the rule, when `kind` is `rule`."""
     model: str = ""
@@ -136,6 +139,18 @@ class JudgeSettings(CallLimits):
     functions: tuple[FunctionConfig, ...] = ()
     """Several functions whose weighted sum is the score, when `kind` is `python`: a list of `{function, weight,
     arguments, form}`, instead of `function`."""
+    hide_thoughts: bool = False
+    """Whether the judge reads responses without what stands between `thought_tags`; training still trains on all of
+    it. A response that ends within its thought is empty to the judge."""
+    thought_tags: tuple[str, str] = ("<think>", "</think>")
+    """What begins a thought and what ends it, if `hide_thoughts` is set."""
+
+    @field_validator("thought_tags")
+    @classmethod
+    def _tags_differ(cls, tags: tuple[str, str]) -> tuple[str, str]:
+        if not all(tags) or tags[0] == tags[1]:
+            raise ValueError(f"{list(tags)} cannot mark a thought: write two different texts")
+        return tags
 
     @field_validator("function")
     @classmethod
@@ -199,6 +214,8 @@ class JudgeConfig(JudgeSettings):
     @model_validator(mode="after")
     def _kind_is_complete(self) -> Self:
         _check_kind(self, self.kind)
+        if self.hide_thoughts and "implicit_reward" in self.kinds:
+            raise ValueError(HIDDEN_FROM_POLICY)
         if self.kind == "jury" and len(self.jurors) < 2:
             raise ValueError("kind jury needs two jurors or more: list them in `jurors`")
         if self.kind != "jury" and self.jurors:
@@ -211,6 +228,12 @@ class JudgeConfig(JudgeSettings):
         return self
 
 
+HIDDEN_FROM_POLICY = (
+    "hide_thoughts does not work with kind implicit_reward, which scores the tokens that the policy sampled: leave "
+    "`hide_thoughts` out, or set it for the other jurors"
+)
+
+
 def _check_kind(judge: JudgeSettings, kind: str) -> None:
     if kind == "python" and bool(judge.function) == bool(judge.functions):
         raise ValueError(
@@ -220,6 +243,8 @@ def _check_kind(judge: JudgeSettings, kind: str) -> None:
     if kind != "python" and (judge.function or judge.functions):
         name = "function" if judge.function else "functions"
         raise ValueError(f"`{name}` is set but kind is {kind}: set `kind: python`, or leave `{name}` out")
+    if judge.hide_thoughts and kind == "implicit_reward":
+        raise ValueError(HIDDEN_FROM_POLICY)
     if kind == "reward_model" and not judge.model:
         raise ValueError("kind reward_model needs a model: name a local directory or a hub model in `model`")
     if kind in ("llm", "constitution", "debate"):

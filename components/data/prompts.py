@@ -8,7 +8,7 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from components.config import BUILTIN, PromptsConfig
 from components.data.columns import Claim, format_columns, read_columns, warn_of_conflicts
 from components.data.conversations import CONTEXT, conversation, warn_of_doubts, with_context
 from components.data.funnel import LeftOut, Step, step, too_little
-from components.data.messages import Message, Messages, format_messages
+from components.data.messages import Message, Messages, format_messages, with_system, without_system
 from components.data.rows import Row, Rows, read_rows
 
 BUILTIN_SPLITS: dict[str, Callable[[], list[Messages]]] = {"train": train_prompts, "test": held_out_prompts}
@@ -115,11 +115,18 @@ def load_prompts(source: str, *, column: str, split: str, carries_columns: bool 
     return prompts
 
 
-def split_prompts(config: PromptsConfig, *, carries_columns: bool = False) -> PromptSplit:
+def split_prompts(config: PromptsConfig, system_prompt: str = "", *, carries_columns: bool = False) -> PromptSplit:
     """Load both prompt sets and make them disjoint by content: a training prompt that is also held out is removed.
 
     Without a `held_out` source, the `num_held_out` training prompts with the lowest content keys are held out, so that
     the choice depends on neither order nor seed. Of prompts with the same content the first stays, with its columns.
+    The system prompt comes last: it changes neither the choice nor which prompts are equal, but the ids, which name
+    what the policy reads.
+
+    Args:
+        config: The sources.
+        system_prompt: `policy.system_prompt`.
+        carries_columns: Whether the prompts have the other columns of their rows.
 
     Raises:
         ValueError: A source is unusable, or no prompt is left to train on.
@@ -132,14 +139,14 @@ def split_prompts(config: PromptsConfig, *, carries_columns: bool = False) -> Pr
     builtin_train = config.train == BUILTIN
     load = partial(load_prompts, column=config.column, carries_columns=carries_columns)
     loaded = load(config.train, split="train" if builtin_train else config.train_split)
-    train = _distinct(loaded)
+    train = _distinct(loaded, system_prompt)
     duplicates = len(loaded) - len(train)
     copies = LeftOut(count=duplicates, cause="the content of an earlier row", remedy="name more prompts")
     read = step(len(loaded), f"rows of {config.train}", [copies])
     if config.held_out:
         builtin_held = config.held_out == BUILTIN
         loaded = load(config.held_out, split="test" if builtin_held else config.held_out_split)
-        held_out = _distinct(loaded)
+        held_out = _distinct(loaded, system_prompt)
         duplicates += len(loaded) - len(held_out)
     else:
         held_out = _hold_out(train, config.num_held_out, read)
@@ -153,7 +160,8 @@ def split_prompts(config: PromptsConfig, *, carries_columns: bool = False) -> Pr
         )
         headline = f"no prompt is left to train on, because all {len(train)} training prompts are also held out"
         raise ValueError(too_little(headline, [read, step(len(train), "prompts", [held])], otherwise=""))
-    return PromptSplit(tuple(disjoint), tuple(held_out.values()), duplicates, len(train) - len(disjoint))
+    trained, unseen = (tuple(_led(prompt, system_prompt) for prompt in each) for each in (disjoint, held_out.values()))
+    return PromptSplit(trained, unseen, duplicates, len(train) - len(disjoint))
 
 
 def place_in_pass(name: str, *, seed: int, passes: int) -> str:
@@ -203,12 +211,21 @@ def _tool_content(message: Message) -> list[Any]:
     return [value for value in (calls, message.get("tools")) if value]
 
 
-def _distinct(prompts: Iterable[Prompt]) -> dict[str, Prompt]:
-    """Return the first prompt of each content, by content key."""
+def _distinct(prompts: Iterable[Prompt], system_prompt: str) -> dict[str, Prompt]:
+    """Return the first prompt of each content, by content key.
+
+    A system message that says what the system prompt says does not count.
+    """
     by_content: dict[str, Prompt] = {}
     for prompt in prompts:
-        by_content.setdefault(content_key(prompt.messages), prompt)
+        by_content.setdefault(content_key(without_system(prompt.messages, system_prompt)), prompt)
     return by_content
+
+
+def _led(prompt: Prompt, system_prompt: str) -> Prompt:
+    """Return a prompt as the policy reads it."""
+    messages = with_system(prompt.messages, system_prompt)
+    return replace(prompt, prompt_id=prompt_id(messages), messages=messages)
 
 
 def _warn_of_conflicts(source: str, prompts: Iterable[Prompt]) -> None:

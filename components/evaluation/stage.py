@@ -21,6 +21,8 @@ from components.judges.chat.ledger import write_usage
 from components.judges.health import measure_health
 from components.judges.protocol import JUDGING, Judge, JudgeContext, SampledTokens
 from components.judges.registry import load_pinned_judge
+from components.judges.thoughts import as_shown
+from components.judges.wording import as_text
 from components.models.tokens import load_chat
 from components.plots.stages import evaluation_plots
 from components.records import EvaluateRequest, Interval
@@ -66,6 +68,7 @@ def run(request: EvaluateRequest, out: Path) -> None:
     judge = load_pinned_judge(request.judge, context)
     comparison = _compare(request, held_out, answers, judge)
     write_usage(out, context.scratch)
+    health = measure_health(comparison.verdicts, as_shown(judge, comparison.groups), seed=request.seed)
     rewards = comparison.rewards
     lengths = {name: [len(response.token_ids) for response in answers.responses[name]] for name in MODELS}
     content = {
@@ -94,9 +97,7 @@ def run(request: EvaluateRequest, out: Path) -> None:
         **_function_means(request, comparison),
         **_implicit_reward(request),
         "invalid_share": comparison.invalid_share,
-        "judge_health": measure_health(comparison.verdicts, comparison.groups, seed=request.seed).model_dump(
-            mode="json"
-        ),
+        "judge_health": health.model_dump(mode="json"),
     }
     write_json(out / "evaluation.json", content)
     write_table(out / "samples.parquet", _samples(held_out, answers, comparison).head(request.evaluation.num_samples))
@@ -250,12 +251,19 @@ def _samples(held_out: HeldOut, answers: Answers, comparison: HeldOutComparison)
     rewards = comparison.rewards or {}
     words = {
         "prompt_id": [prompt_id for prompt_id, _ in held_out.prompts],
-        "prompt": [messages[-1]["content"] for _, messages in held_out.prompts],
+        "prompt": [_asked(messages) for _, messages in held_out.prompts],
         **{name: [response.text for response in answers.responses[name]] for name in MODELS},
     }
     numbers = {f"reward_{name}": rewards.get(name, unscored) for name in MODELS}
     numbers |= {f"outcome_vs_{opponent}": comparison.outcomes[opponent] for opponent in ("champion", "start")}
     return pd.concat([pd.DataFrame(words, dtype="str"), pd.DataFrame(numbers, dtype="float64")], axis=1)
+
+
+def _asked(messages: Messages) -> str:
+    """Return what is asked last: the user's message, with the calls and results of tools that follow it."""
+    last = max((place for place, message in enumerate(messages) if message["role"] == "user"), default=0)
+    content: str = messages[-1]["content"]
+    return content if last == len(messages) - 1 else as_text(messages[last:])
 
 
 def _known(values: Sequence[float | None]) -> list[float]:

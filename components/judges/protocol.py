@@ -50,6 +50,8 @@ class Group:
     """The prompt's tokens as the policy read them; empty if the responses were not sampled by the campaign."""
     tokens: Mapping[int, SampledTokens] = field(default_factory=dict)
     """Tokens of each response, by sample_id; empty if they were not sampled by the campaign."""
+    tag: str | None = None
+    """Kind of preference that the prompt asks for; None if it says none."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """JSON values of the other columns of the prompt's row, by name; empty if nothing reads them."""
 

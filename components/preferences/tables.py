@@ -242,6 +242,7 @@ def read_groups(prompts: pd.DataFrame, responses: pd.DataFrame) -> list[Group]:
             tuple(sorted(texts.pop(row["prompt_id"], []))),
             prompt_ids=tuple(int(token) for token in row["token_ids"]) if has_tokens else (),
             tokens=tokens[row["prompt_id"]],
+            tag=row["tag"] if isinstance(row.get("tag"), str) else None,
             columns=columns,
         )
         for row, columns in zip(prompts.to_dict("records"), columns_of_table(prompts), strict=True)

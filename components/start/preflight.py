@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from components.config import BUILTIN, CampaignConfig, LoraConfig, PreferencesConfig, SoftPromptConfig
+from components.data.draws import check_draw
 from components.data.preference_file import load_seed_pairs
 from components.data.prompts import split_prompts
 from components.functions.violations import check_constraint
@@ -31,7 +32,8 @@ def check_inputs(config: CampaignConfig) -> Inputs:
     model = Path(config.policy.model).expanduser()
     if config.policy.model != BUILTIN and (model.is_dir() or config.policy.model.startswith((".", "/", "~"))):
         check_trainable(model, config.lora, config.soft_prompt)
-    prompts = split_prompts(config.prompts, carries_columns=config.reads_columns)
+    prompts = split_prompts(config.prompts, config.policy.system_prompt, carries_columns=config.reads_columns)
+    check_draw(prompts.train, config.prompts)
     train, held_out = ([prompt.messages for prompt in side] for side in (prompts.train, prompts.held_out))
     train_columns, held_out_columns = ({name for prompt in side for name in prompt.columns} for side in prompts.sides)
     check_judge(config.judge, train, train_columns)

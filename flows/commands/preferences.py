@@ -57,7 +57,8 @@ def collect(
         from components.preferences.standalone.steps import judge_and_pair
         from flows.terminal.preferences import print_collected
 
-        groups = read_responses(responses, split=split, carries_columns=settings.reads_columns)
+        system_prompt, carries = settings.policy.system_prompt, settings.reads_columns
+        groups = read_responses(responses, split=split, system_prompt=system_prompt, carries_columns=carries)
         with _shown():
             judge_and_pair(groups, settings, _models(campaign), out.absolute())
         print_collected(console, out)

@@ -2,16 +2,17 @@
 
 import logging
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from components.config import ConstraintsConfig
 from components.evaluation.rules import judged_violations, violation_shares
+from components.generation.responses import Response
 
 
-def sampled(text: str, tokens: int, finish_reason: str = "stop") -> SimpleNamespace:
-    return SimpleNamespace(text=text, token_ids=[1] * tokens, finish_reason=finish_reason)
+def sampled(text: str, tokens: int, finish_reason: Any = "stop", *, by_text: bool = False) -> Response:
+    return Response(text, [1] * tokens, finish_reason, stopped_by_text=by_text)
 
 
 def test_violation_shares_count_each_rule_by_model() -> None:
@@ -57,3 +58,8 @@ def test_judged_violations_are_means_by_model_of_what_the_function_says(
     assert "failed on 3 of 6 held-out responses" in caplog.text
     assert "it returned 3, but a violation is in [0, 1]" in caplog.text
     assert judged_violations(responses, prompts, columns, ConstraintsConfig(), scratch=tmp_path) == {}
+
+
+def test_violation_shares_count_all_tokens_of_a_response_that_a_stop_string_ended() -> None:
+    responses = {"start": [sampled("a b c d", 4, by_text=True), sampled("a b c", 4)]}
+    assert violation_shares(responses, ConstraintsConfig(max_tokens=3)) == {"max_tokens": {"start": 0.5}}

@@ -5,7 +5,7 @@ from typing import Any
 from components.data.columns import Claim, read_columns, warn_of_conflicts
 from components.data.conversations import CONTEXT, conversation, warn_of_doubts, with_context
 from components.data.funnel import counted, step, too_little
-from components.data.messages import Messages
+from components.data.messages import Messages, with_system
 from components.data.prompts import prompt_id
 from components.data.rows import Row, Rows, read_rows
 from components.judges.protocol import Group
@@ -13,13 +13,14 @@ from components.judges.protocol import Group
 COLUMNS = ("prompt", "responses", "response", *CONTEXT)
 
 
-def read_responses(source: str, *, split: str, carries_columns: bool = False) -> list[Group]:
+def read_responses(source: str, *, split: str, system_prompt: str = "", carries_columns: bool = False) -> list[Group]:
     """Load prompts with their responses; rows with the same prompt are merged.
 
     Args:
         source: A source that `rows.read_rows` reads. Columns: prompt (in a form that `conversations.conversation`
             reads), and responses (a list of texts) or response (one text).
         split: Split of a data set that has splits.
+        system_prompt: `policy.system_prompt`, which prompts get that have no system message.
         carries_columns: Whether the groups have the other columns of their prompts' first rows.
 
     Returns:
@@ -36,7 +37,7 @@ def read_responses(source: str, *, split: str, carries_columns: bool = False) ->
     claims: dict[str, Claim] = {}
     repeated: list[tuple[Claim, Claim]] = []
     for row, columns in zip(read.rows, read_columns(source, read.rows, without=COLUMNS), strict=True):
-        messages = _prompt(row, read)
+        messages = with_system(_prompt(row, read), system_prompt)
         name = prompt_id(messages)
         prompts.setdefault(name, messages)
         texts.setdefault(name, []).extend(_responses(row, read))
