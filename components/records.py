@@ -146,6 +146,8 @@ class StartProbe(Record):
     confidence: float
     """Level of the intervals of the measured shares."""
     seed: int
+    stop: tuple[str, ...] = ()
+    """Texts that end a response."""
 
 
 class StartRequest(Record):
@@ -162,7 +164,10 @@ class StartRequest(Record):
     """What is trained: checked against the model, once it is here, and nothing else."""
     probe: StartProbe | None = None
     """How the start model is measured; None does not measure it. No later stage reads the result."""
+    carries_columns: bool = False
+    """Whether the prompts have the other columns of their rows, because something reads them."""
     FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"lora", "soft_prompt", "probe"})
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("carries_columns",)
 
 
 class JudgedRound(Record):
@@ -191,6 +196,13 @@ class GenerateRequest(Record):
     """Orders the pool of prompts, so that rounds draw from it without replacement."""
     generation: GenerationConfig
     seed: int
+    tag_column: str = ""
+    """Column of the prompts' tags; empty if they have none."""
+    tag_shares: dict[str, float] = {}
+    """Share of the round's prompts by tag."""
+    weight_column: str = ""
+    """Column of the prompts' weights; empty if all are drawn alike."""
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("tag_column", "tag_shares", "weight_column")
 
 
 class CollectRequest(Record):
@@ -272,6 +284,9 @@ class EvaluateRequest(Record):
     evaluation: EvaluationConfig
     constraints: ConstraintsConfig
     seed: int
+    stop: tuple[str, ...] = ()
+    """Texts that end a response, as in generation."""
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("stop",)
 
 
 class PromoteRequest(Record):

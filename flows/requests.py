@@ -38,6 +38,7 @@ def start_request(config: CampaignConfig, prompts_digest: str) -> StartRequest:
         lora=config.lora,
         soft_prompt=config.soft_prompt,
         probe=_probe(config),
+        carries_columns=config.reads_columns,
     )
 
 
@@ -53,6 +54,7 @@ def _probe(config: CampaignConfig) -> StartProbe | None:
         batch_size=generation.batch_size,
         confidence=settings.confidence,
         seed=config.seed,
+        stop=generation.stop,
     )
 
 
@@ -98,6 +100,9 @@ class Round:
             campaign_seed=self.config.seed,
             generation=self.config.generation,
             seed=self._seed("generate_responses"),
+            tag_column=prompts.tag_column,
+            tag_shares=prompts.tag_shares,
+            weight_column=prompts.weight_column,
         )
 
     def collect(self, generated: Manifest | None) -> CollectRequest:
@@ -167,6 +172,7 @@ class Round:
             evaluation=self.config.evaluation,
             constraints=self.config.constraints,
             seed=self._seed("evaluate"),
+            stop=self.config.generation.stop,
         )
 
     def promote(self, evaluated: Manifest) -> PromoteRequest:

@@ -68,6 +68,13 @@ class CampaignConfig(Section):
     gate: GateConfig = GateConfig()
     budget: BudgetConfig = BudgetConfig()
 
+    @property
+    def reads_columns(self) -> bool:
+        """Whether anything reads the other columns of the prompts' rows."""
+        judges = (self.judge, self.evaluation_judge, *([self.active.judge] if self.active.budget else []))
+        drawn_by = self.prompts.tag_column or self.prompts.weight_column
+        return bool(drawn_by) or any("python" in judge.kinds for judge in judges)
+
     @model_validator(mode="after")
     def _rate_fits_what_is_trained(self) -> Self:
         """Fill in the learning rate that is left out: adapters take a higher one than all weights."""
@@ -103,6 +110,7 @@ class CampaignConfig(Section):
         refused = {
             "soft_prompt.kind": self.soft_prompt.kind != "none",
             "lora.kind dora": self.lora.kind == "dora",
+            "lora.modules_to_save": bool(self.lora.saved_modules),
             "policy.quantization": self.policy.quantization != "none",
         }
         odd = [name for name, given in refused.items() if given]
@@ -137,6 +145,15 @@ class CampaignConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _revisions_have_no_thoughts(self) -> Self:
+        if self.preferences.pairs == "revised" and self.judge.hide_thoughts:
+            raise ValueError(
+                "preferences.pairs revised does not work with judge.hide_thoughts, since a revision would be trained "
+                "on without a thought: leave `hide_thoughts` out, or choose other pairs"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _costly_judge_has_pairs(self) -> Self:
         if self.preferences.pairs in ("revised", "unpaired") and self.active.budget:
             raise ValueError(
@@ -155,10 +172,24 @@ class CampaignConfig(Section):
                 f"{' with added_losses' if self.training.added_losses else ''}: set `training: {{loss: kto}}` alone"
             )
         hard = [name for name in self.training.losses if name in HARD_LABEL_LOSSES]
+        if hard and self.lora.dropout:
+            raise ValueError(
+                f"training.loss {hard[0]} compares the pairs of a step in a forward of its own, which would drop other "
+                "activations: set `lora: {dropout: 0}`, or choose another loss"
+            )
         if hard and self.preferences.gives_soft_labels:
             raise ValueError(
                 f"training.loss {hard[0]} takes hard labels only: set `preferences: {{soft_labels: none, ties: drop}}` "
                 "and `pairs` other than nash, or choose another loss"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _evaluations_have_pairs(self) -> Self:
+        if self.training.eval_every and not self.validation.eval_share:
+            raise ValueError(
+                f"training.eval_every {self.training.eval_every} evaluates held-back pairs, and validation.eval_share "
+                "0 holds none back: set `validation: {eval_share: 0.1}`, or leave `eval_every` out"
             )
         return self
 
@@ -188,6 +219,11 @@ class CampaignConfig(Section):
             raise ValueError(
                 "policy.quantization 4bit cannot train all weights: "
                 "set `lora: {rank: 16}`, or `policy: {quantization: none}`"
+            )
+        if self.policy.quantization != "none" and self.lora.saved_modules:
+            raise ValueError(
+                f"lora.modules_to_save ({', '.join(self.lora.saved_modules)}) trains whole weights, and "
+                "policy.quantization 4bit trains an adapter only: leave one of them out"
             )
         if self.policy.quantization != "none" and self.training.zero_stage == 3:
             raise ValueError("policy.quantization 4bit cannot be sharded: set `training: {zero_stage: 2}` or lower")

@@ -1,8 +1,8 @@
 """The prompts, the sampling of responses, and the conditions that a pair must satisfy."""
 
-from typing import Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from components.config.policy import BUILTIN
 from components.config.section import Section
@@ -28,6 +28,14 @@ class PromptsConfig(Section):
     """Split that is read when `held_out` is a `datasets` name."""
     per_round: int = Field(default=512, ge=1)
     """Prompts drawn for a round, without replacement until the pool is used up."""
+    tag_column: str = ""
+    """Column that holds a prompt's tag; its pairs get this tag in place of `preferences.tag`. Empty reads none."""
+    tag_shares: dict[str, Annotated[float, Field(ge=0.0, le=1.0)]] = {}
+    """Share of a round's prompts by tag, such as {math: 0.5}; prompts of all other tags divide the rest. Each tag's
+    prompts are drawn without replacement until they are used up."""
+    weight_column: str = ""
+    """Column that holds a prompt's weight, above 0: over the rounds, one of weight 2 is drawn twice as often as one of
+    weight 1, and never twice in a round. Empty draws all alike."""
     solved_rounds: int = Field(default=0, ge=0)
     """Rounds for which a prompt is left out of the draw after its responses gave no preference (ties, or none better by
     `preferences.min_margin`) or reached `solved_score`; 0 leaves none out."""
@@ -36,6 +44,20 @@ class PromptsConfig(Section):
     score counts."""
     num_held_out: int = Field(default=256, ge=1)
     """Held-out prompts that an evaluation uses; all of them if there are fewer."""
+
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("tag_column", "tag_shares", "weight_column")
+
+    @model_validator(mode="after")
+    def _draw_is_possible(self) -> Self:
+        if self.tag_shares and not self.tag_column:
+            raise ValueError("tag_shares needs the tags of the prompts: name their column in `tag_column`")
+        if sum(self.tag_shares.values()) > 1 + 1e-9:
+            raise ValueError(f"tag_shares add up to {sum(self.tag_shares.values()):g}: they must not exceed 1")
+        if self.weight_column and self.solved_rounds:
+            raise ValueError("weight_column does not work with solved_rounds: leave one of them out")
+        if self.train == BUILTIN and (self.tag_column or self.weight_column):
+            raise ValueError("the built-in prompts have no columns: leave `tag_column` and `weight_column` out")
+        return self
 
     @model_validator(mode="after")
     def _solved_prompts_rest(self) -> Self:
@@ -61,9 +83,22 @@ class GenerationConfig(Section):
     batch_size: int = Field(default=0, ge=0)
     """Prompts that are decoded together (times `samples_per_prompt` rows) by `transformers`; 0 takes as many as fit.
     Changes memory and speed only."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a response, also in evaluation, such as `["\\nUser:"]`. The response keeps the tokens before the
+    one in which the text begins, and counts as finished; no end token is added."""
     num_processes: int = Field(default=0, ge=0)
     """Processes on this machine that share the prompts, also in evaluation; 0 takes one for each visible GPU, or one on
     a CPU."""
+
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("stop",)
+
+    @field_validator("stop")
+    @classmethod
+    def _texts_can_be_found(cls, stop: tuple[str, ...]) -> tuple[str, ...]:
+        for text in stop:
+            if not text or "\ufffd" in text:
+                raise ValueError(f"{text!r} cannot end a response: write the characters that do, or leave it out")
+        return stop
 
 
 class ValidationConfig(Section):

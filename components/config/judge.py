@@ -103,6 +103,7 @@ class EndpointConfig(Section):
 class JudgeSettings(Section):
     """What the kinds of judges read; a kind reads what names it."""
 
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("hide_thoughts", "thought_tags")
     rule: str = "support_reply"
     """Name of the rule, when `kind` is `rule`."""
     model: str = ""
@@ -128,6 +129,18 @@ class JudgeSettings(Section):
     them."""
     repeat_share: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of the comparisons that are asked twice, without the cache, to measure how stable the verdicts are."""
+    hide_thoughts: bool = False
+    """Whether the judge reads responses without what stands between `thought_tags`; training still trains on all of
+    it. A response that ends within its thought is empty to the judge."""
+    thought_tags: tuple[str, str] = ("<think>", "</think>")
+    """What begins a thought and what ends it, if `hide_thoughts` is set."""
+
+    @field_validator("thought_tags")
+    @classmethod
+    def _tags_differ(cls, tags: tuple[str, str]) -> tuple[str, str]:
+        if not all(tags) or tags[0] == tags[1]:
+            raise ValueError(f"{list(tags)} cannot mark a thought: write two different texts")
+        return tags
 
 
 SingleKind = Literal["rule", "reward_model", "implicit_reward", "llm", "self", "constitution", "debate"]
@@ -179,6 +192,8 @@ class JudgeConfig(JudgeSettings):
     @model_validator(mode="after")
     def _kind_is_complete(self) -> Self:
         _check_kind(self, self.kind)
+        if self.hide_thoughts and "implicit_reward" in self.kinds:
+            raise ValueError(HIDDEN_FROM_POLICY)
         if self.kind == "jury" and len(self.jurors) < 2:
             raise ValueError("kind jury needs two jurors or more: list them in `jurors`")
         if self.kind != "jury" and self.jurors:
@@ -191,7 +206,15 @@ class JudgeConfig(JudgeSettings):
         return self
 
 
+HIDDEN_FROM_POLICY = (
+    "hide_thoughts does not work with kind implicit_reward, which scores the tokens that the policy sampled: leave "
+    "`hide_thoughts` out, or set it for the other jurors"
+)
+
+
 def _check_kind(judge: JudgeSettings, kind: str) -> None:
+    if judge.hide_thoughts and kind == "implicit_reward":
+        raise ValueError(HIDDEN_FROM_POLICY)
     if kind == "reward_model" and not judge.model:
         raise ValueError("kind reward_model needs a model: name a local directory or a hub model in `model`")
     if kind in ("llm", "constitution", "debate"):

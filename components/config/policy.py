@@ -3,7 +3,7 @@
 from datetime import date
 from typing import ClassVar, Literal, Self
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from components.config.section import Section
 
@@ -49,7 +49,18 @@ class PolicyConfig(Section):
     """Date (YYYY-MM-DD) that a chat template which writes today's date reads in every stage; empty takes the day on
     which the campaign began."""
 
-    ADDED_LATER: ClassVar[tuple[str, ...]] = ("chat_template_arguments", "template_date")
+    system_prompt: str = ""
+    """System message in front of every prompt that has none of its own, in every stage: sampling, judging, training and
+    evaluation; white space around it is removed. Empty adds none."""
+
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("chat_template_arguments", "template_date", "system_prompt")
+
+    @field_validator("system_prompt")
+    @classmethod
+    def _is_text(cls, text: str) -> str:
+        if text and not text.strip():
+            raise ValueError("holds only white space: write a text, or leave it out")
+        return text.strip()
 
     @model_validator(mode="after")
     def _arguments_are_free(self) -> Self:
@@ -75,16 +86,38 @@ class LoraConfig(Section):
     """Rank of the adapter; 0 trains all weights."""
     alpha: int = Field(default=32, ge=1, le=4096)
     """Scale of the adapter: its output is multiplied by alpha / rank."""
+    rank_stabilized: bool = False
+    """Multiplies it by alpha / sqrt(rank) instead (rsLoRA, arXiv 2312.03732), so that high ranks learn as fast as low
+    ones."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of the adapter's inputs that a training step drops (0.05 is common); everything that is measured, the
+    first loss and the reference too, is computed without dropout."""
     kind: Literal["lora", "dora"] = "lora"
     """`lora`, or `dora`: a trained magnitude beside the low-rank direction (Liu et al. 2024, arXiv 2402.09353); slower,
     often better."""
     target_modules: str = "all-linear"
     """Module names to adapt, separated by commas, or `all-linear` for every linear layer but the head."""
+    modules_to_save: str = ""
+    """Names of modules whose own weights are trained beside the adapter and saved with it, separated by commas, such as
+    `embed_tokens, lm_head` for new tokens. If head and embedding are one tensor, naming one of them trains that one."""
+
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("rank_stabilized", "dropout", "modules_to_save")
+
+    @property
+    def saved_modules(self) -> list[str]:
+        """The names in `modules_to_save`, in order."""
+        return sorted({name.strip() for name in self.modules_to_save.split(",") if name.strip()})
 
     @model_validator(mode="after")
-    def _dora_has_a_rank(self) -> Self:
+    def _settings_have_a_rank(self) -> Self:
+        for name in ("rank_stabilized", "dropout", "modules_to_save"):
+            if getattr(self, name) and not self.rank:
+                raise ValueError(f"{name} needs a rank: set `lora: {{rank: 16}}` beside it, or leave `{name}` out")
         if self.kind == "dora" and not self.rank:
             raise ValueError("kind dora needs a rank: set `lora: {kind: dora, rank: 16}`, or leave `kind` out")
+        twice = {name.strip() for name in self.target_modules.split(",")} & set(self.saved_modules)
+        if twice:
+            raise ValueError(f"target_modules and modules_to_save both name {min(twice)}: leave it out of one of them")
         return self
 
 

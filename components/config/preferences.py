@@ -1,6 +1,6 @@
 """How judged responses become preference pairs."""
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -37,6 +37,9 @@ class PreferencesConfig(Section):
     what the judge concluded about exactly these two, and two that it did not compare give no pair."""
     soft_label_scale: float = Field(default=1.0, gt=0.0)
     """Margin, in judge score units, at which `bradley_terry` gives p = 0.73."""
+    cut_responses: Literal["any", "rejected"] = "any"
+    """Which side of a pair a response may be on that the length limit cut: `any`, or only `rejected`; in `unpaired` it
+    is then never desirable. Answers from outside count as whole."""
     tag: str = "helpfulness"
     """Kind of preference that this judge's pairs express."""
     max_invalid_share: float = Field(default=0.05, ge=0.0, le=1.0)
@@ -57,6 +60,8 @@ class PreferencesConfig(Section):
     transcripts); empty samples round 1 like the others."""
     seed_pairs_split: str = "train"
     """Split that is read when `seed_pairs` is a `datasets` name."""
+
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("cut_responses",)
 
     @property
     def gives_soft_labels(self) -> bool:

@@ -134,7 +134,14 @@ class TrainingConfig(Section):
     learning_rate: float = Field(default=5e-6, gt=0.0, le=1.0)
     """Peak learning rate of AdamW. A campaign that trains an adapter and leaves it out has 1e-4."""
     warmup_share: float = Field(default=0.1, ge=0.0, le=1.0)
-    """Share of the steps over which the learning rate rises linearly; it then falls linearly to zero."""
+    """Share of the steps over which the learning rate rises linearly; `schedule` says how it then falls."""
+    schedule: Literal["linear", "cosine", "constant", "inverse_sqrt", "wsd"] = "linear"
+    """Learning rate behind the warm-up: `linear` and `cosine` fall to zero, `wsd` (warm-up, stable, decay) stays at the
+    peak and falls linearly over the last `decay_share` of the steps, `inverse_sqrt` falls as the steps grow."""
+    decay_share: float = Field(default=0.1, ge=0.0, le=1.0)
+    """Share of the steps over which `wsd` falls at the end."""
+    min_learning_rate_share: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Floor of the schedule behind the warm-up, as a share of the peak: a fall to 0 becomes one to this share."""
     weight_decay: float = Field(default=0.0, ge=0.0)
     """Decoupled weight decay of AdamW."""
     adam_beta2: float = Field(default=0.999, gt=0.0, lt=1.0)
@@ -152,11 +159,31 @@ class TrainingConfig(Section):
     """Training processes on this machine; 0 takes one for each visible GPU, or one on a CPU."""
     checkpoint_every: int = Field(default=50, ge=1)
     """Optimizer steps between checkpoints that a killed run resumes from."""
+    eval_every: int = Field(default=0, ge=0)
+    """Optimizer steps between evaluations on the round's held-back pairs (`validation.eval_share`); the last step is
+    evaluated too. 0 evaluates only after the training."""
+    keep: Literal["last", "best"] = "last"
+    """Weights that a round publishes: those behind the last step, or behind the evaluation that was best by
+    `best_by`. The best are kept on disk meanwhile, 4 bytes per trained weight."""
+    best_by: Literal["loss", "rewards/accuracies", "rewards/margins"] = "loss"
+    """Metric of the held-back pairs by which `keep` and `patience` compare evaluations; a lower loss is better, and a
+    higher accuracy or margin."""
+    patience: int = Field(default=0, ge=0)
+    """Evaluations in a row that are not better than the best one, after which the training stops; 0 never stops."""
     keep_masters: bool = True
     """Publishes the fp32 masters of bfloat16 weights beside them, from which the next round trains on; without them,
     changes below 0.2 % of a weight are lost after each round. 4 bytes per trained weight on disk, twice the model's
     size, until `ratchet gc`; nothing in float32."""
-    ADDED_LATER: ClassVar[tuple[str, ...]] = ("keep_masters",)
+    ADDED_LATER: ClassVar[tuple[str, ...]] = (
+        "keep_masters",
+        "schedule",
+        "decay_share",
+        "min_learning_rate_share",
+        "eval_every",
+        "keep",
+        "best_by",
+        "patience",
+    )
     FORMER_DEFAULTS: ClassVar[dict[str, float]] = {"learning_rate": 1e-6, "pairs_per_step": 64, "beta": 0.1}
     """Defaults of 0.1. A campaign that began with one keeps it, as long as its configuration leaves the key out."""
 
@@ -219,6 +246,31 @@ class TrainingConfig(Section):
                 f"reference_sync_steps has no effect on {', '.join(self.losses)}, which reads no reference: leave it "
                 f"out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _schedule_reads_its_shares(self) -> Self:
+        if self.schedule != "wsd" and self.decay_share != TrainingConfig.model_fields["decay_share"].default:
+            raise ValueError(f"decay_share has no effect on schedule {self.schedule}: set `schedule: wsd`")
+        if self.schedule == "wsd" and self.warmup_share + self.decay_share > 1:
+            raise ValueError(
+                f"warmup_share {self.warmup_share:g} and decay_share {self.decay_share:g} are more than all steps: "
+                "lower one of them"
+            )
+        if self.schedule == "constant" and self.min_learning_rate_share:
+            raise ValueError(
+                "min_learning_rate_share has no effect on schedule constant, which never falls: leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _evaluations_are_made_and_read(self) -> Self:
+        needs = {"keep best": self.keep == "best", f"patience {self.patience}": self.patience > 0}
+        reading = [name for name, given in needs.items() if given]
+        if reading and not self.eval_every:
+            raise ValueError(f"{reading[0]} needs evaluations during the training: set `eval_every`, such as 10")
+        if self.best_by != "loss" and not reading:
+            raise ValueError(f"best_by {self.best_by} has no effect without `keep: best` or `patience`: leave it out")
         return self
 
     @model_validator(mode="after")

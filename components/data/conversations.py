@@ -167,7 +167,8 @@ def _message(item: Any, place: str) -> Message:
     if isinstance(item, dict) and "role" not in item and isinstance(item.get("from"), str):
         item = {"role": SHAREGPT.get(item["from"], item["from"]), "content": item.get("value")}
     calls = item.get("tool_calls") if isinstance(item, dict) else None
-    content = "" if calls and item.get("content") is None else item.get("content") if isinstance(item, dict) else None
+    content = _content(item.get("content"), place) if isinstance(item, dict) else None
+    content = "" if calls and content is None else content
     if not isinstance(content, str):
         raise ValueError(f'{place} is not of the form {{"role": ..., "content": text}}')
     role = item.get("role")
@@ -183,6 +184,16 @@ def _message(item: Any, place: str) -> Message:
     if role == "tool":
         message |= {key: item[key] for key in ("tool_call_id", "name") if isinstance(item.get(key), str)}
     return message
+
+
+def _content(content: Any, place: str) -> Any:
+    """Return a message's content; one in parts is the text of its parts, as chat templates write them."""
+    if not isinstance(content, list) or not all(isinstance(part, dict) and "type" in part for part in content):
+        return content
+    other = next((part for part in content if part["type"] != "text" or not isinstance(part.get("text"), str)), None)
+    if other is not None:
+        raise ValueError(f"{place} has a part of type {other['type']!r}, but only text can be read: leave the row out")
+    return "".join(part["text"] for part in content)
 
 
 def _call(call: Any, place: str) -> dict[str, Any]:

@@ -40,6 +40,30 @@ def message_text(message: Message) -> str:
     return "\n\n".join([message["content"], *blocks] if message["content"] else blocks)
 
 
+def called_name(messages: Messages, result: Message) -> str | None:
+    """Return the name of the tool whose result a message is: its own, or that of the call with its id; None without."""
+    own: str | None = result.get("name")
+    calls = {call.get("id"): call for message in messages for call in message.get("tool_calls", [])}
+    call = calls.get(result.get("tool_call_id")) if "tool_call_id" in result else None
+    return own or (call["function"]["name"] if call else None)
+
+
+def with_system(messages: Messages, text: str) -> Messages:
+    """Return a conversation with a system message in front; as it is if it has its own, or if the text is empty."""
+    if not text or any(message["role"] == "system" for message in messages):
+        return messages
+    plain, tools = without_tools(messages)
+    return [{"role": "system", "content": text, **({"tools": tools} if tools else {})}, *plain]
+
+
+def without_system(messages: Messages, text: str) -> Messages:
+    """Return a conversation without its first message if that is a system message of this text."""
+    first, *others = messages
+    if not text or not others or first["role"] != "system" or first["content"].strip() != text:
+        return messages
+    return [{**others[0], **({"tools": first["tools"]} if "tools" in first else {})}, *others[1:]]
+
+
 def without_tools(messages: Messages) -> tuple[Messages, list[dict[str, Any]] | None]:
     """Return the messages as a chat template takes them, and the definitions of the conversation's tools or None."""
     if not messages or "tools" not in messages[0]:

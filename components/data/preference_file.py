@@ -8,9 +8,12 @@ as KTO takes it: `completion` and `label` (true if it is desirable).
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from components.data.answers import read_answer
+from components.data.columns import format_columns, read_columns
 from components.data.conversations import CONTEXT, warn_of_doubts, with_context
 from components.data.funnel import counted, step, too_little
 from components.data.messages import Messages, format_messages
@@ -23,12 +26,9 @@ SCORES = (
     ("chosen_rating", "rejected_rating"),
 )
 """Columns of the two scores whose difference is the margin, as published data sets name them."""
+ANSWERS = ("prompt", "chosen", "rejected", "completion", "label")
 COLUMNS = (
-    "prompt",
-    "chosen",
-    "rejected",
-    "completion",
-    "label",
+    *ANSWERS,
     "p",
     "margin",
     "tag",
@@ -52,6 +52,8 @@ class SeedPair:
     tag: str | None
     place: str = field(default="", compare=False)
     """Name of its row, for errors."""
+    columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """JSON values of the row's other columns, by name; empty if nothing reads them."""
 
     @property
     def is_single(self) -> bool:
@@ -73,23 +75,29 @@ class SeedPairs:
         total = hashlib.sha256(f"{len(self.split_earlier)}\n".encode())
         for pair in self.pairs:
             content = [format_messages(pair.messages), pair.chosen, pair.rejected, pair.p, pair.margin, pair.tag]
+            content += [format_columns(pair.columns)] if pair.columns else []
             total.update(json.dumps(content).encode() + b"\n")
         return total.hexdigest()
 
 
-def load_seed_pairs(source: str, *, split: str) -> SeedPairs:
+def load_seed_pairs(source: str, *, split: str, carries_columns: bool = False) -> SeedPairs:
     """Load a preference data set.
 
     Args:
         source: A source that `rows.read_rows` reads.
         split: Split of a data set that has splits.
+        carries_columns: Whether the pairs have the other columns of their rows, for a judge that reads them. They are
+            all but those of the prompt and the answers.
 
     Raises:
         ValueError: The source cannot be read, lacks a column, has no usable pair, or a row is malformed; names the row.
     """
-    read = read_rows(source, split=split, columns=COLUMNS)
+    read = read_rows(source, split=split, columns=None if carries_columns else COLUMNS)
     warn_of_doubts(read, prompt="prompt", used=COLUMNS)
     loaded = [_pair(row, read) for row in read.rows]
+    if carries_columns:
+        others = read_columns(source, read.rows, without=(*ANSWERS, *CONTEXT))
+        loaded = [pair and replace(pair, columns=columns) for pair, columns in zip(loaded, others, strict=True)]
     pairs = [pair for pair in loaded if isinstance(pair, SeedPair)]
     earlier = tuple(row.place for row, pair in zip(read.rows, loaded, strict=True) if pair is None)
     if not pairs:

@@ -7,16 +7,17 @@ Knows no model and no stage, and loads no machine-learning library.
 import hashlib
 import json
 import unicodedata
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from components.builtin.world import held_out_prompts, train_prompts
 from components.config import BUILTIN, PromptsConfig
+from components.data.columns import Claim, format_columns, read_columns, warn_of_conflicts
 from components.data.conversations import CONTEXT, conversation, warn_of_doubts, with_context
 from components.data.funnel import LeftOut, Step, step, too_little
-from components.data.messages import Message, Messages, format_messages
+from components.data.messages import Message, Messages, format_messages, with_system, without_system
 from components.data.rows import Row, Rows, read_rows
 
 BUILTIN_SPLITS: dict[str, Callable[[], list[Messages]]] = {"train": train_prompts, "test": held_out_prompts}
@@ -30,6 +31,8 @@ class Prompt:
     messages: Messages
     place: str = field(default="", compare=False)
     """Where it was read, for messages; empty for a built-in one."""
+    columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """JSON values of the row's other columns, by name; empty if nothing reads them."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +48,17 @@ class PromptSplit:
 
     @property
     def digest(self) -> str:
-        """sha256 over both sets, in order."""
-        texts = [[format_messages(prompt.messages) for prompt in prompts] for prompts in (self.train, self.held_out)]
-        return hashlib.sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest()
+        """sha256 over both sets, in order, and over their columns if there are any."""
+        both = (self.train, self.held_out)
+        content: list[Any] = [[format_messages(prompt.messages) for prompt in prompts] for prompts in both]
+        if any(prompt.columns for prompts in both for prompt in prompts):
+            content += [[format_columns(prompt.columns) for prompt in prompts] for prompts in both]
+        return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
 
 
-def make_prompt(messages: Messages, place: str = "") -> Prompt:
-    """Return a conversation as a prompt that is named by its content."""
-    return Prompt(prompt_id(messages), messages, place)
+def make_prompt(messages: Messages, place: str = "", columns: Mapping[str, Any] | None = None) -> Prompt:
+    """Return a conversation as a prompt that is named by its content, which its columns do not belong to."""
+    return Prompt(prompt_id(messages), messages, place, columns or {})
 
 
 def prompt_id(messages: Messages) -> str:
@@ -76,13 +82,14 @@ def content_key(messages: Messages) -> str:
     return _sha256(json.dumps(plain))
 
 
-def load_prompts(source: str, *, column: str, split: str) -> list[Prompt]:
+def load_prompts(source: str, *, column: str, split: str, carries_columns: bool = False) -> list[Prompt]:
     """Load prompts in the order of their source; duplicates stay.
 
     Args:
         source: `builtin`, or a source that `rows.read_rows` reads.
         column: Column that holds the prompt, in a form that `conversations.conversation` reads.
         split: Split of a data set that has splits; `train` or `test` for `builtin`.
+        carries_columns: Whether the prompts have the other columns of their rows.
 
     Raises:
         ValueError: The source cannot be read or is empty, it has no such column, or a prompt is empty or not a
@@ -92,19 +99,30 @@ def load_prompts(source: str, *, column: str, split: str) -> list[Prompt]:
         if split not in BUILTIN_SPLITS:
             raise ValueError(f"the built-in prompts have no split {split}: use {' or '.join(BUILTIN_SPLITS)}")
         return [make_prompt(messages) for messages in BUILTIN_SPLITS[split]()]
-    read = read_rows(source, split=split, columns={column, *CONTEXT})
+    of_prompt = {column, *CONTEXT}
+    read = read_rows(source, split=split, columns=None if carries_columns else of_prompt)
     warn_of_doubts(read, prompt=column, used=[column])
-    return [
-        make_prompt(with_context(conversation(_cell(row, read, column), row.place), row), row.place)
-        for row in read.rows
+    others = read_columns(source, read.rows, without=of_prompt)
+    prompts = [
+        make_prompt(with_context(conversation(_cell(row, read, column), row.place), row), row.place, columns)
+        for row, columns in zip(read.rows, others, strict=True)
     ]
+    _warn_of_conflicts(source, prompts)
+    return prompts
 
 
-def split_prompts(config: PromptsConfig) -> PromptSplit:
+def split_prompts(config: PromptsConfig, system_prompt: str = "", *, carries_columns: bool = False) -> PromptSplit:
     """Load both prompt sets and make them disjoint by content: a training prompt that is also held out is removed.
 
     Without a `held_out` source, the `num_held_out` training prompts with the lowest content keys are held out, so that
-    the choice depends on neither order nor seed.
+    the choice depends on neither order nor seed. Of prompts with the same content the first stays, with its columns.
+    The system prompt comes last: it changes neither the choice nor which prompts are equal, but the ids, which name
+    what the policy reads.
+
+    Args:
+        config: The sources.
+        system_prompt: `policy.system_prompt`.
+        carries_columns: Whether the prompts have the other columns of their rows.
 
     Raises:
         ValueError: A source is unusable, or no prompt is left to train on.
@@ -115,17 +133,16 @@ def split_prompts(config: PromptsConfig) -> PromptSplit:
             'kind, or set prompts.held_out: "" to hold out some of the training prompts'
         )
     builtin_train = config.train == BUILTIN
-    loaded = load_prompts(config.train, column=config.column, split="train" if builtin_train else config.train_split)
-    train = _distinct(loaded)
+    load = partial(load_prompts, column=config.column, carries_columns=carries_columns)
+    loaded = load(config.train, split="train" if builtin_train else config.train_split)
+    train = _distinct(loaded, system_prompt)
     duplicates = len(loaded) - len(train)
     copies = LeftOut(count=duplicates, cause="the content of an earlier row", remedy="name more prompts")
     read = step(len(loaded), f"rows of {config.train}", [copies])
     if config.held_out:
         builtin_held = config.held_out == BUILTIN
-        loaded = load_prompts(
-            config.held_out, column=config.column, split="test" if builtin_held else config.held_out_split
-        )
-        held_out = _distinct(loaded)
+        loaded = load(config.held_out, split="test" if builtin_held else config.held_out_split)
+        held_out = _distinct(loaded, system_prompt)
         duplicates += len(loaded) - len(held_out)
     else:
         held_out = _hold_out(train, config.num_held_out, read)
@@ -139,7 +156,8 @@ def split_prompts(config: PromptsConfig) -> PromptSplit:
         )
         headline = f"no prompt is left to train on, because all {len(train)} training prompts are also held out"
         raise ValueError(too_little(headline, [read, step(len(train), "prompts", [held])], otherwise=""))
-    return PromptSplit(tuple(disjoint), tuple(held_out.values()), duplicates, len(train) - len(disjoint))
+    trained, unseen = (tuple(_led(prompt, system_prompt) for prompt in each) for each in (disjoint, held_out.values()))
+    return PromptSplit(trained, unseen, duplicates, len(train) - len(disjoint))
 
 
 def place_in_pass(name: str, *, seed: int, passes: int) -> str:
@@ -189,12 +207,29 @@ def _tool_content(message: Message) -> list[Any]:
     return [value for value in (calls, message.get("tools")) if value]
 
 
-def _distinct(prompts: Iterable[Prompt]) -> dict[str, Prompt]:
-    """Return the first prompt of each content, by content key."""
+def _distinct(prompts: Iterable[Prompt], system_prompt: str) -> dict[str, Prompt]:
+    """Return the first prompt of each content, by content key.
+
+    A system message that says what the system prompt says does not count.
+    """
     by_content: dict[str, Prompt] = {}
     for prompt in prompts:
-        by_content.setdefault(content_key(prompt.messages), prompt)
+        by_content.setdefault(content_key(without_system(prompt.messages, system_prompt)), prompt)
     return by_content
+
+
+def _led(prompt: Prompt, system_prompt: str) -> Prompt:
+    """Return a prompt as the policy reads it."""
+    messages = with_system(prompt.messages, system_prompt)
+    return replace(prompt, prompt_id=prompt_id(messages), messages=messages)
+
+
+def _warn_of_conflicts(source: str, prompts: Iterable[Prompt]) -> None:
+    repeated, first_of = [], dict[str, Prompt]()
+    for prompt in prompts:
+        if prompt.columns and (first := first_of.setdefault(content_key(prompt.messages), prompt)) is not prompt:
+            repeated.append((Claim(first.columns, first.place), Claim(prompt.columns, prompt.place)))
+    warn_of_conflicts(source, repeated)
 
 
 def _hold_out(train: dict[str, Prompt], number: int, read: Step) -> dict[str, Prompt]:

@@ -39,14 +39,14 @@ class Rows(NamedTuple):
     rows: list[Row]
 
 
-def read_rows(source: str, *, split: str, columns: Collection[str]) -> Rows:
+def read_rows(source: str, *, split: str, columns: Collection[str] | None) -> Rows:
     """Read a data set.
 
     Args:
         source: A `.jsonl`, `.json` (lines or one array) or `.parquet` file, a directory that `save_to_disk` wrote or
             that holds data files, or a hub name. JSON files may be gzipped.
         split: Split to read if the source has splits.
-        columns: Columns to read if they exist; others are not read.
+        columns: Columns to read if they exist; others are not read. None reads all.
 
     Raises:
         ValueError: The source does not exist, is unreadable or empty, a line is not JSON, or a column or key is there
@@ -73,7 +73,7 @@ def read_rows(source: str, *, split: str, columns: Collection[str]) -> Rows:
     return read
 
 
-def _from_json(source: str, path: Path, columns: Collection[str]) -> Rows:
+def _from_json(source: str, path: Path, columns: Collection[str] | None) -> Rows:
     content = _content(source, path).removeprefix(codecs.BOM_UTF8)
     rows, names = [], dict[str, None]()
     for place, value in _json_values(source, content):
@@ -82,7 +82,8 @@ def _from_json(source: str, path: Path, columns: Collection[str]) -> Rows:
                 f"{place} must be a JSON object, not {type(value).__name__}: write one object such as {{...}} per line"
             )
         names.update(dict.fromkeys(value))
-        rows.append(Row(place, {name: value[name] for name in columns if name in value}))
+        wanted = value if columns is None else columns
+        rows.append(Row(place, {name: value[name] for name in wanted if name in value}))
     return Rows(source, tuple(names), rows)
 
 
@@ -145,12 +146,12 @@ def _json(text: bytes, place: str) -> Any:
         raise ValueError(f"{place} has an integer of more than {digits} digits: shorten it") from None
 
 
-def _from_parquet(source: str, path: Path, columns: Collection[str]) -> Rows:
+def _from_parquet(source: str, path: Path, columns: Collection[str] | None) -> Rows:
     try:
         file = pq.ParquetFile(path)
         names = tuple(file.schema_arrow.names)
         _refuse_doubled(source, names)
-        values = file.read(columns=[name for name in names if name in columns]).to_pylist()
+        values = file.read(columns=_wanted(names, columns)).to_pylist()
     except FileNotFoundError:
         raise ValueError(
             f"file {source} does not exist: name a JSONL or Parquet file, a saved data set or a hub data set"
@@ -160,11 +161,15 @@ def _from_parquet(source: str, path: Path, columns: Collection[str]) -> Rows:
     return _arrow_rows(source, names, values)
 
 
-def _from_dataset(source: str, dataset: "Dataset", columns: Collection[str]) -> Rows:
+def _from_dataset(source: str, dataset: "Dataset", columns: Collection[str] | None) -> Rows:
     names = tuple(dataset.column_names)
     _refuse_doubled(source, names)
-    values = dataset.select_columns([name for name in names if name in columns]).to_list()
+    values = dataset.select_columns(_wanted(names, columns)).to_list()
     return _arrow_rows(source, names, values)
+
+
+def _wanted(names: tuple[str, ...], columns: Collection[str] | None) -> list[str]:
+    return [name for name in names if columns is None or name in columns]
 
 
 def _arrow_rows(source: str, names: tuple[str, ...], values: list[dict[str, Any]]) -> Rows:

@@ -16,13 +16,23 @@ KEEP = 2
 HASHES = "HASHES.json"
 METRICS = "metrics.jsonl"
 REFERENCE = "reference.safetensors"
+BEST = "best"
+"""Directory of the best weights so far."""
 LAYOUT = 2
 """Raised if the steps of a training hold other pairs, or a checkpoint other state, than those of an earlier version. A
 training continues only from checkpoints of its own layout."""
 log = logging.getLogger(__name__)
 
 
-def save(directory: Path, engine: Any, step: int, metrics: list[str], *, reference: PairLogps | None) -> None:
+def save(
+    directory: Path,
+    engine: Any,
+    step: int,
+    metrics: list[str],
+    *,
+    reference: PairLogps | None,
+    best: Path | None = None,
+) -> None:
     """Publish a checkpoint after `step` optimizer steps; every rank must call it.
 
     The files are written under a temporary name and hashed. The rename that makes the checkpoint visible comes last, so
@@ -34,6 +44,7 @@ def save(directory: Path, engine: Any, step: int, metrics: list[str], *, referen
         step: Optimizer steps so far.
         metrics: Metrics of these steps, one JSON line per step.
         reference: The reference's log-probabilities if they follow the policy, else None.
+        best: Directory of the best weights of these steps if they are kept, else None.
     """
     temporary = directory / ".unfinished"
     if torch.distributed.get_rank() == 0:
@@ -46,6 +57,8 @@ def save(directory: Path, engine: Any, step: int, metrics: list[str], *, referen
         (temporary / METRICS).write_text("".join(f"{line}\n" for line in metrics))
         if reference is not None:
             write_logps(temporary / REFERENCE, reference)
+        if best is not None:
+            link(best, temporary / BEST)
         _publish(temporary, directory / f"step-{step:06d}", step)
         # One of a later step cannot be used, or the training would have continued from it.
         earlier = [path for path in sorted(directory.glob("step-*")) if int(path.name.removeprefix("step-")) <= step]
@@ -92,6 +105,25 @@ def resume(directory: Path, engine: Any) -> tuple[int, list[str], PairLogps | No
     checkpoint = directory / f"step-{step:06d}"
     load_state(engine, checkpoint, step)
     return step, (checkpoint / METRICS).read_text().splitlines(), read_logps(checkpoint / REFERENCE)
+
+
+def best_weights(directory: Path, step: int) -> Path | None:
+    """Return where the checkpoint of a step holds the best weights of its steps; None if it holds none."""
+    best = directory / f"step-{step:06d}" / BEST
+    return best if step and best.is_dir() else None
+
+
+def link(source: Path, target: Path) -> None:
+    """Give files a second directory, without a copy of them if the file system can do so."""
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target, copy_function=_link_or_copy)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _newest_intact_step(directory: Path) -> int:

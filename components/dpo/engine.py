@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from components.config import TrainingConfig
+from components.dpo.schedules import learning_rate_share
 
 OFFLOAD: dict[str, dict[str, Any]] = {
     "none": {},
@@ -98,7 +99,7 @@ def build_engine(
     dtype: torch.dtype,
     own_rates: Mapping[str, float] | None = None,
 ) -> Any:
-    """Wrap a model for training with AdamW, a linear warm-up and decay, gradient clipping and the configured ZeRO.
+    """Wrap a model for training with AdamW, a schedule of its rate, gradient clipping and the configured ZeRO.
 
     Args:
         model: Policy on its device; parameters that require gradients are trained.
@@ -113,9 +114,7 @@ def build_engine(
         betas=(0.9, training.adam_beta2),
         fused=True,
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_share(step, warmup=_warmup(training, num_steps), num_steps=num_steps)
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_share(training, step, num_steps))
     settings = {
         # The number of batches differs from step to step, so DeepSpeed learns only when a step ends (`accumulate`).
         "train_micro_batch_size_per_gpu": 1,
@@ -185,27 +184,6 @@ def _forget_empty_step(engine: Any) -> None:
             master.copy_(weight)
     for state in engine.optimizer.optimizer.state.values():
         state["step"].zero_()
-
-
-def learning_rate_share(step: int, *, warmup: int, num_steps: int) -> float:
-    """Return the share of the peak learning rate at a step (from 0).
-
-    It rises over `warmup` steps, then falls to zero after the last.
-    """
-    if step < warmup:
-        return (step + 1) / warmup
-    return max(0.0, (num_steps - step) / max(1, num_steps - warmup))
-
-
-def learning_rates(training: TrainingConfig, num_steps: int) -> list[float]:
-    """Return the learning rate of each step."""
-    warmup = _warmup(training, num_steps)
-    shares = [learning_rate_share(step, warmup=warmup, num_steps=num_steps) for step in range(num_steps)]
-    return [training.learning_rate * share for share in shares]
-
-
-def _warmup(training: TrainingConfig, num_steps: int) -> int:
-    return round(training.warmup_share * num_steps)
 
 
 def accumulate(engine: Any, loss: torch.Tensor, *, is_last: bool) -> None:
@@ -288,6 +266,40 @@ def set_master(engine: Any, name: str, master: torch.Tensor) -> None:
         deepspeed_module().utils.safe_set_full_fp32_param(parameter, master)
     else:
         own.data.copy_(master)
+
+
+def trained_weights(engine: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the fp32 value of every trained weight, whole; every rank must run through all.
+
+    Yields:
+        The weight's name, as in `full_weights`, and its value: the master in bfloat16, else the weight itself.
+    """
+    if engine.bfloat16_enabled():
+        yield from master_weights(engine)
+        return
+    for name, parameter in engine.module.named_parameters():
+        if parameter.requires_grad:
+            with _whole(parameter):
+                yield name, parameter.detach()
+
+
+def set_weight(engine: Any, name: str, value: torch.Tensor) -> None:
+    """Replace the value of a trained weight, after the last step; every rank must call it with the same value."""
+    parameter = engine.module.get_parameter(name)
+    if engine.bfloat16_enabled():
+        set_master(engine, name, value)
+    with torch.no_grad(), _whole(parameter, modifier_rank=0):
+        parameter.copy_(value)
+
+
+def _whole(parameter: torch.Tensor, *, modifier_rank: int | None = None) -> contextlib.AbstractContextManager[Any]:
+    """Gather a weight from all ranks within the block; what rank `modifier_rank` changes is spread again."""
+    if not hasattr(parameter, "ds_id"):
+        return contextlib.nullcontext()
+    gathered: contextlib.AbstractContextManager[Any] = deepspeed_module().zero.GatheredParameters(
+        [parameter], modifier_rank=modifier_rank
+    )
+    return gathered
 
 
 def _replicated_masters(engine: Any) -> dict[int, torch.Tensor]:

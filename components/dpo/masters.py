@@ -32,10 +32,16 @@ def publish_masters(engine: Any, directory: Path) -> str | None:
     is_first = torch.distributed.get_rank() == 0
     if is_first:
         directory.mkdir()
-    for number, tensors in enumerate(_files(master_weights(engine), is_first), 1):
+    write_weights(master_weights(engine), directory)
+    return tensors_digest(_files_in(directory)) if is_first else None
+
+
+def write_weights(weights: Iterable[tuple[str, torch.Tensor]], directory: Path) -> None:
+    """Write fp32 values of weights, by name; every rank must call it, and the first one writes."""
+    is_first = torch.distributed.get_rank() == 0
+    for number, tensors in enumerate(_files(weights, is_first), 1):
         if is_first:
             save_file(tensors, directory / f"master-{number:05d}.safetensors")
-    return tensors_digest(_files_in(directory)) if is_first else None
 
 
 def _files(masters: Iterable[tuple[str, torch.Tensor]], is_first: bool) -> Iterable[dict[str, torch.Tensor]]:

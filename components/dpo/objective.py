@@ -31,6 +31,10 @@ PAIR_LOSS = "loss/pairs"
 """The loss of the pairs alone: without tag weights, WPO's weights and constraints."""
 SHARES = {"share/chosen": ("rewards/chosen", "logps/chosen"), "share/rejected": ("rewards/rejected", "logps/rejected")}
 """Share of the pairs that have an answer on a side, and the measures that are means over those pairs only."""
+LENGTHS = ("lengths/chosen", "lengths/rejected")
+ENTROPY, REFERENCE = "sum/entropy", "sum/reference"
+"""Sums over the tokens of a pair's answers: of the policy's entropies, and of log pi_ref."""
+OF_TOKENS = (*LENGTHS, ENTROPY, REFERENCE)
 
 
 def configured_loss(training: TrainingConfig) -> Loss[PairLosses]:
@@ -108,6 +112,7 @@ class Objective:
         self.constraints, self.state = constraints, state
         self.mismatched = mismatched_answers(pairs)
         self.measures = (*MEASURED, PAIR_LOSS, *SHARES, *(f"constraints/{name}/violation" for name in constraints))
+        self.measures += OF_TOKENS
         self.pair_weights = torch.tensor(pair_weights)
 
     def expected_first_loss(self, pairs: Sequence[int]) -> float | None:
@@ -121,12 +126,14 @@ class Objective:
     def metrics(self, means: Mapping[str, float], values: StepValues) -> dict[str, float]:
         """Return the metrics of a step or an evaluation, without those that only repeat another one."""
         weighs = self.constraints or self.training.tag_weights or self.training.weighting != "none"
-        metrics = {name: value for name, value in means.items() if name not in SHARES and (weighs or name != PAIR_LOSS)}
+        left_out = {*SHARES, *OF_TOKENS} | (set() if weighs else {PAIR_LOSS})
+        metrics = {name: value for name, value in means.items() if name not in left_out}
         for share, of_one_side in SHARES.items():
             for name in of_one_side:
                 value = metrics.pop(name)
                 # If all responses of a step are undesirable, it has no mean over desirable ones.
                 metrics |= {name: value / means[share]} if means[share] else {}
+        metrics |= per_token(means, has_reference=self.reference is not None)
         return metrics | self.state.record() | ({} if values.kl is None else {"kl/mismatched": float(values.kl)})
 
     def follow(self, engine: Any, layout: Layout) -> None:
@@ -191,7 +198,9 @@ class Objective:
 
     def micro_batch(self, engine: Any, slots: list[Slot], values: StepValues) -> MicroBatch:
         """Run one forward over the slots' pairs."""
-        sides, batch, scores = self._scores(engine, slots, end_ids=self.end_ids if self.constraints else ())
+        sides, batch, scores = self._scores(
+            engine, slots, end_ids=self.end_ids if self.constraints else (), entropies=True
+        )
         device, index = engine.device, [slot.pair for slot in slots]
         weights = torch.tensor([slot.weight for slot in slots], device=device)
         sums = self._sums(scores, batch, sides)
@@ -210,13 +219,30 @@ class Objective:
         measured = [total, *rewards, *sums[0], losses, *sides.present(device), *violations.values()]
         rows = torch.stack(measured).detach()
         num_tokens = sum(map(len, sides.answers))
-        return MicroBatch((total * weights).sum(), rows @ weights, torch.isfinite(rows).all(dim=0), num_tokens)
+        # A product of its own: with more rows, the last bits of the others could change.
+        averaged = torch.cat([rows @ weights, self._of_tokens(scores, sides, index) @ weights])
+        return MicroBatch((total * weights).sum(), averaged, torch.isfinite(rows).all(dim=0), num_tokens)
 
-    def _scores(self, engine: Any, slots: list[Slot], *, end_ids: Sequence[int]) -> tuple[Sides, Batch, TokenScores]:
+    @torch.no_grad()
+    def _of_tokens(self, scores: TokenScores, sides: Sides, index: list[int]) -> torch.Tensor:
+        """Return the values of `OF_TOKENS`, (values, pairs)."""
+        device = scores.logps.device
+        lengths = sides.spread(torch.tensor([float(len(answer)) for answer in sides.answers], device=device))
+        assert scores.entropies is not None
+        entropies = sides.spread(scores.entropies.sum(dim=1)).sum(dim=0)
+        reference = torch.zeros_like(entropies)
+        if self.reference is not None:
+            reference = self.reference.sums(index)[0].sum(dim=0).to(device)
+        return torch.stack([*lengths, entropies, reference])
+
+    def _scores(
+        self, engine: Any, slots: list[Slot], *, end_ids: Sequence[int], entropies: bool = False
+    ) -> tuple[Sides, Batch, TokenScores]:
         """Run the forward."""
         sides = Sides([self.pairs[slot.pair] for slot in slots])
         batch = Batch(sides.prompts, sides.answers, self.pad_id, engine.device)
-        return sides, batch, token_scores(engine, batch, end_ids=end_ids, collisions=self.training.weighting == "wpo")
+        collisions = self.training.weighting == "wpo"
+        return sides, batch, token_scores(engine, batch, end_ids=end_ids, collisions=collisions, entropies=entropies)
 
     def _sums(self, scores: TokenScores, batch: Batch, sides: Sides) -> torch.Tensor:
         """Return the answers' log-probabilities as `PairLogps.sums` does, differentiable."""
@@ -267,6 +293,26 @@ class Objective:
         answers = sides.present(scores.logps.device).sum(dim=0)
         violations = {name: sides.spread(constraint(responses)) for name, constraint in self.constraints.items()}
         return {name: violation.sum(dim=0) / answers for name, violation in violations.items()}
+
+
+def per_token(means: Mapping[str, float], *, has_reference: bool) -> dict[str, float]:
+    """Return the metrics of a step's response tokens: each is a mean over tokens, not over pairs.
+
+    Args:
+        means: Means over the pairs of the measures of an objective.
+        has_reference: Whether log-probabilities under the reference were measured.
+    """
+    tokens = sum(means[name] for name in LENGTHS)
+    metrics = {"entropy": means[ENTROPY] / tokens}
+    for side in ("chosen", "rejected"):
+        # A step of single responses may have none of a side.
+        if length := means[f"lengths/{side}"]:
+            metrics[f"logps/{side}_per_token"] = means[f"logps/{side}"] / length
+            metrics[f"lengths/{side}"] = length / means[f"share/{side}"]
+    if has_reference:
+        policy = means["logps/chosen"] + means["logps/rejected"]
+        metrics["log_ratios/per_token"] = (policy - means[REFERENCE]) / tokens
+    return metrics
 
 
 def _settings(loss: Loss[PairLosses], training: TrainingConfig, balance: tuple[float, float]) -> dict[str, float]:

@@ -73,10 +73,20 @@ def _refuse_another_adapter(request: TrainRequest) -> None:
 def _refuse_other_modules(request: TrainRequest, adapter: Path) -> None:
     policy, asked = request.policy, request.lora.target_modules
     saved, wanted = saved_modules(adapter), wanted_modules(policy.base, policy.revision, request.lora)
-    if saved != wanted:
-        kinds = ", ".join(sorted({name.rpartition(".")[2] for name in saved}))
+    remedy = "set it back, or `lora: {rank: 0}` to train all weights, or begin another campaign"
+    if saved.adapted != wanted.adapted:
+        kinds = ", ".join(sorted({name.rpartition(".")[2] for name in saved.adapted}))
         raise ValueError(
-            f"round {policy.round} trained an adapter on {len(saved)} modules ({kinds}), and lora.target_modules = "
-            f"{asked} names {len(wanted)}, {len(saved & wanted)} of them the same: set it back, or `lora: {{rank: 0}}` "
-            "to train all weights, or begin another campaign"
+            f"round {policy.round} trained an adapter on {len(saved.adapted)} modules ({kinds}), and "
+            f"lora.target_modules = {asked} names {len(wanted.adapted)}, {len(saved.adapted & wanted.adapted)} of them "
+            f"the same: {remedy}"
         )
+    if saved.whole != wanted.whole:
+        raise ValueError(
+            f"round {policy.round} trained {_names(saved.whole)} beside its adapter, and lora.modules_to_save = "
+            f"{request.lora.modules_to_save!r} names {_names(wanted.whole)}: {remedy}"
+        )
+
+
+def _names(modules: set[str]) -> str:
+    return ", ".join(sorted(modules)) or "no module"

@@ -17,8 +17,9 @@ from components.dpo.batches import Layout, Pair, Plan, read_pairs
 from components.dpo.checks import LOGPS_TOLERANCE, FirstLoss, Probe, check_reloaded, probe_trained
 from components.dpo.constraints import constraints_of
 from components.dpo.diagnosis import Setting, diagnose, reference_moved, unable_to_learn
-from components.dpo.engine import build_engine, full_weights, join_process_group, learning_rates
+from components.dpo.engine import build_engine, full_weights, join_process_group
 from components.dpo.finite import refuse_non_finite_reference
+from components.dpo.held_out import HeldOut, load_kept
 from components.dpo.masters import publish_masters, train_on_from
 from components.dpo.mixing import combined_weights, tag_weights
 from components.dpo.objective import Objective, configured_loss
@@ -28,9 +29,11 @@ from components.dpo.policy import takes_fresh_adapter, trainable_policy
 from components.dpo.reference import PairLogps, cached, score_pairs
 from components.dpo.responses import mismatched_answers, response_balance
 from components.dpo.saving import refuse_unchanged, save_trained
+from components.dpo.schedules import learning_rates
 from components.dpo.system import sampled
-from components.dpo.train import evaluate_pairs, micro_batch_tokens, train
-from components.models.adapters import describe_wanted, is_wanted, without_adapter
+from components.dpo.train import WITHOUT_DROPOUT, Masks, evaluate_pairs, micro_batch_tokens, train
+from components.models.adapters import describe_trained, is_wanted, without_adapter
+from components.models.dropout import AdapterDropout
 from components.models.loading import load_policy, load_tokenizer, pick_device, resolve_dtype, trained_ref
 from components.models.noise import refuse_noise
 from components.models.tokens import load_chat
@@ -87,6 +90,22 @@ class _Trained(NamedTuple):
     """Whether it went on from the fp32 masters of its policy."""
     master_digest: str | None
     """Digest of the masters that it published, on rank 0; None if it published none."""
+    evaluations: HeldOut | None
+    """Evaluations between its steps; None if there were none."""
+
+    @property
+    def of_steps(self) -> dict[str, Any]:
+        """Which steps were made, and behind which one the published weights were."""
+        made, kept = len(self.metrics), None if self.evaluations is None else self.evaluations.kept
+        best = None if self.evaluations is None else self.evaluations.evaluations.best
+        stopped = None if self.evaluations is None else self.evaluations.stopped
+        return {
+            "num_steps": made,
+            "planned_steps": self.num_steps,
+            "published_step": made if kept is None or best is None else best.step,
+            "best_evaluation": None if best is None else best._asdict(),
+            "stopped_early": None if made == self.num_steps else stopped,
+        }
 
 
 def run(request: TrainRequest, out: Path) -> None:
@@ -113,6 +132,11 @@ def run(request: TrainRequest, out: Path) -> None:
     work = _Work(
         request, out, rank, world_size, device, resolve_dtype(request.limits.dtype), tokenizer, train_pairs, eval_pairs
     )
+    if request.training.eval_every and not eval_pairs:
+        raise ValueError(
+            f"training.eval_every = {request.training.eval_every} needs held-back pairs, and this round has none: "
+            "raise validation.eval_share or prompts.per_round, or set `training: {eval_every: 0}`"
+        )
     with sampled(out, rank=rank, device=device):
         model = trainable_policy(request, work.dtype, device)
         reference = _reference_logps(work, model)
@@ -159,15 +183,30 @@ def _train(
     ):
         refuse_noise(engine)
         _refuse_unequal_forwards(work, engine)
-        steps = train(engine, objective, training, plan, layout, directory=work.scratch, on_first_loss=check)
+        longest = max(pair.longest for pair in pairs)
+        masks = _dropout_masks(work, engine, longest)
+        evaluations = HeldOut(held_out, training, layout, work.scratch) if training.eval_every else None
+        steps = train(
+            engine,
+            objective,
+            training,
+            plan,
+            layout,
+            directory=work.scratch,
+            on_first_loss=check,
+            masks=masks,
+            held_out=evaluations,
+        )
+        if evaluations is not None and evaluations.kept is not None:
+            load_kept(engine, evaluations.kept)
         evaluated = evaluate_pairs(engine, held_out, layout)
     limit = work.request.limits.max_response_tokens
     probe = probe_trained(engine, pairs[:PROBED], work.tokenizer.pad_token_id, max_tokens=limit)
-    path = scoring_path(engine, max(pair.longest for pair in pairs), collisions=training.weighting == "wpo")
+    path = scoring_path(engine, longest, collisions=training.weighting == "wpo")
     state = full_weights(engine)
     published = publish_masters(engine, work.out / MASTER) if is_rounded and training.keep_masters else None
     told = (steps.metrics, steps.resumed_from, plan.num_steps, check.applied, evaluated, probe, path)
-    return _Trained(*told, from_masters, published), engine.module, state
+    return _Trained(*told, from_masters, published, evaluations), engine.module, state
 
 
 def _refuse_unequal_forwards(work: _Work, engine: Any) -> None:
@@ -177,6 +216,15 @@ def _refuse_unequal_forwards(work: _Work, engine: Any) -> None:
             "training.zero_stage = 3 on several ranks needs equally many forwards on each, but this model scores its "
             "rows one at a time: use zero_stage: 2"
         )
+
+
+def _dropout_masks(work: _Work, engine: Any, longest: int) -> Masks | None:
+    """Return the dropout of the adapter's training passes; None if it drops nothing."""
+    if not work.request.lora.dropout:
+        return None
+    # The trial of packed rows compares two forwards, and so comes before anything is dropped.
+    scoring_path(engine, longest)
+    return AdapterDropout(engine.module, work.request.lora.dropout, seed=work.request.seed, rank=work.rank).masks
 
 
 def _warn_unable_to_learn(work: _Work, num_steps: int) -> None:
@@ -216,7 +264,7 @@ def _publish(
         "reference_read": reference is not None,
         "dtype": str(work.dtype).removeprefix("torch."),
         "zero_stage": request.training.zero_stage,
-        "adapter": describe_wanted(request.lora, request.soft_prompt),
+        "adapter": describe_trained(request.lora, request.soft_prompt),
         "quantization": request.limits.quantization,
         "policy_digest": saved.digest,
         "from_masters": trained.from_masters,
@@ -225,8 +273,8 @@ def _publish(
         "base_round": saved.base_round,
         "base_digest": saved.base_digest,
         "num_pairs": len(work.train_pairs),
-        "num_steps": trained.num_steps,
-        "first_loss": metrics[0]["loss"],
+        **trained.of_steps,
+        "first_loss": metrics[0].get(WITHOUT_DROPOUT, metrics[0]["loss"]),
         "ln2_checked": trained.ln2_checked,
         "eval": trained.evaluated,
         "diagnosis": _diagnosis(work, trained, metrics, reference),

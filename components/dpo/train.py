@@ -3,7 +3,10 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -24,6 +27,11 @@ CPU_TOKENS = {torch.float32: 1024, torch.bfloat16: 1536}
 memory."""
 GPU_TOKENS = 8192
 OnLoss = Callable[[Mapping[str, float], list[int]], None]
+Masks = Callable[[int, int], AbstractContextManager[None]]
+"""(step, micro-batch), both from 0 -> the context in which the micro-batch's forward and backward pass drop
+activations."""
+WITHOUT_DROPOUT = "loss/without_dropout"
+"""Loss of the first step's pairs before the step, in a training with dropout."""
 
 
 def micro_batch_tokens(device: torch.device, dtype: torch.dtype) -> int:
@@ -72,6 +80,27 @@ class StepObjective(Protocol):
         """Return the metrics of a step."""
 
 
+class Evaluating(Protocol):
+    """Evaluations on held-back pairs between the steps."""
+
+    @property
+    def kept(self) -> Path | None:
+        """Directory of the best weights so far; None if they are not kept."""
+
+    @property
+    def stopped(self) -> str | None:
+        """Why the training ends before its last step; None if it goes on."""
+
+    def is_due(self, step: int, num_steps: int) -> bool:
+        """Return whether there is an evaluation behind `step` optimizer steps."""
+
+    def evaluate(self, engine: Any, step: int) -> dict[str, float]:
+        """Return the metrics of an evaluation behind `step` optimizer steps; every rank must call it."""
+
+    def restore(self, rows: Sequence[str], checkpoint: Path | None) -> None:
+        """Go on from the rows and the best weights of a resumed training; every rank must call it."""
+
+
 class Steps(NamedTuple):
     """The steps of a training."""
 
@@ -90,6 +119,8 @@ def train(
     *,
     directory: Path,
     on_first_loss: OnLoss,
+    masks: Masks | None = None,
+    held_out: Evaluating | None = None,
 ) -> Steps:
     """Run every optimizer step that a checkpoint in `directory` has not already made.
 
@@ -102,6 +133,9 @@ def train(
         directory: Directory of the checkpoints.
         on_first_loss: Called with the means of step 1 and the indices of its pairs, before its optimizer step; it may
             raise.
+        masks: Dropout of the training passes; None if nothing is dropped. With it, `on_first_loss` gets the means of a
+            forward of its own that drops nothing.
+        held_out: Evaluations between the steps, which may end the training; None if there are none.
 
     Raises:
         NonFiniteLoss: A step's loss, or another of its means, is not finite.
@@ -111,22 +145,50 @@ def train(
     objective.reference = followed or objective.reference
     if metrics:
         objective.state.restore(json.loads(metrics[-1]))
+    if held_out is not None:
+        held_out.restore(metrics, checkpoints.best_weights(directory, resumed))
     prepare_training(engine)
+    seen = sum(_num_tokens(objective.pairs, pairs) for _, pairs in islice(plan.steps(0), resumed))
     progress.report(resumed, plan.num_steps, "steps")
     for step, pairs in plan.steps(resumed):
+        drops_first = step == 0 and masks is not None
+        first = _first_loss_without_dropout(engine, objective, pairs, layout, on_first_loss) if drops_first else {}
         record = train_step(
-            engine, objective, pairs, layout, name=f"step {step + 1}", on_loss=on_first_loss if step == 0 else None
+            engine,
+            objective,
+            pairs,
+            layout,
+            name=f"step {step + 1}",
+            on_loss=on_first_loss if step == 0 and not drops_first else None,
+            masks=None if masks is None else partial(masks, step),
         )
-        record |= {"step": step + 1, "epoch": (step + 1) / plan.steps_per_epoch}
+        seen += _num_tokens(objective.pairs, pairs)
+        record |= first | {"step": step + 1, "epoch": (step + 1) / plan.steps_per_epoch, "num_tokens": seen}
         record["pairs_per_second"] = len(pairs) / record.pop("seconds")
+        if held_out is not None and held_out.is_due(step + 1, plan.num_steps):
+            record |= held_out.evaluate(engine, step + 1)
+            prepare_training(engine)
         metrics.append(json.dumps(record, sort_keys=True))
         progress.report(step + 1, plan.num_steps, f"loss {record['loss']:.4f}")
+        if held_out is not None and held_out.stopped is not None:
+            progress.report(step + 1, step + 1, f"stopped early: {held_out.stopped}")
+            break
         if training.reference_sync_steps and (step + 1) % training.reference_sync_steps == 0:
             objective.follow(engine, layout)
             followed = objective.reference
         if (step + 1) % training.checkpoint_every == 0 and step + 1 < plan.num_steps:
-            checkpoints.save(directory, engine, step + 1, metrics, reference=followed)
+            best = None if held_out is None else held_out.kept
+            checkpoints.save(directory, engine, step + 1, metrics, reference=followed, best=best)
     return Steps(metrics, resumed)
+
+
+def _first_loss_without_dropout(
+    engine: Any, objective: StepObjective, pairs: list[int], layout: Layout, on_first_loss: OnLoss
+) -> dict[str, float]:
+    """Measure the first step's pairs with nothing dropped, since dropout moves a loss from its known first value."""
+    means, _ = measured(engine, objective, pairs, layout, name="step 1")
+    on_first_loss(means, pairs)
+    return {WITHOUT_DROPOUT: means["loss"]}
 
 
 def train_step(
@@ -137,6 +199,7 @@ def train_step(
     *,
     name: str,
     on_loss: OnLoss | None,
+    masks: Callable[[int], AbstractContextManager[None]] | None = None,
 ) -> dict[str, Any]:
     """Make one optimizer step over the pairs with these indices and return its metrics.
 
@@ -148,8 +211,9 @@ def train_step(
     values, last = objective.step_values(engine, micro_batches, layout), len(micro_batches) - 1
     totals, tokens, finite = torch.zeros(len(objective.measures), device=engine.device), 0, []
     for number, slots in enumerate(micro_batches):
-        result = objective.micro_batch(engine, slots, values)
-        accumulate(engine, result.loss, is_last=number == last)
+        with nullcontext() if masks is None else masks(number):
+            result = objective.micro_batch(engine, slots, values)
+            accumulate(engine, result.loss, is_last=number == last)
         totals += result.sums
         tokens += result.num_tokens
         finite.append(([slot.pair for slot in slots], result.finite))
@@ -165,6 +229,16 @@ def train_step(
     return objective.metrics(means, values) | {"learning_rate": learning_rate, "grad_norm": norm} | rates
 
 
+def _num_tokens(pairs: Sequence[Pair], index: Sequence[int]) -> int:
+    """Return the tokens of some pairs, with the prompt of each answer, as a padded batch holds them."""
+    return sum(
+        len(pair.prompt) + len(answer)
+        for pair in (pairs[place] for place in index)
+        for answer in (pair.chosen, pair.rejected)
+        if answer
+    )
+
+
 def mean_over_ranks(totals: torch.Tensor, world_size: int, measures: Sequence[str]) -> dict[str, float]:
     """Turn weighted sums over this rank's micro-batches into means over the step's pairs.
 
@@ -176,24 +250,40 @@ def mean_over_ranks(totals: torch.Tensor, world_size: int, measures: Sequence[st
     return dict(zip(measures, means, strict=True))
 
 
-@torch.no_grad()
-def evaluate_pairs(engine: Any, objective: Objective, layout: Layout) -> dict[str, float] | None:
+def evaluate_pairs(
+    engine: Any, objective: Objective, layout: Layout, *, when: str = "after training"
+) -> dict[str, float] | None:
     """Return the means of the objective's measures over pairs that were not trained on; None if there are none.
 
-    Every rank must call it.
+    Every rank must call it. `when` says in an error when they were measured.
     """
     if not objective.pairs:
         return None
     engine.eval()
     everything = replace(layout, lengths=[pair.num_tokens for pair in objective.pairs])
+    index, name = list(range(len(objective.pairs))), f"the evaluation pairs {when}"
+    means, values = measured(engine, objective, index, everything, name=name)
+    return objective.metrics(means, values) | {"num_pairs": len(objective.pairs)}
+
+
+@torch.no_grad()
+def measured(
+    engine: Any, objective: StepObjective, pairs: list[int], layout: Layout, *, name: str
+) -> tuple[dict[str, float], StepValues]:
+    """Return the means of the objective's measures over pairs under the present weights, and what these pairs share.
+
+    Every rank must call it.
+
+    Raises:
+        NonFiniteLoss: One of the means is not finite.
+    """
     totals, finite = torch.zeros(len(objective.measures), device=engine.device), []
-    micro_batches = everything.micro_batches(list(range(len(objective.pairs))))
-    values = objective.step_values(engine, micro_batches, everything)
-    for number, slots in enumerate(micro_batches):
-        progress.report(number, len(micro_batches), "evaluation pairs")
+    micro_batches = layout.micro_batches(pairs)
+    values = objective.step_values(engine, micro_batches, layout)
+    for slots in micro_batches:
         result = objective.micro_batch(engine, slots, values)
         totals += result.sums
         finite.append(([slot.pair for slot in slots], result.finite))
     means = mean_over_ranks(totals, layout.world_size, objective.measures)
-    refuse_non_finite_loss(means, objective.pairs, finite, "the evaluation pairs after training")
-    return objective.metrics(means, values) | {"num_pairs": len(objective.pairs)}
+    refuse_non_finite_loss(means, objective.pairs, finite, name)
+    return means, values

@@ -11,7 +11,7 @@ import torch
 
 from components.artifacts import derive_seed
 from components.generation.engines import Sampler, opened
-from components.generation.responses import Response, respond
+from components.generation.responses import Response, respond, stop_strings
 from components.generation.sampler import Sampled
 from components.generation.sampling_params import SamplingParams
 from components.models.loading import give_memory_back, load_policy, pick_device, resolve_dtype
@@ -66,6 +66,7 @@ def answer(request: EvaluateRequest, prompts: Sequence[list[int]], seeds: Sequen
             longest=max(map(len, prompts)) + request.limits.max_response_tokens,
             pad_id=chat.pad_id,
             batch_size=request.batch_size,
+            reads_text=bool(request.stop),
         ) as policy:
             responses[digest] = _sample(request, policy, chat, prompts, own_seeds, done=done)
             model = policy.model
@@ -95,15 +96,21 @@ def _logps(
     *,
     temperature: float,
 ) -> torch.Tensor:
-    """Return the log-probability of each answer at the sampling temperature, float64; ranks share the answers."""
+    """Return the log-probability of each answer at the sampling temperature, float64; ranks share the answers.
+
+    An answer that a stop string ended before its first token has no tokens, so its log-probability is 0.
+    """
 
     def work(share: list[int]) -> list[float]:
-        own, own_answers = ([rows[place] for place in share] for rows in (prompts, answers))
-        scored = response_logps(
-            model, pad_id, own, own_answers, temperature=temperature, counted_as="held-out responses scored"
-        )
-        logps: list[float] = scored.tolist()
-        return logps
+        scored = [place for place in share if answers[place]]
+        own, own_answers = ([rows[place] for place in scored] for rows in (prompts, answers))
+        logps = dict.fromkeys(share, 0.0)
+        if scored:
+            values = response_logps(
+                model, pad_id, own, own_answers, temperature=temperature, counted_as="held-out responses scored"
+            )
+            logps |= dict(zip(scored, values.tolist(), strict=True))
+        return [logps[place] for place in share]
 
     lengths = [len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)]
     return torch.tensor(over_ranks(lengths, work), dtype=torch.float64)
@@ -125,6 +132,7 @@ def _sample(
         top_k=0,
         max_new_tokens=request.limits.max_response_tokens,
         stop_ids=chat.stop_ids,
+        stops=stop_strings(chat, request.stop),
     )
     finished, total = done
 

@@ -4,6 +4,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from components.data.messages import Messages
 from components.judges.protocol import Group, Judge, SampledTokens, Verdict
@@ -41,6 +42,7 @@ def compare(
     *,
     prompt_ids: Sequence[Sequence[int]] = (),
     tokens: Mapping[str, Sequence[SampledTokens]] | None = None,
+    columns: Sequence[Mapping[str, Any]] = (),
 ) -> HeldOutComparison:
     """Judge the challenger's response to each prompt against each opponent's.
 
@@ -53,6 +55,7 @@ def compare(
         texts: By model, its responses to the prompts: `challenger` and its opponents, `champion` or `start` or both.
         prompt_ids: Token ids of each prompt, for judges that read tokens; empty if the responses are from outside.
         tokens: By model, the tokens of its responses; None if they are from outside.
+        columns: The other columns of each prompt's row; empty if nothing reads them.
 
     Raises:
         JudgeUnavailable: More than `MAX_UNJUDGED_SHARE` of the comparisons have no verdict.
@@ -65,6 +68,7 @@ def compare(
             tuple((SAMPLE_IDS[name], texts[name][row]) for name in ("challenger", opponent)),
             prompt_ids=tuple(prompt_ids[row]) if tokens else (),
             tokens={SAMPLE_IDS[name]: tokens[name][row] for name in ("challenger", opponent)} if tokens else {},
+            columns=columns[row] if columns else {},
         )
         for opponent in opponents
         for row, (prompt_id, messages) in enumerate(prompts)

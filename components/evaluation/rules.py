@@ -26,7 +26,8 @@ def violation_shares(
         rules["banned_phrases"] = lambda response: any(phrase in response.text for phrase in constraints.banned_phrases)
     if constraints.max_tokens:
         rules["max_tokens"] = lambda response: (
-            len(response.token_ids) - (response.finish_reason == "stop") > constraints.max_tokens
+            len(response.token_ids) - (response.finish_reason == "stop" and not response.stopped_by_text)
+            > constraints.max_tokens
         )
     return {
         name: {model: sum(map(breaks, sampled)) / len(sampled) for model, sampled in responses.items()}

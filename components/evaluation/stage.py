@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from components.artifacts import derive_seed, read_json, read_table, write_json, write_table
+from components.data.columns import columns_of_table
 from components.data.funnel import counted, step, too_little
 from components.data.messages import Messages, parse_messages
 from components.evaluation.answers import Answers, answer
@@ -20,6 +21,8 @@ from components.judges.chat.ledger import write_usage
 from components.judges.health import measure_health
 from components.judges.protocol import JUDGING, Judge, JudgeContext, SampledTokens
 from components.judges.registry import load_pinned_judge
+from components.judges.thoughts import as_shown
+from components.judges.wording import as_text
 from components.models.tokens import load_chat
 from components.plots.stages import evaluation_plots
 from components.records import EvaluateRequest, Interval
@@ -36,6 +39,8 @@ class HeldOut(NamedTuple):
     """The held-out prompts of the evaluation, in the table's order."""
 
     prompts: list[tuple[str, Messages]]
+    columns: list[dict[str, Any]]
+    """The other columns of each prompt's row."""
     token_ids: list[list[int]]
     skipped: int
     """Number of prompts that are longer than `max_prompt_tokens` and therefore left out."""
@@ -63,6 +68,7 @@ def run(request: EvaluateRequest, out: Path) -> None:
     judge = load_pinned_judge(request.judge, context)
     comparison = _compare(request, held_out, answers, judge)
     write_usage(out, context.scratch)
+    health = measure_health(comparison.verdicts, as_shown(judge, comparison.groups), seed=request.seed)
     rewards = comparison.rewards
     lengths = {name: [len(response.token_ids) for response in answers.responses[name]] for name in MODELS}
     content = {
@@ -83,9 +89,7 @@ def run(request: EvaluateRequest, out: Path) -> None:
         | _principle_violations(request, comparison),
         **_implicit_reward(request),
         "invalid_share": comparison.invalid_share,
-        "judge_health": measure_health(comparison.verdicts, comparison.groups, seed=request.seed).model_dump(
-            mode="json"
-        ),
+        "judge_health": health.model_dump(mode="json"),
     }
     write_json(out / "evaluation.json", content)
     write_table(out / "samples.parquet", _samples(held_out, answers, comparison).head(request.evaluation.num_samples))
@@ -123,7 +127,10 @@ def _held_out(request: EvaluateRequest) -> HeldOut:
             len(prompts),
             limit,
         )
-    return HeldOut([prompts[row] for row in short], [encoded[row] for row in short], skipped)
+    columns = columns_of_table(table)
+    return HeldOut(
+        [prompts[row] for row in short], [columns[row] for row in short], [encoded[row] for row in short], skipped
+    )
 
 
 def _compare(request: EvaluateRequest, held_out: HeldOut, answers: Answers, judge: Judge) -> HeldOutComparison:
@@ -140,6 +147,7 @@ def _compare(request: EvaluateRequest, held_out: HeldOut, answers: Answers, judg
             name: [SampledTokens(tuple(each.token_ids), each.finish_reason, None) for each in of_model]
             for name, of_model in responses.items()
         },
+        columns=held_out.columns,
     )
     if not same:
         return comparison
@@ -227,12 +235,19 @@ def _samples(held_out: HeldOut, answers: Answers, comparison: HeldOutComparison)
     rewards = comparison.rewards or {}
     words = {
         "prompt_id": [prompt_id for prompt_id, _ in held_out.prompts],
-        "prompt": [messages[-1]["content"] for _, messages in held_out.prompts],
+        "prompt": [_asked(messages) for _, messages in held_out.prompts],
         **{name: [response.text for response in answers.responses[name]] for name in MODELS},
     }
     numbers = {f"reward_{name}": rewards.get(name, unscored) for name in MODELS}
     numbers |= {f"outcome_vs_{opponent}": comparison.outcomes[opponent] for opponent in ("champion", "start")}
     return pd.concat([pd.DataFrame(words, dtype="str"), pd.DataFrame(numbers, dtype="float64")], axis=1)
+
+
+def _asked(messages: Messages) -> str:
+    """Return what is asked last: the user's message, with the calls and results of tools that follow it."""
+    last = max((place for place, message in enumerate(messages) if message["role"] == "user"), default=0)
+    content: str = messages[-1]["content"]
+    return content if last == len(messages) - 1 else as_text(messages[last:])
 
 
 def _known(values: Sequence[float | None]) -> list[float]:

@@ -7,12 +7,13 @@ margin), or if their mean score reached a bar. The prompt then rests for some ro
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import pandas as pd
 
 from components.artifacts import read_table
+from components.data.draws import Traits, draw_by_weight, pools_by_tag, quotas
 from components.data.prompts import draw, place_in_pass
 from components.records import GenerateRequest
 
@@ -38,10 +39,35 @@ class EarlierDraw(NamedTuple):
     """Drawn prompts that the round showed to be solved."""
 
 
-def draw_round(pool: Iterable[str], request: GenerateRequest) -> Draw:
-    """Draw the prompts of a request, by `prompts.draw` or, if solved prompts rest, by `draw_unsolved`."""
+def draw_round(pool: Iterable[str], request: GenerateRequest, traits: Mapping[str, Traits] | None = None) -> Draw:
+    """Draw the prompts of a request: from all of them, or from those of each tag as many as its share says.
+
+    Args:
+        pool: Prompt ids; their order does not matter.
+        request: The round, and how it draws.
+        traits: Tag and weight of each prompt; None if neither matters.
+    """
+    names = sorted(set(pool))
+    shares = request.tag_shares
+    if traits is None or not shares:
+        return _draw_from(names, request, request.per_round, traits)
+    pools = pools_by_tag({name: traits[name].tag for name in names}, shares)
+    counts = quotas(min(request.per_round, len(names)), shares)
+    draws = [_draw_from(pools[tag], request, count, traits) for tag, count in counts.items() if count]
+    prompts = [name for drawn in draws for name in drawn.prompts]
+    return Draw(prompts, sum(drawn.left_out for drawn in draws), sum(drawn.filled_up for drawn in draws))
+
+
+def _draw_from(
+    pool: Sequence[str], request: GenerateRequest, per_round: int, traits: Mapping[str, Traits] | None
+) -> Draw:
+    """Draw from a pool, by `prompts.draw`, by weight or, if solved prompts rest, by `draw_unsolved`."""
+    if traits is not None and request.weight_column:
+        weights = {name: traits[name].weight for name in pool}
+        drawn = draw_by_weight(weights, round=request.round, per_round=per_round, seed=request.campaign_seed)
+        return Draw(drawn, 0, 0)
     if not request.solved_rounds:
-        return Draw(draw(pool, round=request.round, per_round=request.per_round, seed=request.campaign_seed), 0, 0)
+        return Draw(draw(pool, round=request.round, per_round=per_round, seed=request.campaign_seed), 0, 0)
     earlier = [
         read_earlier(judged.round, read_table(judged.outcomes), solved_score=request.solved_score)
         for judged in request.earlier
@@ -50,7 +76,7 @@ def draw_round(pool: Iterable[str], request: GenerateRequest) -> Draw:
         pool,
         earlier,
         round=request.round,
-        per_round=request.per_round,
+        per_round=per_round,
         seed=request.campaign_seed,
         solved_rounds=request.solved_rounds,
     )

@@ -49,7 +49,14 @@ class Sampler:
 
 @contextlib.contextmanager
 def opened(
-    policy: ModelRef, limits: PolicyConfig, *, engine: SamplingEngine, longest: int, pad_id: int, batch_size: int
+    policy: ModelRef,
+    limits: PolicyConfig,
+    *,
+    engine: SamplingEngine,
+    longest: int,
+    pad_id: int,
+    batch_size: int,
+    reads_text: bool = False,
 ) -> Iterator[Sampler]:
     """Load a policy in an engine, within the block.
 
@@ -60,6 +67,7 @@ def opened(
         longest: Tokens of the longest prompt and response together.
         pad_id: Token that fills the left of shorter prompts.
         batch_size: Prompts that our own loop decodes together; 0 takes as many as fit.
+        reads_text: Whether the engine must be able to end responses at stop strings.
 
     Raises:
         ValueError: The engine is not installed, or does not support the policy's adapter.
@@ -67,7 +75,8 @@ def opened(
     """
     dtype = resolve_dtype(limits.dtype)
     if engine == "vllm":
-        with vllm.loaded(policy, dtype=str(dtype).removeprefix("torch."), longest=longest) as session:
+        precision = str(dtype).removeprefix("torch.")
+        with vllm.loaded(policy, dtype=precision, longest=longest, reads_text=reads_text) as session:
             yield Sampler(session.sample, None)
         return
     model = load_policy(policy, dtype=dtype, device=pick_device(), quantization=limits.quantization)

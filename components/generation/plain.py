@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from components.generation.sampling_params import NOT_FINITE, Ending, SamplingParams, sample_tokens
+from components.generation.stop_strings import StopStrings
 from components.models.adapters import unwrapped
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def decode_plainly(
             max_new_tokens=law.max_new_tokens,
             pad_id=pad_id,
             stop_ids=law.stop_ids,
+            stops=law.stops,
         )
         for row, tokens in zip(rows, generated, strict=True):
             endings[row] = _ending(tokens, law)
@@ -77,9 +79,10 @@ def generate(
     max_new_tokens: int,
     pad_id: int,
     stop_ids: frozenset[int] = frozenset(),
+    stops: StopStrings | None = None,
 ) -> list[list[int]]:
     """Return the tokens that transformers' loop gives to prompts of one length, with `scores` behind the model."""
-    from transformers import GenerationConfig, LogitsProcessorList
+    from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
     _forget(model)
     ids = torch.tensor(prompts, device=model.device)
@@ -95,6 +98,7 @@ def generate(
             attention_mask=torch.ones_like(ids),
             generation_config=settings,
             logits_processor=LogitsProcessorList([scores]),
+            stopping_criteria=StoppingCriteriaList([] if stops is None else [_AtStopStrings(stops, ids.shape[1])]),
         )
     rows: list[list[int]] = generated[:, ids.shape[1] :].tolist()
     return rows
@@ -118,6 +122,17 @@ class _Drawn:
         if bool((picked < 0).any()):
             raise RuntimeError(NOT_FINITE)
         return _only(picked, scores)
+
+
+class _AtStopStrings:
+    """Tells transformers' loop which responses have come to a stop string."""
+
+    def __init__(self, stops: StopStrings, prompt_length: int) -> None:
+        self.stops, self.prompt_length = stops, prompt_length
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **rest: Any) -> torch.Tensor:
+        rows = input_ids[:, self.prompt_length :].tolist()
+        return torch.tensor([self.stops.ended(tokens) for tokens in rows], device=input_ids.device)
 
 
 class Forced:
@@ -162,7 +177,7 @@ def _without_own_generation_config(model: Any) -> Iterator[None]:
 
 
 def _ending(tokens: list[int], law: SamplingParams) -> Ending:
-    for place, token in enumerate(tokens):
-        if token in law.stop_ids:
-            return tokens[: place + 1], "stop"
+    for length in range(1, len(tokens) + 1):
+        if law.ended(tokens[:length]):
+            return tokens[:length], "stop"
     return tokens, "length"

@@ -36,7 +36,10 @@ log = logging.getLogger(__name__)
 
 
 class Sampled(NamedTuple):
-    """One response: its prompt and sample, its tokens (including the stop token), and why it ended."""
+    """One response: its prompt and sample, its tokens, and why it ended.
+
+    The tokens include the stop token, or those of a stop string.
+    """
 
     prompt_index: int
     sample_index: int
@@ -130,7 +133,7 @@ def _decode(
             if token < 0:
                 raise RuntimeError(NOT_FINITE)
             tokens[row].append(token)
-            stopped[row] = token in law.stop_ids
+            stopped[row] = law.ended(tokens[row])
         running = [not stopped[row] for row in live]
         if not any(running) or step + 1 == law.max_new_tokens:
             break

@@ -4,8 +4,10 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from components.generation.stop_strings import StopStrings
+
 Ending = tuple[list[int], Literal["stop", "length"]]
-"""Tokens of a response, including the stop token, and why it ended."""
+"""Tokens of a response, including the stop token or those of a stop string, and why it ended."""
 FIRST_LOOK, BLOCK = 256, 128
 """Tokens that top-p sorts at first, and tokens per block whose probabilities are summed before a token is searched."""
 NOT_FINITE = "the policy's logits are not finite: set policy.dtype to float32, or lower training.learning_rate"
@@ -14,8 +16,8 @@ NOT_FINITE = "the policy's logits are not finite: set policy.dtype to float32, o
 class SamplingParams(NamedTuple):
     """The law of the samples.
 
-    Tokens come from the model's distribution after temperature, then top-k, then top-p, until a stop token or the
-    limit.
+    Tokens come from the model's distribution after temperature, then top-k, then top-p, until a stop token, a stop
+    string or the limit.
     """
 
     temperature: float
@@ -28,6 +30,12 @@ class SamplingParams(NamedTuple):
     """Longest response in tokens, at least 1."""
     stop_ids: frozenset[int]
     """Tokens that end a response."""
+    stops: StopStrings | None = None
+    """Texts that end a response; None for none."""
+
+    def ended(self, token_ids: list[int]) -> bool:
+        """Whether a response ends with its last token."""
+        return token_ids[-1] in self.stop_ids or (self.stops is not None and self.stops.ended(token_ids))
 
 
 def sample_tokens(logits: torch.Tensor, uniforms: torch.Tensor, law: SamplingParams) -> torch.Tensor:

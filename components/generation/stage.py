@@ -10,12 +10,14 @@ from typing import Any
 import pandas as pd
 
 from components.artifacts import derive_seed, read_table, write_json, write_table
+from components.data.columns import COLUMNS, columns_of_table
+from components.data.draws import Traits, count_tags, traits_of
 from components.data.funnel import counted, step, too_little
 from components.data.messages import parse_messages
 from components.generation.curriculum import draw_round
 from components.generation.engines import opened
 from components.generation.paths import SamplingPath
-from components.generation.responses import Response, respond
+from components.generation.responses import Response, respond, stop_strings
 from components.generation.sampler import Sampled
 from components.generation.sampling_params import SamplingParams
 from components.models.tokens import ChatTokenizer, load_chat
@@ -49,8 +51,10 @@ def run(request: GenerateRequest, out: Path) -> None:
         RuntimeError: The policy's logits are not finite.
     """
     pick_own_device()
-    pool = read_table(request.prompts).set_index("prompt_id")["messages"]
-    drawn, left_out, filled_up = draw_round(pool.index, request)
+    table = read_table(request.prompts).set_index("prompt_id")
+    pool = table["messages"]
+    traits = _traits(table, request)
+    drawn, left_out, filled_up = draw_round(pool.index, request, traits)
     if left_out or filled_up:
         log.info("%d solved prompts are left out; %d are drawn for lack of others", left_out, filled_up)
     chat = load_chat(request.policy, request.limits)
@@ -84,6 +88,7 @@ def run(request: GenerateRequest, out: Path) -> None:
         "tokens": sum(len(response.token_ids) for response in everything),
         "unfinished": sum(response.unfinished for response in everything),
         "empty": sum(response.empty for response in everything),
+        "stopped_by_text": sum(response.stopped_by_text for response in everything),
         "sampling": path._asdict(),
         "diversity": measure_diversity(
             (response.answer_ids for response in everything),
@@ -91,10 +96,23 @@ def run(request: GenerateRequest, out: Path) -> None:
         ).model_dump(),
     }
     prompts = pd.DataFrame({"prompt_id": drawn, "messages": [pool[name] for name in drawn]}, dtype="str")
+    if traits is not None and request.tag_column:
+        prompts["tag"] = [traits[name].tag for name in drawn]
+        counts["tags"] = count_tags(prompts["tag"])
+    if COLUMNS in table:
+        prompts[COLUMNS] = table.loc[drawn, COLUMNS].to_numpy()
     prompts["token_ids"] = [encoded[name] for name in drawn]
     write_table(out / "prompts.parquet", prompts)
     write_table(out / "responses.parquet", _table(list(sampled), seeds, responses, _sampling(request)))
     write_json(out / "generate.json", counts)
+
+
+def _traits(table: pd.DataFrame, request: GenerateRequest) -> dict[str, Traits] | None:
+    """Return the tag and weight of each prompt in the pool; None if the draw needs neither."""
+    if not request.tag_column and not request.weight_column:
+        return None
+    columns = columns_of_table(table)
+    return {name: traits_of(own, request, name) for name, own in zip(table.index, columns, strict=True)}
 
 
 def _all_too_long(request: GenerateRequest, pool: int, drawn: int, shortest: int, resting: int) -> str:
@@ -135,6 +153,7 @@ def _respond(
         longest=max(map(len, prompts)) + most,
         pad_id=chat.pad_id,
         batch_size=generation.batch_size,
+        reads_text=bool(generation.stop),
     ) as policy:
         progress.report(0, total, "the policy is loaded")
         law = SamplingParams(
@@ -143,6 +162,7 @@ def _respond(
             top_k=generation.top_k,
             max_new_tokens=most,
             stop_ids=chat.stop_ids,
+            stops=stop_strings(chat, generation.stop),
         )
         return respond(policy.draw, chat, prompts, seeds=seeds, law=law, on_batch=report), policy.path
 
@@ -151,7 +171,8 @@ def _sampling(request: GenerateRequest) -> str:
     """Return the law of the round's responses, as JSON: which weights, and how their distribution is changed."""
     generation = request.generation
     law = {"temperature": generation.temperature, "top_p": generation.top_p, "top_k": generation.top_k}
-    return json.dumps({"policy": request.policy.digest, **law})
+    stop = {"stop": list(generation.stop)} if generation.stop else {}
+    return json.dumps({"policy": request.policy.digest, **law, **stop})
 
 
 def _table(

@@ -36,7 +36,9 @@ def decode_steadily(
         endings = decode(model, starts, uniforms[rows, done : done + part], law._replace(max_new_tokens=part), pad_id)
         for row, (more, reason) in zip(rows, endings, strict=True):
             tokens[row] = tokens[row] + more
-            reasons[row] = reason
+            # A stop string may begin in one part and end in the next.
+            spans = reason == "length" and done and law.stops is not None and law.stops.cut(tokens[row]) is not None
+            reasons[row] = "stop" if spans else reason
         running = [row for row in rows if reasons[row] == "length"]
         if running and done + part < law.max_new_tokens:
             todo.append((done + part, 1, running))

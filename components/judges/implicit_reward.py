@@ -139,7 +139,9 @@ def _read(
             f"the prompt has {len(prompt)} tokens, more than policy.max_prompt_tokens = {limits.max_prompt_tokens}",
         )
     if sampled is not None:
-        return Tokens(prompt, sampled.response[: limits.max_response_tokens])
+        # A stop string may end a response before its first token.
+        own = sampled.response[: limits.max_response_tokens]
+        return Tokens(prompt, own) if own else Opinion(None, "the response has no tokens")
     try:
         response = chat.response_ids(messages, text, max_tokens=limits.max_response_tokens)
     except NotRendered as error:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from components.config import PolicyConfig
 from components.data.messages import Messages, format_messages
@@ -50,6 +50,10 @@ class Group:
     """The prompt's tokens as the policy read them; empty if the responses were not sampled by the campaign."""
     tokens: Mapping[int, SampledTokens] = field(default_factory=dict)
     """Tokens of each response, by sample_id; empty if they were not sampled by the campaign."""
+    tag: str | None = None
+    """Kind of preference that the prompt asks for; None if it says none."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values of the other columns of the prompt's row, by name; empty if nothing reads them."""
 
 
 @dataclass(frozen=True)

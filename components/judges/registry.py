@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
+from components import artifacts
 from components.config import JudgeConfig, JurorConfig
 from components.data.messages import Messages
 from components.judges.protocol import Judge, JudgeContext
+from components.judges.thoughts import without_thoughts
 from components.records import JudgeRef
 
 AnyJudge = JudgeConfig | JurorConfig
@@ -53,7 +55,7 @@ def load_judge(config: AnyJudge, context: JudgeContext) -> Judge:
         ValueError: The rule or model does not exist or cannot be used.
     """
     judge: Judge = _module(KINDS[config.kind].module).load(config, context)
-    return judge
+    return without_thoughts(judge, config, context)
 
 
 def judge_digest(config: AnyJudge) -> str:
@@ -65,6 +67,8 @@ def judge_digest(config: AnyJudge) -> str:
         ValueError: As `load_judge`.
     """
     identity: str = _module(KINDS[config.kind].module).digest(config)
+    if config.hide_thoughts:
+        return artifacts.digest({"judge": identity, "without": list(config.thought_tags)})
     return identity
 
 

@@ -11,7 +11,7 @@ from jinja2 import StrictUndefined, Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from components.config.shipped import conf_path
-from components.data.messages import Messages, message_text
+from components.data.messages import Message, Messages, called_name, message_text
 from components.judges.chat.quoting import quote
 
 
@@ -47,7 +47,16 @@ def pair_data(messages: Messages, answers: tuple[str, str]) -> dict[str, str]:
 
 def as_text(messages: Messages) -> str:
     """Format a conversation as one text."""
-    return "\n\n".join(f"[{message['role']}]\n{message_text(message)}" for message in messages)
+    return "\n\n".join(f"[{_speaker(messages, message)}]\n{message_text(message)}" for message in messages)
+
+
+def _speaker(messages: Messages, message: Message) -> str:
+    """Return a message's role; the result of a tool also names the tool and the call, of which there may be several."""
+    role: str = message["role"]
+    if role != "tool":
+        return role
+    named = (called_name(messages, message), message.get("tool_call_id"))
+    return ": ".join([role, *([", ".join(known)] if (known := [text for text in named if text]) else [])])
 
 
 OURS = ("plain", "concise")

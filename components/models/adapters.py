@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -35,7 +35,13 @@ def describe_wanted(lora: LoraConfig, soft_prompt: SoftPromptConfig) -> str:
     """Return kind and shape of the adapter that a configuration asks for, in the format of `describe_saved`."""
     if soft_prompt.kind != "none":
         return f"{soft_prompt.kind} of {soft_prompt.num_tokens} tokens"
-    return f"{lora.kind} of rank {lora.rank}, alpha {lora.alpha}" if lora.rank else "none"
+    return _described(lora.kind, lora.rank, lora.alpha, lora.rank_stabilized) if lora.rank else "none"
+
+
+def describe_trained(lora: LoraConfig, soft_prompt: SoftPromptConfig) -> str:
+    """Return the same with the modules that are trained beside the adapter."""
+    names = lora.saved_modules
+    return describe_wanted(lora, soft_prompt) + (f", with {', '.join(names)} in full" if names else "")
 
 
 def describe_saved(adapter: Path) -> str:
@@ -44,17 +50,30 @@ def describe_saved(adapter: Path) -> str:
     kind = KINDS.get(saved["peft_type"], saved["peft_type"])
     if kind != "lora":
         return f"{kind} of {saved['num_virtual_tokens']} tokens"
-    return f"{'dora' if saved['use_dora'] else kind} of rank {saved['r']}, alpha {saved['lora_alpha']}"
+    kind = "dora" if saved["use_dora"] else kind
+    return _described(kind, saved["r"], saved["lora_alpha"], saved.get("use_rslora", False))
 
 
-def saved_modules(adapter: Path) -> set[str]:
-    """Return the modules of a model that a saved LoRA or DoRA adapts."""
+def _described(kind: str, rank: int, alpha: int, rank_stabilized: bool) -> str:
+    return f"{kind} of rank {rank}, alpha {alpha}" + (", rank-stabilized" if rank_stabilized else "")
+
+
+class Modules(NamedTuple):
+    """The modules of a model that a LoRA or DoRA trains."""
+
+    adapted: set[str]
+    whole: set[str]
+    """Those whose own weights are trained and saved beside the adapter."""
+
+
+def saved_modules(adapter: Path) -> Modules:
+    """Return the modules of a model that a saved LoRA or DoRA trains."""
     with safe_open(adapter / "adapter_model.safetensors", framework="pt") as tensors:
-        return _low_rank(tensors.keys())
+        return _modules(tensors.keys())
 
 
-def wanted_modules(base: str, revision: str, lora: LoraConfig) -> set[str]:
-    """Return the modules of a model that a fresh adapter would adapt, in the format of `saved_modules`.
+def wanted_modules(base: str, revision: str, lora: LoraConfig) -> Modules:
+    """Return the modules of a model that a fresh adapter would train.
 
     The model is built without weights: names such as `all-linear` say nothing without one.
     """
@@ -64,12 +83,16 @@ def wanted_modules(base: str, revision: str, lora: LoraConfig) -> set[str]:
     config = AutoConfig.from_pretrained(base, revision=revision, trust_remote_code=False)
     with torch.device("meta"), warnings.catch_warnings(action="ignore"):
         model = AutoModelForCausalLM.from_config(config)
-        adapted = get_peft_model(model, _settings(lora, SoftPromptConfig()), autocast_adapter_dtype=False)
-        return _low_rank(get_peft_model_state_dict(adapted))
+        adapted = get_peft_model(model, _settings(model, lora, SoftPromptConfig()), autocast_adapter_dtype=False)
+        return _modules(get_peft_model_state_dict(adapted, save_embedding_layers=False))
 
 
-def _low_rank(tensors: Iterable[str]) -> set[str]:
-    return {name.partition(".lora_")[0].removeprefix("base_model.model.") for name in tensors if ".lora_" in name}
+def _modules(tensors: Iterable[str]) -> Modules:
+    names = [name.removeprefix("base_model.model.") for name in tensors]
+    return Modules(
+        {name.partition(".lora_")[0] for name in names if ".lora_" in name},
+        {name.rpartition(".")[0] for name in names if ".lora_" not in name},
+    )
 
 
 def num_virtual_tokens(model: Any) -> int:
@@ -88,15 +111,16 @@ def with_fresh_adapter(model: "PreTrainedModel", lora: LoraConfig, soft_prompt: 
     from peft import get_peft_model
 
     with _without_advice_on_tied_weights():
-        adapted = get_peft_model(model, _settings(lora, soft_prompt), autocast_adapter_dtype=False)
+        adapted = get_peft_model(model, _settings(model, lora, soft_prompt), autocast_adapter_dtype=False)
     if soft_prompt.kind == "prefix":
         _begin_as_real_tokens(adapted, soft_prompt.num_tokens)
     return adapted.to(model.device)
 
 
-def _settings(lora: LoraConfig, soft_prompt: SoftPromptConfig) -> "PeftConfig":
+def _settings(model: "PreTrainedModel", lora: LoraConfig, soft_prompt: SoftPromptConfig) -> "PeftConfig":
     from peft import LoraConfig as PeftLoraConfig
     from peft import PrefixTuningConfig, PromptTuningConfig
+    from peft.utils.other import EMBEDDING_LAYER_NAMES
 
     if soft_prompt.kind == "prefix":
         return PrefixTuningConfig(num_virtual_tokens=soft_prompt.num_tokens, task_type="CAUSAL_LM")
@@ -104,13 +128,18 @@ def _settings(lora: LoraConfig, soft_prompt: SoftPromptConfig) -> "PeftConfig":
         return PromptTuningConfig(
             num_virtual_tokens=soft_prompt.num_tokens, prompt_tuning_init="SAMPLE_VOCAB", task_type="CAUSAL_LM"
         )
-    names = lora.target_modules
+    names, is_tied = lora.target_modules, getattr(model.config.get_text_config(), "tie_word_embeddings", False)
     return PeftLoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=0.0,
         use_dora=lora.kind == "dora",
+        use_rslora=lora.rank_stabilized,
         target_modules=names if names == "all-linear" else [name.strip() for name in names.split(",")],
+        modules_to_save=lora.saved_modules or None,
+        # A head and an embedding that are one tensor stay one.
+        ensure_weight_tying=is_tied
+        and any(name.rpartition(".")[2] in EMBEDDING_LAYER_NAMES for name in lora.saved_modules),
         task_type="CAUSAL_LM",
     )
 
@@ -171,7 +200,7 @@ def _refuse_partial(adapted: Any, adapter: Path) -> None:
 
 @contextmanager
 def _without_advice_on_tied_weights() -> Iterator[None]:
-    """Silence peft's advice about adapters on tied weights; `merging` does what it asks for."""
+    """Silence peft's advice about tied weights; `merging` and `_settings` do what it asks for."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Model (has|with) `tie_word_embeddings=True`")
         yield
@@ -188,6 +217,7 @@ def save_adapter(model: Any, state: dict[str, torch.Tensor], directory: Path) ->
     """Write an adapter in peft's format, from weights that were gathered from all ranks."""
     settings = model.peft_config["default"]
     if not settings.is_prompt_learning:
+        state = _with_tied_names(model, state)
         model.save_pretrained(directory, state_dict=state, safe_serialization=True, save_embedding_layers=False)
         return
     # peft would read the virtual tokens from the model, but under ZeRO-3 this rank's model holds only a share of them.
@@ -199,6 +229,23 @@ def save_adapter(model: Any, state: dict[str, torch.Tensor], directory: Path) ->
     for_reading = copy.copy(settings)
     for_reading.inference_mode = True
     for_reading.save_pretrained(str(directory))
+
+
+def _with_tied_names(model: Any, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the weights with those that are tied under each of their names, as peft looks them up."""
+    names: dict[int, list[str]] = {}
+    for name, weight in model.state_dict(keep_vars=True).items():
+        names.setdefault(id(weight), []).append(name)
+    return {other: state[same[0]] for same in names.values() if same[0] in state for other in same}
+
+
+def output_head(model: Any) -> Any:
+    """Return the head of a model, or of a model in an engine; if it is trained beside an adapter, the copy in use."""
+    head = unwrapped(model).get_output_embeddings()
+    copies = getattr(head, "modules_to_save", None)
+    if copies is None:
+        return head
+    return head.original_module if head.disable_adapters else copies["default"]
 
 
 def unwrapped(model: Any) -> Any:

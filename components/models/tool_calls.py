@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
-from components.data.messages import Message, Messages, without_tools
+from components.data.messages import Message, Messages, called_name, without_tools
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -61,11 +61,19 @@ def render(
 
 
 def _forms(messages: Messages) -> Iterator[Messages]:
-    yield messages
-    yield [_without_content(message) for message in messages]
-    as_text = [_with_text_arguments(message) for message in messages]
-    yield as_text
-    yield [_without_content(message) for message in as_text]
+    named = [_with_name(messages, message) for message in messages]
+    for form in (messages,) if named == messages else (messages, named):
+        yield form
+        yield [_without_content(message) for message in form]
+        as_text = [_with_text_arguments(message) for message in form]
+        yield as_text
+        yield [_without_content(message) for message in as_text]
+
+
+def _with_name(messages: Messages, message: Message) -> Message:
+    """Return a tool's result with the name of the tool, which some templates need, if only the call's id says it."""
+    name = called_name(messages, message) if message["role"] == "tool" else None
+    return {**message, "name": name} if name else message
 
 
 def _without_content(message: Message) -> Message:
@@ -83,16 +91,19 @@ def _with_text_arguments(message: Message) -> Message:
 
 def _left_out(write: Any, messages: Messages, tools: Any, text: str) -> str | None:
     """Return what the text does not depend on: `tools`, a tool call or a result; None if it depends on all of them."""
-    without = {"the tools": (messages, None)} if tools else {}
+    without: list[tuple[str, Messages, Any]] = [("the tools", messages, None)] if tools else []
     for place, message in enumerate(messages):
-        if "tool_calls" in message:
-            name = message["tool_calls"][0]["function"]["name"]
-            changed: Message = {key: value for key, value in message.items() if key != "tool_calls"}
-            without[f"the call of {name}"] = ([*messages[:place], changed, *messages[place + 1 :]], tools)
-        elif message["role"] == "tool" and message["content"].strip():
+        others = (messages[:place], messages[place + 1 :])
+        calls = message.get("tool_calls", [])
+        for number, call in enumerate(calls):
+            changed: Message = {**message, "tool_calls": [*calls[:number], *calls[number + 1 :]]}
+            if len(calls) == 1:
+                del changed["tool_calls"]
+            without.append((f"the call of {call['function']['name']}", [*others[0], changed, *others[1]], tools))
+        if message["role"] == "tool" and message["content"].strip():
             changed = {**message, "content": ""}
-            without["the result of a tool"] = ([*messages[:place], changed, *messages[place + 1 :]], tools)
-    for name, (conversation, definitions) in without.items():
+            without.append(("the result of a tool", [*others[0], changed, *others[1]], tools))
+    for name, conversation, definitions in without:
         try:
             if write(conversation, tools=definitions) == text:
                 return name

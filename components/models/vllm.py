@@ -47,7 +47,7 @@ def adapter_settings(adapter: Path) -> dict[str, object]:
 
 def takes(settings: Mapping[str, object]) -> bool:
     """Return whether vLLM supports an adapter with these settings."""
-    return not settings.get("use_dora") and _rank(settings) <= RANKS[-1]
+    return not settings.get("use_dora") and not settings.get("modules_to_save") and _rank(settings) <= RANKS[-1]
 
 
 def largest_rank(settings: Mapping[str, object], remedy: str) -> int:
@@ -58,6 +58,8 @@ def largest_rank(settings: Mapping[str, object], remedy: str) -> int:
     """
     if settings.get("use_dora"):
         raise ValueError(f"vLLM does not support DoRA adapters: {remedy}")
+    if settings.get("modules_to_save"):
+        raise ValueError(f"vLLM does not support weights that are trained beside an adapter: {remedy}")
     if not takes(settings):
         raise ValueError(f"vLLM supports adapters up to rank {RANKS[-1]}, not {_rank(settings)}: {remedy}")
     return next(allowed for allowed in RANKS if allowed >= _rank(settings))

@@ -28,6 +28,8 @@ class Training:
     round: int
     metrics: Sequence[dict[str, Any]]
     held_out: dict[str, Any] | None
+    published_step: int | None = None
+    """Step whose weights were published and evaluated; None takes the last one."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,44 @@ class Curve:
 def panels(palette: Palette) -> dict[str, tuple[Curve, ...]]:
     """Return the curves of each panel, by the panel's title."""
     return {
-        "Loss": (Curve("loss", "loss", palette.challenger),),
-        "Reward margin": (Curve("rewards/margins", "chosen minus rejected", palette.challenger),),
-        "Reward accuracy": (Curve("rewards/accuracies", "share of pairs ranked right", palette.challenger),),
+        "Loss": (
+            Curve("loss", "loss", palette.challenger),
+            Curve("eval/loss", "held-out pairs, during training", palette.champion),
+        ),
+        "Reward margin": (
+            Curve("rewards/margins", "chosen minus rejected", palette.challenger),
+            Curve("eval/rewards/margins", "held-out pairs, during training", palette.champion),
+        ),
+        "Reward accuracy": (
+            Curve("rewards/accuracies", "share of pairs ranked right", palette.challenger),
+            Curve("eval/rewards/accuracies", "held-out pairs, during training", palette.champion),
+        ),
         "Log-probabilities": (
             Curve("logps/chosen", "chosen", palette.chosen),
             Curve("logps/rejected", "rejected", palette.rejected),
         ),
     }
+
+
+def token_panels(palette: Palette) -> dict[str, tuple[Curve, ...]]:
+    """Return the same for what is measured of response tokens. Trainings of earlier versions did not measure it."""
+    return {
+        "Entropy": (Curve("entropy", "nats per response token", palette.challenger),),
+        "Log-ratio to the reference": (Curve("log_ratios/per_token", "nats per response token", palette.challenger),),
+        "Log-probabilities per token": (
+            Curve("logps/chosen_per_token", "chosen", palette.chosen),
+            Curve("logps/rejected_per_token", "rejected", palette.rejected),
+        ),
+        "Response length in training": (
+            Curve("lengths/chosen", "chosen", palette.chosen),
+            Curve("lengths/rejected", "rejected", palette.rejected),
+        ),
+    }
+
+
+def is_measured(training: Training, curve: Curve) -> bool:
+    """Return whether a training has a metric at any of its steps."""
+    return any(curve.key in entry for entry in training.metrics)
 
 
 def draw_curves(axes: Axes, trainings: Sequence[Training], curves: Sequence[Curve], palette: Palette) -> None:
@@ -62,19 +94,25 @@ def draw_curves(axes: Axes, trainings: Sequence[Training], curves: Sequence[Curv
         palette: Colours of the marks between the rounds.
     """
     offset, borders = 0, []
+    measuring = {
+        curve.key: [training.round for training in trainings if is_measured(training, curve)] for curve in curves
+    }
     for index, training in enumerate(trainings):
         steps = np.array([entry["step"] for entry in training.metrics]) + offset
         last = index == len(trainings) - 1
         for curve in curves:
             # A step of single responses may have no desirable one, and then lacks the metrics of those.
+            # Most trainings are not evaluated in between, and those of earlier versions measured less.
+            if not is_measured(training, curve):
+                continue
             measured = [curve.key in entry for entry in training.metrics]
             values = np.array([entry[curve.key] for entry in training.metrics if curve.key in entry], dtype=float)
-            _draw_curve(axes, steps[measured], values, curve, curve.label if last else None)
+            label = curve.label if training.round == measuring[curve.key][-1] else None
+            _draw_curve(axes, steps[measured], values, curve, label)
             if training.held_out is not None and curve.key in training.held_out:
                 label = "held-out pairs" if last else None
-                axes.plot(
-                    steps[-1:], [training.held_out[curve.key]], "D", color=palette.ink, ms=4.5, label=label, zorder=4
-                )
+                at = int(steps[-1]) if training.published_step is None else offset + training.published_step
+                axes.plot([at], [training.held_out[curve.key]], "D", color=palette.ink, ms=4.5, label=label, zorder=4)
         if index:
             borders.append(offset + 0.5)
         if len(trainings) > 1:

@@ -66,7 +66,7 @@ def training_plot(directory: Path, metrics: list[dict[str, Any]]) -> Path:
         for axes, (title, curves) in zip(grid, panels(PAPER).items(), strict=True):
             draw_curves(axes, [Training(round=0, metrics=metrics, held_out=None)], curves, PAPER)
             axes.set_title(title)
-            if len(curves) > 1:
+            if len(axes.get_legend_handles_labels()[1]) > 1:
                 axes.legend()
         return to_png(figure, directory / "training.png")
 

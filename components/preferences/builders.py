@@ -46,7 +46,7 @@ def all_pairs(offered: Candidates) -> list[Pair]:
 def top_k(offered: Candidates, k: int) -> list[Pair]:
     """Pair each of the `k` best answers with the worst of the others that it is preferred to."""
     ranked = sorted(offered.prompt.answers, key=_rank)
-    best = ranked[: min(k, len(ranked) - 1)]
+    best = [answer for answer in ranked if not answer.never_chosen][: min(k, len(ranked) - 1)]
     rest = {answer.sample_id for answer in ranked[len(best) :]}
     picked = []
     for answer in best:

@@ -9,7 +9,7 @@ pairs of a prompt never contradict each other. If the judge's own comparison of 
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal, NamedTuple
 
@@ -17,9 +17,9 @@ from components.config import PreferencesConfig
 from components.judges.protocol import SCORE_NOISE, Group, Key, Verdict, conclusions, scores
 from components.preferences.labels import TIED, label
 
-Reason = Literal["ties", "below_margin", "no_verdict", "not_compared"]
+Reason = Literal["ties", "below_margin", "no_verdict", "not_compared", "chosen_cut"]
 """Why a prompt gives no pair: no two different scores, none far enough apart, fewer than two scores, or no two answers
-that the judge compared although the label needs that comparison."""
+that the judge compared although the label needs that comparison, or the limit cut every answer that would be chosen."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class JudgedAnswer:
     """The responses with this text, the first sampled first."""
     text: str
     score: float
+    never_chosen: bool = False
+    """Whether the length limit cut it, and `preferences.cut_responses` lets such an answer be rejected only."""
 
     @property
     def sample_id(self) -> int:
@@ -94,7 +96,7 @@ def candidates(prompt: JudgedPrompt, preferences: PreferencesConfig) -> Candidat
     decided, tied = (tuple(pair for pair in pairs if pair.tied == is_tied) for is_tied in (False, True))
     if decided or tied:
         return Candidates(prompt, decided, tied)
-    reasons: tuple[Reason, ...] = ("below_margin", "not_compared")
+    reasons: tuple[Reason, ...] = ("chosen_cut", "below_margin", "not_compared")
     return next((reason for reason in reasons if reason in results), "ties")
 
 
@@ -108,10 +110,16 @@ def _pair_or_reason(
     if math.isclose(better.score, worse.score, rel_tol=SCORE_NOISE, abs_tol=SCORE_NOISE) or (
         verdict_p is not None and verdict_p <= TIED
     ):
-        return Pair(better, worse, TIED, tied=True) if preferences.ties == "half" else "ties"
+        if preferences.ties == "drop":
+            return "ties"
+        # Neither side is better, so the whole one is chosen.
+        first, second = sorted((better, worse), key=lambda answer: answer.never_chosen)
+        return "chosen_cut" if first.never_chosen else Pair(first, second, TIED, tied=True)
     margin = better.score - worse.score
     if margin <= preferences.min_margin:
         return "below_margin"
+    if better.never_chosen:
+        return "chosen_cut"
     return Pair(better, worse, label(margin, verdict_p, preferences))
 
 
@@ -126,18 +134,32 @@ WinProbs = Mapping[tuple[int, int], float]
 """Mean probability that the first sample is better than the second, in both orders."""
 
 
-def judged_prompts(groups: Sequence[Group], verdicts: Sequence[Verdict]) -> list[JudgedPrompt]:
+def judged_prompts(
+    groups: Sequence[Group], verdicts: Sequence[Verdict], preferences: PreferencesConfig
+) -> list[JudgedPrompt]:
     """Return one judged prompt per group, in order."""
     scored, win_probs = scores(verdicts), _win_probs(verdicts)
-    return [_judged(group, scored, win_probs.get(group.prompt_id, {})) for group in groups]
+    return [_judged(group, scored, win_probs.get(group.prompt_id, {}), preferences) for group in groups]
 
 
-def _judged(group: Group, scored: Mapping[Key, float], win_probs: WinProbs) -> JudgedPrompt:
+def never_chosen(group: Group, sample_id: int, preferences: PreferencesConfig) -> bool:
+    """Whether a response must not be chosen, because the length limit cut it."""
+    tokens = group.tokens.get(sample_id)
+    return preferences.cut_responses == "rejected" and tokens is not None and tokens.finish_reason == "length"
+
+
+def _judged(
+    group: Group, scored: Mapping[Key, float], win_probs: WinProbs, preferences: PreferencesConfig
+) -> JudgedPrompt:
     responses_of_text: defaultdict[str, list[tuple[int, str, float]]] = defaultdict(list)
     for sample_id, text in group.responses:
         if (group.prompt_id, sample_id) in scored:
             responses_of_text[text.strip()].append((sample_id, text, scored[group.prompt_id, sample_id]))
-    answers = tuple(_answer(responses) for responses in responses_of_text.values())
+    merged = [_answer(responses) for responses in responses_of_text.values()]
+    # A pair carries the tokens of the first response with its text.
+    answers = tuple(
+        replace(answer, never_chosen=never_chosen(group, answer.sample_id, preferences)) for answer in merged
+    )
     comparisons = {}
     for one, other in combinations(answers, 2):
         probs = [

@@ -11,7 +11,7 @@ from components.preferences.labels import TIED
 
 COUNTS = "collect.json"
 PAIRED, NOT_REVISED = "paired", "not_revised"
-OUTCOMES = (PAIRED, "ties", "below_margin", "no_verdict", "not_compared", NOT_REVISED)
+OUTCOMES = (PAIRED, "ties", "below_margin", "no_verdict", "not_compared", NOT_REVISED, "chosen_cut")
 """How a prompt may end: with pairs, without any for one of the reasons in `candidates`, or with a useless revision."""
 
 

@@ -57,7 +57,7 @@ def build_pairs(
     """
     _check_compared(verdicts, judge, preferences)
     builder = BUILDERS[preferences.pairs]
-    rescored = [builder.rescored(prompt) for prompt in judged_prompts(groups, verdicts)]
+    rescored = [builder.rescored(prompt) for prompt in judged_prompts(groups, verdicts, preferences)]
     offers = [candidates(prompt, preferences) for prompt in rescored]
     pairs = iter(builder.choose([offered for offered in offers if isinstance(offered, Candidates)], preferences, seed))
     cited = verdict_ids(verdicts)
@@ -94,7 +94,7 @@ def _row(
         pair.rejected.text,
         p=pair.p,
         margin=pair.margin,
-        tag=preferences.tag,
+        tag=group.tag or preferences.tag,
         judge=judge,
         verdict_ids=list(evidence),
     )
@@ -132,7 +132,7 @@ def build_singles(
             threshold as the margin.
         seed: Seed of the stage; unused, since nothing is drawn here.
     """
-    prompts, cited = judged_prompts(groups, verdicts), verdict_ids(verdicts)
+    prompts, cited = judged_prompts(groups, verdicts, preferences), verdict_ids(verdicts)
     scores = [answer.score for prompt in prompts for answer in prompt.answers for _ in answer.sample_ids]
     rows, outcomes = [], {}
     threshold = THRESHOLDS[preferences.threshold](scores, preferences.threshold_value) if scores else math.nan
@@ -147,7 +147,7 @@ def build_singles(
                 None if desirable else answer.text,
                 p=soft_label(distance, preferences),
                 margin=distance,
-                tag=preferences.tag,
+                tag=group.tag or preferences.tag,
                 judge=judge,
                 verdict_ids=[name for sample_id in answer.sample_ids for name in cited[group.prompt_id, sample_id]],
             )
@@ -164,12 +164,14 @@ def build_singles(
 def _end(answer: JudgedAnswer, threshold: float, preferences: PreferencesConfig) -> str:
     if math.isclose(answer.score, threshold, rel_tol=SCORE_NOISE, abs_tol=SCORE_NOISE):
         return "ties"
-    return PAIRED if abs(answer.score - threshold) > preferences.min_margin else "below_margin"
+    if abs(answer.score - threshold) <= preferences.min_margin:
+        return "below_margin"
+    return "chosen_cut" if answer.never_chosen and answer.score > threshold else PAIRED
 
 
 def _outcome(prompt: JudgedPrompt, ends: Sequence[str]) -> str:
     """Return how a prompt ended: with rows, or the reason if it has none."""
-    return next((end for end in (PAIRED, "below_margin", "ties") if end in ends), "no_verdict")
+    return next((end for end in (PAIRED, "chosen_cut", "below_margin", "ties") if end in ends), "no_verdict")
 
 
 def build_from_verdicts(

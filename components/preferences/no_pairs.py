@@ -22,6 +22,7 @@ REMEDIES = {
     "no_verdict": "see verdicts.parquet",
     "not_compared": "use a judge that compares, or other soft_labels",
     "not_revised": "see collect.json",
+    "chosen_cut": "raise policy.max_response_tokens, or set preferences.cut_responses to any",
 }
 
 
@@ -45,6 +46,7 @@ def judged_step(groups: Sequence[Group], built: BuiltPairs, preferences: Prefere
         "no_verdict": "fewer than two responses have a valid verdict",
         "not_compared": "the judge did not compare the responses",
         "not_revised": f"no response was revised: {_listed(built.revisions or {})}",
+        "chosen_cut": "the length limit cut the better responses",
     }
     if single:
         causes |= {"ties": "the scores are the threshold", "no_verdict": "no response has a valid verdict"}
@@ -74,7 +76,7 @@ def costly_step(pairs: int, counts: Mapping[str, Any], *, rest: str, preferences
     """
     tied = counts["ties"] if preferences.ties == "drop" else 0
     undecided = LeftOut(
-        count=counts["dropped"] - tied,
+        count=counts["dropped"] - tied - counts["chosen_cut"],
         cause=f"the costly judge decided nothing (active.rest = {rest}, active.budget = {counts['budget']})",
         remedy="set `active: {rest: keep}`, or raise active.budget",
     )
@@ -83,7 +85,12 @@ def costly_step(pairs: int, counts: Mapping[str, Any], *, rest: str, preferences
         cause="the costly judge finds the answers tied (preferences.ties = drop)",
         remedy=REMEDIES["ties"],
     )
-    return step(pairs, "pairs", [undecided, ties])
+    cut = LeftOut(
+        count=counts["chosen_cut"],
+        cause="the length limit cut the answer that the costly judge prefers (preferences.cut_responses = rejected)",
+        remedy=REMEDIES["chosen_cut"],
+    )
+    return step(pairs, "pairs", [undecided, ties, cut])
 
 
 def _step(

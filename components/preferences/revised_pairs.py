@@ -53,10 +53,16 @@ def revised_pairs(
         if group.prompt_id in worst
     }
     revisions = dict(zip(drafts, reviser.revise(list(drafts.values())), strict=True))
-    cited = verdict_ids(verdicts)
-    row = partial(pair_row, p=1.0, margin=None, tag=preferences.tag, judge=judge)
+    cited, tags = verdict_ids(verdicts), {group.prompt_id: group.tag or preferences.tag for group in groups}
+    row = partial(pair_row, p=1.0, margin=None, judge=judge)
     rows = [
-        row(drafts[name].messages, revision.text, drafts[name].text, verdict_ids=cited[name, worst[name]])
+        row(
+            drafts[name].messages,
+            revision.text,
+            drafts[name].text,
+            tag=tags[name],
+            verdict_ids=cited[name, worst[name]],
+        )
         for name, revision in revisions.items()
         if revision.outcome == "revised"
     ]

@@ -1,10 +1,12 @@
 """Pairs of the preference data set that seeds round 1. Knows no judge."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from components.config import PreferencesConfig
+from components.data.messages import with_system
 from components.data.preference_file import SeedPair, load_seed_pairs
 from components.preferences.counts import PAIRED
 from components.preferences.labels import TIED, soft_label
@@ -24,12 +26,13 @@ class Seeded(NamedTuple):
     """Largest margin that `preferences.min_margin` left out; None if it left out none."""
 
 
-def seeded_pairs(preferences: PreferencesConfig, *, pinned_digest: str | None) -> Seeded:
+def seeded_pairs(preferences: PreferencesConfig, *, pinned_digest: str | None, system_prompt: str) -> Seeded:
     """Read the configured data set; every row of it ends with one outcome.
 
     Args:
         preferences: Data set, margin and labels.
         pinned_digest: Digest that the data set must have.
+        system_prompt: `policy.system_prompt`, which prompts get that have no system message.
 
     Raises:
         ValueError: The data set cannot be read, differs from the pinned one, or lacks a column that the soft labels
@@ -48,7 +51,8 @@ def seeded_pairs(preferences: PreferencesConfig, *, pinned_digest: str | None) -
             seeds.split_earlier[0],
         )
     outcomes = [_outcome(pair, preferences) for pair in seeds.pairs]
-    rows = [_row(pair, preferences) for pair, outcome in zip(seeds.pairs, outcomes, strict=True) if outcome == PAIRED]
+    led = [replace(pair, messages=with_system(pair.messages, system_prompt)) for pair in seeds.pairs]
+    rows = [_row(pair, preferences) for pair, outcome in zip(led, outcomes, strict=True) if outcome == PAIRED]
     below = [
         pair.margin
         for pair, outcome in zip(seeds.pairs, outcomes, strict=True)

@@ -13,6 +13,7 @@ from components.judges.health_limits import check_limits
 from components.judges.protocol import JUDGING, Group, Judge, JudgeContext
 from components.judges.registry import load_pinned_judge
 from components.judges.revision import Reviser
+from components.judges.thoughts import as_shown
 from components.preferences.active.refine import CostlyJudge, costly_judge, refine
 from components.preferences.counts import COUNTS, judged_counts, pair_counts, seeded_counts
 from components.preferences.judged_pairs import BuiltPairs, build_from_verdicts
@@ -40,7 +41,8 @@ def run(request: CollectRequest, out: Path) -> None:
         ValueError: The judge or the data set is unusable, or changed since the campaign pinned it.
     """
     if request.responses is None or request.prompts is None:
-        take_seeds(request.preferences, pinned_digest=request.seed_pairs_digest, out=out)
+        system_prompt = request.limits.system_prompt
+        take_seeds(request.preferences, pinned_digest=request.seed_pairs_digest, system_prompt=system_prompt, out=out)
         return
     groups = read_groups(read_table(request.prompts), read_table(request.responses))
     context = JudgeContext(
@@ -82,7 +84,7 @@ def collect(
     built = build(groups, verdicts, judge=judge.name, preferences=preferences, seed=seed)
     write_pairs(out, built.rows, groups)
     write_outcomes(out, built.rows, built.outcomes, verdicts)
-    health = measure_health(verdicts, groups, seed=seed)
+    health = measure_health(verdicts, as_shown(judge, groups), seed=seed)
     steps = [judged_step(groups, built, preferences)]
     measured = {"judge_health": health.model_dump(mode="json"), "revisions": built.revisions}
     counts = judged_counts(groups, verdicts, built.outcomes.values(), built.rows) | measured
@@ -102,9 +104,9 @@ def collect(
             raise DataRejected(too_little("no pair is left after the costly judge", steps, otherwise=NO_RESPONSES))
 
 
-def take_seeds(preferences: PreferencesConfig, *, pinned_digest: str | None, out: Path) -> None:
+def take_seeds(preferences: PreferencesConfig, *, pinned_digest: str | None, system_prompt: str, out: Path) -> None:
     """Write the pairs of the data set that seeds a round, and no verdicts."""
-    built = seeded_pairs(preferences, pinned_digest=pinned_digest)
+    built = seeded_pairs(preferences, pinned_digest=pinned_digest, system_prompt=system_prompt)
     write_verdicts(out, [])
     write_pairs(out, built.rows, groups=())
     steps = [seeded_step(built.outcomes, built.largest_margin, preferences)]

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from components.artifacts import digest, read_table, write_bytes, write_table
+from components.data.columns import columns_of_table
 from components.data.messages import Messages, format_messages, parse_messages, without_tools
 from components.data.prompts import prompt_id
 from components.judges.protocol import Group, SampledTokens, Verdict, conclusions, scores
@@ -215,7 +216,8 @@ def read_groups(prompts: pd.DataFrame, responses: pd.DataFrame) -> list[Group]:
     """Return one group per prompt in the table's order, also for a prompt without responses.
 
     Args:
-        prompts: Columns prompt_id and messages, and the token ids of what the policy read.
+        prompts: Columns prompt_id and messages, the token ids of what the policy read, and the rows' other columns
+            if something reads them.
         responses: Columns prompt_id, sample_id and text, in any order, and what the policy sampled. The columns of
             tokens are missing from files of versions before 0.2.
     """
@@ -235,8 +237,10 @@ def read_groups(prompts: pd.DataFrame, responses: pd.DataFrame) -> list[Group]:
             tuple(sorted(texts.pop(row["prompt_id"], []))),
             prompt_ids=tuple(int(token) for token in row["token_ids"]) if has_tokens else (),
             tokens=tokens[row["prompt_id"]],
+            tag=row["tag"] if isinstance(row.get("tag"), str) else None,
+            columns=columns,
         )
-        for row in prompts.to_dict("records")
+        for row, columns in zip(prompts.to_dict("records"), columns_of_table(prompts), strict=True)
     ]
     assert not texts, f"responses to prompts that were not drawn: {sorted(texts)[:3]}"
     return groups

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from components.campaign.files import CampaignFiles, RoundFiles
-from components.plots.curves import LN2, MAX_ROUNDS, Training, draw_curves, panels
+from components.plots.curves import LN2, MAX_ROUNDS, Training, draw_curves, is_measured, panels, token_panels
 from components.plots.figures import THEMED, add_legend, new_chart, set_tooltip, styled, to_svg
 from components.plots.stages import bin_edges
 from components.records import Interval, RoundRecord
@@ -64,7 +64,11 @@ def training_charts(campaign: CampaignFiles) -> list[Chart]:
     left_out = f" The latest {MAX_ROUNDS} rounds." if len(trained) > MAX_ROUNDS else ""
     trainings = [
         Training(
-            round=round_.round, metrics=round_.metrics, held_out=round_.trained["eval"] if round_.trained else None
+            round=round_.round,
+            metrics=round_.metrics,
+            held_out=round_.trained["eval"] if round_.trained else None,
+            # Rounds of earlier versions published their last step.
+            published_step=round_.trained.get("published_step") if round_.trained else None,
         )
         for round_ in trained[-MAX_ROUNDS:]
     ]
@@ -73,9 +77,16 @@ def training_charts(campaign: CampaignFiles) -> list[Chart]:
         "Reward margin": "β-scaled log-ratio of chosen minus rejected; the diamond is on held-out pairs.",
         "Reward accuracy": "Share of pairs whose chosen response has the larger reward; diamond: held-out pairs.",
         "Log-probabilities": "Of whole responses. Both may fall; the rejected should fall faster.",
+        "Entropy": "Of the policy, where the pairs' tokens stand. Near 0 it answers in one way only.",
+        "Log-ratio to the reference": "On the pairs' tokens, so not an estimate of the KL, which the evaluation "
+        "measures on fresh responses.",
+        "Log-probabilities per token": "Means over tokens, so that they do not depend on lengths.",
+        "Response length in training": "Tokens of the pairs' responses: chosen ones that are longer teach length.",
     }
     charts = []
-    for title, curves in panels(THEMED).items():
+    for title, curves in (panels(THEMED) | token_panels(THEMED)).items():
+        if not any(is_measured(training, curve) for training in trainings for curve in curves):
+            continue
         with styled(THEMED, title):
             figure, axes = new_chart()
             draw_curves(axes, trainings, curves, THEMED)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from components.campaign.files import CampaignFiles, RoundFiles, read_campaign
 from components.records import Interval
@@ -124,7 +125,7 @@ def _measures(campaign: CampaignFiles, files: RoundFiles) -> dict[str, str]:
         measures["responses sampled by"] = escape_markdown(way)
     if files.trained is not None:
         measures["pairs trained on"] = count(files.trained["num_pairs"])
-        measures["optimizer steps"] = count(files.trained["num_steps"])
+        measures["optimizer steps"] = _steps(files.trained)
         path = scoring_path(files.trained)
         if path is not None:
             measures["rows of the training"] = escape_markdown(path)
@@ -134,6 +135,16 @@ def _measures(campaign: CampaignFiles, files: RoundFiles) -> dict[str, str]:
     for stage, manifest in files.manifests.items():
         measures[stage_name(stage)] = f"{duration(manifest.seconds)}, {memory(manifest.peak_memory_bytes)}"
     return measures
+
+
+def _steps(trained: dict[str, Any]) -> str:
+    """Return the steps that were made; rounds of earlier versions made all and published the last one."""
+    made = count(trained["num_steps"])
+    if trained.get("published_step") not in (None, trained["num_steps"]):
+        made += f"; those behind step {count(trained['published_step'])} are published, as `keep: best` asks"
+    if trained.get("stopped_early"):
+        made += f"; of {count(trained['planned_steps'])}, stopped early: {escape_markdown(trained['stopped_early'])}"
+    return made
 
 
 def _diversity(files: RoundFiles) -> dict[str, str]:

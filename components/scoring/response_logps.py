@@ -77,6 +77,8 @@ class TokenScores(NamedTuple):
     """log pi(any of the end tokens | the tokens before it); None without end tokens."""
     log_collisions: torch.Tensor | None
     """log sum over the vocabulary of pi squared; None unless requested."""
+    entropies: torch.Tensor | None = None
+    """Entropy of pi over the vocabulary, without a gradient; None unless requested."""
 
 
 def token_scores(
@@ -85,6 +87,7 @@ def token_scores(
     *,
     end_ids: Sequence[int] = (),
     collisions: bool = False,
+    entropies: bool = False,
     temperature: float = 1.0,
 ) -> TokenScores:
     """Score each response token, in a packed row if that is exact for the model, else padded; log-softmax in fp32.
@@ -95,16 +98,21 @@ def token_scores(
         end_ids: Tokens that end an answer: the log-probability of any of them is also returned at every response
             position.
         collisions: Whether to return the collision probabilities, which need the padded forward.
+        entropies: Whether to return the entropies.
         temperature: Divides the logits; other values than 1 without gradients only.
     """
     if collisions or batch.longest > _longest_packed(model):
-        return _padded_scores(model, batch, end_ids=end_ids, collisions=collisions, temperature=temperature)
+        return _padded_scores(
+            model, batch, end_ids=end_ids, collisions=collisions, entropies=entropies, temperature=temperature
+        )
     tokens = batch.targets.flatten().index_select(0, batch.places)
     columns = torch.stack([tokens, *(torch.full_like(tokens, end_id) for end_id in end_ids)], dim=1)
     layout = Packed(batch.prompts, batch.responses, batch.device, unwrapped(model).dtype)
-    logps = packed_logps(model, layout, columns, temperature=temperature)
+    of_tokens = torch.empty(len(tokens), device=batch.device) if entropies else None
+    logps = packed_logps(model, layout, columns, temperature=temperature, entropies=of_tokens)
     end_logps = batch.spread(logps[:, 1:].logsumexp(dim=1)) if end_ids else None
-    return TokenScores(batch.spread(logps[:, 0]), end_logps, None)
+    spread = None if of_tokens is None else batch.spread(of_tokens)
+    return TokenScores(batch.spread(logps[:, 0]), end_logps, None, spread)
 
 
 class ScoringPath(NamedTuple):
@@ -150,7 +158,13 @@ def _longest_packed(model: Any) -> int:
 
 
 def _padded_scores(
-    model: torch.nn.Module, batch: Batch, *, end_ids: Sequence[int], collisions: bool, temperature: float
+    model: torch.nn.Module,
+    batch: Batch,
+    *,
+    end_ids: Sequence[int],
+    collisions: bool,
+    entropies: bool,
+    temperature: float,
 ) -> TokenScores:
     padding = padding_of(model, partial(_logps_padded, model))
     logits = at_temperature(_padded_logits(model, batch, padding).float(), temperature)
@@ -159,7 +173,23 @@ def _padded_scores(
     end_logits = logits[:, :, list(end_ids)].logsumexp(dim=2) if end_ids else None
     end_logps = None if end_logits is None else (end_logits - total).masked_fill(outside, 0.0)
     log_collisions = ((2 * logits).logsumexp(dim=2) - 2 * total).masked_fill(outside, 0.0) if collisions else None
-    return TokenScores((chosen - total).masked_fill(outside, 0.0), end_logps, log_collisions)
+    of_tokens = _entropies(logits, total).masked_fill(outside, 0.0) if entropies else None
+    return TokenScores((chosen - total).masked_fill(outside, 0.0), end_logps, log_collisions, of_tokens)
+
+
+@torch.no_grad()
+def _entropies(logits: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+    """Return the entropy at each position, (batch, width), row by row: all at once would be as large as all logits.
+
+    Args:
+        logits: (batch, width, vocabulary).
+        total: Their logsumexp, (batch, width).
+    """
+    rows = [
+        torch.special.entr((row - of_row.unsqueeze(1)).exp()).sum(dim=1)
+        for row, of_row in zip(logits, total, strict=True)
+    ]
+    return torch.stack(rows)
 
 
 def _padded_logps(

@@ -1,6 +1,7 @@
 """Choose a server, vLLM or transformers' own, and build the command that starts it. Starts nothing itself."""
 
 import importlib.util
+import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -56,6 +57,7 @@ def _transformers_command(serving: Serving) -> tuple[list[str], dict[str, str]]:
     """
     _lay_out(serving)
     options = ["--host", HOST, "--port", str(serving.port), "--dtype", serving.dtype]
+    options += _arguments(serving, "--chat-template-kwargs")
     command = [sys.executable, "-m", "transformers.cli.transformers", "serve", serving.model_id, *options]
     return command, {"HF_HUB_CACHE": str(layout(serving))}
 
@@ -101,11 +103,17 @@ def _vllm_command(serving: Serving) -> tuple[list[str], dict[str, str]]:
     """Return the command and its environment; an adapter has the campaign's name, its base that name with `-start`."""
     model, executable = serving.model, str(vllm.executable())
     options = ["--host", HOST, "--port", str(serving.port), "--dtype", serving.dtype]
+    options += _arguments(serving, "--default-chat-template-kwargs")
     if model.adapter is None:
         return [executable, "serve", model.base, "--served-model-name", serving.model_id, *options], {}
     rank = vllm.largest_rank(vllm.adapter_settings(model.adapter), "choose --engine transformers")
     adapter = ["--enable-lora", "--max-lora-rank", str(rank), "--lora-modules", f"{serving.model_id}={model.adapter}"]
     return [executable, "serve", model.base, "--served-model-name", f"{serving.model_id}-start", *adapter, *options], {}
+
+
+def _arguments(serving: Serving, option: str) -> list[str]:
+    """Return the option by which a server takes arguments of the chat template, if there are any."""
+    return [option, json.dumps(serving.template_arguments)] if serving.template_arguments else []
 
 
 COMMANDS: dict[Engine, Callable[[Serving], tuple[list[str], dict[str, str]]]] = {

@@ -5,13 +5,15 @@ Starts nothing, loads no model.
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from components.artifacts import read_json
 from components.campaign.models import model_of_round
 from components.campaign.state import campaign_directory, known_state
-from components.data.messages import Messages, parse_messages, without_tools
+from components.data.messages import Message, Messages, parse_messages, without_tools
 from components.models.directory import check_model_directory
 from components.records import ModelRef
 from components.runtime.ports import is_free
@@ -31,6 +33,8 @@ class Serving:
     dtype: str
     """Precision, from the campaign's config."""
     port: int
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the chat template that the server gives it with every request; tools come with a request."""
 
     @property
     def address(self) -> str:
@@ -64,8 +68,10 @@ def plan_serving(campaign: str, *, round: int | None, port: int) -> Serving:
     model = _model_on_disk(directory, number)
     if not is_free(port):
         raise ValueError(f"port {port} is already in use: choose another with --port")
-    dtype = read_json(directory / "config.json")["policy"]["dtype"]
-    return Serving(directory, model, model_id(campaign), dtype, port)
+    policy = read_json(directory / "config.json")["policy"]
+    # Campaigns of versions before 0.2 have no arguments.
+    arguments = {name: value for name, value in policy.get("chat_template_arguments", {}).items() if name != "tools"}
+    return Serving(directory, model, model_id(campaign), policy["dtype"], port, arguments)
 
 
 def _model_on_disk(directory: Path, round: int) -> ModelRef:
@@ -94,13 +100,28 @@ def model_id(campaign: str) -> str:
 
 
 def example_request(serving: Serving) -> dict[str, object]:
-    """Return a chat request with the campaign's shortest held-out prompt and its limit of response tokens."""
+    """Return a chat request with the campaign's shortest held-out prompt, as the policy read it, and its limits."""
     config = read_json(serving.directory / "config.json")
+    policy, stop = config["policy"], config["generation"].get("stop")
+    messages, own_tools = without_tools(_shortest_prompt(serving.directory))
+    tools = own_tools or policy.get("chat_template_arguments", {}).get("tools")
     return {
         "model": serving.model_id,
-        "messages": _shortest_prompt(serving.directory),
-        "max_tokens": config["policy"]["max_response_tokens"],
+        "messages": [_as_sent(message) for message in messages],
+        **({"tools": tools} if tools else {}),
+        "max_tokens": policy["max_response_tokens"],
+        **({"stop": stop} if stop else {}),
     }
+
+
+def _as_sent(message: Message) -> Message:
+    """Return a message as endpoints take it: with the arguments of tool calls as JSON text."""
+    if "tool_calls" not in message:
+        return message
+    functions = [call["function"] for call in message["tool_calls"]]
+    texts = [{**function, "arguments": json.dumps(function["arguments"])} for function in functions]
+    calls = [{**call, "function": text} for call, text in zip(message["tool_calls"], texts, strict=True)]
+    return {**message, "tool_calls": calls}
 
 
 def _shortest_prompt(directory: Path) -> Messages:
@@ -108,7 +129,7 @@ def _shortest_prompt(directory: Path) -> Messages:
 
     table = pq.read_table(directory / "round-000" / "start" / "held_out_prompts.parquet", columns=["messages"])
     shortest = min(table.column("messages").to_pylist(), key=lambda text: (len(text), text))
-    return without_tools(parse_messages(shortest))[0]
+    return parse_messages(shortest)
 
 
 def curl_line(serving: Serving) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from components.artifacts import derive_seed
 from components.data.prompts import Prompt
 from components.generation.engines import Draw, opened
-from components.generation.responses import respond
+from components.generation.responses import respond, stop_strings
 from components.generation.sampler import Sampled, sample
 from components.generation.sampling_params import SamplingParams
 from components.models.tokens import ChatTokenizer
@@ -55,6 +55,7 @@ def measure(
         top_k=0,
         max_new_tokens=limits.max_response_tokens,
         stop_ids=chat.stop_ids,
+        stops=stop_strings(chat, probe.stop),
     )
     done = 0
 
@@ -108,5 +109,6 @@ def _draw(
         longest=longest,
         pad_id=chat.pad_id,
         batch_size=probe.batch_size,
+        reads_text=bool(probe.stop),
     ) as sampler:
         yield sampler.draw

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from components.config import BUILTIN, CampaignConfig, LoraConfig, PreferencesConfig, SoftPromptConfig
+from components.data.draws import check_draw
 from components.data.preference_file import load_seed_pairs
 from components.data.prompts import split_prompts
 from components.judges.registry import check_judge
@@ -30,7 +31,8 @@ def check_inputs(config: CampaignConfig) -> Inputs:
     model = Path(config.policy.model).expanduser()
     if config.policy.model != BUILTIN and (model.is_dir() or config.policy.model.startswith((".", "/", "~"))):
         check_trainable(model, config.lora, config.soft_prompt)
-    prompts = split_prompts(config.prompts)
+    prompts = split_prompts(config.prompts, config.policy.system_prompt, carries_columns=config.reads_columns)
+    check_draw(prompts.train, config.prompts)
     check_judge(config.judge, [prompt.messages for prompt in prompts.train])
     check_judge(config.evaluation_judge, [prompt.messages for prompt in prompts.held_out])
     if config.active.budget:

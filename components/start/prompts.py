@@ -1,13 +1,16 @@
 """Checks of every prompt as the model reads it, before anything is sampled."""
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jinja2 import TemplateError
 
-from components.data.messages import Messages
+from components.config import JudgeConfig, PolicyConfig
+from components.data.messages import Messages, with_system
 from components.data.prompts import Prompt
+from components.judges.thoughts import tags_of_template
 from components.models.tokens import PROBE, ChatTokenizer, NotRendered
 from components.runtime import progress
 
@@ -59,6 +62,7 @@ def check_prompts(chat: ChatTokenizer, prompts: Sequence[Prompt], limits: Limits
             f"the chat template of {limits.model} refuses {len(refused)} of {len(prompts)} {kind} prompts "
             f"({cause[:200]}): {_places([prompt for prompt, _ in refused])}: change them, or the model's chat template"
         )
+    _refuse_dropped_system(chat, prompts, limits.model, kind)
     long = sum(length > limits.max_prompt_tokens for length in lengths)
     if long == len(prompts):
         raise ValueError(
@@ -100,6 +104,42 @@ def check_template(chat: ChatTokenizer, messages: Messages, model: str) -> None:
         )
 
 
+def check_system_prompt(chat: ChatTokenizer, policy: PolicyConfig) -> None:
+    """Refuse a system prompt that the chat template refuses or leaves out.
+
+    Raises:
+        ValueError: One line with the remedy.
+    """
+    if not policy.system_prompt:
+        return
+    ask = [{"role": "user", "content": PROBE}]
+    try:
+        cause = "" if _reads_system(chat, with_system(ask, policy.system_prompt)) else "leaves it out"
+    except TemplateError as error:
+        cause = f"refuses it ({' '.join(str(error).split())[:200]})"
+    if cause:
+        raise ValueError(
+            f"policy.system_prompt is set, but the chat template of {policy.model} {cause}: write its text in front of "
+            "the prompts' first user messages and leave policy.system_prompt out, or use a model with a system role"
+        )
+
+
+def check_thoughts(chat: ChatTokenizer, judge: JudgeConfig, model: str) -> None:
+    """Refuse tags of thoughts that are not those of the model, so that nothing would be hidden.
+
+    Raises:
+        ValueError: One line with the tags that its chat template shows.
+    """
+    template = str(chat.tokenizer.get_chat_template())
+    tags = tags_of_template(template)
+    for settings in (judge, *judge.jurors):
+        if settings.hide_thoughts and tags is not None and settings.thought_tags[0] not in template + tags[0]:
+            raise ValueError(
+                f"hide_thoughts hides what stands between {list(settings.thought_tags)}, but the chat template of "
+                f"{model} has other thoughts: set `thought_tags: {json.dumps(tags)}` for the judge"
+            )
+
+
 def unrenderable(chat: ChatTokenizer, messages: Messages) -> str | None:
     """Return why an answer from outside cannot be trained on in this chat template; None if it can."""
     try:
@@ -107,6 +147,24 @@ def unrenderable(chat: ChatTokenizer, messages: Messages) -> str | None:
     except (NotRendered, TemplateError) as error:
         return " ".join(str(error).split())
     return None
+
+
+def _refuse_dropped_system(chat: ChatTokenizer, prompts: Sequence[Prompt], model: str, kind: str) -> None:
+    led = [prompt for prompt in prompts if any(message["role"] == "system" for message in prompt.messages)]
+    if led and not _reads_system(chat, led[0].messages):
+        raise ValueError(
+            f"the chat template of {model} leaves out the system messages that {len(led)} of {len(prompts)} {kind} "
+            f"prompts have: {_places(led)}: write them into the first user messages, or change the template"
+        )
+
+
+def _reads_system(chat: ChatTokenizer, messages: Messages) -> bool:
+    """Whether the prompt that is rendered depends on the text of its system message."""
+    others = [
+        {**message, "content": f"{message['content']} {PROBE}"} if message["role"] == "system" else message
+        for message in messages
+    ]
+    return chat.render(messages, add_generation_prompt=True) != chat.render(others, add_generation_prompt=True)
 
 
 def _refuse_unknown_tokens(chat: ChatTokenizer, prompt: Prompt, ids: Sequence[int], limits: Limits) -> None:

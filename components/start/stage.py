@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,8 @@ import pandas as pd
 from components.artifacts import write_json, write_table
 from components.builtin.starter import starter_model
 from components.config import BUILTIN, JudgeConfig, PolicyConfig
-from components.data.messages import format_messages
+from components.data.columns import COLUMNS, format_columns
+from components.data.messages import format_messages, without_system
 from components.data.prompts import Prompt, PromptSplit, content_key, split_prompts
 from components.generation.sampler import sample
 from components.generation.sampling_params import SamplingParams
@@ -25,7 +26,14 @@ from components.models.tokens import ChatTokenizer, load_chat
 from components.records import JudgeRef, ModelRef, StartRequest
 from components.start.measure import measure
 from components.start.preflight import check_trainable
-from components.start.prompts import Limits, check_prompts, check_template, unrenderable
+from components.start.prompts import (
+    Limits,
+    check_prompts,
+    check_system_prompt,
+    check_template,
+    check_thoughts,
+    unrenderable,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,7 +47,7 @@ def run(request: StartRequest, out: Path) -> None:
     Raises:
         ValueError: The model or the prompts cannot be used; one line with the remedy.
     """
-    split = split_prompts(request.prompts)
+    split = split_prompts(request.prompts, request.policy.system_prompt, carries_columns=request.carries_columns)
     if split.digest != request.prompts_digest:
         raise ValueError("the prompts changed while the campaign was starting: start it again")
     if request.policy.model == BUILTIN:
@@ -55,10 +63,12 @@ def run(request: StartRequest, out: Path) -> None:
         update={"template_date": request.policy.template_date or date.today().isoformat()}
     )
     here = model.model_copy(update={"base": str(out / model.base)})
-    chat, loaded = _checked(here, policy, split)
+    chat, loaded = _checked(here, policy, split, (request.judge, request.evaluation_judge, request.active_judge))
     write_table(out / "train_prompts.parquet", _table(split.train))
     # An evaluation takes the first prompts of the table, so their order must say nothing about them.
-    held_out = tuple(sorted(split.held_out, key=lambda prompt: content_key(prompt.messages)))
+    # A system prompt leaves the order as it is, so that the same prompts are compared with and without it.
+    own = request.policy.system_prompt
+    held_out = tuple(sorted(split.held_out, key=lambda prompt: content_key(without_system(prompt.messages, own))))
     measured = None
     if request.probe is not None:
         with _naming(policy.model):
@@ -85,7 +95,7 @@ def run(request: StartRequest, out: Path) -> None:
 
 
 def _checked(
-    model: ModelRef, policy: PolicyConfig, split: PromptSplit
+    model: ModelRef, policy: PolicyConfig, split: PromptSplit, judges: Sequence[JudgeConfig]
 ) -> tuple[ChatTokenizer, "PreTrainedModel | None"]:
     """Load the start model as every later stage will, read every prompt with it, and sample one token.
 
@@ -99,6 +109,9 @@ def _checked(
         )
         shortest = min(split.train, key=_length)
     check_template(chat, shortest.messages, policy.model)
+    check_system_prompt(chat, policy)
+    for judge in judges:
+        check_thoughts(chat, judge, policy.model)
     limits = Limits(policy.model, loaded.get_input_embeddings().num_embeddings, policy.max_prompt_tokens)
     check_prompts(chat, split.train, limits, kind="training")
     check_prompts(chat, split.held_out, limits, kind="held-out")
@@ -131,4 +144,7 @@ def _pinned(config: JudgeConfig) -> JudgeRef:
 
 def _table(prompts: tuple[Prompt, ...]) -> pd.DataFrame:
     rows = [(prompt.prompt_id, format_messages(prompt.messages)) for prompt in prompts]
-    return pd.DataFrame(rows, columns=["prompt_id", "messages"])
+    table = pd.DataFrame(rows, columns=["prompt_id", "messages"])
+    if any(prompt.columns for prompt in prompts):
+        table[COLUMNS] = [format_columns(prompt.columns) for prompt in prompts]
+    return table

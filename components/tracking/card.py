@@ -206,6 +206,13 @@ def _adapter(facts: RoundFacts) -> str:
 
 
 def _loading(facts: RoundFacts, model_id: str) -> str:
+    """Return the code that loads the model, and what a request must hold besides the user's messages."""
+    system_prompt = facts.config["policy"].get("system_prompt")  # rounds of earlier versions have none
+    led = "" if not system_prompt else "\n\nIt was trained with this system message, so send it with every request:\n\n"
+    return _code(facts, model_id) + led + "\n".join(f"> {line}" for line in (system_prompt or "").splitlines())
+
+
+def _code(facts: RoundFacts, model_id: str) -> str:
     kind = _adapter(facts)
     adapter = (
         ""

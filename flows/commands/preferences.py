@@ -57,7 +57,8 @@ def collect(
         from components.preferences.standalone.steps import judge_and_pair
         from flows.terminal.preferences import print_collected
 
-        groups = read_responses(responses, split=split)
+        system_prompt, carries = settings.policy.system_prompt, settings.reads_columns
+        groups = read_responses(responses, split=split, system_prompt=system_prompt, carries_columns=carries)
         with _shown(out):
             judge_and_pair(groups, settings, _models(campaign), out.absolute())
         print_collected(console, out)
@@ -121,7 +122,7 @@ def calibrate(
         from components.preferences.standalone.steps import calibrate as measure
         from flows.terminal.preferences import print_calibration
 
-        known = load_seed_pairs(pairs, split=split)
+        known = load_seed_pairs(pairs, split=split, carries_columns="python" in settings.judge.kinds)
         with _shown(out):
             measure(known, settings, _models(campaign), out.absolute())
         print_calibration(console, out)

@@ -15,6 +15,7 @@ ENDED = {
     "no_verdict": "without two verdicts",
     "not_compared": "not compared",
     "not_revised": "not revised",
+    "chosen_cut": "whose better responses were cut",
 }
 HEALTH = {
     "position_consistency": "says the same in both orders",
@@ -27,7 +28,7 @@ HEALTH = {
 def print_collected(console: Console, out: Path) -> None:
     """Print the counts of a collection, and the path of its pairs."""
     counts = read_json(out / "collect.json")
-    ended = ", ".join(f"{counts[key]} {name}" for key, name in ENDED.items() if counts[key])
+    ended = ", ".join(f"{counts[key]} {name}" for key, name in ENDED.items() if counts.get(key))
     _line(console, "prompts", f"{counts['prompts']}: {ended}")
     _line(
         console,

@@ -123,11 +123,16 @@ def _sampling_notes(generated: dict[str, Any]) -> list[str]:
 
 
 def _training_notes(trained: dict[str, Any]) -> list[str]:
-    """Return what a user must know of a finished training; earlier versions have no diagnosis and no scoring."""
-    scoring, diagnosis = trained.get("scoring"), trained.get("diagnosis") or []
-    if scoring is None or scoring["packed"]:
-        return list(diagnosis)
-    return [f"in padded rows, which takes more time and memory than packed ones: {scoring['reason']}", *diagnosis]
+    """Return what a user must know of a finished training; earlier versions have only some of it."""
+    scoring, made, published = (trained.get(name) for name in ("scoring", "num_steps", "published_step"))
+    notes = []
+    if scoring is not None and not scoring["packed"]:
+        notes.append(f"in padded rows, which takes more time and memory than packed ones: {scoring['reason']}")
+    if trained.get("stopped_early"):
+        notes.append(f"stopped early, after {made} of {trained['planned_steps']} steps: {trained['stopped_early']}")
+    if published not in (None, made):
+        notes.append(f"published are the weights behind step {published} of {made}, the best evaluation")
+    return [*notes, *(trained.get("diagnosis") or [])]
 
 
 def print_rounds(console: Console, state: dict[str, Any], *, last: int | None = SHOWN_ROUNDS) -> None:

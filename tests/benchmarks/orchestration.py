@@ -42,7 +42,7 @@ def settings(campaign: str, model: Path, rounds: int) -> Any:
             "generation": {"batch_size": 48},
             "validation": {"max_quarantine_share": 0.95, "min_pairs": 1},
             "training": {"learning_rate": 3e-4, "epochs": 2, "pairs_per_step": 2, "micro_batch_pairs": 2},
-            "gate": {"max_unfinished_share": 1.0},
+            "gate": {"max_unfinished_increase": 1.0},
         }
     )
 

@@ -62,7 +62,10 @@ def test_transcript_of_several_turns_is_read_up_to_the_open_answer() -> None:
         ("[{'role': 'user', 'content': 'x'}]", "row: the text holds chat messages in Python's form"),
         ('[{"role": "human", "content": "x"}]', "row: message 1 has role 'human': use one of"),
         ([{"from": "observation", "value": "x"}], "row: message 1 has role 'observation': use one of"),
-        ([{"role": "user", "content": [{"type": "image"}]}], "row: message 1 is not of the form"),
+        (
+            [{"role": "user", "content": [{"type": "image"}]}],
+            "row: message 1 has a part of type 'image', but only text",
+        ),
         ([{"role": "user", "content": None}], "row: message 1 is not of the form"),
         ("\n\nHuman: Hi\n\nAssistant: Yes?", "row: the prompt ends with a message of the assistant"),
         ([USER, CALLING], "row: the prompt ends with a message of the assistant"),
@@ -178,3 +181,11 @@ def test_message_text_shows_calls_and_tools_and_is_the_content_without_them() ->
     assert message_text(USER) == "Weather in Oslo?"
     assert message_text(CALLING) == f"[tool calls]\n{json.dumps([CALL])}"
     assert message_text({**USER, "tools": TOOLS}) == f"Weather in Oslo?\n\n[available tools]\n{json.dumps(TOOLS)}"
+
+
+def test_content_in_parts_of_text_is_their_text(tmp_path: Path) -> None:
+    parts = [{"type": "text", "text": "Weather "}, {"type": "text", "text": "in Oslo?"}]
+    (messages,) = load(tmp_path, {"prompt": [{**USER, "content": parts}, CALLING, {**RESULT, "content": parts[:1]}]})
+    assert [message["content"] for message in messages] == ["Weather in Oslo?", "", "Weather "]
+    with pytest.raises(ValueError, match="line 1: message 1 has a part of type 'image_url', but only text can be read"):
+        load(tmp_path, {"prompt": [{**USER, "content": [{"type": "image_url", "image_url": "x"}]}]})

@@ -166,3 +166,33 @@ def test_draw_depends_on_the_seed_and_not_on_the_order_of_the_pool() -> None:
 def test_draw_of_a_second_pass_has_another_order() -> None:
     names = [f"p{number}" for number in range(50)]
     assert draw(names, round=1, per_round=50, seed=1) != draw(names, round=2, per_round=50, seed=1)
+
+
+SYSTEM = {"role": "system", "content": "Be kind."}
+
+
+def test_system_prompt_leads_prompts_that_have_none_and_changes_neither_split_nor_duplicates(tmp_path: Path) -> None:
+    own = {"role": "system", "content": "Be brief."}
+    values = ["a", "b", [SYSTEM, {"role": "user", "content": "c"}], "c", [own, {"role": "user", "content": "a"}], "d"]
+    config = PromptsConfig(train=write_prompts(tmp_path / "train.jsonl", values), held_out="", num_held_out=2)
+    bare, led = split_prompts(config), split_prompts(config, "Be kind.")
+    assert bare.dropped_duplicates == 0, "with and without a system message are two prompts"
+    assert led.dropped_duplicates == 1, "they become one, and must not be on both sides of the split"
+    for prompt in (*led.train, *led.held_out):
+        assert prompt.prompt_id == make_prompt(prompt.messages).prompt_id
+        assert [message["role"] for message in prompt.messages] == ["system", "user"]
+    said = {prompt.messages[0]["content"] for prompt in (*led.train, *led.held_out)}
+    assert said == {"Be kind.", "Be brief."}
+    plain = PromptsConfig(train=write_prompts(tmp_path / "plain.jsonl", list("abcdef")), held_out="", num_held_out=2)
+    assert texts(split_prompts(plain).held_out) == texts(split_prompts(plain, "Be kind.").held_out)
+    assert split_prompts(plain).digest != split_prompts(plain, "Be kind.").digest
+
+
+def test_system_prompt_stands_before_a_prompts_tools(tmp_path: Path) -> None:
+    tool = {"type": "function", "function": {"name": "find"}}
+    row = {"prompt": "a", "tools": [tool]}
+    (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n" + json.dumps({"prompt": "b"}) + "\n")
+    config = PromptsConfig(train=str(tmp_path / "train.jsonl"), held_out="", num_held_out=1)
+    split = split_prompts(config, "Be kind.")
+    (prompt,) = (prompt for prompt in (*split.train, *split.held_out) if prompt.messages[1]["content"] == "a")
+    assert prompt.messages == [{**SYSTEM, "tools": [tool]}, {"role": "user", "content": "a"}]

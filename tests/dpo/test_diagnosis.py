@@ -17,7 +17,7 @@ from components.config import CampaignConfig, TrainingConfig, load_config
 from components.config.shipped import conf_path
 from components.dpo import stage
 from components.dpo.diagnosis import FEWEST_STEPS, Setting, diagnose, reference_moved, unable_to_learn
-from components.dpo.engine import learning_rates
+from components.dpo.schedules import learning_rates
 from components.records import TrainRequest
 
 Make = Callable[..., TrainRequest]

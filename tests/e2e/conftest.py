@@ -236,7 +236,7 @@ def configs(site: Site, starter_directory: Path) -> dict[str, str]:
         "generation": {"samples_per_prompt": 4, "batch_size": 48},
         "validation": {"max_quarantine_share": 0.95, "min_pairs": 1},
         "training": {"learning_rate": 3e-4, "epochs": 4, "pairs_per_step": 8, "micro_batch_pairs": 8},
-        "gate": {"max_unfinished_share": 1.0},
+        "gate": {"max_unfinished_increase": 1.0},
     }
     slow = quick | {
         "campaign": "slow",

@@ -147,3 +147,19 @@ def test_ranks_share_sampling_and_scoring(make_request: Make, tmp_path: Path) ->
     assert other.pop("kl_to_start") == pytest.approx(one.pop("kl_to_start"), rel=1e-5)
     assert other == one
     pd.testing.assert_frame_equal(read_table(two / "samples.parquet"), read_table(alone / "samples.parquet"))
+
+
+def test_answers_end_at_stop_strings_and_one_without_tokens_has_no_divergence(make_request: Make) -> None:
+    request = make_request("terse", "near")
+    first = texts(answered(request), "challenger")
+    place = next(place for place, text in enumerate(first) if text)
+    # What an answer begins with ends it before its first token.
+    stop = (first[place].split()[0],)
+    answers = answered(request.model_copy(update={"stop": stop}))
+    assert not any(stop[0] in text for name in answers.responses for text in texts(answers, name))
+    assert (answers.responses["challenger"][place].token_ids, answers.log_ratios[place]) == ([], 0.0)
+    for response, ratio in zip(answers.responses["challenger"], answers.log_ratios, strict=True):
+        ends = response.finish_reason == "stop" and not response.stopped_by_text
+        expected = (len(response.token_ids) - ends) * math.log(0.4 / 0.9) + ends * math.log(0.6 / 0.1)
+        assert ratio == pytest.approx(expected, abs=1e-4)
+    assert not any(response.unfinished for response in answers.responses["challenger"] if response.stopped_by_text)

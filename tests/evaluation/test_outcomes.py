@@ -151,3 +151,17 @@ def test_principle_violations_are_shares_of_each_models_responses() -> None:
     found = principle_violations(verdicts, models=["start", "champion", "challenger"])
     assert found == {"principle: kind": {"start": None, "champion": 0.0, "challenger": 0.5}}
     assert principle_violations(Pairwise(longer).judge(both), models=["champion"]) == {}
+
+
+def test_compare_shows_the_judge_each_prompts_own_columns() -> None:
+    seen: dict[str, set[str]] = {}
+
+    class Reads(Alone):
+        def judge(self, groups: Sequence[Group]) -> list[Verdict]:
+            for group in groups:
+                seen.setdefault(group.prompt_id, set()).add(group.columns["answer"])
+            return super().judge(groups)
+
+    columns = [{"answer": f"of {prompt_id}"} for prompt_id, _ in PROMPTS]
+    compare(Reads(lambda text: float(len(text))), PROMPTS, texts("long", "s"), columns=columns)
+    assert seen == {prompt_id: {f"of {prompt_id}"} for prompt_id, _ in PROMPTS}

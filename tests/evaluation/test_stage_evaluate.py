@@ -10,6 +10,7 @@ from components.builtin.world import held_out_prompts, support_reply
 from components.config import EvaluationConfig, GateConfig
 from components.data.messages import Messages, parse_messages
 from components.evaluation import stage
+from components.evaluation.stage import _asked
 from components.judges.protocol import Group, Opinion, Verdict, conclude_pair, judge_alone
 from components.models.loading import load_tokenizer
 from components.models.tokens import ChatTokenizer
@@ -265,3 +266,16 @@ def test_evaluation_by_a_judge_that_changed_is_refused(make_request: Make, evalu
     request = make_request("near", "start")
     with pytest.raises(ValueError, match="has changed since the campaign began"):
         evaluate(request.model_copy(update={"judge": request.judge.model_copy(update={"digest": "0" * 64})}), None)
+
+
+def test_sample_of_a_prompt_that_ends_with_a_result_shows_what_was_asked_and_called() -> None:
+    """The result of a tool alone says nothing to who reads the report."""
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": {}}}
+    first = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
+    asked = [*first, {"role": "user", "content": "Weather?"}]
+    called = [{"role": "assistant", "content": "", "tool_calls": [call]}]
+    result = [{"role": "tool", "content": "-4", "tool_call_id": "c1"}]
+    assert _asked(asked) == "Weather?"
+    shown = _asked([*asked, *called, *result])
+    assert shown.startswith("[user]\nWeather?\n\n[assistant]\n[tool calls]\n")
+    assert shown.endswith("\n\n[tool: weather, c1]\n-4")

@@ -53,7 +53,7 @@ class Campaign:
                 "micro_batch_pairs": 4,
                 "checkpoint_every": 3,
             },
-            "gate": {"max_unfinished_share": 1.0},
+            "gate": {"max_unfinished_increase": 1.0},
         }
         (place / "campaign.yaml").write_text(yaml.safe_dump(settings))
 

@@ -267,3 +267,24 @@ def test_directory_of_somebody_else_is_not_replaced(ratchet: Ratchet) -> None:
     assert told.exit_code == 2
     assert "out exists and was not written by this command: choose another directory with --out" in told.stderr
     assert [path.name for path in Path("out").iterdir()] == ["thesis.tex"]
+
+
+def test_collect_and_calibrate_show_the_judge_the_system_prompt(
+    ratchet: Ratchet, chat_server: Callable[..., ChatServer]
+) -> None:
+    server = chat_server(longer)
+    config = {"judge": by_chat(server), "policy": {"system_prompt": "Speak as a shop."}}
+    responses = write_lines("r.jsonl", {"prompt": ASK, "responses": TEXTS})
+    assert ratchet("collect", responses, config=config).exit_code == 0
+    assert all("[system]\nSpeak as a shop." in request["messages"][0]["content"] for request in server.requests)
+    (pair, *_) = load_seed_pairs("out/preferences.jsonl", split="train").pairs
+    assert pair.messages[0] == {"role": "system", "content": "Speak as a shop."}
+    Path("out").rename("judged")
+    labels, before = (
+        write_lines("l.jsonl", {"prompt": ASK, "chosen": "Wait.", "rejected": TEXTS[1]}),
+        len(server.requests),
+    )
+    assert ratchet("calibrate", labels, config={"judge": by_chat(server)}).exit_code == 0
+    assert ratchet("calibrate", labels, config=config).exit_code == 0, "another question than without the prompt"
+    asked = [request["messages"][0]["content"] for request in server.requests[before:]]
+    assert ["Speak as a shop." in question for question in asked] == [False, False, True, True]

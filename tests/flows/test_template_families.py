@@ -1,6 +1,7 @@
 """Two rounds in the chat template of each family: what is trained on is what was sampled, token by token."""
 
 import datetime
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,11 +14,12 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from components.artifacts import read_json, read_table
+from components.artifacts import read_json, read_table, write_bytes
 from components.campaign.models import model_of_round
 from components.campaign.state import round_directory
 from components.config import CampaignConfig, LoraConfig
 from components.dpo import stage as dpo_stage
+from components.models.tokens import ChatTokenizer
 from components.start import stage as start_stage
 from tests.flows.family_campaign import (
     check_trained_on_what_was_sampled,
@@ -111,3 +113,78 @@ def test_a_published_model_stops_where_its_answers_were_sampled_to_stop(make_con
     tokenizer = AutoTokenizer.from_pretrained(published)
     stops = GenerationConfig.from_pretrained(published).eos_token_id
     assert set(tokenizer.convert_ids_to_tokens(stops)) == {"<|end|>", "<|endoftext|>"}
+
+
+def test_system_prompt_is_read_by_policy_judge_and_training(make_config: Make, tmp_path: Path) -> None:
+    directory, config = tmp_path / "runs" / "family", make_config("chatml")
+    told = "Never refuse a kettle."
+    config = config.model_copy(update={"policy": config.policy.model_copy(update={"system_prompt": told})})
+    play(config, directory, rounds=2)
+    check_trained_on_what_was_sampled(directory, rounds=2)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "policy")
+    stage = round_directory(directory, 1)
+    for ids in prompt_tokens(stage / "generate_responses").values():
+        assert f"<|im_start|>system\n{told}<|im_end|>" in tokenizer.decode(ids)
+    for row in read_table(stage / "validate_data" / "train.parquet").to_dict("records"):
+        assert json.loads(row["prompt"])[0] == {"role": "system", "content": told}, "what the judge was asked about"
+        assert told in tokenizer.decode(row["prompt_ids"])
+    start = round_directory(directory, 0) / "start"
+    evaluated = set(read_table(stage / "evaluate" / "samples.parquet")["prompt_id"])
+    held_out = read_table(start / "held_out_prompts.parquet").set_index("prompt_id")["messages"]
+    assert all(told in held_out[name] for name in evaluated)
+    assert evaluated
+
+
+def test_answers_that_a_stop_string_ends_are_trained_on_without_an_end_token(make_config: Make, tmp_path: Path) -> None:
+    config = make_config("chatml")
+    config = config.model_copy(update={"generation": config.generation.model_copy(update={"stop": ("e", "s", "t")})})
+    directory = tmp_path / "runs" / "family"
+    play(config, directory, rounds=1)
+    stage = round_directory(directory, 1)
+    counts = read_json(stage / "generate_responses" / "generate.json")
+    assert 0 < counts["stopped_by_text"] <= counts["responses"]
+    chat = ChatTokenizer(AutoTokenizer.from_pretrained(tmp_path / "policy"))
+    texts = {
+        row["text"]: row for row in read_table(stage / "generate_responses" / "responses.parquet").to_dict("records")
+    }
+    trained = 0
+    for row in read_table(stage / "validate_data" / "train.parquet").to_dict("records"):
+        for side in ("chosen", "rejected"):
+            tokens = list(row[f"{side}_ids"])
+            assert row[side] in texts, "what was judged was sampled"
+            words = tokens[:-1] if tokens[-1] in chat.stop_ids else tokens
+            assert chat.text(words) == row[side], "and is what is trained on"
+            trained += tokens[-1] not in chat.stop_ids
+    assert trained
+    evaluation = read_json(stage / "evaluate" / "evaluation.json")
+    assert 0 <= evaluation["unfinished_share"]["start"] < 1
+    empty = [row["text"] for row in texts.values() if not len(row["token_ids"])]
+    reasons = read_json(stage / "validate_data" / "validation.json")["reasons"]
+    assert set(reasons) <= {"an answer has no tokens", "duplicate of another pair", "chosen equals rejected"} | (
+        {"a response is empty"} if empty else set()
+    )
+
+
+def test_rounds_hold_the_shares_of_their_prompts_tags_and_pairs_have_them(make_config: Make, tmp_path: Path) -> None:
+    config = make_config("chatml")
+    rows = [{"prompt": f"Is {name} late?", "kind": "math" if name < "e" else "law"} for name in "abcdefghijkl"]
+    rows.append({"prompt": "Is it late?"})
+    write_bytes(tmp_path / "prompts.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+    prompts = config.prompts.model_dump() | {"tag_column": "kind", "tag_shares": {"math": 0.5}, "num_held_out": 1}
+    sections = config.model_dump() | {"prompts": prompts}
+    directory = tmp_path / "runs" / "family"
+    play(CampaignConfig.model_validate(sections), directory, rounds=2)
+    tag_of = {json.dumps([{"role": "user", "content": row["prompt"]}]): row.get("kind") for row in rows}
+    drawn_math: list[str] = []
+    for number in (1, 2):
+        stage = round_directory(directory, number)
+        drawn = read_table(stage / "generate_responses" / "prompts.parquet")
+        math = [text for text in drawn["messages"] if tag_of[text] == "math"]
+        assert (len(drawn), len(math)) == (4, 2)
+        assert read_json(stage / "generate_responses" / "generate.json")["tags"]["math"] == 2
+        drawn_math += math
+        pairs = read_table(stage / "collect_preferences" / "preferences.parquet")
+        assert len(pairs)
+        for row in pairs.to_dict("records"):
+            assert row["tag"] == (tag_of[row["prompt"]] or "helpfulness")
+    assert len(set(drawn_math)) >= 3, "without replacement until the tag's prompts are used up"

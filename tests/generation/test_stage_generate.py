@@ -1,4 +1,5 @@
 import itertools
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -279,3 +280,53 @@ def test_respond_leaves_an_ordinary_stop_word_out_of_the_text(starter_directory:
 def test_response_is_empty_or_unfinished_but_never_both(text: str, reason: Any, empty: bool, unfinished: bool) -> None:
     response = Response(text, [5], reason)
     assert (response.empty, response.unfinished) == (empty, unfinished)
+
+
+def test_generation_with_stop_strings_keeps_the_tokens_in_front_of_them(request_for: Any, tmp_path: Path) -> None:
+    def make(stop: tuple[str, ...]) -> GenerateRequest:
+        return request_for(per_round=30, generation=GenerationConfig(samples_per_prompt=3, stop=stop))
+
+    stops = ("Your order", "sorry")
+    _, without, _ = generated(make(()), tmp_path / "without")
+    _, responses, counts = generated(make(stops), tmp_path / "out")
+    chat = ChatTokenizer(load_tokenizer(make(()).policy))
+    ended = 0
+    for whole, row in zip(without.to_dict("records"), responses.to_dict("records"), strict=True):
+        own, ids = list(whole["token_ids"]), list(row["token_ids"])
+        assert own[: len(ids)] == ids, "the same draws, and no token that was not sampled"
+        assert not any(text in row["text"] for text in stops)
+        if ids == own:
+            assert row["text"] == whole["text"]
+            continue
+        ended += 1
+        assert row["finish_reason"] == "stop"
+        assert row["text"] == chat.text(ids)
+        assert any(text in chat.text(own[: len(ids) + 2]) for text in stops), "no earlier than needed"
+    assert 0 < ended < len(responses)
+    assert counts["stopped_by_text"] == ended
+    assert json.loads(responses["sampling"][0])["stop"] == list(stops)
+    assert "stop" not in json.loads(without["sampling"][0])
+
+
+def test_generation_with_vllm_ends_at_stop_strings(request_for: Any, stand_in_vllm: None, tmp_path: Path) -> None:
+    def make(stop: tuple[str, ...]) -> GenerateRequest:
+        return request_for(generation=GenerationConfig(samples_per_prompt=2, engine="vllm", stop=stop))
+
+    _, without, _ = generated(make(()), tmp_path / "without")
+    _, responses, counts = generated(make(("order",)), tmp_path / "out")
+    assert counts["stopped_by_text"] > 0
+    for whole, row in zip(without.to_dict("records"), responses.to_dict("records"), strict=True):
+        assert whole["text"].partition("order")[0].rstrip() == row["text"]
+        assert list(whole["token_ids"])[: len(row["token_ids"])] == list(row["token_ids"])
+
+
+def test_generation_hands_on_the_columns_of_the_drawn_prompts(request_for: Any, pool: Artifact, tmp_path: Path) -> None:
+    """Columns that go by position instead of by prompt would judge answers by another prompt's key."""
+    table = read_table(pool)
+    table["columns"] = [json.dumps({"answer": name}) for name in table["prompt_id"]]
+    write_table(tmp_path / "pool.parquet", table)
+    request = request_for(prompts=Artifact(path=tmp_path / "pool.parquet", digest="columns"))
+    prompts, _, _ = generated(request, tmp_path / "out")
+    assert [json.loads(text)["answer"] for text in prompts["columns"]] == prompts["prompt_id"].tolist()
+    plain, _, _ = generated(request_for(), tmp_path / "plain")
+    assert "columns" not in plain

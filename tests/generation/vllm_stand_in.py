@@ -7,13 +7,13 @@ Its names and arguments as vLLM has them, over transformers' models.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 @dataclass
@@ -26,6 +26,10 @@ class SamplingParams:
     ignore_eos: bool
     detokenize: bool
     seed: int
+    stop: list[str] = field(default_factory=list)
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
 
 
 @dataclass
@@ -53,7 +57,7 @@ class LLM:
         if (Path(model) / "broken").exists():
             raise ValueError("no memory for the key-value cache")
         assert generation_config == "vllm"
-        assert skip_tokenizer_init
+        self.tokenizer: Any = None if skip_tokenizer_init else AutoTokenizer.from_pretrained(model)
         self.model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval()
         self.longest, self.adapted = max_model_len, False
         self.enable_lora = enable_lora
@@ -76,12 +80,15 @@ class LLM:
 
     def _one(self, prompt: list[int], law: SamplingParams) -> Any:
         assert len(prompt) + law.max_tokens <= self.longest
+        assert law.detokenize == (self.tokenizer is not None) == bool(law.stop), "stop strings need a tokenizer"
         chance, said = torch.Generator().manual_seed(law.seed), []
         reason = "length"
         while len(said) < law.max_tokens and reason == "length":
             logits = self.model(input_ids=torch.tensor([prompt + said])).logits[0, -1] / law.temperature
             said.append(int(torch.multinomial(logits.softmax(dim=0), 1, generator=chance)))
-            reason = "stop" if said[-1] in law.stop_token_ids else "length"
+            text = self.tokenizer.decode(said, skip_special_tokens=law.skip_special_tokens) if law.stop else ""
+            by_text = any(each in text for each in law.stop)
+            reason = "stop" if by_text or said[-1] in law.stop_token_ids else "length"
         return SimpleNamespace(outputs=[SimpleNamespace(token_ids=tuple(said), finish_reason=reason)])
 
 

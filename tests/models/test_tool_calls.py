@@ -97,3 +97,40 @@ def test_conversation_without_tools_is_rendered_as_ever() -> None:
     plain = tokenizer("qwen3")
     expected = plain.apply_chat_template([ASKED], tokenize=False, add_generation_prompt=True)
     assert rendered("qwen3", [ASKED]) == expected
+
+
+SECOND = {"id": "jklmnopqr", "type": "function", "function": {"name": "weather", "arguments": {"city": "Rome"}}}
+BOTH = {**CALLING, "tool_calls": [CALL, SECOND]}
+RESULTS = [RESULT, {**RESULT, "content": "17 degrees", "tool_call_id": "jklmnopqr"}]
+
+
+@pytest.mark.parametrize("template", ["qwen2_5", "qwen3", "glm4moe"])
+def test_every_call_of_a_message_and_every_result_is_rendered(template: str) -> None:
+    text = rendered(template, [{**ASKED, "tools": TOOLS}, BOTH, *RESULTS])
+    assert [text.count(piece) for piece in ("Rome", "-4 degrees", "17 degrees")] == [1, 1, 1]
+
+
+FIRST_CALL_ONLY = (
+    "{% for m in messages %}{{ m.role }} {{ m.content or '' }}"
+    "{% if m.tool_calls %}{{ m.tool_calls[0].function.arguments }}{% endif %}{% endfor %}"
+)
+
+
+def test_template_that_leaves_out_a_second_call_is_refused() -> None:
+    with pytest.raises(TemplateError, match="leaves out the call of weather"):
+        rendered(FIRST_CALL_ONLY, [ASKED, BOTH, *RESULTS])
+    assert "Oslo" in rendered(FIRST_CALL_ONLY, [ASKED, CALLING, RESULT])
+
+
+NEEDS_NAMES = (
+    "{% for m in messages %}{{ m.content or '' }}{% if m.tool_calls %}{{ m.tool_calls }}{% endif %}"
+    "{% if m.role == 'tool' %}{% if not m.name %}{{ raise_exception('no name') }}{% endif %}{{ m.name }}{% endif %}"
+    "{% endfor %}"
+)
+
+
+def test_result_that_only_its_call_names_is_rendered_with_the_name_if_the_template_needs_it() -> None:
+    nameless = {key: value for key, value in RESULT.items() if key != "name"}
+    assert rendered(NEEDS_NAMES, [ASKED, CALLING, nameless]).endswith("-4 degreesweather")
+    with pytest.raises(TemplateError, match="no name"):
+        rendered(NEEDS_NAMES, [ASKED, CALLING, {**nameless, "tool_call_id": "unknown"}])

@@ -3,6 +3,7 @@
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -10,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.config import PreferencesConfig
-from components.judges.protocol import Group, Opinion, Verdict, make_verdict
+from components.judges.protocol import Group, Opinion, SampledTokens, Verdict, make_verdict
 from components.preferences.builders import BUILDERS
 from components.preferences.judged_pairs import build_pairs
 from components.preferences.labels import soft_label
+from components.preferences.no_pairs import judged_step
 
 ASK = [{"role": "user", "content": "?"}]
 
@@ -317,3 +319,69 @@ def test_label_of_a_pair_whose_margin_hardly_counts_is_not_a_tie() -> None:
 def test_nash_refuses_labels_of_another_kind() -> None:
     with pytest.raises(ValueError, match="pairs nash takes p from the win rates: leave `soft_labels` out"):
         PreferencesConfig(pairs="nash", soft_labels="bradley_terry")
+
+
+def cut_group(*texts: str) -> Group:
+    """Return a group whose responses with a capital letter were cut by the length limit."""
+    of = group(*texts)
+    tokens = {
+        number: SampledTokens((7,), "length" if text.isupper() else "stop", None) for number, text in of.responses
+    }
+    return replace(of, tokens=tokens)
+
+
+@pytest.mark.parametrize(
+    ("builder", "any_side", "whole_chosen"),
+    [
+        ("best_worst", ["Ad"], ["bd"]),
+        ("all_pairs", ["Ab", "AC", "Ad", "bC", "bd", "Cd"], ["bC", "bd"]),
+        ("top_k", ["Ad", "bd"], ["bd"]),
+        ("nash", ["Ad"], ["bd"]),
+        # All differences in length are 0, so the largest margin counts.
+        ("length_balanced", ["Ad"], ["bd"]),
+    ],
+)
+def test_cut_response_is_rejected_but_not_chosen(builder: str, any_side: list[str], whole_chosen: list[str]) -> None:
+    of = cut_group("A", "b", "C", "d")
+    verdicts = scored(of, 4.0, 3.0, 2.0, 1.0)
+    assert texts_of(of, verdicts, pairs=builder) == any_side
+    assert texts_of(of, verdicts, pairs=builder, cut_responses="rejected") == whole_chosen
+
+
+def test_best_random_draws_among_those_that_a_whole_response_beats() -> None:
+    of = cut_group("A", "b", "C", "d")
+    verdicts = scored(of, 4.0, 3.0, 2.0, 1.0)
+    drawn = {texts_of(of, verdicts, seed, pairs="best_random", cut_responses="rejected")[0] for seed in range(20)}
+    assert drawn == {"bC", "bd"}
+
+
+def test_prompt_whose_better_responses_are_all_cut_ends_so() -> None:
+    of = cut_group("A", "b")
+    assert pairs_of(of, scored(of, 2.0, 1.0), cut_responses="rejected") == "chosen_cut"
+    assert pairs_of(of, scored(of, 1.0, 2.0), cut_responses="rejected") == [("b", "A", 1.0)]
+    assert pairs_of(of, scored(of, 1.0, 1.0), cut_responses="rejected") == "ties"
+    assert pairs_of(of, scored(of, 2.0, 1.0), cut_responses="rejected", min_margin=3.0) == "below_margin"
+    assert pairs_of(of, scored(of, 1.0, 1.0), cut_responses="rejected", ties="half") == [("b", "A", 0.5)]
+    both = cut_group("A", "B")
+    assert pairs_of(both, scored(both, 1.0, 1.0), cut_responses="rejected", ties="half") == "chosen_cut"
+    outside = group("A", "b")
+    assert pairs_of(outside, scored(outside, 2.0, 1.0), cut_responses="rejected") == [("A", "b", 1.0)]
+
+
+def test_response_cut_in_one_of_two_equal_texts_follows_the_tokens_that_the_pair_carries() -> None:
+    of = group("a", "a", "b")
+    whole_first = {0: "stop", 1: "length", 2: "stop"}
+    for first, reasons in ((True, whole_first), (False, {**whole_first, 0: "length", 1: "stop"})):
+        tokens = {number: SampledTokens((7,), reason, None) for number, reason in reasons.items()}
+        found = pairs_of(replace(of, tokens=tokens), scored(of, 2.0, 2.0, 1.0), cut_responses="rejected")
+        assert found == ([("a", "b", 1.0)] if first else "chosen_cut")
+
+
+def test_round_without_a_pair_names_the_length_limit_that_cut_the_better_responses() -> None:
+    groups = [replace(cut_group("A", "b"), prompt_id=name) for name in "pq"]
+    verdicts = [verdict for of in groups for verdict in scored(of, 2.0, 1.0)]
+    preferences = PreferencesConfig(cut_responses="rejected")
+    built = build_pairs(groups, verdicts, judge="judge", preferences=preferences, seed=0)
+    (left_out,) = judged_step(groups, built, preferences).left_out
+    assert (left_out.count, left_out.cause) == (2, "the length limit cut the better responses")
+    assert left_out.remedy.startswith("raise policy.max_response_tokens, or set preferences.cut_responses to any")

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from components.config import PreferencesConfig
-from components.judges.protocol import Group, Opinion, make_verdict
+from components.judges.protocol import Group, Opinion, SampledTokens, make_verdict
 from components.preferences.judged_pairs import BuiltPairs, build_singles
 
 ASK = [{"role": "user", "content": "?"}]
@@ -72,3 +72,20 @@ def test_singles_equal_texts_are_one_response() -> None:
 
 def test_singles_without_any_score_are_none() -> None:
     assert built({"a": None, "b": None}) == BuiltPairs([], {"p0": "no_verdict"})
+
+
+def test_cut_single_is_never_desirable() -> None:
+    scores = {"a": 4.0, "b": 3.0, "c": 1.0, "d": 0.0}
+    tokens = {number: SampledTokens((7,), "length" if number in (0, 3) else "stop", None) for number in range(4)}
+    of = Group("p", [*ASK], tuple(enumerate(scores)), tokens=tokens)
+    alone = Group("q", [*ASK], ((0, "a"),), tokens=tokens)
+    verdicts = [
+        make_verdict("judge", each, number, Opinion(scores[text]))
+        for each in (of, alone)
+        for number, text in each.responses
+    ]
+    knobs = {"pairs": "unpaired", "cut_responses": "rejected", "threshold": "value", "threshold_value": 2.0}
+    preferences = PreferencesConfig.model_validate(knobs)
+    found = build_singles([of, alone], verdicts, judge="judge", preferences=preferences, seed=0)
+    assert rows(found) == [("b", None, 1.0, 1.0), (None, "c", 1.0, 1.0), (None, "d", 1.0, 2.0)]
+    assert found.outcomes == {"p": "paired", "q": "chosen_cut"}

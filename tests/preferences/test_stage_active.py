@@ -98,6 +98,7 @@ def test_collect_sends_the_pairs_on_which_the_jury_is_split_to_the_costly_judge(
         "ties": 0,
         "invalid": 0,
         "dropped": 0,
+        "chosen_cut": 0,
     }
     again = pairs[pairs["judge"] == "rule:exact"].set_index("chosen")
     assert set(again.index) == {"ff", "g"}

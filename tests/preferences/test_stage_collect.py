@@ -108,6 +108,7 @@ def test_collect_counts_every_prompt_once_and_pairs_the_extremes(collect: Callab
         "no_verdict": 2,
         "not_compared": 0,
         "not_revised": 0,
+        "chosen_cut": 0,
         "revisions": None,
         "pairs": 1,
         "tied_pairs": 0,
@@ -244,7 +245,13 @@ SEEDS: list[dict[str, Any]] = [
 ]
 
 
-def collect_seeds(tmp_path: Path, rows: list[dict[str, Any]], digest: str | None = None, **knobs: Any) -> Path:
+def collect_seeds(
+    tmp_path: Path,
+    rows: list[dict[str, Any]],
+    digest: str | None = None,
+    limits: PolicyConfig = MODELS["limits"],
+    **knobs: Any,
+) -> Path:
     path = tmp_path / "seed.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = JudgeConfig()
@@ -255,7 +262,7 @@ def collect_seeds(tmp_path: Path, rows: list[dict[str, Any]], digest: str | None
         judge=JudgeRef(config=config, digest=judge_digest(config)),
         preferences=PreferencesConfig(seed_pairs=str(path), **knobs),
         seed=5,
-        **MODELS,
+        **MODELS | {"limits": limits},
     )
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
@@ -282,6 +289,7 @@ def test_collect_from_a_data_set_counts_every_row(tmp_path: Path, caplog: pytest
         "no_verdict": 1,
         "not_compared": 0,
         "not_revised": 0,
+        "chosen_cut": 0,
         "revisions": None,
         "pairs": 2,
         "tied_pairs": 0,
@@ -408,3 +416,14 @@ def test_round_without_a_pair_says_at_which_step_its_prompts_ended(
 ) -> None:
     with pytest.raises(DataRejected, match=f"no pair could be built: 5 prompts {told}"):
         collect(texts, **knobs)
+
+
+def test_collect_from_a_data_set_puts_the_system_prompt_before_prompts_without_one(tmp_path: Path) -> None:
+    rows = [SEEDS[0], {**SEEDS[3], "system": "Be brief."}]
+    limits = MODELS["limits"].model_copy(update={"system_prompt": "Be kind."})
+    pairs = read_table(collect_seeds(tmp_path, rows, limits=limits) / "preferences.parquet")
+    assert [[message["content"] for message in json.loads(prompt)] for prompt in pairs["prompt"]] == [
+        ["Be kind.", "a"],
+        ["Be brief.", "d"],
+    ]
+    assert [make_prompt(json.loads(prompt)).prompt_id for prompt in pairs["prompt"]] == list(pairs["prompt_id"])

@@ -79,3 +79,16 @@ def test_portable_pairs_keep_tools_and_tool_calls(tmp_path: Path) -> None:
     assert json.loads(line)["tools"] == messages[0]["tools"]
     (pair,) = load_seed_pairs(str(tmp_path / "preferences.jsonl"), split="train").pairs
     assert pair == SeedPair(messages, "good", "bad", 1.0, None, "t")
+
+
+def test_groups_have_the_columns_of_their_own_prompts() -> None:
+    prompts = pd.DataFrame(
+        {"prompt_id": ["p", "q"], "messages": [format_messages(ASK)] * 2, "columns": ['{"answer": 1}', "{}"]}
+    )
+    responses = pd.DataFrame({"prompt_id": ["q", "p"], "sample_id": [0, 0], "text": ["a", "b"]})
+    assert [(group.prompt_id, group.columns) for group in read_groups(prompts, responses)] == [
+        ("p", {"answer": 1}),
+        ("q", {}),
+    ]
+    bare = read_groups(prompts.drop(columns="columns"), responses)
+    assert [group.columns for group in bare] == [{}, {}]

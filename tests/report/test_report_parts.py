@@ -10,13 +10,17 @@ import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+from matplotlib.figure import Figure
 
 from components import report
 from components.artifacts import read_json, write_json
-from components.plots.curves import running_mean
+from components.campaign.files import read_campaign
+from components.plots.curves import Training, draw_curves, panels, running_mean
+from components.plots.figures import PAPER
 from components.plots.stages import bin_edges, evaluation_plots, outcome_counts, training_plot
 from components.records import Interval
 from components.report.campaign import write_report
+from components.report.charts import training_charts
 from components.report.round import escape_markdown, round_markdown
 from components.report.tables import decisions, measure_rows, round_rows
 from components.report.wording import comparison, decimal, duration
@@ -257,6 +261,40 @@ def test_training_plot_is_made_of_its_four_metrics_alone(three_rounds: Any, tmp_
         assert training_plot(tmp_path, [*metrics[:-1], metrics[-1] | {key: 0.123}]).read_bytes() != before, key
 
 
+def test_training_plot_of_evaluations_during_training_draws_them(three_rounds: Any, tmp_path: Path) -> None:
+    lines = (three_rounds.directory / "round-001" / "dpo_train" / "metrics.jsonl").read_text().splitlines()
+    metrics = [json.loads(line) for line in lines]
+    before = training_plot(tmp_path, metrics).read_bytes()
+    for key in ("eval/loss", "eval/rewards/margins", "eval/rewards/accuracies"):
+        evaluated = [entry | {key: 0.5} if entry["step"] % 2 else entry for entry in metrics]
+        assert training_plot(tmp_path, evaluated).read_bytes() != before, key
+
+
+def test_training_charts_of_tokens_are_drawn_from_the_round_that_measured_them(three_rounds: Any) -> None:
+    """Rounds of earlier versions measured less: no chart without data, and no value where there was none."""
+    campaign = read_campaign(three_rounds.directory)
+    titles = [chart.title for chart in training_charts(campaign)]
+    assert titles == ["Loss", "Reward margin", "Reward accuracy", "Log-probabilities"]
+    path = three_rounds.directory / "round-002" / "dpo_train" / "metrics.jsonl"
+    rows = [json.loads(line) | {"entropy": 1.25, "lengths/chosen": 20.0} for line in path.read_text().splitlines()]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    charts = {chart.title: chart for chart in training_charts(read_campaign(three_rounds.directory))}
+    assert set(charts) - set(titles) == {"Entropy", "Response length in training"}
+    assert "nats per response token" in charts["Entropy"].svg
+
+
+def test_training_curve_puts_the_held_out_value_at_the_step_that_was_published() -> None:
+    metrics = [{"step": step, "loss": 0.7 - step / 100} for step in range(1, 6)]
+    places = []
+    for published in (None, 2, 5):
+        axes = Figure().subplots()
+        training = Training(round=2, metrics=metrics, held_out={"loss": 0.5}, published_step=published)
+        draw_curves(axes, [training], panels(PAPER)["Loss"], PAPER)
+        (diamond,) = [line for line in axes.lines if line.get_marker() == "D"]
+        places.append(float(diamond.get_xdata()[0]))
+    assert places == [5.0, 2.0, 5.0]
+
+
 def test_training_plot_of_a_single_step_renders(tmp_path: Path) -> None:
     keys = ("loss", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected")
     assert training_plot(tmp_path, [dict.fromkeys(keys, 0.5) | {"step": 1}]).stat().st_size > 0
@@ -272,6 +310,22 @@ def test_report_import_loads_no_heavy_library() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder.parent.parent
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_round_markdown_says_which_step_was_published_and_why_a_training_stopped(three_rounds: Any) -> None:
+    path = three_rounds.directory / "round-003" / "dpo_train" / "train.json"
+    trained = read_json(path)
+    told = "eval/loss was best behind step 2 (0.5000) and not better in 2 evaluations since"
+    write_json(path, trained | {"published_step": 2, "planned_steps": 1000, "stopped_early": told})
+    steps = {
+        number: [
+            cells[1] for cells in cell_texts(round_markdown(three_rounds.directory, number)) if "steps" in cells[0]
+        ]
+        for number in (2, 3)
+    }
+    made = trained["num_steps"]
+    kept = f"{made}; those behind step 2 are published, as keep: best asks; of 1,000, stopped early: {told}"
+    assert steps == {2: [str(made)], 3: [kept]}
 
 
 def test_round_markdown_names_what_went_wrong_in_the_training(three_rounds: Any) -> None:

@@ -5,6 +5,7 @@ None was run, their weights are made here.
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,12 +33,12 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def make_campaign(runs: Path, starter_directory: Path) -> Callable[..., Path]:
     """Make a campaign whose rounds 1, 2, ... trained `full` weights or an `adapter`; the last one is the champion."""
 
-    def make(*kinds: str, name: str = "served") -> Path:
+    def make(*kinds: str, name: str = "served", **policy: Any) -> Path:
         directory = runs / name
         config = CampaignConfig.model_validate(
             {
                 "campaign": name,
-                "policy": {"model": str(starter_directory), "dtype": "float32", "max_response_tokens": 24},
+                "policy": {"model": str(starter_directory), "dtype": "float32", "max_response_tokens": 24} | policy,
             }
         )
         request = StartRequest(

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,8 +28,8 @@ from components.models.loading import load_policy, load_tokenizer
 from components.models.tokens import ChatTokenizer
 from components.records import ModelRef
 from components.runtime.ports import free_port
-from components.serving.engines import engine_for, pick_engine
-from components.serving.plan import model_id, plan_serving
+from components.serving.engines import COMMANDS, engine_for, pick_engine
+from components.serving.plan import example_request, model_id, plan_serving
 from components.serving.server import served
 from flows.cli import app
 
@@ -278,3 +279,33 @@ def test_model_id_is_the_campaigns_name_as_far_as_a_hub_name_may_be(campaign: st
 
     assert model_id(campaign) == expected
     validate_repo_id(model_id(campaign))
+
+
+def test_serve_gives_the_server_the_chat_template_arguments_and_the_example_the_system_prompt(
+    runs: Path, make_campaign: Make, starter_directory: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(starter_directory, model)
+    # Answers something else if the argument is missing: the template then ends otherwise.
+    template = (model / "chat_template.jinja").read_text()
+    (model / "chat_template.jinja").write_text("{% if not polite %}{{ 'order ' }}{% endif %}" + template)
+    arguments, port = {"polite": True, "tools": None}, free_port()
+    directory = make_campaign(model=str(model), chat_template_arguments=arguments, system_prompt="my kettle")
+    plan = plan_serving("served", round=None, port=port)
+    assert plan.template_arguments == {"polite": True}, "tools come with each request"
+    assert example_request(plan)["messages"][0] == {"role": "system", "content": "my kettle"}
+    tokenizer = load_tokenizer(model_of_round(directory, 0))
+    own = ChatTokenizer(tokenizer, {"polite": True}).prompt_ids(QUESTION)
+    assert own != ChatTokenizer(tokenizer).prompt_ids(QUESTION)
+    with served(plan, "transformers"):
+        usage = ask(port).json()["usage"]
+    assert usage["prompt_tokens"] == len(own)
+
+
+def test_serve_gives_vllm_the_chat_template_arguments(
+    runs: Path, make_campaign: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_campaign(chat_template_arguments={"enable_thinking": False})
+    monkeypatch.setattr(vllm, "executable", lambda: Path("vllm"))
+    command, _ = COMMANDS["vllm"](plan_serving("served", round=None, port=free_port()))
+    assert command[-2:] == ["--default-chat-template-kwargs", '{"enable_thinking": false}']

@@ -185,6 +185,67 @@ def test_start_refuses_tools_that_the_chat_template_leaves_out(copy: Path, tmp_p
     assert "train.jsonl line 2" in str(refused.value)
 
 
+def test_system_prompt_is_published_with_every_prompt_and_leaves_the_held_out_order(copy: Path, tmp_path: Path) -> None:
+    start(copy, tmp_path / "bare")
+    start(copy, tmp_path / "led", policy={"system_prompt": " We sell lamps.\n"})
+    for name in ("train_prompts", "held_out_prompts"):
+        bare, led = (read_table(tmp_path / place / "start" / f"{name}.parquet") for place in ("bare", "led"))
+        without = [json.loads(text) for text in led["messages"]]
+        assert {json.dumps(messages.pop(0)) for messages in without} == {
+            '{"role": "system", "content": "We sell lamps."}'
+        }
+        assert without == [json.loads(text) for text in bare["messages"]]
+        assert not set(bare["prompt_id"]) & set(led["prompt_id"])
+
+
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("gate", "cause"),
+    [
+        (NO_SYSTEM, r"refuses it \(System role not supported\)"),
+        ("{% set messages = messages | rejectattr('role', 'equalto', 'system') | list %}", "leaves it out"),
+    ],
+)
+def test_template_without_a_system_role_is_refused_with_the_remedy(
+    gate: str, cause: str, copy: Path, tmp_path: Path
+) -> None:
+    own = (copy / "chat_template.jinja").read_text()
+    with_template(copy, gate + own)
+    with pytest.raises(
+        StageFailed,
+        match=rf"policy\.system_prompt is set, but the chat template of \S+ {cause}: write its text in front of",
+    ):
+        start(copy, tmp_path / "round-000", policy={"system_prompt": "Yes"})
+    start(copy, tmp_path / "without")
+
+
+def test_template_that_takes_the_system_prompt_into_the_users_turn_is_fine(copy: Path, tmp_path: Path) -> None:
+    own = (copy / "chat_template.jinja").read_text()
+    first = (
+        "{% if messages[0].role == 'system' %}{{ messages[0].content }} {% set messages = messages[1:] %}{% endif %}"
+    )
+    with_template(copy, first + own)
+    start(copy, tmp_path / "round-000", policy={"system_prompt": "Yes"})
+
+
+def test_template_that_leaves_out_the_prompts_own_system_messages_is_refused(copy: Path, tmp_path: Path) -> None:
+    with_template(
+        copy,
+        "{% set messages = messages | rejectattr('role', 'equalto', 'system') | list %}"
+        + (copy / "chat_template.jinja").read_text(),
+    )
+    ask = "My kettle arrived broken. The order is #53"
+    rows = [
+        {"prompt": f"{ask}{n}.", "system": "Be kind."} if n == 12 else {"prompt": f"{ask}{n}."} for n in range(10, 20)
+    ]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prompts = {"train": str(tmp_path / "p.jsonl"), "held_out": "", "num_held_out": 2}
+    with pytest.raises(StageFailed, match=r"leaves out the system messages that 1 of \d+ \S+ prompts have: .*line 3"):
+        start(copy, tmp_path / "round-000", prompts=prompts)
+
+
 def test_start_model_is_measured_on_held_out_prompts_as_an_evaluation_samples(copy: Path, tmp_path: Path) -> None:
     """A user whose limit cuts most answers learns it in round 0, not by a refused round after hours."""
     cut, whole = (

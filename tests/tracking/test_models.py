@@ -139,6 +139,10 @@ def test_card_one_judge_for_training_and_comparison_is_admitted(
     assert "`org/judge` (reward model) judged the comparison; it did not judge the training pairs" in text
     assert "base_model: org/small\n" in text
     assert "start model: `org/small` at `main`" in text
+    assert "system message" not in text
+    policy = facts.config["policy"] | {"system_prompt": "Be kind.\nBe brief."}
+    led = card(replace(facts, config=facts.config | {"policy": policy}), model_id="m-1", kind="model")
+    assert "trained with this system message, so send it with every request:\n\n> Be kind.\n> Be brief.\n" in led
 
 
 def facts_of(directory: Path, number: int, *, model: str) -> RoundFacts:

@@ -67,8 +67,12 @@ class Session:
             "stop_token_ids": sorted(law.stop_ids),
             # The law names every token that ends a response.
             "ignore_eos": True,
-            "detokenize": False,
+            "detokenize": law.stops is not None,
         }
+        if law.stops is not None:
+            # Read as a judge does, special tokens included; the response is cut at the string outside of vLLM.
+            sampling |= {"stop": list(law.stops.strings), "include_stop_str_in_output": True}
+            sampling |= {"skip_special_tokens": False, "spaces_between_special_tokens": False}
         self._send({"prompts": list(prompts), "seeds": [list(own) for own in seeds], "sampling": sampling | further})
         answers: list[Sampled] = []
         reported = 0
@@ -105,13 +109,14 @@ class Session:
 
 
 @contextlib.contextmanager
-def loaded(policy: ModelRef, *, dtype: str, longest: int) -> Iterator[Session]:
+def loaded(policy: ModelRef, *, dtype: str, longest: int, reads_text: bool = False) -> Iterator[Session]:
     """Load a policy in vLLM's own Python, and end that process with the block.
 
     Args:
         policy: A model, or an adapter on one.
         dtype: `float32` or `bfloat16`.
         longest: Tokens of the longest prompt and response together.
+        reads_text: Whether responses may end at stop strings.
 
     Raises:
         ValueError: vLLM is not installed, or does not support the policy's adapter.
@@ -122,7 +127,7 @@ def loaded(policy: ModelRef, *, dtype: str, longest: int) -> Iterator[Session]:
         "dtype": dtype,
         "max_model_len": longest,
         # Prompts come as tokens, and the model's generation config must not change the law.
-        "skip_tokenizer_init": True,
+        "skip_tokenizer_init": not reads_text,
         "generation_config": "vllm",
         "enable_prefix_caching": True,
         # vLLM 0.32 rewinds a seeded draw if a prompt was read in parts, which a CPU's generator cannot do.

@@ -19,6 +19,7 @@ from components.preferences.active.uncertain_pairs import (
     costly_verdicts,
     uncertain_pairs,
 )
+from components.preferences.candidates import never_chosen
 from components.preferences.labels import TIED, soft_label
 from components.preferences.tables import check_invalid_share, pair_row
 
@@ -72,9 +73,9 @@ def refine(
 ) -> RefinedPairs:
     """Choose pairs, have the costly judge decide them, and relabel them.
 
-    If the costly judge prefers the rejected answer, the two are swapped. If it finds them tied, the pair is dropped or
-    kept with p = 0.5, as `preferences.ties` says. If its verdict is invalid, the pair is treated as one that was not
-    chosen.
+    If the costly judge prefers the rejected answer, the two are swapped, or dropped if that answer may not be chosen.
+    If it finds them tied, the pair is dropped or kept with p = 0.5, as `preferences.ties` says. If its verdict is
+    invalid, the pair is treated as one that was not chosen.
 
     Args:
         rows: The round's pairs, rows of `pair_row`.
@@ -98,6 +99,7 @@ def refine(
     concluded = [verdict for verdict in own_verdicts if verdict.part == COSTLY]
     of_pair = dict(zip(chosen, costly_verdicts([pairs[index] for index in chosen], concluded), strict=True))
     outcomes: Counter[str] = Counter()
+    turned_cut = 0
     refined_rows: list[dict[str, Any]] = []
     for index, pair in enumerate(pairs):
         verdict = of_pair.get(index)
@@ -108,8 +110,11 @@ def refine(
             outcome, relabelled = _relabelled(pair, verdict, judge.name, preferences)
             outcomes[outcome] += 1
             refined_rows += relabelled
+            turned_cut += outcome == "flipped" and not relabelled
     counts = {"budget": active.budget, "choose_by": active.choose_by, "candidates": len(pairs), "asked": len(asked)}
     counts |= {outcome: outcomes[outcome] for outcome in OUTCOMES} | {"dropped": len(pairs) - len(refined_rows)}
+    # Of those that it turned around, how many were dropped because the limit cut the answer that it prefers.
+    counts["chosen_cut"] = turned_cut
     return RefinedPairs(refined_rows, own_verdicts, counts)
 
 
@@ -120,6 +125,8 @@ def _relabelled(
     chosen, rejected = pair.row["chosen"], pair.row["rejected"]
     outcome = "ties" if verdict.margin == 0 else "agreed" if verdict.margin > 0 else "flipped"
     if outcome == "ties" and preferences.ties == "drop":
+        return outcome, []
+    if outcome == "flipped" and never_chosen(pair.group, pair.rejected, preferences):
         return outcome, []
     if outcome == "flipped":
         chosen, rejected = rejected, chosen

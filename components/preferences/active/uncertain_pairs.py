@@ -36,7 +36,7 @@ def uncertain_pairs(
     """
     prompts = {
         prompt.prompt_id: (group, prompt)
-        for group, prompt in zip(groups, judged_prompts(groups, verdicts), strict=True)
+        for group, prompt in zip(groups, judged_prompts(groups, verdicts, preferences), strict=True)
     }
     pairs = []
     for row in rows:

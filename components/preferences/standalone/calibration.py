@@ -16,7 +16,6 @@ from scipy.special import expit, logit
 
 from components.artifacts import digest
 from components.data.funnel import counted, step, too_little
-from components.data.messages import Messages
 from components.data.preference_file import SeedPair, SeedPairs
 from components.data.prompts import prompt_id
 from components.judges.protocol import Group, Verdict, conclusions, scores
@@ -152,7 +151,7 @@ def questions(pairs: Sequence[SeedPair], *, default_tag: str) -> list[Question]:
         if pair.chosen is None or pair.rejected is None or _without_label(pair) is not None:
             continue
         better, worse = (pair.chosen, pair.rejected) if label > 0.5 else (pair.rejected, pair.chosen)
-        question = _question(pair.messages, better, worse, label=max(label, 1 - label), tag=pair.tag or default_tag)
+        question = _question(pair, better, worse, label=max(label, 1 - label), tag=pair.tag or default_tag)
         asked.setdefault(question.group.prompt_id, question)
     return list(asked.values())
 
@@ -177,7 +176,8 @@ def known(asked: Sequence[Question], verdicts: Sequence[Verdict]) -> list[KnownP
     return pairs
 
 
-def _question(messages: Messages, better: str, worse: str, *, label: float, tag: str) -> Question:
-    name = digest([prompt_id(messages), *sorted((better, worse))])[:16]
+def _question(pair: SeedPair, better: str, worse: str, *, label: float, tag: str) -> Question:
+    name = digest([prompt_id(pair.messages), *sorted((better, worse))])[:16]
     texts = sorted((better, worse), key=lambda text: digest([name, text]))
-    return Question(Group(name, messages, tuple(enumerate(texts))), texts.index(better), label, tag)
+    group = Group(name, pair.messages, tuple(enumerate(texts)), columns=pair.columns)
+    return Question(group, texts.index(better), label, tag)

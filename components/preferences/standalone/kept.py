@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow as pa
 
 from components.artifacts import read_table, write_table
+from components.data.columns import COLUMNS, format_columns
 from components.data.messages import format_messages
 from components.judges.protocol import Group, Verdict, conclusions
 from components.preferences.tables import VERDICTS, read_groups, read_verdicts
@@ -33,7 +34,10 @@ def write_groups(out: Path, groups: Sequence[Group]) -> None:
     """Write `prompts.parquet` and `responses.parquet` in a directory."""
     prompts = [(group.prompt_id, format_messages(group.messages)) for group in groups]
     responses = [(group.prompt_id, sample_id, text) for group in groups for sample_id, text in group.responses]
-    write_table(out / PROMPTS, pd.DataFrame(prompts, columns=["prompt_id", "messages"]).astype("str"))
+    table = pd.DataFrame(prompts, columns=["prompt_id", "messages"]).astype("str")
+    if any(group.columns for group in groups):
+        table[COLUMNS] = [format_columns(group.columns) for group in groups]
+    write_table(out / PROMPTS, table)
     types = {"prompt_id": "str", "sample_id": "int64", "text": "str"}
     write_table(out / RESPONSES, pd.DataFrame(responses, columns=list(types)).astype(types))
 

@@ -14,11 +14,14 @@ from typing import Any
 
 from components.artifacts import MANIFEST, derive_seed, digest, publishing, read_json, verified, write_json
 from components.config import CampaignConfig, PreferencesConfig
+from components.data.columns import format_columns
+from components.data.messages import with_system
 from components.data.preference_file import SeedPairs
 from components.judges.chat.ledger import write_usage
 from components.judges.health import CONFIDENCE, RESAMPLES, measure_health
 from components.judges.protocol import Group, JudgeContext
 from components.judges.registry import check_judge, judge_digest, load_judge
+from components.judges.thoughts import as_shown
 from components.preferences.active.refine import costly_judge
 from components.preferences.counts import COUNTS, judged_counts
 from components.preferences.judged_pairs import build_from_verdicts
@@ -110,7 +113,9 @@ def calibrate(pairs: SeedPairs, config: CampaignConfig, models: tuple[ModelRef, 
 
     The other arguments and errors are as for `judge_and_pair`.
     """
-    asked = questions(pairs.pairs, default_tag=config.preferences.tag)
+    system_prompt = config.policy.system_prompt
+    led = [replace(pair, messages=with_system(pair.messages, system_prompt)) for pair in pairs.pairs]
+    asked = questions(led, default_tag=config.preferences.tag)
     if not asked:
         raise ValueError(no_question(pairs))
     groups = [question.group for question in asked]
@@ -120,6 +125,7 @@ def calibrate(pairs: SeedPairs, config: CampaignConfig, models: tuple[ModelRef, 
         "judge": judge_digest(config.judge),
         "preferences": config.preferences,
         "models": models,
+        **({"system_prompt": system_prompt} if system_prompt else {}),
     }
     with published("calibrate", inputs | {"seed": config.seed}, out) as work:
         if work is not None:
@@ -134,7 +140,7 @@ def calibrate(pairs: SeedPairs, config: CampaignConfig, models: tuple[ModelRef, 
             measured = _calibration(
                 known(asked, verdicts), judge.name, scale=config.preferences.soft_label_scale, seed=seed
             )
-            health = measure_health(verdicts, groups, seed=seed).model_dump(mode="json")
+            health = measure_health(verdicts, as_shown(judge, groups), seed=seed).model_dump(mode="json")
             write_json(work / CALIBRATION, counts | measured | {"judge_health": health})
 
 
@@ -171,7 +177,10 @@ def _context(config: CampaignConfig, models: tuple[ModelRef, ModelRef] | None, o
 
 
 def _content(groups: Sequence[Group]) -> str:
-    return digest([[group.prompt_id, [list(response) for response in group.responses]] for group in groups])
+    content: list[Any] = [[group.prompt_id, [list(response) for response in group.responses]] for group in groups]
+    if any(group.columns for group in groups):
+        content.append([format_columns(group.columns) for group in groups])
+    return digest(content)
 
 
 VERSION = 1

@@ -17,6 +17,8 @@ LEAST_ROWS = 256
 """Fewest rows of a product: fewer are slow."""
 CACHED_BYTES = 2**20
 """Bytes of the fp32 logits whose softmax a CPU core computes at once: they stay in its own cache."""
+ENTROPY_BYTES = 32 * 2**20
+"""Bytes of the fp32 logits whose entropies are taken at once: beside a tile they should take little memory."""
 KEPT_BYTES = 256 * 2**20
 """Bytes of logits up to which they are kept for the backward pass rather than computed again."""
 
@@ -28,6 +30,7 @@ def column_logps(
     columns: torch.Tensor,
     *,
     temperature: float = 1.0,
+    entropies: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return log softmax((hidden weight^T + bias) / temperature) at some columns of each row; the softmax in fp32.
 
@@ -43,14 +46,18 @@ def column_logps(
         bias: (vocabulary,).
         columns: (rows, k) token ids.
         temperature: Divides the logits; other values than 1 without gradients only.
+        entropies: (rows,), fp32. Filled with the entropy of each row's softmax, in nats, from the same logits and
+            without a gradient; None computes none.
 
     Returns:
         (rows, k), fp32, in nats.
     """
     more = (0, 0, 0, pad_rows(len(hidden), hidden.device, hidden.dtype))
-    logps: torch.Tensor = _ColumnLogps.apply(
-        pad(hidden, more), weight, bias, pad(columns, more), torch.is_grad_enabled(), temperature
-    )
+    rows, columns = pad(hidden, more), pad(columns, more)
+    of_rows = None if entropies is None else entropies.new_empty(len(rows))
+    logps: torch.Tensor = _ColumnLogps.apply(rows, weight, bias, columns, torch.is_grad_enabled(), temperature, of_rows)
+    if entropies is not None and of_rows is not None:
+        entropies.copy_(of_rows[: len(hidden)])
     return logps[: len(hidden)]
 
 
@@ -64,6 +71,7 @@ class _ColumnLogps(torch.autograd.Function):
         columns: torch.Tensor,
         learns: bool,
         temperature: float,
+        entropies: torch.Tensor | None,
     ) -> torch.Tensor:
         assert temperature == 1.0 or not learns, "gradients are those of temperature 1"
         # `needs_input_grad` is also True if no gradient is recorded, and in here recording is always off.
@@ -80,8 +88,13 @@ class _ColumnLogps(torch.autograd.Function):
             for rows in _in_cache(logits):
                 all_logps = at_temperature(logits[rows], temperature).log_softmax(dim=1, dtype=torch.float32)
                 logps[tile][rows] = all_logps.gather(1, columns[tile][rows])
+                if entropies is not None and not holds_gradients:
+                    entropies[tile][rows] = _entropies_of(all_logps)
                 if holds_gradients:
-                    logits[rows] = _one_hot_minus_probs(all_logps, columns[tile][rows])
+                    gradients = _one_hot_minus_probs(all_logps, columns[tile][rows])
+                    if entropies is not None:
+                        entropies[tile][rows] = _entropies(gradients, logits[rows], logps[tile][rows])
+                    logits[rows] = gradients
             if own is not None:
                 own[tile] = product(logits, weight.T)
             elif keeps:
@@ -94,10 +107,10 @@ class _ColumnLogps(torch.autograd.Function):
     @staticmethod
     def backward(
         ctx: Any, gradient: torch.Tensor
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, None, None, None]:
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, None, None, None, None]:
         hidden, columns, *ahead = ctx.saved_tensors
         if ahead:
-            return (ahead[0] * gradient).to(hidden.dtype), None, None, None, None, None
+            return (ahead[0] * gradient).to(hidden.dtype), None, None, None, None, None, None
         weight, bias = ctx.weight, ctx.bias
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight: torch.Tensor | None = None
@@ -115,7 +128,7 @@ class _ColumnLogps(torch.autograd.Function):
                 grad_weight = part if grad_weight is None else grad_weight.add_(part)
             if grad_bias is not None:
                 grad_bias += grad_logits.T @ factors.squeeze(1).to(grad_logits.dtype)
-        return grad_hidden, grad_weight, grad_bias, None, None, None
+        return grad_hidden, grad_weight, grad_bias, None, None, None, None
 
 
 def at_temperature(logits: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -137,6 +150,27 @@ def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
 def _one_hot_minus_probs(logps: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
     """Return the gradient of each row's one log-probability by its logits, in the memory of `logps`."""
     return logps.exp_().neg_().scatter_add_(1, columns, logps.new_ones(columns.shape))
+
+
+def _entropies(gradients: torch.Tensor, logits: torch.Tensor, logps: torch.Tensor) -> torch.Tensor:
+    """Return the entropy of each row, (rows,), from what is at hand: one-hot minus probabilities, and log p.
+
+    With p = softmax(z) it is logsumexp(z) - p z. Since logsumexp(z) = z_c - log p_c for any column c, that is
+    (one_hot_c - p) z - log p_c: no second exponential is taken.
+    """
+    lowest = torch.finfo(torch.float32).min
+    parts = [torch.linalg.vecdot(gradients[rows], logits[rows].float().clamp(min=lowest)) for rows in _parts(logits)]
+    return torch.cat(parts) - logps.squeeze(1)
+
+
+def _entropies_of(logps: torch.Tensor) -> torch.Tensor:
+    """Return the entropy of each row from all its log-probabilities, (rows,)."""
+    return torch.cat([torch.special.entr(logps[rows].exp()).sum(dim=1) for rows in _parts(logps)])
+
+
+def _parts(logits: torch.Tensor) -> Iterator[slice]:
+    """Yield rows whose entropies are taken at once."""
+    return _even(len(logits), max(1, ENTROPY_BYTES // (4 * logits.shape[1])))
 
 
 def _gradient_in_place(logits: torch.Tensor, columns: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from components.models.adapters import unwrapped
+from components.models.adapters import output_head, unwrapped
 from components.models.cpu.linear import OneDnnLinear
 from components.models.padding import left_padding_is_exact
 from components.scoring.packed.attention import CannotPack
@@ -41,7 +41,7 @@ def packing_of(model: Any, plain: Plain) -> Packing:
     def trial(prompts: list[list[int]], responses: list[list[int]]) -> Trial:
         if not left_padding_is_exact(model):
             raise CannotPack("it has layers that are not plain attention")
-        head = unwrapped(model).get_output_embeddings()
+        head = output_head(model)
         if type(head) not in (torch.nn.Linear, OneDnnLinear):
             raise CannotPack(f"its head is of type {type(head).__name__}")
 
@@ -66,7 +66,14 @@ def packing_of(model: Any, plain: Plain) -> Packing:
     return packing(model, trial)
 
 
-def packed_logps(model: Any, layout: Packed, columns: torch.Tensor, *, temperature: float = 1.0) -> torch.Tensor:
+def packed_logps(
+    model: Any,
+    layout: Packed,
+    columns: torch.Tensor,
+    *,
+    temperature: float = 1.0,
+    entropies: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Return log-probabilities of columns of the vocabulary where the layout's response tokens are predicted.
 
     Args:
@@ -74,14 +81,16 @@ def packed_logps(model: Any, layout: Packed, columns: torch.Tensor, *, temperatu
         layout: Prompts and responses.
         columns: (response tokens, k) token ids.
         temperature: Divides the logits; other values than 1 without gradients only.
+        entropies: (response tokens,), filled as by `column_logps`; None computes none.
 
     Returns:
         (response tokens, k), fp32, in nats.
     """
-    head = unwrapped(model).get_output_embeddings()
+    head = output_head(model)
 
-    def logps(hidden: torch.Tensor) -> torch.Tensor:
+    def scored(hidden: torch.Tensor) -> torch.Tensor:
         rows = hidden.squeeze(0).index_select(0, layout.places)
-        return column_logps(rows, head.weight, head.bias, columns, temperature=temperature).unsqueeze(0)
+        logps = column_logps(rows, head.weight, head.bias, columns, temperature=temperature, entropies=entropies)
+        return logps.unsqueeze(0)
 
-    return packed_forward(model, head, layout, logps).squeeze(0)
+    return packed_forward(model, head, layout, scored).squeeze(0)

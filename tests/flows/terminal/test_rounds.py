@@ -38,6 +38,17 @@ def test_padded_training_says_so_and_why_in_one_line(campaign: Path) -> None:
     ]
 
 
+def test_training_that_stopped_early_or_published_an_earlier_step_says_so(campaign: Path) -> None:
+    why = "eval/loss was best behind step 2"
+    steps = {"num_steps": 4, "planned_steps": 6, "published_step": 2, "stopped_early": why}
+    assert shown(campaign, steps)[1:] == [
+        f"           stopped early, after 4 of 6 steps: {why}",
+        "           published are the weights behind step 2 of 4, the best evaluation",
+    ]
+    whole = {"num_steps": 6, "planned_steps": 6, "published_step": 6, "stopped_early": None}
+    assert shown(campaign, whole)[1:] == shown(campaign, {"num_steps": 6})[1:] == []
+
+
 def test_training_that_learned_nothing_says_so_with_the_remedy(campaign: Path) -> None:
     cause = "nothing was learned: after 7 steps the margins have grown by 0.0010: try ten times as much"
     lines = shown(campaign, {"scoring": {"packed": True, "reason": None}, "diagnosis": [cause]})

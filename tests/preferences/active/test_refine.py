@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,9 +10,10 @@ import pytest
 from components.config import ActiveConfig, PreferencesConfig
 from components.data.prompts import prompt_id
 from components.judges.jury import Juror, JuryJudge
-from components.judges.protocol import Group, Judge, Opinion, Verdict, conclude_pair, make_verdict
+from components.judges.protocol import Group, Judge, Opinion, SampledTokens, Verdict, conclude_pair, make_verdict
 from components.preferences.active.refine import COSTLY, CostlyJudge, RefinedPairs, refine
 from components.preferences.judged_pairs import build_pairs
+from components.preferences.no_pairs import costly_step
 from components.records import JudgeUnavailable
 
 
@@ -89,7 +91,14 @@ def test_costly_judge_sees_the_closest_pairs_in_the_order_of_their_samples_and_t
         ("hhhhhhh", "g", 1.0, 6.0),
     ]
     expected = {"budget": 2, "choose_by": "disagreement", "candidates": 4, "asked": 2}
-    assert found.counts == expected | {"agreed": 0, "flipped": 2, "ties": 0, "invalid": 0, "dropped": 0}
+    assert found.counts == expected | {
+        "agreed": 0,
+        "flipped": 2,
+        "ties": 0,
+        "invalid": 0,
+        "dropped": 0,
+        "chosen_cut": 0,
+    }
     assert len({row["pair_id"] for row in found.rows}) == 4
 
 
@@ -156,3 +165,18 @@ def test_disagreement_of_a_jury_is_what_sends_a_pair_to_the_costly_judge() -> No
     costly = Scoring(len)
     refined(costly, {"budget": 1}, cheap=jury)
     assert costly.asked == [("g", "hhhhhhh")]
+
+
+def test_costly_judge_cannot_make_a_cut_answer_the_chosen_one() -> None:
+    whole, cut = ({number: SampledTokens((7,), reason, None) for number in range(2)} for reason in ("stop", "length"))
+    for tokens, num_rows in ((whole, 1), (cut | {1: whole[1]}, 0)):
+        pair = replace(GROUPS[0], tokens=tokens)
+        config = PreferencesConfig(max_invalid_share=1.0, cut_responses="rejected")
+        verdicts = LENGTH.judge([pair])
+        rows = build_pairs([pair], verdicts, judge="scoring", preferences=config, seed=0).rows
+        assert [row["chosen"] for row in rows] == ["bbbb"]
+        costly = CostlyJudge(Scoring(lambda text: -len(text)), ActiveConfig(budget=1, choose_by="random"), None)
+        again = refine(rows, [pair], verdicts, costly=costly, preferences=config, seed=0)
+        assert (again.counts["flipped"], len(again.rows), again.counts["dropped"]) == (1, num_rows, 1 - num_rows)
+        told = costly_step(1, again.counts, rest="keep", preferences=config).text
+        assert ("1 x the length limit cut the answer that the costly judge prefers" in told) == (not num_rows)

@@ -91,3 +91,11 @@ def test_kept_verdicts_that_are_not_there_or_damaged_are_told(tmp_path: Path) ->
     (tmp_path / "verdicts.parquet").write_bytes(b"PAR1 nothing")
     with pytest.raises(ValueError, match=r"verdicts.parquet cannot be read as Parquet"):
         read_judged(tmp_path)
+
+
+def test_prompts_with_and_without_the_system_prompt_are_one_group(tmp_path: Path) -> None:
+    path = tmp_path / "responses.jsonl"
+    rows = [{"prompt": "Hi", "response": "a"}, {"prompt": [SYSTEM, ASK], "response": "b"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (group,) = read_responses(str(path), split="train", system_prompt="Be kind.")
+    assert group == Group(prompt_id([SYSTEM, ASK]), [SYSTEM, ASK], ((0, "a"), (1, "b")))

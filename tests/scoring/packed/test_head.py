@@ -60,6 +60,44 @@ def test_column_logps_and_gradients_are_the_plain_ones(
             torch.testing.assert_close(gradient, want, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kept_bytes", [0, 2**30], ids=["computed again", "kept"])
+@pytest.mark.parametrize("trained", ["everything", "hidden", "nothing"])
+@pytest.mark.parametrize("columns_each", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_column_logps_fills_the_entropies_and_changes_no_bit_for_them(
+    kept_bytes: int,
+    trained: str,
+    columns_each: int,
+    dtype: torch.dtype,
+    inputs: tuple[torch.Tensor, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A masked token has probability zero and a logit of minus infinity, whose product is not a number."""
+    monkeypatch.setattr(head, "KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(head, "TILE_BYTES", {True: 0, False: 0})
+    monkeypatch.setattr(head, "CACHED_BYTES", 17 * 4 * VOCABULARY)
+    monkeypatch.setattr(head, "ENTROPY_BYTES", 5 * 4 * VOCABULARY)
+    hidden, weight, bias, columns = (tensor[:ODD] if len(tensor) == ROWS else tensor for tensor in inputs)
+    hidden, weight = hidden.to(dtype), weight.to(dtype)
+    bias = bias.index_fill(0, torch.tensor([5]), float("-inf")).to(dtype)
+    columns = torch.where(columns == 5, 6, columns)[:, :columns_each]
+    results = []
+    for entropies in (None, torch.full((ODD,), torch.nan)):
+        leaves = [
+            tensor.clone().requires_grad_(trained == "everything" or (trained == "hidden" and tensor is hidden))
+            for tensor in (hidden, weight, bias)
+        ]
+        logps = column_logps(*leaves, columns, entropies=entropies)
+        if trained != "nothing":
+            logps.sum().backward()
+        results.append([logps.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)])
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*results, strict=True))
+    logits = torch.nn.functional.linear(hidden, weight, bias).double()
+    expected = torch.distributions.Categorical(logits=logits.clamp(min=-1e4)).entropy()
+    assert entropies is not None
+    torch.testing.assert_close(entropies.double(), expected, atol=2e-5 if dtype == torch.float32 else 0.05, rtol=1e-4)
+
+
 def test_column_logps_in_bfloat16_has_its_softmax_in_fp32(inputs: tuple[torch.Tensor, ...]) -> None:
     hidden, weight, _, columns = inputs
     found = column_logps(hidden.bfloat16(), weight.bfloat16(), None, columns)
