@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from components.artifacts import file_digest, publishing, read_table, verified, write_table
+from components.artifacts import file_digest, publishing, read_table, verified, write_json, write_table
 from components.campaign.files import read_manifest
 from components.campaign.state import campaign_directory, read_state, round_directory
 from components.config import CampaignConfig
@@ -26,6 +26,7 @@ from components.dry_run.plan import RoundPlan, Sizes, Trial, plan_round, trial_s
 from components.dry_run.prompt import ShownPrompt, show_prompt
 from components.judges.protocol import JUDGING, Group, JudgeContext
 from components.models.tokens import load_chat
+from components.preferences.counts import COUNTS, pair_counts
 from components.preferences.tables import read_groups, write_pairs
 from components.records import Artifact, DataRejected, Manifest, StageFailed
 from components.runtime import progress
@@ -121,7 +122,7 @@ def _tried(trial: _Trial, counts: Counts) -> RoundPlan:
     collected, judged, evaluated = _judged(trial, _groups(trial.directory), sizes)
     relaxed = {"max_quarantine_share": 1.0, "min_pairs": 1, "eval_share": 0.0}
     validate = trial.validate(collected).model_copy(
-        update={"replayed": (), "validation": config.validation.model_copy(update=relaxed)}
+        update={"collected": None, "replayed": (), "validation": config.validation.model_copy(update=relaxed)}
     )
     validated = run_stage("validate_data", validate, trial.directory)
     trained, step_pairs = _trained(trial, validated)
@@ -188,6 +189,7 @@ def _published_pairs(trial: _Trial, groups: Sequence[Group], judged: Judged) -> 
     with publishing(here, stage=here.name, version=version, key=DRY) as work:
         rows = trial_pairs(groups, judged.verdicts, trial.config.preferences, seed=trial.config.seed)
         write_pairs(work.path, rows, groups)
+        write_json(work.path / COUNTS, pair_counts(rows))
     published = read_manifest(here)
     assert published is not None
     return published
