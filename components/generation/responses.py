@@ -27,7 +27,8 @@ class Response:
     @property
     def answer_ids(self) -> list[int]:
         """The sampled tokens without the stop token."""
-        return self.token_ids[:-1] if self.finish_reason == "stop" else self.token_ids
+        by_token = self.finish_reason == "stop" and not self.stopped_by_text
+        return self.token_ids[:-1] if by_token else self.token_ids
 
     @property
     def empty(self) -> bool:
