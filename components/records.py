@@ -264,7 +264,9 @@ class TrainRequest(Record):
     seed: int
     master: Artifact | None = None
     """Directory of the fp32 masters that were published with the policy, and their digest; None if it has none."""
-    ADDED_LATER: ClassVar[tuple[str, ...]] = ("master",)
+    constraint_digest: str | None = None
+    """Digest of the code of `constraints.function`; None without such a rule."""
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("master", "constraint_digest")
 
 
 class EvaluateRequest(Record):
@@ -286,7 +288,9 @@ class EvaluateRequest(Record):
     seed: int
     stop: tuple[str, ...] = ()
     """Texts that end a response, as in generation."""
-    ADDED_LATER: ClassVar[tuple[str, ...]] = ("stop",)
+    constraint_digest: str | None = None
+    """Digest of the code of `constraints.function`; None without such a rule."""
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("stop", "constraint_digest")
 
 
 class PromoteRequest(Record):

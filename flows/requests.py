@@ -10,6 +10,7 @@ from components.campaign.files import judged_rounds, replayed_pairs
 from components.campaign.models import master_of_round, model_of_round
 from components.campaign.state import round_directory
 from components.config import CampaignConfig, PolicyConfig
+from components.functions.source import code_digest
 from components.records import (
     Artifact,
     CollectRequest,
@@ -154,6 +155,7 @@ class Round:
             round=self.number,
             seed=self._seed("dpo_train"),
             master=master_of_round(self.campaign_directory, self.champion_round),
+            constraint_digest=self._constraint_digest,
         )
 
     def evaluate(self, trained: Manifest) -> EvaluateRequest:
@@ -173,6 +175,7 @@ class Round:
             constraints=self.config.constraints,
             seed=self._seed("evaluate"),
             stop=self.config.generation.stop,
+            constraint_digest=self._constraint_digest,
         )
 
     def promote(self, evaluated: Manifest) -> PromoteRequest:
@@ -203,6 +206,11 @@ class Round:
     def pins(self) -> dict[str, Any]:
         """Content of round 0's start.json."""
         return read_json(self._start_directory / "start.json")
+
+    @property
+    def _constraint_digest(self) -> str | None:
+        function = self.config.constraints.function
+        return code_digest(function) if function else None
 
     def _judge_digest(self, name: str) -> str:
         digest: str = self.pins[name]["digest"]

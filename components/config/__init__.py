@@ -8,6 +8,7 @@ from components.config.active import ActiveConfig
 from components.config.campaign import CAMPAIGN_NAME, BudgetConfig, CampaignConfig
 from components.config.data import GenerationConfig, PromptsConfig, SamplingEngine, ValidationConfig
 from components.config.evaluation import EvaluationConfig, GateConfig
+from components.config.function import CallLimits, FunctionConfig
 from components.config.judge import EndpointConfig, JudgeConfig, JudgeSettings, JurorConfig
 from components.config.loading import describe, differences, load_config, load_section, read_settings
 from components.config.policy import BUILTIN, LoraConfig, PolicyConfig, SoftPromptConfig
@@ -34,10 +35,12 @@ __all__ = [
     "UNSMOOTHED_LOSSES",
     "ActiveConfig",
     "BudgetConfig",
+    "CallLimits",
     "CampaignConfig",
     "ConstraintsConfig",
     "EndpointConfig",
     "EvaluationConfig",
+    "FunctionConfig",
     "GateConfig",
     "GenerationConfig",
     "JudgeConfig",

@@ -73,7 +73,8 @@ class CampaignConfig(Section):
         """Whether anything reads the other columns of the prompts' rows."""
         judges = (self.judge, self.evaluation_judge, *([self.active.judge] if self.active.budget else []))
         drawn_by = self.prompts.tag_column or self.prompts.weight_column
-        return bool(drawn_by) or any("python" in judge.kinds for judge in judges)
+        read_by_functions = self.constraints.function or any("python" in judge.kinds for judge in judges)
+        return bool(drawn_by or read_by_functions)
 
     @model_validator(mode="after")
     def _rate_fits_what_is_trained(self) -> Self:

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
+from components.config.function import CallLimits, FunctionConfig, check_function_name
 from components.config.section import Section
 
 OWN_FIELDS = {
@@ -100,10 +101,16 @@ class EndpointConfig(Section):
         return self
 
 
-class JudgeSettings(Section):
+class JudgeSettings(CallLimits):
     """What the kinds of judges read; a kind reads what names it."""
 
-    ADDED_LATER: ClassVar[tuple[str, ...]] = ("hide_thoughts", "thought_tags")
+    ADDED_LATER: ClassVar[tuple[str, ...]] = (
+        "hide_thoughts",
+        "thought_tags",
+        "function",
+        "functions",
+        *CallLimits.CALL_LIMITS,
+    )
     rule: str = "support_reply"
     """Name of the rule, when `kind` is `rule`."""
     model: str = ""
@@ -142,11 +149,28 @@ class JudgeSettings(Section):
             raise ValueError(f"{list(tags)} cannot mark a thought: write two different texts")
         return tags
 
+    function: str = ""
+    """Function that scores responses, when `kind` is `python`: `FILE.py:NAME`, or `package.module:NAME` of an installed
+    module."""
+    functions: tuple[FunctionConfig, ...] = ()
+    """Several functions whose weighted sum is the score, when `kind` is `python`: a list of `{function, weight,
+    arguments, form}`, instead of `function`."""
 
-SingleKind = Literal["rule", "reward_model", "implicit_reward", "llm", "self", "constitution", "debate"]
+    @field_validator("function")
+    @classmethod
+    def _has_a_form(cls, function: str) -> str:
+        return check_function_name(function)
+
+    @property
+    def all_functions(self) -> tuple[FunctionConfig, ...]:
+        """The functions of a judge of kind `python`."""
+        return self.functions or ((FunctionConfig(function=self.function),) if self.function else ())
+
+
+SingleKind = Literal["rule", "python", "reward_model", "implicit_reward", "llm", "self", "constitution", "debate"]
 OWN_MODELS = {"implicit_reward", "self"}
 """Kinds that judge with the campaign's own policy."""
-SCORES_ALONE = {"rule", "reward_model", "implicit_reward"}
+SCORES_ALONE = {"rule", "python", "reward_model", "implicit_reward"}
 """Kinds that score one response at a time; the others compare two."""
 
 
@@ -167,11 +191,13 @@ class JurorConfig(JudgeSettings):
 class JudgeConfig(JudgeSettings):
     """Who decides which response is better."""
 
-    kind: Literal["rule", "reward_model", "implicit_reward", "llm", "self", "constitution", "debate", "jury"] = "rule"
-    """`rule`: an allow-listed Python function; `reward_model`: a sequence-classification model with one output;
-    `implicit_reward`: the policy's log-ratio against the start; `llm`: a chat model at `endpoint`; `self`: the round's
-    own policy, served here; `constitution`: a chat model at `endpoint`, asked principle by principle; `debate`: such a
-    model after a case for each answer; `jury`: several of the others."""
+    kind: Literal[
+        "rule", "python", "reward_model", "implicit_reward", "llm", "self", "constitution", "debate", "jury"
+    ] = "rule"
+    """`rule`: an allow-listed function of ours; `python`: a function of yours, in a process of its own; `reward_model`:
+    a sequence-classification model with one output; `implicit_reward`: the policy's log-ratio against the start; `llm`:
+    a chat model at `endpoint`; `self`: the round's own policy, served here; `constitution`: a chat model at `endpoint`,
+    asked principle by principle; `debate`: such a model after a case for each answer; `jury`: several of the others."""
     votes: Literal["majority", "bradley_terry", "dawid_skene"] = "majority"
     """How a jury's votes become one probability: `majority`, their weighted share; `bradley_terry`, strengths of a
     prompt's responses that explain them best; `dawid_skene`, where each juror's reliability is estimated from how the
@@ -215,6 +241,14 @@ HIDDEN_FROM_POLICY = (
 def _check_kind(judge: JudgeSettings, kind: str) -> None:
     if judge.hide_thoughts and kind == "implicit_reward":
         raise ValueError(HIDDEN_FROM_POLICY)
+    if kind == "python" and bool(judge.function) == bool(judge.functions):
+        raise ValueError(
+            "kind python needs either `function`, such as my_rewards.py:score, or the list `functions`"
+            + (", not both" if judge.function else "")
+        )
+    if kind != "python" and (judge.function or judge.functions):
+        name = "function" if judge.function else "functions"
+        raise ValueError(f"`{name}` is set but kind is {kind}: set `kind: python`, or leave `{name}` out")
     if kind == "reward_model" and not judge.model:
         raise ValueError("kind reward_model needs a model: name a local directory or a hub model in `model`")
     if kind in ("llm", "constitution", "debate"):

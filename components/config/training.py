@@ -2,8 +2,9 @@
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, field_validator, model_validator
 
+from components.config.function import CallLimits, check_function_name
 from components.config.section import Section
 
 LossName = Literal[
@@ -283,17 +284,22 @@ class TrainingConfig(Section):
         return self
 
 
-class ConstraintsConfig(Section):
+class ConstraintsConfig(CallLimits):
     """Rules that hold whatever the pairs prefer.
 
     A violation is added to the loss, weighed so that its mean stays under a limit.
     """
+
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("function", *CallLimits.CALL_LIMITS)
 
     banned_phrases: tuple[str, ...] = ()
     """Texts that no answer may contain; the violation is the policy's probability of the phrase in the pairs' answers
     that have it."""
     max_tokens: int = Field(default=0, ge=0)
     """Length ceiling of an answer in tokens; the violation is the probability of going on past it. 0 sets none."""
+    function: str = ""
+    """Function of yours, as for a judge of kind `python`, that returns how far a response breaks a rule, in [0, 1] or a
+    bool; the violation is this times the policy's geometric mean probability of the answer's tokens."""
     mode: Literal["limit", "penalty"] = "limit"
     """`limit`: the weight is a Lagrange multiplier that keeps the mean violation under `limit`; `penalty`: the weight
     stays as it is."""
@@ -303,3 +309,8 @@ class ConstraintsConfig(Section):
     """Weight of a violation in the loss: the multiplier's first value, or the fixed penalty."""
     step: float = Field(default=1.0, gt=0.0)
     """How fast the multiplier follows: its change per step and unit of violation above the limit."""
+
+    @field_validator("function")
+    @classmethod
+    def _has_a_form(cls, function: str) -> str:
+        return check_function_name(function)

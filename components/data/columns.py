@@ -67,7 +67,16 @@ def columns_of_table(table: "pd.DataFrame") -> list[dict[str, Any]]:
     """Return the columns of each row of one of our tables; they are empty if the table has none."""
     if COLUMNS not in table:
         return [{} for _ in range(len(table))]
-    return [json.loads(text) for text in table[COLUMNS]]
+    return [parse_columns(text) for text in table[COLUMNS]]
+
+
+def parse_columns(text: Any) -> dict[str, Any]:
+    """Return the columns of one row of a table; they are empty if it has none, as pairs from a data set have not."""
+    if not isinstance(text, str):
+        return {}
+    columns = json.loads(text)
+    assert isinstance(columns, dict), text
+    return columns
 
 
 class Claim(NamedTuple):

@@ -47,12 +47,16 @@ class PromptSplit:
     """Training prompts whose content is held out."""
 
     @property
+    def sides(self) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
+        """The training and the held-out prompts."""
+        return self.train, self.held_out
+
+    @property
     def digest(self) -> str:
         """sha256 over both sets, in order, and over their columns if there are any."""
-        both = (self.train, self.held_out)
-        content: list[Any] = [[format_messages(prompt.messages) for prompt in prompts] for prompts in both]
-        if any(prompt.columns for prompts in both for prompt in prompts):
-            content += [[format_columns(prompt.columns) for prompt in prompts] for prompts in both]
+        content: list[Any] = [[format_messages(prompt.messages) for prompt in side] for side in self.sides]
+        if any(prompt.columns for side in self.sides for prompt in side):
+            content += [[format_columns(prompt.columns) for prompt in side] for side in self.sides]
         return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
 
 

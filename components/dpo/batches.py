@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from components.dpo.judged_violations import VIOLATIONS
 from components.dpo.mixing import mixed_order
 from components.validation.semantics import TOKEN_COLUMNS
 
@@ -33,6 +34,8 @@ class Pair:
     """Kind of preference."""
     weight: float = 1.0
     """Weight of the pair in the loss, beside the others; falls with the age of a replayed pair."""
+    violations: tuple[float, float] = (0.0, 0.0)
+    """How far chosen and rejected break the rule of `constraints.function`, each in [0, 1]; 0 without such a rule."""
 
     @property
     def is_unpaired(self) -> bool:
@@ -67,9 +70,20 @@ def read_pairs(table: pd.DataFrame, *, source: str) -> list[Pair]:
             f"{source} row {row} (prompt {prompt_id})",
             tag,
             float(weight),
+            violations,
         )
-        for row, (prompt, chosen, rejected, p, prompt_id, tag, weight) in enumerate(zip(*columns, strict=True))
+        for row, (prompt, chosen, rejected, p, prompt_id, tag, weight, violations) in enumerate(
+            zip(*columns, _violations(table), strict=True)
+        )
     ]
+
+
+def _violations(table: pd.DataFrame) -> list[tuple[float, float]]:
+    """Return the violations of each pair's answers; that of an answer which a pair has not counts nowhere."""
+    if VIOLATIONS[0] not in table:
+        return [(0.0, 0.0)] * len(table)
+    chosen, rejected = (table[name].astype("float64").fillna(0.0) for name in VIOLATIONS)
+    return list(zip(chosen, rejected, strict=True))
 
 
 def _tokens(cell: Any) -> list[int]:

@@ -25,6 +25,8 @@ class Responses(NamedTuple):
     """log pi(token | what stands before), in nats, with gradients."""
     end_logps: torch.Tensor
     """log pi(any token that ends the response | what stands before), in nats, with gradients."""
+    judged: torch.Tensor
+    """How far each response breaks the rule of `constraints.function`, (responses,), in [0, 1], without gradients."""
 
 
 Constraint = Callable[[Responses], torch.Tensor]
@@ -71,6 +73,17 @@ def overlong_probability(responses: Responses, *, max_tokens: int) -> torch.Tens
     return probability.sum(dim=1) / past.sum(dim=1).clamp(min=1)
 
 
+def judged_probability(responses: Responses) -> torch.Tensor:
+    """Return v(y) exp(1/|y| sum_t log pi(y_t | x, y_<t)) of each response y, (responses,), in [0, 1].
+
+    v(y) is how far y breaks the rule, by the user's function, and has no gradient. The other factor is the geometric
+    mean of the policy's probabilities of the tokens of y, so that a long response is pushed down like a short one.
+    """
+    lengths = responses.mask.sum(dim=1).clamp(min=1)
+    mean_logps = responses.logps.masked_fill(~responses.mask, 0.0).sum(dim=1) / lengths
+    return responses.judged * mean_logps.exp()
+
+
 def constraints_of(config: ConstraintsConfig, *, encode: Callable[[str], list[int]]) -> dict[str, Constraint]:
     """Return the configured constraints by name.
 
@@ -86,6 +99,8 @@ def constraints_of(config: ConstraintsConfig, *, encode: Callable[[str], list[in
         constraints["banned_phrases"] = lambda responses: phrase_probability(responses, phrases=phrases)
     if config.max_tokens:
         constraints["max_tokens"] = lambda responses: overlong_probability(responses, max_tokens=config.max_tokens)
+    if config.function:
+        constraints["function"] = judged_probability
     return constraints
 
 

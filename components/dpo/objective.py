@@ -289,7 +289,8 @@ class Objective:
         if not self.constraints:
             return {}
         assert scores.end_logps is not None
-        responses = Responses(batch.targets, batch.target_mask, scores.logps, scores.end_logps)
+        judged = torch.tensor(sides.violations, dtype=scores.logps.dtype, device=scores.logps.device)
+        responses = Responses(batch.targets, batch.target_mask, scores.logps, scores.end_logps, judged)
         answers = sides.present(scores.logps.device).sum(dim=0)
         violations = {name: sides.spread(constraint(responses)) for name, constraint in self.constraints.items()}
         return {name: violation.sum(dim=0) / answers for name, violation in violations.items()}

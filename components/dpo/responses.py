@@ -72,6 +72,9 @@ class Sides:
         """Place of each answer among 2 x pairs places."""
         self.prompts = [both[place][0] for place in self.places]
         self.answers = [both[place][1] for place in self.places]
+        violations = [pair.violations[0] for pair in pairs] + [pair.violations[1] for pair in pairs]
+        self.violations = [violations[place] for place in self.places]
+        """How far each answer breaks the rule of `constraints.function`."""
 
     def spread(self, values: torch.Tensor, *, gap: float = 0.0) -> torch.Tensor:
         """Put values of the answers, (answers,), in their places, (2, pairs), with `gap` in places without an answer.

@@ -20,6 +20,7 @@ from components.dpo.diagnosis import Setting, diagnose, reference_moved, unable_
 from components.dpo.engine import build_engine, full_weights, join_process_group
 from components.dpo.finite import refuse_non_finite_reference
 from components.dpo.held_out import HeldOut, load_kept
+from components.dpo.judged_violations import with_violations
 from components.dpo.masters import publish_masters, train_on_from
 from components.dpo.mixing import combined_weights, tag_weights
 from components.dpo.objective import Objective, configured_loss
@@ -66,7 +67,7 @@ class _Work:
     @property
     def scratch(self) -> Path:
         """Directory of the checkpoints and the reference's log-probabilities of exactly this request."""
-        return self.out.parent / CHECKPOINTS / digest(self.request)[:16]
+        return _scratch(self.request, self.out)
 
     @property
     def max_tokens(self) -> int:
@@ -76,6 +77,10 @@ class _Work:
     @property
     def has_adapter(self) -> bool:
         return is_wanted(self.request.lora, self.request.soft_prompt)
+
+
+def _scratch(request: TrainRequest, out: Path) -> Path:
+    return out.parent / CHECKPOINTS / digest(request)[:16]
 
 
 class _Trained(NamedTuple):
@@ -127,8 +132,13 @@ def run(request: TrainRequest, out: Path) -> None:
     rank, world_size = join_process_group()
     device = pick_device()
     tokenizer = load_tokenizer(request.policy)
-    train_pairs = read_pairs(_with_tokens(request, request.train), source="train.parquet")
-    eval_pairs = read_pairs(_with_tokens(request, request.eval), source="eval.parquet")
+    tables = with_violations(
+        [_with_tokens(request, pairs) for pairs in (request.train, request.eval)],
+        request.constraints,
+        scratch=_scratch(request, out),
+    )
+    names = ("train.parquet", "eval.parquet")
+    train_pairs, eval_pairs = (read_pairs(table, source=name) for table, name in zip(tables, names, strict=True))
     work = _Work(
         request, out, rank, world_size, device, resolve_dtype(request.limits.dtype), tokenizer, train_pairs, eval_pairs
     )

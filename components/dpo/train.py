@@ -262,17 +262,25 @@ def evaluate_pairs(
     engine.eval()
     everything = replace(layout, lengths=[pair.num_tokens for pair in objective.pairs])
     index, name = list(range(len(objective.pairs))), f"the evaluation pairs {when}"
-    means, values = measured(engine, objective, index, everything, name=name)
+    means, values = measured(engine, objective, index, everything, name=name, counted_as="evaluation pairs")
     return objective.metrics(means, values) | {"num_pairs": len(objective.pairs)}
 
 
 @torch.no_grad()
 def measured(
-    engine: Any, objective: StepObjective, pairs: list[int], layout: Layout, *, name: str
+    engine: Any, objective: StepObjective, pairs: list[int], layout: Layout, *, name: str, counted_as: str = ""
 ) -> tuple[dict[str, float], StepValues]:
     """Return the means of the objective's measures over pairs under the present weights, and what these pairs share.
 
     Every rank must call it.
+
+    Args:
+        engine: The engine.
+        objective: The objective.
+        pairs: Indices of the pairs.
+        layout: How they are spread over ranks and micro-batches.
+        name: What is measured, for errors.
+        counted_as: What the reported progress counts; empty reports none.
 
     Raises:
         NonFiniteLoss: One of the means is not finite.
@@ -280,7 +288,9 @@ def measured(
     totals, finite = torch.zeros(len(objective.measures), device=engine.device), []
     micro_batches = layout.micro_batches(pairs)
     values = objective.step_values(engine, micro_batches, layout)
-    for slots in micro_batches:
+    for number, slots in enumerate(micro_batches):
+        if counted_as:
+            progress.report(number, len(micro_batches), counted_as)
         result = objective.micro_batch(engine, slots, values)
         totals += result.sums
         finite.append(([slot.pair for slot in slots], result.finite))

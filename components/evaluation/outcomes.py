@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.data.messages import Messages
+from components.judges.function_scores import function_scores
 from components.judges.protocol import Group, Judge, SampledTokens, Verdict
 from components.judges.violations import PRINCIPLE, count_violations
 from components.records import JudgeUnavailable
@@ -106,6 +107,19 @@ def principle_violations(verdicts: Sequence[Verdict], *, models: Sequence[str]) 
     return {
         f"{PRINCIPLE}{principle}": {name: counts[name][principle].rate for name in models} for principle in principles
     }
+
+
+def function_means(verdicts: Sequence[Verdict], *, models: Sequence[str]) -> dict[str, dict[str, float | None]]:
+    """Return, by function and model, the mean of the function's scores; arguments as for `principle_violations`.
+
+    A mean is None if no response has a score. The result is empty unless several functions of the user judged.
+    """
+    scores = {
+        name: function_scores(verdict for verdict in verdicts if verdict.sample_id == SAMPLE_IDS[name])
+        for name in models
+    }
+    functions = dict.fromkeys(function for of_model in scores.values() for function in of_model)
+    return {function: {name: scores[name][function].mean for name in models} for function in functions}
 
 
 def _scores(verdicts: Sequence[Verdict]) -> dict[tuple[str, int, int | None], float]:

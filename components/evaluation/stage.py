@@ -14,8 +14,8 @@ from components.data.columns import columns_of_table
 from components.data.funnel import counted, step, too_little
 from components.data.messages import Messages, parse_messages
 from components.evaluation.answers import Answers, answer
-from components.evaluation.outcomes import HeldOutComparison, compare, principle_violations
-from components.evaluation.rules import violation_shares
+from components.evaluation.outcomes import HeldOutComparison, compare, function_means, principle_violations
+from components.evaluation.rules import judged_violations, violation_shares
 from components.generation.responses import Response
 from components.judges.chat.ledger import write_usage
 from components.judges.health import measure_health
@@ -86,7 +86,15 @@ def run(request: EvaluateRequest, out: Path) -> None:
         "unfinished_increase": _unfinished_increase(request, answers.responses),
         "diversity": {name: _diversity(answers.responses[name]) for name in MODELS},
         "violations": violation_shares(answers.responses, request.constraints)
-        | _principle_violations(request, comparison),
+        | _principle_violations(request, comparison)
+        | judged_violations(
+            answers.responses,
+            [messages for _, messages in held_out.prompts],
+            held_out.columns,
+            request.constraints,
+            scratch=context.scratch,
+        ),
+        **_function_means(request, comparison),
         **_implicit_reward(request),
         "invalid_share": comparison.invalid_share,
         "judge_health": health.model_dump(mode="json"),
@@ -163,13 +171,21 @@ def _principle_violations(
     request: EvaluateRequest, comparison: HeldOutComparison
 ) -> dict[str, dict[str, float | None]]:
     """Return the shares by principle and model; if champion and start are the same model, both get its shares."""
-    same = request.champion.digest == request.start.digest
-    violations = principle_violations(
-        comparison.verdicts, models=[name for name in MODELS if not (same and name == "start")]
-    )
-    if not same:
-        return violations
+    violations = principle_violations(comparison.verdicts, models=_judged_models(request))
     return {principle: {"start": shares["champion"]} | shares for principle, shares in violations.items()}
+
+
+def _function_means(request: EvaluateRequest, comparison: HeldOutComparison) -> dict[str, Any]:
+    """Return what each of several functions of the user said of the models; nothing for other judges."""
+    means = function_means(comparison.verdicts, models=_judged_models(request))
+    functions = {function: {"start": of_model["champion"]} | of_model for function, of_model in means.items()}
+    return {"functions": functions} if functions else {}
+
+
+def _judged_models(request: EvaluateRequest) -> list[str]:
+    """Return the models whose responses were judged: if champion and start are the same, they are judged once."""
+    same = request.champion.digest == request.start.digest
+    return [name for name in MODELS if not (same and name == "start")]
 
 
 def _win_rates(request: EvaluateRequest, comparison: HeldOutComparison) -> dict[str, Any]:

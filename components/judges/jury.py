@@ -8,7 +8,7 @@ conclusions.
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -98,7 +98,7 @@ def digest(config: AnyJudge) -> str:
     )
 
 
-def check(config: AnyJudge, prompts: Sequence[Messages]) -> None:
+def check(config: AnyJudge, prompts: Sequence[Messages], columns: Collection[str] | None) -> None:
     """Check each juror.
 
     Raises:
@@ -106,7 +106,7 @@ def check(config: AnyJudge, prompts: Sequence[Messages]) -> None:
     """
     assert isinstance(config, JudgeConfig)
     for juror in config.jurors:
-        check_judge(juror, prompts)
+        check_judge(juror, prompts, columns)
 
 
 def ballots(groups: Sequence[Group], verdicts_by_juror: Mapping[str, Sequence[Verdict]]) -> Ballots:

@@ -1,6 +1,6 @@
 """The kinds of judges: the modules that create, pin by content and check each kind."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -30,16 +30,19 @@ class Kind(NamedTuple):
     It runs before a campaign starts: cheap, no network, no machine-learning library. None if the campaign's own checks
     suffice.
     """
+    reads_columns: bool = False
+    """Whether `check` also takes the names of the other columns of the prompts' rows, None if they are not known."""
 
 
 KINDS: dict[str, Kind] = {
     "rule": Kind("rule", checker="rule"),
+    "python": Kind("python_judge", checker="python_judge", reads_columns=True),
     "reward_model": Kind("reward_model", checker="reward_model_directory"),
     "implicit_reward": Kind("implicit_reward", checker=None),
     "self": Kind("self_judge", checker="self_judge"),
     "constitution": Kind("constitution", checker="constitution"),
     "debate": Kind("debate", checker="debate"),
-    "jury": Kind("jury", checker="jury"),
+    "jury": Kind("jury", checker="jury", reads_columns=True),
     "llm": Kind("llm", checker="llm"),
 }
 
@@ -61,7 +64,8 @@ def load_judge(config: AnyJudge, context: JudgeContext) -> Judge:
 def judge_digest(config: AnyJudge) -> str:
     """Return the identity of a judge, by content.
 
-    For a rule: its name and source. For a reward model: its tensors, tokenizer and template.
+    For a rule: its name and source. For functions of the user: their code. For a reward model: its tensors, tokenizer
+    and template.
 
     Raises:
         ValueError: As `load_judge`.
@@ -72,22 +76,30 @@ def judge_digest(config: AnyJudge) -> str:
     return identity
 
 
-def check_judge(config: AnyJudge, prompts: Sequence[Messages] = ()) -> None:
+def check_judge(config: AnyJudge, prompts: Sequence[Messages] = (), columns: Collection[str] | None = None) -> None:
     """Check cheaply, before a campaign starts, that a judge can be loaded and can judge these prompts.
+
+    Args:
+        config: The judge.
+        prompts: The prompts.
+        columns: Names of the other columns of their rows; None if they are not known.
 
     Raises:
         ValueError: It cannot; one line with the remedy.
     """
-    checker = KINDS[config.kind].checker
-    if checker is not None:
-        _module(checker).check(config, prompts)
+    kind = KINDS[config.kind]
+    if kind.checker is not None:
+        _module(kind.checker).check(config, prompts, *([columns] if kind.reads_columns else []))
 
 
 def describe_judge(config: AnyJudge) -> str:
     """Describe the judge in a few words, for messages and model cards."""
     if isinstance(config, JudgeConfig) and config.kind == "jury":
         return f"jury of {', '.join(describe_judge(juror) for juror in config.jurors)}"
-    named = {"rule": config.rule, "reward_model": config.model}.get(config.kind, config.endpoint.model)
+    functions = ", ".join(function.function for function in config.all_functions)
+    named = {"rule": config.rule, "python": functions, "reward_model": config.model}.get(
+        config.kind, config.endpoint.model
+    )
     return f"{config.kind}:{named}" if named else config.kind
 
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from components.judges.function_scores import function_scores
 from components.judges.protocol import Group, Verdict, conclusions, scores
 from components.judges.violations import count_violations
 from components.preferences.labels import TIED
@@ -28,7 +29,10 @@ def judged_counts(
         "mean_score": math.fsum(scored.values()) / len(scored) if scored else None,
         "violations": {principle: counts.model_dump() for principle, counts in count_violations(verdicts).items()},
     }
-    return counts | _ended(Counter(outcomes), pairs, prompts=len(groups))
+    functions = {name: own.model_dump() for name, own in function_scores(verdicts).items()}
+    return (
+        counts | ({"functions": functions} if functions else {}) | _ended(Counter(outcomes), pairs, prompts=len(groups))
+    )
 
 
 def seeded_counts(outcomes: Sequence[str], pairs: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from components.artifacts import digest, read_table, write_bytes, write_table
-from components.data.columns import columns_of_table
+from components.data.columns import COLUMNS, columns_of_table, format_columns
 from components.data.messages import Messages, format_messages, parse_messages, without_tools
 from components.data.prompts import prompt_id
 from components.judges.protocol import Group, SampledTokens, Verdict, conclusions, scores
@@ -93,11 +93,16 @@ def write_pairs(out: Path, rows: Iterable[dict[str, Any]], groups: Iterable[Grou
         out: Directory.
         rows: The pairs, rows of `pair_row`.
         groups: The prompts and responses that they come from. An answer that the policy sampled keeps its tokens, so
-            that what is trained on is what was sampled.
+            that what is trained on is what was sampled. Pairs have their prompts' other columns, if any prompt has.
     """
     of_prompt = {group.prompt_id: group for group in groups}
     types = PAIR_TYPES | TOKEN_TYPES
     carried = [row | _sampled(row, of_prompt.get(row["prompt_id"])) for row in rows]
+    if any(group.columns for group in of_prompt.values()):
+        types = types | {COLUMNS: "str"}
+        for row in carried:
+            group = of_prompt.get(row["prompt_id"])
+            row[COLUMNS] = None if group is None else format_columns(group.columns)
     write_table(out / PAIRS, pd.DataFrame(carried, columns=list(types)).astype(types))
 
 

@@ -85,6 +85,8 @@ def _view(campaign: CampaignFiles) -> dict[str, Any]:
         "costly_rows": [(round_.round, row) for round_ in campaign.rounds for row in judging.costly_rows(round_)],
         "violation_headings": judging.VIOLATION_HEADINGS,
         "violation_rows": [(round_.round, row) for round_ in campaign.rounds for row in judging.violation_rows(round_)],
+        "function_headings": judging.FUNCTION_HEADINGS,
+        "function_rows": [(round_.round, row) for round_ in campaign.rounds for row in judging.function_rows(round_)],
         "stages": STAGES,
         "charts": round_charts(campaign),
         "training_charts": training_charts(campaign),

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.campaign.files import RoundFiles
+from components.judges.function_scores import FunctionScores
 from components.judges.health import Health, PartHealth
 from components.judges.violations import Violations
 from components.records import Interval
@@ -21,13 +22,14 @@ HEADINGS = (
     "cost",
 )
 PART_HEADINGS = (
-    "juror or principle",
+    "juror, principle or function",
     "agrees with the whole",
     "is right, by the whole",
     "orders agree",
     "repeats agree",
 )
 COSTLY_HEADINGS = ("pairs chosen by", "pairs", "asked", "agreed", "turned", "tied", "invalid", "dropped")
+FUNCTION_HEADINGS = ("function", "mean score", "responses scored", "does not apply", "failed")
 VIOLATION_HEADINGS = ("principle", "responses checked", "violate it", "share", "no verdict")
 NOTE = (
     "How far a judge can be trusted, by its own verdicts. Orders agree: it names the same winner when the two answers "
@@ -49,7 +51,7 @@ def judge_rows(files: RoundFiles) -> list[tuple[str, ...]]:
 
 
 def part_rows(files: RoundFiles) -> list[tuple[str, ...]]:
-    """Return a row for each juror or principle of the round's judges; the columns are `PART_HEADINGS`."""
+    """Return a row for each juror, principle or function of the round's judges; the columns are `PART_HEADINGS`."""
     measured = _measured(files)
     return [
         _part_row(f"{role}: {name}", part)
@@ -75,6 +77,19 @@ def violation_rows(files: RoundFiles) -> list[tuple[str, ...]]:
     return [
         (name, count(counts.checked), count(counts.violated), share(counts.rate), count(counts.invalid))
         for name, counts in violations.items()
+    ]
+
+
+def function_rows(files: RoundFiles) -> list[tuple[str, ...]]:
+    """Return a row for each of several functions that scored the round's responses.
+
+    The columns are `FUNCTION_HEADINGS`.
+    """
+    collected = (files.collected or {}).get("functions", {})  # only of a judge of several functions
+    functions = {name: FunctionScores.model_validate(counts) for name, counts in collected.items()}
+    return [
+        (name, decimal(own.mean, 3), count(own.scored), count(own.not_applicable), count(own.failed))
+        for name, own in functions.items()
     ]
 
 

@@ -7,6 +7,7 @@ from components.config import BUILTIN, CampaignConfig, LoraConfig, PreferencesCo
 from components.data.draws import check_draw
 from components.data.preference_file import load_seed_pairs
 from components.data.prompts import split_prompts
+from components.functions.violations import check_constraint
 from components.judges.registry import check_judge
 from components.models import vllm
 from components.models.directory import check_model_directory, check_policy_directory, check_quantization
@@ -33,10 +34,16 @@ def check_inputs(config: CampaignConfig) -> Inputs:
         check_trainable(model, config.lora, config.soft_prompt)
     prompts = split_prompts(config.prompts, config.policy.system_prompt, carries_columns=config.reads_columns)
     check_draw(prompts.train, config.prompts)
-    check_judge(config.judge, [prompt.messages for prompt in prompts.train])
-    check_judge(config.evaluation_judge, [prompt.messages for prompt in prompts.held_out])
+    train, held_out = ([prompt.messages for prompt in side] for side in (prompts.train, prompts.held_out))
+    train_columns, held_out_columns = ({name for prompt in side for name in prompt.columns} for side in prompts.sides)
+    check_judge(config.judge, train, train_columns)
+    check_judge(config.evaluation_judge, held_out, held_out_columns)
     if config.active.budget:
-        check_judge(config.active.judge, [prompt.messages for prompt in prompts.train])
+        check_judge(config.active.judge, train, train_columns)
+    for columns in (train_columns, held_out_columns):
+        check_constraint(config.constraints, columns, rows="the prompts' rows")
+    if config.preferences.seed_pairs:
+        check_constraint(config.constraints, (), rows="the pairs of preferences.seed_pairs")
     return Inputs(
         prompts_digest=prompts.digest, seed_pairs_digest=_check_seeds(config) if config.preferences.seed_pairs else None
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from mlflow.entities import Metric
 
+from components.judges.function_scores import FunctionScores
 from components.judges.violations import Violations
 from components.records import Interval
 from components.tracking.facts import RoundFacts
@@ -125,6 +126,8 @@ def _evaluation(facts: RoundFacts) -> Iterator[tuple[str, float | None]]:
             yield "unfinished_increase" if part == "value" else f"unfinished_increase/{part}", value
     for rule, shares in evaluation.get("violations", {}).items():  # rounds of earlier versions did not measure it
         yield f"violations/{_key(rule)}", shares["challenger"]
+    for function, means in evaluation.get("functions", {}).items():  # only of a judge of several functions
+        yield f"functions/{_key(function)}", means["challenger"]
     for name in ("invalid_share", "reward_accuracy", "reward_margin"):
         yield name, evaluation[name]
 
@@ -150,6 +153,8 @@ def _data(facts: RoundFacts) -> Iterator[tuple[str, float | None]]:
             yield f"costly/{name}", collected["active"][name]
         for principle, counts in collected.get("violations", {}).items():
             yield f"response_violations/{_key(principle)}", Violations.model_validate(counts).rate
+        for function, counts in collected.get("functions", {}).items():  # only of a judge of several functions
+            yield f"response_functions/{_key(function)}", FunctionScores.model_validate(counts).mean
         for outcome, responses in (collected.get("revisions") or {}).items():
             yield f"revisions/{outcome}", responses
 

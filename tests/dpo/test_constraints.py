@@ -14,7 +14,7 @@ def responses(ids: list[list[int]], logps: list[list[float]], end: list[list[flo
     tokens = torch.tensor(ids)
     values = torch.tensor(logps, dtype=torch.float64, requires_grad=True)
     ends = torch.tensor(end if end is not None else logps, dtype=torch.float64, requires_grad=True)
-    return Responses(tokens, tokens != 0, values, ends)
+    return Responses(tokens, tokens != 0, values, ends, torch.zeros(len(tokens)))
 
 
 def test_phrase_probability_is_the_product_over_the_phrase_and_takes_the_likeliest_place() -> None:
@@ -78,3 +78,17 @@ def test_constraints_of_config_are_those_that_it_names() -> None:
     view = responses([encode("xab"), encode("a b")], [[math.log(0.5)] * 3] * 2, [[math.log(0.25)] * 3] * 2)
     assert chosen["banned_phrases"](view).tolist() == pytest.approx([0.25, 0.0])
     assert chosen["max_tokens"](view).tolist() == pytest.approx([0.75, 0.75])
+
+
+def test_judged_probability_is_the_violation_times_the_geometric_mean_of_the_tokens_probabilities() -> None:
+    """By hand: sqrt(0.5 * 0.08) = 0.2, times 0.5; the length of the second, padded response is 1."""
+    view = responses(
+        [[5, 6], [7, 0], [8, 9]], [[math.log(x) for x in row] for row in ([0.5, 0.08], [0.3, 1], [0.9, 1])]
+    )
+    view = view._replace(judged=torch.tensor([0.5, 1.0, 0.0]))
+    violations = constraints_of(ConstraintsConfig(function="a.py:f"), encode=lambda text: [])["function"](view)
+    assert violations.tolist() == pytest.approx([0.1, 0.3, 0.0])
+    violations.sum().backward()
+    assert view.logps.grad is not None
+    # d v exp(mean) / d logp_t = v exp(mean) / length
+    assert view.logps.grad.tolist() == [pytest.approx([0.05, 0.05]), pytest.approx([0.3, 0.0]), [0.0, 0.0]]

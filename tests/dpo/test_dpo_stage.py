@@ -112,7 +112,12 @@ def test_training_two_processes_same_losses_as_one(
 SHARED = {
     "loss": "bco_pair",
     "added_losses": {"kto": 0.5, "aot": 2.0},
-    "constraints": ConstraintsConfig(banned_phrases=("sorry",), max_tokens=20, step=3.0),
+    "constraints": ConstraintsConfig(
+        banned_phrases=("sorry",),
+        max_tokens=20,
+        step=3.0,
+        function=f"{Path(__file__).with_name('users_rule.py')}:apologises",
+    ),
     "tag_weights": {"style": 2.0},
     "tag_shares": {"style": 0.5},
 }
@@ -130,11 +135,13 @@ def test_training_what_ranks_share_is_the_same_in_two_processes(make_request: Ma
         "reward_shift",
         "constraints/max_tokens/multiplier",
         "constraints/banned_phrases/violation",
+        "constraints/function/violation",
     ):
         assert [step[name] for step in together] == pytest.approx([step[name] for step in alone], rel=1e-4, abs=2e-5), (
             name
         )
     assert alone[-1]["constraints/max_tokens/multiplier"] > alone[0]["constraints/max_tokens/multiplier"] > 1.0
+    assert all(0 < step["constraints/function/violation"] < 1 for step in alone)
     assert alone[-1]["reward_count"] == 2 * sum([8, 8, 6] * 2)
 
 

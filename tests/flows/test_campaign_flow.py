@@ -213,11 +213,8 @@ def test_campaign_whose_start_is_nearly_always_cut_says_so_and_can_still_be_impr
     measured = read_json(runs / "small/round-000/start/start.json")["measured"]
     assert measured["num_prompts"] == 64
     assert measured["unfinished_share"]["low"] > 0.5
-    cut = [
-        read_json(runs / f"small/round-{number:03d}/evaluate/evaluation.json")["unfinished_share"]["challenger"]
-        for number in (1, 2)
-    ]
-    assert min(cut) > 0.5, "the old limit of 0.2 refuses both rounds"
+    evaluation = read_json(runs / "small/round-001/evaluate/evaluation.json")
+    assert evaluation["unfinished_share"]["challenger"] > 0.5, "the old limit of 0.2 refuses this round"
     assert state["rounds"][0]["promoted"], state["rounds"][0]["reasons"]
     assert "of empty or unfinished responses changes by" in state["rounds"][0]["reasons"][-1]
 

@@ -119,7 +119,42 @@ def single_responses_for_a_loss_of_pairs(case: Case) -> str:
     return f"campaign: c\npreferences: {{seed_pairs: {path}}}"
 
 
+def function_that_is_not_there(case: Case) -> str:
+    return f"campaign: c\njudge: {{kind: python, function: '{case.place}/rewards.py:score'}}"
+
+
+def function_that_cannot_be_imported(case: Case) -> str:
+    path = case.write("rewards.py", "raise RuntimeError('first\\nsecond')\ndef score(response): 1")
+    return f"campaign: c\njudge: {{kind: python, function: '{path}:score'}}"
+
+
+def function_without_its_column(case: Case) -> str:
+    path = case.write("rewards.py", "def score(response, answer): return response == answer")
+    prompts = case.write("p.jsonl", "".join(json.dumps({"prompt": f"{n}?", "reply": n}) + "\n" for n in range(3)))
+    held_out = "held_out: '', num_held_out: 1"
+    return f"campaign: c\njudge: {{kind: python, function: '{path}:score'}}\nprompts: {{train: {prompts}, {held_out}}}"
+
+
+def rule_of_seed_pairs_that_needs_a_column(case: Case) -> str:
+    path = case.write("rules.py", "def leaks(response, secret): return secret in response")
+    prompts = case.write("p.jsonl", "".join(json.dumps({"prompt": f"{n}?", "secret": "x"}) + "\n" for n in range(3)))
+    pairs = case.write("s.jsonl", '{"prompt": "a", "chosen": "b", "rejected": "c", "secret": "x"}\n')
+    sections = [
+        f"prompts: {{train: {prompts}, held_out: '', num_held_out: 1}}",
+        f"preferences: {{seed_pairs: {pairs}}}",
+        f"constraints: {{function: '{path}:leaks'}}",
+        "judge: {kind: python, function: 'trl.rewards:think_format_reward'}",
+    ]
+    return "\n".join(["campaign: c", *sections])
+
+
 CASES = {
+    function_that_is_not_there: "rewards.py does not exist: name a Python file, or a module",
+    function_that_cannot_be_imported: "cannot be used: RuntimeError: first second (rewards.py line 1)",
+    function_without_its_column: "requires answer, but the prompts' rows have reply: add the column",
+    rule_of_seed_pairs_that_needs_a_column: (
+        "requires secret, but the pairs of preferences.seed_pairs have no other columns"
+    ),
     unknown_key: "unknown key trainng; did you mean training?",
     out_of_range: "training.beta = 0: Input should be greater than 0",
     bad_name: "is not a valid name",

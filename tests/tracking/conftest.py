@@ -324,6 +324,7 @@ def _write_data(directory: Path, number: int) -> None:
             "mean_score": 1.125,
             "judge_health": JUDGE_HEALTH,
             "violations": VIOLATIONS,
+            "functions": {"my.exact": {"mean": 0.375, "scored": 8, "not_applicable": 2, "failed": 1}},
             "active": {"asked": 40, "agreed": 28, "flipped": 9, "ties": 3},
             "revisions": {"revised": 70, "empty": 2},
         }

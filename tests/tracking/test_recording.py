@@ -83,6 +83,7 @@ def test_record_round_metrics_are_the_files_numbers_at_their_steps(
         "judge/mean_length_difference": -3.5,
         "judge/llm:org_small_2/agreement": 0.875,
         "response_violations/be_brief": 0.25,
+        "response_functions/my.exact": 0.375,
         "costly/asked": 40,
         "costly/flipped": 9,
         "revisions/empty": 2,

@@ -69,7 +69,7 @@ def judge_and_pair(
         "models": models,
     }
     if config.active.budget:
-        check_judge(config.active.judge, [group.messages for group in groups])
+        check_judge(config.active.judge, [group.messages for group in groups], _columns(groups))
         inputs |= {"active": config.active, "active_judge": judge_digest(config.active.judge)}
     with published("collect", inputs | {"seed": config.seed}, out) as work:
         if work is not None:
@@ -164,11 +164,15 @@ def _calibration(pairs: Sequence[KnownPair], judge: str, *, scale: float, seed: 
 
 
 def _check_judge(groups: Sequence[Group], config: CampaignConfig, models: tuple[ModelRef, ModelRef] | None) -> None:
-    check_judge(config.judge, [group.messages for group in groups])
+    check_judge(config.judge, [group.messages for group in groups], _columns(groups))
     if models is None and config.judge.reads_own_models:
         raise ValueError(
             f"judge.kind = {config.judge.kind} reads the campaign's own policy: name the campaign with --campaign"
         )
+
+
+def _columns(groups: Sequence[Group]) -> set[str]:
+    return {name for group in groups for name in group.columns}
 
 
 def _context(config: CampaignConfig, models: tuple[ModelRef, ModelRef] | None, out: Path) -> JudgeContext:
