@@ -114,9 +114,9 @@ def test_campaign_worse_challenger_is_refused_and_the_next_round_starts_from_the
     def flipped(request: Any, out: Path) -> None:
         whole(request, out)
         table = pd.read_parquet(out / "train.parquet")
-        write_table(
-            out / "train.parquet", table.rename(columns={"chosen": "rejected", "rejected": "chosen"})[table.columns]
-        )
+        # Training reads the tokens, not the texts.
+        swapped = {"chosen_ids": "rejected_ids", "rejected_ids": "chosen_ids"}
+        write_table(out / "train.parquet", table.rename(columns=swapped)[table.columns])
 
     monkeypatch.setattr(stage, "run", flipped)
     settings = {"learning_rate": 2e-3, "epochs": 4, "pairs_per_step": 8, "micro_batch_pairs": 8}
