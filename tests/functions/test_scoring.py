@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import psutil
 import pytest
 
 from components.config import CallLimits, FunctionConfig
-from components.functions.process import FunctionProcess, Score
+from components.functions.process import Score
 from components.functions.scoring import Sample, score
 from components.records import JudgeUnavailable
 from tests.functions.conftest import LIMITS, Run, samples
@@ -243,12 +245,15 @@ def test_the_process_ends_with_the_one_that_calls_it(tmp_path: Path) -> None:
     file.write_text(
         f"import os, time\nopen({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\ndef f(response): 1"
     )
-    child = os.fork()
-    if child == 0:  # pragma: no cover
-        with FunctionProcess([FunctionConfig(function=f"{file}:f")], LIMITS, log=None) as process:
-            process.describe()
-            os.kill(os.getpid(), 9)
-    os.waitpid(child, 0)
+    # A process of its own, since a fork of the tests' own one maps too much.
+    script = (
+        "import os\nfrom components.config import CallLimits, FunctionConfig\n"
+        "from components.functions.process import FunctionProcess\n"
+        f"function = FunctionConfig(function={f'{file}:f'!r})\n"
+        "with FunctionProcess([function], CallLimits(), log=None) as process:\n"
+        "    process.describe()\n    os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
     pid = int((tmp_path / "pid").read_text())
     deadline = time.monotonic() + 10
     while _runs(pid) and time.monotonic() < deadline:

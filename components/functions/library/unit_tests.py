@@ -9,7 +9,6 @@ mistakes, not around an attacker.
 """
 
 import contextlib
-import ctypes
 import functools
 import json
 import os
@@ -23,6 +22,7 @@ import tempfile
 import time
 
 from components.functions.library import sandboxed
+from components.runtime.children import DIE_WITH_PARENT
 
 FENCE = re.compile(r"```(?:python|py|Python)?[ \t]*\n(.*?)```", re.DOTALL)
 START_SECONDS = 60.0
@@ -79,7 +79,7 @@ def _run(program: dict[str, str], seconds: float, memory_mb: int) -> tuple[bool,
         results, result = os.pipe()
         limits = {"directory": directory, "seconds": seconds, "memory_bytes": memory_mb * 2**20}
         process = subprocess.Popen(
-            [*_unshare(), sys.executable, "-I", "-S", "-B", sandboxed.__file__, str(result)],
+            [*_dying_with_parent(), *_unshare(), sys.executable, "-I", "-S", "-B", sandboxed.__file__, str(result)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -87,7 +87,6 @@ def _run(program: dict[str, str], seconds: float, memory_mb: int) -> tuple[bool,
             env={"HOME": directory, "TMPDIR": directory, "LANG": "C.UTF-8"},
             cwd=directory,
             process_group=0,
-            preexec_fn=_die_with_parent,
         )
         os.close(result)
         try:
@@ -116,8 +115,12 @@ def _heard(results: int, seconds: float) -> bytes:
     return os.read(results, len(sandboxed.READY)) if readable else b""
 
 
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+def _dying_with_parent() -> tuple[str, ...]:
+    """Return the command that makes a program end with this process.
+
+    A function between fork and exec would do it too, but then the kernel refuses the fork of a process that maps much.
+    """
+    return (sys.executable, "-I", "-S", "-c", DIE_WITH_PARENT, str(os.getpid()), str(int(signal.SIGKILL)))
 
 
 @functools.cache

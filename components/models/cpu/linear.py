@@ -51,10 +51,12 @@ class OneDnnLinear(torch.nn.Linear):
 
 def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Return input weight^T + bias, by oneDNN if that is faster or torch uses it anyway."""
-    if _takes(input, weight):
-        result: torch.Tensor = _Linear.apply(input, weight, bias)
-        return result
     count = input.shape[:-1].numel()
+    if _takes(input, weight):
+        result: torch.Tensor = _Linear.apply(input.reshape(count, -1), weight, bias)
+        # Taken here and not in the function: a view that it returned could not be changed in place, as some models do.
+        result = result if len(result) == count else result[:count]
+        return result.view(*input.shape[:-1], len(weight))
     if input.dtype != torch.bfloat16 or not pad_rows(count, input.device, input.dtype):
         return torch.nn.functional.linear(input, weight, bias)
     outputs = torch.nn.functional.linear(_padded_rows(input.reshape(count, -1)), weight, bias)
@@ -104,24 +106,24 @@ def _padded_rows(rows: torch.Tensor) -> torch.Tensor:
 
 
 class _Linear(torch.autograd.Function):
+    """Maps (rows, in features) to (rows and `pad_rows`, out features)."""
+
     @staticmethod
-    def forward(ctx: Any, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        rows = input.reshape(-1, input.shape[-1])
+    def forward(ctx: Any, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         padded = _padded_rows(rows)
         ctx.save_for_backward(padded, weight)
-        return _multiply(padded, weight, bias)[: len(rows)].view(*input.shape[:-1], len(weight))
+        ctx.count = len(rows)
+        return _multiply(padded, weight, bias)
 
     @staticmethod
     def backward(
         ctx: Any, gradient: torch.Tensor
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        input, weight = ctx.saved_tensors
-        rows = gradient.reshape(-1, gradient.shape[-1])
-        padded = _padded_rows(rows)
-        grad_input = grad_weight = None
+        rows, weight = ctx.saved_tensors
+        grad_rows = grad_weight = None
         if ctx.needs_input_grad[0]:
-            grad_input = _multiply(padded, weight.T)[: len(rows)].view(*gradient.shape[:-1], weight.shape[1])
+            grad_rows = _multiply(gradient, weight.T)[: ctx.count]
         if ctx.needs_input_grad[1]:
-            grad_weight = product_over_rows(padded, input)
-        grad_bias = rows.sum(dim=0) if ctx.needs_input_grad[2] else None
-        return grad_input, grad_weight, grad_bias
+            grad_weight = product_over_rows(gradient, rows)
+        grad_bias = gradient[: ctx.count].sum(dim=0) if ctx.needs_input_grad[2] else None
+        return grad_rows, grad_weight, grad_bias

@@ -127,3 +127,14 @@ def test_onednn_is_faster_on_amd_with_avx512_only(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(cpu_linear, "_vendor", lambda vendor=vendor: vendor)
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda flag=flag: {"avx512_f": flag})
         assert cpu_linear.onednn_is_faster.__wrapped__() is expected
+
+
+@pytest.mark.parametrize("rows", [7, 83])
+def test_linear_output_may_be_changed_in_place(onednn_is_faster: bool, rows: int) -> None:
+    """Gemma 3n scales a projection in place; autograd refuses that for a view that a function of ours returned."""
+    x, weight = torch.ones(rows, 12, requires_grad=True), torch.ones(5, 12, requires_grad=True)
+    out = linear(x, weight, None)
+    out *= 3.0
+    out.sum().backward()
+    assert torch.equal(x.grad, torch.full((rows, 12), 15.0))
+    assert torch.equal(weight.grad, torch.full((5, 12), 3.0 * rows))
