@@ -226,25 +226,28 @@ def _diversity_by_round(campaign: CampaignFiles) -> Chart:
     measured = [(round_.round, (round_.generated or {}).get("diversity") or {}) for round_ in campaign.rounds]
     held_out = [(round_.round, (round_.evaluated or {}).get("diversity") or {}) for round_ in campaign.rounds]
     curves = {
-        ("distinct-2, samples", "o-", THEMED.start): [(x, values.get("distinct_2")) for x, values in measured],
+        ("distinct-2", "o-", THEMED.start): [(x, values.get("distinct_2")) for x, values in measured],
         ("equal samples", "s-", THEMED.rejected): [(x, values.get("equal_samples")) for x, values in measured],
-        ("distinct-2, challenger, held out", "D--", THEMED.challenger): [
+        ("held-out distinct-2", "D--", THEMED.challenger): [
             (x, values.get("challenger", {}).get("distinct_2")) for x, values in held_out
         ],
     }
     with styled(THEMED, "diversity by round"):
         figure, axes = new_chart()
+        largest = 0.0
         for (label, style, colour), values in curves.items():
             points = [(x, value) for x, value in values if value is not None]
             if points:
                 axes.plot(*zip(*points, strict=True), style, lw=1, ms=4.5, color=colour, label=label)
+                largest = max(largest, *(value for _, value in points))
         _round_axis(axes, [round_.round for round_ in campaign.rounds])
-        axes.set_ylim(0, 1.02)
+        # In a small world few pairs of tokens differ: on an axis up to 1 every curve would lie on its floor.
+        axes.set_ylim(0, min(1.02, 1.2 * largest or 1.02))
         axes.set_ylabel("share")
         add_legend(figure, axes)
         note = (
-            "distinct-2: distinct pairs of neighbouring tokens among all. Equal samples: the chance that two samples "
-            "of a prompt are the same text."
+            "distinct-2: distinct pairs of neighbouring tokens among all, of the samples and of the challenger's "
+            "held-out answers. Equal samples: the chance that two samples of a prompt are the same text."
         )
         return Chart("Response diversity by round", note, to_svg(figure, "Diversity of the responses, by round"))
 
