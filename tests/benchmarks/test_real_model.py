@@ -28,8 +28,8 @@ def real(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
 
 
 @pytest.mark.parametrize("path", sorted(REWARDS.glob("*.yaml")), ids=lambda path: path.name)
-def test_every_shipped_reward_model_section_loads(path: Path) -> None:
-    load_section(path, RewardModelConfig)
+def test_every_shipped_reward_model_section_changes_something_and_loads(path: Path) -> None:
+    assert load_section(path, RewardModelConfig) != RewardModelConfig()
 
 
 def test_halves_share_no_first_turn_and_keep_dialogues_together(real: dict[str, ModuleType], tmp_path: Path) -> None:

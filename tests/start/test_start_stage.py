@@ -228,6 +228,9 @@ def test_template_that_takes_the_system_prompt_into_the_users_turn_is_fine(copy:
     )
     with_template(copy, first + own)
     start(copy, tmp_path / "round-000", policy={"system_prompt": "Yes"})
+    (prompts,) = (tmp_path / "round-000").rglob("train_prompts.parquet")
+    first_prompt = json.loads(pd.read_parquet(prompts)["messages"][0])
+    assert first_prompt[0] == {"role": "system", "content": "Yes"}
 
 
 def test_template_that_leaves_out_the_prompts_own_system_messages_is_refused(copy: Path, tmp_path: Path) -> None:
