@@ -9,10 +9,12 @@ Writes `figures.json`, `figures.md` and `win_rates.png` into `runs/real`.
 """
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from real.audit import answer, head_to_head
 from real.figures import as_markdown, plot_win_rates
 from real.inputs import Inputs, write_inputs
 
-from components.artifacts import read_json
+from components.artifacts import read_json, write_json
 from components.campaign.models import model_of_round
 from components.config import load_config, read_settings
 
@@ -38,6 +40,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--split", default="train", help="split of the pairs, if they have splits")
     parser.add_argument("--limit", type=int, default=1100, help="most pairs to take")
     parser.add_argument("--held-out", type=int, default=128, help="held-out prompts of the gate")
+    parser.add_argument("--audit", type=int, default=256, help="most fresh prompts of the comparison at the end")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="seeds of the campaigns")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "real", help="folder of everything")
     parser.add_argument("--set", dest="settings", action="append", default=[], help="KEY=VALUE for the campaigns")
@@ -45,11 +48,11 @@ def arguments() -> argparse.Namespace:
 
 
 class Recipe:
-    """The commands of the recipe, and the seconds that each took."""
+    """The commands of the recipe, and the seconds that each took, over all starts."""
 
     def __init__(self, chosen: argparse.Namespace, inputs: Inputs) -> None:
         self.out, self.inputs = chosen.out, inputs
-        self.seconds: dict[str, float] = {}
+        self.seconds: dict[str, float] = read_json(self._seconds) if self._seconds.exists() else {}
         self.model = [f"policy.model={chosen.model}"] if chosen.model else []
         places = {"train": inputs.prompts, "held_out": inputs.held_out}
         self.settings = [
@@ -61,6 +64,20 @@ class Recipe:
         ]
 
     @property
+    def _seconds(self) -> Path:
+        return self.out / "seconds.json"
+
+    @contextlib.contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the block's seconds to the step's, also if it fails."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+            write_json(self._seconds, self.seconds)
+
+    @property
     def config(self) -> Any:
         """Return the configuration of the campaigns, but for name and seed."""
         return load_config(CONFIG, read_settings(self.settings))
@@ -69,8 +86,7 @@ class Recipe:
         """Run a command; what it prints goes to the terminal and to `name.log`."""
         command = [str(Path(sys.executable).with_name("ratchet")), *map(str, words)]
         print(f"\n$ ratchet {' '.join(map(str, words))}", flush=True)
-        started = time.monotonic()
-        with (self.out / f"{name}.log").open("ab") as log:
+        with self.timed(name), (self.out / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 command,
                 stdout=subprocess.PIPE,
@@ -82,9 +98,9 @@ class Recipe:
                 sys.stdout.buffer.write(line)
                 sys.stdout.buffer.flush()
                 log.write(line)
-        if process.wait():
-            raise SystemExit(f"`ratchet {words[0]}` failed with exit code {process.returncode}: see {name}.log")
-        self.seconds[name] = time.monotonic() - started
+            code = process.wait()
+        if code:
+            raise SystemExit(f"`ratchet {words[0]}` failed with exit code {code}: see {name}.log")
 
     def judges(self) -> dict[str, Any]:
         """Train both reward models, and ask each about the people of the other half."""
@@ -121,9 +137,14 @@ class Recipe:
 def main() -> None:
     """Run the recipe and write its figures."""
     chosen = arguments()
-    before, started = conditions(), time.monotonic()
+    before = conditions()
     inputs = write_inputs(
-        chosen.pairs, chosen.out, split=chosen.split, limit=chosen.limit, num_held_out=chosen.held_out
+        chosen.pairs,
+        chosen.out,
+        split=chosen.split,
+        limit=chosen.limit,
+        num_held_out=chosen.held_out,
+        num_audit=chosen.audit,
     )
     recipe = Recipe(chosen, inputs)
     judges = recipe.judges()
@@ -134,9 +155,8 @@ def main() -> None:
         models = {"start": model_of_round(places["rounds"], 0)}
         models |= {f"round {number}": model_of_round(places["rounds"], number) for number in (1, 2, 3)}
         models["offline"] = model_of_round(places["offline"], 1)
-        since = time.monotonic()
-        answers = answer(models, recipe.config, inputs.audit, seed=seed)
-        recipe.seconds[f"audit-{seed}"] = time.monotonic() - since
+        with recipe.timed(f"audit-{seed}"):
+            answers = answer(models, recipe.config, inputs.audit, seed=seed)
         results.append(
             {
                 "seed": seed,
@@ -152,7 +172,7 @@ def main() -> None:
     summary = {
         "judges": judges,
         "seeds": results,
-        "seconds": recipe.seconds | {"all": time.monotonic() - started},
+        "seconds": recipe.seconds | {"all": sum(recipe.seconds.values())},
     }
     write_result(chosen.out / "figures.json", before=before, summary=summary, samples=[])
     (chosen.out / "figures.md").write_text(as_markdown(summary), encoding="utf-8")

@@ -24,7 +24,7 @@ class Inputs(NamedTuple):
     """Further first turns of the second half, which no gate sees."""
 
 
-def write_inputs(source: str, place: Path, *, split: str, limit: int, num_held_out: int) -> Inputs:
+def write_inputs(source: str, place: Path, *, split: str, limit: int, num_held_out: int, num_audit: int) -> Inputs:
     """Split pairs by the content of their first turn.
 
     Args:
@@ -33,12 +33,13 @@ def write_inputs(source: str, place: Path, *, split: str, limit: int, num_held_o
         split: Split of a data set with splits.
         limit: Most pairs to take, chosen by content.
         num_held_out: First turns of the second half that are held out for the gate.
+        num_audit: Most of the further ones for the audit.
     """
     pairs = sorted(load_seed_pairs(source, split=split).pairs, key=lambda pair: _order(pair.messages))[:limit]
     halves = [[pair for pair in pairs if _side(pair.messages) == side] for side in (0, 1)]
     place.mkdir(parents=True, exist_ok=True)
     first, second = ([pair.messages[:1] for pair in half if pair.messages[0]["role"] == "user"] for half in halves)
-    second = list({content_key(messages): messages for messages in second}.values())
+    second = list({content_key(messages): messages for messages in second}.values())[: num_held_out + num_audit]
     judge_pairs, evaluation_pairs = (
         _write(place / f"pairs_{number}.jsonl", map(_row, half)) for number, half in enumerate(halves, 1)
     )

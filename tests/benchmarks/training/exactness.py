@@ -74,12 +74,25 @@ def our_step(
     )
 
 
-def trl_gradients(shape: Shape, pairs: list[Triple], longest: int, device: torch.device) -> dict[str, torch.Tensor]:
+def trl_gradients(
+    shape: Shape,
+    pairs: list[Triple],
+    longest: int,
+    device: torch.device,
+    weights: torch.dtype = torch.float32,
+) -> dict[str, torch.Tensor]:
     """Return the gradients of TRL's own loss under its bf16 autocast."""
     from peers import Peer
 
     trainer: Any = Peer(
-        shape, pairs, bf16=True, pairs_per_step=len(pairs), longest=longest, tuned=None, device=device
+        shape,
+        pairs,
+        bf16=True,
+        pairs_per_step=len(pairs),
+        longest=longest,
+        tuned=None,
+        weights=weights,
+        device=device,
     ).trainer
     batch = next(iter(trainer.get_train_dataloader()))
     with trainer.compute_loss_context_manager():
@@ -119,6 +132,32 @@ def exactness(shape: Shape, pairs: list[Triple], *, bf16: bool, make: Callable[.
         assert found[f"logps, {name}"] <= limits.get("logps", 1e9), found
         assert found[f"logps share, {name}"] <= limits.get("logps_share", 1.0), found
     assert all(pair.chosen[-1] == pair.rejected[-1] == shape.end for pair in pairs)
+    return found
+
+
+def _error_of_all(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
+    squares = [(found[name] - gradient).square().sum() for name, gradient in expected.items()]
+    return float((sum(squares) / sum(gradient.square().sum() for gradient in expected.values())) ** 0.5)
+
+
+def real_exactness(model: Any, pairs: list[Triple], longest: int) -> dict[str, float]:
+    """Return how far our step is from the plain one for a trained model.
+
+    In bf16 such a model rounds more than made-up weights do, however it is computed. So the step must be within
+    `LIMITS` in fp32, and in bf16 as near as TRL's with weights of bf16.
+
+    Raises:
+        AssertionError: It is not.
+    """
+    found = {f"{name}, fp32": value for name, value in exactness(model, pairs, bf16=False).items()}
+    exact = plain_step(model, pairs, torch.bfloat16)[2]
+    tokens = sum(len(pair.prompt) + len(pair.chosen) + len(pair.rejected) for pair in pairs)
+    own = our_step(model, pairs, torch.bfloat16, tokens, Ours)[1]
+    found["all gradients, bf16"] = _error_of_all(own, exact)
+    for weights in (torch.bfloat16, torch.float32):
+        name = f"all gradients, TRL, weights in {str(weights).removeprefix('torch.')}"
+        found[name] = _error_of_all(trl_gradients(model, pairs, longest, CPU, weights), exact)
+    assert found["all gradients, bf16"] <= 1.5 * found["all gradients, TRL, weights in bfloat16"], found
     return found
 
 

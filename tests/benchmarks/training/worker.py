@@ -26,8 +26,10 @@ def prepare(task: dict[str, Any]) -> tuple[Callable[[], Any], dict[str, Any]]:
 
         return lambda: None, utilisation(shape, few, dtype=dtype, max_tokens=task["max_tokens"])
     if task["system"] == "gate":
-        from exactness import error_of_trl, exactness
+        from exactness import error_of_trl, exactness, real_exactness
 
+        if isinstance(shape, RealModel):
+            return lambda: None, {"exact": real_exactness(shape, few, task["longest"])}
         exact = exactness(shape, few, bf16=task["bf16"])
         if task["bf16"]:
             exact["gradient, TRL"] = error_of_trl(shape, few, task["longest"])
