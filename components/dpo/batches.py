@@ -4,7 +4,6 @@ Knows no model.
 """
 
 import heapq
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,6 +50,11 @@ class Pair:
     def longest(self) -> int:
         """Tokens of the prompt and its longer answer."""
         return len(self.prompt) + max(len(self.chosen), len(self.rejected))
+
+    @property
+    def num_padded_tokens(self) -> int:
+        """Tokens of a row for each answer, all as long as the longest."""
+        return self.longest * (bool(self.chosen) + bool(self.rejected))
 
     @property
     def answer(self) -> list[int]:
@@ -144,21 +148,29 @@ class Plan:
         return -(-place * self.num_pairs // self.steps_per_epoch)
 
 
+def token_counts(pairs: Sequence[Pair], *, padded: bool) -> list[int]:
+    """Return the tokens of each pair: its prompt counted once or, if rows are padded, one row for each answer."""
+    return [pair.num_padded_tokens if padded else pair.num_tokens for pair in pairs]
+
+
 @dataclass(frozen=True)
 class Layout:
     """The spread of a step's pairs over ranks and micro-batches.
 
-    Pairs are spread by their tokens, so that all have about as much to do.
+    Pairs are spread by their tokens, so that all have about as much to do. If rows are padded, pairs of like length
+    share a micro-batch.
     """
 
     lengths: Sequence[int]
-    """Tokens of each pair, its prompt counted once."""
+    """Tokens of each pair, as of `token_counts`."""
     max_tokens: int
-    """Tokens in a micro-batch; a pair that is longer is alone in one."""
+    """Tokens in a micro-batch, padding too; a pair that is longer is alone in one."""
     max_pairs: int = 0
     """Pairs in a micro-batch; 0 sets no limit."""
     rank: int = 0
     world_size: int = 1
+    padded: bool = False
+    """Whether the rows of a micro-batch are padded to one length."""
 
     def micro_batches(self, pairs: Sequence[int]) -> list[list[Slot]]:
         """Return this rank's micro-batches of a step: as many on every rank, none empty.
@@ -173,12 +185,14 @@ class Layout:
 
     def most_pairs(self, pairs_per_step: int) -> int:
         """Return the most pairs that a micro-batch can have, which is if the shortest ones meet."""
-        shortest = itertools.accumulate(sorted(self.lengths)[:pairs_per_step])
-        fitting = sum(tokens <= self.max_tokens for tokens in shortest)
+        shortest = sorted(self.lengths)[:pairs_per_step]
+        fitting = sum(self._tokens(shortest[:count]) <= self.max_tokens for count in range(1, len(shortest) + 1))
         return max(1, min(fitting, self.max_pairs or fitting, -(-pairs_per_step // self.world_size)))
 
     def _bins(self, pairs: Sequence[int]) -> list[list[int]]:
         """Return the pairs in the fewest bins that keep to the limits; their number is a multiple of the world size."""
+        if self.padded:
+            return self._of_like_length(pairs)
         tokens = sum(min(self.lengths[pair], self.max_tokens) for pair in pairs)
         at_least = max(-(-tokens // self.max_tokens), -(-len(pairs) // (self.max_pairs or len(pairs))))
         each = -(-min(at_least, len(pairs)) // self.world_size)
@@ -189,9 +203,30 @@ class Layout:
             each += 1
 
     def _fits(self, pairs: Sequence[int]) -> bool:
-        return sum(self.lengths[pair] for pair in pairs) <= self.max_tokens and len(pairs) <= (
-            self.max_pairs or len(pairs)
-        )
+        tokens = self._tokens([self.lengths[pair] for pair in pairs])
+        return tokens <= self.max_tokens and len(pairs) <= (self.max_pairs or len(pairs))
+
+    def _tokens(self, lengths: Sequence[int]) -> int:
+        """Return the tokens of a micro-batch of pairs of these lengths."""
+        return len(lengths) * max(lengths) if self.padded else sum(lengths)
+
+    def _of_like_length(self, pairs: Sequence[int]) -> list[list[int]]:
+        """Fill one bin after the other with pairs from the longest to the shortest.
+
+        Then split the largest bins until their number is a multiple of the world size, or there are as many as pairs.
+        """
+        bins: list[list[int]] = []
+        for pair in sorted(pairs, key=lambda pair: -self.lengths[pair]):
+            if bins and self._fits([*bins[-1], pair]):
+                bins[-1].append(pair)
+            else:
+                bins.append([pair])
+        while len(bins) % self.world_size:
+            largest = max(range(len(bins)), key=lambda number: len(bins[number]))
+            several = bins[largest]
+            bins[largest : largest + 1] = [several[: len(several) // 2], several[len(several) // 2 :]]
+        place = {pair: number for number, pair in enumerate(pairs)}
+        return [sorted(several, key=place.__getitem__) for several in bins]
 
     def _balanced(self, pairs: Sequence[int], count: int) -> list[list[int]]:
         """Put the longest pairs first, each into the bin with the fewest tokens (Graham 1969).

@@ -23,7 +23,8 @@ from components.dpo.objective_state import ObjectiveState
 from components.dpo.reference import PairLogps, score_pairs
 from components.dpo.responses import Sides, desirability, mismatched_answers, responses_loss
 from components.models.noise import prepare_training
-from components.scoring.response_logps import Batch, TokenScores, response_logps, token_scores
+from components.scoring.batch import Batch
+from components.scoring.response_logps import TokenScores, response_logps, token_scores
 
 REWARDS = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
 MEASURED = ("loss", *REWARDS, "logps/chosen", "logps/rejected")

@@ -13,7 +13,7 @@ import torch
 from components.artifacts import digest, read_table, write_bytes, write_json
 from components.campaign.models import MASTER
 from components.data.funnel import counted, step, too_little
-from components.dpo.batches import Layout, Pair, Plan, read_pairs
+from components.dpo.batches import Layout, Pair, Plan, read_pairs, token_counts
 from components.dpo.checks import LOGPS_TOLERANCE, FirstLoss, Probe, check_reloaded, probe_trained
 from components.dpo.constraints import constraints_of
 from components.dpo.diagnosis import Setting, diagnose, reference_moved, unable_to_learn
@@ -176,13 +176,22 @@ def _train(
 ) -> tuple[_Trained, Any, dict[str, torch.Tensor] | None]:
     """Train; return the results, the trained module and, on rank 0, its weights."""
     training, pairs = work.request.training, work.train_pairs
-    lengths = [pair.num_tokens for pair in pairs]
-    layout = Layout(lengths, work.max_tokens, training.micro_batch_pairs, work.rank, work.world_size)
     plan = Plan(
         [pair.tag for pair in pairs], training.pairs_per_step, training.epochs, work.request.seed, training.tag_shares
     )
     objective, held_out = _objectives(work, reference)
     engine = build_engine(model, training, num_steps=plan.num_steps, dtype=work.dtype)
+    longest = max(pair.longest for pair in pairs)
+    # The trial of packed rows compares two forwards, and so comes before anything is dropped.
+    path = scoring_path(engine, longest, collisions=training.weighting == "wpo")
+    layout = Layout(
+        token_counts(pairs, padded=not path.packed),
+        work.max_tokens,
+        training.micro_batch_pairs,
+        work.rank,
+        work.world_size,
+        padded=not path.packed,
+    )
     is_rounded = work.dtype == torch.bfloat16
     from_masters = is_rounded and train_on_from(engine, work.request.master)
     check, attempt = FirstLoss(work.request, objective, work.dtype), attempt_on(engine, objective)
@@ -193,8 +202,7 @@ def _train(
     ):
         refuse_noise(engine)
         _refuse_unequal_forwards(work, engine)
-        longest = max(pair.longest for pair in pairs)
-        masks = _dropout_masks(work, engine, longest)
+        masks = _dropout_masks(work, engine)
         evaluations = HeldOut(held_out, training, layout, work.scratch) if training.eval_every else None
         steps = train(
             engine,
@@ -212,7 +220,6 @@ def _train(
         evaluated = evaluate_pairs(engine, held_out, layout)
     limit = work.request.limits.max_response_tokens
     probe = probe_trained(engine, pairs[:PROBED], work.tokenizer.pad_token_id, max_tokens=limit)
-    path = scoring_path(engine, longest, collisions=training.weighting == "wpo")
     state = full_weights(engine)
     published = publish_masters(engine, work.out / MASTER) if is_rounded and training.keep_masters else None
     told = (steps.metrics, steps.resumed_from, plan.num_steps, check.applied, evaluated, probe, path)
@@ -228,12 +235,10 @@ def _refuse_unequal_forwards(work: _Work, engine: Any) -> None:
         )
 
 
-def _dropout_masks(work: _Work, engine: Any, longest: int) -> Masks | None:
+def _dropout_masks(work: _Work, engine: Any) -> Masks | None:
     """Return the dropout of the adapter's training passes; None if it drops nothing."""
     if not work.request.lora.dropout:
         return None
-    # The trial of packed rows compares two forwards, and so comes before anything is dropped.
-    scoring_path(engine, longest)
     return AdapterDropout(engine.module, work.request.lora.dropout, seed=work.request.seed, rank=work.rank).masks
 
 

@@ -14,7 +14,7 @@ import torch
 
 from components.config import TrainingConfig
 from components.dpo import checkpoints
-from components.dpo.batches import Layout, Pair, Plan, Slot
+from components.dpo.batches import Layout, Pair, Plan, Slot, token_counts
 from components.dpo.engine import accumulate, optimizer_step
 from components.dpo.finite import refuse_non_finite_gradient, refuse_non_finite_loss
 from components.dpo.objective import MicroBatch, Objective, StepValues
@@ -260,7 +260,7 @@ def evaluate_pairs(
     if not objective.pairs:
         return None
     engine.eval()
-    everything = replace(layout, lengths=[pair.num_tokens for pair in objective.pairs])
+    everything = replace(layout, lengths=token_counts(objective.pairs, padded=layout.padded))
     index, name = list(range(len(objective.pairs))), f"the evaluation pairs {when}"
     means, values = measured(engine, objective, index, everything, name=name, counted_as="evaluation pairs")
     return objective.metrics(means, values) | {"num_pairs": len(objective.pairs)}

@@ -16,7 +16,7 @@ import torch
 from components.artifacts import derive_seed, digest, write_bytes, write_json
 from components.config import JudgeSettings, RewardModelConfig
 from components.data.messages import parse_messages
-from components.dpo.batches import Layout, Pair, Plan
+from components.dpo.batches import Layout, Pair, Plan, token_counts
 from components.dpo.engine import build_engine, full_weights, join_process_group
 from components.dpo.out_of_memory import explaining_out_of_memory
 from components.dpo.train import Steps, micro_batch_tokens, train
@@ -95,9 +95,15 @@ def _train(
     # The trial comes before weights are sharded.
     packing = packing_of_rewards(model)
     objective = RewardObjective(sharing_prompts(pairs.train, pad_id=pad_id), pad_id=pad_id)
-    lengths = [pair.num_tokens for pair in objective.pairs]
-    max_tokens = micro_batch_tokens(model.device, model.dtype)
-    layout = Layout(lengths, max_tokens, training.micro_batch_pairs, rank, world_size)
+    scoring = _scoring_path(packing, max(pair.longest for pair in objective.pairs))
+    layout = Layout(
+        token_counts(objective.pairs, padded=not scoring.packed),
+        micro_batch_tokens(model.device, model.dtype),
+        training.micro_batch_pairs,
+        rank,
+        world_size,
+        padded=not scoring.packed,
+    )
     plan = Plan([pair.tag for pair in pairs.train], training.pairs_per_step, training.epochs, seed)
     engine = build_engine(
         model,
@@ -123,7 +129,6 @@ def _train(
     engine.eval()
     with torch.no_grad():
         found = rewards(engine, [pair.chosen for pair in probe], pad_id=pad_id).cpu()
-    scoring = _scoring_path(packing, max(pair.longest for pair in objective.pairs))
     return _Trained(steps, scoring, probe, found), engine.module, full_weights(engine)
 
 

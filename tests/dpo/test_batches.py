@@ -40,20 +40,27 @@ def test_plan_epochs_differ_in_order() -> None:
 LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=24)
 
 
-@given(lengths=LENGTHS, max_tokens=st.integers(1, 120), max_pairs=st.integers(0, 9), world_size=st.integers(1, 5))
+@given(
+    lengths=LENGTHS,
+    max_tokens=st.integers(1, 120),
+    max_pairs=st.integers(0, 9),
+    world_size=st.integers(1, 5),
+    padded=st.booleans(),
+)
 def test_layout_any_split_weighs_every_pair_alike_and_keeps_to_the_limits(
-    lengths: list[int], max_tokens: int, max_pairs: int, world_size: int
+    lengths: list[int], max_tokens: int, max_pairs: int, world_size: int, *, padded: bool
 ) -> None:
     total: Counter[int] = Counter()
     ranks = [
-        Layout(lengths, max_tokens, max_pairs, rank, world_size).micro_batches(range(len(lengths)))
+        Layout(lengths, max_tokens, max_pairs, rank, world_size, padded).micro_batches(range(len(lengths)))
         for rank in range(world_size)
     ]
     assert len({len(micro_batches) for micro_batches in ranks}) == 1, "a rank would wait for the others"
     for slots in (slots for micro_batches in ranks for slots in micro_batches):
         assert slots
         assert len(slots) <= (max_pairs or len(lengths))
-        assert len(slots) == 1 or sum(lengths[slot.pair] for slot in slots) <= max_tokens
+        own = [lengths[slot.pair] for slot in slots]
+        assert len(slots) == 1 or (len(own) * max(own) if padded else sum(own)) <= max_tokens
         for slot in slots:
             total[slot.pair] += slot.weight / world_size
     assert all(total[pair] == pytest.approx(1 / len(lengths)) for pair in range(len(lengths)))
@@ -68,6 +75,12 @@ def test_layout_gives_ranks_as_many_tokens_but_for_one_pair(lengths: list[int], 
         sum(lengths[slot.pair] for slots in micro_batches for slot in slots if slot.weight) for micro_batches in ranks
     ]
     assert max(loads) - min(loads) <= max(lengths)
+
+
+def test_layout_of_padded_rows_puts_pairs_of_like_length_together() -> None:
+    micro_batches = Layout([50, 4, 48, 5], 100, padded=True).micro_batches(range(4))
+    assert [[slot.pair for slot in slots] for slots in micro_batches] == [[0, 2], [1, 3]]
+    assert Layout([50, 4, 48, 5], 100, padded=True).most_pairs(4) == 2, "4, 5 and 48, each padded to 48, are too many"
 
 
 def test_layout_keeps_the_step_in_its_order_where_it_is_one_micro_batch() -> None:

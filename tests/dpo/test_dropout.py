@@ -23,8 +23,9 @@ from components.models.merging import merge
 from components.models.noise import prepare_training, refuse_noise
 from components.records import TrainRequest
 from components.runtime.launch import run_stage
+from components.scoring.batch import Batch
 from components.scoring.packed import last_layer
-from components.scoring.response_logps import Batch, token_logps
+from components.scoring.response_logps import token_logps
 
 Make = Callable[..., TrainRequest]
 DROPPED = LoraConfig(rank=4, alpha=8, dropout=0.3)

@@ -14,7 +14,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from components.dpo.batches import Layout, Pair, Plan
 from components.dpo.reference import score_pairs
-from components.scoring.response_logps import Batch, response_logps, token_scores
+from components.scoring.batch import Batch
+from components.scoring.response_logps import response_logps, token_scores
 
 VOCABULARY = 19
 PAD = 0

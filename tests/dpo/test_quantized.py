@@ -14,7 +14,8 @@ from components.dpo.stage import run
 from components.models.loading import load_policy, trained_ref
 from components.models.rounding import in_fp32
 from components.records import ModelRef, TrainRequest
-from components.scoring.response_logps import _padded_logps, scoring_path
+from components.scoring.padded import padded_token_logps
+from components.scoring.response_logps import scoring_path
 from components.start.preflight import check_inputs
 
 Make = Callable[..., TrainRequest]
@@ -79,8 +80,8 @@ def test_4bit_base_in_bfloat16_is_packed_and_can_compute_in_fp32(make_request: M
     rows = [[5, 6, 7]], [[8, 9, 10]]
     with torch.no_grad():
         with in_fp32(model):
-            exact = _padded_logps(model, *rows)
-        low = _padded_logps(model, *rows)
+            exact = padded_token_logps(model, *rows)
+        low = padded_token_logps(model, *rows)
     assert found == [torch.float32, torch.bfloat16]
     assert layer.compute_dtype == torch.bfloat16
     assert 0 < (low - exact).abs().max() < 0.5

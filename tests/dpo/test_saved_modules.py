@@ -23,7 +23,9 @@ from components.models.loading import load_policy, start_ref, tensors_digest, tr
 from components.models.merging import merge
 from components.records import Artifact, ModelRef, TrainRequest
 from components.runtime.launch import run_stage
-from components.scoring.response_logps import Batch, _padded_scores, scoring_path, token_logps
+from components.scoring.batch import Batch
+from components.scoring.padded import padded_token_logps
+from components.scoring.response_logps import scoring_path, token_logps
 
 Make = Callable[..., TrainRequest]
 NAMES = {"own head": "embed_tokens, lm_head", "tied head": "lm_head", "tied head, a layer": "embed_tokens,up_proj"}
@@ -135,7 +137,7 @@ def test_saved_head_is_the_one_that_scores_in_packed_rows_and_learns(
     batch = Batch(PROMPTS, RESPONSES, 0, CPU)
     assert scoring_path(model, batch.longest).packed
     packed = token_logps(model, batch)
-    padded = _padded_scores(model, batch, end_ids=(), collisions=False, entropies=False, temperature=1.0).logps
+    padded = batch.spread(padded_token_logps(model, PROMPTS, RESPONSES))
     torch.testing.assert_close(packed, padded, atol=1e-5, rtol=0)
     weights = [output_head(model).weight, model.get_base_model().get_input_embeddings().weight]
     for ours, theirs in zip(

@@ -22,7 +22,8 @@ from components.dpo.train import measured
 from components.models.loading import load_policy
 from components.records import TrainRequest
 from components.runtime.launch import run_stage
-from components.scoring.response_logps import Batch, token_scores
+from components.scoring.batch import Batch
+from components.scoring.response_logps import token_scores
 
 Make = Callable[..., TrainRequest]
 NAMES = ("entropy", "lengths/chosen", "lengths/rejected", "logps/chosen_per_token", "logps/rejected_per_token")

@@ -19,7 +19,8 @@ from components.generation.sampler import sample
 from components.generation.sampling_params import SamplingParams
 from components.models import padding
 from components.models.adapters import with_fresh_adapter, without_adapter
-from components.scoring.response_logps import Batch, response_logps, token_logps
+from components.scoring.batch import Batch
+from components.scoring.response_logps import response_logps, token_logps
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14, 15, 16], [5, 6, 7], [3, 2, 31, 4, 5, 6, 7, 8, 9, 10, 11]]
 RESPONSES = [[20, 21], [22, 23, 24, 25, 26, 27, 28, 29], [27], [21, 20, 3], [33, 34, 35, 36, 37]]

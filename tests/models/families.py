@@ -20,7 +20,8 @@ from components.generation.sampling_params import SamplingParams
 from components.models.causality import check_causal
 from components.models.loading import load_policy
 from components.records import ModelRef
-from components.scoring.response_logps import Batch, response_logps, scoring_path, token_logps
+from components.scoring.batch import Batch
+from components.scoring.response_logps import response_logps, scoring_path, token_logps
 from tests.flows.family_campaign import check_trained_on_what_was_sampled, family_config, play
 from tests.models.template_families import FAMILIES as TEMPLATES
 from tests.models.template_families import family_tokenizer

@@ -18,7 +18,8 @@ from components.generation.sampler import sample
 from components.generation.sampling_params import SamplingParams
 from components.models.adapters import with_fresh_adapter
 from components.models.rotary import UNLIMITED, make_rows_independent, original_context, steady_tokens
-from components.scoring.response_logps import Batch, response_logps, scoring_path, token_logps
+from components.scoring.batch import Batch
+from components.scoring.response_logps import response_logps, scoring_path, token_logps
 
 CONTEXT = 16
 SMALL: dict[str, Any] = {

@@ -6,7 +6,8 @@ import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from components.scoring import response_logps as scoring
-from components.scoring.response_logps import Batch, response_logps, together, token_logps
+from components.scoring.batch import Batch
+from components.scoring.response_logps import response_logps, together, token_logps
 
 
 @pytest.fixture(scope="module")

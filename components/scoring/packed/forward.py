@@ -1,12 +1,12 @@
 """A model's forward over a packed row with another function in place of its head."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from components.models.adapters import unwrapped
+from components.scoring.head import replaced
 from components.scoring.packed.last_layer import only_what_is_read
 from components.scoring.packed.layout import Packed
 
@@ -36,13 +36,3 @@ def packed_forward(
         )
     logits: torch.Tensor = output.logits
     return logits
-
-
-@contextlib.contextmanager
-def replaced(head: torch.nn.Module, forward: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """Replace a module's forward within the block."""
-    head.forward = forward
-    try:
-        yield
-    finally:
-        del head.forward

@@ -8,14 +8,12 @@ import torch
 from components.models.adapters import output_head, unwrapped
 from components.models.cpu.linear import OneDnnLinear
 from components.models.padding import left_padding_is_exact
+from components.scoring.head import column_logps, head_use
 from components.scoring.packed.attention import CannotPack
 from components.scoring.packed.forward import packed_forward
-from components.scoring.packed.head import column_logps
 from components.scoring.packed.layout import Packed
 from components.scoring.packed.trial import Packing, Trial, packing
 
-SENT = (1234.0, -567.0)
-"""Values that a trial puts in place of the head's output: a cap or a scale behind the head would change them."""
 TOLERANCE = 1e-3
 """Largest difference of a token's log-probability, in nats, between packed and plain forward in a trial in fp32."""
 
@@ -44,13 +42,12 @@ def packing_of(model: Any, plain: Plain) -> Packing:
         head = output_head(model)
         if type(head) not in (torch.nn.Linear, OneDnnLinear):
             raise CannotPack(f"its head is of type {type(head).__name__}")
+        if head_use(model) != "plain":
+            raise CannotPack("its logits are not the plain output of its head")
 
         def packed() -> torch.Tensor:
             device = next(model.parameters()).device
             layout = Packed(prompts, responses, device, unwrapped(model).dtype)
-            sent = torch.tensor([[SENT]], device=device, dtype=torch.float32)
-            if not torch.equal(packed_forward(model, head, layout, lambda _: sent.clone()), sent):
-                raise CannotPack("its logits are not the plain output of its head")
             columns = torch.tensor([token for response in responses for token in response], device=device)
             return packed_logps(model, layout, columns.unsqueeze(1)).squeeze(1)
 

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import torch
 
 from components.models.adapters import unwrapped
+from components.scoring.head import replaced
 from components.scoring.packed.attention import CannotPack
-from components.scoring.packed.forward import packed_forward, replaced
+from components.scoring.packed.forward import packed_forward
 from components.scoring.packed.layout import Packed
 from components.scoring.packed.trial import Packing, Trial, packing
 

@@ -29,7 +29,8 @@ from components.generation.sampling_params import SamplingParams
 from components.runtime.launch import keep_freed_memory
 from components.scoring.packed import attention as packed_attention
 from components.scoring.packed.layout import Packed
-from components.scoring.response_logps import _padded_logps, longest_packed
+from components.scoring.packed.logps import longest_packed
+from components.scoring.padded import padded_token_logps
 
 ATTENTION_LIMITS = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 """Relative L2 error of packed attention, and of its gradients, against plain attention in fp32."""
@@ -158,7 +159,9 @@ def steps(task: dict[str, Any], device: torch.device) -> dict[str, Any]:
         build = functools.partial(plain_engine, kept=kept)
         common: dict[str, Any] = {"lora_rank": lora, "device": device, "build": build, "max_tokens": task["max_tokens"]}
         ours = Ours(shape, pairs, dtype=dtype, pairs_per_step=per_step, **common)
-        assert longest_packed(ours.engine, _padded_logps) > task["longest"], "the model is not packed; the log says why"
+        assert longest_packed(ours.engine, padded_token_logps) > task["longest"], (
+            "the model is not packed; the log says why"
+        )
         step: Callable[[], Any] = ours.step
     else:
         from peers import Peer

@@ -18,7 +18,9 @@ from components.models.adapters import with_fresh_adapter, without_adapter
 from components.models.cpu import linear as cpu_linear
 from components.models.cpu.layers import speed_up
 from components.scoring import response_logps as scoring
+from components.scoring.batch import Batch
 from components.scoring.packed.layout import Packed
+from components.scoring.padded import Rectangle
 
 CPU = torch.device("cpu")
 FULL_LOGITS, HEAD_ON_ANSWERS, PACKED, SHARED, PRODUCTS, CACHED_REFERENCE = range(6)
@@ -33,7 +35,7 @@ def _take_away(rung: int) -> None:
     if rung < PACKED:
         scoring.longest_packed = lambda *_: 0
     if rung < HEAD_ON_ANSWERS:
-        scoring._response_logits = _from_all_logits
+        scoring.padded_logps = _from_all_logits
 
 
 class Unshared(Packed):
@@ -43,11 +45,26 @@ class Unshared(Packed):
         return [[row] for row in range(len(prompts))]
 
 
-def _from_all_logits(model: Any, batch: Any) -> torch.Tensor:
+def _from_all_logits(
+    model: Any,
+    batch: Batch,
+    columns: torch.Tensor,
+    *,
+    temperature: float = 1.0,
+    entropies: torch.Tensor | None = None,
+    collisions: bool = False,
+) -> tuple[torch.Tensor, None]:
+    """Stand for `padded_logps`, with the logits of all positions in fp32."""
+    assert temperature == 1.0
+    assert not collisions
+    rows = Rectangle(batch)
     logits = model(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, position_ids=batch.position_ids, use_cache=False
-    ).logits
-    return logits[:, -batch.response_width - 1 : -1]
+        input_ids=rows.input_ids, attention_mask=rows.attention_mask, position_ids=rows.position_ids, use_cache=False
+    ).logits.float()
+    logps = logits[:, -batch.response_width - 1 : -1].log_softmax(dim=2).flatten(0, 1).index_select(0, batch.places)
+    if entropies is not None:
+        entropies.copy_(torch.special.entr(logps.detach().exp()).sum(dim=1))
+    return logps.gather(1, columns), None
 
 
 Build = Callable[[Any, TrainingConfig, int, torch.dtype], Any]

@@ -7,9 +7,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma3TextConfig
 
+from components.scoring import padded
 from components.scoring import response_logps as scoring
+from components.scoring.batch import Batch
 from components.scoring.packed import logps
-from components.scoring.response_logps import Batch, token_scores
+from components.scoring.response_logps import token_scores
 from tests.scoring.packed import architectures
 from tests.scoring.packed.architectures import PACKED, PADDED, PROMPTS, RESPONSES, SMALL
 
@@ -29,7 +31,7 @@ def test_packed_model_scores_and_learns_as_padded(name: str, monkeypatch: pytest
     for packed in (True, False):
         model = build(PACKED[name])
         if packed:
-            assert logps.longest_packed(model, scoring._padded_logps) >= 64
+            assert logps.longest_packed(model, padded.padded_token_logps) >= 64
         else:
             monkeypatch.setattr(scoring, "longest_packed", lambda *_: 0)
         scores = token_scores(model, batch(), end_ids=[3])
@@ -51,7 +53,7 @@ def test_model_that_cannot_be_packed_is_scored_padded_and_the_log_says_why_once(
     model = build(config)
     before = model.config._attn_implementation
     with caplog.at_level(logging.WARNING):
-        assert [logps.longest_packed(model, scoring._padded_logps) for _ in range(2)] == [0, 0]
+        assert [logps.longest_packed(model, padded.padded_token_logps) for _ in range(2)] == [0, 0]
     assert len([record for record in caplog.records if reason in record.message and "padded" in record.message]) == 1
     assert model.config._attn_implementation == before
     assert "forward" not in vars(model.get_output_embeddings())
@@ -63,7 +65,7 @@ def test_row_longer_than_a_sliding_window_is_scored_padded(monkeypatch: pytest.M
         **SMALL, head_dim=8, sliding_window=10, layer_types=["sliding_attention", "full_attention"]
     )
     model = build(config).eval()
-    assert logps.longest_packed(model, scoring._padded_logps) == 10
+    assert logps.longest_packed(model, padded.padded_token_logps) == 10
     long = Batch([[5, 6, 7, 8]], [[1, 2, 3, 4, 5, 6, 7]], 0, torch.device("cpu"))
     monkeypatch.setattr(scoring, "packed_logps", lambda *_: pytest.fail("a window hides what a packed row would show"))
     assert torch.isfinite(token_scores(model, long).logps).all()
@@ -71,7 +73,7 @@ def test_row_longer_than_a_sliding_window_is_scored_padded(monkeypatch: pytest.M
 
 def test_packed_attention_is_not_seen_by_the_model_s_own_forward() -> None:
     model, other = build(PACKED["llama"]).eval(), build(PACKED["llama"]).eval()
-    logps.longest_packed(model, scoring._padded_logps)
+    logps.longest_packed(model, padded.padded_token_logps)
     ids = torch.tensor([[0, 0, 5, 6, 7], [1, 2, 3, 4, 5]])
     mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
     with torch.no_grad():
@@ -88,7 +90,7 @@ def test_model_whose_packed_row_is_off_is_not_trusted(
     kept = logps.packed_logps
     monkeypatch.setattr(logps, "packed_logps", lambda *words: kept(*words) + 0.01)
     with caplog.at_level(logging.WARNING):
-        assert logps.longest_packed(model, scoring._padded_logps) == 0
+        assert logps.longest_packed(model, padded.padded_token_logps) == 0
     assert "off by 0.01 nats in a packed row" in caplog.text
 
 
@@ -101,6 +103,6 @@ def test_model_that_this_machine_cannot_pack_is_scored_padded(
     model = build(PACKED["llama"])
     monkeypatch.setattr(logps, "packed_logps", missing)
     with caplog.at_level(logging.WARNING):
-        assert logps.longest_packed(model, scoring._padded_logps) == 0
+        assert logps.longest_packed(model, padded.padded_token_logps) == 0
     assert "cannot be packed: no kernel for this device" in caplog.text
     assert torch.isfinite(token_scores(model.eval(), batch()).logps).all()

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from components.config import LoraConfig, SoftPromptConfig
 from components.models.adapters import with_fresh_adapter
 from components.models.rounding import in_fp32
-from components.scoring import response_logps as scoring
+from components.scoring import padded
 from components.scoring.packed import logps, rewards, trial
 from components.scoring.packed.layout import Packed, Segment
 from components.scoring.response_logps import scoring_path
@@ -28,7 +28,7 @@ def build(config: Any, dtype: torch.dtype, auto: Any = AutoModelForCausalLM) -> 
 
 @torch.no_grad()
 def logps_of(model: Any, prompts: list[list[int]], responses: list[list[int]]) -> torch.Tensor:
-    return scoring._padded_logps(model, prompts, responses)
+    return padded.padded_token_logps(model, prompts, responses)
 
 
 @torch.no_grad()
@@ -67,7 +67,7 @@ def test_loud_special_tokens_do_not_keep_a_model_from_being_packed() -> None:
 
 @pytest.mark.parametrize("name", PACKED)
 def test_models_that_are_packed_in_fp32_are_packed_in_bfloat16(name: str) -> None:
-    assert logps.longest_packed(build(PACKED[name], torch.bfloat16), scoring._padded_logps) >= 64
+    assert logps.longest_packed(build(PACKED[name], torch.bfloat16), padded.padded_token_logps) >= 64
     config = type(PACKED[name]).from_dict(PACKED[name].to_dict() | {"num_labels": 1})
     assert rewards.longest_rewarded(build(config, torch.bfloat16, AutoModelForSequenceClassification)) >= 64
 

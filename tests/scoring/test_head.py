@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from components.scoring.packed import head
-from components.scoring.packed.head import column_logps
+from components.scoring import head
+from components.scoring.head import column_logps
 
 ROWS, HIDDEN, VOCABULARY = 700, 24, 90
 ODD = 637

@@ -1,15 +1,18 @@
 """Log-probabilities of chosen columns of the vocabulary without ever holding all logits in fp32.
 
-Knows a linear head and nothing else.
+Also tells whether a model's logits are its head's output as it is, which that needs.
 """
 
-from collections.abc import Iterator
-from typing import Any
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.nn.functional import pad
 
-from components.models.cpu.linear import ROWS_AT_ONCE, pad_rows, product, product_over_rows
+from components.models.adapters import output_head, unwrapped
+from components.models.cpu.linear import ROWS_AT_ONCE, OneDnnLinear, pad_rows, product, product_over_rows
 
 TILE_BYTES = {True: 16 * 2**20, False: 256 * 2**20}
 """Bytes of the fp32 logits of one product, on a CPU (True) and elsewhere, where more keep the device busy."""
@@ -21,6 +24,55 @@ ENTROPY_BYTES = 32 * 2**20
 """Bytes of the fp32 logits whose entropies are taken at once: beside a tile they should take little memory."""
 KEPT_BYTES = 256 * 2**20
 """Bytes of logits up to which they are kept for the backward pass rather than computed again."""
+
+HeadUse = Literal["plain", "by row", "unknown"]
+"""What a model does with its head: its logits are a linear head's output as it is; are computed from it row by row, say
+capped; or it has no head that can be called."""
+LINEAR = (torch.nn.Linear, OneDnnLinear)
+SENT = (1234.0, -567.0)
+"""Values that a trial puts in place of the head's output: a cap or a scale behind the head would change them."""
+_uses: "WeakKeyDictionary[torch.nn.Module, HeadUse]" = WeakKeyDictionary()
+
+
+def head_use(model: Any) -> HeadUse:
+    """Return what a model does with its head, tried once per model; every rank must call this.
+
+    Args:
+        model: A causal language model, a peft wrapper of one, or an engine around either.
+    """
+    base = unwrapped(model)
+    if base not in _uses:
+        _uses[base] = _tried(base)
+    use = _uses[base]
+    # An adapter on the head may have come since.
+    return "by row" if use == "plain" and type(output_head(model)) not in LINEAR else use
+
+
+@torch.no_grad()
+def _tried(base: Any) -> HeadUse:
+    head = output_head(base)
+    if head is None:
+        return "unknown"
+    device = next(base.parameters()).device
+    sent = torch.tensor([[SENT]], device=device)
+    with replaced(head, lambda _: sent.clone()):
+        try:
+            logits = base(input_ids=torch.zeros((1, 1), dtype=torch.long, device=device), use_cache=False).logits
+        except (TypeError, ValueError, IndexError, RuntimeError):
+            return "unknown"
+    if logits.shape != sent.shape:
+        return "unknown"
+    return "plain" if torch.equal(logits, sent) else "by row"
+
+
+@contextlib.contextmanager
+def replaced(head: torch.nn.Module, forward: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Replace a module's forward within the block."""
+    head.forward = forward
+    try:
+        yield
+    finally:
+        del head.forward
 
 
 def column_logps(
@@ -166,6 +218,12 @@ def _entropies(gradients: torch.Tensor, logits: torch.Tensor, logps: torch.Tenso
 def _entropies_of(logps: torch.Tensor) -> torch.Tensor:
     """Return the entropy of each row from all its log-probabilities, (rows,)."""
     return torch.cat([torch.special.entr(logps[rows].exp()).sum(dim=1) for rows in _parts(logps)])
+
+
+@torch.no_grad()
+def entropies_of_logits(logits: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+    """Return the entropy of each row, (rows,), from its logits (rows, vocabulary) and their logsumexp (rows,)."""
+    return torch.cat([_entropies_of(logits[rows] - total[rows].unsqueeze(1)) for rows in _parts(logits)])
 
 
 def _parts(logits: torch.Tensor) -> Iterator[slice]:
