@@ -114,7 +114,16 @@ def with_fresh_adapter(model: "PreTrainedModel", lora: LoraConfig, soft_prompt: 
         adapted = get_peft_model(model, _settings(model, lora, soft_prompt), autocast_adapter_dtype=False)
     if soft_prompt.kind == "prefix":
         _begin_as_real_tokens(adapted, soft_prompt.num_tokens)
+    _speed_up(adapted)
     return adapted.to(model.device)
+
+
+def _speed_up(adapted: torch.nn.Module) -> None:
+    """Replace the low-rank layers of an adapter by faster ones for a CPU."""
+    from components.models.cpu.lora import adopt
+
+    for module in adapted.modules():
+        adopt(module)
 
 
 def _settings(model: "PreTrainedModel", lora: LoraConfig, soft_prompt: SoftPromptConfig) -> "PeftConfig":
@@ -181,6 +190,7 @@ def load_adapter(model: "PreTrainedModel", adapter: Path, *, trainable: bool) ->
         adapted.peft_config["default"].inference_mode = False
         adapted.prompt_encoder.requires_grad_(True)
     _refuse_partial(adapted, adapter)
+    _speed_up(adapted)
     return adapted
 
 

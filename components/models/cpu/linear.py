@@ -59,18 +59,18 @@ def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None)
         return result.view(*input.shape[:-1], len(weight))
     if input.dtype != torch.bfloat16 or not pad_rows(count, input.device, input.dtype):
         return torch.nn.functional.linear(input, weight, bias)
-    outputs = torch.nn.functional.linear(_padded_rows(input.reshape(count, -1)), weight, bias)
+    outputs = torch.nn.functional.linear(padded_rows(input.reshape(count, -1)), weight, bias)
     return outputs[:count].view(*input.shape[:-1], outputs.shape[1])
 
 
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Return a b^T of matrices (m, k) and (n, k), without a gradient, by oneDNN if that is faster."""
-    return _multiply(_padded_rows(a), b)[: len(a)] if _takes(a, b) else a @ b.T
+    return _multiply(padded_rows(a), b)[: len(a)] if _takes(a, b) else a @ b.T
 
 
 def product_over_rows(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Return a^T b of matrices (rows, m) and (rows, n), without a gradient, by oneDNN if that is faster."""
-    return _multiply(_padded_rows(a).T, _padded_rows(b).T) if _takes(a, b) else a.T @ b
+    return _multiply(padded_rows(a).T, padded_rows(b).T) if _takes(a, b) else a.T @ b
 
 
 def _takes(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -99,7 +99,7 @@ def pad_rows(count: int, device: torch.device, dtype: torch.dtype) -> int:
     return -count % max(ROWS_AT_ONCE if dtype == torch.bfloat16 else 1, 2 ** (count.bit_length() - 5))
 
 
-def _padded_rows(rows: torch.Tensor) -> torch.Tensor:
+def padded_rows(rows: torch.Tensor) -> torch.Tensor:
     """Return the matrix with as many rows of zeros behind it as `pad_rows` says."""
     more = pad_rows(len(rows), rows.device, rows.dtype)
     return torch.nn.functional.pad(rows, (0, 0, 0, more)) if more else rows
@@ -110,7 +110,7 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        padded = _padded_rows(rows)
+        padded = padded_rows(rows)
         ctx.save_for_backward(padded, weight)
         ctx.count = len(rows)
         return _multiply(padded, weight, bias)
