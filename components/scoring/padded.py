@@ -25,9 +25,9 @@ class Rectangle:
     Prompts are padded on the left and responses on the right.
     """
 
-    def __init__(self, batch: Batch, width: int = 0) -> None:
-        """Lay the tokens out, in at least `width` columns."""
-        self.prompt_width = max(max(map(len, batch.prompts)), width - batch.response_width)
+    def __init__(self, batch: Batch, more: int = 0) -> None:
+        """Lay the tokens out, with `more` columns of padding than they need."""
+        self.prompt_width = max(map(len, batch.prompts)) + more
         shape = (len(batch.prompts), self.prompt_width + batch.response_width)
         # Padding tokens' embeddings may be zero, at which some models (Gemma 3n) have no gradient, so that all are NaN.
         ids = torch.tensor([prompt[:1] for prompt in batch.prompts], dtype=torch.long).repeat(1, shape[1])
@@ -123,11 +123,10 @@ def _forward(model: Any, batch: Batch, padding: Padding, of_rows: OfRows | None)
     Returns:
         (response tokens, anything).
     """
-    rectangle = Rectangle(batch)
-    if padding != "none":
-        # Else nearly every batch had a width of its own, and a compiled primitive for every product of that width.
-        width = rectangle.input_ids.shape[1]
-        rectangle = Rectangle(batch, width + pad_rows(width, batch.device, unwrapped(model).dtype))
+    # Few widths, as nearly every batch has one of its own, and products of each are compiled and kept.
+    longest = max(map(len, batch.prompts)) + batch.response_width
+    more = 0 if padding == "none" else pad_rows(longest, batch.device, unwrapped(model).dtype)
+    rectangle = Rectangle(batch, more)
     width, prompt_width = rectangle.input_ids.shape[1], rectangle.prompt_width
     if padding == "left":
         inputs = {"input_ids": rectangle.input_ids, "attention_mask": rectangle.attention_mask}
