@@ -40,7 +40,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--split", default="train", help="split of the pairs, if they have splits")
     parser.add_argument("--limit", type=int, default=1100, help="most pairs to take")
     parser.add_argument("--held-out", type=int, default=128, help="held-out prompts of the gate")
-    parser.add_argument("--audit", type=int, default=256, help="most fresh prompts of the comparison at the end")
+    parser.add_argument("--audit", type=int, default=160, help="most fresh prompts of the comparison at the end")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="seeds of the campaigns")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "real", help="folder of everything")
     parser.add_argument("--set", dest="settings", action="append", default=[], help="KEY=VALUE for the campaigns")
@@ -122,7 +122,12 @@ class Recipe:
 
     def campaigns(self, seed: int) -> dict[str, Path]:
         """Run three rounds, and one round of offline DPO on the pairs of the people that the judge was trained on."""
-        offline = [f"preferences.seed_pairs={self.inputs.pairs[0]}", "validation.max_quarantine_share=1"]
+        offline = [
+            f"preferences.seed_pairs={self.inputs.pairs[0]}",
+            "validation.max_quarantine_share=1",
+            # About as many steps as three rounds make.
+            "training.epochs=1",
+        ]
         for name, rounds, more in ((f"rounds-{seed}", 3, []), (f"offline-{seed}", 1, offline)):
             words = [word for setting in (*self.settings, *more) for word in ("--set", setting)]
             if not self._is_done(name, rounds):
