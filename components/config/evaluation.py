@@ -30,6 +30,9 @@ class GateConfig(Section):
 
     max_length_ratio: float = Field(default=1.5, gt=0.0)
     """Guard: largest mean response length of the challenger, as a multiple of the champion's."""
+    min_length_ratio: float = Field(default=0.5, ge=0.0)
+    """Guard: smallest mean response length of the challenger, as a multiple of the champion's; 0 sets no limit. Judges
+    that learnt from people who prefer shorter answers can be won by answers of a few words."""
     max_kl_to_start: float = Field(default=100.0, gt=0.0)
     """Guard: largest KL divergence from the start, in nats per response."""
     max_unfinished_increase: float = Field(default=0.05, ge=0.0, le=1.0)
@@ -38,7 +41,11 @@ class GateConfig(Section):
     max_unfinished_share: float = Field(default=1.0, ge=0.0, le=1.0)
     """Guard: largest share of the challenger's responses that are empty or cut, whatever the champion's is; 1 sets no
     limit."""
-    ADDED_LATER: ClassVar[tuple[str, ...]] = ("max_unfinished_increase",)
-    FORMER_DEFAULTS: ClassVar[dict[str, float]] = {"max_unfinished_share": 0.2, "max_unfinished_increase": 1.0}
-    """Behaviour of 0.1: an absolute limit alone. A campaign that began with it keeps it, as long as its configuration
-    leaves the keys out."""
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("max_unfinished_increase", "min_length_ratio")
+    FORMER_DEFAULTS: ClassVar[dict[str, float]] = {
+        "max_unfinished_share": 0.2,
+        "max_unfinished_increase": 1.0,
+        "min_length_ratio": 0.0,
+    }
+    """Behaviour of 0.1: an absolute limit on unfinished answers, and none on short ones. A campaign that began with it
+    keeps it, as long as its configuration leaves the keys out."""

@@ -38,7 +38,7 @@ def decide(evaluation: Mapping[str, Any], gate: GateConfig) -> Decision:
     """
     findings = [
         _win_rate(evaluation),
-        _length(evaluation, gate.max_length_ratio),
+        _length(evaluation, gate),
         _divergence(evaluation, gate.max_kl_to_start),
         _unusable(evaluation, gate.max_unfinished_share),
         *_more_unusable(evaluation, gate.max_unfinished_increase),
@@ -58,12 +58,15 @@ def _win_rate(evaluation: Mapping[str, Any]) -> Finding:
     return Finding(False, f"{text} is not surely above 0.5, as its lower bound of {low:.4f} must be")
 
 
-def _length(evaluation: Mapping[str, Any], limit: float) -> Finding:
+def _length(evaluation: Mapping[str, Any], gate: GateConfig) -> Finding:
     challenger, champion = (_number(evaluation, "mean_tokens", name) for name in ("challenger", "champion"))
     if challenger is None or champion is None or champion <= 0:
         return _unknown("mean length of challenger and champion", "mean_tokens")
-    text = f"mean length {challenger:.1f} tokens is {challenger / champion:.2f} times the champion's {champion:.1f}"
-    return _guard(challenger / champion, limit, text)
+    ratio = challenger / champion
+    text = f"mean length {challenger:.1f} tokens is {ratio:.2f} times the champion's {champion:.1f}"
+    if ratio < gate.min_length_ratio:
+        return Finding(False, f"{text}, below the limit {gate.min_length_ratio:g}")
+    return _guard(ratio, gate.max_length_ratio, text)
 
 
 def _divergence(evaluation: Mapping[str, Any], limit: float) -> Finding:

@@ -41,7 +41,7 @@ def test_halves_share_no_first_turn_and_keep_dialogues_together(real: dict[str, 
     source = tmp_path / "pairs.jsonl"
     source.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     files = real["inputs"].write_inputs(
-        str(source), tmp_path / "out", split="train", limit=60, num_held_out=5, num_audit=9
+        str(source), tmp_path / "out", split="train", limit=60, num_held_out=5, num_audit=99
     )
     halves = [[json.loads(line) for line in path.read_text().splitlines()] for path in files.pairs]
     firsts = [{content_key(row["prompt"][:1]) for row in half} for half in halves]
@@ -57,9 +57,10 @@ def test_halves_share_no_first_turn_and_keep_dialogues_together(real: dict[str, 
     assert {*held_out, *audit} == firsts[1]
     assert not set(held_out) & set(audit)
     again = real["inputs"].write_inputs(
-        str(source), tmp_path / "again", split="train", limit=60, num_held_out=5, num_audit=9
+        str(source), tmp_path / "again", split="train", limit=60, num_held_out=5, num_audit=3
     )
     assert again.pairs[0].read_bytes() == files.pairs[0].read_bytes()
+    assert len(again.audit.read_text().splitlines()) == 3
     assert parse_transcript(rows[0]["chosen"], "row 1")[-1]["content"] == "chosen 0"
 
 

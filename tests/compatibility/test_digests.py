@@ -117,10 +117,12 @@ def test_campaign_of_0_1_keeps_its_gate_though_its_configuration_lacks_the_new_g
         return CampaignConfig.model_validate({"campaign": "old", "gate": gate})
 
     pinned = config(**GateConfig.FORMER_DEFAULTS).model_dump(mode="json")
-    del pinned["gate"]["max_unfinished_increase"], pinned["evaluation"]["start_prompts"]
+    del pinned["gate"]["max_unfinished_increase"], pinned["gate"]["min_length_ratio"]
+    del pinned["evaluation"]["start_prompts"]
     write_json(tmp_path / CONFIG, pinned)
     continued = with_former_defaults(tmp_path, config())
     assert (continued.gate.max_unfinished_share, continued.gate.max_unfinished_increase) == (0.2, 1.0)
+    assert continued.gate.min_length_ratio == 0.0
     assert digest(continued.gate) == SECTIONS[GateConfig]
     refuse_changes(tmp_path, continued)
     assert config().gate.max_unfinished_share == 1.0

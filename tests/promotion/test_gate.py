@@ -66,6 +66,11 @@ def test_gate_promotes_a_better_challenger_and_says_why_with_numbers() -> None:
             30.2,
             "mean length 30.2 tokens is 1.51 times the champion's 20.0, above the limit 1.5",
         ),
+        (
+            "mean_tokens.challenger",
+            9.8,
+            "mean length 9.8 tokens is 0.49 times the champion's 20.0, below the limit 0.5",
+        ),
         ("kl_to_start", 50.5, "KL to the start is 50.50 nats a response, above the limit 50"),
         ("empty_share.challenger", 0.09, "share of empty or unfinished responses is 0.110, above the limit 0.1"),
         ("unfinished_share.challenger", 0.2, "share of empty or unfinished responses is 0.210, above the limit 0.1"),
@@ -86,14 +91,20 @@ def test_gate_refuses_for_each_reason_alone(path: str, value: Any, reason: str) 
     [
         ("win_rate_vs_champion.low", 0.5001),
         ("mean_tokens.challenger", 30.0),
+        ("mean_tokens.challenger", 10.0),
         ("kl_to_start", 50.0),
         ("unfinished_increase", {"value": 0.05, "low": 0.02, "high": 0.08, "n": 256}),
         ("unfinished_increase", {"value": 0.125, "low": 0.0, "high": 0.25, "n": 24}),
     ],
-    ids=["win rate", "length", "KL", "sure increase within the margin", "unsure increase above it"],
+    ids=["win rate", "length", "half the length", "KL", "sure increase within the margin", "unsure increase above it"],
 )
 def test_gate_promotes_at_the_limits(path: str, value: Any) -> None:
     assert decide(changed(path, value), GATE).promoted
+
+
+def test_gate_without_a_lower_limit_takes_any_length() -> None:
+    gate = GATE.model_copy(update={"min_length_ratio": 0.0})
+    assert decide(changed("mean_tokens.challenger", 0.1), gate).promoted
 
 
 def test_gate_names_every_reason_against() -> None:
