@@ -1,6 +1,7 @@
 """Shared by all commands: the two consoles, the campaign's argument, and the one-line report of an error."""
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator
 from typing import Annotated, NamedTuple
@@ -69,3 +70,5 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # peft imports it if it is installed, and it then warns of a faster kernel on the hub, whatever the model is.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
