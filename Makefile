@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Tests run on one thread each, as many at once as there are cores, at most eight.
 PYTEST := $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist worksteal
-.PHONY: demo test check lint types imports coverage test-faults bench bench-gpu reference models ui up down deploy worker test-e2e clean
+.PHONY: demo test check lint types imports coverage test-faults bench bench-gpu bench-real reference models ui up down deploy worker test-e2e clean
 
 demo: .venv/run.ready  ## Set up, and run three rounds on the built-in campaign.
 	$(BIN)/ratchet run conf/demo.yaml
@@ -41,6 +41,9 @@ bench: .venv/dev.ready  ## Training, sampling and a round beside TRL and transfo
 
 real: .venv/dev.ready  ## One public recipe on a real model and real preferences, in an hour or two on two cores; ARGS="--model DIR --pairs FILE" without the hub.
 	$(BIN)/python tests/benchmarks/real_model.py $(ARGS)
+
+bench-real: .venv/dev.ready  ## A real model's training step and sampling beside TRL and transformers; ARGS="--model DIR --pairs FILE"; into runs/bench.
+	$(BIN)/python tests/benchmarks/real_step.py $(ARGS)
 
 bench-gpu: .venv/dev.ready  ## The training step on one GPU: exact, beside TRL, and beside what the GPU can do; into runs/bench.
 	$(BIN)/python tests/benchmarks/gpu_step.py
