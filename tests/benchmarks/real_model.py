@@ -155,34 +155,43 @@ def main() -> None:
     judges = recipe.judges()
     results = []
     for seed in chosen.seeds:
-        places = recipe.campaigns(seed)
-        states = {name: read_json(place / "campaign.json") for name, place in places.items()}
-        models = {"start": model_of_round(places["rounds"], 0)}
-        models |= {f"round {number}": model_of_round(places["rounds"], number) for number in (1, 2, 3)}
-        models["offline"] = model_of_round(places["offline"], 1)
-        with recipe.timed(f"audit-{seed}"):
-            answers = answer(models, recipe.config, inputs.audit, seed=seed)
-        results.append(
-            {
-                "seed": seed,
-                "campaigns": states,
-                "mean_tokens": {name: float(each.lengths.mean()) for name, each in answers.items()},
-                "audit": {
-                    f"{one} over {other}": _as_json(head_to_head(answers[one], answers[other]))
-                    for place, one in enumerate(models)
-                    for other in list(models)[:place]
-                },
-            }
-        )
-    summary = {
-        "judges": judges,
-        "seeds": results,
-        "seconds": recipe.seconds | {"all": sum(recipe.seconds.values())},
-    }
-    write_result(chosen.out / "figures.json", before=before, summary=summary, samples=[])
-    (chosen.out / "figures.md").write_text(as_markdown(summary), encoding="utf-8")
-    plot_win_rates(summary, chosen.out / "win_rates.png")
+        results.append(_result_of_seed(recipe, seed))
+        summary = {
+            "judges": judges,
+            "seeds": results,
+            "seconds": recipe.seconds | {"all": sum(recipe.seconds.values())},
+        }
+        write_result(chosen.out / "figures.json", before=before, summary=summary, samples=[])
+        (chosen.out / "figures.md").write_text(as_markdown(summary), encoding="utf-8")
+        plot_win_rates(summary, chosen.out / "win_rates.png")
     print(as_markdown(summary))
+
+
+def _result_of_seed(recipe: Recipe, seed: int) -> dict[str, Any]:
+    """Run the campaigns of a seed and compare their models, or read what an earlier start found."""
+    file = recipe.out / f"seed-{seed}.json"
+    found: dict[str, Any] = read_json(file) if file.exists() else {}
+    if found.get("settings") == recipe.settings:
+        return found
+    places = recipe.campaigns(seed)
+    models = {"start": model_of_round(places["rounds"], 0)}
+    models |= {f"round {number}": model_of_round(places["rounds"], number) for number in (1, 2, 3)}
+    models["offline"] = model_of_round(places["offline"], 1)
+    with recipe.timed(f"audit-{seed}"):
+        answers = answer(models, recipe.config, recipe.inputs.audit, seed=seed)
+    result = {
+        "seed": seed,
+        "settings": recipe.settings,
+        "campaigns": {name: read_json(place / "campaign.json") for name, place in places.items()},
+        "mean_tokens": {name: float(each.lengths.mean()) for name, each in answers.items()},
+        "audit": {
+            f"{one} over {other}": _as_json(head_to_head(answers[one], answers[other]))
+            for place, one in enumerate(models)
+            for other in list(models)[:place]
+        },
+    }
+    write_json(file, result)
+    return result
 
 
 def _as_json(compared: Any) -> dict[str, Any]:

@@ -94,6 +94,7 @@ def test_tables_and_plot_have_every_seed(real: dict[str, ModuleType], tmp_path: 
     result = {
         "campaigns": {"rounds": {"rounds": [record]}, "offline": {"rounds": [record | {"promoted": False}]}},
         "audit": dict.fromkeys(figures.SHOWN, measured),
+        "mean_tokens": {"start": 99.6, "round 1": 88.4, "round 2": 80, "round 3": 70, "offline": 60},
     }
     summary = {
         "judges": {"judge": judge, "evaluation_judge": judge},
@@ -104,6 +105,7 @@ def test_tables_and_plot_have_every_seed(real: dict[str, ModuleType], tmp_path: 
     assert "| evaluation judge | 400 | 0.625 (0.500–0.750) | 0.625 (0.500–0.750) of 536 |" in text
     assert text.count("| offline DPO | 128 | 0.625 (0.500–0.750) | 0.625 (0.500–0.750) | 3.2 | 80 | refused |") == 2
     assert text.count("| round 3 against round 1 |") == 2
+    assert "| 88 and 100 |" in text
     assert "| all | 1.5 |" in text
     figures.plot_win_rates(summary, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

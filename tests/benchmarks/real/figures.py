@@ -67,9 +67,12 @@ def _rounds(result: Mapping[str, Any]) -> str:
 
 
 def _audit(result: Mapping[str, Any]) -> str:
-    compared = result["audit"]
-    rows = [[SHOWN[key], *(_interval(compared[key][name]) for name in MEASURES)] for key in SHOWN]
-    return _table(["comparison", *MEASURES.values()], rows)
+    compared, tokens = result["audit"], result["mean_tokens"]
+    rows = []
+    for key, shown in SHOWN.items():
+        lengths = " and ".join(f"{tokens[model]:.0f}" for model in key.split(" over "))
+        rows.append([shown, *(_interval(compared[key][name]) for name in MEASURES), lengths])
+    return _table(["comparison", *MEASURES.values(), "tokens"], rows)
 
 
 def _seconds(seconds: Mapping[str, float]) -> str:
