@@ -20,7 +20,7 @@ from components.records import Artifact, EvaluateRequest, Interval, JudgeUnavail
 Make = Callable[..., EvaluateRequest]
 NUM_PROMPTS = 24
 MODELS = ("start", "champion", "challenger")
-GATE = GateConfig(max_length_ratio=100.0, max_kl_to_start=1e6)
+GATE = GateConfig(max_length_ratio=100.0, min_length_ratio=0.0, max_kl_to_start=1e6)
 
 
 class Brevity:
