@@ -53,12 +53,14 @@ def answer(
     texts: dict[str, list[str]] = {}
     lengths: dict[str, list[int]] = {}
     for name, ref in models.items():
+        print(f"audit: {name} answers {len(loaded)} prompts", flush=True)
         responses = _sampled(ref, config, [prompt.messages for prompt in loaded], seed)
         texts[name], lengths[name] = [each.text for each in responses], [len(each.token_ids) for each in responses]
     groups = [
         Group(prompt.prompt_id, prompt.messages, tuple((number, texts[name][row]) for number, name in enumerate(texts)))
         for row, prompt in enumerate(loaded)
     ]
+    print(f"audit: both judges score {len(groups) * len(texts)} answers", flush=True)
     judged = [_scores(judge, groups, len(texts)) for judge in (config.evaluation_judge, config.judge)]
     return {
         name: ModelAnswers(judged[0][:, number], judged[1][:, number], np.array(lengths[name]))
