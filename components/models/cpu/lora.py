@@ -1,7 +1,6 @@
 """LoRA layers on a CPU as one function each: the low-rank product is added in the base's memory.
 
-The forward of peft makes three more tensors of the output's size and reads them again for the backward pass, so that a
-step with LoRA takes as long as one that trains all weights.
+The forward of peft makes three more tensors of the output's size.
 
 LoRA: arXiv 2106.09685, equation 3.
 """
