@@ -4,11 +4,10 @@ Nothing is written into the campaign's directory, no lock is held, and no chat m
 """
 
 import contextlib
-import logging
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from components.preferences.tables import read_groups, write_pairs
 from components.records import Artifact, DataRejected, Manifest, StageFailed
 from components.runtime import progress
 from components.runtime.launch import STAGES, load_stages, run_stage
+from components.runtime.stage_log import only_errors
 from components.start.preflight import check_inputs, check_revisions
 from flows.requests import Round, start_request
 
@@ -212,18 +212,7 @@ def _trained(trial: _Trial, validated: Manifest) -> tuple[Manifest, int]:
             "training": training.model_copy(update=few),
         }
     )
-    with _without_warnings("components.dpo"):
+    # That a few steps teach nothing says nothing about the round.
+    with only_errors("components.dpo"):
         trained = run_stage("dpo_train", request, trial.directory, num_processes=training.num_processes)
     return trained, len(table)
-
-
-@contextlib.contextmanager
-def _without_warnings(name: str) -> Iterator[None]:
-    """Keep a logger to errors within the block: that a few steps teach nothing says nothing about the round."""
-    logger = logging.getLogger(name)
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

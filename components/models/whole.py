@@ -3,14 +3,13 @@
 transformers draws missing tensors at random, anew at each load, and drops those that the model has no place for.
 """
 
-import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from transformers.utils.logging import disable_progress_bar
 
 from components.models.rotary import make_rows_independent
+from components.runtime.stage_log import only_errors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,7 +51,8 @@ def load_whole(
         ValueError: Tensors are missing, unused or of another shape; one line that names them.
     """
     disable_progress_bar()
-    with _without_report():
+    # transformers has a table of its own of these tensors.
+    with only_errors("transformers.modeling_utils"):
         model, report = auto.from_pretrained(
             path,
             use_safetensors=True,
@@ -83,15 +83,3 @@ def name_some(tensors: Iterable[str]) -> str:
     names = sorted(tensors)
     more = len(names) - NAMED
     return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-@contextmanager
-def _without_report() -> Iterator[None]:
-    """Silence transformers' own table of these tensors."""
-    logger = logging.getLogger("transformers.modeling_utils")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

@@ -110,7 +110,7 @@ def draw_curves(axes: Axes, trainings: Sequence[Training], curves: Sequence[Curv
             label = curve.label if training.round == measuring[curve.key][-1] else None
             _draw_curve(axes, steps[measured], values, curve, label)
             if training.held_out is not None and curve.key in training.held_out:
-                label = "held-out pairs" if last else None
+                label = "held-out pairs, after training" if last else None
                 at = int(steps[-1]) if training.published_step is None else offset + training.published_step
                 axes.plot([at], [training.held_out[curve.key]], "D", color=palette.ink, ms=4.5, label=label, zorder=4)
         if index:

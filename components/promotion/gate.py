@@ -80,7 +80,8 @@ def _unusable(evaluation: Mapping[str, Any], limit: float) -> Finding:
     empty, unfinished = (_number(evaluation, name, "challenger") for name in ("empty_share", "unfinished_share"))
     if empty is None or unfinished is None:
         return _unknown("share of empty and of unfinished responses", "empty_share and unfinished_share")
-    return _guard(empty + unfinished, limit, f"share of empty or unfinished responses is {empty + unfinished:.3f}")
+    text = f"share of empty or unfinished responses is {empty + unfinished:.3f}"
+    return Finding(True, f"{text}, without a limit") if limit >= 1 else _guard(empty + unfinished, limit, text)
 
 
 def _more_unusable(evaluation: Mapping[str, Any], limit: float) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""The log file of a campaign or of a command: what stages log, and one line a minute while one runs."""
+"""What stages log: the log file of a campaign or of a command, with one line a minute while a stage runs."""
 
 import contextlib
 import logging
@@ -63,3 +63,19 @@ def logged_to(path: Path) -> Iterator[None]:
         logger.setLevel(before)
         logger.removeHandler(handler)
         handler.close()
+
+
+@contextlib.contextmanager
+def only_errors(name: str) -> Iterator[None]:
+    """Keep a logger to errors within the block.
+
+    Args:
+        name: The logger's name; loggers below it are kept to errors too.
+    """
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -52,6 +52,12 @@ def test_gate_promotes_a_better_challenger_and_says_why_with_numbers() -> None:
     )
 
 
+def test_gate_does_not_call_every_share_within_a_limit_that_is_off() -> None:
+    off = GATE.model_copy(update={"max_unfinished_share": 1.0})
+    reasons = decide(changed("unfinished_share.challenger", 0.7), off).reasons
+    assert "share of empty or unfinished responses is 0.710, without a limit" in reasons
+
+
 @pytest.mark.parametrize(
     ("path", "value", "reason"),
     [
