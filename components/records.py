@@ -6,7 +6,7 @@ Knows no stage and loads no machine-learning library.
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from components.config import (
     ActiveConfig,
@@ -60,6 +60,12 @@ class RoundStopped(Exception):
     """
 
 
+class NewerVersion(ValueError):
+    """A newer version of Ratchet wrote a file, which stays as it is; the message names the file and how it shows."""
+
+
+FORMAT = 1
+"""Format of the records on disk. Raise it when an older version must not go on with what this one writes."""
 JUDGE_USAGE = "judge_usage.json"
 """File in which a stage that asks a judge publishes counts and cost of its calls."""
 PROMPT_OUTCOMES = "prompt_outcomes.parquet"
@@ -72,6 +78,12 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class VersionedRecord(Record):
+    """A record whose file says its format; a file without one has format 1, as the first published campaigns."""
+
+    format: int = Field(default=FORMAT, exclude_if=lambda format: format == 1)
+
+
 class FileRecord(Record):
     """A published file: its hash, its size, and its number of rows if it is a table."""
 
@@ -80,7 +92,7 @@ class FileRecord(Record):
     rows: int | None = None
 
 
-class Manifest(Record):
+class Manifest(VersionedRecord):
     """Files that a stage published. It is written last, so its presence means that the stage is complete."""
 
     stage: str

@@ -17,11 +17,11 @@ from urllib.parse import quote
 
 from pydantic import ValidationError
 
-from components.artifacts import MANIFEST, artifact, read_json, read_table
+from components.artifacts import MANIFEST, artifact, read_json, read_record, read_table
 from components.campaign.config import CONFIG, with_former_knobs
 from components.campaign.state import State, read_state, round_directory
 from components.config import CampaignConfig, describe
-from components.records import JUDGE_USAGE, PROMPT_OUTCOMES, Artifact, JudgedRound, Manifest, RoundRecord
+from components.records import JUDGE_USAGE, PROMPT_OUTCOMES, Artifact, JudgedRound, Manifest, NewerVersion, RoundRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -305,10 +305,16 @@ def _modified_ns(path: Path) -> int | None:
 
 
 def read_manifest(directory: Path) -> Manifest | None:
-    """Read a stage's manifest; None if it is missing or damaged, since the stage has then published nothing."""
+    """Read a stage's manifest; None if it is missing or damaged, since the stage has then published nothing.
+
+    Raises:
+        NewerVersion: A newer version of Ratchet wrote it.
+    """
     try:
-        return Manifest.model_validate_json((directory / MANIFEST).read_bytes())
-    except (FileNotFoundError, ValueError):
+        return read_record(Manifest, directory / MANIFEST)
+    except NewerVersion:
+        raise
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
 
 
@@ -344,7 +350,7 @@ def judged_rounds(directory: Path, round: int) -> tuple[JudgedRound, ...]:
     A round that a data set seeded is left out: it judged no prompts.
     """
     stages = {earlier: round_directory(directory, earlier) / "collect_preferences" for earlier in range(1, round)}
-    manifests = {earlier: Manifest.model_validate(read_json(stage / MANIFEST)) for earlier, stage in stages.items()}
+    manifests = {earlier: read_record(Manifest, stage / MANIFEST) for earlier, stage in stages.items()}
     return tuple(
         JudgedRound(round=earlier, outcomes=artifact(stages[earlier], manifest, PROMPT_OUTCOMES))
         for earlier, manifest in manifests.items()
@@ -355,7 +361,7 @@ def judged_rounds(directory: Path, round: int) -> tuple[JudgedRound, ...]:
 def replayed_pairs(directory: Path, round: int, count: int) -> tuple[Artifact, ...]:
     """Return the training pairs of the `count` rounds before this one, oldest first, with their recorded hashes."""
     stages = [round_directory(directory, earlier) / "validate_data" for earlier in range(max(1, round - count), round)]
-    manifests = [(stage, Manifest.model_validate(read_json(stage / MANIFEST))) for stage in stages]
+    manifests = [(stage, read_record(Manifest, stage / MANIFEST)) for stage in stages]
     return tuple(artifact(stage, manifest, "train.parquet") for stage, manifest in manifests)
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from components.artifacts import read_json
+from components.artifacts import read_json, read_record
 from components.campaign.state import round_directory
 from components.records import Artifact, ModelRef, Record
 
@@ -84,7 +84,7 @@ def _published(directory: Path, round: int, path: Path) -> dict[str, Any]:
 def collected_weights(directory: Path, round: int) -> CollectedWeights | None:
     """Read a round's collected.json; None if its weights were not removed to free disk space."""
     path = round_directory(directory, round) / COLLECTED
-    return CollectedWeights.model_validate(read_json(path)) if path.exists() else None
+    return read_record(CollectedWeights, path) if path.exists() else None
 
 
 def _explain_missing(directory: Path, round: int, missing: Path) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pydantic import ConfigDict, Field
 
-from components.artifacts import write_json
-from components.records import Record, RoundRecord
+from components.artifacts import read_record, write_json
+from components.records import NewerVersion, Record, RoundRecord, VersionedRecord
 
 RUNS_VARIABLE = "RATCHET_RUNS"
 
@@ -37,7 +37,7 @@ class Rollback(Record):
     """Last finished round at that time; the next round is the first to start from the restored champion."""
 
 
-class State(Record):
+class State(VersionedRecord):
     """Content of campaign.json."""
 
     campaign: str
@@ -80,12 +80,15 @@ def read_state(directory: Path) -> State | None:
 
     Raises:
         ValueError: The file is damaged.
+        NewerVersion: A newer version of Ratchet wrote it.
     """
     path = directory / "campaign.json"
-    if not path.exists():
-        return None
     try:
-        return State.model_validate_json(path.read_text(encoding="utf-8"))
+        return read_record(State, path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except NewerVersion:
+        raise
     except ValueError as error:
         raise ValueError(
             f"{path} is damaged ({str(error).splitlines()[0]}): restore it or move the campaign's directory away"

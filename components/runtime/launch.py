@@ -21,7 +21,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.artifacts import Workspace, digest, peak_memory, publishing, read_json, verified, write_json
+from components.artifacts import (
+    Workspace,
+    digest,
+    inherit_mode,
+    peak_memory,
+    publishing,
+    read_json,
+    verified,
+    write_json,
+)
 from components.records import (
     CollectRequest,
     DataRejected,
@@ -91,11 +100,12 @@ def run_stage(name: str, request: Record, directory: Path, *, num_processes: int
         ModelRefused: The trained model did not reach the measure that it needs; it is kept in the same way.
         RoundStopped: The stop file or the round's budget ended the stage.
         StageFailed: Anything else went wrong; the message names the stage and the cause.
+        NewerVersion: A newer version of Ratchet published the stage.
     """
     stage = STAGES[name]
     key = digest({"stage": name, "version": stage.version, "request": request})
     target = directory / name
-    published = verified(target, key)
+    published = verified(target, key, version=stage.version)
     if published is not None:
         log.info("%s: already done", target)
         progress.ended(directory.name, name, published.seconds, already_done=True)
@@ -142,6 +152,7 @@ def _kept_if_rejected(workspace: Workspace, directory: Path, name: str) -> Itera
         kept.mkdir()
         for file in written:
             os.replace(file, kept / file.name)
+        inherit_mode(kept)
         raise type(error)(f"{error}; the {KEPT[type(error)]} in {kept}") from None
 
 

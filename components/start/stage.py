@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from components.artifacts import write_json, write_table
+from components.artifacts import MANIFEST, write_json, write_table
 from components.builtin.starter import starter_model
 from components.config import BUILTIN, JudgeConfig, PolicyConfig
 from components.data.columns import COLUMNS, format_columns
@@ -51,7 +51,7 @@ def run(request: StartRequest, out: Path) -> None:
     if split.digest != request.prompts_digest:
         raise ValueError("the prompts changed while the campaign was starting: start it again")
     if request.policy.model == BUILTIN:
-        shutil.copytree(starter_model(), out / "model")
+        shutil.copytree(starter_model(), out / "model", ignore=shutil.ignore_patterns(MANIFEST))
         model = start_ref(out / "model", revision="main").model_copy(update={"base": "model"})
     else:
         path = locate_model(request.policy.model, request.policy.revision)

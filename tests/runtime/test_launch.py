@@ -10,8 +10,17 @@ from pathlib import Path
 import psutil
 import pytest
 
+from components.artifacts import read_json, write_json
 from components.config import GateConfig
-from components.records import Artifact, DataRejected, JudgeUnavailable, PromoteRequest, RoundStopped, StageFailed
+from components.records import (
+    Artifact,
+    DataRejected,
+    JudgeUnavailable,
+    NewerVersion,
+    PromoteRequest,
+    RoundStopped,
+    StageFailed,
+)
 from components.runtime.children import server_process
 from components.runtime.launch import STAGES, Stage, load_stages, run_stage, visible_gpus
 
@@ -64,6 +73,17 @@ def test_run_stage_damaged_result_is_run_again(stage: Path, tmp_path: Path) -> N
     (tmp_path / "round" / "promote" / "seen.txt").write_text("tampered")
     run_stage("promote", request(), tmp_path / "round")
     assert times_run(stage) == 2
+
+
+def test_run_stage_of_a_newer_version_is_refused_and_stays(stage: Path, tmp_path: Path) -> None:
+    """Two versions on one disk took turns in making the stage again, each over the other's result."""
+    run_stage("promote", request(), tmp_path / "round")
+    manifest = tmp_path / "round" / "promote" / "MANIFEST.json"
+    write_json(manifest, read_json(manifest) | {"version": 2})
+    with pytest.raises(NewerVersion, match="it has version 2 of promote, and this version 1"):
+        run_stage("promote", request("2"), tmp_path / "round")
+    assert times_run(stage) == 1
+    assert (tmp_path / "round" / "promote" / "seen.txt").read_text() == "1"
 
 
 def test_run_stage_error_is_a_stage_failure_and_leaves_nothing(stage: Path, tmp_path: Path) -> None:
