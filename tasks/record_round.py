@@ -1,5 +1,6 @@
 """Task: show a finished round to people: MLflow, the report, a Prefect artifact. Nothing that trains depends on it."""
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from components.artifacts import read_json, write_json
 from components.campaign.files import TRACKING
 from components.campaign.state import note_mlflow_run, read_state, round_directory
 from components.report.campaign import write_report
-from components.report.round import round_markdown
+from components.report.round import escape_markdown, round_markdown
 from components.report.tables import decisions
 from components.runtime.provenance import git_sha
 
@@ -29,7 +30,8 @@ def record_round(directory: Path, round: int) -> None:
     write_report(directory)
     markdown = round_markdown(directory, round) + mlflow_links(directory)
     key = artifact_key(directory.name, f"round-{round:03d}")
-    create_markdown_artifact(markdown, key=key, description=f"{directory.name}, {_decision(directory, round)}")
+    description = escape_markdown(f"{directory.name}, {_decision(directory, round)}")
+    create_markdown_artifact(markdown, key=key, description=description)
 
 
 def _decision(directory: Path, round: int) -> str:
@@ -40,8 +42,13 @@ def _decision(directory: Path, round: int) -> str:
 
 
 def artifact_key(*names: str) -> str:
-    """Return a key that Prefect accepts for an artifact: lower-case letters, digits and dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", "-".join(names).lower()).strip("-")
+    """Return a key that Prefect accepts for an artifact: lower-case letters, digits and dashes.
+
+    A name that this changes, such as My.Model, gets a few digits of its hash: my_model has another page.
+    """
+    name = "-".join(names)
+    key = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return key if key == name else f"{key}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def ship_to_mlflow(directory: Path, round: int) -> bool:

@@ -25,6 +25,7 @@ from components.report.wording import (
     share,
     stage_name,
 )
+from components.runtime.printable import one_line
 
 NUM_SAMPLES = 3
 MAX_CHARACTERS = 600
@@ -54,8 +55,10 @@ def escape_markdown(text: str) -> str:
 
     Addresses in it do not become links.
     """
-    flat = re.sub(r"\s*\n\s*", " ↵ ", text.strip())
-    return re.sub(r"[\\`*_\[\]<>#|~&@]|:(?=//)|(?<=www)\.", lambda mark: f"\\{mark[0]}", flat)
+    flat = one_line(text, between=" ↵ ")
+    escaped = re.sub(r"[\\`*_\[\]<>#|~&@]|:(?=//)|(?<=www)\.", lambda mark: f"\\{mark[0]}", flat)
+    # At the beginning of a list's item these begin another list or draw a line.
+    return re.sub(r"^(\d*)([-+](?=[\s-]|$)|(?<=\d)[.)](?=\s|$))", r"\1\\\2", escaped)
 
 
 def _headline(campaign: CampaignFiles, files: RoundFiles) -> str:
@@ -116,7 +119,7 @@ def _measures(campaign: CampaignFiles, files: RoundFiles) -> dict[str, str]:
         measures["reward margin on held-out pairs"] = decimal(measured["reward_margin"], 3)
         measures["invalid verdicts"] = share(measured["invalid_share"])
         for rule, shares in measured.get("violations", {}).items():
-            measures[f"answers that break {rule}"] = (
+            measures[f"answers that break {escape_markdown(rule)}"] = (
                 f"{share(shares['challenger'])} (champion {share(shares['champion'])})"
             )
     measures |= _diversity(files)

@@ -14,6 +14,7 @@ from components.campaign.files import RoundFiles, began_ms, read_manifest, round
 from components.campaign.state import State, read_state, round_directory, with_round
 from components.judges.registry import describe_judge
 from components.records import JudgeRef, Manifest, RoundRecord
+from components.report.round import escape_markdown
 from components.report.wording import sampling_path, scoring_path
 
 
@@ -153,7 +154,7 @@ def _judge(facts: RoundFacts) -> str:
 
 
 def description(facts: RoundFacts) -> str:
-    """Return one paragraph with the gate's decision, its reasons and the evidence."""
+    """Return one paragraph with the gate's decision, its reasons and the evidence, in Markdown."""
     record = facts.record
     against = {"champion": record.win_rate_vs_champion, "start": record.win_rate_vs_start}
     evidence = "; ".join(
@@ -161,5 +162,5 @@ def description(facts: RoundFacts) -> str:
         for name, rate in against.items()
     )
     verdict = "promoted to champion" if record.promoted else "refused"
-    reasons = f" ({'; '.join(record.reasons)})" if record.reasons else ""
+    reasons = f" ({escape_markdown('; '.join(record.reasons))})" if record.reasons else ""
     return f"Round {record.round} of campaign {facts.campaign}: {verdict}{reasons}. The challenger {evidence}."

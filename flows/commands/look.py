@@ -26,11 +26,11 @@ def status(
 
     with reporting_errors():
         state = known_state(campaign)
-    print_rounds(console, state.model_dump(mode="json"), last=None if show_all else SHOWN_ROUNDS)
-    if state.target is not None:
-        console.print(
-            f"open: a start that goes to round {state.target}; the command that began it goes on", highlight=False
-        )
+        print_rounds(console, state.model_dump(mode="json"), last=None if show_all else SHOWN_ROUNDS)
+        if state.target is not None:
+            console.print(
+                f"open: a start that goes to round {state.target}; the command that began it goes on", highlight=False
+            )
 
 
 def report(campaign: CampaignArgument) -> None:
@@ -62,9 +62,9 @@ def doctor(
     """
     from flows.doctor import findings, model_findings
 
-    found = findings(runs_directory())
-    if config is not None:
-        with reporting_errors():
+    with reporting_errors():
+        found = findings(runs_directory())
+        if config is not None:
             found += model_findings(load_config(config))
     failed = False
     for name, fine, detail in found:

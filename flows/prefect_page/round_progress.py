@@ -14,6 +14,7 @@ from uuid import UUID
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from components.campaign.files import STAGES
+from components.report.round import escape_markdown
 from components.runtime import progress
 from components.runtime.watch import StageWatch
 from tasks.record_round import artifact_key
@@ -83,5 +84,6 @@ class RoundWatch(StageWatch):
         """Return the round so far as Markdown, one line per stage."""
         lines = [f"- **{stage}** {text}" for stage, text in self.finished.items()]
         if self.stage:
-            lines.append(f"- **{self.stage}** {self.facts()}")
-        return "\n".join([f"{self.directory.parent.name}, {self.directory.name}\n", *lines])
+            lines.append(f"- **{self.stage}** {escape_markdown(self.facts())}")
+        name = escape_markdown(self.directory.parent.name)
+        return "\n".join([f"{name}, {self.directory.name}\n", *lines])

@@ -20,6 +20,7 @@ from components.artifacts import read_json
 from components.campaign.config import CONFIG, with_former_knobs
 from components.report.tables import decisions, measure_rows, rollback_lines, round_rows
 from components.report.wording import collapse, start_answers, start_remedies
+from components.runtime.printable import one_line
 from components.runtime.watch import StageWatch, saying
 
 SHOWN_ROUNDS = 20
@@ -37,14 +38,14 @@ class StageProgress:
     def __init__(self, console: Console, campaign: Path | None = None) -> None:
         self.console, self.campaign = console, campaign
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
         self.bar = Progress(
-            SpinnerColumn(), *columns, TextColumn("{task.fields[text]}"), console=console, transient=True
+            SpinnerColumn(), *columns, TextColumn("{task.fields[text]}", markup=False), console=console, transient=True
         )
         self.task: Any = None
         self.watch, self.lines = StageWatch(), contextlib.ExitStack()
@@ -64,12 +65,13 @@ class StageProgress:
         """Open a bar for the stage."""
         self._close()
         self.watch.began(round, stage)
-        self.task = self.bar.add_task(f"{round}  {stage}", total=None, text="")
+        self.task = self.bar.add_task(one_line(f"{round}  {stage}"), total=None, text="")
 
     def advanced(self, done: int, total: int, text: str) -> None:
         """Move the bar."""
         if self.task is None:
             return
+        text = one_line(text)
         self.watch.advanced(done, total, text)
         self.bar.update(self.task, completed=done, total=total, text=text)
 
@@ -78,7 +80,7 @@ class StageProgress:
         self._close()
         self.watch.ended(round, stage, seconds, already_done=already_done)
         note = "already done" if already_done else f"{seconds:.1f} s"
-        self.console.print(f"{round}  {stage:<22}{note}", highlight=False)
+        self.console.print(f"{round}  {stage:<22}{note}", highlight=False, markup=False)
         if stage == "start" and self.campaign is not None:
             for line in _start_notes(self.campaign, read_json(self.campaign / round / stage / "start.json")):
                 self._explain(round, line)
@@ -94,7 +96,7 @@ class StageProgress:
 
     def _explain(self, round: str, note: str) -> None:
         """Print what is to be known of a stage, below its line."""
-        self._print_line(f"{'':<{len(round)}}  {note}")
+        self._print_line(f"{'':<{len(round)}}  {one_line(note)}")
 
     def _close(self) -> None:
         if self.task is not None:
