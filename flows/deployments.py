@@ -83,8 +83,8 @@ def gc(
     for name in [campaign] if campaign else known_campaigns():
         try:
             collected += collect_garbage(campaign_directory(name), keep=keep, dry_run=dry_run)
-        except CampaignBusy as busy:
-            get_run_logger().warning("skipped: %s", busy)
+        except (CampaignBusy, PermissionError) as error:
+            get_run_logger().warning("skipped: %s", error)
     num_bytes = sum(item.num_bytes for item in collected if item.num_bytes is not None)
     rows = [item.model_dump(mode="json") for item in collected]
     create_table_artifact(rows, key="gc", description=f"What {'would go' if dry_run else 'went'}: {num_bytes:,} bytes.")
