@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 LOCAL_PREFIXES = (".", "/", "~")
+MAX_BYTES = 2 * 2**30
+"""Largest JSON file, expanded: its rows take several times as much memory."""
+CHUNK_BYTES = 2**20
 
 
 class Row(NamedTuple):
@@ -88,9 +91,17 @@ def _from_json(source: str, path: Path, columns: Collection[str] | None) -> Rows
 
 
 def _content(source: str, path: Path) -> bytes:
+    content = bytearray()
     try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if path.suffix == ".gz" else content
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            # A few megabytes may expand to more than there is memory.
+            while chunk := file.read(CHUNK_BYTES):
+                content += chunk
+                if len(content) > MAX_BYTES:
+                    raise ValueError(
+                        f"file {source} has over {MAX_BYTES / 2**30:g} GiB of text: save it as Parquet, or split it"
+                    )
+        return bytes(content)
     except FileNotFoundError:
         raise ValueError(
             f"file {source} does not exist: name a JSONL or Parquet file, a saved data set or a hub data set"

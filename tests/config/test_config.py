@@ -80,6 +80,12 @@ def test_config_every_shipped_file_loads_without_doubts(path: Path) -> None:
         ),
         ("campaign: a/b", r"campaign = \"a/b\": is not a valid name"),
         ("campaign: ..", r"is not a valid name"),
+        ("campaign: .services", r"is not a valid name"),
+        ("campaign: mlflow.db", r"campaign = \"mlflow.db\": is the name of something else beside the campaigns'"),
+        ("campaign: mlflow.db-wal", r"is the name of something else"),
+        ("campaign: mlartifacts", r"is the name of something else"),
+        ("campaign: bench", r"is the name of something else"),
+        ("campaign: e2e", r"is the name of something else"),
         ("seed: 3", r"campaign is missing: add it"),
         ("campaign: a\njudge: {kind: reward_model}", r"judge: kind reward_model needs a model"),
         (
