@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import typer
 
+from components.runtime.addresses import keep_loopback_off_proxies
 from flows.commands import history, look, preferences, reward_model, run, serve, services
 
 app = typer.Typer(
@@ -48,6 +49,7 @@ for panel, commands in PANELS.items():
 def main() -> None:
     """Run the command line; the entry point of the console script."""
     logging.captureWarnings(True)
+    keep_loopback_off_proxies()
     app()
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from components.config import BUILTIN, CampaignConfig
 from components.config.shipped import conf_path
+from components.runtime.addresses import without_password
 from components.runtime.launch import visible_gpus
 
 
@@ -134,5 +135,5 @@ def _disk(runs: Path) -> Finding:
 def _stores(runs: Path) -> Finding:
     from components.tracking import tracking_uri
 
-    prefect = os.environ.get("PREFECT_API_URL", "started for each run")
-    return Finding("stores", True, f"MLflow {tracking_uri(runs)}; Prefect server {prefect}")
+    prefect = without_password(os.environ.get("PREFECT_API_URL", "started for each run"))
+    return Finding("stores", True, f"MLflow {without_password(tracking_uri(runs))}; Prefect server {prefect}")

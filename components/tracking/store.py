@@ -14,7 +14,8 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from components.records import ServiceFailed
-from components.tracking.views import is_server, without_password
+from components.runtime.addresses import without_password
+from components.tracking.views import is_server
 
 _SQLITE = "sqlite:///"
 _ADDRESS = "MLFLOW_TRACKING_URI"

@@ -20,6 +20,7 @@ from components.artifacts import read_json
 from components.campaign.config import CONFIG, with_former_knobs
 from components.report.tables import decisions, measure_rows, rollback_lines, round_rows
 from components.report.wording import collapse, start_answers, start_remedies
+from components.runtime.addresses import without_password
 from components.runtime.watch import StageWatch, saying
 
 SHOWN_ROUNDS = 20
@@ -188,7 +189,7 @@ def print_places(console: Console, directory: Path) -> None:
 
     for name, place in (
         ("report", str(directory / "report.html")),
-        ("MLflow", f"experiment {directory.name} in {tracking_uri(directory.parent)}"),
+        ("MLflow", f"experiment {directory.name} in {without_password(tracking_uri(directory.parent))}"),
         ("Prefect", "flow iterative-dpo"),
         ("look", "`make ui` starts the MLflow and Prefect pages"),
     ):
