@@ -13,6 +13,7 @@ from components.campaign.config import refuse_changes, with_former_defaults
 from components.campaign.state import campaign_directory, runs_directory
 from components.config import CampaignConfig, load_config, read_settings
 from components.records import RoundStopped
+from flows.prefect_page.deployed import STORE_VARIABLE
 from flows.terminal.console import console, errors, quiet_libraries, reporting_errors
 
 CHECKS = "checks"
@@ -59,7 +60,7 @@ def run(
         quiet_libraries()
         from components.runtime import progress
         from components.start.preflight import check_inputs
-        from flows.servers.services import running
+        from flows.servers.addresses import running
         from flows.servers.temporary import prefect_server
 
         if dry_run:
@@ -73,9 +74,9 @@ def run(
         for doubt in settings.training.doubts:
             errors.print(f"ratchet: note: {doubt}")
         services = running(runs_directory())
-        if services is not None:
+        if services is not None and not os.environ.get(STORE_VARIABLE):
             # The rounds then link to the pages of that server.
-            os.environ.setdefault("MLFLOW_TRACKING_URI", services.mlflow)
+            os.environ |= services.mlflow_environment()
         with prefect_server(known=services.api if services else None, meanwhile=_load):
             _run_flow(settings, accept_changes=accept_changes)
 

@@ -44,10 +44,11 @@ def ensure_work_pool(api: PrefectApi, *, limit: int | None = None) -> None:
             client.update_work_pool(POOL, WorkPoolUpdate(concurrency_limit=limit))
 
 
-def worker_is_online(api: PrefectApi) -> bool:
-    """Return whether a worker polls the pool."""
+def worker_is_online(api: PrefectApi, name: str) -> bool:
+    """Return whether the worker of a name polls the pool."""
     with _client(api) as client:
-        return any(worker.status == WorkerStatus.ONLINE for worker in client.read_workers_for_work_pool(POOL))
+        workers = client.read_workers_for_work_pool(POOL)
+        return any(worker.name == name and worker.status == WorkerStatus.ONLINE for worker in workers)
 
 
 def deploy(api: PrefectApi, file: Path, runs: Path) -> list[str]:
