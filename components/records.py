@@ -331,6 +331,8 @@ class RoundRecord(Record):
     seconds: dict[str, float]
     policy_digest: str
     reference_digest: str
+    git_sha: str | None = None
+    """Commit of the code that finished the round, or the package's version; None if an earlier version ran it."""
     mlflow_run_id: str | None = None
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from prefect import flow, get_run_logger, tags
 from prefect.exceptions import CancelledRun
@@ -26,14 +27,15 @@ from components.config import CampaignConfig
 from components.records import RoundStopped
 from components.report.wording import start_remedies
 from components.runtime.stage_log import logged_to
-from components.start.preflight import check_inputs, check_revisions
+from components.start.preflight import Inputs, check_inputs, check_revisions
 from flows.dpo_round import STOPPED, dpo_round
 from flows.prefect_page.deployed import refuse_runs_that_vanish
 from flows.prefect_page.earlier_starts import refuse_if_overtaken, take_over
 from flows.prefect_page.logs import logs_on_page
 from flows.requests import start_request
-from tasks.record_round import ship_to_mlflow
+from tasks.record_round import refuse_taken_name, ship_to_mlflow
 from tasks.show_campaign import show_campaign
+from tasks.stages import errors_kept_in
 from tasks.start_campaign import start_campaign
 
 SKIPPED = "Skipped"
@@ -80,15 +82,16 @@ def add_rounds(config: CampaignConfig, *, accept_changes: bool) -> Any:
     refuse_runs_that_vanish()
     directory = campaign_directory(config.campaign)
     config = with_former_defaults(directory, config)
-    inputs = check_inputs(config)
+    inputs = _checked(config)
     for doubt in config.training.doubts:
         get_run_logger().warning("%s", doubt)
     try:
         refuse_if_stopped(directory)
         with (
-            logs_on_page(),
+            logs_on_page(config.tracking),
             locked(directory, flow_run=str(flow_run.id)) as before,
             logged_to(directory / LOG_FILE),
+            errors_kept_in(directory / LOG_FILE, config.tracking),
         ):
             refuse_if_overtaken(config.campaign, before)
             take_over(directory, str(flow_run.id))
@@ -99,6 +102,8 @@ def add_rounds(config: CampaignConfig, *, accept_changes: bool) -> Any:
             for line in start_remedies(pinned.get("measured"), max_unfinished_share=config.gate.max_unfinished_share):
                 get_run_logger().warning("%s", line)
             state = _state_with_target(directory, config)
+            if not state.rounds:
+                refuse_taken_name(directory)
             _ship_what_mlflow_missed(directory, state)
             while state.target is not None and state.last_round < state.target:
                 with tags(f"campaign:{config.campaign}"):
@@ -117,12 +122,21 @@ def add_rounds(config: CampaignConfig, *, accept_changes: bool) -> Any:
         return Cancelled(name=STOPPED, message=str(stopped))
 
 
+def _checked(config: CampaignConfig) -> Inputs:
+    try:
+        return check_inputs(config)
+    except ValueError:  # it may quote a prompt
+        if config.tracking.texts:
+            raise
+    raise ValueError("the inputs are refused; `ratchet run` says why, and not this page, since tracking.texts is false")
+
+
 def _state_with_target(directory: Path, config: CampaignConfig) -> State:
     start = model_of_round(directory, 0)
     state = read_state(directory)
     if state is None:
         state = State(campaign=config.campaign, champion=Champion(round=0, digest=start.digest))
-    state = state.model_copy(update={"target": open_target(state, config.num_rounds)})
+    state = state.model_copy(update={"id": state.id or uuid4().hex, "target": open_target(state, config.num_rounds)})
     write_state(directory, state)
     return state
 
@@ -142,5 +156,5 @@ def _closed(directory: Path) -> State:
 def _ship_what_mlflow_missed(directory: Path, state: State) -> None:
     missed = [record.round for record in state.rounds if record.mlflow_run_id is None]
     for round in missed:
-        if not ship_to_mlflow(directory, round):
+        if ship_to_mlflow(directory, round) is not None:
             return  # wait for an unavailable server once, not once per round

@@ -30,6 +30,8 @@ STAGES = ("generate_responses", "collect_preferences", "validate_data", "dpo_tra
 """A round's stages in their order."""
 TRACKING = "tracking.json"
 """File in the round's directory that names the round's MLflow run."""
+NOT_RECORDED = "not-recorded.json"
+"""File in the campaign's directory that says why its latest recording in MLflow failed; absent if it succeeded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -338,6 +340,19 @@ def compare_page(rounds: Sequence[tuple[str, str]]) -> str:
     return f"compare-runs?runs={runs}&experiments={experiments}&workflowType=machine_learning"
 
 
+def not_recorded(directory: Path, state: State) -> str | None:
+    """Return in one line how many finished rounds MLflow lacks, and why; None if it has all."""
+    missing = sum(record.mlflow_run_id is None for record in state.rounds)
+    if not missing:
+        return None
+    rounds = f"{missing} round{' is' if missing == 1 else 's are'} not recorded in MLflow"
+    if not (directory / NOT_RECORDED).exists():
+        return f"{rounds} yet: the next start records what is missing"
+    failure = read_json(directory / NOT_RECORDED)
+    when = "the next start" if failure["may_pass"] else "once that is mended, the next start"
+    return f"{rounds}: {failure['cause']}; {when} records what is missing"
+
+
 def judged_rounds(directory: Path, round: int) -> tuple[JudgedRound, ...]:
     """Return what became of the prompts of the rounds before this one, oldest first.
 
@@ -359,8 +374,8 @@ def replayed_pairs(directory: Path, round: int, count: int) -> tuple[Artifact, .
     return tuple(artifact(stage, manifest, "train.parquet") for stage, manifest in manifests)
 
 
-def round_record(here: Path, round: int, manifests: dict[str, Manifest]) -> RoundRecord:
-    """Build a finished round's record from what its stages published."""
+def round_record(here: Path, round: int, manifests: dict[str, Manifest], *, git_sha: str) -> RoundRecord:
+    """Build a finished round's record from what its stages published, and the commit of the code that finished it."""
     evaluation = read_json(here / "evaluate" / "evaluation.json")
     decision = read_json(here / "promote" / "decision.json")
     trained = read_json(here / "dpo_train" / "train.json")
@@ -383,4 +398,5 @@ def round_record(here: Path, round: int, manifests: dict[str, Manifest]) -> Roun
         seconds={name: manifest.seconds for name, manifest in manifests.items()},
         policy_digest=trained["policy_digest"],
         reference_digest=trained["reference_digest"],
+        git_sha=git_sha,
     )

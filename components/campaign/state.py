@@ -41,6 +41,8 @@ class State(Record):
     """Content of campaign.json."""
 
     campaign: str
+    id: str | None = None
+    """Random name of the campaign, which tells it from others with its name; None if an earlier version wrote this."""
     champion: Champion
     target: int | None = None
     """Last round of an unfinished start; None if no start is open."""

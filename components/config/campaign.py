@@ -12,6 +12,7 @@ from components.config.judge import OWN_MODELS, SCORES_ALONE, JudgeConfig
 from components.config.policy import LoraConfig, PolicyConfig, SoftPromptConfig
 from components.config.preferences import PreferencesConfig
 from components.config.section import Section
+from components.config.tracking import TrackingConfig
 from components.config.training import ADAPTER_LEARNING_RATE, HARD_LABEL_LOSSES, ConstraintsConfig, TrainingConfig
 
 CAMPAIGN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -67,6 +68,7 @@ class CampaignConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     gate: GateConfig = GateConfig()
     budget: BudgetConfig = BudgetConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     @property
     def reads_columns(self) -> bool:

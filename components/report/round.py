@@ -33,7 +33,8 @@ MAX_CHARACTERS = 600
 def round_markdown(campaign_dir: Path, round: int) -> str:
     """Return a summary of one round from its files.
 
-    It shows the decision and its reasons, the numbers, three comparisons, the judge and the checked pairs.
+    It shows the decision and its reasons, the numbers, three comparisons (unless `tracking.texts` is false), the judge
+    and the checked pairs.
 
     Args:
         campaign_dir: runs/<campaign>.
@@ -44,7 +45,8 @@ def round_markdown(campaign_dir: Path, round: int) -> str:
     """
     campaign = read_campaign(campaign_dir)
     files = campaign.round_files(round)
-    details = (_comparisons(files), _judge(files), _validation(files), _tracking(campaign, files))
+    compared = _comparisons(files) if campaign.config.tracking.texts else ""
+    details = (compared, _judge(files), _validation(files), _tracking(campaign, files))
     sections = [_headline(campaign, files), _diagnosis(files), _numbers(campaign, files), *details]
     return "\n\n".join(section for section in sections if section) + "\n"
 

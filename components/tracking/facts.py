@@ -27,7 +27,7 @@ class RoundFacts:
     state: State
     """The campaign's state, with this round included."""
     config: dict[str, Any]
-    git_sha: str
+    """The resolved configuration that the round ran with."""
 
     @property
     def campaign(self) -> str:
@@ -84,14 +84,13 @@ class RoundFacts:
         return self.record.round if self.record.promoted else self.state.champion_before(self.record.round)
 
 
-def read_facts(campaign_dir: Path, record: RoundRecord, *, config: Mapping[str, Any], git_sha: str) -> RoundFacts:
+def read_facts(campaign_dir: Path, record: RoundRecord, *, config: Mapping[str, Any]) -> RoundFacts:
     """Read the facts of a finished round.
 
     Args:
         campaign_dir: runs/<campaign>.
         record: The round's record, which need not be in campaign.json yet.
-        config: The campaign's resolved configuration.
-        git_sha: Commit of the code that ran the round.
+        config: The resolved configuration that the round ran with.
 
     Raises:
         OSError: A file of the campaign or of the round is missing.
@@ -103,7 +102,7 @@ def read_facts(campaign_dir: Path, record: RoundRecord, *, config: Mapping[str, 
     files = round_files(campaign_dir, record.round, record, seeded=seeded)
     if not files.manifests:
         raise FileNotFoundError(f"{files.directory} contains no finished stage: restore the directory")
-    return RoundFacts(campaign_dir, record, files, with_round(state, record), dict(config), git_sha)
+    return RoundFacts(campaign_dir, record, files, with_round(state, record), dict(config))
 
 
 def params(facts: RoundFacts) -> dict[str, str]:
@@ -124,14 +123,15 @@ def _flatten(value: Mapping[str, Any], prefix: str) -> list[tuple[str, str]]:
 def lineage(facts: RoundFacts) -> dict[str, str]:
     """Return the model's inputs and the gate's decision, as tags for the run and for the model version."""
     record = facts.record
-    return {
+    # Absent in campaigns and rounds of earlier versions.
+    known = {"campaign_id": facts.state.id, "git_sha": record.git_sha}
+    return {name: value for name, value in known.items() if value is not None} | {
         "campaign": facts.campaign,
         "round": str(record.round),
         "policy_digest": record.policy_digest,
         "reference_digest": record.reference_digest,
         "data_digest": facts.manifests["validate_data"].files["train.parquet"].sha256,
         "judge": _judge(facts),
-        "git_sha": facts.git_sha,
         "promoted": json.dumps(record.promoted),
         "champion": str(facts.champion),
     }

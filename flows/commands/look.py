@@ -22,6 +22,7 @@ def status(
 
     Example: [bold]ratchet status demo[/bold]
     """
+    from components.campaign.files import not_recorded
     from flows.terminal.rounds import SHOWN_ROUNDS, print_rounds
 
     with reporting_errors():
@@ -31,6 +32,9 @@ def status(
         console.print(
             f"open: a start that goes to round {state.target}; the command that began it goes on", highlight=False
         )
+    problem = not_recorded(campaign_directory(campaign), state)
+    if problem is not None:
+        console.print(problem, highlight=False, markup=False, soft_wrap=True)
 
 
 def report(campaign: CampaignArgument) -> None:

@@ -21,7 +21,7 @@ from components.config.shipped import conf_path
 from components.records import ServiceFailed
 from flows.prefect_page.deployed import STORE_VARIABLE, WORKER_RUNS
 from flows.servers.key import PrefectApi, ensure_key, key_file, read_key, server_environment
-from flows.servers.temporary import LIGHT_MLFLOW, STARTUP_SECONDS, answers, wait_until_up
+from flows.servers.temporary import STARTUP_SECONDS, answers, mlflow_environment, wait_until_up
 
 STOP_SECONDS = 90
 PREFECT_PORT, MLFLOW_PORT = "RATCHET_PREFECT_PORT", "RATCHET_MLFLOW_PORT"
@@ -142,7 +142,7 @@ def start(runs: Path, *, prefect_port: int, mlflow_port: int) -> Addresses:
         MLFLOW_PORT: str(mlflow_port),
         STORE_VARIABLE: addresses.mlflow,
         **server_environment(prefect_port, key),
-        **LIGHT_MLFLOW,
+        **mlflow_environment(runs),
     }
     _start_supervisord(environment, log=directory / "supervisord.log")
     try:

@@ -28,6 +28,18 @@ LIGHT_MLFLOW = {
 """Environment of an MLflow server without the half dozen processes for jobs of its GenAI pages, which we do not use."""
 
 
+def mlflow_environment(runs: Path) -> dict[str, str]:
+    """Return the environment of an MLflow server over a directory of campaigns.
+
+    The server names files by their own address, so that they are found without it too. It also serves those of
+    experiments that an earlier version made, which name the server.
+    """
+    from components.tracking import artifact_root
+
+    root = artifact_root(runs)
+    return LIGHT_MLFLOW | {"MLFLOW_DEFAULT_ARTIFACT_ROOT": root, "MLFLOW_ARTIFACTS_DESTINATION": root}
+
+
 @contextlib.contextmanager
 def prefect_server(known: PrefectApi | None = None, *, meanwhile: Callable[[], object] = lambda: None) -> Iterator[str]:
     """Provide a Prefect API for flows within the block, and yield its address.
@@ -107,7 +119,7 @@ def pages(runs: Path, services: Path, *, prefect_port: int, mlflow_port: int) ->
     ]
     with (
         _prefect(prefect_port, ensure_key(services)) as prefect_child,
-        server_process(mlflow, env=os.environ | LIGHT_MLFLOW) as mlflow_child,
+        server_process(mlflow, env=os.environ | mlflow_environment(runs)) as mlflow_child,
     ):
         wait_until_up(f"http://127.0.0.1:{prefect_port}/api/health", "Prefect", child=prefect_child)
         wait_until_up(f"http://127.0.0.1:{mlflow_port}/health", "MLflow", child=mlflow_child)

@@ -1,6 +1,8 @@
 """Rounds on the terminal: a line per finished stage, a bar for the running one, and the closing table."""
 
 import contextlib
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from rich.table import Table
 
 from components.artifacts import read_json
 from components.campaign.config import CONFIG, with_former_knobs
+from components.campaign.state import read_state
 from components.report.tables import decisions, measure_rows, rollback_lines, round_rows
 from components.report.wording import collapse, start_answers, start_remedies
 from components.runtime.watch import StageWatch, saying
@@ -50,6 +53,7 @@ class StageProgress:
         self.watch, self.lines = StageWatch(), contextlib.ExitStack()
 
     def __enter__(self) -> "StageProgress":
+        self.lines.enter_context(_warnings_of_mlflow(self._print_line))
         if self.console.is_terminal:
             self.bar.start()
         else:
@@ -100,6 +104,22 @@ class StageProgress:
         if self.task is not None:
             self.bar.remove_task(self.task)
             self.task = None
+
+
+@contextlib.contextmanager
+def _warnings_of_mlflow(say: Callable[[str], None]) -> Iterator[None]:
+    """Call `say` with each warning about MLflow within the block: a round that it lacks looks like any other."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            say(record.getMessage())
+
+    logger, handler = logging.getLogger("components.tracking"), Handler(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _start_notes(campaign: Path, start: dict[str, Any]) -> list[str]:
@@ -184,11 +204,16 @@ def print_table(console: Console, rows: list[dict[str, str]]) -> None:
 
 def print_places(console: Console, directory: Path) -> None:
     """Print where to find the campaign's report and pages."""
-    from components.tracking import tracking_uri
+    from components.tracking import tracking_uri, without_password
 
+    state = read_state(directory)
+    assert state is not None, directory
+    missing = [str(record.round) for record in state.rounds if record.mlflow_run_id is None]
+    lacks = f"; it lacks rounds {', '.join(missing)}: `ratchet status {directory.name}` says why" if missing else ""
+    store = without_password(tracking_uri(directory.parent))
     for name, place in (
         ("report", str(directory / "report.html")),
-        ("MLflow", f"experiment {directory.name} in {tracking_uri(directory.parent)}"),
+        ("MLflow", f"experiment {directory.name} in {store}{lacks}"),
         ("Prefect", "flow iterative-dpo"),
         ("look", "`make ui` starts the MLflow and Prefect pages"),
     ):
