@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Tests run on one thread each, as many at once as there are cores, at most eight.
 PYTEST := $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist worksteal
-.PHONY: demo test check lint types imports coverage test-faults bench bench-gpu bench-real reference models ui up down deploy worker test-e2e clean
+.PHONY: demo test check lint types imports coverage test-faults bench bench-gpu bench-real reference models ui up down deploy worker test-e2e test-stores clean
 
 demo: .venv/run.ready  ## Set up, and run three rounds on the built-in campaign.
 	$(BIN)/ratchet run conf/demo.yaml
@@ -53,6 +53,10 @@ reference: .venv/dev.ready  ## Write docs/configuration.md from the docstrings o
 
 test-e2e: .venv/dev.ready  ## In a real browser, against real servers; needs Chromium. Screenshots in runs/e2e.
 	$(BIN)/python -m pytest -q -m e2e --timeout 900 tests/e2e $(ARGS)
+
+test-stores: .venv/dev.ready  ## A real Postgres and a real S3 behind MLflow; needs Debian's package postgresql.
+	$(BIN)/pip install -q -c conf/versions.txt -e '.[stores]'
+	$(BIN)/python -m pytest -q -m stores --timeout 900 tests/tracking $(ARGS)
 
 up: .venv/run.ready  ## Prefect, MLflow and a worker in the background.
 	$(BIN)/ratchet up
