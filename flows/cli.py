@@ -8,6 +8,10 @@ from flows.linux_only import refuse_other_systems
 # Before the imports below: they load modules that other systems lack, such as fcntl, and would end in a traceback.
 refuse_other_systems()
 
+from flows.sigterm import end_on_sigterm
+
+end_on_sigterm()
+
 import inspect
 import logging
 import re
