@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from components.artifacts import read_json, write_json
 from components.campaign.state import read_state
 from components.config import CampaignConfig, EndpointConfig, differences
+from components.config.paths import is_same_path
 from components.config.section import Section
 
 CONFIG = "config.json"
@@ -17,17 +18,36 @@ FREE_TO_CHANGE = ("num_rounds", "budget")
 
 
 def with_former_defaults(directory: Path, config: CampaignConfig) -> CampaignConfig:
-    """Return the configuration with the defaults with which the campaign began.
+    """Return the configuration with the defaults and relative paths with which the campaign began.
 
-    A key that the configuration leaves out does not change because a later version has another default for it.
+    A key that the configuration leaves out does not change because a later version has another default for it, and a
+    path that an earlier version pinned as it was written does not because it is absolute now.
     """
     if not (directory / CONFIG).exists():
         return config
     pinned = read_json(directory / CONFIG)
     former = {name: _former(section, pinned.get(name, {})) for name, section in config if isinstance(section, Section)}
-    return config.model_copy(
+    config = config.model_copy(
         update={name: getattr(config, name).model_copy(update=values) for name, values in former.items() if values}
     )
+    return _with_former_paths(config, pinned)
+
+
+def _with_former_paths(value: Any, pinned: Any) -> Any:
+    """Return a section, or several, with the relative paths that are pinned, if they still lead to the same place."""
+    if isinstance(value, tuple) and isinstance(pinned, list) and len(value) == len(pinned):
+        items = tuple(_with_former_paths(each, other) for each, other in zip(value, pinned, strict=True))
+        return value if items == value else items
+    if not isinstance(value, Section) or not isinstance(pinned, dict):
+        return value
+    update: dict[str, Any] = {}
+    for name, own in value:
+        before = pinned.get(name)
+        if name in value.PATHS and isinstance(before, str) and is_same_path(name, before, own):
+            update[name] = before
+        elif (within := _with_former_paths(own, before)) is not own:
+            update[name] = within
+    return value.model_copy(update=update) if update else value
 
 
 def _former(section: Section, pinned: dict[str, Any]) -> dict[str, Any]:

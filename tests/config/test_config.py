@@ -231,8 +231,8 @@ def test_config_settings_win_over_the_file_key_by_key(tmp_path: Path) -> None:
     config = load_config(path, read_settings([*settings, "evaluation_judge={kind: reward_model, model: ./r}"]))
     assert (config.lora.rank, config.lora.alpha) == (32, 4)
     assert config.training.learning_rate == 2e-5
-    assert config.prompts.train == "b=c.jsonl"
-    assert (config.judge.kind, config.evaluation_judge.model) == ("rule", "./r")
+    assert config.prompts.train == str(Path.cwd() / "b=c.jsonl")
+    assert (config.judge.kind, config.evaluation_judge.model) == ("rule", str(Path.cwd() / "r"))
 
 
 @pytest.mark.parametrize(
