@@ -150,6 +150,32 @@ class StartProbe(Record):
     """Texts that end a response."""
 
 
+class HubCommit(Record):
+    """The commit at which a campaign takes a model or data set from the hub."""
+
+    name: str
+    revision: str
+    """Branch, tag or commit, as the configuration names it."""
+    commit: str | None
+    """None if it could not be known when the campaign began; the revision is then taken as it is."""
+
+
+class StartPins(Record):
+    """What round 0 pins besides what its request names, and what an earlier round 0 of the campaign has pinned."""
+
+    commits: dict[str, HubCommit] = {}
+    """Commits of what comes from the hub, by the configuration's key that holds the revision."""
+    seed_pairs_digest: str | None = None
+    constraint_digest: str | None = None
+    """Digest of the code of `constraints.function`; None without such a rule."""
+    held_out: tuple[str, ...] = ()
+    """Content keys of the prompts that are held out of the training prompts; empty chooses them anew."""
+    template_date: str = ""
+    """Date that the campaign's prompts tell already; empty takes today."""
+    model_digest: str | None = None
+    """Digest of the start model that finished rounds stand on; None before the first."""
+
+
 class StartRequest(Record):
     """Request to pin the start model, the judges and the prompts in round 0."""
 
@@ -166,7 +192,8 @@ class StartRequest(Record):
     """How the start model is measured; None does not measure it. No later stage reads the result."""
     carries_columns: bool = False
     """Whether the prompts have the other columns of their rows, because something reads them."""
-    FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"lora", "soft_prompt", "probe"})
+    pins: StartPins = StartPins()
+    FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"lora", "soft_prompt", "probe", "pins"})
     ADDED_LATER: ClassVar[tuple[str, ...]] = ("carries_columns",)
 
 

@@ -24,7 +24,7 @@ ANY_OR_ONE = r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$"
 def _run_name() -> str:
     form = Form.model_validate(flow_run.parameters)
     try:
-        return rounds_name(chosen_config(form))
+        return rounds_name(chosen_config(form), form.what.until or None)
     except ValueError:  # the run itself reports it
         return form.what.campaign or Path(form.what.config_file).stem or form.what.preset
 
@@ -51,7 +51,7 @@ def campaign(
         other: Any further values, each as section.key=value, such as training.zero_stage=2.
     """
     form = Form(what=what, model=model, data=data, judge=judge, training=training, budget=budget, other=other)
-    return add_rounds(chosen_config(form), accept_changes=what.accept_changes)
+    return add_rounds(chosen_config(form), accept_changes=what.accept_changes, until=what.until or None)
 
 
 @flow(name="report", flow_run_name="{campaign}-report")

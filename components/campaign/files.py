@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from components.artifacts import MANIFEST, artifact, read_json, read_table
 from components.campaign.config import CONFIG, with_former_knobs
-from components.campaign.state import State, read_state, round_directory
+from components.campaign.state import State, read_state, round_directory, start_directory
 from components.config import CampaignConfig, describe
 from components.records import JUDGE_USAGE, PROMPT_OUTCOMES, Artifact, JudgedRound, Manifest, RoundRecord
 
@@ -252,13 +252,12 @@ def read_campaign(directory: Path) -> CampaignFiles:
         raise ValueError(f"{directory / 'config.json'}: {describe(error)}") from None
     records = {record.round: record for record in state.rounds}
     directories = {int(name[1]) for path in directory.iterdir() if (name := re.fullmatch(r"round-(\d+)", path.name))}
-    start = round_directory(directory, 0) / "start"
-    start_manifest = read_manifest(start)
+    start, start_manifest = start_of_round(directory, None)
     return CampaignFiles(
         directory=directory,
         state=state,
         config=config,
-        start=read_json(start / "start.json") if start_manifest and (start / "start.json").is_file() else None,
+        start=start,
         start_manifest=start_manifest,
         rounds=tuple(
             round_files(
@@ -267,6 +266,16 @@ def read_campaign(directory: Path) -> CampaignFiles:
             for number in sorted((directories | records.keys()) - {0})
         ),
     )
+
+
+def start_of_round(directory: Path, round: int | None) -> tuple[dict[str, Any] | None, Manifest | None]:
+    """Return start.json and the manifest of what round 0 published for a round; None for the present.
+
+    Both are None if it published nothing.
+    """
+    here = start_directory(directory, round)
+    manifest = read_manifest(here)
+    return read_json(here / "start.json") if manifest and (here / "start.json").is_file() else None, manifest
 
 
 def round_files(campaign_dir: Path, number: int, record: RoundRecord | None, *, seeded: bool) -> RoundFiles:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from components.artifacts import read_json
-from components.campaign.state import round_directory
+from components.campaign.state import round_directory, start_directory
 from components.records import Artifact, ModelRef, Record
 
 COLLECTED = "collected.json"
@@ -32,7 +32,7 @@ def model_of_round(directory: Path, round: int) -> ModelRef:
     Raises:
         ValueError: The round's weights were removed by `ratchet gc`, or do not exist.
     """
-    pinned = round_directory(directory, 0) / "start"
+    pinned = start_directory(directory)
     start = ModelRef.model_validate(_published(directory, 0, pinned / "start.json")["model"])
     if not Path(start.base).is_absolute():
         start = start.model_copy(update={"base": str(pinned / start.base)})
