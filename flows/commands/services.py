@@ -52,17 +52,20 @@ def deploy(
 ) -> None:
     """Put the deployments on the Prefect page, so that people and schedules can start rounds there.
 
-    Sets up the work pool and the automations too. Running it again is safe: schedules and automations that people
-    switched on or off stay as they are. If the variable RATCHET_WEBHOOK holds an address, promoted, refused and failed
-    rounds are reported there.
+    Sets up the work pool and the automations too. Running it again takes up what changed in the file, and keeps what
+    people set on the page: parameters, schedules, limits, tags, and which automations are on. If the variable
+    RATCHET_WEBHOOK holds an address, promoted, refused and failed rounds are reported there.
     """
     from flows.prefect_page.deploy import deploy as put
     from flows.servers.services import chosen_api
 
     with reporting_errors():
         api = chosen_api(runs_directory())
-        for name in put(api, file or conf_path("prefect.yaml"), runs_directory()):
-            console.print(name, highlight=False)
+        done = put(api, file or conf_path("prefect.yaml"), runs_directory())
+    for name in done.names:
+        console.print(name, highlight=False)
+    for line in done.kept:
+        console.print(f"kept as it is on the page: {line}", highlight=False, soft_wrap=True)
     console.print(f"on {api.url.removesuffix('/api')}/deployments", highlight=False, soft_wrap=True)
     console.print(f"their runs write to {runs_directory()}", highlight=False, soft_wrap=True)
 
