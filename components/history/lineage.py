@@ -99,11 +99,10 @@ def check_published(directory: Path, *, accept_changes: bool, known: KnownDigest
     if changed and (weights or not accept_changes):
         accept = "" if weights else ", or pass --accept-changes to continue without them"
         raise ValueError(
-            f"{len(changed)} files of campaign {directory.name} are not what was published ({_some(changed)}): "
-            f"restore them{accept}"
+            f"published files of campaign {directory.name} have changed ({_some(changed)}): restore them{accept}"
         )
-    lines = [f"{len(changed)} files are not what was published: {_some(changed)}"] if changed else []
-    return [*lines, *([f"{len(gone)} published files are gone: {_some(gone)}"] if gone else [])]
+    lines = {"published files have changed": changed, "published files are gone": gone}
+    return [f"{line}: {_some(paths)}" for line, paths in lines.items() if paths]
 
 
 def _some(paths: list[str]) -> str:
