@@ -13,7 +13,7 @@ from typing import Any
 
 from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.responses import DeploymentResponse
-from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule, RRuleSchedule
+from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule, NoSchedule, RRuleSchedule
 
 VARIABLE = re.compile(r"\{\{\s*\$(\w+)\s*\}\}")
 ALL = ("parameters", "description", "tags")
@@ -139,7 +139,8 @@ def _as_in_a_file(schedule: DeploymentSchedule) -> dict[str, Any]:
         values = {"interval": times.interval.total_seconds(), "anchor_date": times.anchor_date.isoformat()}
     elif isinstance(times, RRuleSchedule):
         values = {"rrule": times.rrule}
-    values |= {"timezone": times.timezone or "UTC", "active": schedule.active, "parameters": schedule.parameters}
+    timezone = None if isinstance(times, NoSchedule) else times.timezone
+    values |= {"timezone": timezone or "UTC", "active": schedule.active, "parameters": schedule.parameters}
     return values | ({"slug": schedule.slug} if schedule.slug else {})
 
 
