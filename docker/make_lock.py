@@ -1,7 +1,7 @@
-"""Write the images' lock files: every package with its version and the hash of its file for Python 3.11 on Linux x86_64.
+"""Write the images' lock files: each package's version and the hash of its file.
 
-`make lock` runs it. The versions are those of conf/versions.txt; what that file does not name is resolved by pip. The
-CPU build of torch is on no package index, so it has no line here.
+`make lock` runs it, with Python 3.11 on Linux x86_64. The versions are those of conf/versions.txt; what that file does
+not name is resolved by pip. The CPU build of torch is on no package index, so it has no line here.
 """
 
 import json
@@ -16,8 +16,9 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 BUILD = ["setuptools", "wheel"]
 """What builds source distributions and the package itself; installed first."""
-PROJECT = [f"{ROOT}[gpu]", "psycopg2-binary", "boto3", "mlflow[auth]", "torch===2.13.0"]
-"""The package, MLflow's drivers of Postgres and S3, its sign-in, and torch: `===` leaves out 2.13.0+cpu, the CPU build."""
+PROJECT = [f"{ROOT}[gpu]", "psycopg2-binary", "boto3", "mlflow[auth]", "async-timeout", "torch===2.13.0"]
+"""The package, MLflow's drivers of Postgres and S3, its sign-in, what redis wants before Python 3.11.3, and torch:
+`===` leaves out its CPU build, 2.13.0+cpu."""
 OF_GPU = re.compile(r"torch|triton|cuda-.*|nvidia-.*")
 HEADER = "# Written by `make lock` for Python 3.11 on Linux x86_64.\n"
 

@@ -3,9 +3,9 @@
 \set mlflow_password `cat /run/secrets/mlflow-database-password`
 CREATE ROLE prefect LOGIN PASSWORD :'prefect_password';
 CREATE ROLE mlflow LOGIN PASSWORD :'mlflow_password';
-CREATE DATABASE prefect OWNER prefect;
-CREATE DATABASE mlflow OWNER mlflow;
-CREATE DATABASE mlflow_auth OWNER mlflow;
+CREATE DATABASE prefect OWNER prefect ENCODING 'UTF8' TEMPLATE template0;
+CREATE DATABASE mlflow OWNER mlflow ENCODING 'UTF8' TEMPLATE template0;
+CREATE DATABASE mlflow_auth OWNER mlflow ENCODING 'UTF8' TEMPLATE template0;
 REVOKE CONNECT ON DATABASE prefect, mlflow, mlflow_auth FROM PUBLIC;
 \connect prefect
 CREATE EXTENSION pg_trgm;

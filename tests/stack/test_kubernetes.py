@@ -1,6 +1,7 @@
 """docker/kubernetes is valid, and its job template takes what `ratchet deploy` puts into the deployments."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from prefect.server.schemas.actions import WorkPoolCreate
 from prefect.utilities.templating import apply_values
 
 from components.config.shipped import conf_path
@@ -98,9 +100,15 @@ def test_job_template_takes_every_variable_of_the_deployments() -> None:
     assert [name for name in variables["properties"] if f'"{{{{ {name} }}}}' not in text] == []
 
 
-def test_config_map_and_secret_have_what_pods_name() -> None:
-    maps = {generator["name"] for generator in KUSTOMIZATION["configMapGenerator"]}
-    text = json.dumps([documents(name) for name in MANIFESTS]) + json.dumps(TEMPLATE)
-    assert maps == {"ratchet", "ratchet-job-template"}
-    assert [name for name in maps if f'{{"name": "{name}"}}' not in text] == []
-    assert "prefect-key" in text
+def test_prefect_takes_the_template_for_a_pool_and_refuses_one_with_an_unknown_variable() -> None:
+    WorkPoolCreate(name="ratchet", type="kubernetes", base_job_template=TEMPLATE)
+    text = json.dumps(TEMPLATE).replace('"{{ claim }}"', '"{{ claims }}"')
+    with pytest.raises(ValueError, match="claims"):
+        WorkPoolCreate(name="ratchet", type="kubernetes", base_job_template=json.loads(text))
+
+
+def test_pods_name_config_maps_that_exist_and_one_secret() -> None:
+    texts = [json.dumps(documents(name)) for name in MANIFESTS] + [json.dumps(TEMPLATE)]
+    maps = set(re.findall(r'"(?:configMapRef|configMap)": {"name": "([^"]+)"', "".join(texts)))
+    assert maps == {generator["name"] for generator in KUSTOMIZATION["configMapGenerator"]}
+    assert set(re.findall(r'"(?:secretName|secretKeyRef": {"name)": "([^"]+)"', "".join(texts))) == {"ratchet"}
