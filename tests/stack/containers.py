@@ -14,7 +14,7 @@ from uuid import uuid4
 import httpx
 
 ROOT = Path(__file__).parents[2]
-COMPOSE_FILE = ROOT / "docker" / "compose.yaml"
+COMPOSE_FILES = (ROOT / "docker" / "compose.yaml", ROOT / "tests" / "stack" / "one_thread.yaml")
 ENGINE = os.environ.get("STACK_ENGINE", "docker")
 COMPOSE = os.environ.get("STACK_COMPOSE", "docker compose").split()
 PROJECT = "ratchet-stack-test"
@@ -51,7 +51,8 @@ class Stack:
 
     def compose(self, *arguments: str) -> str:
         """Run a command of compose and return its output."""
-        command = [*COMPOSE, "--project-name", PROJECT, "--file", str(COMPOSE_FILE), "--profile", "cpu", *arguments]
+        files = [part for file in COMPOSE_FILES for part in ("--file", str(file))]
+        command = [*COMPOSE, "--project-name", PROJECT, *files, "--profile", "cpu", *arguments]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
         return done.stdout
