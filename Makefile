@@ -2,7 +2,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Tests run on one thread each, as many at once as there are cores, at most eight.
 PYTEST := $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist worksteal
-.PHONY: demo test check lint types imports coverage test-faults bench bench-gpu bench-real reference models ui up down deploy worker test-e2e clean
+# The container engine: docker, or podman with podman-compose. PROFILE: cpu or gpu.
+ENGINE ?= docker
+COMPOSE ?= $(if $(filter podman,$(ENGINE)),$(BIN)/podman-compose,docker compose)
+IMAGE_BUILD ?= $(ENGINE) build
+PROFILE ?= cpu
+.PHONY: demo test check lint types imports coverage test-faults bench bench-gpu bench-real reference models ui up down deploy worker test-e2e test-stores clean \
+	image image-gpu stack-secrets stack-up stack-down stack-test lock audit
 
 demo: .venv/run.ready  ## Set up, and run three rounds on the built-in campaign.
 	$(BIN)/ratchet run conf/demo.yaml
@@ -54,6 +60,10 @@ reference: .venv/dev.ready  ## Write docs/configuration.md from the docstrings o
 test-e2e: .venv/dev.ready  ## In a real browser, against real servers; needs Chromium. Screenshots in runs/e2e.
 	$(BIN)/python -m pytest -q -m e2e --timeout 900 tests/e2e $(ARGS)
 
+test-stores: .venv/dev.ready  ## A real Postgres and a real S3 behind MLflow; needs Debian's package postgresql.
+	$(BIN)/pip install -q -c conf/versions.txt -e '.[stores]'
+	$(BIN)/python -m pytest -q -m stores --timeout 900 tests/tracking $(ARGS)
+
 up: .venv/run.ready  ## Prefect, MLflow and a worker in the background.
 	$(BIN)/ratchet up
 
@@ -72,6 +82,30 @@ models: .venv/dev.ready  ## Try every family of models and chat templates, and w
 
 ui: .venv/run.ready  ## The Prefect and MLflow pages over what ran; Ctrl-C ends them.
 	$(BIN)/ratchet ui
+
+image:  ## The CPU image, ratchet:cpu; TORCH_WHEELS=URL names the page of PyTorch's CPU builds.
+	$(IMAGE_BUILD) -f docker/Dockerfile --target cpu -t ratchet:cpu $(if $(TORCH_WHEELS),--build-arg TORCH_WHEELS=$(TORCH_WHEELS)) .
+
+image-gpu:  ## The GPU image, ratchet:gpu.
+	$(IMAGE_BUILD) -f docker/Dockerfile --target gpu -t ratchet:gpu .
+
+stack-secrets:  ## Random secrets of the stack in docker/secrets, each written once.
+	docker/make-secrets
+
+stack-up: stack-secrets  ## Postgres, Prefect, MLflow and a worker in containers; PROFILE=gpu gives the worker the GPUs.
+	$(COMPOSE) -f docker/compose.yaml --profile $(PROFILE) up -d
+
+stack-down:  ## End the stack; its volumes stay.
+	$(COMPOSE) -f docker/compose.yaml --profile $(PROFILE) down
+
+stack-test: .venv/dev.ready image  ## Run the stack: two rounds through Prefect, and each container killed in the middle of a round.
+	STACK_ENGINE=$(ENGINE) STACK_COMPOSE="$(COMPOSE)" $(BIN)/python -m pytest -q -s -m stack --timeout 3600 tests/stack $(ARGS)
+
+lock: .venv/dev.ready  ## Write the images' lock files from conf/versions.txt.
+	$(BIN)/python docker/make_lock.py
+
+audit: .venv/dev.ready  ## Known vulnerabilities of the locked packages; AUDIT=if-reachable passes where the advisories cannot be had.
+	$(BIN)/python docker/audit.py $(AUDIT)
 
 clean:  ## Remove the environment; campaigns under runs/ stay.
 	rm -rf .venv

@@ -9,15 +9,20 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import shutil
+import socket
+import stat
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from components.records import Artifact, FileRecord, Manifest, Record, identity
+from pydantic import ValidationError
+
+from components.records import FORMAT, Artifact, FileRecord, Manifest, NewerVersion, Record, identity
 
 if TYPE_CHECKING:
     # Loaded where tables are read and written: it takes longer to load than everything else in a command that only
@@ -26,6 +31,8 @@ if TYPE_CHECKING:
 
 MANIFEST = "MANIFEST.json"
 log = logging.getLogger(__name__)
+
+SomeRecord = TypeVar("SomeRecord", bound=Record)
 
 
 def digest(value: Any) -> str:
@@ -49,13 +56,25 @@ def derive_seed(*parts: int | str) -> int:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace a file atomically: a reader sees the old content or the new, never a part, even after a crash."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    temporary = path.with_name(f".{path.name}.{_unique()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # a full disk is noticed by a call that knows no name
+        raise
     sync(path.parent)
+
+
+def _unique() -> str:
+    """Return a name of this call alone: containers that share a disk often share process ids, and pods host names."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def sync(path: Path) -> None:
@@ -80,6 +99,34 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_record(kind: type[SomeRecord], path: Path) -> SomeRecord:
+    """Read a record from the JSON file that holds it.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        NewerVersion: A newer version wrote it: its format is higher, or it has fields that this version lacks.
+        ValueError: It is damaged.
+    """
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not a JSON object")
+    written = content.get("format", FORMAT)
+    if isinstance(written, int) and written > FORMAT:
+        raise _newer(path, f"its format is {written}, and this version knows {FORMAT}")
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        problems = error.errors()
+        if all(problem["type"] == "extra_forbidden" for problem in problems):
+            unknown = ", ".join(".".join(map(str, problem["loc"])) for problem in problems)
+            raise _newer(path, f"this version does not know {unknown}") from None
+        raise
+
+
+def _newer(path: Path, sign: str) -> NewerVersion:
+    return NewerVersion(f"{path} was written by a newer version of Ratchet ({sign}): install that version")
+
+
 def write_table(path: Path, table: "pd.DataFrame") -> None:
     """Write a table as Parquet; equal tables give equal bytes."""
     table.to_parquet(path, index=False, compression="zstd")
@@ -97,19 +144,31 @@ def artifact(directory: Path, manifest: Manifest, name: str) -> Artifact:
     return Artifact(path=directory / name, digest=manifest.files[name].sha256)
 
 
-def verified(directory: Path, key: str) -> Manifest | None:
+def verified(directory: Path, key: str, *, version: int | None = None) -> Manifest | None:
     """Return a stage's manifest if its key is `key` and every file still has its recorded hash.
 
     Else log the reason and return None; a stage that is not published yet is not logged.
+
+    Args:
+        directory: The stage's directory.
+        key: Digest of the inputs.
+        version: Version of the stage that would run again; None if it has none.
+
+    Raises:
+        NewerVersion: A newer version of Ratchet published the stage, which must not be replaced.
     """
     path = directory / MANIFEST
-    if not path.exists():
-        return None
     try:
-        manifest = Manifest.model_validate_json(path.read_text())
+        manifest = read_record(Manifest, path)
+    except FileNotFoundError:
+        return None
+    except NewerVersion:
+        raise
     except ValueError:
         log.warning("the manifest of %s is damaged; running the stage again", directory)
         return None
+    if version is not None and manifest.version > version:
+        raise _newer(path, f"it has version {manifest.version} of {manifest.stage}, and this version {version}")
     if manifest.key != key:
         log.warning("%s was made from other inputs; running the stage again", directory)
         return None
@@ -139,7 +198,7 @@ def publishing(directory: Path, *, stage: str, version: int, key: str) -> Iterat
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     _clear_leftovers(directory)
-    temporary = directory.parent / f".{directory.name}.tmp-{os.getpid()}"
+    temporary = directory.parent / f".{directory.name}.tmp-{_unique()}"
     temporary.mkdir()
     workspace = Workspace(temporary)
     started = time.monotonic()
@@ -149,7 +208,12 @@ def publishing(directory: Path, *, stage: str, version: int, key: str) -> Iterat
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    files = {str(path.relative_to(temporary)): _record(path) for path in sorted(temporary.rglob("*")) if path.is_file()}
+    inherit_mode(temporary)
+    written = sorted(temporary.rglob("*"))
+    files = {str(path.relative_to(temporary)): _record(path) for path in written if path.is_file()}
+    for path in written:
+        if path.is_dir():
+            sync(path)
     manifest = Manifest(
         stage=stage,
         version=version,
@@ -160,10 +224,22 @@ def publishing(directory: Path, *, stage: str, version: int, key: str) -> Iterat
     )
     write_json(temporary / MANIFEST, manifest)
     if directory.exists():
-        os.rename(directory, directory.parent / f".{directory.name}.old-{os.getpid()}")
+        os.rename(directory, directory.parent / f".{directory.name}.old-{_unique()}")
     os.rename(temporary, directory)
     sync(directory.parent)
     _clear_leftovers(directory)
+
+
+def inherit_mode(directory: Path) -> None:
+    """Give everything below a directory the directory's own permissions; files get no right to execute.
+
+    `mkdir` gave them by the umask or by a default ACL. Libraries that write through a temporary file, such as
+    safetensors, leave files that only their owner can read.
+    """
+    mode = stat.S_IMODE(directory.stat().st_mode)
+    for path in directory.rglob("*"):
+        if not path.is_symlink():
+            path.chmod(mode if path.is_dir() else mode & 0o666)
 
 
 def reset_peak_memory() -> None:

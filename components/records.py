@@ -6,7 +6,7 @@ Knows no stage and loads no machine-learning library.
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from components.config import (
     ActiveConfig,
@@ -60,6 +60,12 @@ class RoundStopped(Exception):
     """
 
 
+class NewerVersion(ValueError):
+    """A newer version of Ratchet wrote a file, which stays as it is; the message names the file and how it shows."""
+
+
+FORMAT = 1
+"""Format of the records on disk. Raise it when an older version must not go on with what this one writes."""
 JUDGE_USAGE = "judge_usage.json"
 """File in which a stage that asks a judge publishes counts and cost of its calls."""
 PROMPT_OUTCOMES = "prompt_outcomes.parquet"
@@ -72,6 +78,12 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class VersionedRecord(Record):
+    """A record whose file says its format; a file without one has format 1, as the first published campaigns."""
+
+    format: int = Field(default=FORMAT, exclude_if=lambda format: format == 1)
+
+
 class FileRecord(Record):
     """A published file: its hash, its size, and its number of rows if it is a table."""
 
@@ -80,7 +92,7 @@ class FileRecord(Record):
     rows: int | None = None
 
 
-class Manifest(Record):
+class Manifest(VersionedRecord):
     """Files that a stage published. It is written last, so its presence means that the stage is complete."""
 
     stage: str
@@ -150,6 +162,32 @@ class StartProbe(Record):
     """Texts that end a response."""
 
 
+class HubCommit(Record):
+    """The commit at which a campaign takes a model or data set from the hub."""
+
+    name: str
+    revision: str
+    """Branch, tag or commit, as the configuration names it."""
+    commit: str | None
+    """None if it could not be known when the campaign began; the revision is then taken as it is."""
+
+
+class StartPins(Record):
+    """What round 0 pins besides what its request names, and what an earlier round 0 of the campaign has pinned."""
+
+    commits: dict[str, HubCommit] = {}
+    """Commits of what comes from the hub, by the configuration's key that holds the revision."""
+    seed_pairs_digest: str | None = None
+    constraint_digest: str | None = None
+    """Digest of the code of `constraints.function`; None without such a rule."""
+    held_out: tuple[str, ...] = ()
+    """Content keys of the prompts that are held out of the training prompts; empty chooses them anew."""
+    template_date: str = ""
+    """Date that the campaign's prompts tell already; empty takes today."""
+    model_digest: str | None = None
+    """Digest of the start model that finished rounds stand on; None before the first."""
+
+
 class StartRequest(Record):
     """Request to pin the start model, the judges and the prompts in round 0."""
 
@@ -166,7 +204,8 @@ class StartRequest(Record):
     """How the start model is measured; None does not measure it. No later stage reads the result."""
     carries_columns: bool = False
     """Whether the prompts have the other columns of their rows, because something reads them."""
-    FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"lora", "soft_prompt", "probe"})
+    pins: StartPins = StartPins()
+    FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"lora", "soft_prompt", "probe", "pins"})
     ADDED_LATER: ClassVar[tuple[str, ...]] = ("carries_columns",)
 
 
@@ -331,6 +370,8 @@ class RoundRecord(Record):
     seconds: dict[str, float]
     policy_digest: str
     reference_digest: str
+    git_sha: str | None = None
+    """Commit of the code that finished the round, or the package's version; None if an earlier version ran it."""
     mlflow_run_id: str | None = None
 
 

@@ -8,6 +8,10 @@ from flows.linux_only import refuse_other_systems
 # Before the imports below: they load modules that other systems lack, such as fcntl, and would end in a traceback.
 refuse_other_systems()
 
+from flows.sigterm import end_on_sigterm
+
+end_on_sigterm()
+
 import inspect
 import logging
 import re
@@ -15,6 +19,7 @@ from collections.abc import Callable
 
 import typer
 
+from components.runtime.addresses import keep_loopback_off_proxies
 from flows.commands import history, look, preferences, reward_model, run, serve, services
 
 app = typer.Typer(
@@ -48,6 +53,7 @@ for panel, commands in PANELS.items():
 def main() -> None:
     """Run the command line; the entry point of the console script."""
     logging.captureWarnings(True)
+    keep_loopback_off_proxies()
     app()
 
 

@@ -24,7 +24,7 @@ ANY_OR_ONE = r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$"
 def _run_name() -> str:
     form = Form.model_validate(flow_run.parameters)
     try:
-        return rounds_name(chosen_config(form))
+        return rounds_name(chosen_config(form), form.what.until or None)
     except ValueError:  # the run itself reports it
         return form.what.campaign or Path(form.what.config_file).stem or form.what.preset
 
@@ -51,7 +51,7 @@ def campaign(
         other: Any further values, each as section.key=value, such as training.zero_stage=2.
     """
     form = Form(what=what, model=model, data=data, judge=judge, training=training, budget=budget, other=other)
-    return add_rounds(chosen_config(form), accept_changes=what.accept_changes)
+    return add_rounds(chosen_config(form), accept_changes=what.accept_changes, until=what.until or None)
 
 
 @flow(name="report", flow_run_name="{campaign}-report")
@@ -83,8 +83,8 @@ def gc(
     for name in [campaign] if campaign else known_campaigns():
         try:
             collected += collect_garbage(campaign_directory(name), keep=keep, dry_run=dry_run)
-        except CampaignBusy as busy:
-            get_run_logger().warning("skipped: %s", busy)
+        except (CampaignBusy, PermissionError) as error:
+            get_run_logger().warning("skipped: %s", error)
     num_bytes = sum(item.num_bytes for item in collected if item.num_bytes is not None)
     rows = [item.model_dump(mode="json") for item in collected]
     create_table_artifact(rows, key="gc", description=f"What {'would go' if dry_run else 'went'}: {num_bytes:,} bytes.")

@@ -6,12 +6,16 @@ import platform
 import re
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from components.campaign.lock import take
 from components.config import BUILTIN, CampaignConfig
 from components.config.shipped import conf_path
+from components.runtime.addresses import without_password
 from components.runtime.launch import visible_gpus
+from components.runtime.printable import one_line
 
 
 class Finding(NamedTuple):
@@ -23,12 +27,12 @@ class Finding(NamedTuple):
 
 
 def findings(runs: Path) -> list[Finding]:
-    """Check versions, processor, accelerators, disk and stores.
+    """Check versions, processor, accelerators, disk, locks and stores.
 
     Args:
         runs: Directory that holds the campaigns' directories.
     """
-    return [*_versions(), _processor(), _accelerators(), _disk(runs), _stores(runs)]
+    return [*_versions(), _processor(), _accelerators(), _disk(runs), _locks(runs), _stores(runs)]
 
 
 def model_findings(config: CampaignConfig) -> list[Finding]:
@@ -125,14 +129,66 @@ def _accelerators() -> Finding:
 
 
 def _disk(runs: Path) -> Finding:
-    existing = next(path for path in (runs, *runs.parents) if path.exists())
+    existing = _existing(runs)
     free = shutil.disk_usage(existing).free / 2**30
     remedy = "" if free > 1 else ": free some space, or set RATCHET_RUNS to another disk"
     return Finding("disk", free > 1, f"{free:.0f} GiB free for {runs}{remedy}")
 
 
+def _existing(runs: Path) -> Path:
+    return next(path for path in (runs, *runs.parents) if path.exists())
+
+
+NO_POSIX = frozenset({"fuse.s3fs", "fuse.gcsfuse", "fuse.goofys", "fuse.rclone", "fuse.mount-s3"})
+"""Object stores that look like a folder: renaming is not atomic there, and locks hold on one machine."""
+LOCAL_LOCKS = frozenset({"nolock", "local_lock=all", "local_lock=flock"})
+"""Options of NFS with which another machine does not see a lock."""
+
+
+def _locks(runs: Path) -> Finding:
+    """Try the lock that keeps two starts of a campaign apart, where the campaigns are."""
+    existing = _existing(runs)
+    try:
+        kind, options = mounted(existing, Path("/proc/self/mountinfo").read_text())
+        with (
+            tempfile.NamedTemporaryFile("w", dir=existing, prefix=".ratchet-doctor-") as first,
+            open(first.name, "a") as second,
+        ):
+            excludes = take(first.file) and not take(second)
+    except (OSError, ValueError) as error:
+        return Finding("locks", False, one_line(str(error)))
+    if kind in NO_POSIX:
+        return Finding("locks", False, f"{existing} is an object store ({kind}): set RATCHET_RUNS to another disk")
+    if not excludes:
+        return Finding(
+            "locks", False, f"flock excludes nobody on {existing} ({kind}): set RATCHET_RUNS to another disk"
+        )
+    if options & LOCAL_LOCKS:
+        remedy = "mount it with local_lock=none, or start campaigns on one machine only"
+        return Finding("locks", False, f"{existing} ({kind}, {min(options & LOCAL_LOCKS)}) hides its locks: {remedy}")
+    return Finding("locks", True, f"flock works on {existing} ({kind})")
+
+
+def mounted(path: Path, mountinfo: str) -> tuple[str, set[str]]:
+    """Return type and options of the file system that holds a path.
+
+    Args:
+        path: An absolute path.
+        mountinfo: Content of /proc/self/mountinfo.
+    """
+    depth, kind, options = 0, "unknown file system", set[str]()
+    for line in mountinfo.splitlines():
+        own, _, shared = line.partition(" - ")
+        point = Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), own.split()[4]))
+        # A later mount at the same place hides the earlier one.
+        if path.is_relative_to(point) and len(point.parts) >= depth:
+            depth, kind = len(point.parts), shared.split()[0]
+            options = {*own.split()[5].split(","), *shared.split()[2].split(",")}
+    return kind, options
+
+
 def _stores(runs: Path) -> Finding:
     from components.tracking import tracking_uri
 
-    prefect = os.environ.get("PREFECT_API_URL", "started for each run")
-    return Finding("stores", True, f"MLflow {tracking_uri(runs)}; Prefect server {prefect}")
+    prefect = without_password(os.environ.get("PREFECT_API_URL", "started for each run"))
+    return Finding("stores", True, f"MLflow {without_password(tracking_uri(runs))}; Prefect server {prefect}")

@@ -16,6 +16,7 @@ from components.campaign.stopping import RoundLimits
 from components.config import CampaignConfig
 from components.records import Manifest, RoundStopped
 from components.runtime import progress
+from components.runtime.provenance import git_sha
 from flows.prefect_page.automations import emit_outcome
 from flows.prefect_page.earlier_starts import show_as_suspended
 from flows.prefect_page.round_progress import shown_on_page
@@ -62,12 +63,12 @@ def dpo_round(
             # The campaign's tag stays on the round's run. On its tasks it would cost a second a round: before each task
             # Prefect asks its server for a concurrency limit of every tag.
             TagsContext(current_tags=set()),
-            shown_on_page(here),
+            shown_on_page(here, config.tracking),
             progress.reporting_to(RoundLimits(here, config.budget)),
             progress.reporting_to(Suspension()),
         ):
             manifests = _stages(requests)
-            record = round_record(here, round, manifests)
+            record = round_record(here, round, manifests, git_sha=git_sha())
             finish_round(directory, record)
             record_round(directory, round)
     except RoundStopped as stopped:

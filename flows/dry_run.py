@@ -31,7 +31,8 @@ from components.records import Artifact, DataRejected, Manifest, StageFailed
 from components.runtime import progress
 from components.runtime.launch import STAGES, load_stages, run_stage
 from components.runtime.stage_log import only_errors
-from components.start.preflight import check_inputs, check_revisions
+from components.start.pins import check_start
+from components.start.preflight import check_revisions
 from flows.requests import Round, start_request
 
 DRY = "dry-run"
@@ -84,7 +85,9 @@ def dry_run(config: CampaignConfig) -> DryRun:
         DataRejected: The sampled responses give no pair to train on.
         StageFailed: A stage failed on the few prompts, as it would in the round.
     """
-    inputs, directory = check_inputs(config), campaign_directory(config.campaign)
+    directory = campaign_directory(config.campaign)
+    checked = check_start(directory, config, accept_changes=False)
+    config, inputs = checked.config, checked.inputs
     load_stages()
     state = read_state(directory)
     with tempfile.TemporaryDirectory(prefix="ratchet-dry-run-") as folder:
@@ -92,7 +95,8 @@ def dry_run(config: CampaignConfig) -> DryRun:
         with progress.reporting_to(counts):
             if state is None:
                 number, champion, home = 1, 0, scratch
-                start = run_stage("start", start_request(config, inputs.prompts_digest), round_directory(scratch, 0))
+                request = start_request(config, inputs.prompts_digest, checked.pins)
+                start = run_stage("start", request, round_directory(scratch, 0))
             else:
                 number, champion, home = state.last_round + 1, state.champion.round, directory
                 start = _published_start(directory)

@@ -8,7 +8,7 @@ from typing import Any
 from components.artifacts import artifact, derive_seed, read_json
 from components.campaign.files import judged_rounds, replayed_pairs
 from components.campaign.models import master_of_round, model_of_round
-from components.campaign.state import round_directory
+from components.campaign.state import round_directory, start_directory
 from components.config import CampaignConfig, PolicyConfig
 from components.functions.source import code_digest
 from components.records import (
@@ -20,6 +20,7 @@ from components.records import (
     Manifest,
     ModelRef,
     PromoteRequest,
+    StartPins,
     StartProbe,
     StartRequest,
     TrainRequest,
@@ -27,7 +28,7 @@ from components.records import (
 )
 
 
-def start_request(config: CampaignConfig, prompts_digest: str) -> StartRequest:
+def start_request(config: CampaignConfig, prompts_digest: str, pins: StartPins | None = None) -> StartRequest:
     """Return the request of round 0, which pins the start model, the judges and the prompts."""
     return StartRequest(
         policy=config.policy,
@@ -40,6 +41,7 @@ def start_request(config: CampaignConfig, prompts_digest: str) -> StartRequest:
         soft_prompt=config.soft_prompt,
         probe=_probe(config),
         carries_columns=config.reads_columns,
+        pins=pins or StartPins(),
     )
 
 
@@ -200,7 +202,7 @@ class Round:
 
     @property
     def _start_directory(self) -> Path:
-        return round_directory(self.campaign_directory, 0) / "start"
+        return start_directory(self.campaign_directory)
 
     @cached_property
     def pins(self) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from components.records import CollectRequest, Manifest
-from components.runtime.launch import run_stage
 from tasks.judge_keys import provide_keys
 from tasks.retries import RETRIES
+from tasks.stages import run_stage
 
 
 @task(name="collect_preferences", cache_policy=NO_CACHE, **RETRIES)

@@ -7,8 +7,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from components.records import Manifest, TrainRequest
-from components.runtime.launch import run_stage
 from tasks.retries import RETRIES
+from tasks.stages import run_stage
 
 
 @task(name="dpo_train", cache_policy=NO_CACHE, **RETRIES)

@@ -6,8 +6,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from components.records import GenerateRequest, Manifest
-from components.runtime.launch import run_stage
 from tasks.retries import RETRIES
+from tasks.stages import run_stage
 
 
 @task(name="generate_responses", cache_policy=NO_CACHE, **RETRIES)

@@ -6,7 +6,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from components.records import Manifest, ValidateRequest
-from components.runtime.launch import run_stage
+from tasks.stages import run_stage
 
 
 @task(name="validate_data", cache_policy=NO_CACHE)

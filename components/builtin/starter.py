@@ -12,7 +12,6 @@ import json
 import os
 import random
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
+from components.artifacts import MANIFEST, publishing, verified
 from components.builtin.world import corpus, held_out_prompts, load_world, world_digest
 from components.runtime import progress
 
@@ -77,32 +77,39 @@ def starter_model(cache: Path | None = None) -> Path:
     """
     cache = _default_cache() if cache is None else cache
     directory = cache / f"starter-{_recipe_digest(STEPS)[:16]}"
-    if not directory.is_dir():
-        build_starter(directory, steps=STEPS)
+    build_starter(directory, steps=STEPS)
     return directory
 
 
 def build_starter(directory: Path, *, steps: int) -> None:
-    """Train a start model and publish it under `directory`, complete or not at all; an existing one stays.
+    """Train a start model and publish it under `directory`, complete or not at all; an intact one stays.
 
     Processes that build the same directory at the same time take turns: the first trains, the others find its result.
+    One whose files no longer have their recorded hashes, as after a power cut, is trained again.
 
     Args:
         directory: Directory of the model; its parents are created.
         steps: Optimizer steps; `starter_model` uses `STEPS`, tests fewer.
     """
+    if _is_intact(directory):
+        return
     directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = directory.parent / f".{directory.name}.tmp"
     with _locked(directory.parent / f".{directory.name}.lock"):
-        if directory.is_dir():
+        if _is_intact(directory):
             return
-        shutil.rmtree(temporary, ignore_errors=True)
-        tokenizer = build_tokenizer()
-        model = train_starter(tokenizer, steps=steps)
-        disable_progress_bar()
-        tokenizer.save_pretrained(temporary)
-        model.save_pretrained(temporary)
-        os.rename(temporary, directory)
+        with publishing(directory, stage="starter", version=CODE_VERSION, key=directory.name) as workspace:
+            tokenizer = build_tokenizer()
+            model = train_starter(tokenizer, steps=steps)
+            disable_progress_bar()
+            tokenizer.save_pretrained(workspace.path)
+            model.save_pretrained(workspace.path)
+
+
+def _is_intact(directory: Path) -> bool:
+    """Return whether a start model can be taken; one of an earlier version has no hashes, and is taken as it is."""
+    if directory.is_dir() and not (directory / MANIFEST).exists():
+        return True
+    return verified(directory, directory.name, version=CODE_VERSION) is not None
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:

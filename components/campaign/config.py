@@ -8,26 +8,46 @@ from pydantic import ValidationError
 from components.artifacts import read_json, write_json
 from components.campaign.state import read_state
 from components.config import CampaignConfig, EndpointConfig, differences
+from components.config.paths import is_same_path
 from components.config.section import Section
 
 CONFIG = "config.json"
 REPLACED_CONFIG = "config-until-round-{:03d}.json"
-FREE_TO_CHANGE = ("num_rounds", "budget")
+FREE_TO_CHANGE = ("num_rounds", "budget", "tracking")
 """Keys that may differ between two starts of a campaign, because no round's result depends on them."""
 
 
 def with_former_defaults(directory: Path, config: CampaignConfig) -> CampaignConfig:
-    """Return the configuration with the defaults with which the campaign began.
+    """Return the configuration with the defaults and relative paths with which the campaign began.
 
-    A key that the configuration leaves out does not change because a later version has another default for it.
+    A key that the configuration leaves out does not change because a later version has another default for it, and a
+    path that an earlier version pinned as it was written does not because it is absolute now.
     """
     if not (directory / CONFIG).exists():
         return config
     pinned = read_json(directory / CONFIG)
     former = {name: _former(section, pinned.get(name, {})) for name, section in config if isinstance(section, Section)}
-    return config.model_copy(
+    config = config.model_copy(
         update={name: getattr(config, name).model_copy(update=values) for name, values in former.items() if values}
     )
+    return _with_former_paths(config, pinned)
+
+
+def _with_former_paths(value: Any, pinned: Any) -> Any:
+    """Return a section, or several, with the relative paths that are pinned, if they still lead to the same place."""
+    if isinstance(value, tuple) and isinstance(pinned, list) and len(value) == len(pinned):
+        items = tuple(_with_former_paths(each, other) for each, other in zip(value, pinned, strict=True))
+        return value if items == value else items
+    if not isinstance(value, Section) or not isinstance(pinned, dict):
+        return value
+    update: dict[str, Any] = {}
+    for name, own in value:
+        before = pinned.get(name)
+        if name in value.PATHS and isinstance(before, str) and is_same_path(name, before, own):
+            update[name] = before
+        elif (within := _with_former_paths(own, before)) is not own:
+            update[name] = within
+    return value.model_copy(update=update) if update else value
 
 
 def _former(section: Section, pinned: dict[str, Any]) -> dict[str, Any]:
@@ -56,6 +76,8 @@ def refuse_changes(directory: Path, config: CampaignConfig) -> None:
 def pin_config(directory: Path, config: CampaignConfig, *, accept_changes: bool) -> None:
     """Write the resolved configuration at the first start, and again if a change is accepted.
 
+    What MLflow and the Prefect page get is written at each start: it holds for all rounds from then on.
+
     Raises:
         ValueError: The configuration changed and `accept_changes` is false.
     """
@@ -66,6 +88,8 @@ def pin_config(directory: Path, config: CampaignConfig, *, accept_changes: bool)
     elif _changes(directory, config):
         _keep_config(directory)
         write_json(directory / CONFIG, config.model_dump(mode="json"))
+    elif (pinned := read_json(directory / CONFIG)).get("tracking") != config.tracking.model_dump(mode="json"):
+        write_json(directory / CONFIG, pinned | {"tracking": config.tracking.model_dump(mode="json")})
 
 
 def _keep_config(directory: Path) -> None:

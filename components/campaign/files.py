@@ -17,11 +17,11 @@ from urllib.parse import quote
 
 from pydantic import ValidationError
 
-from components.artifacts import MANIFEST, artifact, read_json, read_table
+from components.artifacts import MANIFEST, artifact, read_json, read_record, read_table
 from components.campaign.config import CONFIG, with_former_knobs
-from components.campaign.state import State, read_state, round_directory
+from components.campaign.state import State, read_state, round_directory, start_directory
 from components.config import CampaignConfig, describe
-from components.records import JUDGE_USAGE, PROMPT_OUTCOMES, Artifact, JudgedRound, Manifest, RoundRecord
+from components.records import JUDGE_USAGE, PROMPT_OUTCOMES, Artifact, JudgedRound, Manifest, NewerVersion, RoundRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +30,8 @@ STAGES = ("generate_responses", "collect_preferences", "validate_data", "dpo_tra
 """A round's stages in their order."""
 TRACKING = "tracking.json"
 """File in the round's directory that names the round's MLflow run."""
+NOT_RECORDED = "not-recorded.json"
+"""File in the campaign's directory that says why its latest recording in MLflow failed; absent if it succeeded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,13 +254,12 @@ def read_campaign(directory: Path) -> CampaignFiles:
         raise ValueError(f"{directory / 'config.json'}: {describe(error)}") from None
     records = {record.round: record for record in state.rounds}
     directories = {int(name[1]) for path in directory.iterdir() if (name := re.fullmatch(r"round-(\d+)", path.name))}
-    start = round_directory(directory, 0) / "start"
-    start_manifest = read_manifest(start)
+    start, start_manifest = start_of_round(directory, None)
     return CampaignFiles(
         directory=directory,
         state=state,
         config=config,
-        start=read_json(start / "start.json") if start_manifest and (start / "start.json").is_file() else None,
+        start=start,
         start_manifest=start_manifest,
         rounds=tuple(
             round_files(
@@ -267,6 +268,16 @@ def read_campaign(directory: Path) -> CampaignFiles:
             for number in sorted((directories | records.keys()) - {0})
         ),
     )
+
+
+def start_of_round(directory: Path, round: int | None) -> tuple[dict[str, Any] | None, Manifest | None]:
+    """Return start.json and the manifest of what round 0 published for a round; None for the present.
+
+    Both are None if it published nothing.
+    """
+    here = start_directory(directory, round)
+    manifest = read_manifest(here)
+    return read_json(here / "start.json") if manifest and (here / "start.json").is_file() else None, manifest
 
 
 def round_files(campaign_dir: Path, number: int, record: RoundRecord | None, *, seeded: bool) -> RoundFiles:
@@ -305,10 +316,16 @@ def _modified_ns(path: Path) -> int | None:
 
 
 def read_manifest(directory: Path) -> Manifest | None:
-    """Read a stage's manifest; None if it is missing or damaged, since the stage has then published nothing."""
+    """Read a stage's manifest; None if it is missing or damaged, since the stage has then published nothing.
+
+    Raises:
+        NewerVersion: A newer version of Ratchet wrote it.
+    """
     try:
-        return Manifest.model_validate_json((directory / MANIFEST).read_bytes())
-    except (FileNotFoundError, ValueError):
+        return read_record(Manifest, directory / MANIFEST)
+    except NewerVersion:
+        raise
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
 
 
@@ -338,13 +355,26 @@ def compare_page(rounds: Sequence[tuple[str, str]]) -> str:
     return f"compare-runs?runs={runs}&experiments={experiments}&workflowType=machine_learning"
 
 
+def not_recorded(directory: Path, state: State) -> str | None:
+    """Return in one line how many finished rounds MLflow lacks, and why; None if it has all."""
+    missing = sum(record.mlflow_run_id is None for record in state.rounds)
+    if not missing:
+        return None
+    rounds = f"{missing} round{' is' if missing == 1 else 's are'} not recorded in MLflow"
+    if not (directory / NOT_RECORDED).exists():
+        return f"{rounds} yet: the next start records what is missing"
+    failure = read_json(directory / NOT_RECORDED)
+    when = "the next start" if failure["may_pass"] else "once that is mended, the next start"
+    return f"{rounds}: {failure['cause']}; {when} records what is missing"
+
+
 def judged_rounds(directory: Path, round: int) -> tuple[JudgedRound, ...]:
     """Return what became of the prompts of the rounds before this one, oldest first.
 
     A round that a data set seeded is left out: it judged no prompts.
     """
     stages = {earlier: round_directory(directory, earlier) / "collect_preferences" for earlier in range(1, round)}
-    manifests = {earlier: Manifest.model_validate(read_json(stage / MANIFEST)) for earlier, stage in stages.items()}
+    manifests = {earlier: read_record(Manifest, stage / MANIFEST) for earlier, stage in stages.items()}
     return tuple(
         JudgedRound(round=earlier, outcomes=artifact(stages[earlier], manifest, PROMPT_OUTCOMES))
         for earlier, manifest in manifests.items()
@@ -355,12 +385,12 @@ def judged_rounds(directory: Path, round: int) -> tuple[JudgedRound, ...]:
 def replayed_pairs(directory: Path, round: int, count: int) -> tuple[Artifact, ...]:
     """Return the training pairs of the `count` rounds before this one, oldest first, with their recorded hashes."""
     stages = [round_directory(directory, earlier) / "validate_data" for earlier in range(max(1, round - count), round)]
-    manifests = [(stage, Manifest.model_validate(read_json(stage / MANIFEST))) for stage in stages]
+    manifests = [(stage, read_record(Manifest, stage / MANIFEST)) for stage in stages]
     return tuple(artifact(stage, manifest, "train.parquet") for stage, manifest in manifests)
 
 
-def round_record(here: Path, round: int, manifests: dict[str, Manifest]) -> RoundRecord:
-    """Build a finished round's record from what its stages published."""
+def round_record(here: Path, round: int, manifests: dict[str, Manifest], *, git_sha: str) -> RoundRecord:
+    """Build a finished round's record from what its stages published, and the commit of the code that finished it."""
     evaluation = read_json(here / "evaluate" / "evaluation.json")
     decision = read_json(here / "promote" / "decision.json")
     trained = read_json(here / "dpo_train" / "train.json")
@@ -383,4 +413,5 @@ def round_record(here: Path, round: int, manifests: dict[str, Manifest]) -> Roun
         seconds={name: manifest.seconds for name, manifest in manifests.items()},
         policy_digest=trained["policy_digest"],
         reference_digest=trained["reference_digest"],
+        git_sha=git_sha,
     )

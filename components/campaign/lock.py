@@ -1,6 +1,7 @@
-"""Let one flow run at a time work on a campaign: the kernel's lock on a file that names the holder."""
+"""Let one process at a time work on a directory: the kernel's lock on a file that names the holder."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -8,10 +9,17 @@ import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
+
+NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK})
+"""Errors of `flock` on a file system without locks, such as Lustre that was mounted without `-o flock`."""
 
 
-class CampaignBusy(Exception):
+class Busy(Exception):
+    """Another process is working on a directory; the message names the directory and the process."""
+
+
+class CampaignBusy(Busy):
     """Another flow run is working on the campaign; the message names it."""
 
 
@@ -25,16 +33,42 @@ def locked(directory: Path, **holder: Any) -> Iterator[dict[str, Any]]:
 
     Raises:
         CampaignBusy: Another process holds the lock. Raised within the block, it leaves no trace of this holder.
+        ValueError: The file system has no locks.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    try:
+        with _held(directory / ".lock", holder) as before:
+            yield before
+    except _Held as held:
+        raise CampaignBusy(f"campaign {directory.name} is already running ({held})") from None
+
+
+@contextlib.contextmanager
+def writing(out: Path, **holder: Any) -> Iterator[None]:
+    """Hold the lock of a directory that a command writes and replaces; it lies beside the directory.
+
+    Raises:
+        Busy: Another process is writing the directory.
+        ValueError: The file system has no locks.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with _held(out.with_name(f".{out.name}.lock"), holder):
+            yield
+    except _Held as held:
+        raise Busy(f"{out} is being written by another process ({held})") from None
+
+
+class _Held(Exception):
+    """Another process holds the lock; the message is its description of itself."""
+
+
+@contextlib.contextmanager
+def _held(path: Path, holder: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    with path.open("a+") as file:
+        if not take(file):
             file.seek(0)
-            raise CampaignBusy(
-                f"campaign {directory.name} is already running ({_describe_holder(file.read())})"
-            ) from None
+            raise _Held(_describe_holder(file.read()))
         file.seek(0)
         before = _holder(file.read())
         own = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now(), **holder}
@@ -48,6 +82,26 @@ def locked(directory: Path, **holder: Any) -> Iterator[dict[str, Any]]:
             _replace(file, own | {"until": _now()})
             raise
         _replace(file, own | {"until": _now()})
+
+
+def take(file: IO[str]) -> bool:
+    """Take the lock of an open file; return False if somebody else has it.
+
+    Raises:
+        ValueError: The file system has no locks.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        raise ValueError(
+            f"{file.name} cannot be locked ({error.strerror}): mount its file system with flock (Lustre: -o flock), or "
+            "work on another disk"
+        ) from None
+    return True
 
 
 def _now() -> str:

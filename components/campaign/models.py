@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from components.artifacts import read_json
-from components.campaign.state import round_directory
+from components.artifacts import read_json, read_record
+from components.campaign.state import round_directory, start_directory
 from components.records import Artifact, ModelRef, Record
 
 COLLECTED = "collected.json"
@@ -32,7 +32,7 @@ def model_of_round(directory: Path, round: int) -> ModelRef:
     Raises:
         ValueError: The round's weights were removed by `ratchet gc`, or do not exist.
     """
-    pinned = round_directory(directory, 0) / "start"
+    pinned = start_directory(directory)
     start = ModelRef.model_validate(_published(directory, 0, pinned / "start.json")["model"])
     if not Path(start.base).is_absolute():
         start = start.model_copy(update={"base": str(pinned / start.base)})
@@ -84,7 +84,7 @@ def _published(directory: Path, round: int, path: Path) -> dict[str, Any]:
 def collected_weights(directory: Path, round: int) -> CollectedWeights | None:
     """Read a round's collected.json; None if its weights were not removed to free disk space."""
     path = round_directory(directory, round) / COLLECTED
-    return CollectedWeights.model_validate(read_json(path)) if path.exists() else None
+    return read_record(CollectedWeights, path) if path.exists() else None
 
 
 def _explain_missing(directory: Path, round: int, missing: Path) -> str:

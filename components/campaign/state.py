@@ -5,14 +5,16 @@ follow it.
 """
 
 import os
+import shutil
 from pathlib import Path
 
 from pydantic import ConfigDict, Field
 
-from components.artifacts import write_json
-from components.records import Record, RoundRecord
+from components.artifacts import read_record, write_json
+from components.records import NewerVersion, Record, RoundRecord, VersionedRecord
 
 RUNS_VARIABLE = "RATCHET_RUNS"
+REPLACED_START = "start-until-round-{}"
 
 
 class Champion(Record):
@@ -37,10 +39,12 @@ class Rollback(Record):
     """Last finished round at that time; the next round is the first to start from the restored champion."""
 
 
-class State(Record):
+class State(VersionedRecord):
     """Content of campaign.json."""
 
     campaign: str
+    id: str | None = None
+    """Random name of the campaign, which tells it from others with its name; None if an earlier version wrote this."""
     champion: Champion
     target: int | None = None
     """Last round of an unfinished start; None if no start is open."""
@@ -75,17 +79,49 @@ def round_directory(directory: Path, round: int) -> Path:
     return directory / f"round-{round:03d}"
 
 
+def start_directory(directory: Path, round: int | None = None) -> Path:
+    """Return what round 0 published: the start model, the judges and the prompts.
+
+    Args:
+        directory: The campaign's directory.
+        round: The round that it was published for; changes that a start accepted replace it for later rounds. None
+            returns the present one.
+    """
+    here = round_directory(directory, 0)
+    kept = {int(path.name.rpartition("-")[2]): path for path in here.glob(REPLACED_START.format("*"))}
+    later = [last for last in kept if round is not None and last >= round]
+    return kept[min(later)] if later else here / "start"
+
+
+def keep_start(directory: Path, last_round: int) -> None:
+    """Keep what round 0 published beside it, for the finished rounds, before it is published anew. Takes no space.
+
+    An existing copy stays: it is theirs, because no round ran between two changes.
+    """
+    start = start_directory(directory)
+    copy = start.with_name(REPLACED_START.format(f"{last_round:03d}"))
+    if last_round == 0 or copy.exists() or not start.is_dir():
+        return
+    unfinished = start.with_name(f".start.tmp-kept-{os.getpid()}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(start, unfinished, copy_function=os.link)
+    os.rename(unfinished, copy)
+
+
 def read_state(directory: Path) -> State | None:
     """Read campaign.json; None before the first start has pinned the start model.
 
     Raises:
         ValueError: The file is damaged.
+        NewerVersion: A newer version of Ratchet wrote it.
     """
     path = directory / "campaign.json"
-    if not path.exists():
-        return None
     try:
-        return State.model_validate_json(path.read_text(encoding="utf-8"))
+        return read_record(State, path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except NewerVersion:
+        raise
     except ValueError as error:
         raise ValueError(
             f"{path} is damaged ({str(error).splitlines()[0]}): restore it or move the campaign's directory away"
@@ -116,12 +152,23 @@ def write_state(directory: Path, state: State) -> None:
     write_json(directory / "campaign.json", state)
 
 
-def open_target(state: State, num_rounds: int) -> int:
+def open_target(state: State, num_rounds: int, until: int | None = None) -> int:
     """Return the last round of a start.
 
-    It is the open target of a start that did not finish, else `num_rounds` beyond the last round.
+    It is `until` if that is given, else the open target of a start that did not finish, else `num_rounds` beyond the
+    last round.
     """
+    if until is not None:
+        return until
     return state.last_round + num_rounds if state.target is None else state.target
+
+
+def has_reached(state: State | None, until: int | None) -> bool:
+    """Return whether a start that goes to round `until` has nothing left to do, not even to show the last round.
+
+    An open target is closed only after what follows its last round.
+    """
+    return state is not None and until is not None and state.last_round >= until and state.target != state.last_round
 
 
 def with_round(state: State, record: RoundRecord) -> State:

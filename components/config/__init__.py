@@ -15,6 +15,7 @@ from components.config.policy import BUILTIN, LoraConfig, PolicyConfig, SoftProm
 from components.config.preferences import PreferencesConfig
 from components.config.reward_model import RewardModelConfig
 from components.config.section import Section
+from components.config.tracking import TrackingConfig
 from components.config.training import (
     HARD_LABEL_LOSSES,
     MARGIN_LOSSES,
@@ -56,6 +57,7 @@ __all__ = [
     "Section",
     "SoftPromptConfig",
     "Takes",
+    "TrackingConfig",
     "TrainingConfig",
     "ValidationConfig",
     "describe",

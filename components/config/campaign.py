@@ -12,9 +12,12 @@ from components.config.judge import OWN_MODELS, SCORES_ALONE, JudgeConfig
 from components.config.policy import LoraConfig, PolicyConfig, SoftPromptConfig
 from components.config.preferences import PreferencesConfig
 from components.config.section import Section
+from components.config.tracking import TrackingConfig
 from components.config.training import ADAPTER_LEARNING_RATE, HARD_LABEL_LOSSES, ConstraintsConfig, TrainingConfig
 
 CAMPAIGN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NOT_CAMPAIGNS = re.compile(r"mlflow\.db.*|mlartifacts|bench|e2e")
+"""What else lies in the directory of the campaigns."""
 
 
 class BudgetConfig(Section):
@@ -67,6 +70,7 @@ class CampaignConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     gate: GateConfig = GateConfig()
     budget: BudgetConfig = BudgetConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     @property
     def reads_columns(self) -> bool:
@@ -94,6 +98,8 @@ class CampaignConfig(Section):
                 "is not a valid name: use 1 to 64 letters, digits, dots, dashes or underscores, and begin with a "
                 "letter or a digit"
             )
+        if NOT_CAMPAIGNS.fullmatch(name):
+            raise ValueError("is the name of something else beside the campaigns' directories: choose another name")
         return name
 
     @model_validator(mode="after")

@@ -26,6 +26,11 @@ class PromptsConfig(Section):
     """Split that is read when `train` is a `datasets` name."""
     held_out_split: str = "test"
     """Split that is read when `held_out` is a `datasets` name."""
+    train_revision: str = ""
+    """Hub revision (branch, tag or commit) of `train`; empty is `main`. A campaign stays at the commit with which it
+    began; local files ignore it."""
+    held_out_revision: str = ""
+    """The same of `held_out`."""
     per_round: int = Field(default=512, ge=1)
     """Prompts drawn for a round, without replacement until the pool is used up."""
     tag_column: str = ""
@@ -45,7 +50,14 @@ class PromptsConfig(Section):
     num_held_out: int = Field(default=256, ge=1)
     """Held-out prompts that an evaluation uses; all of them if there are fewer."""
 
-    ADDED_LATER: ClassVar[tuple[str, ...]] = ("tag_column", "tag_shares", "weight_column")
+    ADDED_LATER: ClassVar[tuple[str, ...]] = (
+        "tag_column",
+        "tag_shares",
+        "weight_column",
+        "train_revision",
+        "held_out_revision",
+    )
+    PATHS: ClassVar[tuple[str, ...]] = ("train", "held_out")
 
     @model_validator(mode="after")
     def _draw_is_possible(self) -> Self:

@@ -54,6 +54,7 @@ class FunctionConfig(Section):
     """Factor of its score in the sum; negative for a penalty."""
     arguments: dict[str, JsonValue] = {}
     """More keyword arguments of each call, the same for all responses, such as `{pattern: "[0-9]+"}`."""
+    PATHS: ClassVar[tuple[str, ...]] = ("function",)
     form: Literal["messages", "text"] = "messages"
     """How the function gets prompts and completions: `messages`, as TRL's functions get them from conversational data;
     or `text`, of a prompt the text of its last message."""

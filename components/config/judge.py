@@ -111,6 +111,7 @@ class JudgeSettings(CallLimits):
         "functions",
         *CallLimits.CALL_LIMITS,
     )
+    PATHS: ClassVar[tuple[str, ...]] = ("model", "prompt", "principles", "function")
     rule: str = "support_reply"
     """Name of the rule, when `kind` is `rule`."""
     model: str = ""

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from components.config.campaign import CampaignConfig
+from components.config.paths import with_absolute_paths
 
 Loaded = TypeVar("Loaded", bound=BaseModel)
 
@@ -18,8 +19,9 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Campa
     """Read a sparse YAML file into a full configuration of a campaign.
 
     Args:
-        path: YAML file whose keys are a subset of `CampaignConfig`'s.
-        overrides: Values that win over the file's; a section's keys are replaced one by one.
+        path: YAML file whose keys are a subset of `CampaignConfig`'s. Relative paths in it mean beside it.
+        overrides: Values that win over the file's; a section's keys are replaced one by one. Relative paths in them
+            mean in the current directory.
 
     Raises:
         ValueError: As `load_section`.
@@ -42,7 +44,9 @@ def load_section(path: Path, section: type[Loaded], overrides: Mapping[str, Any]
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"config file {path} does not exist: name a YAML file, such as conf/demo.yaml") from None
+        raise ValueError(
+            f"config file {path.absolute()} does not exist: name a YAML file, such as conf/demo.yaml"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"config file {path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
@@ -50,7 +54,8 @@ def load_section(path: Path, section: type[Loaded], overrides: Mapping[str, Any]
     if not isinstance(values, dict):
         raise ValueError(f"config file {path} is not a mapping: its top level must be `key: value` lines")
     try:
-        return section.model_validate(_merged(values, overrides or {}))
+        given = with_absolute_paths(values, section, path.absolute().parent)
+        return section.model_validate(_merged(given, with_absolute_paths(overrides or {}, section, Path.cwd())))
     except ValidationError as error:
         raise ValueError(f"config file {path}: {describe(error, section)}") from None
 

@@ -31,7 +31,8 @@ class PolicyConfig(Section):
     """Start model: a local directory, a hub name, or `builtin` (a starter of about a million parameters, trained on
     first use)."""
     revision: str = "main"
-    """Hub revision (branch, tag or commit) of `model`; local directories ignore it."""
+    """Hub revision (branch, tag or commit) of `model`; a campaign stays at the commit with which it began. Local
+    directories ignore it."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of weights and compute; `auto` is bfloat16 if the accelerator or processor has it natively, else
     float32."""
@@ -54,6 +55,7 @@ class PolicyConfig(Section):
     evaluation; white space around it is removed. Empty adds none."""
 
     ADDED_LATER: ClassVar[tuple[str, ...]] = ("chat_template_arguments", "template_date", "system_prompt")
+    PATHS: ClassVar[tuple[str, ...]] = ("model",)
 
     @field_validator("system_prompt")
     @classmethod

@@ -61,7 +61,11 @@ class PreferencesConfig(Section):
     seed_pairs_split: str = "train"
     """Split that is read when `seed_pairs` is a `datasets` name."""
 
-    ADDED_LATER: ClassVar[tuple[str, ...]] = ("cut_responses",)
+    seed_pairs_revision: str = ""
+    """Hub revision (branch, tag or commit) of `seed_pairs`; empty is `main`. A campaign stays at the commit with which
+    it began."""
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("cut_responses", "seed_pairs_revision")
+    PATHS: ClassVar[tuple[str, ...]] = ("seed_pairs",)
 
     @property
     def gives_soft_labels(self) -> bool:

@@ -16,3 +16,5 @@ class Section(BaseModel):
     FORMER_DEFAULTS: ClassVar[dict[str, Any]] = {}
     """Defaults of earlier versions. A campaign that began with one keeps it, as long as its configuration leaves the
     key out; at the former default a field of `ADDED_LATER` enters no digest."""
+    PATHS: ClassVar[tuple[str, ...]] = ()
+    """Fields that may name a file or a directory; a relative path in a YAML file is relative to that file."""

@@ -291,6 +291,7 @@ class ConstraintsConfig(CallLimits):
     """
 
     ADDED_LATER: ClassVar[tuple[str, ...]] = ("function", *CallLimits.CALL_LIMITS)
+    PATHS: ClassVar[tuple[str, ...]] = ("function",)
 
     banned_phrases: tuple[str, ...] = ()
     """Texts that no answer may contain; the violation is the policy's probability of the phrase in the pairs' answers

@@ -80,7 +80,7 @@ class SeedPairs:
         return total.hexdigest()
 
 
-def load_seed_pairs(source: str, *, split: str, carries_columns: bool = False) -> SeedPairs:
+def load_seed_pairs(source: str, *, split: str, carries_columns: bool = False, revision: str = "") -> SeedPairs:
     """Load a preference data set.
 
     Args:
@@ -88,11 +88,12 @@ def load_seed_pairs(source: str, *, split: str, carries_columns: bool = False) -
         split: Split of a data set that has splits.
         carries_columns: Whether the pairs have the other columns of their rows, for a judge that reads them. They are
             all but those of the prompt and the answers.
+        revision: Hub revision of a data set of the hub.
 
     Raises:
         ValueError: The source cannot be read, lacks a column, has no usable pair, or a row is malformed; names the row.
     """
-    read = read_rows(source, split=split, columns=None if carries_columns else COLUMNS)
+    read = read_rows(source, split=split, columns=None if carries_columns else COLUMNS, revision=revision)
     warn_of_doubts(read, prompt="prompt", used=COLUMNS)
     loaded = [_pair(row, read) for row in read.rows]
     if carries_columns:

@@ -7,7 +7,7 @@ Knows no model and no stage, and loads no machine-learning library.
 import hashlib
 import json
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -86,7 +86,9 @@ def content_key(messages: Messages) -> str:
     return _sha256(json.dumps(plain))
 
 
-def load_prompts(source: str, *, column: str, split: str, carries_columns: bool = False) -> list[Prompt]:
+def load_prompts(
+    source: str, *, column: str, split: str, carries_columns: bool = False, revision: str = ""
+) -> list[Prompt]:
     """Load prompts in the order of their source; duplicates stay.
 
     Args:
@@ -94,6 +96,7 @@ def load_prompts(source: str, *, column: str, split: str, carries_columns: bool 
         column: Column that holds the prompt, in a form that `conversations.conversation` reads.
         split: Split of a data set that has splits; `train` or `test` for `builtin`.
         carries_columns: Whether the prompts have the other columns of their rows.
+        revision: Hub revision of a data set of the hub.
 
     Raises:
         ValueError: The source cannot be read or is empty, it has no such column, or a prompt is empty or not a
@@ -104,7 +107,7 @@ def load_prompts(source: str, *, column: str, split: str, carries_columns: bool 
             raise ValueError(f"the built-in prompts have no split {split}: use {' or '.join(BUILTIN_SPLITS)}")
         return [make_prompt(messages) for messages in BUILTIN_SPLITS[split]()]
     of_prompt = {column, *CONTEXT}
-    read = read_rows(source, split=split, columns=None if carries_columns else of_prompt)
+    read = read_rows(source, split=split, columns=None if carries_columns else of_prompt, revision=revision)
     warn_of_doubts(read, prompt=column, used=[column])
     others = read_columns(source, read.rows, without=of_prompt)
     prompts = [
@@ -115,7 +118,13 @@ def load_prompts(source: str, *, column: str, split: str, carries_columns: bool 
     return prompts
 
 
-def split_prompts(config: PromptsConfig, system_prompt: str = "", *, carries_columns: bool = False) -> PromptSplit:
+def split_prompts(
+    config: PromptsConfig,
+    system_prompt: str = "",
+    *,
+    carries_columns: bool = False,
+    held_out_before: Collection[str] = (),
+) -> PromptSplit:
     """Load both prompt sets and make them disjoint by content: a training prompt that is also held out is removed.
 
     Without a `held_out` source, the `num_held_out` training prompts with the lowest content keys are held out, so that
@@ -127,6 +136,8 @@ def split_prompts(config: PromptsConfig, system_prompt: str = "", *, carries_col
         config: The sources.
         system_prompt: `policy.system_prompt`.
         carries_columns: Whether the prompts have the other columns of their rows.
+        held_out_before: Content keys of the prompts that the campaign holds out already. They stay the held-out ones,
+            whatever was added to the training prompts, if `held_out` is empty and all of them are still there.
 
     Raises:
         ValueError: A source is unusable, or no prompt is left to train on.
@@ -138,18 +149,20 @@ def split_prompts(config: PromptsConfig, system_prompt: str = "", *, carries_col
         )
     builtin_train = config.train == BUILTIN
     load = partial(load_prompts, column=config.column, carries_columns=carries_columns)
-    loaded = load(config.train, split="train" if builtin_train else config.train_split)
+    loaded = load(config.train, split="train" if builtin_train else config.train_split, revision=config.train_revision)
     train = _distinct(loaded, system_prompt)
     duplicates = len(loaded) - len(train)
     copies = LeftOut(count=duplicates, cause="the content of an earlier row", remedy="name more prompts")
     read = step(len(loaded), f"rows of {config.train}", [copies])
     if config.held_out:
         builtin_held = config.held_out == BUILTIN
-        loaded = load(config.held_out, split="test" if builtin_held else config.held_out_split)
+        loaded = load(
+            config.held_out, split="test" if builtin_held else config.held_out_split, revision=config.held_out_revision
+        )
         held_out = _distinct(loaded, system_prompt)
         duplicates += len(loaded) - len(held_out)
     else:
-        held_out = _hold_out(train, config.num_held_out, read)
+        held_out = _hold_out(train, config.num_held_out, read, held_out_before)
         train = {key: prompt for key, prompt in train.items() if key not in held_out}
     disjoint = [prompt for key, prompt in train.items() if key not in held_out]
     if not disjoint:
@@ -236,7 +249,7 @@ def _warn_of_conflicts(source: str, prompts: Iterable[Prompt]) -> None:
     warn_of_conflicts(source, repeated)
 
 
-def _hold_out(train: dict[str, Prompt], number: int, read: Step) -> dict[str, Prompt]:
+def _hold_out(train: dict[str, Prompt], number: int, read: Step, before: Collection[str]) -> dict[str, Prompt]:
     if number >= len(train):
         held = LeftOut(
             count=len(train),
@@ -245,7 +258,8 @@ def _hold_out(train: dict[str, Prompt], number: int, read: Step) -> dict[str, Pr
         )
         headline = f"no prompt is left to train on, because {number} of {len(train)} are to be held out"
         raise ValueError(too_little(headline, [read, step(len(train), "prompts", [held])], otherwise=""))
-    return {key: train[key] for key in sorted(train)[:number]}
+    keep = len(before) == number and train.keys() >= set(before)
+    return {key: train[key] for key in (sorted(before) if keep else sorted(train)[:number])}
 
 
 def _sha256(text: str) -> str:

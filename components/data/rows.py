@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 LOCAL_PREFIXES = (".", "/", "~")
+MAX_BYTES = 2 * 2**30
+"""Largest JSON file, expanded: its rows take several times as much memory."""
+CHUNK_BYTES = 2**20
+FILE_SUFFIXES = (".jsonl", ".json", ".ndjson", ".parquet")
 
 
 class Row(NamedTuple):
@@ -39,7 +43,7 @@ class Rows(NamedTuple):
     rows: list[Row]
 
 
-def read_rows(source: str, *, split: str, columns: Collection[str] | None) -> Rows:
+def read_rows(source: str, *, split: str, columns: Collection[str] | None, revision: str = "") -> Rows:
     """Read a data set.
 
     Args:
@@ -47,6 +51,7 @@ def read_rows(source: str, *, split: str, columns: Collection[str] | None) -> Ro
             that holds data files, or a hub name. JSON files may be gzipped.
         split: Split to read if the source has splits.
         columns: Columns to read if they exist; others are not read. None reads all.
+        revision: Branch, tag or commit of a data set of the hub; empty is `main`.
 
     Raises:
         ValueError: The source does not exist, is unreadable or empty, a line is not JSON, or a column or key is there
@@ -65,9 +70,11 @@ def read_rows(source: str, *, split: str, columns: Collection[str] | None) -> Ro
             f"{source} is not a supported kind of file: use JSONL (.jsonl), Parquet (.parquet) or a saved data set"
         )
     elif source.startswith(LOCAL_PREFIXES):
-        raise ValueError(f"{source} does not exist: name a JSONL or Parquet file, a saved data set or a hub data set")
+        raise ValueError(
+            f"{path.absolute()} does not exist: name a JSONL or Parquet file, a saved data set or a hub data set"
+        )
     else:
-        read = _from_dataset(source, _hub_dataset(source, split), columns)
+        read = _from_dataset(source, _hub_dataset(source, split, revision), columns)
     if not read.rows:
         raise ValueError(f"{source} is empty: name a data set with at least one row")
     return read
@@ -88,12 +95,20 @@ def _from_json(source: str, path: Path, columns: Collection[str] | None) -> Rows
 
 
 def _content(source: str, path: Path) -> bytes:
+    content = bytearray()
     try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if path.suffix == ".gz" else content
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            # A few megabytes may expand to more than there is memory.
+            while chunk := file.read(CHUNK_BYTES):
+                content += chunk
+                if len(content) > MAX_BYTES:
+                    raise ValueError(
+                        f"file {source} has over {MAX_BYTES / 2**30:g} GiB of text: save it as Parquet, or split it"
+                    )
+        return bytes(content)
     except FileNotFoundError:
         raise ValueError(
-            f"file {source} does not exist: name a JSONL or Parquet file, a saved data set or a hub data set"
+            f"file {path.absolute()} does not exist: name a JSONL or Parquet file, a saved data set or a hub data set"
         ) from None
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"file {source} cannot be read ({_one_line(error)}): write or copy it again") from None
@@ -154,7 +169,7 @@ def _from_parquet(source: str, path: Path, columns: Collection[str] | None) -> R
         values = file.read(columns=_wanted(names, columns)).to_pylist()
     except FileNotFoundError:
         raise ValueError(
-            f"file {source} does not exist: name a JSONL or Parquet file, a saved data set or a hub data set"
+            f"file {path.absolute()} does not exist: name a JSONL or Parquet file, a saved data set or a hub data set"
         ) from None
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise ValueError(f"file {source} cannot be read as Parquet: {_one_line(error)}") from None
@@ -194,7 +209,7 @@ def _saved_dataset(path: Path, split: str) -> "Dataset":
     from datasets import Dataset, load_from_disk
 
     if not any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
-        return _hub_dataset(str(path), split)
+        return _hub_dataset(str(path), split, "")
     try:
         loaded = load_from_disk(str(path))
     except Exception as error:
@@ -208,15 +223,23 @@ def _saved_dataset(path: Path, split: str) -> "Dataset":
     return loaded[split]
 
 
-def _hub_dataset(source: str, split: str) -> "Dataset":
+def is_on_hub(source: str) -> bool:
+    """Return whether a source can only be a name of the hub: it has no form of a file, and does not exist here."""
+    path = Path(source).expanduser()
+    suffix = Path(path.name.removesuffix(".gz")).suffix
+    return not (source.startswith(LOCAL_PREFIXES) or path.exists() or suffix in FILE_SUFFIXES)
+
+
+def _hub_dataset(source: str, split: str, revision: str) -> "Dataset":
     from datasets import Dataset, load_dataset
 
     try:
-        loaded = load_dataset(source, split=split)
+        loaded = load_dataset(source, split=split, revision=revision or None)
     except Exception as error:
         remedy = "name a JSONL or Parquet file, a saved data set or a hub data set"
         cause = _one_line(error.__cause__ or error)
-        raise ValueError(f"data set {source} (split {split}) cannot be loaded: {cause}: {remedy}") from None
+        here = "" if Path(source).exists() else f", and {Path(source).absolute()} does not exist"
+        raise ValueError(f"data set {source} (split {split}) cannot be loaded: {cause}{here}: {remedy}") from None
     assert isinstance(loaded, Dataset), source
     return loaded
 

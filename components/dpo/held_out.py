@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import safe_open
 
-from components.artifacts import sync
+from components.artifacts import inherit_mode, sync
 from components.config import TrainingConfig
 from components.dpo.batches import Layout
 from components.dpo.checkpoints import link
@@ -141,6 +141,7 @@ def _write(engine: Any, directory: Path) -> None:
         temporary.mkdir(parents=True)
     write_weights(trained_weights(engine), temporary)
     if torch.distributed.get_rank() == 0:
+        inherit_mode(temporary)
         for file in temporary.iterdir():
             sync(file)
         shutil.rmtree(directory, ignore_errors=True)

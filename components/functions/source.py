@@ -38,7 +38,7 @@ def find_source(function: str) -> Source:
     """Return where a function is.
 
     Args:
-        function: `FILE.py:NAME`, relative to the working directory, or `package.module:NAME`.
+        function: `FILE.py:NAME`, absolute or relative to the working directory, or `package.module:NAME`.
 
     Raises:
         ValueError: There is no such file or module.

@@ -127,7 +127,8 @@ def _reason(error: BaseException, path: str) -> str:
     """Return an exception in one line, with the last line of the user's file that it passed."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
     place = f" ({os.path.basename(path)} line {lines[-1]})" if lines else ""
-    text = " ".join(str(error).split())[:300]
+    printable = "".join(character if character.isprintable() else " " for character in str(error))
+    text = " ".join(printable.split())[:300]
     return f"{type(error).__name__}{': ' if text else ''}{text}{place}"
 
 

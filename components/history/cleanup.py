@@ -9,6 +9,7 @@ mistakes half of the weights for a model, and the next collection finishes the j
 
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,13 +24,18 @@ from components.records import Record, RoundRecord
 WEIGHTS = ("model", "adapter")
 CHECKPOINTS = "checkpoints"
 LEFTOVERS = (".*.tmp-*", ".*.old-*")
+HALF_WRITTEN = ".*.tmp"
+"""Files that `write_bytes` did not finish, because it was killed."""
+HALF_WRITTEN_SECONDS = 3600.0
+"""Age at which nobody is writing such a file any more: `ratchet report` writes one without the campaign's lock."""
 
 
 class Collected(Record):
     """One item that was removed or, in a dry run, would be removed."""
 
     campaign: str
-    round: int
+    round: int | None
+    """None for what belongs to no round."""
     what: Literal["weights", "masters", "copy in MLflow", "checkpoints", "leftover"]
     path: str | None
     """Its path; None for a copy in MLflow."""
@@ -62,7 +68,7 @@ def collect_garbage(directory: Path, *, keep: int, dry_run: bool) -> list[Collec
             for record in state.rounds
             for item in _collect_weights(directory, state, record, keep=keep, dry_run=dry_run)
         ]
-        weightless = {item.round for item in removed if item.what == "weights"}
+        weightless = {item.round for item in removed if item.what == "weights" and item.round is not None}
         removed += _collect_copies(directory, state, weightless, dry_run=dry_run)
         return [*removed, *_sweep(directory, state, dry_run=dry_run)]
 
@@ -178,6 +184,19 @@ def _sweep(directory: Path, state: State, *, dry_run: bool) -> Iterator[Collecte
             if not dry_run:
                 _delete([path])
             yield Collected(campaign=directory.name, round=round, what=what, path=str(path), num_bytes=num_bytes)
+    yield from _sweep_files(directory, dry_run=dry_run)
+
+
+def _sweep_files(directory: Path, *, dry_run: bool) -> Iterator[Collected]:
+    for path in sorted(directory.rglob(HALF_WRITTEN)):
+        if not path.is_file() or time.time() - path.stat().st_mtime < HALF_WRITTEN_SECONDS:
+            continue
+        num_bytes = path.stat().st_size
+        if not dry_run:
+            path.unlink()
+        name = path.relative_to(directory).parts[0]
+        round = int(name.rpartition("-")[2]) if name.startswith("round-") else None
+        yield Collected(campaign=directory.name, round=round, what="leftover", path=str(path), num_bytes=num_bytes)
 
 
 def _delete(directories: Iterable[Path]) -> None:

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 
 from components.campaign.config import FREE_TO_CHANGE, config_of_round
-from components.campaign.files import CampaignFiles, RoundFiles, read_campaign
+from components.campaign.files import CampaignFiles, RoundFiles, read_campaign, start_of_round
 from components.campaign.state import campaign_directory, known_state
 from components.config import differences
 from components.history.names import RoundName
@@ -120,7 +120,8 @@ def _digests(left: _Side, right: _Side) -> tuple[Row, ...]:
 
 
 def _digests_of(side: _Side) -> dict[str, str]:
-    start, trained = side.campaign.start, side.files.trained
+    start, manifest = start_of_round(side.campaign.directory, side.record.round)
+    trained = side.files.trained
     digests = {"policy": side.record.policy_digest}
     if trained is not None:
         digests["trained from"] = trained["start_digest"]
@@ -134,9 +135,10 @@ def _digests_of(side: _Side) -> dict[str, str]:
         sha256 = side.files.file_digest(*place)
         if sha256 is not None:
             digests[what] = sha256
-    if start is not None and side.campaign.start_manifest is not None:
+    if start is not None and manifest is not None:
         digests["start model"] = start["model"]["digest"]
-        digests["held-out prompts"] = side.campaign.start_manifest.files["held_out_prompts.parquet"].sha256
+        digests["training prompts"] = manifest.files["train_prompts.parquet"].sha256
+        digests["held-out prompts"] = manifest.files["held_out_prompts.parquet"].sha256
         digests |= {"judge": start["judge"]["digest"], "evaluation judge": start["evaluation_judge"]["digest"]}
     return digests
 

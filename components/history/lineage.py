@@ -4,11 +4,14 @@ MLflow names the round of a version; everything else is read from the campaign's
 """
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from components.campaign.files import CampaignFiles, read_campaign
-from components.campaign.state import campaign_directory, known_state, runs_directory
+from components.campaign.known_digests import KnownDigests
+from components.campaign.state import campaign_directory, known_state, read_state, runs_directory
 from components.history.names import VersionName
+from components.history.stored import Condition
 from components.history.tree import FILE, ModelTree, Node, walk
 from components.records import RoundRecord
 
@@ -30,9 +33,7 @@ class Lineage:
 
         Weights that `ratchet gc` removed are not among them.
         """
-        nodes = [node for node in walk(self.models) if node.condition in ("changed", "gone")]
-        files = [node for node in nodes if not any(child.what == FILE for child in node.children)]
-        return list(dict.fromkeys(node.path for node in files if node.path is not None))
+        return _damaged(self.models, "changed", "gone")
 
     def plain(self) -> dict[str, Any]:
         """Return the lineage as JSON values."""
@@ -67,8 +68,51 @@ def read_lineage(name: VersionName) -> Lineage:
         version=f"{name.model}/{version.version}",
         aliases=version.aliases,
         campaign=campaign.name,
-        models=tuple(tree.node() for tree in _ancestry(campaign, record.round, shas)),
+        models=tuple(tree.node() for tree in _ancestry(campaign, record.round, shas, KnownDigests(None))),
     )
+
+
+def check_published(directory: Path, *, accept_changes: bool, known: KnownDigests) -> list[str]:
+    """Check that the files behind a campaign's champion are what was published, as `ratchet lineage` does.
+
+    Round 0 is left out: a start checks it, and publishes it again if it is damaged.
+
+    Args:
+        directory: The campaign's directory, which may not exist yet.
+        accept_changes: Whether to continue although a file that is not weights has changed.
+        known: Digests of files that were read before.
+
+    Returns:
+        Lines about files that are gone or changed and yet do not stop the campaign.
+
+    Raises:
+        ValueError: A file has changed; one line that names it.
+    """
+    state = read_state(directory)
+    if state is None or not state.rounds or state.champion.round == 0:
+        return []
+    campaign = read_campaign(directory)
+    rounds = [tree for tree in _ancestry(campaign, state.champion.round, {}, known) if tree.round]
+    nodes = tuple(tree.node() for tree in rounds)
+    changed, gone = (_damaged(nodes, condition) for condition in ("changed", "gone"))
+    weights = [path for path in changed if path.endswith(".safetensors")]
+    if changed and (weights or not accept_changes):
+        accept = "" if weights else ", or pass --accept-changes to continue without them"
+        raise ValueError(
+            f"published files of campaign {directory.name} have changed ({_some(changed)}): restore them{accept}"
+        )
+    lines = {"published files have changed": changed, "published files are gone": gone}
+    return [f"{line}: {_some(paths)}" for line, paths in lines.items() if paths]
+
+
+def _some(paths: list[str]) -> str:
+    return ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+
+
+def _damaged(models: tuple[Node, ...], *conditions: Condition) -> list[str]:
+    nodes = [node for node in walk(models) if node.condition in conditions]
+    files = [node for node in nodes if not any(child.what == FILE for child in node.children)]
+    return list(dict.fromkeys(node.path for node in files if node.path is not None))
 
 
 def _record_of(campaign: CampaignFiles, tags: dict[str, str], name: VersionName) -> RoundRecord:
@@ -81,7 +125,7 @@ def _record_of(campaign: CampaignFiles, tags: dict[str, str], name: VersionName)
     )
 
 
-def _ancestry(campaign: CampaignFiles, round: int, git_shas: dict[str, str]) -> list[ModelTree]:
+def _ancestry(campaign: CampaignFiles, round: int, git_shas: dict[str, str], known: KnownDigests) -> list[ModelTree]:
     """Return the round's model and every model behind it, as origin or as reference, newest first.
 
     The start model is the last.
@@ -90,6 +134,6 @@ def _ancestry(campaign: CampaignFiles, round: int, git_shas: dict[str, str]) -> 
     while pending:
         number = pending.pop()
         if number not in trees:
-            trees[number] = ModelTree(campaign, number, git_shas)
+            trees[number] = ModelTree(campaign, number, git_shas, known)
             pending += [parent for parent in trees[number].parents if parent is not None]
     return [trees[number] for number in sorted(trees, reverse=True)]

@@ -1,6 +1,6 @@
 """Check published files against their manifests. Reads and hashes, repairs nothing."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,23 +21,28 @@ class StoredFile:
     """`changed`: its hash differs from the recorded one. `gone`: it is missing and was not removed on purpose."""
 
 
-def stored_files(stage: Path, manifest: Manifest, *, within: str = "") -> list[StoredFile]:
+def stored_files(
+    stage: Path, manifest: Manifest, *, within: str = "", digest_of: Callable[[Path], str] = file_digest
+) -> list[StoredFile]:
     """Check the files of a published stage against their recorded hashes.
 
     Args:
         stage: The stage's directory.
         manifest: The stage's manifest.
         within: Check only names with this prefix; empty checks all files.
+        digest_of: Returns a file's sha256.
     """
     records = {name: record for name, record in manifest.files.items() if name.startswith(within)}
-    return [StoredFile(name, record, file_condition(stage / name, record)) for name, record in records.items()]
+    return [
+        StoredFile(name, record, file_condition(stage / name, record, digest_of)) for name, record in records.items()
+    ]
 
 
-def file_condition(path: Path, record: FileRecord) -> Condition:
+def file_condition(path: Path, record: FileRecord, digest_of: Callable[[Path], str] = file_digest) -> Condition:
     """Compare one file with its recorded hash."""
     if not path.is_file():
         return "gone"
-    return "intact" if path.stat().st_size == record.num_bytes and file_digest(path) == record.sha256 else "changed"
+    return "intact" if path.stat().st_size == record.num_bytes and digest_of(path) == record.sha256 else "changed"
 
 
 def worst(conditions: Iterable[Condition]) -> Condition:

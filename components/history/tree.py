@@ -8,10 +8,12 @@ from typing import Any
 
 from components.artifacts import digest, read_json
 from components.campaign.config import config_of_round
-from components.campaign.files import STAGES, CampaignFiles, read_manifest
+from components.campaign.files import STAGES, CampaignFiles, read_manifest, start_of_round
+from components.campaign.known_digests import KnownDigests
 from components.campaign.models import MASTER, CollectedWeights, collected_weights
 from components.campaign.state import round_directory
 from components.history.stored import Condition, StoredFile, stored_files, worst
+from components.models.weights import weights_digest
 from components.records import Manifest, RoundRecord
 from components.report.lineage import judge_name
 from components.report.wording import model_name
@@ -51,6 +53,8 @@ class ModelTree:
     campaign: CampaignFiles
     round: int
     git_shas: dict[str, str]
+    known: KnownDigests
+    """Digests of files that were read before."""
 
     @property
     def directory(self) -> Path:
@@ -109,7 +113,8 @@ class ModelTree:
         base = Path(model["base"])
         if not base.is_absolute():
             return self._folder("start", base.name)
-        return Node("weights", None, "outside the campaign", str(base), _tensors_condition(base, model["base_digest"]))
+        condition = _tensors_condition(base, model["base_digest"], self.known)
+        return Node("weights", None, "outside the campaign", str(base), condition)
 
     def _weights(self) -> Node:
         if self._collected is not None:
@@ -167,12 +172,18 @@ class ModelTree:
                 "this round's prompts", "generate_responses", "prompts.parquet", *([pool] if pool else [])
             )
             yield self._file("responses", "generate_responses", "responses.parquet", prompts)
-        if self.campaign.start is not None:
-            judge = self.campaign.start["judge"]
+        start, _ = self._pinned
+        if start is not None:
+            judge = start["judge"]
             yield Node("judge", judge["digest"], judge_name(judge["config"]))
 
+    @cached_property
+    def _pinned(self) -> tuple[dict[str, Any] | None, Manifest | None]:
+        """What round 0 published for this round."""
+        return start_of_round(self.campaign.directory, self.round)
+
     def _pool(self) -> Node | None:
-        manifest = self.campaign.start_manifest
+        _, manifest = self._pinned
         return (
             None
             if manifest is None
@@ -181,13 +192,10 @@ class ModelTree:
 
     def _evaluation(self) -> Node:
         parts = []
-        if self.campaign.start is not None and self.campaign.start_manifest is not None:
-            parts = [
-                Node(
-                    "held-out prompts", self.campaign.start_manifest.files["held_out_prompts.parquet"].sha256, "round 0"
-                )
-            ]
-            judge = self.campaign.start["evaluation_judge"]
+        start, manifest = self._pinned
+        if start is not None and manifest is not None:
+            parts = [Node("held-out prompts", manifest.files["held_out_prompts.parquet"].sha256, "round 0")]
+            judge = start["evaluation_judge"]
             parts.append(Node("evaluation judge", judge["digest"], judge_name(judge["config"])))
         return self._file("evaluation", "evaluate", "evaluation.json", *parts)
 
@@ -209,7 +217,7 @@ class ModelTree:
     @cached_property
     def _checked(self) -> dict[str, list[StoredFile]]:
         return {
-            stage: stored_files(self.directory / stage, manifest)
+            stage: stored_files(self.directory / stage, manifest, digest_of=self.known.of_file)
             for stage, manifest in self._manifests.items()
             if manifest is not None
         }
@@ -254,15 +262,13 @@ def _name_of(campaign: CampaignFiles, digest: str) -> str:
     return "not a model of this campaign" if round is None else model_name(round)
 
 
-def _tensors_condition(base: Path, expected: str) -> Condition:
+def _tensors_condition(base: Path, expected: str, known: KnownDigests) -> Condition:
     """Digest a start model outside the campaign's directory, whose files are in no manifest."""
     if not base.is_dir():
         return "gone"
     from safetensors import SafetensorError
 
-    from components.models.loading import tensors_digest  # loads torch
-
     try:
-        return "intact" if tensors_digest(sorted(base.glob("*.safetensors"))) == expected else "changed"
+        return "intact" if weights_digest(sorted(base.glob("*.safetensors")), known) == expected else "changed"
     except SafetensorError:
         return "changed"

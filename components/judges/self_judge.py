@@ -1,10 +1,12 @@
 """The self judge: the round's own policy, served on this machine while it judges, and asked like any chat model.
 
-The server listens on 127.0.0.1 only and ends with the judging, however that ends. It computes in full precision even if
-the other stages hold the policy's weights in 4 bits.
+The server listens on 127.0.0.1 only, requires a random key, and ends with the judging, however that ends. It computes
+in full precision even if the other stages hold the policy's weights in 4 bits.
 """
 
 import contextlib
+import os
+import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -26,6 +28,8 @@ from components.serving.plan import Serving
 from components.serving.server import served
 
 NAME = "self"
+KEY_VARIABLE = "RATCHET_SELF_JUDGE_KEY"
+"""Environment variable of the server's key, from which the chat client reads it."""
 OUTPUTS: dict[Engine, Literal["json_schema", "text"]] = {"vllm": "json_schema", "transformers": "text"}
 """By engine, the output setting that its server supports: the one of transformers writes free text only."""
 
@@ -82,7 +86,8 @@ def serving_policy(
         yield endpoint.model_copy(update={"url": "", "model": NAME})
         return
     # The name is part of every cached question, so that no round uses the answers of another round's policy.
-    serving = Serving(scratch, policy, f"policy-{policy.digest[:16]}", limits.dtype, free_port())
+    key = os.environ.setdefault(KEY_VARIABLE, secrets.token_urlsafe(32))
+    serving = Serving(scratch, policy, f"policy-{policy.digest[:16]}", limits.dtype, free_port(), key)
     engine = engine_for(policy)
     scratch.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
@@ -90,7 +95,8 @@ def serving_policy(
             stack.enter_context(served(serving, engine))
         except ServiceFailed as error:
             raise JudgeUnavailable(f"judge {NAME}: {error}") from None
-        yield endpoint.model_copy(update={"url": serving.address, "model": serving.model_id, "output": OUTPUTS[engine]})
+        served_endpoint = {"url": serving.address, "model": serving.model_id, "output": OUTPUTS[engine]}
+        yield endpoint.model_copy(update=served_endpoint | {"api_key_from": f"env:{KEY_VARIABLE}"})
 
 
 def load(config: JudgeSettings, context: JudgeContext) -> Judge:

@@ -10,6 +10,18 @@ from typing import Any
 
 LFS_POINTER = b"version https://git-lfs"
 """The beginning of the file that stands for a large file in a Git repository that was cloned without Git LFS."""
+TEXT_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "chat_template*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+)
+"""Files beside the weights that decide what a model reads and how it samples."""
 SNAPSHOT_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 
 
@@ -23,14 +35,22 @@ def locate_model(model: str, revision: str) -> Path:
     if path.is_dir():
         return path.resolve()
     if model.startswith((".", "/", "~")):
-        raise ValueError(f"model directory {model} does not exist: name a local directory or a hub model")
+        raise ValueError(f"model directory {path.absolute()} does not exist: name a local directory or a hub model")
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=SNAPSHOT_FILES))
     except Exception as error:
         cause = " ".join(str(error).split())[:200]
-        raise ValueError(f"model {model} is neither a local directory nor available on the hub: {cause}") from None
+        raise ValueError(
+            f"model {model} is neither a local directory nor available on the hub: {path.absolute()} does not exist, "
+            f"and {cause}"
+        ) from None
+
+
+def text_files(path: Path) -> list[Path]:
+    """Return the files of a model's directory that decide what it reads and how it samples, in order of name."""
+    return sorted({file for pattern in TEXT_FILES for file in path.glob(pattern) if file.is_file()})
 
 
 def check_model_directory(path: Path, *, needs_chat_template: bool = True) -> None:

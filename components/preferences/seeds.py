@@ -38,7 +38,9 @@ def seeded_pairs(preferences: PreferencesConfig, *, pinned_digest: str | None, s
         ValueError: The data set cannot be read, differs from the pinned one, or lacks a column that the soft labels
             need.
     """
-    seeds = load_seed_pairs(preferences.seed_pairs, split=preferences.seed_pairs_split)
+    seeds = load_seed_pairs(
+        preferences.seed_pairs, split=preferences.seed_pairs_split, revision=preferences.seed_pairs_revision
+    )
     if seeds.digest != pinned_digest:
         raise ValueError(
             f"preferences.seed_pairs = {preferences.seed_pairs} changed while the round was running: run it again"

@@ -25,6 +25,7 @@ from components.report.wording import (
     share,
     stage_name,
 )
+from components.runtime.printable import one_line
 
 NUM_SAMPLES = 3
 MAX_CHARACTERS = 600
@@ -33,7 +34,8 @@ MAX_CHARACTERS = 600
 def round_markdown(campaign_dir: Path, round: int) -> str:
     """Return a summary of one round from its files.
 
-    It shows the decision and its reasons, the numbers, three comparisons, the judge and the checked pairs.
+    It shows the decision and its reasons, the numbers, three comparisons (unless `tracking.texts` is false), the judge
+    and the checked pairs.
 
     Args:
         campaign_dir: runs/<campaign>.
@@ -44,7 +46,8 @@ def round_markdown(campaign_dir: Path, round: int) -> str:
     """
     campaign = read_campaign(campaign_dir)
     files = campaign.round_files(round)
-    details = (_comparisons(files), _judge(files), _validation(files), _tracking(campaign, files))
+    compared = _comparisons(files) if campaign.config.tracking.texts else ""
+    details = (compared, _judge(files), _validation(files), _tracking(campaign, files))
     sections = [_headline(campaign, files), _diagnosis(files), _numbers(campaign, files), *details]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -54,8 +57,10 @@ def escape_markdown(text: str) -> str:
 
     Addresses in it do not become links.
     """
-    flat = re.sub(r"\s*\n\s*", " ↵ ", text.strip())
-    return re.sub(r"[\\`*_\[\]<>#|~&@]|:(?=//)|(?<=www)\.", lambda mark: f"\\{mark[0]}", flat)
+    flat = one_line(text, between=" ↵ ")
+    escaped = re.sub(r"[\\`*_\[\]<>#|~&@]|:(?=//)|(?<=www)\.", lambda mark: f"\\{mark[0]}", flat)
+    # At the beginning of a list's item these begin another list or draw a line.
+    return re.sub(r"^(\d*)([-+](?=[\s-]|$)|(?<=\d)[.)](?=\s|$))", r"\1\\\2", escaped)
 
 
 def _headline(campaign: CampaignFiles, files: RoundFiles) -> str:
@@ -116,7 +121,7 @@ def _measures(campaign: CampaignFiles, files: RoundFiles) -> dict[str, str]:
         measures["reward margin on held-out pairs"] = decimal(measured["reward_margin"], 3)
         measures["invalid verdicts"] = share(measured["invalid_share"])
         for rule, shares in measured.get("violations", {}).items():
-            measures[f"answers that break {rule}"] = (
+            measures[f"answers that break {escape_markdown(rule)}"] = (
                 f"{share(shares['challenger'])} (champion {share(shares['champion'])})"
             )
     measures |= _diversity(files)

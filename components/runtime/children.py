@@ -1,30 +1,54 @@
 """Run child processes that end with their parent, however it ends, and read their output line by line."""
 
 import contextlib
+import fcntl
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import IO, Any
 
 GRACE_SECONDS = 20
+OUTPUT, LOCK = "ratchet-output-", "lock"
+NEW_SECONDS = 60
+"""Age below which a directory of pipes counts as in use: it may not be locked yet."""
+AGENT = "RATCHET_AGENT"
+"""Variable with the process id of the command that `child_process` starts, for that command's own children."""
 LINE_LIMIT = 10_000
 """Largest number of characters of a child's line in one log record; Prefect drops longer records."""
 
 
 @contextlib.contextmanager
 def output_pipes(ranks: int) -> Iterator[list[str]]:
-    """Yield paths of named pipes, one per rank: in a shared pipe, ranks would write into each other's lines."""
-    with tempfile.TemporaryDirectory(prefix="ratchet-output-") as directory:
+    """Yield paths of named pipes, one per rank: in a shared pipe, ranks would write into each other's lines.
+
+    The directory is locked, so that a later call finds and removes those of processes that were killed.
+    """
+    _remove_abandoned()
+    with tempfile.TemporaryDirectory(prefix=OUTPUT) as directory, open(os.path.join(directory, LOCK), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         paths = [os.path.join(directory, str(rank)) for rank in range(ranks)]
         for path in paths:
             os.mkfifo(path)
         yield paths
+
+
+def _remove_abandoned() -> None:
+    for directory in Path(tempfile.gettempdir()).glob(f"{OUTPUT}*"):
+        with contextlib.suppress(OSError):  # another user's, or gone by now
+            if time.time() - directory.stat().st_mtime < NEW_SECONDS:
+                continue
+            with (directory / LOCK).open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(directory)
 
 
 def output_lines(child: subprocess.Popen[str], pipes: list[str]) -> Iterator[str]:
@@ -92,6 +116,7 @@ DIE_WITH_PARENT = """
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, int(sys.argv[2]))
 if os.getppid() != int(sys.argv[1]): sys.exit(1)
+os.environ["RATCHET_AGENT"] = str(os.getpid())
 os.execvp(sys.argv[3], sys.argv[3:])
 """
 
@@ -99,8 +124,11 @@ os.execvp(sys.argv[3], sys.argv[3:])
 # Runs between this process and a server that has children of its own, and ends them all.
 END_THE_WHOLE_GROUP = """
 import os, signal, subprocess, sys, time
-child = subprocess.Popen(sys.argv[1:], process_group=0)
+child, asked = None, False
 def end(*_):
+    global asked
+    asked = True
+    if child is None: return
     for number, seconds in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 1.0)):
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -112,8 +140,11 @@ def end(*_):
             except ChildProcessError: pass
             time.sleep(0.1)
     sys.exit(1)
+# Before the child exists: a signal in between would else leave it behind.
 signal.signal(signal.SIGTERM, end)
 signal.signal(signal.SIGINT, end)
+child = subprocess.Popen(sys.argv[1:], process_group=0)
+if asked: end()
 sys.exit(child.wait())
 """
 

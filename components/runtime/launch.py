@@ -21,7 +21,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.artifacts import Workspace, digest, peak_memory, publishing, read_json, verified, write_json
+from components.artifacts import (
+    Workspace,
+    digest,
+    inherit_mode,
+    peak_memory,
+    publishing,
+    read_json,
+    verified,
+    write_json,
+)
 from components.records import (
     CollectRequest,
     DataRejected,
@@ -40,7 +49,7 @@ from components.records import (
     ValidateRequest,
 )
 from components.runtime import progress
-from components.runtime.children import child_process, output_lines, output_pipes
+from components.runtime.children import AGENT, child_process, output_lines, output_pipes
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +85,12 @@ KEPT = {DataRejected: "rejected rows are", JudgeUnavailable: "verdicts are", Mod
 DOMAIN_ERRORS = {error.__name__: error for error in (*KEPT, RoundStopped)}
 
 
-def run_stage(name: str, request: Record, directory: Path, *, num_processes: int = 1) -> Manifest:
+def stage_key(name: str, request: Record) -> str:
+    """Return the key under which a stage's result for a request is published."""
+    return digest({"stage": name, "version": STAGES[name].version, "request": request})
+
+
+def run_stage(name: str, request: Record, directory: Path, *, num_processes: int = 1, anew: bool = False) -> Manifest:
     """Publish a stage's result in `directory / name`, unless an intact one with the same key is already there.
 
     Args:
@@ -84,6 +98,7 @@ def run_stage(name: str, request: Record, directory: Path, *, num_processes: int
         request: Everything that the result depends on; its digest with the stage's version is the manifest's key.
         directory: The round's directory.
         num_processes: Number of ranks; 0 means one per visible GPU.
+        anew: Whether to replace an intact result: what it was made from has changed, but not the key.
 
     Raises:
         DataRejected: The round's data broke a gate; the stage's output is kept beside it in `rejected-<name>`.
@@ -91,12 +106,13 @@ def run_stage(name: str, request: Record, directory: Path, *, num_processes: int
         ModelRefused: The trained model did not reach the measure that it needs; it is kept in the same way.
         RoundStopped: The stop file or the round's budget ended the stage.
         StageFailed: Anything else went wrong; the message names the stage and the cause.
+        NewerVersion: A newer version of Ratchet published the stage.
     """
     stage = STAGES[name]
-    key = digest({"stage": name, "version": stage.version, "request": request})
+    key = stage_key(name, request)
     target = directory / name
-    published = verified(target, key)
-    if published is not None:
+    published = verified(target, key, version=stage.version)
+    if published is not None and not anew:
         log.info("%s: already done", target)
         progress.ended(directory.name, name, published.seconds, already_done=True)
         return published
@@ -142,6 +158,7 @@ def _kept_if_rejected(workspace: Workspace, directory: Path, name: str) -> Itera
         kept.mkdir()
         for file in written:
             os.replace(file, kept / file.name)
+        inherit_mode(kept)
         raise type(error)(f"{error}; the {KEPT[type(error)]} in {kept}") from None
 
 
@@ -164,7 +181,9 @@ def _run_in_children(name: str, request: Record, workspace: Workspace, ranks: in
     tail: list[str] = []
     with (
         output_pipes(ranks) as pipes,
-        child_process([*agent, "-m", "components.runtime.launch", str(message), str(workspace.path), *pipes]) as child,
+        child_process(
+            [*agent, "-m", "components.runtime.launch", str(message), str(workspace.path), *pipes], env=_own_code()
+        ) as child,
     ):
         for line in output_lines(child, pipes):
             _forward(line.rstrip("\n"), tail)
@@ -184,6 +203,12 @@ def _run_in_children(name: str, request: Record, workspace: Workspace, ranks: in
     workspace.peak_memory_bytes = sum(read_json(path)["bytes"] for path in peaks)
     for path in peaks:
         path.unlink()
+
+
+def _own_code() -> dict[str, str]:
+    """Return an environment whose Python runs this code, even if the current directory has packages of its names."""
+    places = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(filter(None, places))}
 
 
 def _forward(line: str, tail: list[str]) -> None:
@@ -242,6 +267,8 @@ class _Relay:
 
 def _child_main(message: Path, out: Path, pipes: list[str]) -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() != int(os.environ[AGENT]):
+        sys.exit(1)  # the agent was killed before the line above; opening the pipe would wait for ever
     output = os.open(pipes[int(os.environ["RANK"])], os.O_WRONLY)
     os.dup2(output, 1)
     os.dup2(output, 2)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from components.runtime import progress
+from components.runtime.printable import one_line, printable
 from components.runtime.watch import StageWatch, saying
 
 LOGGER = "components"
@@ -31,6 +32,13 @@ class _StageLines(StageWatch):
         super().ended(round, stage, seconds, already_done=already_done)
 
 
+class _Formatter(logging.Formatter):
+    """Write a record so that no text in it steers the terminal that shows the file, or looks like another record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record)).replace("\n", "\n    ")
+
+
 class _LogFile(RotatingFileHandler):
     """A file that appears, with its folder, at the first record."""
 
@@ -47,7 +55,7 @@ def logged_to(path: Path) -> Iterator[None]:
     on the components' logger get them too. An error before the first record, such as wrong input, leaves no file.
     """
     handler = _LogFile(path, maxBytes=MOST_BYTES, backupCount=1, encoding="utf-8", delay=True)
-    handler.setFormatter(logging.Formatter(FORMAT))
+    handler.setFormatter(_Formatter(FORMAT))
     logger, lines = logging.getLogger(LOGGER), _StageLines()
     before = logger.level
     logger.setLevel(logging.INFO)
@@ -57,7 +65,7 @@ def logged_to(path: Path) -> Iterator[None]:
             yield
     except BaseException as error:
         if handler.stream is not None:
-            log.error("ended by %s: %s", type(error).__name__, " ".join(str(error).split()))
+            log.error("ended by %s: %s", type(error).__name__, one_line(str(error)))
         raise
     finally:
         logger.setLevel(before)

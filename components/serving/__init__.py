@@ -1,1 +1,1 @@
-"""Serve one of a campaign's models over an OpenAI-compatible endpoint on the loopback interface."""
+"""Serve one of a campaign's models over an OpenAI-compatible endpoint that requires a key."""

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -12,9 +13,11 @@ from components.artifacts import read_json, write_json
 from components.models import vllm
 from components.models.directory import SNAPSHOT_FILES
 from components.records import ModelRef
-from components.serving.plan import HOST, Serving
+from components.serving.plan import Serving
 
 Engine = Literal["vllm", "transformers"]
+DOOR = Path(__file__).parent / "door"
+"""Directory of the one module that the servers import from us."""
 
 
 def pick_engine(name: str) -> Engine:
@@ -56,9 +59,9 @@ def _transformers_command(serving: Serving) -> tuple[list[str], dict[str, str]]:
     the endpoint lists and accepts it under its short name.
     """
     _lay_out(serving)
-    options = ["--host", HOST, "--port", str(serving.port), "--dtype", serving.dtype]
+    options = [*_address(serving), "--dtype", serving.dtype]
     options += _arguments(serving, "--chat-template-kwargs")
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", serving.model_id, *options]
+    command = [sys.executable, str(DOOR / "ratchet_door.py"), "serve", serving.model_id, *options]
     return command, {"HF_HUB_CACHE": str(layout(serving))}
 
 
@@ -102,13 +105,20 @@ def _files(directory: Path) -> list[Path]:
 def _vllm_command(serving: Serving) -> tuple[list[str], dict[str, str]]:
     """Return the command and its environment; an adapter has the campaign's name, its base that name with `-start`."""
     model, executable = serving.model, str(vllm.executable())
-    options = ["--host", HOST, "--port", str(serving.port), "--dtype", serving.dtype]
+    options = [*_address(serving), "--dtype", serving.dtype, "--middleware", "ratchet_door.KeyRequired"]
     options += _arguments(serving, "--default-chat-template-kwargs")
+    paths = os.pathsep.join(filter(None, [str(DOOR), os.environ.get("PYTHONPATH")]))
+    environment = {"PYTHONPATH": paths, "VLLM_API_KEY": serving.key}
     if model.adapter is None:
-        return [executable, "serve", model.base, "--served-model-name", serving.model_id, *options], {}
+        return [executable, "serve", model.base, "--served-model-name", serving.model_id, *options], environment
     rank = vllm.largest_rank(vllm.adapter_settings(model.adapter), "choose --engine transformers")
     adapter = ["--enable-lora", "--max-lora-rank", str(rank), "--lora-modules", f"{serving.model_id}={model.adapter}"]
-    return [executable, "serve", model.base, "--served-model-name", f"{serving.model_id}-start", *adapter, *options], {}
+    names = ["--served-model-name", f"{serving.model_id}-start"]
+    return [executable, "serve", model.base, *names, *adapter, *options], environment
+
+
+def _address(serving: Serving) -> list[str]:
+    return ["--host", serving.host, "--port", str(serving.port)]
 
 
 def _arguments(serving: Serving, option: str) -> list[str]:

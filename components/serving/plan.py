@@ -1,10 +1,15 @@
-"""Plan what to serve: a campaign's model, the path of its weights, its name and its port.
+"""Plan what to serve: a campaign's model, the path of its weights, its name, its address and its key.
 
 Starts nothing, loads no model.
 """
 
+import errno
 import json
+import os
 import re
+import secrets
+import shlex
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +21,14 @@ from components.campaign.state import campaign_directory, known_state
 from components.data.messages import Message, Messages, parse_messages, without_tools
 from components.models.directory import check_model_directory
 from components.records import ModelRef
-from components.runtime.ports import is_free
+from components.runtime.addresses import LOOPBACK
+from components.runtime.ports import check_bindable
+from components.runtime.secret_file import ensure_secret
+from components.serving.door.ratchet_door import KEY_VARIABLE
 
-HOST = "127.0.0.1"
+WILDCARDS = {"0.0.0.0": LOOPBACK, "::": "::1"}
+"""By address that means all of this machine's, the one under which this machine reaches itself."""
+SHORTEST_KEY = 16
 
 
 @dataclass(frozen=True)
@@ -33,13 +43,25 @@ class Serving:
     dtype: str
     """Precision, from the campaign's config."""
     port: int
+    key: str = field(repr=False)
+    """The key that every request must bear."""
     template_arguments: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the chat template that the server gives it with every request; tools come with a request."""
+    host: str = LOOPBACK
+    """The address to listen on."""
 
     @property
     def address(self) -> str:
         """The endpoint's base address, as OpenAI clients take it."""
-        return f"http://{HOST}:{self.port}/v1"
+        return f"{self._at(socket.gethostname() if self.host in WILDCARDS else self.host)}/v1"
+
+    @property
+    def health(self) -> str:
+        """The page that says whether the server is ready, as this machine reaches it."""
+        return f"{self._at(WILDCARDS.get(self.host, self.host))}/health"
+
+    def _at(self, host: str) -> str:
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @property
     def log(self) -> Path:
@@ -47,16 +69,18 @@ class Serving:
         return self.directory / f"serve-{self.port}.log"
 
 
-def plan_serving(campaign: str, *, round: int | None, port: int) -> Serving:
+def plan_serving(campaign: str, *, round: int | None, port: int, host: str = LOOPBACK) -> Serving:
     """Find the weights of a campaign's champion, or of one of its rounds, and check that they can be served.
 
     Args:
         campaign: Name of the campaign.
         round: A finished round; 0 is the start model, None the champion.
         port: TCP port of the endpoint.
+        host: Address to listen on: one of this machine, or 0.0.0.0 for all.
 
     Raises:
-        ValueError: The campaign or round does not exist, its weights are missing, or the port is in use.
+        ValueError: The campaign or round does not exist, its weights are missing, the key cannot be used, or the server
+            could not listen there.
     """
     state, directory = known_state(campaign), campaign_directory(campaign)
     number = state.champion.round if round is None else round
@@ -66,12 +90,58 @@ def plan_serving(campaign: str, *, round: int | None, port: int) -> Serving:
             f"choose one from 0 (the start model) to {state.last_round}"
         )
     model = _model_on_disk(directory, number)
-    if not is_free(port):
-        raise ValueError(f"port {port} is already in use: choose another with --port")
+    _check_address(host, port)
     policy = read_json(directory / "config.json")["policy"]
     # Campaigns of versions before 0.2 have no arguments.
     arguments = {name: value for name, value in policy.get("chat_template_arguments", {}).items() if name != "tools"}
-    return Serving(directory, model, model_id(campaign), policy["dtype"], port, arguments)
+    return Serving(directory, model, model_id(campaign), policy["dtype"], port, serving_key(directory), arguments, host)
+
+
+def _check_address(host: str, port: int) -> None:
+    try:
+        check_bindable(host, port)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ValueError(f"port {port} is already in use: choose another with --port") from None
+        raise ValueError(
+            f"--host {host} --port {port} cannot be listened on ({error.strerror}): use an address of this machine, "
+            "or 0.0.0.0 for all of them, and a port that you may open"
+        ) from None
+
+
+def key_file(directory: Path) -> Path:
+    """Return the path of the file with a campaign's key.
+
+    Args:
+        directory: runs/<campaign>.
+    """
+    return directory / ".serving" / "key"
+
+
+def serving_key(directory: Path) -> str:
+    """Return RATCHET_SERVE_KEY if it is set, else the key in the campaign's file, which is created if it is missing.
+
+    Args:
+        directory: runs/<campaign>.
+
+    Raises:
+        ValueError: The key cannot be used.
+    """
+    key = os.environ.get(KEY_VARIABLE, "")
+    if not key:
+        try:
+            key_file(directory).parent.mkdir(parents=True, exist_ok=True)
+            return ensure_secret(key_file(directory), lambda: secrets.token_urlsafe(32))
+        except PermissionError:
+            raise ValueError(
+                f"{key_file(directory)} belongs to another user: set {KEY_VARIABLE} to a key of your own"
+            ) from None
+    if len(key) < SHORTEST_KEY or not re.fullmatch(r"[!-~]+", key):
+        raise ValueError(
+            f"{KEY_VARIABLE} must be at least {SHORTEST_KEY} printable ASCII characters without spaces: "
+            "unset it to get a random key"
+        )
+    return key
 
 
 def _model_on_disk(directory: Path, round: int) -> ModelRef:
@@ -97,6 +167,17 @@ def model_id(campaign: str) -> str:
     That is a doubled or final dash or dot, and a final `.git`.
     """
     return re.sub(r"--+|\.\.+", lambda run: run[0][0], campaign).removesuffix(".git").rstrip("-.")
+
+
+def key_place(directory: Path) -> str:
+    """Return a shell expression whose value is the key.
+
+    Args:
+        directory: runs/<campaign>.
+    """
+    if os.environ.get(KEY_VARIABLE):
+        return f"${KEY_VARIABLE}"
+    return f"$(cat {shlex.quote(str(key_file(directory)))})"
 
 
 def example_request(serving: Serving) -> dict[str, object]:
@@ -133,6 +214,10 @@ def _shortest_prompt(directory: Path) -> Messages:
 
 
 def curl_line(serving: Serving) -> str:
-    """Return a shell line that sends the example request to the endpoint."""
+    """Return a shell line that sends the example request to the endpoint.
+
+    curl reads the key from its input: on its command line, every user of the machine could read it.
+    """
     body = json.dumps(example_request(serving), ensure_ascii=False).replace("'", "'\\''")
-    return f"curl -s {serving.address}/chat/completions -H 'Content-Type: application/json' -d '{body}'"
+    key, headers = key_place(serving.directory), "-H @- -H 'Content-Type: application/json'"
+    return f"echo \"Authorization: Bearer {key}\" | curl -s {serving.address}/chat/completions {headers} -d '{body}'"

@@ -11,8 +11,9 @@ import httpx
 from components.records import ServiceFailed
 from components.runtime import progress
 from components.runtime.children import server_process
+from components.serving.door.ratchet_door import KEY_VARIABLE
 from components.serving.engines import COMMANDS, Engine, layout
-from components.serving.plan import HOST, Serving
+from components.serving.plan import Serving
 
 # If freed memory returns to the system, every tensor faults its pages in again: several times slower on virtual
 # machines.
@@ -33,7 +34,8 @@ def served(serving: Serving, engine: Engine) -> Iterator[Callable[[], None]]:
         ServiceFailed: The server exited by itself, at its start or later.
     """
     command, environment = COMMANDS[engine](serving)
-    environment = {**os.environ, **KEEP_FREED_MEMORY, "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", **environment}
+    offline = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
+    environment = {**os.environ, **KEEP_FREED_MEMORY, **offline, KEY_VARIABLE: serving.key, **environment}
     with (
         serving.log.open("w") as log,
         # A relative model name is looked up in the current directory first, so that directory must contain no models.
@@ -52,7 +54,7 @@ def _wait_until_healthy(serving: Serving, child: subprocess.Popen[str]) -> None:
     """Wait while the server lives, without a limit: the time to load a model depends on its size and the disk."""
     while child.poll() is None:
         with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"http://{HOST}:{serving.port}/health", timeout=5).is_success:
+            if httpx.get(serving.health, timeout=5, trust_env=False).is_success:
                 return
         progress.report(0, 1, "the server is starting")
         time.sleep(0.2)

@@ -1,12 +1,14 @@
 """Checks of all user input, before the first file is written. Loads torch only to check an adapter."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
 from components.config import BUILTIN, CampaignConfig, LoraConfig, PreferencesConfig, SoftPromptConfig
 from components.data.draws import check_draw
 from components.data.preference_file import load_seed_pairs
-from components.data.prompts import split_prompts
+from components.data.prompts import PromptSplit, split_prompts
+from components.functions.source import code_digest
 from components.functions.violations import check_constraint
 from components.judges.registry import check_judge
 from components.models import vllm
@@ -14,14 +16,25 @@ from components.models.directory import check_model_directory, check_policy_dire
 
 
 class Inputs(NamedTuple):
-    """Content digests of the campaign's inputs."""
+    """The campaign's prompts, and the content digests of its other inputs."""
 
-    prompts_digest: str
+    prompts: PromptSplit
     seed_pairs_digest: str | None
+    constraint_digest: str | None
+    """Digest of the code of `constraints.function`; None without such a rule."""
+
+    @property
+    def prompts_digest(self) -> str:
+        """Content digest of the prompts."""
+        return self.prompts.digest
 
 
-def check_inputs(config: CampaignConfig) -> Inputs:
+def check_inputs(config: CampaignConfig, *, held_out_before: Collection[str] = ()) -> Inputs:
     """Read the prompts and seed pairs, and check the judges and the local models.
+
+    Args:
+        config: The campaign's configuration.
+        held_out_before: As of `split_prompts`.
 
     Raises:
         ValueError: An input cannot be used; one line that names it and the remedy.
@@ -32,7 +45,12 @@ def check_inputs(config: CampaignConfig) -> Inputs:
     model = Path(config.policy.model).expanduser()
     if config.policy.model != BUILTIN and (model.is_dir() or config.policy.model.startswith((".", "/", "~"))):
         check_trainable(model, config.lora, config.soft_prompt)
-    prompts = split_prompts(config.prompts, config.policy.system_prompt, carries_columns=config.reads_columns)
+    prompts = split_prompts(
+        config.prompts,
+        config.policy.system_prompt,
+        carries_columns=config.reads_columns,
+        held_out_before=held_out_before,
+    )
     check_draw(prompts.train, config.prompts)
     train, held_out = ([prompt.messages for prompt in side] for side in (prompts.train, prompts.held_out))
     train_columns, held_out_columns = ({name for prompt in side for name in prompt.columns} for side in prompts.sides)
@@ -44,8 +62,11 @@ def check_inputs(config: CampaignConfig) -> Inputs:
         check_constraint(config.constraints, columns, rows="the prompts' rows")
     if config.preferences.seed_pairs:
         check_constraint(config.constraints, (), rows="the pairs of preferences.seed_pairs")
+    function = config.constraints.function
     return Inputs(
-        prompts_digest=prompts.digest, seed_pairs_digest=_check_seeds(config) if config.preferences.seed_pairs else None
+        prompts=prompts,
+        seed_pairs_digest=_check_seeds(config) if config.preferences.seed_pairs else None,
+        constraint_digest=code_digest(function) if function else None,
     )
 
 
@@ -84,7 +105,10 @@ def check_revisions(preferences: PreferencesConfig, reason: str | None) -> None:
 
 def _check_seeds(config: CampaignConfig) -> str:
     """Read the preference data set that seeds round 1, and return its digest."""
-    seeds = load_seed_pairs(config.preferences.seed_pairs, split=config.preferences.seed_pairs_split)
+    preferences = config.preferences
+    seeds = load_seed_pairs(
+        preferences.seed_pairs, split=preferences.seed_pairs_split, revision=preferences.seed_pairs_revision
+    )
     if config.training.takes == "pairs" and (single := sum(pair.is_single for pair in seeds.pairs)):
         raise ValueError(
             f"preferences.seed_pairs {config.preferences.seed_pairs} has {single} single responses, "

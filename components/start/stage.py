@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from components.artifacts import write_json, write_table
+from components.artifacts import MANIFEST, file_digest, write_json, write_table
 from components.builtin.starter import starter_model
 from components.config import BUILTIN, JudgeConfig, PolicyConfig
 from components.data.columns import COLUMNS, format_columns
@@ -19,7 +19,7 @@ from components.generation.sampler import sample
 from components.generation.sampling_params import SamplingParams
 from components.judges.registry import judge_digest
 from components.models.causality import check_causal
-from components.models.directory import locate_model
+from components.models.directory import locate_model, text_files
 from components.models.loading import give_memory_back, load_policy, pick_device, resolve_dtype, start_ref
 from components.models.noise import refuse_noise
 from components.models.tokens import ChatTokenizer, load_chat
@@ -47,21 +47,30 @@ def run(request: StartRequest, out: Path) -> None:
     Raises:
         ValueError: The model or the prompts cannot be used; one line with the remedy.
     """
-    split = split_prompts(request.prompts, request.policy.system_prompt, carries_columns=request.carries_columns)
+    split = split_prompts(
+        request.prompts,
+        request.policy.system_prompt,
+        carries_columns=request.carries_columns,
+        held_out_before=request.pins.held_out,
+    )
     if split.digest != request.prompts_digest:
         raise ValueError("the prompts changed while the campaign was starting: start it again")
     if request.policy.model == BUILTIN:
-        shutil.copytree(starter_model(), out / "model")
+        shutil.copytree(starter_model(), out / "model", ignore=shutil.ignore_patterns(MANIFEST))
         model = start_ref(out / "model", revision="main").model_copy(update={"base": "model"})
     else:
         path = locate_model(request.policy.model, request.policy.revision)
         # A start checks local directories before it writes; a model of the hub is here only now.
         check_trainable(path, request.lora, request.soft_prompt)
         model = start_ref(path, revision=request.policy.revision)
+    if request.pins.model_digest not in (None, model.digest):
+        raise ValueError(
+            f"the start model {request.policy.model} has other weights than the one that the finished rounds stand on: "
+            "name that one, or choose another campaign name"
+        )
     # A template that writes the date writes this one in every later stage, so that none reads other prompts.
-    policy = request.policy.model_copy(
-        update={"template_date": request.policy.template_date or date.today().isoformat()}
-    )
+    told = request.policy.template_date or request.pins.template_date
+    policy = request.policy.model_copy(update={"template_date": told or date.today().isoformat()})
     here = model.model_copy(update={"base": str(out / model.base)})
     chat, loaded = _checked(here, policy, split, (request.judge, request.evaluation_judge, request.active_judge))
     write_table(out / "train_prompts.parquet", _table(split.train))
@@ -79,6 +88,10 @@ def run(request: StartRequest, out: Path) -> None:
     write_table(out / "held_out_prompts.parquet", _table(held_out))
     content = {
         "model": model.model_dump(mode="json"),
+        "model_files": {file.name: file_digest(file) for file in text_files(Path(here.base))},
+        "commits": {key: each.model_dump() for key, each in request.pins.commits.items()},
+        "seed_pairs_digest": request.pins.seed_pairs_digest,
+        "constraint_digest": request.pins.constraint_digest,
         "judge": _pinned(request.judge).model_dump(mode="json"),
         "evaluation_judge": _pinned(request.evaluation_judge).model_dump(mode="json"),
         "active_judge": _pinned(request.active_judge).model_dump(mode="json"),

@@ -6,16 +6,22 @@ only when they need it.
 """
 
 from components.tracking.cleanup import collect_copies
-from components.tracking.recording import Tracked, announce_champion, record_round
+from components.tracking.failures import TrackingRefused, TrackingUnavailable
+from components.tracking.locations import artifact_root
+from components.tracking.ownership import NameTaken
+from components.tracking.recording import Tracked, announce_champion, record_round, refuse_taken_name
 from components.tracking.registry import Version, read_versions
-from components.tracking.store import TrackingUnavailable, ensure_store, tracking_uri
+from components.tracking.store import ensure_store, tracking_uri
 from components.tracking.views import compare_rounds_url, compare_url, experiment_url, is_server
 
 __all__ = [
+    "NameTaken",
     "Tracked",
+    "TrackingRefused",
     "TrackingUnavailable",
     "Version",
     "announce_champion",
+    "artifact_root",
     "collect_copies",
     "compare_rounds_url",
     "compare_url",
@@ -24,5 +30,6 @@ __all__ = [
     "is_server",
     "read_versions",
     "record_round",
+    "refuse_taken_name",
     "tracking_uri",
 ]

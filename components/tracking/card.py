@@ -13,6 +13,7 @@ import yaml
 from components.artifacts import read_json
 from components.judges.registry import describe_judge
 from components.records import Interval, JudgeRef
+from components.report.round import escape_markdown
 from components.report.wording import count, decimal, model_name, share
 from components.tracking.facts import RoundFacts, lineage
 
@@ -124,7 +125,7 @@ def _gate(facts: RoundFacts) -> str:
     verdict = (
         "**Promoted**: it replaced the champion." if facts.record.promoted else "**Refused**: the champion stayed."
     )
-    return "\n".join([verdict, "", *(f"- {reason}" for reason in facts.record.reasons)])
+    return "\n".join([verdict, "", *(f"- {escape_markdown(reason)}" for reason in facts.record.reasons)])
 
 
 def _made_from(facts: RoundFacts) -> str:

@@ -8,8 +8,10 @@ from mlflow.entities import LoggedModel
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+from components.campaign.state import read_state
 from components.records import RoundRecord
-from components.tracking.registry import aliases_of, find_version
+from components.tracking.registry import aliases_of, find_own_model, find_version
+from components.tracking.runs import find_experiment
 from components.tracking.store import connected, store_exists
 
 WEIGHTS_TAG, COLLECTED = "weights", "collected"
@@ -27,18 +29,23 @@ def collect_copies(campaign_dir: Path, records: Sequence[RoundRecord], *, dry_ru
         dry_run: Measure the sizes, and change nothing.
 
     Returns:
-        Bytes by round; a round without a model in this store, or whose version has an alias, is absent.
+        Bytes by round; a round without a model in this store, whose version has an alias, or whose files lie somewhere
+        else is absent.
 
     Raises:
+        NameTaken: Another campaign with this name is in MLflow; nothing of it was changed.
         TrackingUnavailable: MLflow cannot be reached or written; call again later.
     """
+    state = read_state(campaign_dir)
+    assert state is not None, campaign_dir
     if not store_exists(campaign_dir.parent):
         return {}
     freed: dict[int, int] = {}
     with connected(campaign_dir.parent) as client:
-        experiment = client.get_experiment_by_name(campaign_dir.name)
+        experiment = find_experiment(client, campaign_dir, state)
         if experiment is None:
             return {}
+        find_own_model(client, campaign_dir, state)
         in_use = set(aliases_of(client, campaign_dir.name).values())
         for record in records:
             version = find_version(client, campaign_dir.name, record.round, record.policy_digest)
@@ -46,6 +53,8 @@ def collect_copies(campaign_dir: Path, records: Sequence[RoundRecord], *, dry_ru
             if not models or (version is not None and int(version.version) in in_use):
                 continue
             sizes = [sum(_file_sizes(client, model.model_id, "")) for model in models]
+            if not any(sizes) and not any(model.tags.get(WEIGHTS_TAG) == COLLECTED for model in models):
+                continue  # an earlier version's server kept them in a folder that we do not know
             freed[record.round] = sum(sizes)
             if not dry_run:
                 _tag(client, campaign_dir.name, version, models)

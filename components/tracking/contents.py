@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from mlflow.entities import Dataset, DatasetInput, InputTag
 
 from components.artifacts import read_table
+from components.config import TrackingConfig
 from components.records import Manifest
 from components.tracking.facts import RoundFacts
 
@@ -76,16 +77,19 @@ MAX_QUARANTINED = 200
 """Largest number of rows in the table of quarantined pairs; quarantine.parquet has all of them."""
 
 
-def tables(facts: RoundFacts) -> dict[str, pd.DataFrame]:
+def tables(facts: RoundFacts, tracking: TrackingConfig) -> dict[str, pd.DataFrame]:
     """Return the round's tables by the name of their file.
 
     MLflow's table over several runs has a row for each value of the first column, and compares the second.
 
-    A round that quarantined nothing has no table of quarantined pairs.
+    A round that quarantined nothing has no table of quarantined pairs. Without texts only the counts are left.
     """
+    counts = {COUNTS: _counts(facts)}
+    if not tracking.texts:
+        return counts
     quarantined = _quarantined(facts)
-    always = {SAMPLES: _samples(facts), COUNTS: _counts(facts)}
-    return always if quarantined.empty else always | {QUARANTINED: quarantined}
+    with_samples = {SAMPLES: _samples(facts)} | counts
+    return with_samples if quarantined.empty else with_samples | {QUARANTINED: quarantined}
 
 
 def as_json(table: pd.DataFrame) -> bytes:

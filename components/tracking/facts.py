@@ -14,6 +14,7 @@ from components.campaign.files import RoundFiles, began_ms, read_manifest, round
 from components.campaign.state import State, read_state, round_directory, with_round
 from components.judges.registry import describe_judge
 from components.records import JudgeRef, Manifest, RoundRecord
+from components.report.round import escape_markdown
 from components.report.wording import sampling_path, scoring_path
 
 
@@ -27,7 +28,7 @@ class RoundFacts:
     state: State
     """The campaign's state, with this round included."""
     config: dict[str, Any]
-    git_sha: str
+    """The resolved configuration that the round ran with."""
 
     @property
     def campaign(self) -> str:
@@ -84,14 +85,13 @@ class RoundFacts:
         return self.record.round if self.record.promoted else self.state.champion_before(self.record.round)
 
 
-def read_facts(campaign_dir: Path, record: RoundRecord, *, config: Mapping[str, Any], git_sha: str) -> RoundFacts:
+def read_facts(campaign_dir: Path, record: RoundRecord, *, config: Mapping[str, Any]) -> RoundFacts:
     """Read the facts of a finished round.
 
     Args:
         campaign_dir: runs/<campaign>.
         record: The round's record, which need not be in campaign.json yet.
-        config: The campaign's resolved configuration.
-        git_sha: Commit of the code that ran the round.
+        config: The resolved configuration that the round ran with.
 
     Raises:
         OSError: A file of the campaign or of the round is missing.
@@ -103,7 +103,7 @@ def read_facts(campaign_dir: Path, record: RoundRecord, *, config: Mapping[str, 
     files = round_files(campaign_dir, record.round, record, seeded=seeded)
     if not files.manifests:
         raise FileNotFoundError(f"{files.directory} contains no finished stage: restore the directory")
-    return RoundFacts(campaign_dir, record, files, with_round(state, record), dict(config), git_sha)
+    return RoundFacts(campaign_dir, record, files, with_round(state, record), dict(config))
 
 
 def params(facts: RoundFacts) -> dict[str, str]:
@@ -124,14 +124,15 @@ def _flatten(value: Mapping[str, Any], prefix: str) -> list[tuple[str, str]]:
 def lineage(facts: RoundFacts) -> dict[str, str]:
     """Return the model's inputs and the gate's decision, as tags for the run and for the model version."""
     record = facts.record
-    return {
+    # Absent in campaigns and rounds of earlier versions.
+    known = {"campaign_id": facts.state.id, "git_sha": record.git_sha}
+    return {name: value for name, value in known.items() if value is not None} | {
         "campaign": facts.campaign,
         "round": str(record.round),
         "policy_digest": record.policy_digest,
         "reference_digest": record.reference_digest,
         "data_digest": facts.manifests["validate_data"].files["train.parquet"].sha256,
         "judge": _judge(facts),
-        "git_sha": facts.git_sha,
         "promoted": json.dumps(record.promoted),
         "champion": str(facts.champion),
     }
@@ -153,7 +154,7 @@ def _judge(facts: RoundFacts) -> str:
 
 
 def description(facts: RoundFacts) -> str:
-    """Return one paragraph with the gate's decision, its reasons and the evidence."""
+    """Return one paragraph with the gate's decision, its reasons and the evidence, in Markdown."""
     record = facts.record
     against = {"champion": record.win_rate_vs_champion, "start": record.win_rate_vs_start}
     evidence = "; ".join(
@@ -161,5 +162,5 @@ def description(facts: RoundFacts) -> str:
         for name, rate in against.items()
     )
     verdict = "promoted to champion" if record.promoted else "refused"
-    reasons = f" ({'; '.join(record.reasons)})" if record.reasons else ""
+    reasons = f" ({escape_markdown('; '.join(record.reasons))})" if record.reasons else ""
     return f"Round {record.round} of campaign {facts.campaign}: {verdict}{reasons}. The challenger {evidence}."

@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import DatasetInput, Metric, Param, Run
 
 from components.tracking.contents import as_json
+from components.tracking.store import uploading
 
 _TABLES_TAG = "mlflow.loggedArtifacts"  # which of a run's files MLflow's pages show as tables
 _MAX_METRICS, _MAX_PARAMS = 1000, 100  # what MLflow takes in one batch
@@ -46,7 +47,8 @@ def add_files(client: MlflowClient, run: Run, files: Mapping[str, bytes]) -> Non
             path = Path(staging, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-        client.log_artifacts(run.info.run_id, staging)
+        with uploading(max(map(len, files.values()), default=0)):
+            client.log_artifacts(run.info.run_id, staging)
 
 
 def add_tables(client: MlflowClient, run: Run, tables: Mapping[str, pd.DataFrame]) -> None:

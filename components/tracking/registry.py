@@ -19,7 +19,8 @@ from components.records import Record
 from components.tracking.card import CARD, card, version_description
 from components.tracking.contents import model_directory
 from components.tracking.facts import RoundFacts, lineage
-from components.tracking.store import connected, store_exists
+from components.tracking.ownership import claim_model, owner_tags
+from components.tracking.store import connected, store_exists, uploading
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 _VERSIONS_TAG = "mlflow.modelVersions"  # how MLflow's page of a logged model finds its registered version
@@ -40,7 +41,8 @@ def ensure_model(client: MlflowClient, run: Run, facts: RoundFacts) -> str | Non
     if directory is None:
         return None
     model = models[0] if models else _create_model(client, run, facts, kind=directory.name)
-    client.log_model_artifacts(model.model_id, str(directory))
+    with uploading(max((path.stat().st_size for path in directory.rglob("*")), default=0)):
+        client.log_model_artifacts(model.model_id, str(directory))
     _add_card(client, model.model_id, facts, kind=directory.name)
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
     return str(model.model_id)
@@ -58,7 +60,8 @@ def _add_card(client: MlflowClient, model_id: str, facts: RoundFacts, *, kind: s
     with tempfile.TemporaryDirectory() as staging:
         path = Path(staging, CARD)
         path.write_text(card(facts, model_id=model_id, kind=kind), encoding="utf-8")
-        client.log_model_artifact(model_id, str(path))
+        with uploading(path.stat().st_size):
+            client.log_model_artifact(model_id, str(path))
 
 
 def ensure_version(client: MlflowClient, model_id: str, run: Run, facts: RoundFacts) -> int:
@@ -66,7 +69,7 @@ def ensure_version(client: MlflowClient, model_id: str, run: Run, facts: RoundFa
     name = facts.campaign
     version = find_version(client, name, facts.record.round, facts.record.policy_digest)
     if version is None:
-        _ensure_registered_model(client, name)
+        ensure_registered_model(client, facts.campaign_dir, facts.state)
         version = client.create_model_version(
             name,
             source=f"models:/{model_id}",
@@ -89,7 +92,7 @@ def find_version(client: MlflowClient, name: str, round: int, policy_digest: str
 
 
 def find_registered_model(client: MlflowClient, name: str) -> RegisteredModel | None:
-    """Return the campaign's registered model; None before its first version."""
+    """Return the registered model with a campaign's name; None before its first version."""
     try:
         return client.get_registered_model(name)
     except MlflowException as error:
@@ -98,13 +101,31 @@ def find_registered_model(client: MlflowClient, name: str) -> RegisteredModel | 
         return None
 
 
-def _ensure_registered_model(client: MlflowClient, name: str) -> None:
-    if find_registered_model(client, name) is None:
+def find_own_model(client: MlflowClient, campaign_dir: Path, state: State) -> RegisteredModel | None:
+    """Return the campaign's registered model; None before its first version.
+
+    Raises:
+        NameTaken: The registered model with the campaign's name belongs to another campaign.
+    """
+    model = find_registered_model(client, campaign_dir.name)
+    if model is not None:
+        claim_model(client, campaign_dir, state, model)
+    return model
+
+
+def ensure_registered_model(client: MlflowClient, campaign_dir: Path, state: State) -> None:
+    """Create the campaign's registered model if it is missing.
+
+    Raises:
+        NameTaken: The registered model with the campaign's name belongs to another campaign.
+    """
+    if find_own_model(client, campaign_dir, state) is None:
+        name = campaign_dir.name
         note = (
             f"Policies of campaign {name}, one version per round. "
             "The next round starts from `champion`; `challenger` is the newest."
         )
-        client.create_registered_model(name, description=note)
+        client.create_registered_model(name, tags=owner_tags(campaign_dir, state), description=note)
 
 
 def move_challenger(client: MlflowClient, version: int, facts: RoundFacts) -> None:

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import Experiment, Run
 
 from components.campaign.state import State
 from components.report.wording import model_name, rollback_line
 from components.tracking.facts import RoundFacts, description, lineage, training_tags
-from components.tracking.store import artifact_location
+from components.tracking.failures import TrackingRefused
+from components.tracking.locations import refuse_proxy
+from components.tracking.ownership import claim_experiment, owner_tags
+from components.tracking.store import artifact_location, tracking_uri
 from components.tracking.views import colour, view_tag
 
 _SUPERSEDED = "superseded"
@@ -20,29 +23,43 @@ _KIND_OF_EXPERIMENT = {"mlflow.experimentKind": "custom_model_development"}
 log = logging.getLogger(__name__)
 
 
-def ensure_experiment(client: MlflowClient, campaign_dir: Path) -> str:
-    """Return the id of the experiment with the campaign's name; create it if it is missing.
+def find_experiment(client: MlflowClient, campaign_dir: Path, state: State) -> Experiment | None:
+    """Return the campaign's experiment; None before its first round is recorded.
 
     Raises:
-        RuntimeError: A user deleted the experiment in MLflow.
+        NameTaken: The experiment with the campaign's name belongs to another campaign.
+    """
+    experiment = client.get_experiment_by_name(campaign_dir.name)
+    if experiment is not None:
+        claim_experiment(client, campaign_dir, state, experiment)
+    return experiment
+
+
+def ensure_experiment(client: MlflowClient, campaign_dir: Path, state: State) -> str:
+    """Return the id of the campaign's experiment; create it if it is missing.
+
+    Raises:
+        NameTaken: The experiment with the campaign's name belongs to another campaign.
+        TrackingRefused: A user deleted it in MLflow, or only a server finds its files.
     """
     name = campaign_dir.name
-    experiment = client.get_experiment_by_name(name)
+    experiment = find_experiment(client, campaign_dir, state)
     if experiment is None:
         note = (
             f"Campaign {name}: one run per round, and the run `campaign` with one point per round. "
             "**Views > Rounds** shows them side by side."
         )
-        view, state = view_tag(time.time_ns() // 1_000_000)
-        tags = _KIND_OF_EXPERIMENT | {"mlflow.note.content": note, view: state}
+        key, view = view_tag(time.time_ns() // 1_000_000)
+        tags = _KIND_OF_EXPERIMENT | owner_tags(campaign_dir, state) | {"mlflow.note.content": note, key: view}
         return str(
             client.create_experiment(name, artifact_location=artifact_location(campaign_dir.parent, name), tags=tags)
         )
     if experiment.lifecycle_stage != "active":
-        raise RuntimeError(
+        raise TrackingRefused(
             f"experiment {name} was deleted in MLflow: restore it with "
             f"`mlflow experiments restore -x {experiment.experiment_id}`"
         )
+    refuse_proxy(experiment.artifact_location, uri=tracking_uri(campaign_dir.parent), name=name)
     return str(experiment.experiment_id)
 
 
@@ -64,10 +81,11 @@ def ensure_round_run(client: MlflowClient, experiment_id: str, facts: RoundFacts
         | training_tags(facts)
         | {
             "kind": "round",
-            "mlflow.source.git.commit": facts.git_sha,
             "mlflow.note.content": description(facts),
         }
     )
+    if facts.record.git_sha is not None:
+        tags["mlflow.source.git.commit"] = facts.record.git_sha
     return _create(client, experiment_id, f"round {number:03d}", tags, facts.files.started_ms, number)
 
 

@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from components.artifacts import read_table
+from components.config import TrackingConfig
 from components.judges.protocol import Verdict
 from components.preferences.tables import VERDICTS, read_verdicts
 from components.tracking.contents import readable
@@ -41,13 +42,13 @@ class TracedComparison:
         return {"prompt": self.prompt, f"answer {first}": self.texts[first], f"answer {second}": self.texts[second]}
 
 
-def comparisons(facts: RoundFacts) -> list[TracedComparison]:
+def comparisons(facts: RoundFacts, tracking: TrackingConfig) -> list[TracedComparison]:
     """Return a sample of the round's comparisons that consist of parts; every call returns the same sample.
 
-    It is empty for a judge that scores.
+    It is empty for a judge that scores, and without texts.
     """
     path = facts.directory / "collect_preferences" / VERDICTS
-    if not path.exists():
+    if not (tracking.texts and path.exists()):
         return []
     parts: defaultdict[tuple[str, frozenset[int | None]], list[Verdict]] = defaultdict(list)
     conclusions: list[Verdict] = []

@@ -7,9 +7,9 @@ the experiment; this module writes such a tag. The format is that of MLflow 3.17
 import json
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from components.campaign.files import compare_page
+from components.runtime.addresses import without_password
 
 VIEW_KEY = "rounds"
 _TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
@@ -141,9 +141,3 @@ def compare_rounds_url(uri: str, rounds: Sequence[tuple[str, str]]) -> str:
 def _page(uri: str, path: str) -> str:
     address = without_password(uri)
     return f"{address.rstrip('/')}/#/{path}" if is_server(uri) else address
-
-
-def without_password(uri: str) -> str:
-    """Return the address without user name and password, so that it can be shown."""
-    parts = urlsplit(uri)
-    return uri.replace(f"{parts.netloc}", parts.netloc.rpartition("@")[2], 1) if "@" in parts.netloc else uri

@@ -50,7 +50,7 @@ def lineage(
 
         tree = read_lineage(parse_version(version))
         if as_json:
-            typer.echo(json.dumps(tree.plain(), indent=1, ensure_ascii=False))
+            typer.echo(json.dumps(tree.plain(), indent=1))
         else:
             print_lineage(console, tree)
 
@@ -118,6 +118,10 @@ def gc(
                 collected += collect_garbage(campaign_directory(name), keep=keep, dry_run=dry_run)
             except CampaignBusy as busy:
                 errors.print(f"ratchet: skipped: {busy}")
+            except PermissionError as error:
+                if campaign is not None:
+                    raise
+                errors.print(f"ratchet: skipped: {error}")
             except ValueError as error:
                 problems.append(str(error))
         print_collected(console, collected, dry_run=dry_run)

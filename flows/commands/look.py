@@ -22,15 +22,19 @@ def status(
 
     Example: [bold]ratchet status demo[/bold]
     """
+    from components.campaign.files import not_recorded
     from flows.terminal.rounds import SHOWN_ROUNDS, print_rounds
 
     with reporting_errors():
         state = known_state(campaign)
-    print_rounds(console, state.model_dump(mode="json"), last=None if show_all else SHOWN_ROUNDS)
-    if state.target is not None:
-        console.print(
-            f"open: a start that goes to round {state.target}; the command that began it goes on", highlight=False
-        )
+        print_rounds(console, state.model_dump(mode="json"), last=None if show_all else SHOWN_ROUNDS)
+        if state.target is not None:
+            console.print(
+                f"open: a start that goes to round {state.target}; the command that began it goes on", highlight=False
+            )
+        problem = not_recorded(campaign_directory(campaign), state)
+        if problem is not None:
+            console.print(problem, highlight=False, markup=False, soft_wrap=True)
 
 
 def report(campaign: CampaignArgument) -> None:
@@ -62,9 +66,9 @@ def doctor(
     """
     from flows.doctor import findings, model_findings
 
-    found = findings(runs_directory())
-    if config is not None:
-        with reporting_errors():
+    with reporting_errors():
+        found = findings(runs_directory())
+        if config is not None:
             found += model_findings(load_config(config))
     failed = False
     for name, fine, detail in found:

@@ -37,6 +37,7 @@ def reward_model(
     with reporting_errors():
         settings = RewardModelConfig() if config is None else load_section(config, RewardModelConfig)
         quiet_libraries()
+        from components.campaign.lock import writing
         from components.reward_model.preparing import check_place, prepare_request
         from components.runtime import progress
         from components.runtime.launch import run_stage
@@ -48,7 +49,7 @@ def reward_model(
         with StageProgress(console) as display, progress.reporting_to(display):
             progress.began(out.name, "checks")
             request = prepare_request(pairs, split=split, base=base, revision=revision, settings=settings)
-            with logged_to(out / LOG_FILE):
+            with writing(out.resolve(), command="ratchet reward-model"), logged_to(out / LOG_FILE):
                 run_stage("reward_model", request, out, num_processes=settings.num_processes)
-        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+                shutil.rmtree(out / "checkpoints", ignore_errors=True)
         print_reward_model(console, out / "reward_model")

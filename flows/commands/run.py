@@ -10,9 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from components.campaign.config import refuse_changes, with_former_defaults
-from components.campaign.state import campaign_directory, runs_directory
+from components.campaign.state import campaign_directory, has_reached, read_state, runs_directory
 from components.config import CampaignConfig, load_config, read_settings
 from components.records import RoundStopped
+from flows.prefect_page.deployed import STORE_VARIABLE
 from flows.terminal.console import console, errors, quiet_libraries, reporting_errors
 
 CHECKS = "checks"
@@ -22,6 +23,12 @@ CHECKS = "checks"
 def run(
     config: Annotated[Path, typer.Argument(help="YAML file of the campaign, such as conf/demo.yaml.")],
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds to add, instead of the file's num_rounds.")] = None,
+    until: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Last round that the campaign shall have, instead of --rounds; does nothing if it is there."
+        ),
+    ] = None,
     campaign: Annotated[str | None, typer.Option(help="Name of the campaign, instead of the file's.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed, instead of the file's.")] = None,
     set_: Annotated[
@@ -29,7 +36,8 @@ def run(
         typer.Option("--set", metavar="KEY=VALUE", help="Value of a key, instead of the file's; may be repeated."),
     ] = None,
     accept_changes: Annotated[
-        bool, typer.Option(help="Continue with a config that differs from the one the campaign began with.")
+        bool,
+        typer.Option(help="Continue with a config or inputs that differ from those the campaign began with."),
     ] = False,
     dry_run: Annotated[
         bool,
@@ -44,12 +52,14 @@ def run(
 
     A round samples responses, judges them, validates the pairs, trains, evaluates the trained model on held-out prompts
     and promotes it if it is better. Finished stages are not run again, so after any interruption the same command
-    continues. `ratchet reference` prints the keys of the file.
+    continues; with `--until` it does nothing if that round is there. `ratchet reference` prints the keys of the file.
 
     Example: [bold]ratchet run conf/demo.yaml --rounds 1 --set training.learning_rate=2e-5[/bold]
     """
     overrides = {"num_rounds": rounds, "campaign": campaign, "seed": seed}
     with reporting_errors():
+        if rounds is not None and until is not None:
+            raise ValueError("--rounds and --until both say how far to go: pass one of them")
         chosen = {name: value for name, value in overrides.items() if value is not None}
         settings = load_config(config, read_settings(set_ or ()) | chosen)
         directory = campaign_directory(settings.campaign)
@@ -58,8 +68,8 @@ def run(
             refuse_changes(directory, settings)
         quiet_libraries()
         from components.runtime import progress
-        from components.start.preflight import check_inputs
-        from flows.servers.services import running
+        from components.start.pins import check_start
+        from flows.servers.addresses import running
         from flows.servers.temporary import prefect_server
 
         if dry_run:
@@ -67,17 +77,20 @@ def run(
                 errors.print(f"ratchet: note: {doubt}")
             _show_dry_run(settings)
             return
-        with _display(settings):
-            progress.began(settings.campaign, CHECKS)
-            check_inputs(settings)
+        if not has_reached(read_state(directory), until):
+            with _display(settings):
+                progress.began(settings.campaign, CHECKS)
+                checked = check_start(directory, settings, accept_changes=accept_changes)
+            for line in checked.accepted:
+                errors.print(f"ratchet: note: accepted, and pinned anew: {line}")
         for doubt in settings.training.doubts:
             errors.print(f"ratchet: note: {doubt}")
         services = running(runs_directory())
-        if services is not None:
+        if services is not None and not os.environ.get(STORE_VARIABLE):
             # The rounds then link to the pages of that server.
-            os.environ.setdefault("MLFLOW_TRACKING_URI", services.mlflow)
+            os.environ |= services.mlflow_environment()
         with prefect_server(known=services.api if services else None, meanwhile=_load):
-            _run_flow(settings, accept_changes=accept_changes)
+            _run_flow(settings, accept_changes=accept_changes, until=until)
 
 
 def _show_dry_run(settings: CampaignConfig) -> None:
@@ -110,13 +123,13 @@ def _load() -> None:
     importlib.import_module("components.tracking")
 
 
-def _run_flow(settings: Any, *, accept_changes: bool) -> None:
+def _run_flow(settings: Any, *, accept_changes: bool, until: int | None) -> None:
     from flows.dpo_round import STOPPED
     from flows.iterative_dpo import SKIPPED, iterative_dpo
     from flows.terminal.rounds import print_places, print_rounds
 
     with _display(settings):
-        state: Any = iterative_dpo(settings, accept_changes=accept_changes, return_state=True)
+        state: Any = iterative_dpo(settings, accept_changes=accept_changes, until=until, return_state=True)
     if state.name == SKIPPED:
         errors.print(f"ratchet: skipped: {state.message}")
         return

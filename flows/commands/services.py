@@ -1,6 +1,7 @@
 """Commands for the servers around a campaign: ui, up, down, deploy, worker."""
 
 import shlex
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import typer
 
 from components.campaign.state import runs_directory
 from components.config.shipped import conf_path
+from components.runtime.addresses import LOOPBACK, without_password
 from flows.terminal.console import console, reporting_errors
 
 PrefectPort = Annotated[
@@ -18,22 +20,57 @@ MlflowPort = Annotated[
 ]
 
 
-def up(prefect_port: PrefectPort = 4200, mlflow_port: MlflowPort = 5000) -> None:
+class Only(StrEnum):
+    """A part of what `ratchet up` starts."""
+
+    WORKER = "worker"
+
+
+def up(
+    prefect_port: PrefectPort = 4200,
+    mlflow_port: MlflowPort = 5000,
+    only: Annotated[
+        Only | None,
+        typer.Option(help="`worker`: only a worker, for the servers of PREFECT_API_URL and MLFLOW_TRACKING_URI."),
+    ] = None,
+) -> None:
     """Start Prefect, MLflow and a worker in the background, and wait until they answer.
 
     They listen on this machine only. `ratchet run` uses them while they are up, `ratchet deploy` puts deployments on
-    the Prefect page, and `ratchet down` stops all three.
+    the Prefect page, and `ratchet down` stops all three. If they are up, starts again what has ended.
     """
-    from flows.servers.services import services_directory, start
+    from flows.servers.addresses import services_directory
+
+    if only is Only.WORKER:
+        _up_worker()
+        return
+    from flows.servers.services import start
 
     console.print("starting; a fresh database takes up to a minute", highlight=False)
     with reporting_errors():
         addresses = start(runs_directory(), prefect_port=prefect_port, mlflow_port=mlflow_port)
-    _print_pages(addresses.prefect, addresses.mlflow)
+    _print_pages(addresses.prefect, addresses.mlflow, sign_in=addresses.mlflow_password is not None)
     console.print(f"logs     {services_directory(runs_directory())}", highlight=False, soft_wrap=True)
     console.print(
         "`ratchet deploy` puts the deployments on the Prefect page; `ratchet down` ends all three", highlight=False
     )
+
+
+def _up_worker() -> None:
+    from components.tracking import tracking_uri
+    from flows.servers.addresses import services_directory
+    from flows.servers.worker import start_worker
+
+    with reporting_errors():
+        api = start_worker(runs_directory())
+    for name, place in (
+        ("Prefect", without_password(api.url.removesuffix("/api"))),
+        ("MLflow", without_password(tracking_uri(runs_directory()))),
+        ("runs", str(runs_directory())),
+        ("log", str(services_directory(runs_directory()) / "worker.log")),
+    ):
+        console.print(f"{name:<8} {place}", highlight=False, soft_wrap=True, markup=False)
+    console.print("a worker takes the flow runs of the pool ratchet; `ratchet down` ends it", highlight=False)
 
 
 def down() -> None:
@@ -52,18 +89,22 @@ def deploy(
 ) -> None:
     """Put the deployments on the Prefect page, so that people and schedules can start rounds there.
 
-    Sets up the work pool and the automations too. Running it again is safe: schedules and automations that people
-    switched on or off stay as they are. If the variable RATCHET_WEBHOOK holds an address, promoted, refused and failed
-    rounds are reported there.
+    Sets up the work pool and the automations too. Running it again takes up what changed in the file, and keeps what
+    people set on the page: parameters, schedules, limits, tags, and which automations are on. If the variable
+    RATCHET_WEBHOOK holds an address, promoted, refused and failed rounds are reported there.
     """
     from flows.prefect_page.deploy import deploy as put
-    from flows.servers.services import chosen_api
+    from flows.servers.addresses import chosen_api
 
     with reporting_errors():
         api = chosen_api(runs_directory())
-        for name in put(api, file or conf_path("prefect.yaml"), runs_directory()):
-            console.print(name, highlight=False)
-    console.print(f"on {api.url.removesuffix('/api')}/deployments", highlight=False, soft_wrap=True)
+        done = put(api, file or conf_path("prefect.yaml"), runs_directory())
+    for name in done.names:
+        console.print(name, highlight=False)
+    for line in done.kept:
+        console.print(f"kept as it is on the page: {line}", highlight=False, soft_wrap=True)
+    page = without_password(api.url.removesuffix("/api"))
+    console.print(f"on {page}/deployments", highlight=False, soft_wrap=True)
     console.print(f"their runs write to {runs_directory()}", highlight=False, soft_wrap=True)
 
 
@@ -72,7 +113,7 @@ def worker() -> None:
 
     It asks the server that PREFECT_API_URL names, else the one of `ratchet up`.
     """
-    from flows.servers.services import become_worker
+    from flows.servers.worker import become_worker
 
     with reporting_errors():
         become_worker(runs_directory())
@@ -83,31 +124,41 @@ def ui(prefect_port: PrefectPort = 4200, mlflow_port: MlflowPort = 5000) -> None
 
     If `ratchet up` has started them already, only prints their addresses.
     """
-    from flows.servers.services import running, services_directory
+    from flows.servers.addresses import running, services_directory
+    from flows.servers.mlflow_app import wants_sign_in
     from flows.servers.temporary import pages
 
     with reporting_errors():
         services = running(runs_directory())
     if services is not None:
-        _print_pages(services.prefect, services.mlflow)
+        _print_pages(services.prefect, services.mlflow, sign_in=services.mlflow_password is not None)
         console.print("`ratchet up` started them; `ratchet down` ends them", highlight=False)
         return
     console.print("starting; the MLflow page takes up to a minute the first time", highlight=False)
     runs, ports = runs_directory(), {"prefect_port": prefect_port, "mlflow_port": mlflow_port}
     with reporting_errors(), pages(runs, services_directory(runs), **ports) as until_one_ends:
-        _print_pages(f"http://127.0.0.1:{prefect_port}", f"http://127.0.0.1:{mlflow_port}")
+        prefect, mlflow = (f"http://{LOOPBACK}:{port}" for port in (prefect_port, mlflow_port))
+        _print_pages(prefect, mlflow, sign_in=wants_sign_in())
         console.print("Ctrl-C ends both", highlight=False)
         until_one_ends()
 
 
-def _print_pages(prefect: str, mlflow: str) -> None:
-    from flows.servers.services import sign_in
+def _print_pages(prefect: str, mlflow: str, *, sign_in: bool) -> None:
+    from flows.servers.addresses import services_directory
+    from flows.servers.key import key_file
+    from flows.servers.mlflow_app import USER, password_file
     from flows.terminal.rounds import rounds_pages
 
+    directory = services_directory(runs_directory())
     console.print(f"Prefect  {prefect}", highlight=False)
-    if sign_in(runs_directory()).exists():
-        file = shlex.quote(str(sign_in(runs_directory())))
-        console.print(f"         sign in with the line that this prints: cat {file}", highlight=False, soft_wrap=True)
+    _print_sign_in("sign in with the line that this prints", key_file(directory))
     console.print(f"MLflow   {mlflow}", highlight=False)
+    if sign_in:
+        _print_sign_in(f"sign in as {USER} with the password that this prints", password_file(directory))
     for campaign, address in rounds_pages(runs_directory(), mlflow):
         console.print(f"         the rounds of {campaign}: {address}", highlight=False, soft_wrap=True)
+
+
+def _print_sign_in(how: str, file: Path) -> None:
+    if file.exists():  # servers of an earlier version have no key
+        console.print(f"         {how}: cat {shlex.quote(str(file))}", highlight=False, soft_wrap=True, markup=False)

@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import yaml
@@ -14,81 +16,135 @@ from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import WorkerStatus
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.settings import temporary_settings
 
+from components.artifacts import read_json, write_json
 from components.campaign.state import RUNS_VARIABLE
 from components.records import ServiceFailed
 from flows.prefect_page.automations import automations
+from flows.prefect_page.deployed import ID_VARIABLE, STORE_VARIABLE, ensure_runs_id
+from flows.prefect_page.edited import Edited, merged
 from flows.servers.key import PrefectApi, explaining_refusal
 
-POOL = "ratchet"
+POOL, FIRST_LIMIT = "ratchet", 1
+LAST_DEPLOYED = "deployed.json"
+"""File in `runs/.services`: by server, deployment and field, the digest of what the file said when it was deployed."""
 WEBHOOK_VARIABLE, WEBHOOK_BLOCK = "RATCHET_WEBHOOK", "ratchet-webhook"
 
 
-def ensure_work_pool(api: PrefectApi, *, limit: int | None = None) -> None:
-    """Create the process work pool if it does not exist, and set its limit.
+class Deployed(NamedTuple):
+    """What `deploy` did."""
 
-    Args:
-        api: Prefect's API.
-        limit: Flow runs at the same time. None leaves an existing pool as it is, and creates a new one with a limit of
-            one.
-    """
+    names: list[str]
+    """The deployments, as `flow/deployment`."""
+    kept: list[str]
+    """What stays as somebody set it on the page, a line per deployment that has something."""
+
+
+def ensure_work_pool(api: PrefectApi) -> None:
+    """Create the process work pool, with a limit of one flow run, if it does not exist."""
+    with _client(api) as client, suppress(ObjectAlreadyExists):
+        _create_pool(client, FIRST_LIMIT)
+
+
+def _create_pool(client: SyncPrefectClient, limit: int) -> None:
+    client.create_work_pool(WorkPoolCreate(name=POOL, type="process", concurrency_limit=limit))
+
+
+def _set_limit(client: SyncPrefectClient, edited: Edited, limit: int) -> None:
+    """Create the work pool if it does not exist; set its limit, unless a person has set another."""
+    try:
+        present = client.read_work_pool(POOL).concurrency_limit
+    except ObjectNotFound:
+        _create_pool(client, limit)
+        present = limit
+    # `ratchet up` makes the pool, with a limit that nobody chose.
+    chosen = edited.choose("concurrency_limit", limit, present, if_unknown=present != FIRST_LIMIT)
+    if chosen != present:
+        client.update_work_pool(POOL, WorkPoolUpdate(concurrency_limit=chosen))
+
+
+def worker_is_online(api: PrefectApi, name: str) -> bool:
+    """Return whether the worker of a name polls the pool."""
     with _client(api) as client:
-        try:
-            pool = client.read_work_pool(POOL)
-        except ObjectNotFound:
-            client.create_work_pool(WorkPoolCreate(name=POOL, type="process", concurrency_limit=limit or 1))
-            return
-        if limit is not None and pool.concurrency_limit != limit:
-            client.update_work_pool(POOL, WorkPoolUpdate(concurrency_limit=limit))
+        workers = client.read_workers_for_work_pool(POOL)
+        return any(worker.name == name and worker.status == WorkerStatus.ONLINE for worker in workers)
 
 
-def worker_is_online(api: PrefectApi) -> bool:
-    """Return whether a worker polls the pool."""
-    with _client(api) as client:
-        return any(worker.status == WorkerStatus.ONLINE for worker in client.read_workers_for_work_pool(POOL))
-
-
-def deploy(api: PrefectApi, file: Path, runs: Path) -> list[str]:
+def deploy(api: PrefectApi, file: Path, runs: Path) -> Deployed:
     """Create or update the work pool, the deployments and the automations on a Prefect server.
+
+    What a person set on the page since the last time stays.
 
     Args:
         api: Prefect's API.
         file: A prefect.yaml, such as the one in `conf`.
         runs: Directory that the flow runs write to and work in; created if it does not exist.
 
-    Returns:
-        Names of the deployments, as `flow/deployment`.
-
     Raises:
         ValueError: The file cannot be used.
         ServiceFailed: Prefect refused it; the message ends with Prefect's output.
     """
     content = _read(file)
-    ensure_work_pool(api, limit=content["definitions"]["concurrency_limit"])
-    runs.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, RUNS_VARIABLE: str(runs), ID_VARIABLE: ensure_runs_id(runs)}
+    record = runs / ".services" / LAST_DEPLOYED
+    last = read_json(record) if record.exists() else {}
+    before = last.get(api.url)
     with _client(api) as client:
-        active = {
-            (run.name, schedule.slug): schedule.active
-            for run in client.read_deployments()
-            for schedule in run.schedules
-        }
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
-    environment = {**os.environ, **api.environment(), "DO_NOT_TRACK": "true", "NO_COLOR": "1", RUNS_VARIABLE: str(runs)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise ServiceFailed(f"prefect deploy failed: {' '.join((done.stdout + done.stderr).split())[-500:]}")
+        pool = Edited(before and before.get(POOL, {}), environment)
+        _set_limit(client, pool, content["definitions"]["concurrency_limit"])
+        server = {deployment.name: deployment for deployment in client.read_deployments()}
+    edited = {POOL: pool}
+    entries = []
+    for entry in content["deployments"]:
+        name = entry["name"]
+        edited[name] = Edited(before.get(name, {}) if before and name in server else None, environment)
+        entries.append(merged(with_store(entry), server.get(name), edited[name]))
+    _run_prefect(api, content | {"deployments": entries}, environment)
+    said = {name: each.said for name, each in edited.items()}
+    record.parent.mkdir(mode=0o700, exist_ok=True)
+    write_json(record, last | {api.url: (before or {}) | said})
     with _client(api) as client:
-        _keep_switched(client, active)
         _ensure_automations(client)
-        named = {entry["name"] for entry in content["deployments"]}
         flows = {flow.id: flow.name for flow in client.read_flows()}
-        return sorted(
+        names = sorted(
             f"{flows[deployment.flow_id]}/{deployment.name}"
             for deployment in client.read_deployments()
-            if deployment.name in named
+            if deployment.name in edited
         )
+    return Deployed(names, [f"{name}: {', '.join(each.kept)}" for name, each in edited.items() if each.kept])
+
+
+def with_store(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return a deployment whose runs record where MLFLOW_TRACKING_URI points now, if it is set.
+
+    Raises:
+        ValueError: The address holds a password, which every reader of the Prefect page would see.
+    """
+    store = os.environ.get(STORE_VARIABLE)
+    if not store:
+        return entry
+    if "@" in store.partition("://")[2].partition("/")[0]:
+        raise ValueError(
+            f"{STORE_VARIABLE} holds a password, and deployments show it on the Prefect page: take it out of the "
+            "address, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD where the worker is started"
+        )
+    entry = deepcopy(entry)
+    variables = entry.setdefault("work_pool", {}).setdefault("job_variables", {})
+    variables["env"] = {STORE_VARIABLE: store} | (variables.get("env") or {})
+    return entry
+
+
+def _run_prefect(api: PrefectApi, content: dict[str, Any], environment: dict[str, str]) -> None:
+    with tempfile.TemporaryDirectory(prefix="ratchet-deploy-") as folder:
+        file = Path(folder) / "prefect.yaml"
+        file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
+        settings = {**environment, **api.environment(), "DO_NOT_TRACK": "true", "NO_COLOR": "1"}
+        done = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ServiceFailed(f"prefect deploy failed: {' '.join((done.stdout + done.stderr).split())[-500:]}")
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -106,16 +162,13 @@ def _read(file: Path) -> dict[str, Any]:
             f"{file}: definitions.concurrency_limit = {limit!r} must be a whole number of at least 1: "
             "how many flow runs may run at the same time"
         )
+    for entry in content["deployments"]:
+        if any("slug" not in schedule for schedule in entry.get("schedules") or []):
+            raise ValueError(
+                f"{file}: a schedule of deployment {entry.get('name')} has no slug: add one, such as `slug: nightly`, "
+                "so that it is known again"
+            )
     return content
-
-
-def _keep_switched(client: SyncPrefectClient, active: dict[tuple[str, str | None], bool]) -> None:
-    # `prefect deploy` replaces what a person switched on the page by the file's `active`.
-    for deployment in client.read_deployments():
-        for schedule in deployment.schedules:
-            before = active.get((deployment.name, schedule.slug))
-            if before is not None and before != schedule.active:
-                client.update_deployment_schedule(deployment.id, schedule.id, active=before)
 
 
 def _ensure_automations(client: SyncPrefectClient) -> None:

@@ -39,8 +39,11 @@ class What(Group):
     num_rounds: int = Field(default=0, ge=0, le=1000)
     """Rounds to add; 0 takes the preset's number. If an earlier start was interrupted, this one finishes it and adds
     no further rounds."""
+    until: int = Field(default=0, ge=0, le=10000)
+    """Last round that the campaign shall have, in place of `num_rounds`: a start that finds it does nothing. 0 adds
+    `num_rounds`."""
     accept_changes: bool = False
-    """Continue although the configuration differs from the one that the campaign began with."""
+    """Continue although the configuration or the inputs differ from those that the campaign began with."""
 
 
 class Model(Group):

@@ -8,7 +8,9 @@ from typing import Any
 
 from prefect.logging.handlers import APILogHandler, APILogWorker
 
-LOGGER = "components"
+from components.config import TrackingConfig
+
+LOGGER, WITHOUT_TEXTS = "components", "components.tracking"
 log = logging.getLogger(__name__)
 SEND_SECONDS = 120
 """How long `send_logs` waits for the Prefect server; a server on two cores takes five seconds for 3,000 records."""
@@ -29,13 +31,16 @@ def send_logs() -> None:
 
 
 @contextlib.contextmanager
-def logs_on_page() -> Iterator[None]:
+def logs_on_page(tracking: TrackingConfig) -> Iterator[None]:
     """Send the components' log records within the block to their flow run, from level INFO on, each once.
 
     Prefect's own setting for further loggers adds its handler but leaves them at Python's default level, which drops
     the output of child processes.
+
+    Args:
+        tracking: Without texts, only what is said of MLflow is sent: stages and child processes may quote responses.
     """
-    logger = logging.getLogger(LOGGER)
+    logger = logging.getLogger(LOGGER if tracking.texts else WITHOUT_TEXTS)
     before = logger.level
     has_handler = any(isinstance(handler, APILogHandler) for handler in logger.handlers)
     handler = None if has_handler else APILogHandler()

@@ -14,6 +14,8 @@ from uuid import UUID
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from components.campaign.files import STAGES
+from components.config import TrackingConfig
+from components.report.round import escape_markdown
 from components.runtime import progress
 from components.runtime.watch import StageWatch
 from tasks.record_round import artifact_key
@@ -23,13 +25,14 @@ log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def shown_on_page(directory: Path) -> Iterator[None]:
+def shown_on_page(directory: Path, tracking: TrackingConfig) -> Iterator[None]:
     """Show the progress of the stages within the block as an artifact of the running flow.
 
     Args:
         directory: The round's directory.
+        tracking: Without texts, what a stage says beside its numbers is left out: a judge's warning may quote.
     """
-    watched = RoundWatch(directory)
+    watched = RoundWatch(directory, tracking)
     key = f"{artifact_key(directory.parent.name, directory.name)}-progress"
     artifact = create_progress_artifact(progress=0.0, key=key, description=watched.description())
     assert isinstance(artifact, UUID)
@@ -63,11 +66,15 @@ def _renew(artifact: UUID, watched: "RoundWatch", ended: threading.Event) -> Non
 class RoundWatch(StageWatch):
     """Progress of a running round; a `components.runtime.progress.Listener`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, tracking: TrackingConfig) -> None:
         super().__init__()
-        self.directory = directory
+        self.directory, self.tracking = directory, tracking
         self.finished: dict[str, str] = {}
         """By stage, the text of its line."""
+
+    def advanced(self, done: int, total: int, text: str) -> None:
+        """Note how far the stage is."""
+        super().advanced(done, total, text if self.tracking.texts else "")
 
     def ended(self, round: str, stage: str, seconds: float, *, already_done: bool) -> None:
         """Note that a stage is published."""
@@ -83,5 +90,6 @@ class RoundWatch(StageWatch):
         """Return the round so far as Markdown, one line per stage."""
         lines = [f"- **{stage}** {text}" for stage, text in self.finished.items()]
         if self.stage:
-            lines.append(f"- **{self.stage}** {self.facts()}")
-        return "\n".join([f"{self.directory.parent.name}, {self.directory.name}\n", *lines])
+            lines.append(f"- **{self.stage}** {escape_markdown(self.facts())}")
+        name = escape_markdown(self.directory.parent.name)
+        return "\n".join([f"{name}, {self.directory.name}\n", *lines])

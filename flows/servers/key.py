@@ -5,12 +5,15 @@ commands as its worker.
 """
 
 import contextlib
-import os
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from components.records import ServiceFailed
+from components.runtime.addresses import without_password
+from components.runtime.secret_file import ensure_secret, read_secret
 
 
 @dataclass(frozen=True)
@@ -59,21 +62,39 @@ def server_environment(port: int, key: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def explaining_refusal(url: str) -> Iterator[None]:
-    """Turn a server's refusal of our key into one line.
+    """Turn a server's refusal of our key, or its silence, into one line.
 
     Raises:
         ValueError: The server wants another key.
+        ServiceFailed: The server cannot be reached.
     """
+    import httpx
     from prefect.exceptions import PrefectHTTPStatusError
 
     try:
         yield
+    except httpx.TransportError as error:
+        # Other services are asked within the block too.
+        if not _asked(error).startswith(url.rstrip("/")):
+            raise
+        cause = " ".join(str(error).split()) or type(error).__name__
+        raise ServiceFailed(
+            f"the Prefect server at {without_password(url)} cannot be reached ({cause}): check PREFECT_API_URL"
+        ) from None
     except PrefectHTTPStatusError as error:
         if error.response.status_code != 401:
             raise
         raise ValueError(
-            f"the Prefect server at {url} refuses access: set PREFECT_API_AUTH_STRING to its key"
+            f"the Prefect server at {without_password(url)} refuses access: set PREFECT_API_AUTH_STRING to its key"
         ) from None
+
+
+def _asked(error: Any) -> str:
+    """Return the address that a failed request asked."""
+    try:
+        return str(error.request.url)
+    except RuntimeError:
+        return ""
 
 
 def new_key() -> str:
@@ -92,15 +113,23 @@ def ensure_key(directory: Path) -> str:
     Raises:
         ValueError: The key cannot be used.
     """
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    directory.chmod(0o700)
-    with contextlib.suppress(FileExistsError):
-        descriptor = os.open(key_file(directory), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(f"{new_key()}\n")
-    key = read_key(directory)
-    assert key is not None
-    return key
+    ensure_private(directory)
+    return ensure_secret(key_file(directory), new_key)
+
+
+def ensure_private(directory: Path) -> None:
+    """Create a directory if it does not exist, and close it to other users.
+
+    Raises:
+        ValueError: It belongs to another user.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.chmod(0o700)
+    except PermissionError:
+        raise ValueError(
+            f"{directory} belongs to another user: set RATCHET_RUNS to a directory of your own for servers of your own"
+        ) from None
 
 
 def read_key(directory: Path) -> str | None:
@@ -109,16 +138,4 @@ def read_key(directory: Path) -> str | None:
     Raises:
         ValueError: The key is empty, or other users can read it.
     """
-    path = key_file(directory)
-    try:
-        key, mode = path.read_text(encoding="ascii").strip(), path.stat().st_mode
-    except FileNotFoundError:
-        return None
-    if mode & 0o077:
-        raise ValueError(
-            f"{path} can be read by other users (mode {mode & 0o777:04o}): delete it and restart the servers, "
-            "with RATCHET_RUNS on a file system that keeps permissions"
-        )
-    if not key:
-        raise ValueError(f"{path} is empty: delete it and restart the servers")
-    return key
+    return read_secret(key_file(directory))

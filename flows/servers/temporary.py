@@ -5,27 +5,39 @@ They end with this process, however it ends.
 
 import contextlib
 import os
+import re
 import subprocess
-import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import httpx
 
 from components.records import ServiceFailed
+from components.runtime.addresses import LOOPBACK, without_password
 from components.runtime.children import server_process
 from components.runtime.ports import free_port
 from flows.servers.key import PrefectApi, ensure_key, explaining_refusal, new_key, server_environment
+from flows.servers.mlflow_app import check_password, mlflow_command, mlflow_environment, wants_sign_in
+from flows.servers.prefect_app import prefect_command
 
 STARTUP_SECONDS = 180
-LIGHT_MLFLOW = {
-    "DO_NOT_TRACK": "true",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-}
-"""Environment of an MLflow server without the half dozen processes for jobs of its GenAI pages, which we do not use."""
+
+
+class Server(NamedTuple):
+    """A server of ours, and the open file of its output."""
+
+    process: subprocess.Popen[str]
+    output: IO[bytes]
+
+    def cause(self) -> str:
+        """Return the line of its output that says why it exited: the last error, else the last line."""
+        self.output.seek(0)
+        lines = [line.strip() for line in self.output.read().decode(errors="replace").splitlines() if line.strip()]
+        errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
+        return (errors or lines or ["it printed nothing"])[-1]
 
 
 @contextlib.contextmanager
@@ -64,10 +76,10 @@ def prefect_server(known: PrefectApi | None = None, *, meanwhile: Callable[[], o
 @contextlib.contextmanager
 def _own_server(meanwhile: Callable[[], object]) -> Iterator[PrefectApi]:
     port, key = free_port(), new_key()
-    api = PrefectApi(f"http://127.0.0.1:{port}/api", key)
-    with _prefect(port, key) as server:
+    api = PrefectApi(f"http://{LOOPBACK}:{port}/api", key)
+    with _server(prefect_command(port, log_level="error"), server_environment(port, key)) as server:
         meanwhile()
-        wait_until_up(f"{api.url}/health", "Prefect", child=server)
+        wait_until_up(f"{api.url}/health", "Prefect", server=server)
         yield api
 
 
@@ -77,7 +89,7 @@ def pages(runs: Path, services: Path, *, prefect_port: int, mlflow_port: int) ->
 
     Args:
         runs: Directory that holds the campaigns' directories.
-        services: Directory of the Prefect page's key.
+        services: Directory of the pages' secrets.
         prefect_port: Port of the Prefect page.
         mlflow_port: Port of the MLflow page.
 
@@ -86,82 +98,68 @@ def pages(runs: Path, services: Path, *, prefect_port: int, mlflow_port: int) ->
     """
     from components.tracking import ensure_store, tracking_uri
 
-    store = tracking_uri(runs)
+    store, sign_in = tracking_uri(runs), wants_sign_in()
     if store.startswith("http"):
-        raise ValueError(f"MLFLOW_TRACKING_URI = {store} already is the address of MLflow's page: open it")
+        raise ValueError(
+            f"MLFLOW_TRACKING_URI = {without_password(store)} already is the address of MLflow's page: open it"
+        )
     for name, port in (("RATCHET_PREFECT_PORT", prefect_port), ("RATCHET_MLFLOW_PORT", mlflow_port)):
         if answers(port):
             raise ValueError(f"port {port} is already in use: set {name} to another port")
     ensure_store(runs)
-    mlflow = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--backend-store-uri",
-        store,
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(mlflow_port),
-    ]
-    with (
-        _prefect(prefect_port, ensure_key(services)) as prefect_child,
-        server_process(mlflow, env=os.environ | LIGHT_MLFLOW) as mlflow_child,
-    ):
-        wait_until_up(f"http://127.0.0.1:{prefect_port}/api/health", "Prefect", child=prefect_child)
-        wait_until_up(f"http://127.0.0.1:{mlflow_port}/health", "MLflow", child=mlflow_child)
+    prefect = prefect_command(prefect_port, log_level="error"), server_environment(prefect_port, ensure_key(services))
+    mlflow = (
+        mlflow_command(mlflow_port, sign_in=sign_in),
+        mlflow_environment(runs, services, store=store, port=mlflow_port, sign_in=sign_in),
+    )
+    with _server(*prefect) as prefect_page, _server(*mlflow) as mlflow_page:
+        wait_until_up(f"http://{LOOPBACK}:{prefect_port}/api/health", "Prefect", server=prefect_page)
+        wait_until_up(f"http://{LOOPBACK}:{mlflow_port}/health", "MLflow", server=mlflow_page)
+        if sign_in:
+            check_password(f"http://{LOOPBACK}:{mlflow_port}", services)
 
         def until_one_ends() -> None:
-            while prefect_child.poll() is None and mlflow_child.poll() is None:
+            while prefect_page.process.poll() is None and mlflow_page.process.poll() is None:
                 time.sleep(0.5)
 
         yield until_one_ends
 
 
 @contextlib.contextmanager
-def _prefect(port: int, key: str) -> Iterator[subprocess.Popen[str]]:
-    application = [
-        sys.executable,
-        "-m",
-        "uvicorn",
-        "--factory",
-        "prefect.server.api.server:create_app",
-        "--lifespan",
-        "on",
-    ]
-    address = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
-    with server_process([*application, *address], env=os.environ | server_environment(port, key)) as child:
-        yield child
+def _server(command: list[str], environment: Mapping[str, str]) -> Iterator[Server]:
+    """Run a server within the block."""
+    options = {"env": {**os.environ, **environment}, "stderr": subprocess.STDOUT}
+    with tempfile.TemporaryFile() as output, server_process(command, stdout=output, **options) as process:
+        yield Server(process, output)
 
 
 def answers(port: int) -> bool:
     """Return whether something speaks HTTP on a port of the loopback interface."""
     with contextlib.suppress(httpx.TransportError):
-        httpx.get(f"http://127.0.0.1:{port}/", timeout=2)
+        httpx.get(f"http://{LOOPBACK}:{port}/", timeout=2, trust_env=False)
         return True
     return False
 
 
-def wait_until_up(url: str, name: str, *, child: subprocess.Popen[str] | None = None, log: Path | None = None) -> None:
+def wait_until_up(url: str, name: str, *, server: Server | None = None, log: Path | None = None) -> None:
     """Wait until a server's health page answers.
 
     Args:
         url: The health page.
         name: The server's name, for the error.
-        child: The server's process, if we know it; the wait ends when it exits.
+        server: The server, if it is a child of ours; the wait ends when it exits, and the error says why.
         log: File of the server's output, for the error.
 
     Raises:
         ServiceFailed: The server did not answer in time, or exited.
     """
     deadline = time.monotonic() + STARTUP_SECONDS
-    while time.monotonic() < deadline and (child is None or child.poll() is None):
+    while time.monotonic() < deadline and (server is None or server.process.poll() is None):
         with contextlib.suppress(httpx.TransportError):
-            if httpx.get(url, timeout=5).is_success:
+            if httpx.get(url, timeout=5, trust_env=False).is_success:
                 return
         time.sleep(0.1)
+    if server is not None and (code := server.process.poll()) is not None:
+        raise ServiceFailed(f"the {name} server exited with code {code} before it answered at {url}: {server.cause()}")
     where = "" if log is None else f": see {log}"
-    if child is not None and child.poll() is not None:
-        raise ServiceFailed(f"the {name} server exited with code {child.poll()} before it answered at {url}{where}")
     raise ServiceFailed(f"the {name} server did not answer at {url} within {STARTUP_SECONDS} s{where}")

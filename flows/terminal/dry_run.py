@@ -9,6 +9,7 @@ from components.dry_run.plan import RoundPlan
 from components.dry_run.prompt import ShownPrompt
 from components.report.wording import SHORT_STAGES, count, duration, memory
 from flows.dry_run import DryRun
+from flows.terminal.console import PlainConsole
 
 MOST_CHARACTERS, MOST_TOKENS = 1500, 60
 UNKNOWN_PRICE = "unknown"
@@ -113,7 +114,7 @@ def _print_table(console: Console, rows: list[dict[str, str]]) -> None:
         table.add_column(name)
     for row in rows:
         table.add_row(*row.values())
-    wide = console if console.is_terminal else Console(file=console.file, width=LINE_WIDTH)
+    wide = console if console.is_terminal else PlainConsole(file=console.file, width=LINE_WIDTH)
     wide.print(table, highlight=False)
 
 

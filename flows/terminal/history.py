@@ -10,6 +10,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from components.report import wording
+from components.runtime.printable import printable
 
 if TYPE_CHECKING:
     from components.history.cleanup import Collected
@@ -71,10 +72,8 @@ def _print_cells(
 
 
 def _plain(text: str) -> str:
-    """Return a model's text without control characters, which must not reach the terminal."""
-    return "".join(
-        character if character.isprintable() else "\u21b5" if character == "\n" else "\ufffd" for character in text
-    )
+    """Return a model's text in one line, with signs in place of line breaks and control characters."""
+    return printable(text.replace("\n", "\u21b5").replace("\t", " "))
 
 
 def print_lineage(console: Console, lineage: "Lineage") -> None:
@@ -114,7 +113,8 @@ def print_collected(console: Console, collected: Sequence["Collected"], *, dry_r
     for item in collected:
         if item.num_bytes is not None:
             sizes.append(item.num_bytes)
-            table.add_row(item.campaign, str(item.round), item.what, decimal(item.num_bytes))
+            number = "" if item.round is None else str(item.round)
+            table.add_row(item.campaign, number, item.what, decimal(item.num_bytes))
     if table.row_count:
         console.print(table)
     console.print(f"{decimal(sum(sizes))} {'would be ' if dry_run else ''}freed", highlight=False)

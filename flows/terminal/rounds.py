@@ -1,6 +1,8 @@
 """Rounds on the terminal: a line per finished stage, a bar for the running one, and the closing table."""
 
 import contextlib
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,11 @@ from rich.table import Table
 
 from components.artifacts import read_json
 from components.campaign.config import CONFIG, with_former_knobs
+from components.campaign.state import read_state
 from components.report.tables import decisions, measure_rows, rollback_lines, round_rows
 from components.report.wording import collapse, start_answers, start_remedies
+from components.runtime.addresses import without_password
+from components.runtime.printable import one_line
 from components.runtime.watch import StageWatch, saying
 
 SHOWN_ROUNDS = 20
@@ -37,19 +42,20 @@ class StageProgress:
     def __init__(self, console: Console, campaign: Path | None = None) -> None:
         self.console, self.campaign = console, campaign
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
         self.bar = Progress(
-            SpinnerColumn(), *columns, TextColumn("{task.fields[text]}"), console=console, transient=True
+            SpinnerColumn(), *columns, TextColumn("{task.fields[text]}", markup=False), console=console, transient=True
         )
         self.task: Any = None
         self.watch, self.lines = StageWatch(), contextlib.ExitStack()
 
     def __enter__(self) -> "StageProgress":
+        self.lines.enter_context(_warnings_of_mlflow(self._print_line))
         if self.console.is_terminal:
             self.bar.start()
         else:
@@ -64,12 +70,13 @@ class StageProgress:
         """Open a bar for the stage."""
         self._close()
         self.watch.began(round, stage)
-        self.task = self.bar.add_task(f"{round}  {stage}", total=None, text="")
+        self.task = self.bar.add_task(one_line(f"{round}  {stage}"), total=None, text="")
 
     def advanced(self, done: int, total: int, text: str) -> None:
         """Move the bar."""
         if self.task is None:
             return
+        text = one_line(text)
         self.watch.advanced(done, total, text)
         self.bar.update(self.task, completed=done, total=total, text=text)
 
@@ -78,7 +85,7 @@ class StageProgress:
         self._close()
         self.watch.ended(round, stage, seconds, already_done=already_done)
         note = "already done" if already_done else f"{seconds:.1f} s"
-        self.console.print(f"{round}  {stage:<22}{note}", highlight=False)
+        self.console.print(f"{round}  {stage:<22}{note}", highlight=False, markup=False)
         if stage == "start" and self.campaign is not None:
             for line in _start_notes(self.campaign, read_json(self.campaign / round / stage / "start.json")):
                 self._explain(round, line)
@@ -94,12 +101,28 @@ class StageProgress:
 
     def _explain(self, round: str, note: str) -> None:
         """Print what is to be known of a stage, below its line."""
-        self._print_line(f"{'':<{len(round)}}  {note}")
+        self._print_line(f"{'':<{len(round)}}  {one_line(note)}")
 
     def _close(self) -> None:
         if self.task is not None:
             self.bar.remove_task(self.task)
             self.task = None
+
+
+@contextlib.contextmanager
+def _warnings_of_mlflow(say: Callable[[str], None]) -> Iterator[None]:
+    """Call `say` with each warning about MLflow within the block: a round that it lacks looks like any other."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            say(record.getMessage())
+
+    logger, handler = logging.getLogger("components.tracking"), Handler(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _start_notes(campaign: Path, start: dict[str, Any]) -> list[str]:
@@ -186,9 +209,14 @@ def print_places(console: Console, directory: Path) -> None:
     """Print where to find the campaign's report and pages."""
     from components.tracking import tracking_uri
 
+    state = read_state(directory)
+    assert state is not None, directory
+    missing = [str(record.round) for record in state.rounds if record.mlflow_run_id is None]
+    lacks = f"; it lacks rounds {', '.join(missing)}: `ratchet status {directory.name}` says why" if missing else ""
+    store = without_password(tracking_uri(directory.parent))
     for name, place in (
         ("report", str(directory / "report.html")),
-        ("MLflow", f"experiment {directory.name} in {tracking_uri(directory.parent)}"),
+        ("MLflow", f"experiment {directory.name} in {store}{lacks}"),
         ("Prefect", "flow iterative-dpo"),
         ("look", "`make ui` starts the MLflow and Prefect pages"),
     ):

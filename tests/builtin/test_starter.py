@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from components.artifacts import MANIFEST
 from components.builtin import starter
 from components.builtin.starter import build_starter, build_tokenizer, reply_loss, starter_model, train_starter
 from components.builtin.world import corpus, held_out_prompts, train_prompts
@@ -26,7 +27,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def hashes(directory: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in directory.iterdir()}
+    files = [path for path in directory.iterdir() if path.name != MANIFEST]  # it has the seconds of the training
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def texts() -> list[str]:
@@ -170,6 +172,30 @@ def test_starter_that_failed_half_way_leaves_nothing_to_be_found(
     assert not list(tmp_path.glob("starter-*"))
     assert (starter_model(tmp_path) / "model.safetensors").is_file()
     assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_starter_model_that_a_power_cut_damaged_is_trained_again_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was renamed into place before its bytes were on the disk, and then taken for ever as it was."""
+    monkeypatch.setattr(starter, "STEPS", 2)
+    directory = starter_model(tmp_path)
+    whole = hashes(directory)
+    weights = directory / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4096] + bytes(4096))
+    assert starter_model(tmp_path) == directory
+    assert hashes(directory) == whole
+
+
+def test_starter_model_of_an_earlier_version_has_no_hashes_and_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Campaigns name its directory as the base of their adapters."""
+    monkeypatch.setattr(starter, "STEPS", 1)
+    directory = starter_model(tmp_path)
+    (directory / MANIFEST).unlink()
+    monkeypatch.setattr(starter, "train_starter", lambda *_, **__: pytest.fail("trained again"))
+    assert starter_model(tmp_path) == directory
 
 
 def test_starter_built_by_two_at_once_is_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

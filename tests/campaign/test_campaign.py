@@ -1,4 +1,7 @@
+import errno
 import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -6,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from components.artifacts import digest, write_json
+from components.artifacts import digest, read_json, write_json
+from components.campaign import lock
 from components.campaign.config import config_of_round, pin_config, refuse_changes
-from components.campaign.lock import CampaignBusy, locked
+from components.campaign.lock import Busy, CampaignBusy, locked, writing
 from components.campaign.models import COLLECTED, CollectedWeights, model_of_round
 from components.campaign.state import (
     Champion,
@@ -22,7 +26,7 @@ from components.campaign.state import (
     write_state,
 )
 from components.config import CampaignConfig
-from components.records import Interval, RoundRecord
+from components.records import Interval, NewerVersion, RoundRecord
 
 RATE = Interval(value=0.6, low=0.55, high=0.65, n=256)
 
@@ -141,6 +145,24 @@ def test_read_state_damaged_file_says_what_to_do(directory: Path) -> None:
         read_state(directory)
 
 
+@pytest.mark.parametrize(
+    ("change", "sign"),
+    [({"format": 2}, "its format is 2"), ({"owner": "ann"}, "does not know owner")],
+    ids=["format", "field"],
+)
+def test_read_state_of_a_newer_version_is_not_called_damaged(
+    change: dict[str, object], sign: str, directory: Path
+) -> None:
+    """The advice to move a damaged campaign away would cost a colleague's campaign."""
+    finish_round(directory, record(1))
+    path = directory / "campaign.json"
+    path.write_text(json.dumps(read_json(path) | change))
+    with pytest.raises(NewerVersion) as refused:
+        read_state(directory)
+    assert sign in str(refused.value)
+    assert "damaged" not in str(refused.value)
+
+
 def test_known_state_unknown_campaign_names_the_known_ones(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RATCHET_RUNS", str(directory.parent))
     with pytest.raises(ValueError, match=r"campaign camq does not exist in .*: choose one of camp"):
@@ -209,6 +231,35 @@ except CampaignBusy as busy: print(busy)
         assert "flow_run run-1" in told
         assert "got it" not in told
     with locked(tmp_path):
+        pass
+
+
+def test_lock_names_host_and_process_of_the_holder(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(CampaignBusy) as busy, locked(tmp_path):
+        pass
+    assert f"already running (pid {os.getpid()}, host {socket.gethostname()}, since 2" in str(busy.value)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK], ids=errno.errorcode.get)
+def test_lock_on_a_file_system_without_locks_is_one_line_with_the_remedy(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(file: object, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(lock.fcntl, "flock", no_locks)
+    with pytest.raises(ValueError, match=r"\.lock cannot be locked \(.*\): mount its file system with flock"):
+        locked(tmp_path).__enter__()
+
+
+def test_writing_is_refused_to_a_second_writer_by_name_and_leaves_the_directory_alone(tmp_path: Path) -> None:
+    with writing(tmp_path / "out", command="ratchet collect"):
+        with pytest.raises(Busy, match=r"/out is being written by another process \(pid .*, command ratchet collect\)"):
+            writing(tmp_path / "out").__enter__()
+        with writing(tmp_path / "other"):
+            pass
+        assert not (tmp_path / "out").exists()
+    with writing(tmp_path / "out"):
         pass
 
 

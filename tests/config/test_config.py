@@ -80,6 +80,12 @@ def test_config_every_shipped_file_loads_without_doubts(path: Path) -> None:
         ),
         ("campaign: a/b", r"campaign = \"a/b\": is not a valid name"),
         ("campaign: ..", r"is not a valid name"),
+        ("campaign: .services", r"is not a valid name"),
+        ("campaign: mlflow.db", r"campaign = \"mlflow.db\": is the name of something else beside the campaigns'"),
+        ("campaign: mlflow.db-wal", r"is the name of something else"),
+        ("campaign: mlartifacts", r"is the name of something else"),
+        ("campaign: bench", r"is the name of something else"),
+        ("campaign: e2e", r"is the name of something else"),
         ("seed: 3", r"campaign is missing: add it"),
         ("campaign: a\njudge: {kind: reward_model}", r"judge: kind reward_model needs a model"),
         (
@@ -231,8 +237,8 @@ def test_config_settings_win_over_the_file_key_by_key(tmp_path: Path) -> None:
     config = load_config(path, read_settings([*settings, "evaluation_judge={kind: reward_model, model: ./r}"]))
     assert (config.lora.rank, config.lora.alpha) == (32, 4)
     assert config.training.learning_rate == 2e-5
-    assert config.prompts.train == "b=c.jsonl"
-    assert (config.judge.kind, config.evaluation_judge.model) == ("rule", "./r")
+    assert config.prompts.train == str(Path.cwd() / "b=c.jsonl")
+    assert (config.judge.kind, config.evaluation_judge.model) == ("rule", str(Path.cwd() / "r"))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
 
+from components.data import rows
 from components.data.rows import read_rows
 
 VALUES = [{"prompt": "one", "more": 1}, {"prompt": "zwö", "more": 2}]
@@ -134,6 +136,23 @@ def test_rows_of_a_faulty_file_say_what_and_where(name: str, content: bytes, say
         read_rows(str(path), split="train", columns=["prompt"])
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_rows_of_more_text_than_the_limit_are_refused_before_they_fill_the_memory(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gzip file of some megabytes expands to gigabytes, and took the machine's memory before any line was read."""
+    text = b'{"prompt": "' + b" " * 2**26 + b'"}\n'
+    (tmp_path / name).write_bytes(gzip.compress(text, mtime=0) if name.endswith(".gz") else text)
+    monkeypatch.setattr(rows, "MAX_BYTES", 2**21)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"has over 0.00195312 GiB of text: save it as Parquet, or split it"):
+            read_rows(str(tmp_path / name), split="train", columns=["prompt"])
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
 
 
 def test_rows_of_a_column_that_is_there_twice_are_refused(tmp_path: Path) -> None:

@@ -27,8 +27,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from components.config.shipped import conf_path
 from components.runtime.ports import free_port
-from flows.servers import services
 from flows.servers.key import PrefectApi
+from flows.servers.supervisord import Supervisord
 
 ROOT = Path(__file__).parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -88,8 +88,8 @@ class Site:
         environment = {name: value for name, value in self.environment.items() if name != "RATCHET_RUNS"}
         environment |= self.api.environment() | {"MLFLOW_TRACKING_URI": self.mlflow}
         command = ["make", "-o", ".venv/run.ready", f"BIN={Path(sys.executable).parent}", "worker"]  # installs nothing
-        control = {**os.environ, **services._places(self.runs)}
-        services._control(control, "stop", "worker")
+        supervisord = Supervisord(self.runs / ".services")
+        supervisord._control("stop", "worker")
         with (self.place / "make-worker.log").open("w") as log:
             make = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
             try:
@@ -99,7 +99,7 @@ class Site:
                 make.terminate()
                 make.wait(timeout=40)
                 gone, alive = psutil.wait_procs(worker, timeout=40)
-                services._control(control, "start", "worker")
+                supervisord.ensure("worker")
         assert gone, (self.place / "make-worker.log").read_text()
         assert not alive
 

@@ -99,7 +99,7 @@ def play(config: CampaignConfig, directory: Path, rounds: int) -> None:
         for stage, method in zip(STAGES[1:], METHODS, strict=True):
             manifest = run_stage(stage, getattr(requests, method)(manifest), requests.directory)
             manifests[stage] = manifest
-        finish_round(directory, round_record(requests.directory, number, manifests))
+        finish_round(directory, round_record(requests.directory, number, manifests, git_sha="0" * 40))
 
 
 def prompt_tokens(stage: Path) -> dict[str, list[int]]:

@@ -104,6 +104,30 @@ def test_campaign_stage_that_fails_is_gone_on_with_from_there(
     assert len(start(make_config(num_rounds=1))["rounds"]) == 3
 
 
+def test_campaign_whose_end_fails_behind_the_last_round_adds_none_when_it_is_started_again(
+    runs: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk at the report: a job that is started until it ends well trained further rounds."""
+    from tasks import show_campaign as task
+
+    def full(directory: Path) -> Path:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(task, "write_report", full)
+        with pytest.raises(OSError, match="no space left"):
+            start(make_config())
+    assert known_state("small").target == 1
+    published = manifest_times(runs / "small")
+    for _ in range(2):
+        state = start(make_config(), until=1)
+        assert (state["target"], [record["round"] for record in state["rounds"]]) == (None, [1])
+    assert manifest_times(runs / "small") == published
+    # Nothing is left to do, so inputs that are gone do not matter.
+    (runs / "small" / "round-000" / "start" / "train_prompts.parquet").unlink()
+    assert start(make_config(prompts={"train": "/gone.jsonl", "held_out": ""}), until=1)["target"] is None
+
+
 def test_campaign_worse_challenger_is_refused_and_the_next_round_starts_from_the_champion(
     runs: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

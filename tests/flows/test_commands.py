@@ -1,17 +1,24 @@
 """The commands that only read."""
 
+import ctypes
+import errno
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from components.artifacts import write_json
+from components.campaign import lock
 from components.campaign.state import Champion, State, read_state, write_state
 from components.config import CampaignConfig
 from components.records import Interval, RoundRecord
+from flows import doctor
 from flows.cli import app
+from flows.doctor import mounted
 
 RATE = Interval(value=0.7, low=0.65, high=0.75, n=256)
 
@@ -69,10 +76,52 @@ def test_report_writes_the_file_and_prints_its_place(runs: Path) -> None:
     assert "reason 2" in (runs / "camp" / "report.html").read_text()
 
 
+@pytest.fixture
+def plain_user() -> Iterator[None]:
+    """Take the right to pass over permissions from this thread while the test runs; a plain user has none to take."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header, data = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, data) == 0
+    before = data[0]
+    data[0] = before & ~0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+    assert libc.capset(header, data) == 0
+    yield
+    data[0] = before
+    assert libc.capset(header, data) == 0
+
+
+@pytest.mark.usefixtures("plain_user")
+@pytest.mark.parametrize(
+    "command", [["report", "camp"], ["gc", "camp", "--dry-run"], ["rollback", "camp", "0"]], ids=" ".join
+)
+def test_command_on_a_colleagues_campaign_is_one_line_with_the_remedy(runs: Path, command: list[str]) -> None:
+    """It was a traceback of 44 to 78 lines."""
+    (runs / "camp").chmod(0o500)
+    try:
+        told = CliRunner().invoke(app, command)
+    finally:
+        (runs / "camp").chmod(0o700)
+    assert told.exit_code == 1
+    (line,) = told.stderr.splitlines()
+    assert line.startswith(f"ratchet: [Errno 13] Permission denied: '{runs}/camp/")
+    assert "ask its owner for access, or work in a directory of your own (RATCHET_RUNS)" in line
+
+
+@pytest.mark.usefixtures("plain_user")
+def test_gc_of_all_campaigns_skips_a_colleagues_one_by_name(runs: Path) -> None:
+    (runs / "camp").chmod(0o500)
+    try:
+        told = CliRunner().invoke(app, ["gc"])
+    finally:
+        (runs / "camp").chmod(0o700)
+    assert told.exit_code == 0
+    assert told.stderr == f"ratchet: skipped: [Errno 13] Permission denied: '{runs}/camp/.lock'\n"
+
+
 def test_doctor_on_a_machine_that_can_run_finds_nothing_bad(runs: Path) -> None:
     told = CliRunner().invoke(app, ["doctor"])
     assert told.exit_code == 0, told.output
-    for name in ("python", "torch", "deepspeed", "fastapi", "processor", "accelerators", "disk", "stores"):
+    for name in ("python", "torch", "deepspeed", "fastapi", "processor", "accelerators", "disk", "locks", "stores"):
         assert f"ok   {name}" in told.output, name
 
 
@@ -91,6 +140,56 @@ def test_doctor_with_a_config_says_how_its_model_is_sampled_and_scored(
     assert told.exit_code == 1
     assert "BAD  model" in told.output
     assert "has no config.json" in told.output
+
+
+MOUNTS = r"""22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw,discard
+31 22 0:44 / /data rw,relatime shared:5 master:2 - nfs4 box:/data rw,vers=4.2,local_lock=none
+32 22 0:45 / /data/my\040team rw,relatime - nfs box:/team rw,vers=3,nolock,local_lock=flock
+33 22 0:46 / /bucket rw,nosuid - fuse.s3fs s3fs rw,user_id=0
+34 33 0:47 / /bucket rw,nosuid - tmpfs none rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "option"),
+    [
+        ("/home/ann/runs", "ext4", "discard"),
+        ("/data/runs", "nfs4", "local_lock=none"),
+        ("/data/my team/runs", "nfs", "local_lock=flock"),
+        ("/database", "ext4", "discard"),
+        ("/bucket/runs", "tmpfs", "nosuid"),
+    ],
+)
+def test_mounted_names_the_file_system_that_holds_a_path(path: str, kind: str, option: str) -> None:
+    found, options = mounted(Path(path), MOUNTS)
+    assert (found, option in options) == (kind, True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "problem"),
+    [
+        ("fuse.s3fs", {"rw"}, "is an object store (fuse.s3fs)"),
+        ("nfs", {"rw", "local_lock=flock"}, "(nfs, local_lock=flock) hides its locks"),
+    ],
+)
+def test_doctor_names_a_file_system_on_which_locks_keep_nobody_apart(
+    kind: str, options: set[str], problem: str, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "mounted", lambda path, mountinfo: (kind, options))
+    (finding,) = [finding for finding in doctor.findings(runs) if finding.name == "locks"]
+    assert not finding.fine
+    assert problem in finding.detail
+
+
+def test_doctor_without_flock_is_bad_with_the_remedy(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(file: object, operation: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(lock.fcntl, "flock", no_locks)
+    (finding,) = [finding for finding in doctor.findings(runs) if finding.name == "locks"]
+    assert not finding.fine
+    assert "cannot be locked (Function not implemented): mount its file system with flock" in finding.detail
+    assert list(runs.glob(".ratchet-doctor-*")) == []
 
 
 def test_doctor_library_that_is_missing_is_bad(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

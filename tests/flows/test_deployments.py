@@ -75,6 +75,10 @@ def run_deployed(flow: Any, **parameters: Any) -> Any:
             "this deployment writes to /, but its worker was started for /tmp",
         ),
         (
+            {"RATCHET_RUNS": "/", "RATCHET_RUNS_ID": "0123456789abcdef"},
+            "is not the directory that was deployed, which has the line 0123456789abcdef in .id: mount the shared",
+        ),
+        (
             {"RATCHET_RUNS": "/", "MLFLOW_TRACKING_URI": "sqlite:///rounds.db"},
             "MLFLOW_TRACKING_URI = sqlite:///rounds.db is relative",
         ),
@@ -86,7 +90,7 @@ def test_deployed_run_whose_files_would_vanish_is_refused_and_writes_nothing(
     from flows import deployments
 
     monkeypatch.chdir(tmp_path)
-    for variable in ("RATCHET_RUNS", "RATCHET_WORKER_RUNS", "MLFLOW_TRACKING_URI"):
+    for variable in ("RATCHET_RUNS", "RATCHET_RUNS_ID", "RATCHET_WORKER_RUNS", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(variable, raising=False)
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value)
@@ -102,8 +106,10 @@ def test_deployed_run_whose_files_would_vanish_is_refused_and_writes_nothing(
 )
 def test_deployed_run_that_lasts_is_let_through(store: str, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from flows.deployments import report
+    from flows.prefect_page.deployed import ensure_runs_id
 
-    runs.mkdir()
+    monkeypatch.setenv("RATCHET_RUNS_ID", ensure_runs_id(runs))
+    assert ensure_runs_id(runs) == (runs / ".id").read_text()
     monkeypatch.setenv("RATCHET_WORKER_RUNS", f"{runs}/../runs")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     assert "campaign nothing does not exist in" in run_deployed(report, campaign="nothing").message
@@ -116,7 +122,7 @@ def test_deploy_writes_where_its_runs_write_and_work(runs: Path) -> None:
     from flows.prefect_page.deploy import deploy
     from flows.servers.key import PrefectApi
 
-    names = deploy(PrefectApi(PREFECT_API_URL.value()), conf_path("prefect.yaml"), runs)
+    names = deploy(PrefectApi(PREFECT_API_URL.value()), conf_path("prefect.yaml"), runs).names
     assert len(names) == 4
     assert runs.is_dir()
     with get_client(sync_client=True) as client:

@@ -5,6 +5,7 @@ What they publish, and what they refuse in one line.
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import yaml
 from click.testing import Result
 from typer.testing import CliRunner
 
-from components.artifacts import file_digest, read_json, read_table, write_json
+from components.artifacts import file_digest, publishing, read_json, read_table, write_json
 from components.builtin.world import corpus
+from components.campaign.lock import writing
 from components.campaign.state import Champion, State, write_state
 from components.data.preference_file import load_seed_pairs
 from components.preferences.tables import read_verdicts
@@ -258,6 +260,25 @@ def test_wrong_input_is_one_line_exit_code_2_and_nothing_written(ratchet: Ratche
     assert says in told.stderr
     assert len(told.stderr.strip().splitlines()) == 1, told.stderr
     assert {path.name for path in Path().iterdir()} == before
+
+
+@pytest.mark.parametrize("command", ["collect", "pairs", "calibrate"])
+def test_second_process_on_one_directory_is_refused_by_name_and_the_first_goes_on(
+    command: str, ratchet: Ratchet
+) -> None:
+    """It deleted the workspace of the running one, which then ended with FileNotFoundError, hours later."""
+    assert ratchet("collect", world_responses()).exit_code == 0
+    labelled = shutil.copy("out/preferences.jsonl", "labelled.jsonl")
+    sources = {"collect": world_responses(3), "pairs": "out", "calibrate": str(labelled)}
+    with publishing(Path("out"), stage="collect", version=1, key="k") as running, writing(Path("out").absolute()):
+        (running.path / "verdicts.txt").write_text("hours of work")
+        told = ratchet(command, sources[command])
+        assert (running.path / "verdicts.txt").read_text() == "hours of work"
+    assert told.exit_code == 2
+    (line,) = told.stderr.splitlines()
+    assert "/out is being written by another process (pid " in line
+    assert line.endswith("); try again when it has finished")
+    assert "host " in line
 
 
 def test_directory_of_somebody_else_is_not_replaced(ratchet: Ratchet) -> None:

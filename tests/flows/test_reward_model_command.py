@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from components.artifacts import publishing
+from components.campaign.lock import writing
 from components.config import RewardModelConfig
 from flows.cli import app
 
@@ -116,6 +118,25 @@ def test_reward_model_command_says_how_good_it_is_and_how_to_judge_with_it(
     assert "left out: 1 x chosen equals rejected" in lines
     assert f"judge: {{kind: reward_model, model: {tmp_path}/out/reward_model}}" in result.stdout
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["reward_model", "reward_model.log"]
+
+
+def test_reward_model_command_beside_another_on_its_folder_is_refused_and_deletes_nothing(
+    tmp_path: Path, starter_directory: Path
+) -> None:
+    """The second one deleted the workspace of the first, which ended with FileNotFoundError after hours."""
+    pairs = write(tmp_path / "p.jsonl", GOOD)
+    out = tmp_path / "out"
+    asked = ["reward-model", str(pairs), "--base", str(starter_directory), "--out", str(out)]
+    with (
+        writing(out, command="ratchet reward-model"),
+        publishing(out / "reward_model", stage="reward_model", version=1, key="k") as running,
+    ):
+        result = CliRunner().invoke(app, asked)
+        assert running.path.is_dir()
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"ratchet: {out} is being written by another process (pid ")
+    assert "command ratchet reward-model" in line
 
 
 def test_reward_model_reference_lists_every_key_of_the_config() -> None:

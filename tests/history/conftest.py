@@ -15,7 +15,7 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when mlflow is imported
 from components.artifacts import digest, publishing, write_json, write_table
 from components.campaign.files import STAGES
 from components.campaign.state import Champion, State, finish_round, note_mlflow_run, read_state, write_state
-from components.config import CampaignConfig, JudgeConfig
+from components.config import CampaignConfig, JudgeConfig, TrackingConfig
 from components.judges.protocol import Verdict
 from components.preferences.tables import write_verdicts
 from components.records import Interval, JudgeRef, RoundRecord
@@ -75,7 +75,7 @@ class Campaign:
         from components.tracking import record_round
 
         record = next(record for record in self.state.rounds if record.round == round)
-        tracked = record_round(self.directory, round, config=self.config, record=record, git_sha=GIT_SHA)
+        tracked = record_round(self.directory, record, config=self.config, tracking=TrackingConfig())
         write_json(self.directory / f"round-{round:03d}" / "tracking.json", tracked)
         note_mlflow_run(self.directory, round, tracked.run_id)
 
@@ -95,6 +95,7 @@ class Campaign:
             seconds=dict(zip(STAGES, (3.5, 0.25, 0.125, 4.0 * round, 2.0, 0.125), strict=True)),
             policy_digest=self.policy_digest(round),
             reference_digest=reference,
+            git_sha=GIT_SHA,
         )
 
     def _publish_start(self) -> None:

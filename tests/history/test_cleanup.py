@@ -1,6 +1,7 @@
 import os
 import shutil
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def files(directory: Path) -> set[str]:
     }
 
 
-def collected(found: list[Collected]) -> list[tuple[int, str]]:
+def collected(found: list[Collected]) -> list[tuple[int | None, str]]:
     return [(item.round, item.what) for item in found]
 
 
@@ -203,6 +204,26 @@ def test_recording_a_collected_round_again_uploads_nothing_and_fails_on_nothing(
     assert read_json(six.directory / "round-002" / "tracking.json")["model_version"] == 2
     assert read_json(six.directory / "round-004" / "tracking.json")["model_version"] is None
     assert len(list((runs / "mlartifacts").rglob("model.safetensors"))) == 3
+
+
+def test_gc_removes_files_that_killed_writers_left_and_not_those_being_written(six: Any) -> None:
+    """After a full disk `.report.html.PID.tmp` stayed for ever: gc looked at directories only."""
+    old = time.time() - 7200
+    names = (".report.html.host-1-ab.tmp", "round-002/.tracking.json.77.tmp", "round-003/judging/.spent.json.7.tmp")
+    for name in names:
+        path = six.directory / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("half")
+        os.utime(path, (old, old))
+    fresh = six.directory / ".report.html.host-2-cd.tmp"
+    fresh.write_text("being written by `ratchet report`, which takes no lock")
+    told = [(None, "leftover"), (2, "leftover"), (3, "leftover")]
+    assert collected(collect_garbage(six.directory, keep=6, dry_run=True)) == told
+    assert all((six.directory / name).exists() for name in names)
+    assert collected(collect_garbage(six.directory, keep=6, dry_run=False)) == told
+    assert not any((six.directory / name).exists() for name in names)
+    assert fresh.exists()
+    assert invoke("demo", "--keep", "6").exit_code == 0
 
 
 def test_gc_of_a_busy_campaign_skips_it_by_name_and_goes_on(six: Any, make_campaign: Any) -> None:

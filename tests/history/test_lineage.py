@@ -7,8 +7,10 @@ import pytest
 from typer.testing import CliRunner
 
 from components.artifacts import file_digest, read_json, write_json
+from components.campaign import known_digests
+from components.campaign.known_digests import KnownDigests
 from components.history.cleanup import collect_garbage
-from components.history.lineage import Lineage, read_lineage
+from components.history.lineage import Lineage, check_published, read_lineage
 from components.history.names import parse_version
 from components.history.tree import Node, walk
 from flows.cli import app
@@ -91,6 +93,44 @@ def test_lineage_of_a_refused_reference_follows_it_too(demo: Any, store: Path) -
     assert child(found.models[0], "reference").note == "round 4"
     assert child(found.models[0], "trained from").note == "round 3"
     assert [model.what for model in found.models] == ["round 5", "round 4", "round 3", "round 1", "the start model"]
+
+
+def checked(demo: Any, *, accept: bool = False) -> list[str]:
+    known = KnownDigests(demo.directory / ".digests.json")
+    try:
+        return check_published(demo.directory, accept_changes=accept, known=known)
+    finally:
+        known.keep()
+
+
+def test_start_checks_the_files_behind_the_champion_and_reads_each_of_them_once(
+    demo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only `ratchet lineage` noticed a file that was no longer what was published, and nobody asked it."""
+    read: list[Path] = []
+
+    def counting(path: Path) -> str:
+        read.append(path)
+        return file_digest(path)
+
+    monkeypatch.setattr(known_digests, "file_digest", counting)
+    assert checked(demo) == []
+    assert demo.stage(3, "dpo_train") / "model" / "model.safetensors" in read
+    read.clear()
+    assert checked(demo) == []
+    assert read == []
+    samples = demo.stage(1, "evaluate") / "samples.parquet"
+    samples.write_bytes(samples.read_bytes()[:-1] + b"?")
+    with pytest.raises(ValueError, match=r"published files of campaign demo have changed \(round-001/evaluate/samples"):
+        checked(demo)
+    assert checked(demo, accept=True) == ["published files have changed: round-001/evaluate/samples.parquet"]
+    assert read == [samples]
+    samples.unlink()
+    assert checked(demo) == ["published files are gone: round-001/evaluate/samples.parquet"]
+    weights = demo.stage(3, "dpo_train") / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    with pytest.raises(ValueError, match=r"model.safetensors.*: restore them$"):
+        checked(demo, accept=True)
 
 
 def test_lineage_marks_what_changed_or_is_gone_wherever_it_lies(tracked: Any) -> None:

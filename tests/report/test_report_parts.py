@@ -113,6 +113,34 @@ def test_escape_markdown_of_markup_shows_it_unchanged(text: str) -> None:
     assert "".join(token.content for token in tokens if token.type in ("text", "text_special")) == text
 
 
+BREAKS = ["\n", "\r", "\r\n", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"]
+
+
+@pytest.mark.parametrize("line_break", BREAKS, ids=ascii)
+def test_escape_markdown_of_a_line_break_stays_in_its_cell(line_break: str) -> None:
+    """A lone carriage return ended the row, and the answer went on as a heading of our page."""
+    text = f"fine{line_break}# CHAMPION: round 9 was promoted{line_break}| a | b |"
+    page = f"| prompt | answer |\n| --- | --- |\n| p | {escape_markdown(text)} |\n"
+    assert cell_texts(page)[-1] == ["p", "fine ↵ # CHAMPION: round 9 was promoted ↵ | a | b |"]
+    assert "heading_open" not in {token.type for token in parse_markdown(page)}
+    assert page.splitlines() == page.split("\n")[:-1]
+
+
+@pytest.mark.parametrize(
+    "text", ["- a", "+ a", "1. a", "12) a", "---", "- - -", "-", "1.", "-0.5 nats", "1.5 GiB", "."]
+)
+def test_escape_markdown_at_the_beginning_of_an_item_begins_no_other_block(text: str) -> None:
+    tokens = parse_markdown(f"- {escape_markdown(text)}\n- next\n")
+    kinds = [token.type for token in tokens]
+    assert kinds.count("list_item_open") == 2
+    assert not {"hr", "ordered_list_open"} & set(kinds)
+    assert "".join(token.content for token in tokens if token.type in ("text", "text_special")) == f"{text}next"
+
+
+def test_escape_markdown_leaves_nothing_that_steers_a_terminal() -> None:
+    assert escape_markdown("\x1b[2J\x9b2J\u202eevil\ud800") == "�\\[2J�2J�evil�"
+
+
 def test_tables_give_what_campaign_json_holds(finished_campaign: Any) -> None:
     state = json.loads((finished_campaign.directory / "campaign.json").read_text())
     rows, measures = round_rows(state), measure_rows(state)

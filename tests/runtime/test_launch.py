@@ -1,5 +1,6 @@
 """Stages run once for a key; children die with their parent, and their errors and memory come back."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,11 +11,21 @@ from pathlib import Path
 import psutil
 import pytest
 
+from components.artifacts import read_json, write_json
 from components.config import GateConfig
-from components.records import Artifact, DataRejected, JudgeUnavailable, PromoteRequest, RoundStopped, StageFailed
-from components.runtime.children import server_process
+from components.records import (
+    Artifact,
+    DataRejected,
+    JudgeUnavailable,
+    NewerVersion,
+    PromoteRequest,
+    RoundStopped,
+    StageFailed,
+)
+from components.runtime.children import output_pipes, server_process
 from components.runtime.launch import STAGES, Stage, load_stages, run_stage, visible_gpus
 
+ROOT = Path(__file__).parents[2]
 MODULE = """
 import os, time
 from pathlib import Path
@@ -64,6 +75,17 @@ def test_run_stage_damaged_result_is_run_again(stage: Path, tmp_path: Path) -> N
     (tmp_path / "round" / "promote" / "seen.txt").write_text("tampered")
     run_stage("promote", request(), tmp_path / "round")
     assert times_run(stage) == 2
+
+
+def test_run_stage_of_a_newer_version_is_refused_and_stays(stage: Path, tmp_path: Path) -> None:
+    """Two versions on one disk took turns in making the stage again, each over the other's result."""
+    run_stage("promote", request(), tmp_path / "round")
+    manifest = tmp_path / "round" / "promote" / "MANIFEST.json"
+    write_json(manifest, read_json(manifest) | {"version": 2})
+    with pytest.raises(NewerVersion, match="it has version 2 of promote, and this version 1"):
+        run_stage("promote", request("2"), tmp_path / "round")
+    assert times_run(stage) == 1
+    assert (tmp_path / "round" / "promote" / "seen.txt").read_text() == "1"
 
 
 def test_run_stage_error_is_a_stage_failure_and_leaves_nothing(stage: Path, tmp_path: Path) -> None:
@@ -165,6 +187,44 @@ launch.run_stage("promote", asked, Path({str(tmp_path / "round")!r}), num_proces
     parent.wait()
     for pid in pids:
         assert_gone(pid)
+
+
+def test_rank_whose_agent_was_killed_before_it_could_ask_for_its_end_leaves(tmp_path: Path) -> None:
+    """It waited for ever to open its pipe, which nobody reads any more."""
+    os.mkfifo(tmp_path / "pipe")
+    environment = {**os.environ, "RANK": "0", "RATCHET_AGENT": "1"}
+    command = [sys.executable, "-m", "components.runtime.launch", str(tmp_path), str(tmp_path), str(tmp_path / "pipe")]
+    assert subprocess.run(command, cwd=ROOT, env=environment, timeout=60, check=False).returncode == 1
+
+
+def test_pipes_of_a_killed_process_are_removed_by_the_next_and_those_in_use_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with contextlib.ExitStack() as killed:
+        for name in ("killed", "new"):
+            (tmp_path / f"ratchet-output-{name}").mkdir()
+            os.mkfifo(tmp_path / f"ratchet-output-{name}" / "0")
+        (pipe,) = killed.enter_context(output_pipes(1))
+        in_use = Path(pipe).parent
+        for directory in (tmp_path / "ratchet-output-killed", in_use):
+            os.utime(directory, (0, 0))
+        with output_pipes(2) as pipes:
+            assert {path.name for path in tmp_path.iterdir()} == {
+                "ratchet-output-new",
+                in_use.name,
+                Path(pipes[0]).parent.name,
+            }
+
+
+def test_ranks_run_our_code_though_the_current_directory_has_packages_of_its_names(
+    stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`python -m` looks in the current directory first, and users have a folder `components` as well."""
+    (tmp_path / "mine" / "components").mkdir(parents=True)
+    (tmp_path / "mine" / "components" / "__init__.py").write_text("raise SystemExit('not ours')")
+    monkeypatch.chdir(tmp_path / "mine")
+    assert set(run_stage("promote", request(), tmp_path / "round", num_processes=2).files) == {"seen.txt"}
 
 
 def wait_for(path: Path, seconds: float = 60) -> int:

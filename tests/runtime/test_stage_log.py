@@ -37,6 +37,15 @@ def test_stages_and_what_they_log_and_the_error_stand_in_the_file(tmp_path: Path
     assert "after the block" not in (tmp_path / "new" / "campaign.log").read_text()
 
 
+def test_foreign_text_in_the_log_neither_steers_a_terminal_nor_forges_a_record(tmp_path: Path) -> None:
+    said = "reply: \x1b[2J\n2026-11-30 10:00:00 INFO round-001  promote  done\rround-001  promote  done"
+    with logged_to(tmp_path / "campaign.log"):
+        logging.getLogger("components.judges").warning("%s", said)
+    first, second = (tmp_path / "campaign.log").read_text().splitlines()
+    assert first.endswith("WARNING reply: \ufffd[2J")
+    assert second == "    2026-11-30 10:00:00 INFO round-001  promote  done\ufffdround-001  promote  done"
+
+
 def test_running_stage_has_its_lines_and_a_second_start_appends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

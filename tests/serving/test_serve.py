@@ -28,8 +28,8 @@ from components.models.loading import load_policy, load_tokenizer
 from components.models.tokens import ChatTokenizer
 from components.records import ModelRef
 from components.runtime.ports import free_port
-from components.serving.engines import COMMANDS, engine_for, pick_engine
-from components.serving.plan import example_request, model_id, plan_serving
+from components.serving.engines import COMMANDS, DOOR, engine_for, pick_engine
+from components.serving.plan import curl_line, example_request, key_file, model_id, plan_serving
 from components.serving.server import served
 from flows.cli import app
 
@@ -80,9 +80,25 @@ def await_no_process_of(runs: Path) -> None:
     assert not left
 
 
-def ask(port: int, **more: Any) -> httpx.Response:
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def ask(port: int, directory: Path, **more: Any) -> httpx.Response:
     body = {"model": "served", "messages": QUESTION, "temperature": 0.0, "max_tokens": MAX_TOKENS, **more}
-    return httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body, timeout=60)
+    headers = bearer(key_file(directory).read_text().strip())
+    return httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body, headers=headers, timeout=60)
+
+
+def assert_locked(address: str, key: str) -> None:
+    """Check that every route of a server but its health needs the key."""
+    described = httpx.get(f"{address}/openapi.json", headers=bearer(key), timeout=30).json()["paths"]
+    routes = [(method.upper(), path) for path, methods in described.items() for method in methods]
+    assert {"/v1/chat/completions", "/health"} <= set(described)
+    for method, path in [*routes, ("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/")]:
+        for headers in ({}, bearer("guessed"), {"Authorization": key}, {"X-Api-Key": key}):
+            code = httpx.request(method, f"{address}{path}", headers=headers, json={}, timeout=30).status_code
+            assert code == (200 if path == "/health" else 401), (method, path, headers)
 
 
 def own_greedy_answer(directory: Path, round: int) -> str:
@@ -112,19 +128,25 @@ def test_serve_answers_whole_and_streamed_as_our_own_model_and_ends_with_ctrl_c(
         told = "\n".join(lines)
         assert f"http://127.0.0.1:{port}/v1" in told
         assert "the start model of served" in told
-        listed = httpx.get(f"http://127.0.0.1:{port}/v1/models", timeout=30).json()
+        key = key_file(directory).read_text().strip()
+        listed = httpx.get(f"http://127.0.0.1:{port}/v1/models", headers=bearer(key), timeout=30).json()
         assert [model["id"] for model in listed["data"]] == ["served"]
 
         own = own_greedy_answer(directory, 0)
         assert own
-        assert ask(port).json()["choices"][0]["message"]["content"] == own
+        assert ask(port, directory).json()["choices"][0]["message"]["content"] == own
         events = [
             line.removeprefix("data: ")
-            for line in ask(port, stream=True).text.splitlines()
+            for line in ask(port, directory, stream=True).text.splitlines()
             if line.startswith("data: {")
         ]
         assert len(events) > 3
         assert "".join(json.loads(event)["choices"][0]["delta"].get("content") or "" for event in events) == own
+
+        assert key_file(directory).stat().st_mode & 0o777 == 0o600
+        assert key not in told
+        assert not [line for line in processes_of(runs) if key in line]
+        assert_locked(f"http://127.0.0.1:{port}", key)
 
         (curl,) = (line.removeprefix("try").strip() for line in lines if line.startswith("try"))
         answered = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, timeout=60, check=True)
@@ -144,12 +166,12 @@ def test_serve_adapter_champion_answers_by_its_adapter_and_ends_with_a_killed_pa
     with serving(runs, "served", "--port", str(port), "--engine", "transformers") as (child, lines):
         assert child.poll() is None, lines
         assert "round 2 of served" in lines[0]
-        assert ask(port).json()["choices"][0]["message"]["content"] == own[2]
+        assert ask(port, directory).json()["choices"][0]["message"]["content"] == own[2]
         child.kill()
     await_no_process_of(runs)
     with serving(runs, "served", "--round", "1", "--port", str(port), "--engine", "transformers") as (child, lines):
         assert child.poll() is None, lines
-        assert ask(port).json()["choices"][0]["message"]["content"] == own[1]
+        assert ask(port, directory).json()["choices"][0]["message"]["content"] == own[1]
 
 
 def test_serve_server_that_dies_at_its_start_is_one_line_with_its_last_words(runs: Path, make_campaign: Make) -> None:
@@ -203,15 +225,19 @@ def test_serve_engine_that_is_not_installed_is_refused_with_the_remedy(
     assert "pip install 'transformers[serving]'" in told_and_refused("served")
 
 
-# Stands for vLLM, which needs a GPU: says that it is healthy, and shows what it was started with.
+# Stands for vLLM, which needs a GPU: shows what it was started with, adds the middleware by its import path as vLLM
+# does, and answers on a route that vLLM's own key does not cover.
 RECORDER = """#!{python}
-import http.server, json, os, pathlib, sys
+import fastapi, importlib, json, os, pathlib, sys, uvicorn
 pathlib.Path("{record}").write_text(json.dumps(sys.argv[1:]))
-class Healthy(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200); self.end_headers()
-port = int(sys.argv[sys.argv.index("--port") + 1])
-http.server.HTTPServer(("127.0.0.1", port), Healthy).serve_forever()
+app = fastapi.FastAPI()
+app.get("/health")(lambda: True)
+app.post("/v1/chat/completions")(lambda: os.environ["VLLM_API_KEY"])
+app.post("/invocations")(lambda: True)
+module, _, name = sys.argv[sys.argv.index("--middleware") + 1].rpartition(".")
+app.add_middleware(getattr(importlib.import_module(module), name))
+host, port = (sys.argv[sys.argv.index(option) + 1] for option in ("--host", "--port"))
+uvicorn.run(app, host=host, port=int(port), log_level="error")
 """
 
 
@@ -227,13 +253,60 @@ def test_serve_auto_takes_vllm_where_it_is_installed_and_names_the_adapter(
     assert pick_engine("auto") == "vllm"
     port = free_port()
     common = ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
-    with served(plan_serving("served", round=1, port=port), "vllm"):
+    common += ["--middleware", "ratchet_door.KeyRequired"]
+    plan = plan_serving("served", round=1, port=port)
+    with served(plan, "vllm"):
+        address = f"http://127.0.0.1:{port}"
+        assert_locked(address, plan.key)
+        assert httpx.post(f"{address}/invocations", headers=bearer(plan.key)).json() is True
+        assert httpx.post(f"{address}/v1/chat/completions", headers=bearer(plan.key)).json() == plan.key
         weights = str(directory / "round-001/dpo_train/model")
         assert json.loads(record.read_text()) == ["serve", weights, "--served-model-name", "served", *common]
     with served(plan_serving("served", round=None, port=port), "vllm"):
         base, adapter = model_of_round(directory, 0).base, directory / "round-002/dpo_train/adapter"
         lora = ["--enable-lora", "--max-lora-rank", "8", "--lora-modules", f"served={adapter}"]
         assert json.loads(record.read_text()) == ["serve", base, "--served-model-name", "served-start", *lora, *common]
+
+
+def test_serve_on_all_addresses_takes_the_key_of_the_environment(
+    runs: Path, make_campaign: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, port = make_campaign("full"), free_port()
+    monkeypatch.setenv("RATCHET_SERVE_KEY", "a-key-of-our-own")
+    (tmp_path / "vllm").write_text(RECORDER.format(python=sys.executable, record=tmp_path / "arguments.json"))
+    (tmp_path / "vllm").chmod(0o755)
+    monkeypatch.setattr(vllm, "executable", lambda: tmp_path / "vllm")
+    plan = plan_serving("served", round=1, port=port, host="0.0.0.0")
+    assert plan.address == f"http://{socket.gethostname()}:{port}/v1"
+    assert not key_file(directory).exists()
+    assert 'echo "Authorization: Bearer $RATCHET_SERVE_KEY" | curl' in curl_line(plan)
+    with served(plan, "vllm"):
+        other = f"http://127.0.0.2:{port}"  # an address that a server on 127.0.0.1 does not have
+        assert httpx.post(f"{other}/invocations").status_code == 401
+        assert httpx.post(f"{other}/invocations", headers=bearer("a-key-of-our-own")).status_code == 200
+
+
+@pytest.mark.parametrize("key", ["short", "sixteen characters", "sixteen-char\u00e4cters"])
+def test_serve_key_that_can_be_guessed_or_not_be_sent_is_refused(
+    key: str, make_campaign: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_campaign()
+    monkeypatch.setenv("RATCHET_SERVE_KEY", key)
+    told = told_and_refused("served")
+    assert "RATCHET_SERVE_KEY must be at least 16 printable ASCII characters without spaces" in told
+    assert key not in told
+
+
+def test_serve_address_of_another_machine_is_refused(make_campaign: Make) -> None:
+    make_campaign()
+    assert "--host 192.0.2.1 --port" in told_and_refused("served", "--host", "192.0.2.1")
+    assert "0.0.0.0 for all of them" in told_and_refused("served", "--host", "nowhere.invalid")
+
+
+def test_door_needs_nothing_but_the_standard_library() -> None:
+    # vLLM imports it in its own environment; -S hides all installed packages.
+    command = [sys.executable, "-S", "-c", "import ratchet_door; ratchet_door.KeyRequired"]
+    subprocess.run(command, env={"PYTHONPATH": str(DOOR)}, check=True, cwd="/")
 
 
 @pytest.mark.parametrize(
@@ -298,7 +371,7 @@ def test_serve_gives_the_server_the_chat_template_arguments_and_the_example_the_
     own = ChatTokenizer(tokenizer, {"polite": True}).prompt_ids(QUESTION)
     assert own != ChatTokenizer(tokenizer).prompt_ids(QUESTION)
     with served(plan, "transformers"):
-        usage = ask(port).json()["usage"]
+        usage = ask(port, directory).json()["usage"]
     assert usage["prompt_tokens"] == len(own)
 
 

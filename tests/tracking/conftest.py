@@ -6,11 +6,15 @@ import json
 import os
 import re
 import shutil
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
+import httpx
 import pandas as pd
 import pytest
 
@@ -22,8 +26,10 @@ from mlflow.entities import Run
 from components.artifacts import digest, publishing, read_json, write_json, write_table
 from components.campaign.files import STAGES
 from components.campaign.state import Champion, State, read_state, with_round
-from components.config import CampaignConfig, JudgeConfig
+from components.config import CampaignConfig, JudgeConfig, TrackingConfig
 from components.records import Interval, JudgeRef, RoundRecord
+from components.runtime.children import server_process
+from components.runtime.ports import free_port
 
 NUM_STEPS, NUM_SAMPLES = 5, 3
 GIT_SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -72,6 +78,43 @@ def migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "mlflow.db"
 
 
+def serve_mlflow(*options: str, **process: Any) -> contextlib.AbstractContextManager[int]:
+    """Run a real MLflow server within a block, which gets its port once it answers."""
+
+    @contextlib.contextmanager
+    def serving() -> Iterator[int]:
+        port = free_port()
+        address = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+        command = [sys.executable, "-m", "mlflow", "server", *options, *address]
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **process.pop("env", {})}
+        with server_process(command, env=environment, **process) as child:
+            deadline = time.monotonic() + 280
+            while not _answers(port):
+                assert child.poll() is None, "the MLflow server ended"
+                assert time.monotonic() < deadline, "the MLflow server does not answer"
+                time.sleep(0.5)
+            yield port
+
+    return serving()
+
+
+def _answers(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+@pytest.fixture(scope="session")
+def server_port(tmp_path_factory: pytest.TempPathFactory, migrated_store: Path) -> Iterator[int]:
+    """A real MLflow server of its own store, which keeps the artifacts as well."""
+    place = tmp_path_factory.mktemp("server")
+    shutil.copy(migrated_store, place / "mlflow.db")
+    store = ["--backend-store-uri", f"sqlite:///{place / 'mlflow.db'}"]
+    with serve_mlflow(*store, "--artifacts-destination", str(place / "artifacts")) as port:
+        yield port
+
+
 @pytest.fixture
 def runs(tmp_path: Path, migrated_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A runs directory with an empty store and no campaign."""
@@ -101,7 +144,8 @@ def build(runs: Path) -> Build:
         _write_training(directory / f"round-{number:03d}", record.policy_digest)
         _write_evaluation(directory / f"round-{number:03d}", record)
         path = directory / "campaign.json"
-        state = read_state(directory) or State(campaign="demo", champion=Champion(round=0, digest=digest("start")))
+        start = Champion(round=0, digest=digest("start"))
+        state = read_state(directory) or State(campaign="demo", id=uuid4().hex, champion=start)
         write_json(path, with_round(state, record).model_copy(update={"target": number}))
         return directory, record
 
@@ -115,7 +159,7 @@ def record(build: Build, config: dict[str, Any]) -> Callable[..., Any]:
 
     def build_and_record(number: int, **kwargs: Any) -> Any:
         directory, built = build(number, **kwargs)
-        return record_round(directory, number, config=config, record=built, git_sha=GIT_SHA)
+        return record_round(directory, built, config=config, tracking=TrackingConfig())
 
     return build_and_record
 
@@ -130,7 +174,7 @@ def record_again(runs: Path, config: dict[str, Any]) -> Callable[..., Any]:
             entry for entry in read_json(runs / campaign / "campaign.json")["rounds"] if entry["round"] == number
         )
         return record_round(
-            runs / campaign, number, config=config, record=RoundRecord.model_validate(entry), git_sha=GIT_SHA
+            runs / campaign, RoundRecord.model_validate(entry), config=config, tracking=TrackingConfig()
         )
 
     return again
@@ -263,6 +307,7 @@ def _record(number: int, *, promoted: bool, policy: str) -> RoundRecord:
         seconds=dict(zip(STAGES, (3.5, 0.25, 0.125, 4.0, 2.0, 0.125), strict=True)),
         policy_digest=policy,
         reference_digest=digest("start"),
+        git_sha=GIT_SHA,
     )
 
 

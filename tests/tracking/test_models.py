@@ -148,7 +148,7 @@ def test_card_one_judge_for_training_and_comparison_is_admitted(
 def facts_of(directory: Path, number: int, *, model: str) -> RoundFacts:
     config = CampaignConfig.model_validate({"campaign": "demo", "policy": {"model": model}}).model_dump(mode="json")
     entry = next(entry for entry in read_json(directory / "campaign.json")["rounds"] if entry["round"] == number)
-    return read_facts(directory, RoundRecord.model_validate(entry), config=config, git_sha="0" * 40)
+    return read_facts(directory, RoundRecord.model_validate(entry), config=config)
 
 
 def test_version_description_longer_than_the_registry_keeps_is_cut_and_says_so(build: Any) -> None:

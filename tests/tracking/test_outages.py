@@ -4,22 +4,19 @@ The recording gives up soon, and the next one completes it.
 """
 
 import contextlib
-import os
 import shutil
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from components.runtime.children import server_process
 from components.runtime.ports import free_port
 from components.tracking import Tracked, TrackingUnavailable
+from components.tracking.store import _IMPATIENT
 
 
 class Relay:
@@ -34,7 +31,7 @@ class Relay:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def mend(self) -> None:
-        self.requests, self.fails_at, self.failure = 0, 0, ""
+        self.requests, self.fails_at, self.failure, self.upload_seconds = 0, 0, "", 0.0
 
     def fail(self, request: int, failure: str) -> None:
         """`reset`: the request never arrives; `lost`: the server does it and its answer is lost.
@@ -58,20 +55,26 @@ class Relay:
 
     def _serve(self, client: socket.socket) -> None:
         with client, socket.create_connection(("127.0.0.1", self.server_port)) as server:
-            answers = threading.Thread(target=self._answer, args=[server, client], daemon=True)
+            uploads = threading.Event()
+            answers = threading.Thread(target=self._answer, args=[server, client, uploads], daemon=True)
             answers.start()
             while data := _received(client):
                 self.requests += data.count(b" HTTP/1.1\r\n")
                 failing = bool(self.failure) and self.requests >= self.fails_at
                 if failing and self.failure == "reset":
                     break
+                if data.startswith(b"PUT ") and b".safetensors " in data.partition(b"\r\n")[0]:
+                    uploads.set()
                 if not (failing and self.failure == "silent"):
                     server.sendall(data)
             _end(server)
             _end(client)
 
-    def _answer(self, server: socket.socket, client: socket.socket) -> None:
+    def _answer(self, server: socket.socket, client: socket.socket, uploads: threading.Event) -> None:
         while data := _received(server):
+            if uploads.is_set():
+                time.sleep(self.upload_seconds)  # a proxy answers once it has passed the file on
+                uploads.clear()
             if self.failure and self.requests >= self.fails_at:
                 if self.failure == "silent":
                     return
@@ -90,46 +93,6 @@ def _received(connection: socket.socket) -> bytes:
         return connection.recv(2**16)
     except OSError:
         return b""
-
-
-@pytest.fixture(scope="module")
-def server_port(tmp_path_factory: pytest.TempPathFactory, migrated_store: Path) -> Iterator[int]:
-    """A real MLflow server of its own store, which keeps the artifacts as well."""
-    place, port = tmp_path_factory.mktemp("server"), free_port()
-    shutil.copy(migrated_store, place / "mlflow.db")
-    stores = [
-        "--backend-store-uri",
-        f"sqlite:///{place / 'mlflow.db'}",
-        "--artifacts-destination",
-        str(place / "artifacts"),
-    ]
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        *stores,
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
-    with server_process(command, env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}) as child:
-        deadline = time.monotonic() + 240
-        while not _answers(port):
-            assert child.poll() is None, "the MLflow server ended"
-            assert time.monotonic() < deadline, "the MLflow server does not answer"
-            time.sleep(0.5)
-        yield port
-
-
-def _answers(port: int) -> bool:
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 @pytest.fixture(scope="module")
@@ -220,6 +183,21 @@ def test_record_round_unreachable_server_raises_within_seconds_and_ships_later(
     assert "secret" not in str(caught.value)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert record_again(1).model_version == 1
+
+
+def test_record_round_upload_that_takes_longer_than_an_answer_may_is_waited_for(
+    relay: Relay,
+    see: Callable[[str], Any],
+    copied: Callable[[str], str],
+    record_again: Callable[..., Tracked],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(_IMPATIENT, "MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
+    name = copied(f"demo-slow-{time.monotonic_ns()}")
+    relay.upload_seconds = 6.0
+    tracked = record_again(1, name)
+    assert tracked.model_version == 1
+    assert see(relay.behind).running(name) == []
 
 
 def test_record_round_experiment_deleted_in_mlflow_says_how_to_bring_it_back(

@@ -25,6 +25,7 @@ from components.judges.chat.failures import (
 )
 from components.judges.chat.ledger import ChatAnswer
 from components.judges.chat.request import Refusals
+from components.runtime.addresses import is_loopback
 
 __all__ = ["REMEDIES", "ChatEndpoint"]
 
@@ -58,6 +59,8 @@ class ChatEndpoint:
         self._client = httpx.AsyncClient(
             headers=headers,
             limits=limits,
+            # With a transport of its own, a client ignores the environment's proxies.
+            transport=httpx.AsyncHTTPTransport(limits=limits) if is_loopback(endpoint.url) else None,
             timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
             follow_redirects=False,
         )

@@ -110,7 +110,7 @@ class Ledger:
 
     def __enter__(self) -> Self:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         self._answers, self.usage, self.cost_at_most = {}, NO_USAGE, 0.0
         content = self._path.read_bytes()
         if content and not content.endswith(b"\n"):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from components.artifacts import MANIFEST, derive_seed, digest, publishing, read_json, verified, write_json
+from components.campaign.lock import writing
 from components.config import CampaignConfig, PreferencesConfig
 from components.data.columns import format_columns
 from components.data.messages import with_system
@@ -59,6 +60,7 @@ def judge_and_pair(
 
     Raises:
         ValueError: The judge cannot be used on these prompts, or `out` was not written by this command.
+        Busy: Another process is writing `out`.
         JudgeUnavailable: As for a round.
     """
     _check_judge(groups, config, models)
@@ -202,19 +204,21 @@ def published(step: str, inputs: dict[str, Any], out: Path) -> Iterator[Path | N
 
     Raises:
         ValueError: `out` was not written by one of the steps.
+        Busy: Another process is writing `out`.
     """
     key = digest({"step": step, "version": VERSION, **inputs})
     _refuse_foreign(out)
-    published = verified(out, key)
-    if published is not None:
-        progress.ended(out.name, step, published.seconds, already_done=True)
-        yield None
-        return
-    began = time.monotonic()
-    progress.began(out.name, step)
-    with publishing(out, stage=step, version=VERSION, key=key) as workspace:
-        yield workspace.path
-    progress.ended(out.name, step, time.monotonic() - began, already_done=False)
+    with writing(out, command=f"ratchet {step}"):
+        published = verified(out, key, version=VERSION)
+        if published is not None:
+            progress.ended(out.name, step, published.seconds, already_done=True)
+            yield None
+            return
+        began = time.monotonic()
+        progress.began(out.name, step)
+        with publishing(out, stage=step, version=VERSION, key=key) as workspace:
+            yield workspace.path
+        progress.ended(out.name, step, time.monotonic() - began, already_done=False)
 
 
 def _refuse_foreign(out: Path) -> None:

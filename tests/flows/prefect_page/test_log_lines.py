@@ -18,7 +18,7 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.runtime import flow_run
-from components.config import GateConfig
+from components.config import GateConfig, TrackingConfig
 from components.runtime.launch import STAGES, Stage, run_stage
 from components.runtime.stage_log import logged_to
 from components.records import Artifact, PromoteRequest
@@ -29,7 +29,7 @@ STAGES["promote"] = Stage("a_silent_stage", PromoteRequest, 1)
 
 @flow
 def silent():
-    with logs_on_page(), logged_to(Path("campaign.log")):
+    with logs_on_page(TrackingConfig()), logged_to(Path("campaign.log")):
         request = PromoteRequest(evaluation=Artifact(path=Path("x"), digest="1"), gate=GateConfig())
         run_stage("promote", request, Path("round-001"))
     return str(flow_run.id)

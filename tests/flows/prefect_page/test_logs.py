@@ -28,7 +28,7 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.runtime import flow_run
-from components.config import GateConfig
+from components.config import GateConfig, TrackingConfig
 from components.runtime.launch import STAGES, Stage, run_stage
 from components.records import Artifact, PromoteRequest
 from flows.prefect_page.logs import logs_on_page
@@ -38,7 +38,7 @@ STAGES["promote"] = Stage("a_printing_stage", PromoteRequest, 1)
 
 @flow
 def printing():
-    with logs_on_page():
+    with logs_on_page(TrackingConfig()):
         request = PromoteRequest(evaluation=Artifact(path=Path("x"), digest="1"), gate=GateConfig())
         run_stage("promote", request, Path("round"), num_processes=2)
     return str(flow_run.id)

@@ -10,9 +10,11 @@ import pytest
 from rich.console import Console
 
 from components.artifacts import write_json
+from components.records import JudgeUnavailable
+from flows.terminal.console import PlainConsole
 from flows.terminal.rounds import StageProgress
 
-REASON = "LlamaForCausalLM cannot be packed: its attention has [dropout] " + "and more " * 12
+REASON = f"LlamaForCausalLM cannot be packed: its attention has [dropout]{' and more' * 12}"
 
 
 def shown(campaign: Path | None, trained: dict[str, Any] | None, *, stage: str = "dpo_train") -> list[str]:
@@ -88,6 +90,30 @@ def test_stage_that_reports_nothing_prints_its_lines_off_a_terminal(monkeypatch:
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert 2 <= len(lines) <= 6
     assert re.fullmatch(r"rewards  reward_model {10}\d+ s so far, memory \d+\.\d GiB", lines[0])
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_judges_error_text_in_the_bar_is_text_and_hides_no_error(
+    is_terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`[/v1/chat]` was taken for markup: leaving the display raised MarkupError in place of the judge's error."""
+    monkeypatch.setenv("RATCHET_PROGRESS_SECONDS", "0.05")
+    console = PlainConsole(file=StringIO(), force_terminal=is_terminal, width=200)
+    said = "the endpoint answered 500 ([/v1/chat] is down\x1b[2J\r\nround-009  promote  done)"
+
+    def fail() -> None:
+        with StageProgress(console) as display:
+            display.began("round-001", "collect_preferences")
+            display.advanced(1, 9, said)
+            time.sleep(0.3)
+            raise JudgeUnavailable(said)
+
+    with pytest.raises(JudgeUnavailable, match="is down"):
+        fail()
+    output = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "[/v1/chat] is down" in output
+    assert "\x1b[2J" not in output
+    assert not any(line.startswith("round-009") for line in output.splitlines())
 
 
 def test_terminal_with_a_bar_has_no_such_lines(monkeypatch: pytest.MonkeyPatch) -> None:
