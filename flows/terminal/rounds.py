@@ -210,8 +210,8 @@ def print_places(console: Console, directory: Path) -> None:
     from components.tracking import tracking_uri
 
     state = read_state(directory)
-    assert state is not None, directory
-    missing = [str(record.round) for record in state.rounds if record.mlflow_run_id is None]
+    rounds = () if state is None else state.rounds
+    missing = [str(record.round) for record in rounds if record.mlflow_run_id is None]
     lacks = f"; it lacks rounds {', '.join(missing)}: `ratchet status {directory.name}` says why" if missing else ""
     store = without_password(tracking_uri(directory.parent))
     for name, place in (

@@ -42,12 +42,12 @@ def test_run_on_a_disk_that_is_full_outside_of_a_stage_is_one_line(
     from flows.commands.run import _run_flow
 
     @task
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", f"{runs}/small/report.html")
 
     monkeypatch.setattr(iterative_dpo, "start_campaign", full)
     with pytest.raises(typer.Exit) as ended, reporting_errors():
-        _run_flow(make_config(), accept_changes=False)
+        _run_flow(make_config(), accept_changes=False, until=None)
     assert ended.value.exit_code == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ratchet: ")]
     assert lines == [

@@ -216,7 +216,7 @@ def test_collect_with_a_campaign_gives_the_judge_its_models(ratchet: Ratchet, tm
 
 OWN_POLICY = {"kind": "jury", "jurors": [{"kind": "rule"}, {"kind": "implicit_reward"}]}
 MISTAKES: dict[str, tuple[list[str], dict[str, Any], str]] = {
-    "no file": (["collect", "nowhere.jsonl"], {}, "file nowhere.jsonl does not exist"),
+    "no file": (["collect", "nowhere.jsonl"], {}, "/nowhere.jsonl does not exist"),
     "no responses": (["collect", "prompts.jsonl"], {}, "line 1 has no responses: write either responses"),
     "one response each": (["collect", "single.jsonl"], {}, "has no prompt with two or more responses"),
     "unknown key": (

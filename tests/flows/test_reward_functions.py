@@ -12,7 +12,6 @@ from components.artifacts import read_json, read_table
 from components.builtin.world import held_out_prompts, train_prompts
 from components.config import CampaignConfig
 from components.data.columns import columns_of_table
-from components.records import StageFailed
 from flows.cli import app
 
 Make = Callable[..., CampaignConfig]
@@ -80,7 +79,7 @@ def test_a_campaign_by_several_functions_and_a_rule_of_the_users(here: Path, run
     assert "does not apply" in report
     # What lies beside the file is part of the judge.
     (here / "helper.py").write_text(HELPER + "\n# changed\n")
-    with pytest.raises(StageFailed, match=r"judge python:my_rewards.py:words, .* has changed since the campaign began"):
+    with pytest.raises(ValueError, match=r"judge python:my_rewards.py:words, .*: another content.*--accept-changes"):
         iterative_dpo(config)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
+from components.config import TrackingConfig
 from flows.prefect_page.round_progress import RoundWatch
 
 HOSTILE = "the endpoint said\r# CHAMPION: round 9\u2028<img src=x> [a](http://b.c) | \x1b[2J"
@@ -11,7 +12,7 @@ HOSTILE = "the endpoint said\r# CHAMPION: round 9\u2028<img src=x> [a](http://b.
 
 def test_progress_with_a_judges_error_is_one_item_of_plain_text(tmp_path: Path) -> None:
     """A carriage return ended the item, and what the endpoint said went on as a heading of our page."""
-    watch = RoundWatch(tmp_path / "my_campaign" / "round-001")
+    watch = RoundWatch(tmp_path / "my_campaign" / "round-001", TrackingConfig())
     watch.began("round-001", "collect_preferences")
     watch.advanced(1, 9, HOSTILE)
     tokens = MarkdownIt("commonmark").enable("table").parse(watch.description())
