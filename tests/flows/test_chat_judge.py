@@ -86,22 +86,19 @@ def test_chat_judge_stops_at_its_limit_goes_on_elsewhere_and_tells_nobody_its_ke
 
 @pytest.mark.usefixtures("prefect_session")
 @pytest.mark.parametrize(
-    ("value", "message"),
+    ("block", "value", "message"),
     [
-        (None, "the Secret block key-of-nobody does not exist: add it on the Prefect page"),
-        (" ", "the Secret block key-of-nobody does not hold a key"),
+        ("key-of-nobody", None, "the Secret block key-of-nobody does not exist: add it on the Prefect page"),
+        ("key-of-spaces", " ", "the Secret block key-of-spaces does not hold a key"),
     ],
     ids=["missing", "empty"],
 )
-def test_judge_key_that_no_block_holds_is_told(
-    value: str | None, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RATCHET_SECRET_KEY_OF_NOBODY", "")
+def test_judge_key_that_no_block_holds_is_told(block: str, value: str | None, message: str) -> None:
     if value is not None:
-        Secret(value=value).save("key-of-nobody", overwrite=True)
+        Secret(value=value).save(block, overwrite=True)
     juror = {
         "kind": "llm",
-        "endpoint": {"url": "http://127.0.0.1:1/v1", "model": "m", "api_key_from": "prefect:key-of-nobody"},
+        "endpoint": {"url": "http://127.0.0.1:1/v1", "model": "m", "api_key_from": f"prefect:{block}"},
     }
     with pytest.raises(ValueError, match=message):
         provide_keys(JudgeConfig.model_validate({"kind": "jury", "jurors": [juror, {"kind": "rule"}]}))
