@@ -14,7 +14,7 @@ from components.campaign.lock import take
 from components.config import BUILTIN, CampaignConfig
 from components.config.shipped import conf_path
 from components.runtime.addresses import without_password
-from components.runtime.launch import visible_gpus
+from components.runtime.machine import visible_gpus
 from components.runtime.printable import one_line
 
 

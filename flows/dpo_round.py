@@ -82,12 +82,17 @@ def dpo_round(
 
 def _stages(requests: Round) -> dict[str, Manifest]:
     """Run the stages in their order; a stage that the round does not need is left out of the result."""
-    here = requests.directory
-    generated = None if requests.is_seeded else generate_responses(here, requests.generate())
+    here, launcher = requests.directory, requests.config.launcher
+    generated = None if requests.is_seeded else generate_responses(here, requests.generate(), launcher=launcher)
     collected = collect_preferences(here, requests.collect(generated))
     validated = validate_data(here, requests.validate(collected))
-    trained = dpo_train(here, requests.train(validated))
-    evaluated = evaluate(here, requests.evaluate(trained), num_processes=requests.config.generation.num_processes)
+    trained = dpo_train(here, requests.train(validated), launcher=launcher)
+    evaluated = evaluate(
+        here,
+        requests.evaluate(trained),
+        num_processes=requests.config.generation.num_processes,
+        launcher=launcher,
+    )
     decided = promote(here, requests.promote(evaluated))
     manifests = [generated, collected, validated, trained, evaluated, decided]
     return {manifest.stage: manifest for manifest in manifests if manifest is not None}

@@ -5,12 +5,27 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from components.config import LauncherConfig
 from components.records import GenerateRequest, Manifest
 from tasks.retries import RETRIES
 from tasks.stages import run_stage
 
 
 @task(name="generate_responses", cache_policy=NO_CACHE, **RETRIES)
-def generate_responses(directory: Path, request: GenerateRequest) -> Manifest:
-    """Publish the round's prompts and `samples_per_prompt` responses to each."""
-    return run_stage("generate_responses", request, directory, num_processes=request.generation.num_processes)
+def generate_responses(directory: Path, request: GenerateRequest, *, launcher: LauncherConfig) -> Manifest:
+    """Publish the round's prompts and `samples_per_prompt` responses to each.
+
+    Args:
+        directory: The round's directory.
+        request: The policy, the pool of prompts and the settings of the sampling.
+        launcher: Who starts the processes.
+    """
+    generation = request.generation
+    return run_stage(
+        "generate_responses",
+        request,
+        directory,
+        num_processes=generation.num_processes,
+        nodes=generation.nodes,
+        launcher=launcher,
+    )

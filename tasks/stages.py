@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-from components.config import TrackingConfig
+from components.config import LauncherConfig, TrackingConfig
 from components.records import JudgeUnavailable, Manifest, Record, StageFailed
 from components.runtime import launch
 
@@ -29,7 +29,16 @@ def errors_kept_in(log_file: Path, tracking: TrackingConfig) -> Iterator[None]:
         _kept_in.reset(token)
 
 
-def run_stage(name: str, request: Record, directory: Path, *, num_processes: int = 1, anew: bool = False) -> Manifest:
+def run_stage(
+    name: str,
+    request: Record,
+    directory: Path,
+    *,
+    num_processes: int = 1,
+    nodes: int = 1,
+    launcher: LauncherConfig | None = None,
+    anew: bool = False,
+) -> Manifest:
     """Do what `components.runtime.launch.run_stage` does.
 
     Prefect shows the message of an error, and messages of judges and of unforeseen errors may quote a prompt or a
@@ -37,7 +46,9 @@ def run_stage(name: str, request: Record, directory: Path, *, num_processes: int
     """
     log_file = _kept_in.get()
     try:
-        return launch.run_stage(name, request, directory, num_processes=num_processes, anew=anew)
+        return launch.run_stage(
+            name, request, directory, num_processes=num_processes, nodes=nodes, launcher=launcher, anew=anew
+        )
     except (JudgeUnavailable, StageFailed) as error:
         if log_file is None:
             raise

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from components.runtime.launch import keep_freed_memory
+from components.runtime.machine import keep_freed_memory
 from tests.judges.chat_server import ChatServer, Fault, Script
 
 keep_freed_memory()

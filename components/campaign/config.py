@@ -13,7 +13,7 @@ from components.config.section import Section
 
 CONFIG = "config.json"
 REPLACED_CONFIG = "config-until-round-{:03d}.json"
-FREE_TO_CHANGE = ("num_rounds", "budget", "tracking")
+FREE_TO_CHANGE = ("num_rounds", "budget", "tracking", "launcher")
 """Keys that may differ between two starts of a campaign, because no round's result depends on them."""
 
 
@@ -76,7 +76,8 @@ def refuse_changes(directory: Path, config: CampaignConfig) -> None:
 def pin_config(directory: Path, config: CampaignConfig, *, accept_changes: bool) -> None:
     """Write the resolved configuration at the first start, and again if a change is accepted.
 
-    What MLflow and the Prefect page get is written at each start: it holds for all rounds from then on.
+    What MLflow and the Prefect page get, and the launcher, are written at each start: they hold for all rounds from
+    then on.
 
     Raises:
         ValueError: The configuration changed and `accept_changes` is false.
@@ -88,8 +89,11 @@ def pin_config(directory: Path, config: CampaignConfig, *, accept_changes: bool)
     elif _changes(directory, config):
         _keep_config(directory)
         write_json(directory / CONFIG, config.model_dump(mode="json"))
-    elif (pinned := read_json(directory / CONFIG)).get("tracking") != config.tracking.model_dump(mode="json"):
-        write_json(directory / CONFIG, pinned | {"tracking": config.tracking.model_dump(mode="json")})
+    else:
+        pinned = read_json(directory / CONFIG)
+        present = pinned | config.model_dump(mode="json", include={"tracking", "launcher"})
+        if present != pinned:
+            write_json(directory / CONFIG, present)
 
 
 def _keep_config(directory: Path) -> None:

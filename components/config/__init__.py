@@ -10,6 +10,7 @@ from components.config.data import GenerationConfig, PromptsConfig, SamplingEngi
 from components.config.evaluation import EvaluationConfig, GateConfig
 from components.config.function import CallLimits, FunctionConfig
 from components.config.judge import EndpointConfig, JudgeConfig, JudgeSettings, JurorConfig
+from components.config.launcher import LauncherConfig
 from components.config.loading import describe, differences, load_config, load_section, read_settings
 from components.config.policy import BUILTIN, LoraConfig, PolicyConfig, SoftPromptConfig
 from components.config.preferences import PreferencesConfig
@@ -47,6 +48,7 @@ __all__ = [
     "JudgeConfig",
     "JudgeSettings",
     "JurorConfig",
+    "LauncherConfig",
     "LoraConfig",
     "LossName",
     "PolicyConfig",

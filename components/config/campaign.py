@@ -9,6 +9,7 @@ from components.config.active import ActiveConfig
 from components.config.data import GenerationConfig, PromptsConfig, ValidationConfig
 from components.config.evaluation import EvaluationConfig, GateConfig
 from components.config.judge import OWN_MODELS, SCORES_ALONE, JudgeConfig
+from components.config.launcher import LauncherConfig
 from components.config.policy import LoraConfig, PolicyConfig, SoftPromptConfig
 from components.config.preferences import PreferencesConfig
 from components.config.section import Section
@@ -71,6 +72,7 @@ class CampaignConfig(Section):
     gate: GateConfig = GateConfig()
     budget: BudgetConfig = BudgetConfig()
     tracking: TrackingConfig = TrackingConfig()
+    launcher: LauncherConfig = LauncherConfig()
 
     @property
     def reads_columns(self) -> bool:
@@ -88,6 +90,21 @@ class CampaignConfig(Section):
             # It stays a value that was left out.
             values = dict(self.training) | {"learning_rate": ADAPTER_LEARNING_RATE}
             self.__dict__["training"] = TrainingConfig.model_construct(self.training.model_fields_set, **values)
+        return self
+
+    @model_validator(mode="after")
+    def _somebody_starts_the_nodes(self) -> Self:
+        nodes = {
+            "generation": self.generation.nodes,
+            "training": self.training.nodes,
+            "evaluation": self.evaluation.nodes,
+        }
+        several = [f"{name}.nodes is {number}" for name, number in nodes.items() if number > 1]
+        if several and self.launcher.kind == "local":
+            raise ValueError(
+                f"{several[0]}, and launcher.kind local starts processes on this machine only: "
+                "set `launcher: {kind: slurm}` or `{kind: ray}`"
+            )
         return self
 
     @field_validator("campaign")

@@ -99,10 +99,13 @@ class GenerationConfig(Section):
     """Texts that end a response, also in evaluation, such as `["\\nUser:"]`. The response keeps the tokens before the
     one in which the text begins, and counts as finished; no end token is added."""
     num_processes: int = Field(default=0, ge=0)
-    """Processes on this machine that share the prompts, also in evaluation; 0 takes one for each visible GPU, or one on
-    a CPU."""
+    """Processes on each node that share the prompts, also in evaluation; 0 takes one for each visible GPU, or one on a
+    CPU."""
+    nodes: int = Field(default=1, ge=1)
+    """Machines that share the prompts, started by the `launcher`."""
 
     ADDED_LATER: ClassVar[tuple[str, ...]] = ("stop",)
+    FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"nodes"})
 
     @field_validator("stop")
     @classmethod

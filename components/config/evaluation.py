@@ -22,7 +22,9 @@ class EvaluationConfig(Section):
     start_prompts: int = Field(default=64, ge=0)
     """Held-out prompts on which round 0 samples the start model, to tell how many of its responses are cut or empty
     before hours are spent; 64 know a share to within 13 points. At most `prompts.num_held_out`; 0 samples none."""
-    FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"start_prompts"})
+    nodes: int = Field(default=1, ge=1)
+    """Machines that share the held-out prompts, started by the `launcher`, with `generation.num_processes` on each."""
+    FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"start_prompts", "nodes"})
 
 
 class GateConfig(Section):

@@ -157,7 +157,9 @@ class TrainingConfig(Section):
     """Parts that DeepSpeed keeps in the host's memory: the optimizer's state (ZeRO 1 and up), or the sharded weights
     too (ZeRO 3)."""
     num_processes: int = Field(default=0, ge=0)
-    """Training processes on this machine; 0 takes one for each visible GPU, or one on a CPU."""
+    """Training processes on each node; 0 takes one for each visible GPU, or one on a CPU."""
+    nodes: int = Field(default=1, ge=1)
+    """Machines that train together, started by the `launcher`."""
     checkpoint_every: int = Field(default=50, ge=1)
     """Optimizer steps between checkpoints that a killed run resumes from."""
     eval_every: int = Field(default=0, ge=0)
@@ -176,6 +178,7 @@ class TrainingConfig(Section):
     changes below 0.2 % of a weight are lost after each round. 4 bytes per trained weight on disk, twice the model's
     size, until `ratchet gc`; nothing in float32."""
     ADDED_LATER: ClassVar[tuple[str, ...]] = (
+        "nodes",
         "keep_masters",
         "schedule",
         "decay_share",

@@ -98,17 +98,22 @@ def child_process(
     try:
         yield child
     finally:
-        if child.poll() is None:
-            child.terminate()
-            try:
-                child.wait(GRACE_SECONDS)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
+        end(child)
         for pipe in (child.stdin, child.stdout):
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
+
+
+def end(child: "subprocess.Popen[str]") -> None:
+    """End a child by SIGTERM, or by SIGKILL if it is still there after `GRACE_SECONDS`."""
+    if child.poll() is None:
+        child.terminate()
+        try:
+            child.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
 
 
 # Runs in the child before the command: the kernel then kills it with its parent, even if SIGKILL ends the parent.

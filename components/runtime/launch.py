@@ -1,4 +1,4 @@
-"""Run a stage in this process, or in child processes under torchrun.
+"""Run a stage in this process, or in child processes under torchrun, on this machine or on several.
 
 Knows stages by their doors only and loads no ML library.
 
@@ -7,30 +7,30 @@ Children end with their parent, however it ends, and their output reaches the lo
 """
 
 import contextlib
-import ctypes
 import importlib
 import json
 import logging
 import os
-import re
+import secrets
 import shutil
 import signal
+import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from components.artifacts import (
     Workspace,
     digest,
     inherit_mode,
-    peak_memory,
     publishing,
     read_json,
     verified,
     write_json,
 )
+from components.config import LauncherConfig
 from components.records import (
     CollectRequest,
     DataRejected,
@@ -49,12 +49,22 @@ from components.records import (
     ValidateRequest,
 )
 from components.runtime import progress
-from components.runtime.children import AGENT, child_process, output_lines, output_pipes
+from components.runtime.children import child_process, output_lines
+from components.runtime.launchers.registry import LAUNCHERS
+from components.runtime.machine import prepare_process, visible_gpus
+from components.runtime.node import own_code, ranks_of_node
+from components.runtime.nodes import NODE_MARK, Nodes
+from components.runtime.progress import PROGRESS_MARK
 
 log = logging.getLogger(__name__)
 
-PROGRESS_MARK = "::progress "
-RELAY_SECONDS = 0.5
+FAILURE, CONNECTION_LOST = ".failure.json", ".connection-lost.json"
+"""Files of a stage's output in which a rank writes its error, if any."""
+ALONE = ("--standalone", "--local-addr=127.0.0.1")
+"""torchrun's arguments on one machine. Without an address its ranks look for the machine by its name, and wait for ever
+if the name cannot be resolved."""
+MEETING_PORTS = range(20_000, 32_000)
+"""Ports at which nodes may meet: below those that systems give to outgoing connections."""
 
 
 @dataclass(frozen=True)
@@ -85,19 +95,40 @@ KEPT = {DataRejected: "rejected rows are", JudgeUnavailable: "verdicts are", Mod
 DOMAIN_ERRORS = {error.__name__: error for error in (*KEPT, RoundStopped)}
 
 
+@dataclass(frozen=True)
+class Placement:
+    """Where the ranks of a stage run."""
+
+    num_processes: int
+    """Ranks on each node; 0 means one per visible GPU."""
+    nodes: int
+    launcher: LauncherConfig
+
+
 def stage_key(name: str, request: Record) -> str:
     """Return the key under which a stage's result for a request is published."""
     return digest({"stage": name, "version": STAGES[name].version, "request": request})
 
 
-def run_stage(name: str, request: Record, directory: Path, *, num_processes: int = 1, anew: bool = False) -> Manifest:
+def run_stage(
+    name: str,
+    request: Record,
+    directory: Path,
+    *,
+    num_processes: int = 1,
+    nodes: int = 1,
+    launcher: LauncherConfig | None = None,
+    anew: bool = False,
+) -> Manifest:
     """Publish a stage's result in `directory / name`, unless an intact one with the same key is already there.
 
     Args:
         name: Key of `STAGES`.
         request: Everything that the result depends on; its digest with the stage's version is the manifest's key.
         directory: The round's directory.
-        num_processes: Number of ranks; 0 means one per visible GPU.
+        num_processes: Number of ranks on each node; 0 means one per visible GPU.
+        nodes: Number of machines.
+        launcher: Who starts the ranks; None starts them on this machine.
         anew: Whether to replace an intact result: what it was made from has changed, but not the key.
 
     Raises:
@@ -118,14 +149,15 @@ def run_stage(name: str, request: Record, directory: Path, *, num_processes: int
         return published
     progress.began(directory.name, name)
     gpus = visible_gpus()
+    where = Placement(num_processes, nodes, launcher or LauncherConfig())
     ranks = num_processes or max(1, gpus)
-    apart = ranks > 1 or (stage.on_accelerator and gpus > 0)
+    apart = where.launcher.kind != "local" or ranks > 1 or (stage.on_accelerator and gpus > 0)
     with (
         publishing(target, stage=name, version=stage.version, key=key) as workspace,
         _kept_if_rejected(workspace, directory, name),
     ):
         if apart:
-            _run_in_children(name, request, workspace, ranks)
+            _run_in_children(name, request, workspace, where)
         else:
             _run_here(name, request, workspace)
     manifest = verified(target, key)
@@ -139,7 +171,7 @@ def load_stages() -> None:
 
     Stages that run in child processes, because there is a GPU, are left out.
     """
-    _prepare_process()
+    prepare_process()
     for stage in STAGES.values():
         if not (stage.on_accelerator and visible_gpus()):
             importlib.import_module(stage.module)
@@ -163,7 +195,7 @@ def _kept_if_rejected(workspace: Workspace, directory: Path, name: str) -> Itera
 
 
 def _run_here(name: str, request: Record, workspace: Workspace) -> None:
-    _prepare_process()
+    prepare_process()
     try:
         importlib.import_module(STAGES[name].module).run(request, workspace.path)
     except tuple(DOMAIN_ERRORS.values()):
@@ -174,121 +206,82 @@ def _run_here(name: str, request: Record, workspace: Workspace) -> None:
         ) from error
 
 
-def _run_in_children(name: str, request: Record, workspace: Workspace, ranks: int) -> None:
+def _run_in_children(name: str, request: Record, workspace: Workspace, where: Placement) -> None:
     message = workspace.path / ".request.json"
-    write_json(message, {"stage": name, "module": STAGES[name].module, "request": request.model_dump(mode="json")})
-    agent = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    stage = {"stage": name, "module": STAGES[name].module, "request": request.model_dump(mode="json")}
+    write_json(message, stage | _meeting(where))
     tail: list[str] = []
-    with (
-        output_pipes(ranks) as pipes,
-        child_process(
-            [*agent, "-m", "components.runtime.launch", str(message), str(workspace.path), *pipes], env=_own_code()
-        ) as child,
-    ):
-        for line in output_lines(child, pipes):
-            _forward(line.rstrip("\n"), tail)
+    nodes = Nodes(where.nodes, silence_seconds=where.launcher.silence_seconds)
+    with _started(message, workspace.path, where) as (child, lines), nodes.watched(child):
+        for line in lines:
+            _forward(line.rstrip("\n"), nodes, tail)
         code = child.wait()
     message.unlink()
-    failure, peaks = workspace.path / ".failure.json", sorted(workspace.path.glob(".peak-*.json"))
+    _raise_failure(name, workspace.path, code, nodes, tail)
+    peaks = sorted(workspace.path.glob(".peak-*.json"))
+    workspace.peak_memory_bytes = sum(read_json(path)["bytes"] for path in peaks)
+    for path in peaks:
+        path.unlink()
+
+
+def _meeting(where: Placement) -> dict[str, Any]:
+    """Return what the nodes need to know to meet; several stages may run on the same nodes."""
+    return {
+        "nodes": where.nodes,
+        "num_processes": where.num_processes,
+        "silence_seconds": where.launcher.silence_seconds,
+        "id": secrets.token_hex(8),
+        "port": secrets.choice(MEETING_PORTS),
+    }
+
+
+@contextlib.contextmanager
+def _started(message: Path, out: Path, where: Placement) -> Iterator[tuple["subprocess.Popen[str]", Iterator[str]]]:
+    """Start the ranks on this machine, or a launcher's command that starts them on the nodes."""
+    if where.launcher.kind == "local":
+        ranks = where.num_processes or max(1, visible_gpus())
+        with ranks_of_node(message, out, ranks=ranks, rendezvous=ALONE) as started:
+            yield started
+        return
+    on_each_node = [sys.executable, "-m", "components.runtime.node", where.launcher.kind, str(message), str(out)]
+    command = LAUNCHERS[where.launcher.kind].command(where.launcher, where.nodes, on_each_node)
+    # SIGTERM: a launcher ends what it started elsewhere, and could not if it were killed.
+    with child_process(command, death_signal=signal.SIGTERM, env=own_code()) as child:
+        yield child, output_lines(child, [])
+
+
+def _raise_failure(name: str, out: Path, code: int, nodes: Nodes, tail: Sequence[str]) -> None:
+    """Raise the error of the first rank that failed, or say what ended the ranks from outside.
+
+    Raises:
+        StageFailed: A rank failed, or its process or its node was lost.
+    """
+    failure, lost_connection = out / FAILURE, out / CONNECTION_LOST
     if failure.exists():
         error = read_json(failure)
         failure.unlink()
         if error["type"] in DOMAIN_ERRORS:
             raise DOMAIN_ERRORS[error["type"]](error["message"])
         raise StageFailed(f"{name} failed: {error['type']}: {error['message']}", may_pass=error["may_pass"])
+    if nodes.refusal:
+        raise StageFailed(f"{name} failed: {nodes.refusal}", may_pass=False)
     if code != 0:
-        # No process wrote down its error, so something outside ended one: lack of memory, a device, a user.
-        ended = f"{name} failed: its processes exited with code {code}; last lines: {' | '.join(tail[-5:])}"
-        raise StageFailed(ended, may_pass=True)
-    workspace.peak_memory_bytes = sum(read_json(path)["bytes"] for path in peaks)
-    for path in peaks:
-        path.unlink()
+        # No process wrote down its error, so something outside ended one: lack of memory, a device, a user, a machine.
+        cause = f"its processes exited with code {code}"
+        if lost := nodes.lost():
+            cause = f"lost node {', '.join(lost)}"
+        elif lost_connection.exists():
+            cause = f"a process was killed, and the others lost their connection ({code})"
+        raise StageFailed(f"{name} failed: {cause}; last lines: {' | '.join(tail[-5:])}", may_pass=True)
 
 
-def _own_code() -> dict[str, str]:
-    """Return an environment whose Python runs this code, even if the current directory has packages of its names."""
-    places = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(filter(None, places))}
-
-
-def _forward(line: str, tail: list[str]) -> None:
+def _forward(line: str, nodes: Nodes, tail: list[str]) -> None:
     if line.startswith(PROGRESS_MARK):
         progress.report(**json.loads(line.removeprefix(PROGRESS_MARK)))
+        return
+    if line.startswith(NODE_MARK):
+        nodes.hear(line.removeprefix(NODE_MARK))
         return
     log.info("%s", line)
     tail.append(line)
     del tail[:-20]
-
-
-def visible_gpus() -> int:
-    """Return the number of GPUs that this process may use, without loading torch."""
-    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if allowed is not None:
-        return len([name for name in allowed.split(",") if name.strip() not in ("", "-1")])
-    return len([path for path in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name)])
-
-
-def _prepare_process() -> None:
-    keep_freed_memory()
-    if not visible_gpus():
-        # Other libraries import DeepSpeed on their own, and it then warns on the terminal that it found no accelerator.
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-
-
-def keep_freed_memory() -> None:
-    """Make glibc keep freed memory.
-
-    If glibc returns it to the system, every tensor faults its pages in again, which is several times slower on VMs.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        for parameter, value in ((-1, 2**31 - 1), (-3, 2**31 - 1), (-2, 2**28)):
-            mallopt(parameter, value)
-
-
-class _Relay:
-    """Print this rank's progress as marked lines, which the parent turns back into progress."""
-
-    def __init__(self) -> None:
-        self.last = 0.0
-
-    def began(self, round: str, stage: str) -> None:
-        """Do nothing: the parent reports the beginning."""
-
-    def advanced(self, done: int, total: int, text: str) -> None:
-        if time.monotonic() - self.last > RELAY_SECONDS or done == total:
-            self.last = time.monotonic()
-            sys.stdout.write(f"{PROGRESS_MARK}{json.dumps({'done': done, 'total': total, 'text': text})}\n")
-            sys.stdout.flush()
-
-    def ended(self, round: str, stage: str, seconds: float, *, already_done: bool) -> None:
-        """Do nothing: the parent reports the end."""
-
-
-def _child_main(message: Path, out: Path, pipes: list[str]) -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    if os.getppid() != int(os.environ[AGENT]):
-        sys.exit(1)  # the agent was killed before the line above; opening the pipe would wait for ever
-    output = os.open(pipes[int(os.environ["RANK"])], os.O_WRONLY)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stdout)
-    rank = int(os.environ["RANK"])
-    _prepare_process()
-    content = read_json(message)
-    request = STAGES[content["stage"]].request.model_validate(content["request"])
-    try:
-        with progress.reporting_to(_Relay()) if rank == 0 else contextlib.nullcontext():
-            importlib.import_module(content["module"]).run(request, out)
-    except Exception as error:
-        # The first rank to fail is the cause: it writes its error before its connections break, which makes the other
-        # ranks fail.
-        if not (out / ".failure.json").exists():
-            failure = {"type": type(error).__name__, "message": str(error), "may_pass": isinstance(error, PASSING)}
-            write_json(out / ".failure.json", failure)
-        raise
-    write_json(out / f".peak-{rank}.json", {"bytes": peak_memory()})
-
-
-if __name__ == "__main__":
-    _child_main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

@@ -7,6 +7,9 @@ import contextlib
 from collections.abc import Iterator
 from typing import Protocol
 
+PROGRESS_MARK = "::progress "
+"""Begins a line in which a child process reports its progress."""
+
 
 class Listener(Protocol):
     """Receives the progress of stages."""

@@ -13,6 +13,7 @@ from components.functions.violations import check_constraint
 from components.judges.registry import check_judge
 from components.models import vllm
 from components.models.directory import check_model_directory, check_policy_directory, check_quantization
+from components.runtime.launchers.registry import check_launcher
 
 
 class Inputs(NamedTuple):
@@ -39,6 +40,7 @@ def check_inputs(config: CampaignConfig, *, held_out_before: Collection[str] = (
     Raises:
         ValueError: An input cannot be used; one line that names it and the remedy.
     """
+    check_launcher(config.launcher)
     check_quantization(config.policy.quantization)
     if config.generation.engine == "vllm":
         vllm.interpreter()

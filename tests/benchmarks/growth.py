@@ -156,7 +156,7 @@ def run_step_task(task: dict[str, Any], directory: Path) -> dict[str, Any]:
     from ours import Ours
     from shapes import SHAPES, Profile, triples
 
-    from components.runtime.launch import keep_freed_memory
+    from components.runtime.machine import keep_freed_memory
 
     keep_freed_memory()
     shape, half = SHAPES[task["shape"]], task["length"] // 2

@@ -94,7 +94,7 @@ def serve(prepare: Callable[[dict[str, Any]], tuple[Callable[[], Any], dict[str,
 
     import torch
 
-    from components.runtime.launch import keep_freed_memory
+    from components.runtime.machine import keep_freed_memory
 
     task = json.loads(sys.stdin.readline())
     torch.set_num_threads(task["threads"])

@@ -48,7 +48,7 @@ def test_limits_budget_counts_earlier_starts(
     round_directory.mkdir()
     write_json(round_directory / "spent.json", {"seconds": 119.0})
     limits = RoundLimits(round_directory, budget)
-    monkeypatch.setattr(stopping.time, "monotonic", lambda: limits.started + 1.0)
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: limits.started + 1.1)  # beyond rounding
     with pytest.raises(RoundStopped, match=message):
         limits.look()
     assert read_json(round_directory / "spent.json")["seconds"] == pytest.approx(120, abs=0.5)

@@ -23,7 +23,8 @@ from components.records import (
     StageFailed,
 )
 from components.runtime.children import output_pipes, server_process
-from components.runtime.launch import STAGES, Stage, load_stages, run_stage, visible_gpus
+from components.runtime.launch import STAGES, Stage, load_stages, run_stage
+from components.runtime.machine import visible_gpus
 
 ROOT = Path(__file__).parents[2]
 MODULE = """
@@ -192,8 +193,8 @@ launch.run_stage("promote", asked, Path({str(tmp_path / "round")!r}), num_proces
 def test_rank_whose_agent_was_killed_before_it_could_ask_for_its_end_leaves(tmp_path: Path) -> None:
     """It waited for ever to open its pipe, which nobody reads any more."""
     os.mkfifo(tmp_path / "pipe")
-    environment = {**os.environ, "RANK": "0", "RATCHET_AGENT": "1"}
-    command = [sys.executable, "-m", "components.runtime.launch", str(tmp_path), str(tmp_path), str(tmp_path / "pipe")]
+    environment = {**os.environ, "RANK": "0", "LOCAL_RANK": "0", "RATCHET_AGENT": "1"}
+    command = [sys.executable, "-m", "components.runtime.rank", str(tmp_path), str(tmp_path), str(tmp_path / "pipe")]
     assert subprocess.run(command, cwd=ROOT, env=environment, timeout=60, check=False).returncode == 1
 
 

@@ -18,7 +18,7 @@ from components.generation.sampling_params import SamplingParams
 from components.models import vllm
 from components.records import ModelRef
 from components.runtime.children import server_process
-from components.runtime.launch import visible_gpus
+from components.runtime.machine import visible_gpus
 
 SCRIPT = Path(__file__).with_name("script.py")
 REMEDY = "set `generation: {engine: transformers}`"

@@ -19,7 +19,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, set_seed
 from trl import DPOConfig, DPOTrainer
 
-from components.runtime.launch import keep_freed_memory
+from components.runtime.machine import keep_freed_memory
 
 Message = dict[str, str]
 

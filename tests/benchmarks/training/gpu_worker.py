@@ -26,7 +26,7 @@ from shapes import EOS, PAD, PROFILES, SHAPES, Profile, fingerprint, triples
 from components.config import TrainingConfig
 from components.generation.sampler import sample
 from components.generation.sampling_params import SamplingParams
-from components.runtime.launch import keep_freed_memory
+from components.runtime.machine import keep_freed_memory
 from components.scoring.packed import attention as packed_attention
 from components.scoring.packed.layout import Packed
 from components.scoring.packed.logps import longest_packed

@@ -1,0 +1,76 @@
+"""The nodes of a running stage, as their marked lines tell of them."""
+
+import contextlib
+import json
+import logging
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+
+from components.runtime.children import end
+
+NODE_MARK = "::node "
+"""Begins a line in which a node says what it does."""
+log = logging.getLogger(__name__)
+
+
+class Nodes:
+    """What is known of a stage's nodes: which have begun, which have ended, and when each was last heard.
+
+    Args:
+        number: How many nodes the stage has.
+        silence_seconds: Seconds without a line after which a node that has begun counts as lost.
+    """
+
+    def __init__(self, number: int, *, silence_seconds: float) -> None:
+        self.number, self.silence_seconds = number, silence_seconds
+        self.refusal: str | None = None
+        """Why a node cannot work, if it said so."""
+        self._silent: dict[int, str] = {}
+        """Nodes that were silent for too long."""
+        self._names: dict[int, str] = {}
+        self._heard: dict[int, float] = {}
+        self._ended: set[int] = set()
+
+    def hear(self, mark: str) -> None:
+        """Note what a node says in a marked line, given without its beginning."""
+        said = json.loads(mark)
+        index, event = said["index"], said["event"]
+        self._names[index], self._heard[index] = said["name"], time.monotonic()
+        if event == "began":
+            log.info("node %s works (%d of %d)", said["name"], index + 1, self.number)
+        if event == "refused":
+            self.refusal = f"node {said['name']}: {said['text']}"
+        if event in ("refused", "ended"):
+            self._ended.add(index)
+
+    def lost(self) -> list[str]:
+        """Return the names of the nodes that began, and neither ended nor were heard of at the last look."""
+        if self._silent:
+            return [self._names[index] for index in sorted(self._silent)]
+        return [self._names[index] for index in sorted(self._names) if index not in self._ended]
+
+    @contextlib.contextmanager
+    def watched(self, launcher: "subprocess.Popen[str]") -> Iterator[None]:
+        """End the launcher's command, and with it all nodes, when a node is silent for too long."""
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(1.0):
+                now = time.monotonic()
+                for index, heard in list(self._heard.items()):
+                    if index not in self._ended and now - heard > self.silence_seconds:
+                        self._silent[index] = self._names[index]
+                if self._silent:
+                    log.error("no sign of life of node %s for %.0f s", ", ".join(self.lost()), self.silence_seconds)
+                    end(launcher)
+                    return
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
