@@ -160,6 +160,8 @@ class StartProbe(Record):
     seed: int
     stop: tuple[str, ...] = ()
     """Texts that end a response."""
+    tensor_parallel_size: int = 1
+    """GPUs of one copy of the model, as in generation."""
 
 
 class HubCommit(Record):
@@ -327,9 +329,11 @@ class EvaluateRequest(Record):
     seed: int
     stop: tuple[str, ...] = ()
     """Texts that end a response, as in generation."""
+    tensor_parallel_size: int = 1
+    """GPUs of one copy of a model, as in generation."""
     constraint_digest: str | None = None
     """Digest of the code of `constraints.function`; None without such a rule."""
-    ADDED_LATER: ClassVar[tuple[str, ...]] = ("stop", "constraint_digest")
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("stop", "tensor_parallel_size", "constraint_digest")
 
 
 class PromoteRequest(Record):

@@ -58,6 +58,7 @@ def _probe(config: CampaignConfig) -> StartProbe | None:
         confidence=settings.confidence,
         seed=config.seed,
         stop=generation.stop,
+        tensor_parallel_size=generation.tensor_parallel_size,
     )
 
 
@@ -177,6 +178,7 @@ class Round:
             constraints=self.config.constraints,
             seed=self._seed("evaluate"),
             stop=self.config.generation.stop,
+            tensor_parallel_size=self.config.generation.tensor_parallel_size,
             constraint_digest=self._constraint_digest,
         )
 

@@ -29,6 +29,7 @@ def evaluate(directory: Path, request: EvaluateRequest, *, num_processes: int, l
         request,
         directory,
         num_processes=num_processes,
+        gpus_per_rank=request.tensor_parallel_size,
         nodes=request.evaluation.nodes,
         launcher=launcher,
     )

@@ -26,6 +26,7 @@ def generate_responses(directory: Path, request: GenerateRequest, *, launcher: L
         request,
         directory,
         num_processes=generation.num_processes,
+        gpus_per_rank=generation.tensor_parallel_size,
         nodes=generation.nodes,
         launcher=launcher,
     )

@@ -35,6 +35,7 @@ def run_stage(
     directory: Path,
     *,
     num_processes: int = 1,
+    gpus_per_rank: int = 1,
     nodes: int = 1,
     launcher: LauncherConfig | None = None,
     anew: bool = False,
@@ -47,7 +48,14 @@ def run_stage(
     log_file = _kept_in.get()
     try:
         return launch.run_stage(
-            name, request, directory, num_processes=num_processes, nodes=nodes, launcher=launcher, anew=anew
+            name,
+            request,
+            directory,
+            num_processes=num_processes,
+            gpus_per_rank=gpus_per_rank,
+            nodes=nodes,
+            launcher=launcher,
+            anew=anew,
         )
     except (JudgeUnavailable, StageFailed) as error:
         if log_file is None:

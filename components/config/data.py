@@ -95,17 +95,27 @@ class GenerationConfig(Section):
     batch_size: int = Field(default=0, ge=0)
     """Prompts that are decoded together (times `samples_per_prompt` rows) by `transformers`; 0 takes as many as fit.
     Changes memory and speed only."""
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    """GPUs over which vLLM spreads one copy of the policy, also in evaluation, for one that is too large for a GPU."""
     stop: tuple[str, ...] = ()
     """Texts that end a response, also in evaluation, such as `["\\nUser:"]`. The response keeps the tokens before the
     one in which the text begins, and counts as finished; no end token is added."""
     num_processes: int = Field(default=0, ge=0)
-    """Processes on each node that share the prompts, also in evaluation; 0 takes one for each visible GPU, or one on a
-    CPU."""
+    """Processes on each node that share the prompts, also in evaluation; 0 takes one for each visible GPU, or for each
+    `tensor_parallel_size` of them, or one on a CPU."""
     nodes: int = Field(default=1, ge=1)
     """Machines that share the prompts, started by the `launcher`."""
 
-    ADDED_LATER: ClassVar[tuple[str, ...]] = ("stop",)
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("stop", "tensor_parallel_size")
     FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"nodes"})
+
+    @model_validator(mode="after")
+    def _engine_spreads_the_policy(self) -> Self:
+        if self.tensor_parallel_size > 1 and self.engine != "vllm":
+            raise ValueError(
+                f"tensor_parallel_size {self.tensor_parallel_size} needs vLLM: set `engine: vllm`, or leave it out"
+            )
+        return self
 
     @field_validator("stop")
     @classmethod

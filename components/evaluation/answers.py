@@ -67,6 +67,7 @@ def answer(request: EvaluateRequest, prompts: Sequence[list[int]], seeds: Sequen
             pad_id=chat.pad_id,
             batch_size=request.batch_size,
             reads_text=bool(request.stop),
+            tensor_parallel_size=request.tensor_parallel_size,
         ) as policy:
             responses[digest] = _sample(request, policy, chat, prompts, own_seeds, done=done)
             model = policy.model

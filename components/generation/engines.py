@@ -57,6 +57,7 @@ def opened(
     pad_id: int,
     batch_size: int,
     reads_text: bool = False,
+    tensor_parallel_size: int = 1,
 ) -> Iterator[Sampler]:
     """Load a policy in an engine, within the block.
 
@@ -68,6 +69,7 @@ def opened(
         pad_id: Token that fills the left of shorter prompts.
         batch_size: Prompts that our own loop decodes together; 0 takes as many as fit.
         reads_text: Whether the engine must be able to end responses at stop strings.
+        tensor_parallel_size: GPUs over which vLLM spreads the policy.
 
     Raises:
         ValueError: The engine is not installed, or does not support the policy's adapter.
@@ -76,7 +78,9 @@ def opened(
     dtype = resolve_dtype(limits.dtype)
     if engine == "vllm":
         precision = str(dtype).removeprefix("torch.")
-        with vllm.loaded(policy, dtype=precision, longest=longest, reads_text=reads_text) as session:
+        with vllm.loaded(
+            policy, dtype=precision, longest=longest, reads_text=reads_text, num_gpus=tensor_parallel_size
+        ) as session:
             yield Sampler(session.sample, None)
         return
     model = load_policy(policy, dtype=dtype, device=pick_device(), quantization=limits.quantization)

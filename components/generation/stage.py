@@ -154,6 +154,7 @@ def _respond(
         pad_id=chat.pad_id,
         batch_size=generation.batch_size,
         reads_text=bool(generation.stop),
+        tensor_parallel_size=generation.tensor_parallel_size,
     ) as policy:
         progress.report(0, total, "the policy is loaded")
         law = SamplingParams(

@@ -51,7 +51,7 @@ from components.records import (
 from components.runtime import progress
 from components.runtime.children import child_process, output_lines
 from components.runtime.launchers.registry import LAUNCHERS
-from components.runtime.machine import prepare_process, visible_gpus
+from components.runtime.machine import prepare_process, ranks_of_machine, visible_gpus
 from components.runtime.node import own_code, ranks_of_node
 from components.runtime.nodes import NODE_MARK, Nodes
 from components.runtime.progress import PROGRESS_MARK
@@ -100,7 +100,8 @@ class Placement:
     """Where the ranks of a stage run."""
 
     num_processes: int
-    """Ranks on each node; 0 means one per visible GPU."""
+    """Ranks on each node; 0 means one per `gpus_per_rank` visible GPUs."""
+    gpus_per_rank: int
     nodes: int
     launcher: LauncherConfig
 
@@ -116,6 +117,7 @@ def run_stage(
     directory: Path,
     *,
     num_processes: int = 1,
+    gpus_per_rank: int = 1,
     nodes: int = 1,
     launcher: LauncherConfig | None = None,
     anew: bool = False,
@@ -126,7 +128,8 @@ def run_stage(
         name: Key of `STAGES`.
         request: Everything that the result depends on; its digest with the stage's version is the manifest's key.
         directory: The round's directory.
-        num_processes: Number of ranks on each node; 0 means one per visible GPU.
+        num_processes: Number of ranks on each node; 0 means one per `gpus_per_rank` visible GPUs.
+        gpus_per_rank: GPUs that each rank uses, if there are any.
         nodes: Number of machines.
         launcher: Who starts the ranks; None starts them on this machine.
         anew: Whether to replace an intact result: what it was made from has changed, but not the key.
@@ -149,8 +152,8 @@ def run_stage(
         return published
     progress.began(directory.name, name)
     gpus = visible_gpus()
-    where = Placement(num_processes, nodes, launcher or LauncherConfig())
-    ranks = num_processes or max(1, gpus)
+    where = Placement(num_processes, gpus_per_rank, nodes, launcher or LauncherConfig())
+    ranks = ranks_of_machine(num_processes, gpus_per_rank)
     apart = where.launcher.kind != "local" or ranks > 1 or (stage.on_accelerator and gpus > 0)
     with (
         publishing(target, stage=name, version=stage.version, key=key) as workspace,
@@ -229,6 +232,7 @@ def _meeting(where: Placement) -> dict[str, Any]:
     return {
         "nodes": where.nodes,
         "num_processes": where.num_processes,
+        "gpus_per_rank": where.gpus_per_rank,
         "silence_seconds": where.launcher.silence_seconds,
         "id": secrets.token_hex(8),
         "port": secrets.choice(MEETING_PORTS),
@@ -239,7 +243,7 @@ def _meeting(where: Placement) -> dict[str, Any]:
 def _started(message: Path, out: Path, where: Placement) -> Iterator[tuple["subprocess.Popen[str]", Iterator[str]]]:
     """Start the ranks on this machine, or a launcher's command that starts them on the nodes."""
     if where.launcher.kind == "local":
-        ranks = where.num_processes or max(1, visible_gpus())
+        ranks = ranks_of_machine(where.num_processes, where.gpus_per_rank)
         with ranks_of_node(message, out, ranks=ranks, rendezvous=ALONE) as started:
             yield started
         return

@@ -14,6 +14,11 @@ def visible_gpus() -> int:
     return len([path for path in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name)])
 
 
+def ranks_of_machine(num_processes: int, gpus_per_rank: int) -> int:
+    """Return the number of ranks of this machine; with `num_processes` 0, as many as its GPUs are enough for."""
+    return num_processes or max(1, visible_gpus() // gpus_per_rank)
+
+
 def prepare_process() -> None:
     """Set what a process needs before it loads torch and DeepSpeed."""
     keep_freed_memory()

@@ -23,7 +23,7 @@ from components.artifacts import read_json
 from components.runtime.children import child_process, output_lines, output_pipes
 from components.runtime.launchers.place import Place
 from components.runtime.launchers.registry import LAUNCHERS
-from components.runtime.machine import visible_gpus
+from components.runtime.machine import ranks_of_machine
 from components.runtime.nodes import NODE_MARK
 from components.runtime.progress import PROGRESS_MARK
 
@@ -100,7 +100,7 @@ def main(kind: str, message: Path, out: Path) -> int:
         f"read_timeout={content['silence_seconds']:.0f}",
         f"--local-addr={own_address}",
     ]
-    ranks = content["num_processes"] or max(1, visible_gpus())
+    ranks = ranks_of_machine(content["num_processes"], content["gpus_per_rank"])
     code = 1
     try:
         with voice.saying_alive(), ranks_of_node(message, out, ranks=ranks, rendezvous=rendezvous) as (child, lines):

@@ -110,5 +110,6 @@ def _draw(
         pad_id=chat.pad_id,
         batch_size=probe.batch_size,
         reads_text=bool(probe.stop),
+        tensor_parallel_size=probe.tensor_parallel_size,
     ) as sampler:
         yield sampler.draw

@@ -13,9 +13,11 @@ from components.artifacts import write_json
 from components.config import CampaignConfig, GenerationConfig, LoraConfig, PolicyConfig, SoftPromptConfig
 from components.generation.sampling_params import SamplingParams
 from components.generation.vllm import loaded
+from components.generation.vllm.session import Session, environment_of_rank
 from components.models import vllm
 from components.models.loading import start_ref
 from components.records import ModelRef
+from components.runtime.machine import ranks_of_machine
 from components.start.preflight import check_inputs
 
 LAW = SamplingParams(temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=8, stop_ids=frozenset({1}))
@@ -135,3 +137,50 @@ def test_an_adapter_that_vllm_does_not_take_is_refused(stand_in_vllm: None, tmp_
         loaded(policy, dtype="float32", longest=8),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("visible", "rank", "num_gpus", "own"),
+    [
+        ("0,1,2,3", "1", 1, "1"),
+        ("4,5,6,7", "1", 2, "6,7"),
+        ("4,5,6,7", "0", 4, "4,5,6,7"),
+        ("", "0", 1, "0"),
+    ],
+)
+def test_ranks_of_a_machine_have_gpus_of_their_own(visible: str, rank: str, num_gpus: int, own: str) -> None:
+    given = {"LOCAL_RANK": rank, "WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": visible}
+    environment = environment_of_rank(given, num_gpus=num_gpus)
+    assert environment["CUDA_VISIBLE_DEVICES"] == own
+    assert "WORLD_SIZE" not in environment
+
+
+def test_rank_without_enough_gpus_is_refused() -> None:
+    given = {"LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "0,1,2"}
+    with pytest.raises(ValueError, match="rank 1 of this machine needs GPUs 2 to 3, and 3 are visible: lower"):
+        environment_of_rank(given, num_gpus=2)
+
+
+@pytest.mark.parametrize(("gpus", "gpus_per_rank", "ranks"), [("", 2, 1), ("0,1,2,3", 2, 2), ("0,1,2,3", 1, 4)])
+def test_machine_has_as_many_ranks_as_its_gpus_are_enough_for(
+    gpus: str, gpus_per_rank: int, ranks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    assert ranks_of_machine(0, gpus_per_rank) == ranks
+    assert ranks_of_machine(3, gpus_per_rank) == 3
+
+
+def test_several_gpus_of_a_copy_reach_vllm(
+    stand_in_vllm: None, starter_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Any] = []
+    send = Session._send
+    monkeypatch.setattr(Session, "_send", lambda session, value: (sent.append(value), send(session, value))[1])
+    with loaded(start_ref(starter_directory, "main"), dtype="float32", longest=32, num_gpus=2):
+        pass
+    assert sent[0]["tensor_parallel_size"] == 2
+
+
+def test_policy_is_spread_by_vllm_only() -> None:
+    with pytest.raises(ValueError, match="tensor_parallel_size 2 needs vLLM: set `engine: vllm`, or leave it out"):
+        GenerationConfig(tensor_parallel_size=2)

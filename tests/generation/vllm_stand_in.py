@@ -52,6 +52,7 @@ class LLM:
         enable_chunked_prefill: bool,
         enable_lora: bool = False,
         max_lora_rank: int = 16,
+        tensor_parallel_size: int = 1,
     ) -> None:
         print("vLLM prints much")
         if (Path(model) / "broken").exists():

@@ -15,7 +15,6 @@ import yaml
 from safetensors.torch import load_file
 
 from components.artifacts import read_json
-from components.campaign.files import LOG_FILE
 from tests.nodes.clusters import CLUSTERS, Cluster, until
 from tests.nodes.hosts import HOSTS, Host, two_hosts
 
@@ -142,7 +141,7 @@ def test_two_hosts_have_the_results_of_one(
     campaign = Campaign(tmp_path / "two", starter_directory, 2, cluster)
     campaign.end(campaign.start())
     assert_same(campaign, finished(whole))
-    log = (campaign.directory / LOG_FILE).read_text()
+    log = (campaign.directory / "campaign.log").read_text()
     assert "(1 of 2)" in log
     assert "(2 of 2)" in log
     until(lambda: not stage_processes(SECOND), "the second host's ranks are gone")

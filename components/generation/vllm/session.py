@@ -109,7 +109,9 @@ class Session:
 
 
 @contextlib.contextmanager
-def loaded(policy: ModelRef, *, dtype: str, longest: int, reads_text: bool = False) -> Iterator[Session]:
+def loaded(
+    policy: ModelRef, *, dtype: str, longest: int, reads_text: bool = False, num_gpus: int = 1
+) -> Iterator[Session]:
     """Load a policy in vLLM's own Python, and end that process with the block.
 
     Args:
@@ -117,9 +119,10 @@ def loaded(policy: ModelRef, *, dtype: str, longest: int, reads_text: bool = Fal
         dtype: `float32` or `bfloat16`.
         longest: Tokens of the longest prompt and response together.
         reads_text: Whether responses may end at stop strings.
+        num_gpus: GPUs over which the policy is spread; those of the ranks of a machine do not overlap.
 
     Raises:
-        ValueError: vLLM is not installed, or does not support the policy's adapter.
+        ValueError: vLLM is not installed, this rank has fewer GPUs, or vLLM does not support the policy's adapter.
         RuntimeError: vLLM could not load the policy.
     """
     settings: dict[str, Any] = {
@@ -132,6 +135,7 @@ def loaded(policy: ModelRef, *, dtype: str, longest: int, reads_text: bool = Fal
         "enable_prefix_caching": True,
         # vLLM 0.32 rewinds a seeded draw if a prompt was read in parts, which a CPU's generator cannot do.
         "enable_chunked_prefill": visible_gpus() > 0,
+        **({"tensor_parallel_size": num_gpus} if num_gpus > 1 else {}),
         "adapter": None if policy.adapter is None else str(policy.adapter.absolute()),
     } | _adapter(policy)
     with tempfile.TemporaryDirectory(prefix="ratchet-vllm-") as place:
@@ -143,7 +147,7 @@ def loaded(policy: ModelRef, *, dtype: str, longest: int, reads_text: bool = Fal
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=_environment(os.environ),
+                env=environment_of_rank(os.environ, num_gpus=num_gpus),
             ) as process,
         ):
             session = Session(process, errors)
@@ -158,11 +162,26 @@ def _adapter(policy: ModelRef) -> dict[str, Any]:
     return {"enable_lora": True, "max_lora_rank": vllm.largest_rank(vllm.adapter_settings(policy.adapter), REMEDY)}
 
 
-def _environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a process that is not a torchrun rank, but has the accelerator of its parent rank."""
+def environment_of_rank(environment: Mapping[str, str], *, num_gpus: int) -> dict[str, str]:
+    """Return the environment of a process that is not a torchrun rank, but has the accelerators of its parent rank.
+
+    Args:
+        environment: The rank's environment.
+        num_gpus: GPUs of each rank.
+
+    Raises:
+        ValueError: The machine has too few GPUs for its ranks.
+    """
     own = {name: value for name, value in environment.items() if name not in OF_A_RANK} | {"VLLM_NO_USAGE_STATS": "1"}
     rank = environment.get("LOCAL_RANK")
     if rank is None:
         return own
-    visible = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    return own | {"CUDA_VISIBLE_DEVICES": visible[int(rank)] if visible else rank}
+    named = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    visible = named or [str(number) for number in range(visible_gpus())]
+    first = int(rank) * num_gpus
+    if num_gpus > 1 and first + num_gpus > len(visible):
+        raise ValueError(
+            f"rank {rank} of this machine needs GPUs {first} to {first + num_gpus - 1}, and {len(visible)} "
+            "are visible: lower generation.num_processes or generation.tensor_parallel_size"
+        )
+    return own | {"CUDA_VISIBLE_DEVICES": ",".join(visible[first : first + num_gpus] or [rank])}
