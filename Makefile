@@ -7,7 +7,7 @@ ENGINE ?= docker
 COMPOSE ?= $(if $(filter podman,$(ENGINE)),$(BIN)/podman-compose,docker compose)
 IMAGE_BUILD ?= $(ENGINE) build
 PROFILE ?= cpu
-.PHONY: demo test check lint types imports coverage test-faults bench bench-gpu bench-real reference models ui up down deploy worker test-e2e test-stores clean \
+.PHONY: demo test check lint types imports coverage test-faults bench bench-gpu bench-real reference models ui up down deploy worker test-e2e test-stores test-nodes clean \
 	image image-gpu stack-secrets stack-up stack-down stack-test lock audit
 
 demo: .venv/run.ready  ## Set up, and run three rounds on the built-in campaign.
@@ -63,6 +63,10 @@ test-e2e: .venv/dev.ready  ## In a real browser, against real servers; needs Chr
 test-stores: .venv/dev.ready  ## A real Postgres and a real S3 behind MLflow; needs Debian's package postgresql.
 	$(BIN)/pip install -q -c conf/versions.txt -e '.[stores]'
 	$(BIN)/python -m pytest -q -m stores --timeout 900 tests/tracking $(ARGS)
+
+test-nodes: .venv/dev.ready  ## Two hosts under a real Slurm and a real Ray, as root; needs Debian's slurmctld, slurmd, slurm-client, munge and iproute2.
+	$(BIN)/pip install -q -c conf/versions.txt -e '.[ray]'
+	$(BIN)/python -m pytest -q -s -m nodes --timeout 1800 tests/nodes $(ARGS)
 
 up: .venv/run.ready  ## Prefect, MLflow and a worker in the background.
 	$(BIN)/ratchet up

@@ -7,6 +7,8 @@
   should lie between linear and quadratic (attention), and memory of a step should hardly grow.
 - ranks: the same stage on one process and on two, one thread each. Two should take half the time of the steps; start-up
   stays.
+- weak: as many pairs a step for each process. Two should take the time of one, and take more by what they wait for each
+  other.
 
 Every point runs in a process of its own. A slope is the exponent of a power law, fitted to the logarithms of what is
 above the least stage (`FEWEST` pairs), since loading a model and saving it cost the same for any number of pairs.
@@ -43,6 +45,8 @@ EXPECTED = {
     ("length", "cpu_seconds"): (1.0, 2.0),
     ("length", "peak_bytes"): (0.0, 0.5),
     ("ranks", "step_seconds"): (-1.0, -0.7),
+    # 0.234: a rank of two does 0.85 of the work of one alone.
+    ("weak", "step_seconds"): (0.0, 0.234),
 }
 """Slopes that a sweep may have."""
 TEMPLATE = (
@@ -212,9 +216,11 @@ def point(sweep: str, number: int, given: argparse.Namespace) -> dict[str, Any]:
             found = measured({"kind": "steps", "shape": "tiny", "length": number}, directory, given.threads)
         else:
             pairs, ranks, threads = (number, 1, given.threads) if sweep == "pairs" else (given.rank_pairs, number, 1)
+            pairs *= number if sweep == "weak" else 1
             task: dict[str, Any] = {"pairs": pairs, "ranks": ranks, "shape": "micro", "profile": [12, 8, 0.4]}
-            if sweep == "ranks":
-                task |= {"shape": "tiny", "profile": [127, 59, 0.6], "pairs_per_step": 16}
+            if sweep in ("ranks", "weak"):
+                per_step = 16 * number if sweep == "weak" else 16
+                task |= {"shape": "tiny", "profile": [127, 59, 0.6], "pairs_per_step": per_step}
             measured(task | {"kind": "write"}, directory, threads)
             found = measured(task | {"kind": "stage"}, directory, threads)
     return {"sweep": sweep, "number": number, "load": os.getloadavg()[0]} | found
@@ -280,7 +286,17 @@ TITLES = {
     "pairs": ("training stage by pairs", "pairs"),
     "length": ("a sequence in training by its length", "tokens of prompt and answer"),
     "ranks": ("steps of one training by ranks", "processes of one thread"),
+    "weak": ("as many pairs for each rank", "processes of one thread"),
 }
+
+
+POWERS = {
+    "pairs": ((1, "--"),),
+    "length": ((1, "--"), (2, ":")),
+    "ranks": ((-1, "--"),),
+    "weak": ((0, "--"),),
+}
+"""Powers of the lines that a sweep is drawn beside."""
 
 
 def plot(path: Path, results: dict[str, dict[str, Any]]) -> None:
@@ -294,7 +310,7 @@ def plot(path: Path, results: dict[str, dict[str, Any]]) -> None:
     figure, axes = plt.subplots(2, len(results), figsize=(5 * len(results), 7), layout="constrained", squeeze=False)
     for column, (sweep, result) in enumerate(results.items()):
         numbers = np.array([one["number"] for one in result["points"]], dtype=float)
-        seconds = "step_seconds" if sweep == "ranks" else "wall_seconds"
+        seconds = "step_seconds" if sweep in ("ranks", "weak") else "wall_seconds"
         values = np.array([one[seconds] for one in result["points"]])
         upper, lower = axes[0, column], axes[1, column]
         exponent, above = (
@@ -304,7 +320,7 @@ def plot(path: Path, results: dict[str, dict[str, Any]]) -> None:
         upper.loglog(
             numbers, values, "o-", label="measured" if exponent is None else f"measured: power {exponent:.2f}{above}"
         )
-        for power, style in {"pairs": ((1, "--"),), "length": ((1, "--"), (2, ":")), "ranks": ((-1, "--"),)}[sweep]:
+        for power, style in POWERS[sweep]:
             anchor = -1 if sweep == "pairs" else 0
             upper.loglog(
                 numbers,
@@ -354,7 +370,7 @@ def main() -> None:
         work(given.task, given.directory)
         return
     before, samples, results = conditions(), [], {}
-    numbers = {"pairs": [FEWEST, *given.pairs], "length": given.lengths, "ranks": given.ranks}
+    numbers = {"pairs": [FEWEST, *given.pairs], "length": given.lengths, "ranks": given.ranks, "weak": given.ranks}
     for sweep in given.sweeps:
         # Repeats go round all numbers, so that a slow quarter of an hour falls on all of them.
         mine = [point(sweep, number, given) for _ in range(given.repeats) for number in numbers[sweep]]
