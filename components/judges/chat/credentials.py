@@ -3,11 +3,15 @@
 Never writes the key anywhere.
 """
 
+import logging
 import os
 import re
 from urllib.parse import urlsplit
 
 from components.config import EndpointConfig
+from components.runtime.addresses import is_loopback
+
+log = logging.getLogger(__name__)
 
 
 def key_variable(source: str) -> str:
@@ -59,7 +63,9 @@ def check_endpoint(endpoint: EndpointConfig) -> None:
     _check_url(endpoint.url)
     if endpoint.api_key_from.startswith("prefect:") and not os.environ.get(key_variable(endpoint.api_key_from)):
         return  # the task that asks loads the block
-    read_key(endpoint)
+    key = read_key(endpoint)
+    if key and urlsplit(endpoint.url).scheme == "http" and not is_loopback(endpoint.url):
+        log.warning("endpoint.url = %s sends the key unencrypted: whoever is on the way can read it", endpoint.url)
 
 
 def _check_url(url: str) -> None:

@@ -106,7 +106,8 @@ class ChatEndpoint:
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise AttemptFailed(f"cannot be reached ({_cause(error)})", was_reached=False) from None
         except httpx.TransportError as error:
-            raise AttemptFailed(f"lost the connection ({_cause(error)})") from None
+            # The request may have arrived, and the answer been made.
+            raise AttemptFailed(f"lost the connection ({_cause(error)})", may_be_charged=True) from None
         text = self._without_key(_decoded(response).decode("utf-8-sig", errors="replace"))
         if httpx.codes.is_success(response.status):
             return read_completion(text)

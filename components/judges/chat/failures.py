@@ -28,6 +28,10 @@ ABOUT_THE_PROMPT = re.compile(
 refuse what is asked, not how it is asked: content filters, moderation, the length of the context."""
 
 
+OF_A_GATEWAY = frozenset({502, 504, 524})
+"""Statuses of a gateway that gave up waiting: the model behind it may have done the work."""
+
+
 class AttemptFailed(Exception):
     """An attempt failed in a way that may pass; the message continues 'the endpoint ...'."""
 
@@ -85,7 +89,7 @@ def failure_of(status: int, text: str, *, retry_after: float | None = None) -> F
     """
     message = f"answered {status}{excerpt(text)}"
     if status >= 500 or status in MAY_PASS:
-        return AttemptFailed(message, retry_after=retry_after)
+        return AttemptFailed(message, retry_after=retry_after, may_be_charged=status in OF_A_GATEWAY)
     about_the_prompt = ABOUT_THE_PROMPT.search(text) is not None
     if status in REFUSES_THE_QUESTION or (status == FORBIDDEN and about_the_prompt):
         return QuestionRefused(message, body=text, about_the_prompt=about_the_prompt)

@@ -14,6 +14,7 @@ from components.judges.chat import asking as retries
 from components.judges.chat import endpoint as endpoint_module
 from components.judges.chat.asking import FAILURES_IN_A_ROW
 from components.judges.chat.client import Chat, Question
+from components.judges.chat.credentials import check_endpoint
 from components.judges.chat.limits import RateLimits
 from components.records import JudgeUnavailable, RoundStopped
 from components.runtime import progress
@@ -338,3 +339,20 @@ def test_ask_without_the_key_says_where_it_belongs(
     ) as raised:
         chat(chat_server(), tmp_path, api_key_from="env:JUDGE_KEY")
     assert "kéy" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "key", "warned"),
+    [
+        ("http://10.0.0.5:8000/v1", "sk-0123456789", True),
+        ("http://127.0.0.1:8000/v1", "sk-0123456789", False),
+        ("https://api.example.com/v1", "sk-0123456789", False),
+    ],
+)
+def test_key_that_would_travel_in_clear_text_is_warned_of(
+    url: str, key: str, warned: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("JUDGE_KEY", key)
+    check_endpoint(EndpointConfig(url=url, model="m", api_key_from="env:JUDGE_KEY"))
+    assert (f"endpoint.url = {url} sends the key unencrypted" in caplog.text) is warned
+    assert key not in caplog.text

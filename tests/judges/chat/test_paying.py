@@ -50,11 +50,11 @@ def test_max_calls_stops_the_round_and_a_higher_one_goes_on(chat_server: Start, 
 
 
 def test_max_calls_count_repairs_and_charged_failures_but_not_refusals(chat_server: Start, tmp_path: Path) -> None:
-    server = chat_server(lambda request: "yes", [status(429), reset, status(500), no_json, hang])
-    client = chat(server, tmp_path, timeout_seconds=0.5, concurrency=1, max_calls=3)
+    server = chat_server(lambda request: "yes", [status(429), reset, status(504), status(500), no_json, hang])
+    client = chat(server, tmp_path, timeout_seconds=0.5, concurrency=1, max_calls=5, max_attempts=7)
     assert client.ask(questions(1), "texts")[0].value == {"text": "yes"}
-    assert len(server.requests) == 6
-    assert client.usage[:2] == (3, 2)
+    assert len(server.requests) == 7
+    assert client.usage[:2] == (5, 4)
     with pytest.raises(RoundStopped):
         client.ask(questions(2), "texts")
 
