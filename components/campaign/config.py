@@ -122,7 +122,18 @@ def _changes(directory: Path, config: CampaignConfig) -> list[str]:
         return []
     new = config.model_dump(mode="json")
     old = _resolved(read_json(directory / CONFIG)) | {key: new[key] for key in FREE_TO_CHANGE}
-    return differences(_pinned(old), _pinned(new))
+    return differences(_pinned(_without_free_keys(old)), _pinned(_without_free_keys(new)))
+
+
+def _without_free_keys(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration without the keys of its sections that no result depends on."""
+    free = {
+        name: getattr(field.annotation, "FREE_TO_CHANGE", ()) for name, field in CampaignConfig.model_fields.items()
+    }
+    return {
+        name: {key: item for key, item in value.items() if key not in free[name]} if free.get(name) else value
+        for name, value in config.items()
+    }
 
 
 def _pinned(config: Any) -> Any:

@@ -172,6 +172,8 @@ def test_known_state_unknown_campaign_names_the_known_ones(directory: Path, monk
 def test_pin_config_changed_config_is_refused_with_the_way_on(tmp_path: Path) -> None:
     pin_config(tmp_path, CampaignConfig(campaign="camp"), accept_changes=False)
     pin_config(tmp_path, CampaignConfig(campaign="camp", num_rounds=9), accept_changes=False)
+    elsewhere = {"launcher": {"kind": "slurm"}, "generation": {"nodes": 2}, "evaluation": {"nodes": 2}}
+    pin_config(tmp_path, CampaignConfig.model_validate({"campaign": "camp"} | elsewhere), accept_changes=False)
     before = (tmp_path / "config.json").read_text()
     with pytest.raises(ValueError, match=r"seed: 17 -> 18.*--accept-changes"):
         pin_config(tmp_path, CampaignConfig(campaign="camp", seed=18), accept_changes=False)
