@@ -276,6 +276,7 @@ def _raise_failure(name: str, out: Path, code: int, nodes: Nodes, tail: Sequence
             cause = f"lost node {', '.join(lost)}"
         elif lost_connection.exists():
             cause = f"a process was killed, and the others lost their connection ({code})"
+        log.warning("%s failed: %s", name, cause)  # the error itself is shown only if no further try succeeds
         raise StageFailed(f"{name} failed: {cause}; last lines: {' | '.join(tail[-5:])}", may_pass=True)
 
 

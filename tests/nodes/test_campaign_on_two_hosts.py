@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -79,6 +80,11 @@ class Campaign:
     def log(self) -> str:
         return (self.place / "log.txt").read_text()[-3000:]
 
+    def losses(self) -> int:
+        """Return how many lost nodes the campaign's log names."""
+        path = self.directory / "campaign.log"
+        return path.read_text().count(f"dpo_train failed: lost node {SECOND.name}") if path.exists() else 0
+
     def steps(self, round: int) -> int:
         """Return how many steps the round's training has behind it, by its newest checkpoint."""
         names = [path.name for path in (self.directory / f"round-{round:03d}" / "checkpoints").glob("*/step-*")]
@@ -149,13 +155,13 @@ def test_two_hosts_have_the_results_of_one(
 
 def lose_second_host(campaign: Campaign, running: "subprocess.Popen[bytes]", round: int, step: int) -> None:
     """Switch the second host off at a random moment behind a step, and on again when its loss is told."""
-    before = campaign.log().count("lost node")
+    before = campaign.losses()
     until(lambda: campaign.steps(round) >= step or running.poll() is not None, "a checkpoint", 400)
     assert running.poll() is None, campaign.log()
     time.sleep(random.Random(step).uniform(0.0, 2.0))
     print(f"the second host is lost behind step {campaign.steps(round)} of round {round}", flush=True)
     SECOND.power_off()
-    until(lambda: campaign.log().count("lost node") > before or running.poll() is not None, "the loss is told", 200)
+    until(lambda: campaign.losses() > before or running.poll() is not None, "the loss is told", 200)
     SECOND.connect()
     assert campaign.cluster is not None
     campaign.cluster.start(SECOND)
@@ -187,12 +193,15 @@ def test_cut_cable_of_half_a_minute_changes_nothing(
     until(lambda: not stage_processes(SECOND), "the second host's ranks are gone")
 
 
-def test_ended_command_leaves_no_rank_on_any_host(cluster: Cluster, tmp_path: Path, starter_directory: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_ended_command_leaves_no_rank_on_any_host(
+    number: signal.Signals, cluster: Cluster, tmp_path: Path, starter_directory: Path
+) -> None:
     campaign = Campaign(tmp_path / "ended", starter_directory, 2, cluster)
     running = campaign.start()
     until(lambda: campaign.steps(1) >= 3 or running.poll() is not None, "a checkpoint", 300)
     assert stage_processes(SECOND)
-    running.terminate()
+    running.send_signal(number)
     running.wait(60)
     for host in HOSTS:
         until(lambda host=host: not stage_processes(host), f"the ranks of {host.name} are gone", 30)
