@@ -29,7 +29,7 @@ from components.preferences.counts import COUNTS, pair_counts
 from components.preferences.tables import read_groups, write_pairs
 from components.records import Artifact, DataRejected, Manifest, StageFailed
 from components.runtime import progress
-from components.runtime.launch import STAGES, load_stages, run_stage
+from components.runtime.launch import STAGES, Placement, load_stages, run_stage
 from components.runtime.stage_log import only_errors
 from components.start.pins import check_start
 from components.start.preflight import check_revisions
@@ -155,7 +155,7 @@ def _generated(trial: _Trial, sizes: Sizes) -> Manifest:
     def sample(prompts: int) -> Manifest:
         request = trial.generate().model_copy(update={"per_round": prompts})
         processes = trial.config.generation.num_processes
-        return run_stage("generate_responses", request, trial.directory, num_processes=processes)
+        return run_stage("generate_responses", request, trial.directory, where=Placement(num_processes=processes))
 
     # Only this one prompt may be too long; whatever else fails here fails again below.
     with contextlib.suppress(StageFailed):
@@ -218,5 +218,7 @@ def _trained(trial: _Trial, validated: Manifest) -> tuple[Manifest, int]:
     )
     # That a few steps teach nothing says nothing about the round.
     with only_errors("components.dpo"):
-        trained = run_stage("dpo_train", request, trial.directory, num_processes=training.num_processes)
+        trained = run_stage(
+            "dpo_train", request, trial.directory, where=Placement(num_processes=training.num_processes)
+        )
     return trained, len(table)

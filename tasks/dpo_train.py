@@ -8,6 +8,7 @@ from prefect.cache_policies import NO_CACHE
 
 from components.config import LauncherConfig
 from components.records import Manifest, TrainRequest
+from components.runtime.launch import Placement
 from tasks.retries import RETRIES
 from tasks.stages import run_stage
 
@@ -22,13 +23,7 @@ def dpo_train(directory: Path, request: TrainRequest, *, launcher: LauncherConfi
         launcher: Who starts the processes.
     """
     training = request.training
-    manifest = run_stage(
-        "dpo_train",
-        request,
-        directory,
-        num_processes=training.num_processes,
-        nodes=training.nodes,
-        launcher=launcher,
-    )
+    where = Placement(num_processes=training.num_processes, nodes=training.nodes, launcher=launcher)
+    manifest = run_stage("dpo_train", request, directory, where=where)
     shutil.rmtree(directory / "checkpoints", ignore_errors=True)
     return manifest

@@ -7,6 +7,7 @@ from prefect.cache_policies import NO_CACHE
 
 from components.config import LauncherConfig
 from components.records import EvaluateRequest, Manifest
+from components.runtime.launch import Placement
 from tasks.judge_keys import provide_keys
 from tasks.retries import RETRIES
 from tasks.stages import run_stage
@@ -24,12 +25,10 @@ def evaluate(directory: Path, request: EvaluateRequest, *, num_processes: int, l
         launcher: Who starts the processes.
     """
     provide_keys(request.judge.config)
-    return run_stage(
-        "evaluate",
-        request,
-        directory,
+    where = Placement(
         num_processes=num_processes,
         gpus_per_rank=request.tensor_parallel_size,
         nodes=request.evaluation.nodes,
         launcher=launcher,
     )
+    return run_stage("evaluate", request, directory, where=where)

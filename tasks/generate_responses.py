@@ -7,6 +7,7 @@ from prefect.cache_policies import NO_CACHE
 
 from components.config import LauncherConfig
 from components.records import GenerateRequest, Manifest
+from components.runtime.launch import Placement
 from tasks.retries import RETRIES
 from tasks.stages import run_stage
 
@@ -21,12 +22,10 @@ def generate_responses(directory: Path, request: GenerateRequest, *, launcher: L
         launcher: Who starts the processes.
     """
     generation = request.generation
-    return run_stage(
-        "generate_responses",
-        request,
-        directory,
+    where = Placement(
         num_processes=generation.num_processes,
         gpus_per_rank=generation.tensor_parallel_size,
         nodes=generation.nodes,
         launcher=launcher,
     )
+    return run_stage("generate_responses", request, directory, where=where)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-from components.config import LauncherConfig, TrackingConfig
+from components.config import TrackingConfig
 from components.records import JudgeUnavailable, Manifest, Record, StageFailed
 from components.runtime import launch
 
@@ -34,10 +34,7 @@ def run_stage(
     request: Record,
     directory: Path,
     *,
-    num_processes: int = 1,
-    gpus_per_rank: int = 1,
-    nodes: int = 1,
-    launcher: LauncherConfig | None = None,
+    where: launch.Placement = launch.HERE,
     anew: bool = False,
 ) -> Manifest:
     """Do what `components.runtime.launch.run_stage` does.
@@ -47,16 +44,7 @@ def run_stage(
     """
     log_file = _kept_in.get()
     try:
-        return launch.run_stage(
-            name,
-            request,
-            directory,
-            num_processes=num_processes,
-            gpus_per_rank=gpus_per_rank,
-            nodes=nodes,
-            launcher=launcher,
-            anew=anew,
-        )
+        return launch.run_stage(name, request, directory, where=where, anew=anew)
     except (JudgeUnavailable, StageFailed) as error:
         if log_file is None:
             raise

@@ -95,15 +95,22 @@ KEPT = {DataRejected: "rejected rows are", JudgeUnavailable: "verdicts are", Mod
 DOMAIN_ERRORS = {error.__name__: error for error in (*KEPT, RoundStopped)}
 
 
+THIS_MACHINE = LauncherConfig()
+
+
 @dataclass(frozen=True)
 class Placement:
     """Where the ranks of a stage run."""
 
-    num_processes: int
+    num_processes: int = 1
     """Ranks on each node; 0 means one per `gpus_per_rank` visible GPUs."""
-    gpus_per_rank: int
-    nodes: int
-    launcher: LauncherConfig
+    gpus_per_rank: int = 1
+    """GPUs that each rank uses, if there are any."""
+    nodes: int = 1
+    launcher: LauncherConfig = THIS_MACHINE
+
+
+HERE = Placement()
 
 
 def stage_key(name: str, request: Record) -> str:
@@ -116,10 +123,7 @@ def run_stage(
     request: Record,
     directory: Path,
     *,
-    num_processes: int = 1,
-    gpus_per_rank: int = 1,
-    nodes: int = 1,
-    launcher: LauncherConfig | None = None,
+    where: Placement = HERE,
     anew: bool = False,
 ) -> Manifest:
     """Publish a stage's result in `directory / name`, unless an intact one with the same key is already there.
@@ -128,10 +132,7 @@ def run_stage(
         name: Key of `STAGES`.
         request: Everything that the result depends on; its digest with the stage's version is the manifest's key.
         directory: The round's directory.
-        num_processes: Number of ranks on each node; 0 means one per `gpus_per_rank` visible GPUs.
-        gpus_per_rank: GPUs that each rank uses, if there are any.
-        nodes: Number of machines.
-        launcher: Who starts the ranks; None starts them on this machine.
+        where: Where its ranks run.
         anew: Whether to replace an intact result: what it was made from has changed, but not the key.
 
     Raises:
@@ -151,10 +152,8 @@ def run_stage(
         progress.ended(directory.name, name, published.seconds, already_done=True)
         return published
     progress.began(directory.name, name)
-    gpus = visible_gpus()
-    where = Placement(num_processes, gpus_per_rank, nodes, launcher or LauncherConfig())
-    ranks = ranks_of_machine(num_processes, gpus_per_rank)
-    apart = where.launcher.kind != "local" or ranks > 1 or (stage.on_accelerator and gpus > 0)
+    ranks = ranks_of_machine(where.num_processes, where.gpus_per_rank)
+    apart = where.launcher.kind != "local" or ranks > 1 or (stage.on_accelerator and visible_gpus() > 0)
     with (
         publishing(target, stage=name, version=stage.version, key=key) as workspace,
         _kept_if_rejected(workspace, directory, name),

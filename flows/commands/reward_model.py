@@ -40,7 +40,7 @@ def reward_model(
         from components.campaign.lock import writing
         from components.reward_model.preparing import check_place, prepare_request
         from components.runtime import progress
-        from components.runtime.launch import run_stage
+        from components.runtime.launch import Placement, run_stage
         from components.runtime.stage_log import logged_to
         from flows.terminal.reward_model import print_reward_model
         from flows.terminal.rounds import StageProgress
@@ -50,6 +50,6 @@ def reward_model(
             progress.began(out.name, "checks")
             request = prepare_request(pairs, split=split, base=base, revision=revision, settings=settings)
             with writing(out.resolve(), command="ratchet reward-model"), logged_to(out / LOG_FILE):
-                run_stage("reward_model", request, out, num_processes=settings.num_processes)
+                run_stage("reward_model", request, out, where=Placement(num_processes=settings.num_processes))
                 shutil.rmtree(out / "checkpoints", ignore_errors=True)
         print_reward_model(console, out / "reward_model")

@@ -132,13 +132,13 @@ def run_stage_task(task: dict[str, Any], directory: Path) -> dict[str, Any]:
     import components.dpo.stage  # noqa: F401
     from components.dpo.engine import join_process_group
     from components.records import TrainRequest
-    from components.runtime.launch import run_stage
+    from components.runtime.launch import Placement, run_stage
 
     if task["ranks"] == 1:
         join_process_group()
     request = TrainRequest.model_validate_json((directory / "request.json").read_text())
     wall, cpu = time.perf_counter(), cpu_seconds()
-    manifest = run_stage("dpo_train", request, directory, num_processes=task["ranks"])
+    manifest = run_stage("dpo_train", request, directory, where=Placement(num_processes=task["ranks"]))
     took = {"wall_seconds": time.perf_counter() - wall, "cpu_seconds": cpu_seconds() - cpu}
     lines = [json.loads(line) for line in (directory / "dpo_train" / "metrics.jsonl").read_text().splitlines()]
     per_step = request.training.pairs_per_step

@@ -17,7 +17,7 @@ from components.dpo import train as training_loop
 from components.dpo.stage import run
 from components.models.loading import trained_ref
 from components.records import Artifact, StageFailed, TrainRequest
-from components.runtime.launch import run_stage
+from components.runtime.launch import Placement, run_stage
 
 Make = Callable[..., TrainRequest]
 SAME_LOSS = 3e-5
@@ -98,7 +98,7 @@ def test_training_two_processes_same_losses_as_one(
     zero_stage: int, plain: Path, make_request: Make, tmp_path: Path
 ) -> None:
     request = make_request(epochs=2, zero_stage=zero_stage, num_processes=2, micro_batch_pairs=2)
-    run_stage("dpo_train", request, tmp_path, num_processes=2)
+    run_stage("dpo_train", request, tmp_path, where=Placement(num_processes=2))
     summary = read_json(tmp_path / "dpo_train" / "train.json")
     assert summary["num_processes"] == 2
     assert losses(tmp_path / "dpo_train") == pytest.approx(losses(plain), abs=SAME_LOSS)
@@ -126,7 +126,7 @@ SHARED = {
 def test_training_what_ranks_share_is_the_same_in_two_processes(make_request: Make, tmp_path: Path) -> None:
     trained(make_request(epochs=2, **SHARED), tmp_path / "one")
     request = make_request(epochs=2, num_processes=2, micro_batch_pairs=2, **SHARED)
-    run_stage("dpo_train", request, tmp_path / "two", num_processes=2)
+    run_stage("dpo_train", request, tmp_path / "two", where=Placement(num_processes=2))
     alone, together = metrics(tmp_path / "one"), metrics(tmp_path / "two" / "dpo_train")
     for name in (
         "loss",
@@ -257,7 +257,7 @@ def test_training_in_child_processes_error_is_named(make_request: Make, tmp_path
         update={"train": request.train.model_copy(update={"path": tmp_path / "nowhere.parquet"})}
     )
     with pytest.raises(StageFailed, match=r"dpo_train failed: FileNotFoundError.*nowhere\.parquet"):
-        run_stage("dpo_train", missing, tmp_path, num_processes=2)
+        run_stage("dpo_train", missing, tmp_path, where=Placement(num_processes=2))
     assert not list(tmp_path.glob("dpo_train"))
 
 
@@ -298,7 +298,7 @@ def test_training_unpaired_responses_learns_and_resumes(
 def test_training_unpaired_responses_two_processes_same_losses_as_one(unpaired: Make, tmp_path: Path) -> None:
     request = unpaired(micro_batch_pairs=3)
     trained(request, tmp_path / "one")
-    run_stage("dpo_train", request, tmp_path / "two", num_processes=2)
+    run_stage("dpo_train", request, tmp_path / "two", where=Placement(num_processes=2))
     alone, together = metrics(tmp_path / "one"), metrics(tmp_path / "two" / "dpo_train")
     for name in ("loss", "kl/mismatched", "rewards/chosen", "logps/rejected"):
         ours, theirs = ([step[name] for step in steps if name in step] for steps in (together, alone))

@@ -22,7 +22,7 @@ from components.models.loading import load_policy, trained_ref
 from components.models.merging import merge
 from components.models.noise import prepare_training, refuse_noise
 from components.records import TrainRequest
-from components.runtime.launch import run_stage
+from components.runtime.launch import Placement, run_stage
 from components.scoring.batch import Batch
 from components.scoring.packed import last_layer
 from components.scoring.response_logps import token_logps
@@ -168,7 +168,7 @@ def test_resumed_training_drops_what_the_uninterrupted_one_dropped(
 
 def test_two_processes_drop_and_end_at_one_model(make_request: Make, tmp_path: Path) -> None:
     request = make_request(lora=DROPPED, num_processes=2, zero_stage=3, micro_batch_pairs=2)
-    run_stage("dpo_train", request, tmp_path, num_processes=2)
+    run_stage("dpo_train", request, tmp_path, where=Placement(num_processes=2))
     summary = read_json(tmp_path / "dpo_train" / "train.json")
     assert summary["ln2_checked"]
     assert summary["first_loss"] == pytest.approx(math.log(2), abs=1e-5)

@@ -20,7 +20,7 @@ from components.dpo.finite import NonFiniteGradient, NonFiniteLoss, named, refus
 from components.dpo.reference import PairLogps
 from components.models.loading import load_policy, start_ref
 from components.records import ModelRef, StageFailed, TrainRequest
-from components.runtime.launch import run_stage
+from components.runtime.launch import Placement, run_stage
 
 Make = Callable[..., TrainRequest]
 STAGES_AND_TYPES = [(zero_stage, dtype) for zero_stage in range(4) for dtype in ("float32", "bfloat16")]
@@ -177,7 +177,7 @@ def test_step_non_finite_loss_on_one_of_two_ranks_stops_both_and_names_the_pairs
         policy=policy, num_processes=2, pairs_per_step=22, micro_batch_pairs=2, zero_stage=zero_stage
     )
     with pytest.raises(StageFailed, match="dpo_train failed: NonFiniteLoss: the loss of step 1 is nan") as caught:
-        run_stage("dpo_train", request, tmp_path, num_processes=2)
+        run_stage("dpo_train", request, tmp_path, where=Placement(num_processes=2))
     assert [row for row in range(22) if row_name(request, row) in str(caught.value)] == rows
     assert not list(tmp_path.glob("dpo_train"))
 

@@ -19,7 +19,7 @@ from components.dpo.stage import run
 from components.models.loading import load_policy
 from components.records import Artifact, TrainRequest
 from components.runtime import progress
-from components.runtime.launch import run_stage
+from components.runtime.launch import Placement, run_stage
 
 Make = Callable[..., TrainRequest]
 BEST: dict[str, Any] = {"eval_every": 1, "keep": "best"}
@@ -211,7 +211,7 @@ def test_two_processes_keep_the_best_that_one_keeps(zero_stage: int, make_reques
     settings = {"epochs": 2, "learning_rate": 1e-3, "best_by": "rewards/margins", **BEST}
     alone = trained(make_request(**settings), tmp_path / "one" / "run")
     request = make_request(num_processes=2, zero_stage=zero_stage, micro_batch_pairs=2, **settings)
-    run_stage("dpo_train", request, tmp_path / "two", num_processes=2)
+    run_stage("dpo_train", request, tmp_path / "two", where=Placement(num_processes=2))
     together = read_json(tmp_path / "two" / "dpo_train" / "train.json")
     assert together["published_step"] == alone["published_step"]
     assert together["eval"]["loss"] == pytest.approx(alone["eval"]["loss"], abs=1e-4)

@@ -16,7 +16,7 @@ from components.config import LoraConfig, TrainingConfig
 from components.dpo.stage import run
 from components.models.loading import start_ref, trained_ref
 from components.records import Artifact, ModelRef, TrainRequest
-from components.runtime.launch import run_stage
+from components.runtime.launch import Placement, run_stage
 
 Make = Callable[..., TrainRequest]
 Weights = dict[str, torch.Tensor]
@@ -108,7 +108,7 @@ def test_training_masters_are_kept_at_every_zero_stage(
     policy = trained_ref(first, start, 1)
     request = request_of_round(make_request, policy, zero_stage=zero_stage, micro_batch_pairs=2)
     request = request.model_copy(update={"master": masters_of(first)})
-    run_stage("dpo_train", request, tmp_path, num_processes=num_processes)
+    run_stage("dpo_train", request, tmp_path, where=Placement(num_processes=num_processes))
     stage = tmp_path / "dpo_train"
     assert read_json(stage / "train.json")["from_masters"]
     before, after = weights_in(first / MASTER), weights_in(stage / MASTER)

@@ -15,7 +15,7 @@ from components.artifacts import read_json
 from components.config import CampaignConfig, LoraConfig, SoftPromptConfig, TrainingConfig, describe
 from components.dpo.stage import run
 from components.records import TrainRequest
-from components.runtime.launch import run_stage
+from components.runtime.launch import Placement, run_stage
 
 Make = Callable[..., TrainRequest]
 LORA = LoraConfig(rank=4, alpha=8)
@@ -60,7 +60,7 @@ def test_sharded_and_offloaded_on_two_processes_in_bfloat16_is_saved_whole(
     sharding: dict[str, Any] = {"zero_stage": 3, "offload": "optimizer_and_parameters", "learning_rate": 1e-2}
     request = make_request(num_processes=2, micro_batch_pairs=2, **sharding, **settings)
     request = request.model_copy(update={"limits": request.limits.model_copy(update={"dtype": "bfloat16"})})
-    run_stage("dpo_train", request, tmp_path, num_processes=2)
+    run_stage("dpo_train", request, tmp_path, where=Placement(num_processes=2))
     trained = read_json(tmp_path / "dpo_train" / "train.json")
     assert trained["dtype"] == "bfloat16"
     reason = "virtual tokens stand before the prompts" if "soft_prompt" in settings else None
@@ -71,7 +71,7 @@ def test_sharded_weights_in_bfloat16_are_tried_as_they_are_gathered(make_request
     """Without a reference the engine's own forward is tried first, and its weights are gone between two forwards."""
     request = make_request(num_processes=2, micro_batch_pairs=2, zero_stage=3, loss="orpo", learning_rate=1e-2)
     request = request.model_copy(update={"limits": request.limits.model_copy(update={"dtype": "bfloat16"})})
-    run_stage("dpo_train", request, tmp_path, num_processes=2)
+    run_stage("dpo_train", request, tmp_path, where=Placement(num_processes=2))
     assert read_json(tmp_path / "dpo_train" / "train.json")["scoring"] == {"packed": True, "reason": None}
 
 

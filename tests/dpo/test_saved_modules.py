@@ -22,7 +22,7 @@ from components.models.adapters import output_head
 from components.models.loading import load_policy, start_ref, tensors_digest, trained_ref
 from components.models.merging import merge
 from components.records import Artifact, ModelRef, TrainRequest
-from components.runtime.launch import run_stage
+from components.runtime.launch import Placement, run_stage
 from components.scoring.batch import Batch
 from components.scoring.padded import padded_token_logps
 from components.scoring.response_logps import scoring_path, token_logps
@@ -115,7 +115,7 @@ def test_two_processes_train_a_tied_head_as_one_does(
     request = make_request(
         policy=start, reference=start, lora=lora("tied head"), zero_stage=3, num_processes=2, micro_batch_pairs=2
     )
-    run_stage("dpo_train", request, tmp_path / "two", num_processes=2)
+    run_stage("dpo_train", request, tmp_path / "two", where=Placement(num_processes=2))
     assert column(tmp_path / "two" / "dpo_train", "loss") == pytest.approx(column(tmp_path / "one", "loss"), abs=3e-5)
     saved = load_file(tmp_path / "two" / "dpo_train" / "adapter" / "adapter_model.safetensors")
     assert torch.equal(saved[HEAD], saved[EMBEDDING])

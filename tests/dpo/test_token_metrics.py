@@ -21,7 +21,7 @@ from components.dpo.stage import run
 from components.dpo.train import measured
 from components.models.loading import load_policy
 from components.records import TrainRequest
-from components.runtime.launch import run_stage
+from components.runtime.launch import Placement, run_stage
 from components.scoring.batch import Batch
 from components.scoring.response_logps import token_scores
 
@@ -142,7 +142,7 @@ def test_steps_have_the_metrics_the_same_in_two_processes_and_after_a_resume(
         "dpo_train",
         make_request(epochs=2, num_processes=2, micro_batch_pairs=2, eval_every=3),
         tmp_path / "two",
-        num_processes=2,
+        where=Placement(num_processes=2),
     )
     whole, resumed, two = (rows(tmp_path / name) for name in ("whole/run", "resumed", "two/dpo_train"))
     for name in (*NAMES, "log_ratios/per_token", "num_tokens"):

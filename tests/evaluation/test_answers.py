@@ -15,7 +15,7 @@ from components.models.loading import load_policy, load_tokenizer
 from components.models.tokens import ChatTokenizer
 from components.records import EvaluateRequest, ModelRef
 from components.runtime import progress
-from components.runtime.launch import run_stage
+from components.runtime.launch import Placement, run_stage
 from tests.evaluation.conftest import STOPS
 
 Make = Callable[..., EvaluateRequest]
@@ -140,7 +140,7 @@ def test_answers_report_progress_over_all_models(make_request: Make, tmp_path: P
 
 def test_ranks_share_sampling_and_scoring(make_request: Make, tmp_path: Path) -> None:
     for name, ranks in (("alone", 1), ("two", 2)):
-        run_stage("evaluate", make_request("rambling", "near"), tmp_path / name, num_processes=ranks)
+        run_stage("evaluate", make_request("rambling", "near"), tmp_path / name, where=Placement(num_processes=ranks))
     alone, two = (tmp_path / name / "evaluate" for name in ("alone", "two"))
     one, other = (read_json(out / "evaluation.json") for out in (alone, two))
     for name in ("value", "low", "high"):

@@ -21,7 +21,7 @@ from components.models.loading import load_policy, load_tokenizer, start_ref
 from components.models.tokens import ChatTokenizer
 from components.records import Artifact, GenerateRequest, JudgedRound
 from components.runtime import progress
-from components.runtime.launch import run_stage
+from components.runtime.launch import Placement, run_stage
 
 
 class _Heard:
@@ -187,7 +187,7 @@ def test_ranks_share_the_prompts_and_give_the_same_responses(request_for: Any, t
     heard = _Listener()
     with progress.reporting_to(heard):
         for name, ranks in (("alone", 1), ("two", 2)):
-            run_stage("generate_responses", request_for(), tmp_path / name, num_processes=ranks)
+            run_stage("generate_responses", request_for(), tmp_path / name, where=Placement(num_processes=ranks))
     alone, two = (tmp_path / name / "generate_responses" for name in ("alone", "two"))
     assert (
         read_table(two / "responses.parquet")["text"].tolist()
@@ -199,7 +199,7 @@ def test_ranks_share_the_prompts_and_give_the_same_responses(request_for: Any, t
 
 
 def test_more_ranks_than_prompts_are_idle(request_for: Any, tmp_path: Path) -> None:
-    run_stage("generate_responses", request_for(per_round=1), tmp_path, num_processes=2)
+    run_stage("generate_responses", request_for(per_round=1), tmp_path, where=Placement(num_processes=2))
     assert len(read_table(tmp_path / "generate_responses" / "responses.parquet")) == 3
 
 

@@ -61,7 +61,8 @@ class Campaign:
             settings["launcher"] = cluster.launcher
         (place / "campaign.yaml").write_text(yaml.safe_dump(settings))
 
-    def start(self) -> "subprocess.Popen[bytes]":
+    def start(self, *within: str) -> "subprocess.Popen[bytes]":
+        """Start or continue the campaign, within another command if one is given."""
         environment = {
             **os.environ,
             **(self.cluster.environment if self.cluster else {}),
@@ -72,7 +73,7 @@ class Campaign:
         environment.pop("PREFECT_API_URL", None)
         command = [sys.executable, "-m", "flows.cli", "run", str(self.place / "campaign.yaml"), "--until", str(ROUNDS)]
         with (self.place / "log.txt").open("ab") as log:
-            return subprocess.Popen(HOSTS[0].command(*command), env=environment, stdout=log, stderr=log)
+            return subprocess.Popen(HOSTS[0].command(*within, *command), env=environment, stdout=log, stderr=log)
 
     def end(self, running: "subprocess.Popen[bytes]") -> None:
         assert running.wait(timeout=900) == 0, self.log()
@@ -151,6 +152,16 @@ def test_two_hosts_have_the_results_of_one(
     assert "(1 of 2)" in log
     assert "(2 of 2)" in log
     until(lambda: not stage_processes(SECOND), "the second host's ranks are gone")
+
+
+@pytest.mark.parametrize("cluster", ["slurm"], indirect=True)
+def test_stages_are_steps_of_the_allocation_that_the_campaign_runs_in(
+    cluster: Cluster, whole: Campaign, tmp_path: Path, starter_directory: Path
+) -> None:
+    campaign = Campaign(tmp_path / "within", starter_directory, 2, cluster)
+    campaign.end(campaign.start("salloc", "--nodes=2", "--ntasks=2"))
+    assert_same(campaign, finished(whole))
+    assert "queued and waiting" not in (campaign.directory / "campaign.log").read_text()
 
 
 def lose_second_host(campaign: Campaign, running: "subprocess.Popen[bytes]", round: int, step: int) -> None:

@@ -27,7 +27,7 @@ from components.records import (
 )
 from components.reward_model import stage
 from components.reward_model.pairs import read_pair_table
-from components.runtime.launch import run_stage
+from components.runtime.launch import Placement, run_stage
 from tests.reward_model.conftest import labelled_pairs
 
 SETTINGS = RewardModelConfig(
@@ -221,7 +221,7 @@ def test_reward_model_of_two_sharded_processes_is_that_of_one(
     losses = []
     for name, stage_of_zero, processes in (("one", 0, 1), ("two", 3, 2)):
         asked = request(rows, starter_directory, epochs=1, zero_stage=stage_of_zero, min_accuracy=0.0)
-        run_stage("reward_model", asked, tmp_path / name, num_processes=processes)
+        run_stage("reward_model", asked, tmp_path / name, where=Placement(num_processes=processes))
         lines = (tmp_path / name / "reward_model/metrics.jsonl").read_text().splitlines()
         losses.append([json.loads(line)["loss"] for line in lines])
     assert len(losses[0]) == len(losses[1]) > 1

@@ -23,7 +23,7 @@ from components.records import (
     StageFailed,
 )
 from components.runtime.children import output_pipes, server_process
-from components.runtime.launch import STAGES, Stage, load_stages, run_stage
+from components.runtime.launch import STAGES, Placement, Stage, load_stages, run_stage
 from components.runtime.machine import visible_gpus
 
 ROOT = Path(__file__).parents[2]
@@ -107,7 +107,7 @@ def test_run_stage_judge_beyond_a_limit_keeps_what_it_said_beside(stage: Path, t
 def test_run_stage_judge_that_said_nothing_leaves_nothing(ranks: int, stage: Path, tmp_path: Path) -> None:
     write(tmp_path, "(out / 'seen.txt').unlink(); raise JudgeUnavailable('no answer')")
     with pytest.raises(JudgeUnavailable, match=r"^no answer$"):
-        run_stage("promote", request(), tmp_path / "round", num_processes=ranks)
+        run_stage("promote", request(), tmp_path / "round", where=Placement(num_processes=ranks))
     assert os.listdir(tmp_path / "round") == []
 
 
@@ -115,7 +115,7 @@ def test_run_stage_judge_that_said_nothing_leaves_nothing(ranks: int, stage: Pat
 def test_run_stage_that_stops_at_a_judges_budget_is_no_failure(ranks: int, stage: Path, tmp_path: Path) -> None:
     write(tmp_path, "raise RoundStopped('enough paid')")
     with pytest.raises(RoundStopped, match=r"^enough paid$"):
-        run_stage("promote", request(), tmp_path / "round", num_processes=ranks)
+        run_stage("promote", request(), tmp_path / "round", where=Placement(num_processes=ranks))
     assert os.listdir(tmp_path / "round") == []
 
 
@@ -123,7 +123,7 @@ def test_run_stage_that_stops_at_a_judges_budget_is_no_failure(ranks: int, stage
 def test_run_stage_rejected_data_keeps_its_files_beside(ranks: int, stage: Path, tmp_path: Path) -> None:
     write(tmp_path, "raise DataRejected('12 of 20 pairs')")
     with pytest.raises(DataRejected, match=r"12 of 20 pairs; the rejected rows are in .*rejected-promote"):
-        run_stage("promote", request(), tmp_path / "round", num_processes=ranks)
+        run_stage("promote", request(), tmp_path / "round", where=Placement(num_processes=ranks))
     assert (tmp_path / "round" / "rejected-promote" / "seen.txt").read_text() == "1"
     assert os.listdir(tmp_path / "round") == ["rejected-promote"]
 
@@ -132,7 +132,7 @@ def test_run_stage_in_children_publishes_logs_and_measures(
     stage: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="components.runtime.launch")
-    manifest = run_stage("promote", request(), tmp_path / "round", num_processes=2)
+    manifest = run_stage("promote", request(), tmp_path / "round", where=Placement(num_processes=2))
     assert set(manifest.files) == {"seen.txt"}
     assert times_run(stage) == 2
     assert caplog.text.count("a line of a child") == 2
@@ -179,7 +179,7 @@ from components.config import GateConfig
 from components.records import Artifact, PromoteRequest
 launch.STAGES["promote"] = launch.Stage("a_stage", PromoteRequest, 1)
 asked = PromoteRequest(evaluation=Artifact(path=Path("/nowhere"), digest="1"), gate=GateConfig())
-launch.run_stage("promote", asked, Path({str(tmp_path / "round")!r}), num_processes=2)
+launch.run_stage("promote", asked, Path({str(tmp_path / "round")!r}), where=launch.Placement(num_processes=2))
 """
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
     pids = [wait_for(tmp_path / f"rank{rank}") for rank in range(2)]
@@ -225,7 +225,9 @@ def test_ranks_run_our_code_though_the_current_directory_has_packages_of_its_nam
     (tmp_path / "mine" / "components").mkdir(parents=True)
     (tmp_path / "mine" / "components" / "__init__.py").write_text("raise SystemExit('not ours')")
     monkeypatch.chdir(tmp_path / "mine")
-    assert set(run_stage("promote", request(), tmp_path / "round", num_processes=2).files) == {"seen.txt"}
+    assert set(run_stage("promote", request(), tmp_path / "round", where=Placement(num_processes=2)).files) == {
+        "seen.txt"
+    }
 
 
 def wait_for(path: Path, seconds: float = 60) -> int:

@@ -16,7 +16,7 @@ import pytest
 
 from components.config import CampaignConfig, GateConfig, LauncherConfig
 from components.records import Artifact, DataRejected, PromoteRequest, StageFailed
-from components.runtime.launch import STAGES, Stage, run_stage
+from components.runtime.launch import STAGES, Placement, Stage, run_stage
 from components.runtime.launchers import slurm
 from components.runtime.launchers.registry import check_launcher
 from components.runtime.node import main
@@ -104,7 +104,7 @@ def test_two_nodes_are_one_world_and_their_lines_carry_their_names(
 ) -> None:
     caplog.set_level("INFO", logger="components.runtime")
     round = stage("progress.report(rank + 1, 3, 'a fact')")
-    manifest = run_stage("promote", request(), round, nodes=2, launcher=SLURM)
+    manifest = run_stage("promote", request(), round, where=Placement(nodes=2, launcher=SLURM))
     assert set(manifest.files) == {"rank-0.txt", "rank-1.txt"}
     told = {(round / "promote" / f"rank-{rank}.txt").read_text() for rank in range(2)}
     assert told == {"2 n1", "2 n2"}
@@ -119,7 +119,7 @@ def test_two_nodes_are_one_world_and_their_lines_carry_their_names(
 def test_error_of_one_rank_is_the_stages_error_and_ends_the_others(stage: Callable[[str], Path]) -> None:
     round = stage("if rank == 1: raise DataRejected('12 of 20 pairs')\n    time.sleep(100)")
     with pytest.raises(DataRejected, match="12 of 20 pairs"):
-        run_stage("promote", request(), round, nodes=2, launcher=SLURM)
+        run_stage("promote", request(), round, where=Placement(nodes=2, launcher=SLURM))
     assert_nobody_left(round)
 
 
@@ -128,7 +128,7 @@ def test_killed_node_is_named_and_its_stage_may_be_tried_again(stage: Callable[[
     round = stage("[dist.barrier() for _ in iter(lambda: time.sleep(0.1), 1)]")
     when_begun(round, lambda: node_process(round, "n2").kill())
     with pytest.raises(StageFailed, match="promote failed: lost node n2; last lines") as failed:
-        run_stage("promote", request(), round, nodes=2, launcher=SLURM)
+        run_stage("promote", request(), round, where=Placement(nodes=2, launcher=SLURM))
     assert failed.value.may_pass
     assert_nobody_left(round)
 
@@ -145,7 +145,7 @@ def test_silent_node_is_named_and_everything_is_ended(stage: Callable[[str], Pat
     launcher = LauncherConfig.model_construct(**dict(SLURM) | {"silence_seconds": 12.0})
     try:
         with pytest.raises(StageFailed, match="promote failed: lost node n2") as failed:
-            run_stage("promote", request(), round, nodes=2, launcher=launcher)
+            run_stage("promote", request(), round, where=Placement(nodes=2, launcher=launcher))
     finally:
         for process in own_processes(round):
             process.send_signal(signal.SIGCONT)
@@ -160,7 +160,7 @@ def test_killed_rank_of_one_machine_may_be_tried_again(
     monkeypatch.setenv("SLURMD_NODENAME", "here")
     round = stage("if rank == 1: os.kill(os.getpid(), 9)\n    dist.barrier()")
     with pytest.raises(StageFailed, match="promote failed: a process was killed") as failed:
-        run_stage("promote", request(), round, num_processes=2)
+        run_stage("promote", request(), round, where=Placement(num_processes=2))
     assert failed.value.may_pass
 
 
@@ -189,7 +189,7 @@ exit 1
 """
     )
     with pytest.raises(StageFailed, match=r"promote failed: node n2: /runs is not on this node$") as failed:
-        run_stage("promote", request(), round, nodes=2, launcher=SLURM)
+        run_stage("promote", request(), round, where=Placement(nodes=2, launcher=SLURM))
     assert not failed.value.may_pass
 
 

@@ -29,7 +29,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.runtime import flow_run
 from components.config import GateConfig, TrackingConfig
-from components.runtime.launch import STAGES, Stage, run_stage
+from components.runtime.launch import STAGES, Placement, Stage, run_stage
 from components.records import Artifact, PromoteRequest
 from flows.prefect_page.logs import logs_on_page
 from flows.servers.temporary import prefect_server
@@ -40,7 +40,7 @@ STAGES["promote"] = Stage("a_printing_stage", PromoteRequest, 1)
 def printing():
     with logs_on_page(TrackingConfig()):
         request = PromoteRequest(evaluation=Artifact(path=Path("x"), digest="1"), gate=GateConfig())
-        run_stage("promote", request, Path("round"), num_processes=2)
+        run_stage("promote", request, Path("round"), where=Placement(num_processes=2))
     return str(flow_run.id)
 
 with prefect_server():
