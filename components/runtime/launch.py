@@ -215,7 +215,7 @@ def _run_in_children(name: str, request: Record, workspace: Workspace, where: Pl
     write_json(message, stage | _meeting(where))
     tail: list[str] = []
     nodes = Nodes(where.nodes, silence_seconds=where.launcher.silence_seconds)
-    with _started(message, workspace.path, where) as (child, lines), nodes.watched(child):
+    with _started(message, workspace.path, where) as (child, lines), nodes.watched(child, message):
         for line in lines:
             _forward(line.rstrip("\n"), nodes, tail)
         code = child.wait()

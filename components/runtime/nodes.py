@@ -3,15 +3,19 @@
 import contextlib
 import json
 import logging
+import os
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from components.runtime.children import end
 
 NODE_MARK = "::node "
 """Begins a line in which a node says what it does."""
+SIGN_SECONDS = 10.0
+"""Seconds between two signs of life, of a node by a marked line and of the stage by its message."""
 log = logging.getLogger(__name__)
 
 
@@ -52,13 +56,23 @@ class Nodes:
         return [self._names[index] for index in sorted(self._names) if index not in self._ended]
 
     @contextlib.contextmanager
-    def watched(self, launcher: "subprocess.Popen[str]") -> Iterator[None]:
-        """End the launcher's command, and with it all nodes, when a node is silent for too long."""
+    def watched(self, launcher: "subprocess.Popen[str]", message: Path) -> Iterator[None]:
+        """End the launcher's command, and with it all nodes, when a node is silent for too long.
+
+        Args:
+            launcher: The launcher's command.
+            message: The nodes' message. It is touched within the block, so that nodes that outlive their stage end.
+        """
         over = threading.Event()
 
         def watch() -> None:
+            touched = time.monotonic()
             while not over.wait(1.0):
                 now = time.monotonic()
+                if now - touched > SIGN_SECONDS:
+                    touched = now
+                    with contextlib.suppress(OSError):
+                        os.utime(message)
                 for index, heard in list(self._heard.items()):
                     if index not in self._ended and now - heard > self.silence_seconds:
                         self._silent[index] = self._names[index]

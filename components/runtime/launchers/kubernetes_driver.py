@@ -56,6 +56,8 @@ def main(arguments: list[str], *, account: Path = Path(TOKEN)) -> int:
         sys.exit(f"launcher.kind kubernetes: {_message(error)}: give the pod's service account this right")
     except ApiException as error:
         sys.exit(f"launcher.kind kubernetes: {_message(error)}")
+    except HTTPError as error:
+        sys.exit(f"launcher.kind kubernetes: the API server does not answer: {error}")
 
 
 def _drive(
