@@ -63,10 +63,11 @@ class Pod:
 
     def _read(self, process: "subprocess.Popen[str]") -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            # Whole seconds: many lines have one time.
-            time_of_line = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.000000000Z")
-            self.lines.append(f"{time_of_line} {line}".encode())
+        with process.stdout:
+            for line in process.stdout:
+                # Whole seconds: many lines have one time.
+                time_of_line = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.000000000Z")
+                self.lines.append(f"{time_of_line} {line}".encode())
 
     def end(self) -> None:
         if self.process is not None and self.process.poll() is None:
