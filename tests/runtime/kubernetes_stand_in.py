@@ -119,6 +119,8 @@ class Cluster:
         self.breaks = 0
         """How many streams of lines break within a line."""
         self.streams = 0
+        self.delay = 0.0
+        """Seconds before a stream tells its first line."""
         self.account = directory
         directory.mkdir()
         (directory / "namespace").write_text(NAMESPACE)
@@ -245,8 +247,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
+        time.sleep(self.cluster.delay)
         sent = 0
-        while True:
+        while pod.metadata["name"] in self.cluster.pods:
             is_over = pod.process is not None and pod.process.poll() is not None
             if is_over:
                 time.sleep(0.2)  # its last lines
@@ -258,9 +261,9 @@ class _Handler(BaseHTTPRequestHandler):
                     return
                 self._chunk(line)
             if is_over:
-                self._chunk(b"")
-                return
+                break
             time.sleep(0.05)
+        self._chunk(b"")
 
     def _chunk(self, data: bytes) -> None:
         self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")

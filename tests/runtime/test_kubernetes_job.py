@@ -168,6 +168,14 @@ def test_lines_come_once_although_streams_break(cluster: Cluster) -> None:
     assert cluster.streams >= 4
 
 
+def test_pods_are_deleted_only_after_their_last_lines_have_come(cluster: Cluster) -> None:
+    cluster.delay = 2.5
+    with driver(cluster, "print('last words')") as process:
+        output, _ = process.communicate(timeout=60)
+    assert output == "last words\n" * 2
+    assert process.returncode == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_job_and_service_end_with_the_driver(cluster: Cluster, number: int, tmp_path: Path) -> None:
     with driver(cluster, f"import time; time.sleep(100) # {tmp_path}") as process:
