@@ -3,6 +3,7 @@
 Nodes are n1, n2, ..., and the names that a headless Service gives to pods are 127.0.0.1, 127.0.0.2, ...
 """
 
+import contextlib
 import datetime
 import ipaddress
 import json
@@ -192,8 +193,9 @@ class Cluster:
         pod.disruption = disruption
         time.sleep(3.0)  # seen before it is removed
         assert pod.process is not None
-        pod.process.kill()
         del self.pods[pod.metadata["name"]]
+        pod.process.kill()
+        pod.process.wait()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -217,7 +219,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._missing("pods", name)
         elif log:
             assert query.items() >= {"container": "node", "follow": "True", "timestamps": "True"}.items(), query
-            self._stream(self.cluster.pods[name])
+            with contextlib.suppress(OSError):  # the reader has gone
+                self._stream(self.cluster.pods[name])
         else:
             self._answer(200, self.cluster.pods[name].described())
 

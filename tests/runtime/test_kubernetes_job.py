@@ -118,6 +118,9 @@ def test_two_pods_are_one_world_and_nothing_of_them_stays(
     assert {(round / "promote" / name).read_text() for name in manifest.files} == {"2 n1", "2 n2"}
     assert {"node n1 works (1 of 2)", "node n2 works (2 of 2)"} <= set(caplog.messages)
     assert {line[:4] for line in caplog.messages if "is here" in line} == {"[n1]", "[n2]"}
+    assert len(cluster.created) == 2
+    for created in cluster.created:
+        kubernetes_validate.validate(created, VERSIONS[-1], strict=True)
     assert cluster.deleted[:2] == BOTH
     assert not cluster.jobs
     assert not cluster.pods
