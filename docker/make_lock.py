@@ -16,9 +16,9 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 BUILD = ["setuptools", "wheel"]
 """What builds source distributions and the package itself; installed first."""
-PROJECT = [f"{ROOT}[gpu,s3,postgres]", "async-timeout", "torch===2.13.0"]
-"""The package with the drivers of Postgres and S3, what redis wants before Python 3.11.3, and torch:
-`===` leaves out its CPU build, 2.13.0+cpu."""
+PROJECT = [f"{ROOT}[gpu,s3,postgres,kubernetes]", "async-timeout", "torch===2.13.0"]
+"""The package with the drivers of Postgres and S3 and the client of Kubernetes, what redis wants before Python 3.11.3,
+and torch: `===` leaves out its CPU build, 2.13.0+cpu."""
 OF_GPU = re.compile(r"torch|triton|cuda-.*|nvidia-.*")
 HEADER = "# Written by `make lock` for Python 3.11 on Linux x86_64.\n"
 

@@ -103,7 +103,7 @@ class CampaignConfig(Section):
         if several and self.launcher.kind == "local":
             raise ValueError(
                 f"{several[0]}, and launcher.kind local starts processes on this machine only: "
-                "set `launcher: {kind: slurm}` or `{kind: ray}`"
+                "set `launcher: {kind: slurm}`, `{kind: ray}` or `{kind: kubernetes}`"
             )
         return self
 

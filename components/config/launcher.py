@@ -13,13 +13,13 @@ class LauncherConfig(Section):
     Every node must mount the directory of the campaigns and the Python environment under the same paths.
     """
 
-    kind: Literal["local", "slurm", "ray"] = "local"
+    kind: Literal["local", "slurm", "ray", "kubernetes"] = "local"
     """`local`: this machine; `slurm`: `srun`, within an allocation or by one of its own; `ray`: a placement group of a
-    Ray cluster that exists."""
+    Ray cluster that exists; `kubernetes`: a Job whose pods are copies of the pod in which the campaign runs."""
     gpus_per_node: int = Field(default=0, ge=0)
-    """GPUs that slurm and ray reserve on each node; 0 asks for none."""
+    """GPUs that slurm, ray and kubernetes reserve on each node; 0 asks for none."""
     cpus_per_node: int = Field(default=1, ge=1)
-    """CPU cores that slurm and ray reserve on each node."""
+    """CPU cores that slurm, ray and kubernetes reserve on each node."""
     options: tuple[str, ...] = ()
     """Further options of `srun`, such as `["--partition=gpu", "--time=12:00:00"]`."""
     address: str = ""
@@ -33,9 +33,9 @@ class LauncherConfig(Section):
         for name, kinds in {
             "options": ("slurm",),
             "address": ("ray",),
-            "gpus_per_node": ("slurm", "ray"),
-            "cpus_per_node": ("slurm", "ray"),
-            "silence_seconds": ("slurm", "ray"),
+            "gpus_per_node": ("slurm", "ray", "kubernetes"),
+            "cpus_per_node": ("slurm", "ray", "kubernetes"),
+            "silence_seconds": ("slurm", "ray", "kubernetes"),
         }.items():
             # A resolved configuration names every key.
             changed = getattr(self, name) != type(self).model_fields[name].default

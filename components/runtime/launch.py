@@ -58,8 +58,8 @@ from components.runtime.progress import PROGRESS_MARK
 
 log = logging.getLogger(__name__)
 
-FAILURE, CONNECTION_LOST = ".failure.json", ".connection-lost.json"
-"""Files of a stage's output in which a rank writes its error, if any."""
+FAILURE = ".failure.json"
+"""File of a stage's output in which the first rank that fails writes its error."""
 ALONE = ("--standalone", "--local-addr=127.0.0.1")
 """torchrun's arguments on one machine. Without an address its ranks look for the machine by its name, and wait for ever
 if the name cannot be resolved."""
@@ -214,7 +214,7 @@ def _run_in_children(name: str, request: Record, workspace: Workspace, where: Pl
     write_json(message, stage | _meeting(where))
     tail: list[str] = []
     nodes = Nodes(where.nodes, silence_seconds=where.launcher.silence_seconds)
-    with _started(message, workspace.path, where) as (child, lines), nodes.watched(child):
+    with _started(message, workspace.path, where) as (child, lines), nodes.watched(child, message):
         for line in lines:
             _forward(line.rstrip("\n"), nodes, tail)
         code = child.wait()
@@ -259,7 +259,7 @@ def _raise_failure(name: str, out: Path, code: int, nodes: Nodes, tail: Sequence
     Raises:
         StageFailed: A rank failed, or its process or its node was lost.
     """
-    failure, lost_connection = out / FAILURE, out / CONNECTION_LOST
+    failure = out / FAILURE
     if failure.exists():
         error = read_json(failure)
         failure.unlink()
@@ -273,8 +273,6 @@ def _raise_failure(name: str, out: Path, code: int, nodes: Nodes, tail: Sequence
         cause = f"its processes exited with code {code}"
         if lost := nodes.lost():
             cause = f"lost node {', '.join(lost)}"
-        elif lost_connection.exists():
-            cause = f"a process was killed, and the others lost their connection ({code})"
         log.warning("%s failed: %s", name, cause)  # the error itself is shown only if no further try succeeds
         raise StageFailed(f"{name} failed: {cause}; last lines: {' | '.join(tail[-5:])}", may_pass=True)
 

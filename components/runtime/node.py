@@ -5,7 +5,6 @@ rendezvous, and a node tells by marked lines of its output when it begins, that 
 """
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -24,10 +23,9 @@ from components.runtime.children import child_process, output_lines, output_pipe
 from components.runtime.launchers.place import Place
 from components.runtime.launchers.registry import LAUNCHERS
 from components.runtime.machine import ranks_of_machine
-from components.runtime.nodes import NODE_MARK
+from components.runtime.nodes import SIGN_SECONDS, marked_line
 from components.runtime.progress import PROGRESS_MARK
 
-ALIVE_SECONDS = 10.0
 SEEN_SECONDS = 30.0
 """Seconds that a file of another machine may take to appear on a shared file system."""
 MEETING_SECONDS = 600
@@ -103,13 +101,53 @@ def main(kind: str, message: Path, out: Path) -> int:
     ranks = ranks_of_machine(content["num_processes"], content["gpus_per_rank"])
     code = 1
     try:
-        with voice.saying_alive(), ranks_of_node(message, out, ranks=ranks, rendezvous=rendezvous) as (child, lines):
+        with (
+            voice.saying_alive(),
+            _ended_with_its_stage(message, content["silence_seconds"]),
+            ranks_of_node(message, out, ranks=ranks, rendezvous=rendezvous) as (child, lines),
+        ):
             for line in lines:
                 voice.forward(line.rstrip("\n"))
             code = child.wait()
     finally:
         voice.say("ended", str(code))
     return code
+
+
+@contextlib.contextmanager
+def _ended_with_its_stage(message: Path, seconds: float) -> Iterator[None]:
+    """End this node when its message is not touched any more: where nothing ends it, it would go on for nobody.
+
+    A cluster keeps a job whose starter was killed together with its machine.
+    """
+    over = threading.Event()
+
+    def watch() -> None:
+        before, since = _touched(message), time.monotonic()
+        while not over.wait(SIGN_SECONDS):
+            now = _touched(message)
+            if now not in (None, before):
+                before, since = now, time.monotonic()
+            elif time.monotonic() - since > seconds:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _touched(message: Path) -> int | None:
+    """Return when a file was touched; None if it is gone. Opened, since network file systems then look anew."""
+    try:
+        with message.open("rb") as file:
+            return os.fstat(file.fileno()).st_mtime_ns
+    except OSError:
+        return None
 
 
 class _Voice:
@@ -121,8 +159,7 @@ class _Voice:
 
     def say(self, event: str, text: str = "") -> None:
         """Print a marked line, which the parent reads."""
-        mark = {"index": self._place.index, "name": self._place.name, "event": event, "text": text}
-        self._print(f"{NODE_MARK}{json.dumps(mark)}")
+        self._print(marked_line(event, self._place.name, index=self._place.index, text=text))
 
     def forward(self, line: str) -> None:
         """Print a rank's line under the node's name; a marked line stays as it is."""
@@ -130,11 +167,11 @@ class _Voice:
 
     @contextlib.contextmanager
     def saying_alive(self) -> Iterator[None]:
-        """Print a sign of life at every `ALIVE_SECONDS` within the block."""
+        """Print a sign of life at every `SIGN_SECONDS` within the block."""
         ended = threading.Event()
 
         def tick() -> None:
-            while not ended.wait(ALIVE_SECONDS):
+            while not ended.wait(SIGN_SECONDS):
                 self.say("alive")
 
         thread = threading.Thread(target=tick, daemon=True)

@@ -3,16 +3,32 @@
 import contextlib
 import json
 import logging
+import os
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from components.runtime.children import end
 
 NODE_MARK = "::node "
 """Begins a line in which a node says what it does."""
+SIGN_SECONDS = 10.0
+"""Seconds between two signs of life, of a node by a marked line and of the stage by its message."""
 log = logging.getLogger(__name__)
+
+
+def marked_line(event: str, name: str, *, index: int | None = None, text: str = "") -> str:
+    """Return the line by which a node, or its launcher, tells the stage of an event.
+
+    Args:
+        event: `began`, `alive`, `ended` or `refused`, of the node itself; `lost`, of its launcher.
+        name: The node's name.
+        index: The node's index, which a launcher may not know.
+        text: Why the node refuses, or its exit code.
+    """
+    return f"{NODE_MARK}{json.dumps({'index': index, 'name': name, 'event': event, 'text': text})}"
 
 
 class Nodes:
@@ -29,6 +45,8 @@ class Nodes:
         """Why a node cannot work, if it said so."""
         self._silent: dict[int, str] = {}
         """Nodes that were silent for too long."""
+        self._told_lost: list[str] = []
+        """Names of the nodes that their launcher has lost."""
         self._names: dict[int, str] = {}
         self._heard: dict[int, float] = {}
         self._ended: set[int] = set()
@@ -37,6 +55,9 @@ class Nodes:
         """Note what a node says in a marked line, given without its beginning."""
         said = json.loads(mark)
         index, event = said["index"], said["event"]
+        if event == "lost":
+            self._told_lost.append(said["name"])
+            return
         self._names[index], self._heard[index] = said["name"], time.monotonic()
         if event == "began":
             log.info("node %s works (%d of %d)", said["name"], index + 1, self.number)
@@ -46,19 +67,33 @@ class Nodes:
             self._ended.add(index)
 
     def lost(self) -> list[str]:
-        """Return the names of the nodes that began, and neither ended nor were heard of at the last look."""
+        """Return the names of the nodes that are lost: silent, or told so by the launcher.
+
+        If there are none, they are those that began and did not say that they end.
+        """
         if self._silent:
             return [self._names[index] for index in sorted(self._silent)]
-        return [self._names[index] for index in sorted(self._names) if index not in self._ended]
+        ended = {self._names[index] for index in self._ended}
+        return self._told_lost or sorted(set(self._names.values()) - ended)
 
     @contextlib.contextmanager
-    def watched(self, launcher: "subprocess.Popen[str]") -> Iterator[None]:
-        """End the launcher's command, and with it all nodes, when a node is silent for too long."""
+    def watched(self, launcher: "subprocess.Popen[str]", message: Path) -> Iterator[None]:
+        """End the launcher's command, and with it all nodes, when a node is silent for too long.
+
+        Args:
+            launcher: The launcher's command.
+            message: The nodes' message. It is touched within the block, so that nodes that outlive their stage end.
+        """
         over = threading.Event()
 
         def watch() -> None:
+            touched = time.monotonic()
             while not over.wait(1.0):
                 now = time.monotonic()
+                if now - touched > SIGN_SECONDS:
+                    touched = now
+                    with contextlib.suppress(OSError):
+                        os.utime(message)
                 for index, heard in list(self._heard.items()):
                     if index not in self._ended and now - heard > self.silence_seconds:
                         self._silent[index] = self._names[index]

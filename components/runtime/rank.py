@@ -15,7 +15,7 @@ from pathlib import Path
 from components.artifacts import peak_memory, read_json, write_json
 from components.runtime import progress
 from components.runtime.children import AGENT
-from components.runtime.launch import CONNECTION_LOST, FAILURE, PASSING, STAGES
+from components.runtime.launch import FAILURE, PASSING, STAGES
 from components.runtime.machine import prepare_process
 from components.runtime.progress import PROGRESS_MARK
 
@@ -67,11 +67,10 @@ def main(message: Path, out: Path, pipes: list[str]) -> None:
             importlib.import_module(content["module"]).run(request, out)
     except Exception as error:
         # The first rank to fail is the cause: it writes its error before its connections break, which makes the other
-        # ranks fail. A rank that was killed wrote none, so that a broken connection is never taken for a cause.
-        place = out / (CONNECTION_LOST if is_lost_connection(error) else FAILURE)
-        if not place.exists():
+        # ranks fail. A rank that was killed wrote none, so a broken connection is never taken for the cause.
+        if not is_lost_connection(error) and not (out / FAILURE).exists():
             failure = {"type": type(error).__name__, "message": str(error), "may_pass": isinstance(error, PASSING)}
-            write_json(place, failure)
+            write_json(out / FAILURE, failure)
         raise
     write_json(out / f".peak-{rank}.json", {"bytes": peak_memory()})
 

@@ -10,16 +10,19 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from components.config import CampaignConfig, GateConfig, LauncherConfig
 from components.records import Artifact, DataRejected, PromoteRequest, StageFailed
+from components.runtime.children import child_process
 from components.runtime.launch import STAGES, Placement, Stage, run_stage
 from components.runtime.launchers import slurm
 from components.runtime.launchers.registry import check_launcher
 from components.runtime.node import main
+from components.runtime.nodes import Nodes
 from components.runtime.rank import is_lost_connection
 from tests.runtime import slurm_stand_in
 
@@ -159,7 +162,7 @@ def test_killed_rank_of_one_machine_may_be_tried_again(
     """A rank that lacks memory is killed; the error of the other one, a lost connection, was taken for the cause."""
     monkeypatch.setenv("SLURMD_NODENAME", "here")
     round = stage("if rank == 1: os.kill(os.getpid(), 9)\n    dist.barrier()")
-    with pytest.raises(StageFailed, match="promote failed: a process was killed") as failed:
+    with pytest.raises(StageFailed, match="promote failed: its processes exited with code") as failed:
         run_stage("promote", request(), round, where=Placement(num_processes=2))
     assert failed.value.may_pass
 
@@ -227,13 +230,15 @@ def test_srun_gets_the_nodes_and_what_they_need() -> None:
     [
         ("slurm", "launcher.kind slurm needs the command srun, which is not on this machine: install Slurm's client"),
         ("ray", r'launcher.kind ray needs Ray: pip install "dpo-ratchet\[ray\]"'),
+        ("kubernetes", r'launcher.kind kubernetes needs its client: pip install "dpo-ratchet\[kubernetes\]"'),
     ],
 )
 def test_launcher_that_is_not_installed_is_refused_before_a_campaign_starts(
     kind: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setitem(sys.modules, "ray", None)
+    for package in ("ray", "kubernetes"):
+        monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ValueError, match=message):
         check_launcher(LauncherConfig.model_validate({"kind": kind}))
 
@@ -246,7 +251,39 @@ def test_nodes_need_a_launcher(section: str) -> None:
     assert CampaignConfig.model_validate(config.model_dump(mode="json")) == config
 
 
-@pytest.mark.parametrize(("kind", "key", "value"), [("local", "options", ["-p"]), ("ray", "options", ["-p"])])
-def test_key_that_a_launcher_does_not_read_is_refused(kind: str, key: str, value: list[str]) -> None:
-    with pytest.raises(ValueError, match=f"{key} does nothing under kind {kind}: leave it out, or set `kind: slurm`"):
+@pytest.mark.parametrize(
+    ("kind", "key", "value", "reader"),
+    [
+        ("local", "options", ["-p"], "slurm"),
+        ("ray", "options", ["-p"], "slurm"),
+        ("kubernetes", "options", ["-p"], "slurm"),
+        ("kubernetes", "address", "10.0.0.5:6379", "ray"),
+    ],
+)
+def test_key_that_a_launcher_does_not_read_is_refused(kind: str, key: str, value: Any, reader: str) -> None:
+    message = f"{key} does nothing under kind {kind}: leave it out, or set `kind: {reader}`"
+    with pytest.raises(ValueError, match=message):
         LauncherConfig.model_validate({"kind": kind, key: value})
+
+
+@pytest.mark.parametrize("kind", ["slurm", "ray", "kubernetes"])
+def test_launchers_of_several_machines_read_what_a_node_needs(kind: str) -> None:
+    section = {"kind": kind, "gpus_per_node": 8, "cpus_per_node": 16, "silence_seconds": 300.0}
+    launcher = LauncherConfig.model_validate(section)
+    assert launcher.model_dump(include=set(section)) == section
+    assert LauncherConfig.model_validate(launcher.model_dump(mode="json")) == launcher
+
+
+def test_message_of_the_nodes_is_touched_while_their_stage_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nodes end if it is not."""
+    monkeypatch.setattr("components.runtime.nodes.SIGN_SECONDS", 0.5)
+    message = tmp_path / "message.json"
+    message.touch()
+    os.utime(message, (0, 0))
+    with child_process(["sleep", "100"]) as child, Nodes(2, silence_seconds=60.0).watched(child, message):
+        deadline = time.monotonic() + 20
+        while message.stat().st_mtime == 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)

@@ -76,6 +76,16 @@ def test_job_of_a_deployment_matches_the_schema(version: str, gpus: int) -> None
     kubernetes_validate.validate(rendered(**deployed_variables(), gpus=gpus), version, strict=True)
 
 
+@pytest.mark.parametrize("start_nodes", [False, True])
+def test_job_has_a_token_only_if_it_is_to_start_nodes(start_nodes: bool) -> None:
+    pod = rendered(**deployed_variables(), start_nodes=start_nodes)["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is start_nodes
+    account, role, binding = documents("nodes.yaml")
+    assert pod["serviceAccountName"] == account["metadata"]["name"] == binding["subjects"][0]["name"]
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert "start_nodes" not in deployed_variables()
+
+
 def test_job_works_in_the_shared_volume_without_rights(tmp_path: Path) -> None:
     pod = rendered(**deployed_variables(), gpus=8)["spec"]["template"]["spec"]
     (container,) = pod["containers"]

@@ -13,6 +13,7 @@ from typing import Any
 
 from components.config import LauncherConfig
 from components.runtime.launchers.place import Place
+from components.runtime.nodes import marked_line
 
 INDEX, NAME, HEAD = "RATCHET_NODE_INDEX", "RATCHET_NODE_NAME", "RATCHET_NODE_HEAD"
 OF_A_NODE = frozenset({"CUDA_VISIBLE_DEVICES", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "HOSTNAME", "TMPDIR"})
@@ -83,6 +84,7 @@ def _drive(launcher: LauncherConfig, nodes: int, on_each_node: list[str]) -> int
         except ray.exceptions.RayError as error:
             first, *_ = str(error).splitlines()
             _say(f"node {addresses[index]}: {first}")
+            _say(marked_line("lost", addresses[index], index=index))
             codes[index] = 1
 
     followers = [threading.Thread(target=follow, args=(index,), daemon=True) for index in range(nodes)]

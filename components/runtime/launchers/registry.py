@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from components.config import LauncherConfig
-from components.runtime.launchers import ray_cluster, slurm
+from components.runtime.launchers import kubernetes_job, ray_cluster, slurm
 from components.runtime.launchers.place import Place
 
 
@@ -22,6 +22,7 @@ class Launcher(NamedTuple):
 LAUNCHERS = {
     "slurm": Launcher(slurm.command, slurm.place),
     "ray": Launcher(ray_cluster.command, ray_cluster.place),
+    "kubernetes": Launcher(kubernetes_job.command, kubernetes_job.place),
 }
 """`local` is not among them: `components.runtime.launch` starts the ranks of this machine itself."""
 
@@ -39,6 +40,8 @@ def check_launcher(launcher: LauncherConfig) -> None:
         )
     if launcher.kind == "ray" and not _is_installed("ray"):
         raise ValueError('launcher.kind ray needs Ray: pip install "dpo-ratchet[ray]"')
+    if launcher.kind == "kubernetes" and not _is_installed("kubernetes"):
+        raise ValueError('launcher.kind kubernetes needs its client: pip install "dpo-ratchet[kubernetes]"')
 
 
 def _is_installed(package: str) -> bool:
