@@ -6,6 +6,7 @@ driver started.
 
 import json
 import os
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -67,11 +68,12 @@ def _drive(launcher: LauncherConfig, nodes: int, on_each_node: list[str]) -> int
             **options,
         )
 
-    addresses = ray.get([on(index, _address).remote() for index in range(nodes)])
+    hosts = ray.get([on(index, _host).remote() for index in range(nodes)])
     codes: dict[int, int] = {}
 
     def follow(index: int) -> None:
-        told = {INDEX: str(index), NAME: addresses[index], HEAD: addresses[0]}
+        (name, _), (_, head) = hosts[index], hosts[0]
+        told = {INDEX: str(index), NAME: name, HEAD: head}
         environment = {name: value for name, value in os.environ.items() if name not in OF_A_NODE} | told
         lines = on(index, _run, num_returns="streaming").remote(on_each_node, environment)
         try:
@@ -83,8 +85,8 @@ def _drive(launcher: LauncherConfig, nodes: int, on_each_node: list[str]) -> int
                     _say(item)
         except ray.exceptions.RayError as error:
             first, *_ = str(error).splitlines()
-            _say(f"node {addresses[index]}: {first}")
-            _say(marked_line("lost", addresses[index], index=index))
+            _say(f"node {name}: {first}")
+            _say(marked_line("lost", name, index=index))
             codes[index] = 1
 
     followers = [threading.Thread(target=follow, args=(index,), daemon=True) for index in range(nodes)]
@@ -96,10 +98,11 @@ def _drive(launcher: LauncherConfig, nodes: int, on_each_node: list[str]) -> int
     return max(codes.values(), default=1)
 
 
-def _address() -> str:
+def _host() -> tuple[str, str]:
+    """Return the name and the address of the node that this task runs on."""
     import ray
 
-    return str(ray.util.get_node_ip_address())
+    return socket.gethostname(), ray.util.get_node_ip_address()
 
 
 def _run(command: list[str], environment: dict[str, str]) -> Iterator[str | int]:
