@@ -77,7 +77,6 @@ def test_champion_loads_from_mlflow_with_the_weights_of_the_campaign(
 def test_pages_answer_nobody_without_their_key(stack: Stack) -> None:
     assert httpx.post(f"{stack.prefect}/api/flows/filter", json={}).status_code == 401
     assert httpx.get(f"{stack.prefect}/api/health").status_code == 200
-    assert httpx.get(f"{stack.prefect}/api/health", headers={"Host": "attacker.example"}).status_code == 400
     assert httpx.get(f"{stack.mlflow}/api/2.0/mlflow/experiments/search?max_results=1").status_code == 401
     foreign = {"Host": "attacker.example"}
     assert httpx.get(f"{stack.prefect}/api/health", headers=foreign).status_code == 403
