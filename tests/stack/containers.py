@@ -85,16 +85,11 @@ class Stack:
         return checked.returncode == 0
 
     def wait_until_healthy(self, *, seconds: float) -> None:
-        """Wait until every service is healthy and `deploy` has done its work."""
+        """Wait until every service is healthy; the worker is when it has put the deployments on the page."""
         for service in SERVICES:
             wait_until(
                 lambda name=service: self.is_healthy(name), f"{service} to be healthy", seconds, self.logs, service
             )
-        wait_until(self._has_deployed, "the deployments", seconds, self.logs, "deploy")
-
-    def _has_deployed(self) -> bool:
-        state = self.inspect("deploy")["State"]
-        return state["Status"] in ("exited", "stopped") and state["ExitCode"] == 0
 
     def kill(self, service: str) -> None:
         """Kill a container's first process, and so all of its processes, as a crash or a lack of memory would.
