@@ -50,6 +50,7 @@ from components.records import (
 )
 from components.runtime import progress
 from components.runtime.children import AGENT, child_process, output_lines, output_pipes
+from components.runtime.full_disk import explained
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +171,8 @@ def _run_here(name: str, request: Record, workspace: Workspace) -> None:
         raise
     except Exception as error:
         raise StageFailed(
-            f"{name} failed: {type(error).__name__}: {error}", may_pass=isinstance(error, PASSING)
+            f"{name} failed: {type(error).__name__}: {explained(error, workspace.path)}",
+            may_pass=isinstance(error, PASSING),
         ) from error
 
 
@@ -284,7 +286,8 @@ def _child_main(message: Path, out: Path, pipes: list[str]) -> None:
         # The first rank to fail is the cause: it writes its error before its connections break, which makes the other
         # ranks fail.
         if not (out / ".failure.json").exists():
-            failure = {"type": type(error).__name__, "message": str(error), "may_pass": isinstance(error, PASSING)}
+            told, may_pass = explained(error, out), isinstance(error, PASSING)
+            failure = {"type": type(error).__name__, "message": told, "may_pass": may_pass}
             write_json(out / ".failure.json", failure)
         raise
     write_json(out / f".peak-{rank}.json", {"bytes": peak_memory()})
