@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
-from components.artifacts import digest, read_json
+from components.artifacts import REMEDY, digest, file_digest, read_json
+from components.campaign.files import read_manifest
 from components.campaign.known_digests import KnownDigests
 from components.campaign.state import State, read_state, round_directory, start_directory
 from components.config import CampaignConfig, JudgeConfig
@@ -109,9 +110,18 @@ class Pinned:
 
     @classmethod
     def read(cls, campaign: Path) -> "Pinned | None":
-        """Read what round 0 published; None if it has not."""
+        """Read what round 0 published; None if it has not.
+
+        Raises:
+            ValueError: Its file is damaged.
+        """
         path = start_directory(campaign) / "start.json"
-        return cls(campaign, read_json(path), read_state(campaign)) if path.is_file() else None
+        if not path.is_file():
+            return None
+        content, manifest = read_json(path), read_manifest(path.parent)
+        if manifest is not None and file_digest(path) != manifest.files[path.name].sha256:
+            raise ValueError(f"{path} is damaged (its manifest has another hash): {REMEDY}")
+        return cls(campaign, content, read_state(campaign))
 
     @property
     def has_rounds(self) -> bool:
