@@ -242,7 +242,7 @@ def check_records(campaign: Campaign, whole: Campaign) -> None:
     assert state["target"] is None
     assert [record["round"] for record in state["rounds"]] == rounds
     for record, other in zip(state["rounds"], expected["rounds"], strict=True):
-        volatile = ("seconds", "mlflow_run_id")
+        volatile = ("seconds", "mlflow_run_id", "git_sha")
         assert {name: record[name] for name in record if name not in volatile} == {
             name: other[name] for name in other if name not in volatile
         }

@@ -22,7 +22,7 @@ FULL = {
     "in the report": "after replace */campaign.json behind */promote (2)",
     "as the start is closed": "after replace */report.html behind *",
 }
-SAMPLE = ("in generate_responses", "in a checkpoint", "behind evaluate", "while MLflow is written", "in the report")
+SAMPLE = ("in a checkpoint", "behind evaluate", "while MLflow is written", "in the report")
 
 
 @pytest.fixture
