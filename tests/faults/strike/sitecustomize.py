@@ -87,12 +87,19 @@ class Strike:
         now = time.time
         time.time = lambda: now() - 365 * 86400
 
+    def hold(self) -> None:
+        """Stay at this point until a signal comes, for half a minute."""
+        import time
+
+        time.sleep(30)
+
 
 ACTIONS = {
     "kill": lambda strike: os.kill(strike.pid, signal.SIGKILL),
     "term": lambda strike: os.kill(strike.pid, signal.SIGTERM),
     "fill": Strike.fill,
     "jump": Strike.jump,
+    "hold": Strike.hold,
     "none": lambda strike: None,
 }
 
