@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MANIFEST = "MANIFEST.json"
-REMEDY = "restore it, or remove it to have it made anew"
 log = logging.getLogger(__name__)
 
 SomeRecord = TypeVar("SomeRecord", bound=Record)
@@ -93,7 +92,7 @@ def write_json(path: Path, value: Record | dict[str, Any]) -> None:
     write_bytes(path, (json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: Path, *, remedy: str = REMEDY) -> dict[str, Any]:
+def read_json(path: Path, *, remedy: str = "restore it, or remove it to have it made anew") -> dict[str, Any]:
     """Read a JSON object.
 
     Args:

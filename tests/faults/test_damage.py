@@ -37,7 +37,6 @@ MADE_ANEW = {
     "round-001/validate_data/validation.json": "no longer matches its recorded hash",
     "round-000/start/MANIFEST.json": "running the stage again",
     "round-000/start/train_prompts.parquet": "no longer matches its recorded hash",
-    "round-000/start/held_out_prompts.parquet": "no longer matches its recorded hash",
     ".flow_run": "",
     ".lock": "",
 }
@@ -48,7 +47,8 @@ REFUSED = {
     "campaign.json": ("campaign.json is damaged", "restore it or move the campaign's directory away"),
     "config.json": ("config.json is damaged", "restore it, or remove it to have it made anew"),
     "round-001/spent.json": ("spent.json is damaged", "restore it, or remove it to have it made anew"),
-    "round-000/start/start.json": ("start.json is damaged", "restore it, or remove it to have it made anew"),
+    "round-000/start/start.json": ("start.json is damaged", "to pin the inputs anew"),
+    "round-000/start/held_out_prompts.parquet": ("held_out_prompts.parquet is damaged", "to pin the inputs anew"),
 }
 """Files that nothing can make anew as they were, and what the line says of each."""
 Damage = Callable[[bytes], bytes]
