@@ -56,7 +56,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Site
             entry["work_pool"]["job_variables"]["env"] |= held
 
     settings = {"runs": str(site.runs), "action": "hold", "points": [], "log": str(place / "points.txt")}
-    (place / "strike.json").write_text(json.dumps(settings | {"pattern": SAVING}))
+    (place / "strike.json").write_text(json.dumps(settings | {"pattern": SAVING, "program": "prefect.engine"}))
     try:
         site.ratchet("up")
         site.deploy(struck)
