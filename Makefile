@@ -7,7 +7,7 @@ ENGINE ?= docker
 COMPOSE ?= $(if $(filter podman,$(ENGINE)),$(BIN)/podman-compose,docker compose)
 IMAGE_BUILD ?= $(ENGINE) build
 PROFILE ?= cpu
-.PHONY: demo test check lint types imports coverage test-faults bench bench-gpu bench-real reference models ui up down deploy worker test-e2e test-stores test-nodes clean \
+.PHONY: demo test check lint types imports coverage test-faults soak bench bench-gpu bench-real reference models ui up down deploy worker test-e2e test-stores test-nodes test-privileged clean \
 	image image-gpu stack-secrets stack-up stack-down stack-test lock audit
 
 demo: .venv/run.ready  ## Set up, and run three rounds on the built-in campaign.
@@ -30,8 +30,14 @@ imports: .venv/dev.ready  ## Arrows point one way.
 coverage: .venv/dev.ready  ## The tests with line and branch coverage.
 	$(PYTEST) --cov --cov-report=term $(ARGS)
 
-test-faults: .venv/dev.ready  ## kill -9 at twenty random moments; takes a quarter of an hour.
-	RATCHET_KILLS=20 $(BIN)/python -m pytest -q -s --timeout 7200 tests/faults
+test-faults: .venv/dev.ready  ## Every fault at every moment: kills, full disks, damage, locks, outages; takes hours.
+	RATCHET_FAULTS=all $(BIN)/python -m pytest -q -s -m "" tests/faults $(ARGS)
+
+test-privileged: .venv/dev.ready  ## A full and a read-only disk, and the first process of a container; as root, in some minutes.
+	$(PYTEST) -m privileged tests/faults $(ARGS)
+
+soak: .venv/dev.ready  ## Fifty rounds with a fault in every third: memory, files, databases and seconds, into runs/bench; an hour.
+	$(BIN)/python tests/benchmarks/soak.py $(ARGS)
 
 bench: .venv/dev.ready  ## Training, sampling and a round beside TRL and transformers, the demo, growth, and what judges and machinery do; into runs/bench, in hours.
 	$(BIN)/python tests/benchmarks/train_step.py

@@ -92,10 +92,22 @@ def write_json(path: Path, value: Record | dict[str, Any]) -> None:
     write_bytes(path, (json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    assert isinstance(content, dict), path
+def read_json(path: Path, *, remedy: str = "restore it, or remove it to have it made anew") -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        path: The file.
+        remedy: What to do if it is damaged, for the error.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): {remedy}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged (it is no JSON object): {remedy}")
     return content
 
 
@@ -107,9 +119,11 @@ def read_record(kind: type[SomeRecord], path: Path) -> SomeRecord:
         NewerVersion: A newer version wrote it: its format is higher, or it has fields that this version lacks.
         ValueError: It is damaged.
     """
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is not a JSON object")
+    return as_record(kind, read_json(path), path)
+
+
+def as_record(kind: type[SomeRecord], content: dict[str, Any], path: Path) -> SomeRecord:
+    """Return the record that a JSON file holds; see `read_record`."""
     written = content.get("format", FORMAT)
     if isinstance(written, int) and written > FORMAT:
         raise _newer(path, f"its format is {written}, and this version knows {FORMAT}")

@@ -4,17 +4,21 @@ Computes nothing and loads no ML library. campaign.json alone decides which roun
 follow it.
 """
 
+import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from components.artifacts import read_record, write_json
+from components.artifacts import as_record, read_json, write_json
 from components.records import NewerVersion, Record, RoundRecord, VersionedRecord
 
 RUNS_VARIABLE = "RATCHET_RUNS"
 REPLACED_START = "start-until-round-{}"
+REMEDY = "restore it or move the campaign's directory away"
 
 
 class Champion(Record):
@@ -51,6 +55,9 @@ class State(VersionedRecord):
     rounds: tuple[RoundRecord, ...] = ()
     rollbacks: tuple[Rollback, ...] = ()
     """Oldest first."""
+    sha256: str | None = Field(default=None, exclude_if=lambda sha256: sha256 is None)
+    """Digest of the rest of the file, so that no damage goes unseen; None in memory, and if an earlier version wrote
+    this."""
 
     @property
     def last_round(self) -> int:
@@ -117,15 +124,17 @@ def read_state(directory: Path) -> State | None:
     """
     path = directory / "campaign.json"
     try:
-        return read_record(State, path)
+        content = read_json(path, remedy=REMEDY)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    if content.pop("sha256", _sha256(content)) != _sha256(content):
+        raise ValueError(f"{path} is damaged (its content does not match its sha256): {REMEDY}")
+    try:
+        return as_record(State, content, path)
     except NewerVersion:
         raise
     except ValueError as error:
-        raise ValueError(
-            f"{path} is damaged ({str(error).splitlines()[0]}): restore it or move the campaign's directory away"
-        ) from None
+        raise ValueError(f"{path} is damaged ({str(error).splitlines()[0]}): {REMEDY}") from None
 
 
 def known_campaigns() -> list[str]:
@@ -149,7 +158,12 @@ def known_state(campaign: str) -> State:
 
 def write_state(directory: Path, state: State) -> None:
     """Replace campaign.json atomically."""
-    write_json(directory / "campaign.json", state)
+    content = state.model_dump(mode="json")
+    write_json(directory / "campaign.json", content | {"sha256": _sha256(content)})
+
+
+def _sha256(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def open_target(state: State, num_rounds: int, until: int | None = None) -> int:
@@ -166,9 +180,11 @@ def open_target(state: State, num_rounds: int, until: int | None = None) -> int:
 def has_reached(state: State | None, until: int | None) -> bool:
     """Return whether a start that goes to round `until` has nothing left to do, not even to show the last round.
 
-    An open target is closed only after what follows its last round.
+    An open target is closed only after what follows its last round. A round that MLflow does not have is left to do.
     """
-    return state is not None and until is not None and state.last_round >= until and state.target != state.last_round
+    if state is None or until is None or state.last_round < until or state.target == state.last_round:
+        return False
+    return all(record.mlflow_run_id is not None for record in state.rounds)
 
 
 def with_round(state: State, record: RoundRecord) -> State:

@@ -50,6 +50,7 @@ from components.records import (
 )
 from components.runtime import progress
 from components.runtime.children import child_process, output_lines
+from components.runtime.full_disk import explained
 from components.runtime.launchers.registry import LAUNCHERS
 from components.runtime.machine import prepare_process, ranks_of_machine, visible_gpus
 from components.runtime.node import own_code, ranks_of_node
@@ -204,7 +205,8 @@ def _run_here(name: str, request: Record, workspace: Workspace) -> None:
         raise
     except Exception as error:
         raise StageFailed(
-            f"{name} failed: {type(error).__name__}: {error}", may_pass=isinstance(error, PASSING)
+            f"{name} failed: {type(error).__name__}: {explained(error, workspace.path)}",
+            may_pass=isinstance(error, PASSING),
         ) from error
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from components.artifacts import peak_memory, read_json, write_json
 from components.runtime import progress
 from components.runtime.children import AGENT
+from components.runtime.full_disk import explained
 from components.runtime.launch import FAILURE, PASSING, STAGES
 from components.runtime.machine import prepare_process
 from components.runtime.progress import PROGRESS_MARK
@@ -69,7 +70,8 @@ def main(message: Path, out: Path, pipes: list[str]) -> None:
         # The first rank to fail is the cause: it writes its error before its connections break, which makes the other
         # ranks fail. A rank that was killed wrote none, so a broken connection is never taken for the cause.
         if not is_lost_connection(error) and not (out / FAILURE).exists():
-            failure = {"type": type(error).__name__, "message": str(error), "may_pass": isinstance(error, PASSING)}
+            told, may_pass = explained(error, out), isinstance(error, PASSING)
+            failure = {"type": type(error).__name__, "message": told, "may_pass": may_pass}
             write_json(out / FAILURE, failure)
         raise
     write_json(out / f".peak-{rank}.json", {"bytes": peak_memory()})

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
-from components.artifacts import digest, read_json
+from components.artifacts import digest, file_digest, read_json
+from components.campaign.files import read_manifest
 from components.campaign.known_digests import KnownDigests
 from components.campaign.state import State, read_state, round_directory, start_directory
 from components.config import CampaignConfig, JudgeConfig
@@ -26,6 +27,8 @@ from components.models.weights import weights_digest
 from components.records import ModelRef, StartPins
 from components.start.hub import at_commits, commits_of
 from components.start.preflight import Inputs, check_inputs
+
+HELD_OUT = "held_out_prompts.parquet"
 
 
 class Change(NamedTuple):
@@ -109,9 +112,20 @@ class Pinned:
 
     @classmethod
     def read(cls, campaign: Path) -> "Pinned | None":
-        """Read what round 0 published; None if it has not."""
-        path = start_directory(campaign) / "start.json"
-        return cls(campaign, read_json(path), read_state(campaign)) if path.is_file() else None
+        """Read what round 0 published; None if it has not.
+
+        Raises:
+            ValueError: A file that says what was pinned is damaged.
+        """
+        start = start_directory(campaign)
+        if not (start / "start.json").is_file():
+            return None
+        manifest = read_manifest(start)
+        published = {} if manifest is None else manifest.files
+        for name in published.keys() & {"start.json", HELD_OUT}:
+            if not (start / name).is_file() or file_digest(start / name) != published[name].sha256:
+                raise ValueError(f"{start / name} is damaged: restore it, or remove {start} to pin the inputs anew")
+        return cls(campaign, read_json(start / "start.json"), read_state(campaign))
 
     @property
     def has_rounds(self) -> bool:
@@ -125,7 +139,7 @@ class Pinned:
 
     def held_out_keys(self, system_prompt: str) -> tuple[str, ...]:
         """Return the content keys of the held-out prompts, without the system prompt that the policy reads."""
-        table = pq.read_table(start_directory(self.campaign) / "held_out_prompts.parquet", columns=["messages"])
+        table = pq.read_table(start_directory(self.campaign) / HELD_OUT, columns=["messages"])
         conversations = map(parse_messages, table["messages"].to_pylist())
         return tuple(sorted(content_key(without_system(messages, system_prompt)) for messages in conversations))
 

@@ -124,11 +124,14 @@ def _load() -> None:
 
 
 def _run_flow(settings: Any, *, accept_changes: bool, until: int | None) -> None:
+    from prefect import tags
+
     from flows.dpo_round import STOPPED
     from flows.iterative_dpo import SKIPPED, iterative_dpo
+    from flows.prefect_page.earlier_starts import own_process
     from flows.terminal.rounds import print_places, print_rounds
 
-    with _display(settings):
+    with _display(settings), tags(*own_process()):
         state: Any = iterative_dpo(settings, accept_changes=accept_changes, until=until, return_state=True)
     if state.name == SKIPPED:
         errors.print(f"ratchet: skipped: {state.message}")

@@ -4,6 +4,8 @@ One may have died, may be paused, or may have been running when this start was d
 """
 
 import logging
+import os
+import socket
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterParentFlowRunId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
     TaskRunFilter,
     TaskRunFilterFlowRunId,
 )
@@ -26,6 +30,7 @@ from components.campaign.lock import CampaignBusy
 
 HOLDER = ".flow_run"
 AUTO_SCHEDULED = "auto-scheduled"
+PROCESS = "process"
 FINAL = {StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED}
 log = logging.getLogger(__name__)
 
@@ -63,15 +68,53 @@ def take_over(directory: Path, flow_run_id: str) -> None:
         CampaignBusy: The previous run is paused: somebody must resume or cancel it.
     """
     path = directory / HOLDER
-    previous = path.read_text() if path.exists() else ""
-    if previous and previous != flow_run_id:
-        with get_client(sync_client=True) as client:
+    previous = path.read_text(errors="replace") if path.exists() else ""
+    with get_client(sync_client=True) as client:
+        if previous and previous != flow_run_id:
             try:
                 _refuse_if_paused(client, directory.name, UUID(previous))
                 _end(client, UUID(previous))
             except (ObjectNotFound, ValueError):
                 log.info("the previous flow run %s is not in this Prefect database", previous)
+        _end_those_of_dead_processes(client)
     write_bytes(path, flow_run_id.encode())
+
+
+def process_tag(pid: int) -> str | None:
+    """Return the tag by which a flow run names its process; None if there is no such process.
+
+    The process's start, in ticks since the machine's, tells it from a later one that got its number. Containers may
+    share a machine's name and have numbers of their own, so the tag names the space of the numbers too.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in "ZX" else f"{_here()}{pid}:{fields[19]}"
+
+
+def _here() -> str:
+    """Return the beginning of the tags of this machine's processes, as far as this one knows their numbers."""
+    return f"{PROCESS}:{socket.gethostname()}:{os.stat('/proc/self/ns/pid').st_ino}:"
+
+
+def own_process() -> list[str]:
+    """Return the tags of a flow run that this process starts."""
+    tag = process_tag(os.getpid())
+    return [] if tag is None else [tag]
+
+
+def _end_those_of_dead_processes(client: SyncPrefectClient) -> None:
+    """Mark flow runs as crashed whose process on this machine is gone, of any campaign.
+
+    Those that were killed before they held their campaign's lock left no other trace.
+    """
+    running = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
+    here = _here()
+    for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=running)):
+        tag = next((tag for tag in run.tags if tag.startswith(here)), None)
+        if tag is not None and process_tag(int(tag.removeprefix(here).split(":")[0])) != tag:
+            _end(client, run.id)
 
 
 def _refuse_if_paused(client: SyncPrefectClient, campaign: str, flow_run_id: UUID) -> None:

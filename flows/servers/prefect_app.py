@@ -83,6 +83,8 @@ class GuardedServer:
         async def release(message: Message) -> None:
             if message["type"] in ("lifespan.startup.complete", "lifespan.startup.failed"):
                 os.close(self._lock)
+            # uvicorn logs the cause, and Prefect has by then silenced its loggers.
+            sys.stderr.write(message.get("message", ""))
             await send(message)
 
         return release

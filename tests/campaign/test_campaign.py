@@ -114,7 +114,7 @@ def test_read_state_rollbacks_are_kept_under_their_names_and_older_files_have_no
     written = json.loads((directory / "campaign.json").read_text())
     assert written["rollbacks"] == [{"from": 1, "to": 0, "at": "2026-01-01T00:00:00+00:00", "after_round": 1}]
     assert state_of(directory) == state
-    del written["rollbacks"]
+    del written["rollbacks"], written["sha256"]
     write_json(directory / "campaign.json", written)
     assert state_of(directory).rollbacks == ()
 
@@ -145,6 +145,19 @@ def test_read_state_damaged_file_says_what_to_do(directory: Path) -> None:
         read_state(directory)
 
 
+def test_read_state_no_wrong_bit_goes_unseen(directory: Path) -> None:
+    """One in a digit gives another number, and JSON that is as good as before."""
+    path = directory / "campaign.json"
+    state = finish_round(directory, record(1))
+    intact = path.read_bytes()
+    for place in range(0, len(intact), 7):
+        path.write_bytes(intact[:place] + bytes([intact[place] ^ 1]) + intact[place + 1 :])
+        with pytest.raises(ValueError, match=r"campaign\.json"):
+            read_state(directory)
+    path.write_bytes(intact)
+    assert state_of(directory) == state
+
+
 @pytest.mark.parametrize(
     ("change", "sign"),
     [({"format": 2}, "its format is 2"), ({"owner": "ann"}, "does not know owner")],
@@ -156,7 +169,9 @@ def test_read_state_of_a_newer_version_is_not_called_damaged(
     """The advice to move a damaged campaign away would cost a colleague's campaign."""
     finish_round(directory, record(1))
     path = directory / "campaign.json"
-    path.write_text(json.dumps(read_json(path) | change))
+    content = read_json(path) | change
+    del content["sha256"]
+    path.write_text(json.dumps(content))
     with pytest.raises(NewerVersion) as refused:
         read_state(directory)
     assert sign in str(refused.value)
