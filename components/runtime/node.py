@@ -25,6 +25,7 @@ from components.runtime.launchers.registry import LAUNCHERS
 from components.runtime.machine import ranks_of_machine
 from components.runtime.nodes import SIGN_SECONDS, marked_line
 from components.runtime.progress import PROGRESS_MARK
+from components.runtime.ticking import every
 
 SEEN_SECONDS = 30.0
 """Seconds that a file of another machine may take to appear on a shared file system."""
@@ -102,7 +103,7 @@ def main(kind: str, message: Path, out: Path) -> int:
     code = 1
     try:
         with (
-            voice.saying_alive(),
+            every(SIGN_SECONDS, lambda: voice.say("alive")),
             _ended_with_its_stage(message, content["silence_seconds"]),
             ranks_of_node(message, out, ranks=ranks, rendezvous=rendezvous) as (child, lines),
         ):
@@ -120,25 +121,19 @@ def _ended_with_its_stage(message: Path, seconds: float) -> Iterator[None]:
 
     A cluster keeps a job whose starter was killed together with its machine.
     """
-    over = threading.Event()
+    before, since = _touched(message), time.monotonic()
 
-    def watch() -> None:
-        before, since = _touched(message), time.monotonic()
-        while not over.wait(SIGN_SECONDS):
-            now = _touched(message)
-            if now not in (None, before):
-                before, since = now, time.monotonic()
-            elif time.monotonic() - since > seconds:
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
+    def look() -> bool:
+        nonlocal before, since
+        now = _touched(message)
+        if now not in (None, before):
+            before, since = now, time.monotonic()
+        if abandoned := time.monotonic() - since > seconds:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return abandoned
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
+    with every(SIGN_SECONDS, look):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def _touched(message: Path) -> int | None:
@@ -164,23 +159,6 @@ class _Voice:
     def forward(self, line: str) -> None:
         """Print a rank's line under the node's name; a marked line stays as it is."""
         self._print(line if line.startswith(PROGRESS_MARK) else f"[{self._place.name}] {line}")
-
-    @contextlib.contextmanager
-    def saying_alive(self) -> Iterator[None]:
-        """Print a sign of life at every `SIGN_SECONDS` within the block."""
-        ended = threading.Event()
-
-        def tick() -> None:
-            while not ended.wait(SIGN_SECONDS):
-                self.say("alive")
-
-        thread = threading.Thread(target=tick, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
 
     def _print(self, line: str) -> None:
         with self._lock:

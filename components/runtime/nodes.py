@@ -5,12 +5,12 @@ import json
 import logging
 import os
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from components.runtime.children import end
+from components.runtime.ticking import every
 
 NODE_MARK = "::node "
 """Begins a line in which a node says what it does."""
@@ -84,28 +84,20 @@ class Nodes:
             launcher: The launcher's command.
             message: The nodes' message. It is touched within the block, so that nodes that outlive their stage end.
         """
-        over = threading.Event()
 
-        def watch() -> None:
-            touched = time.monotonic()
-            while not over.wait(1.0):
-                now = time.monotonic()
-                if now - touched > SIGN_SECONDS:
-                    touched = now
-                    with contextlib.suppress(OSError):
-                        os.utime(message)
-                for index, heard in list(self._heard.items()):
-                    if index not in self._ended and now - heard > self.silence_seconds:
-                        self._silent[index] = self._names[index]
-                if self._silent:
-                    log.error("no sign of life of node %s for %.0f s", ", ".join(self.lost()), self.silence_seconds)
-                    end(launcher)
-                    return
+        def touch() -> None:
+            with contextlib.suppress(OSError):
+                os.utime(message)
 
-        thread = threading.Thread(target=watch, daemon=True)
-        thread.start()
-        try:
+        def look() -> bool:
+            now = time.monotonic()
+            for index, heard in list(self._heard.items()):
+                if index not in self._ended and now - heard > self.silence_seconds:
+                    self._silent[index] = self._names[index]
+            if self._silent:
+                log.error("no sign of life of node %s for %.0f s", ", ".join(self.lost()), self.silence_seconds)
+                end(launcher)
+            return bool(self._silent)
+
+        with every(SIGN_SECONDS, touch), every(1.0, look):
             yield
-        finally:
-            over.set()
-            thread.join()

@@ -4,13 +4,14 @@ Knows no display: who wants the lines passes a function that takes them.
 """
 
 import contextlib
-import contextvars
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 
 import psutil
+
+from components.runtime.ticking import every
 
 PROGRESS_VARIABLE = "RATCHET_PROGRESS_SECONDS"
 LINE_SECONDS = 60.0
@@ -101,21 +102,14 @@ def saying(watch: StageWatch, say: Callable[[str], None]) -> Iterator[None]:
     The clock is a thread's and not the stage's, so a stage that reports nothing, such as one that downloads a model,
     has its lines too.
     """
-    seconds, ended = line_seconds(), threading.Event()
+    seconds = line_seconds()
 
     def tick() -> None:
-        while not ended.wait(seconds):
-            if watch.stage or time.monotonic() - watch.since >= seconds:
-                say(f"{watch.name}{watch.facts()}")
+        if watch.stage or time.monotonic() - watch.since >= seconds:
+            say(f"{watch.name}{watch.facts()}")
 
-    # With the context of this thread, from which Prefect takes the flow run that a log record belongs to.
-    thread = threading.Thread(target=contextvars.copy_context().run, args=[tick], daemon=True)
-    thread.start()
-    try:
+    with every(seconds, tick):
         yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def _memory_bytes() -> int:
