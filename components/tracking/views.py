@@ -5,12 +5,15 @@ the experiment; this module writes such a tag. The format is that of MLflow 3.17
 """
 
 import json
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from components.campaign.files import compare_page
 from components.runtime.addresses import without_password
 
+PAGE_VARIABLE = "RATCHET_MLFLOW_PAGE"
+"""Variable with the address under which browsers know the MLflow server, if workers know it by another one."""
 VIEW_KEY = "rounds"
 _TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
 _COLOURS = [
@@ -140,4 +143,6 @@ def compare_rounds_url(uri: str, rounds: Sequence[tuple[str, str]]) -> str:
 
 def _page(uri: str, path: str) -> str:
     address = without_password(uri)
-    return f"{address.rstrip('/')}/#/{path}" if is_server(uri) else address
+    if not is_server(uri):
+        return address
+    return f"{(os.environ.get(PAGE_VARIABLE) or address).rstrip('/')}/#/{path}"

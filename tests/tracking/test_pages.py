@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from components.tracking import Tracked, compare_url, experiment_url
 
 
@@ -17,6 +19,12 @@ def test_urls_a_server_has_pages_and_a_file_has_none() -> None:
         == compare_url("sqlite:////runs/mlflow.db", "7", ["a"])
         == "sqlite:////runs/mlflow.db"
     )
+
+
+def test_urls_name_the_server_as_browsers_know_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RATCHET_MLFLOW_PAGE", "https://mlflow.example.com/")
+    assert experiment_url("http://mlflow:5000", "7").startswith("https://mlflow.example.com/#/experiments/7/runs?")
+    assert experiment_url("sqlite:////runs/mlflow.db", "7") == "sqlite:////runs/mlflow.db"
 
 
 def test_experiment_view_links_open_names_metrics_that_a_round_has(store: Any, record: Callable[..., Tracked]) -> None:
