@@ -243,6 +243,15 @@ def test_launcher_that_is_not_installed_is_refused_before_a_campaign_starts(
         check_launcher(LauncherConfig.model_validate({"kind": kind}))
 
 
+def test_jobs_of_kubernetes_are_made_in_a_pod_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("components.runtime.launchers.kubernetes_job.TOKEN", str(tmp_path))
+    launcher = LauncherConfig(kind="kubernetes")
+    with pytest.raises(ValueError, match="launcher.kind kubernetes: this is not a pod with the token of a service"):
+        check_launcher(launcher)
+    (tmp_path / "token").write_text("t")
+    check_launcher(launcher)
+
+
 @pytest.mark.parametrize("section", ["generation", "training", "evaluation"])
 def test_nodes_need_a_launcher(section: str) -> None:
     with pytest.raises(ValueError, match=f"{section}.nodes is 2, and launcher.kind local starts processes on this"):

@@ -3,6 +3,7 @@
 import importlib.util
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from components.config import LauncherConfig
@@ -28,10 +29,10 @@ LAUNCHERS = {
 
 
 def check_launcher(launcher: LauncherConfig) -> None:
-    """Check that a launcher is installed on this machine.
+    """Check that this machine can use a launcher.
 
     Raises:
-        ValueError: It is not; one line with the remedy.
+        ValueError: It cannot; one line with the remedy.
     """
     if launcher.kind == "slurm" and shutil.which("srun") is None:
         raise ValueError(
@@ -42,6 +43,11 @@ def check_launcher(launcher: LauncherConfig) -> None:
         raise ValueError('launcher.kind ray needs Ray: pip install "dpo-ratchet[ray]"')
     if launcher.kind == "kubernetes" and not _is_installed("kubernetes"):
         raise ValueError('launcher.kind kubernetes needs its client: pip install "dpo-ratchet[kubernetes]"')
+    if launcher.kind == "kubernetes" and not Path(kubernetes_job.TOKEN, "token").is_file():
+        raise ValueError(
+            "launcher.kind kubernetes: this is not a pod with the token of a service account, so it may not make Jobs: "
+            "start the campaign in one that has it (docs/kubernetes.md)"
+        )
 
 
 def _is_installed(package: str) -> bool:
