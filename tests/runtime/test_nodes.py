@@ -246,7 +246,7 @@ def test_launcher_that_is_not_installed_is_refused_before_a_campaign_starts(
 def test_jobs_of_kubernetes_are_made_in_a_pod_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("components.runtime.launchers.kubernetes_job.TOKEN", str(tmp_path))
     launcher = LauncherConfig(kind="kubernetes")
-    with pytest.raises(ValueError, match="launcher.kind kubernetes: this is not a pod with the token of a service"):
+    with pytest.raises(ValueError, match=r"launcher.kind kubernetes: this is not a pod with the token of a service"):
         check_launcher(launcher)
     (tmp_path / "token").write_text("t")
     check_launcher(launcher)
