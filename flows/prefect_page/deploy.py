@@ -16,6 +16,7 @@ from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import WorkerStatus
+from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.settings import temporary_settings
 
@@ -180,10 +181,22 @@ def _ensure_automations(client: SyncPrefectClient) -> None:
         webhook = saved
     for automation in automations(webhook):
         known = client.read_automations_by_name(automation.name)
-        if known:
-            client.update_automation(known[0].id, automation.model_copy(update={"enabled": known[0].enabled}))
-        else:
+        if not known:
             client.create_automation(automation)
+        elif _content(known[0]) != _content(automation):
+            # Only then: Prefect forgets which runs it waits for, and one that has died already would run for ever.
+            client.update_automation(known[0].id, automation.model_copy(update={"enabled": known[0].enabled}))
+
+
+def _content(automation: AutomationCore) -> Any:
+    """Return what an automation does, without the ids that the server gives."""
+
+    def without_ids(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: without_ids(item) for key, item in value.items() if key != "id"}
+        return [without_ids(item) for item in value] if isinstance(value, list) else value
+
+    return without_ids(automation.model_dump(mode="json", include={"name", "description", "trigger", "actions"}))
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """Deploying again leaves what somebody set on the page, and takes up what was edited in the file."""
 
 from collections.abc import Iterator
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.settings import PREFECT_API_URL
 
 from components.config.shipped import conf_path
+from flows.prefect_page.automations import automations
 from flows.prefect_page.deploy import POOL, Deployed, deploy, with_store
 from flows.servers.key import PrefectApi
 
@@ -113,3 +116,18 @@ def test_deployments_carry_the_tracking_address_and_no_password(monkeypatch: pyt
     with pytest.raises(ValueError, match="holds a password") as error:
         with_store(entry)
     assert "s3cret" not in str(error.value)
+
+
+def test_deploy_again_forgets_no_run_that_prefect_waits_for(
+    client: SyncPrefectClient, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that had died before stayed Running for ever: the automation was written anew, and lost what it counted."""
+    name = "ratchet: end runs whose process is gone"
+    put(edited_file(tmp_path), runs)
+    (before,) = client.read_automations_by_name(name)
+    put(edited_file(tmp_path), runs)
+    assert client.read_automations_by_name(name) == [before]
+    monkeypatch.setattr("flows.prefect_page.deploy.automations", partial(automations, silence=timedelta(minutes=3)))
+    put(edited_file(tmp_path), runs)
+    (after,) = client.read_automations_by_name(name)
+    assert after.trigger != before.trigger
