@@ -20,6 +20,7 @@ from components.runtime.launch import STAGES, Placement, Stage, run_stage
 from components.runtime.launchers import kubernetes_job
 from components.runtime.launchers.registry import LAUNCHERS, Launcher
 from components.runtime.node import _ended_with_its_stage
+from components.runtime.nodes import marked_line
 from components.runtime.ports import free_port
 from tests.runtime.kubernetes_stand_in import Cluster
 from tests.runtime.test_nodes import assert_nobody_left, own_processes, request, when_begun
@@ -146,7 +147,9 @@ def test_removed_pod_is_named_with_its_cause(cluster: Cluster) -> None:
         cluster.lose(1, {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"})
         output, _ = process.communicate(timeout=60)
     name = job_of(cluster)["metadata"]["name"]
-    assert output == f"node n2: pod {name}-1-x7k2p is gone: EvictionByEvictionAPI\n"
+    said, mark = output.splitlines()
+    assert said == f"node n2: pod {name}-1-x7k2p is gone: EvictionByEvictionAPI"
+    assert mark == marked_line("lost", "n2")
     assert process.returncode == 1
     assert not cluster.jobs
 
