@@ -55,6 +55,9 @@ class Cluster(Protocol):
     def start(self, host: Host) -> None:
         """Start the cluster's daemon of a host, and wait until it takes work."""
 
+    def tend(self, host: Host) -> None:
+        """Do what the cluster's service manager does if the daemon of a host has given up."""
+
 
 class Slurm:
     """slurmctld and a slurmd on the first host, a slurmd on the second, and munge."""
@@ -77,6 +80,9 @@ class Slurm:
     def start(self, host: Host) -> None:
         self._daemon(host, "slurmd", "-D", "-N", host.name)
         until(lambda: self._state(host) in ("idle", "mixed", "allocated"), f"slurmd of {host.name}")
+
+    def tend(self, host: Host) -> None:
+        """Do nothing: slurmd does not give up."""
 
     def _state(self, host: Host) -> str:
         asked = ["sinfo", "--noheader", "--nodes", host.name, "--format=%T"]
@@ -133,6 +139,15 @@ class Ray:
         subprocess.run(
             host.command(*started), env=os.environ | self.environment, check=True, capture_output=True, timeout=120
         )
+
+    def tend(self, host: Host) -> None:
+        """Start a raylet again that ended when it heard that the head had taken it for dead."""
+        deadline = time.monotonic() + 45
+        while host.runs("raylet"):
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.5)
+        self.start(host)
 
 
 CLUSTERS: dict[str, Callable[[Path, tuple[Host, Host]], Cluster]] = {"slurm": Slurm, "ray": Ray}

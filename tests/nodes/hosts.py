@@ -48,6 +48,14 @@ class Host:
                     found.append(int(entry.name))
         return found
 
+    def runs(self, program: str) -> bool:
+        """Return whether a program of a name runs on this host."""
+        for process in self.processes():
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{process}/comm").read_text().strip() == program:
+                    return True
+        return False
+
     def connect(self) -> None:
         """Plug the cable in."""
         _ip("link", "set", self.cable, "up")

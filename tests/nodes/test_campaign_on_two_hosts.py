@@ -201,6 +201,7 @@ def test_cut_cable_of_half_a_minute_changes_nothing(
     SECOND.disconnect()
     time.sleep(CUT_SECONDS)
     SECOND.connect()
+    cluster.tend(SECOND)
     campaign.end(running)
     assert_same(campaign, finished(whole))
     until(lambda: not stage_processes(SECOND), "the second host's ranks are gone")
