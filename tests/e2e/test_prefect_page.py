@@ -124,10 +124,10 @@ def test_cancel_on_the_page_ends_children_and_the_next_start_resumes(
     }
     run = site.start("campaign", **parameters)
     site.wait_for_training("cancelled")
-    assert [one for one in site.processes() if "components.runtime.launch" in one.cmdline()]
+    assert [one for one in site.processes() if "components.runtime.rank" in one.cmdline()]
     press(page, site, run, "Cancel", "Confirm")
     site.wait_for(run, "Cancelled", seconds=30)
-    assert not [one for one in site.processes() if "components.runtime.launch" in one.cmdline()]
+    assert not [one for one in site.processes() if "components.runtime.rank" in one.cmdline()]
     quicker = ["training.num_processes=2", "training.epochs=30"]
     refused = site.wait_for(site.start("campaign", **parameters | {"other": quicker}), "Failed", "Completed")
     assert "has changed (training.epochs: 60 -> 30): undo the change" in refused["message"]
