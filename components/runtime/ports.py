@@ -3,6 +3,8 @@
 import random
 import socket
 
+import psutil
+
 from components.runtime.addresses import LOOPBACK
 
 BELOW_EPHEMERAL = range(20000, 32000)
@@ -26,6 +28,18 @@ def free_port() -> int:
         f"no free port: 100 random ports of {LOOPBACK} between {BELOW_EPHEMERAL.start} and {BELOW_EPHEMERAL.stop} "
         "are in use; stop programs that listen there"
     )
+
+
+def holder(port: int) -> str:
+    """Return the process that listens on a port, as `pid 12 (python)`; empty if it is another user's, or none does."""
+    for connection in psutil.net_connections("tcp"):
+        listens = connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port
+        if listens and connection.pid:
+            try:
+                return f"pid {connection.pid} ({psutil.Process(connection.pid).name()})"
+            except psutil.Error:
+                break
+    return ""
 
 
 def check_bindable(host: str, port: int) -> None:

@@ -13,10 +13,8 @@ from flows.servers.key import ensure_key, ensure_private, server_environment
 from flows.servers.mlflow_app import check_password, mlflow_command, mlflow_environment, read_password, wants_sign_in
 from flows.servers.prefect_app import prefect_command
 from flows.servers.supervisord import Supervisord
-from flows.servers.temporary import answers, wait_until_up
+from flows.servers.temporary import check_ports, wait_until_up
 from flows.servers.worker import kept_worker_command, wait_for_worker, worker_environment
-
-PREFECT_PORT, MLFLOW_PORT = "RATCHET_PREFECT_PORT", "RATCHET_MLFLOW_PORT"
 
 
 def start(runs: Path, *, prefect_port: int, mlflow_port: int) -> Addresses:
@@ -31,7 +29,7 @@ def start(runs: Path, *, prefect_port: int, mlflow_port: int) -> Addresses:
     directory = services_directory(runs)
     supervisord = Supervisord(directory)
     if supervisord.pid() is None:
-        _check_ports(prefect_port, mlflow_port)
+        check_ports(prefect_port, mlflow_port)
     sign_in, store = wants_sign_in(), tracking_uri(runs)
     ensure_private(directory)
     with supervisord.one_start():
@@ -42,7 +40,7 @@ def start(runs: Path, *, prefect_port: int, mlflow_port: int) -> Addresses:
         if read_known(directory) is not None:
             raise ValueError("`ratchet up --only worker` started a worker for other servers: run `ratchet down` first")
         if supervisord.stop():  # a start that was killed while it waited
-            _check_ports(prefect_port, mlflow_port)
+            check_ports(prefect_port, mlflow_port)
         if store.startswith("http"):
             raise ValueError(
                 f"MLFLOW_TRACKING_URI = {without_password(store)} is a server already: unset it, or start a worker "
@@ -89,12 +87,6 @@ def stop(runs: Path) -> bool:
     if stopped:
         forget(directory)
     return stopped
-
-
-def _check_ports(prefect_port: int, mlflow_port: int) -> None:
-    for variable, port in ((PREFECT_PORT, prefect_port), (MLFLOW_PORT, mlflow_port)):
-        if answers(port):
-            raise ValueError(f"port {port} is already in use: set {variable} to another port")
 
 
 def _start_again(known: Addresses, supervisord: Supervisord) -> None:

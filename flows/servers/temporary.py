@@ -18,12 +18,14 @@ import httpx
 from components.records import ServiceFailed
 from components.runtime.addresses import LOOPBACK, without_password
 from components.runtime.children import server_process
-from components.runtime.ports import free_port
+from components.runtime.ports import free_port, holder
 from flows.servers.key import PrefectApi, ensure_key, explaining_refusal, new_key, server_environment
 from flows.servers.mlflow_app import check_password, mlflow_command, mlflow_environment, wants_sign_in
 from flows.servers.prefect_app import prefect_command
 
 STARTUP_SECONDS = 180
+PREFECT_PORT, MLFLOW_PORT = "RATCHET_PREFECT_PORT", "RATCHET_MLFLOW_PORT"
+"""Environment variables of the ports of servers that stay up."""
 
 
 class Server(NamedTuple):
@@ -103,9 +105,7 @@ def pages(runs: Path, services: Path, *, prefect_port: int, mlflow_port: int) ->
         raise ValueError(
             f"MLFLOW_TRACKING_URI = {without_password(store)} already is the address of MLflow's page: open it"
         )
-    for name, port in (("RATCHET_PREFECT_PORT", prefect_port), ("RATCHET_MLFLOW_PORT", mlflow_port)):
-        if answers(port):
-            raise ValueError(f"port {port} is already in use: set {name} to another port")
+    check_ports(prefect_port, mlflow_port)
     ensure_store(runs)
     prefect = prefect_command(prefect_port, log_level="error"), server_environment(prefect_port, ensure_key(services))
     mlflow = (
@@ -131,6 +131,18 @@ def _server(command: list[str], environment: Mapping[str, str]) -> Iterator[Serv
     options = {"env": {**os.environ, **environment}, "stderr": subprocess.STDOUT}
     with tempfile.TemporaryFile() as output, server_process(command, stdout=output, **options) as process:
         yield Server(process, output)
+
+
+def check_ports(prefect_port: int, mlflow_port: int) -> None:
+    """Check that nothing speaks HTTP on the ports of our servers.
+
+    Raises:
+        ValueError: Something does; the message names it if it is the user's own.
+    """
+    for variable, port in ((PREFECT_PORT, prefect_port), (MLFLOW_PORT, mlflow_port)):
+        if answers(port):
+            used = f"is already in use by {by}" if (by := holder(port)) else "is already in use"
+            raise ValueError(f"port {port} {used}: set {variable} to another port")
 
 
 def answers(port: int) -> bool:

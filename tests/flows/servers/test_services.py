@@ -4,6 +4,7 @@ The servers themselves run in tests/e2e.
 """
 
 import io
+import os
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import psutil
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from rich.console import Console
@@ -44,7 +46,8 @@ def taken() -> Iterator[int]:
 def test_up_port_that_something_else_has_is_named(taken: int, tmp_path: Path) -> None:
     told = CliRunner().invoke(app, ["up", "--prefect-port", str(taken)])
     assert told.exit_code == 2
-    assert f"port {taken} is already in use: set RATCHET_PREFECT_PORT to another port" in told.output
+    holder = f"pid {os.getpid()} ({psutil.Process().name()})"
+    assert f"port {taken} is already in use by {holder}: set RATCHET_PREFECT_PORT to another port" in told.output
     assert not (tmp_path / "runs" / ".services").exists()
 
 
