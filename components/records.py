@@ -49,6 +49,10 @@ class JudgeUnavailable(Exception):
     """A judge gave no usable verdicts; the message names the judge and what it answered."""
 
 
+class ChampionDoubted(Exception):
+    """An audit contradicts a campaign's promotions; the message says what it found and how to go on."""
+
+
 class ServiceFailed(Exception):
     """A server that we start or call failed; the message names it and where to look."""
 
@@ -310,6 +314,53 @@ class TrainRequest(Record):
     ADDED_LATER: ClassVar[tuple[str, ...]] = ("master", "constraint_digest")
 
 
+class PromotionTest(Record):
+    """The test that a round's challenger is better, as `statistics.sequential_test` runs it."""
+
+    level: float
+    """What the campaign's account of false promotions stakes on the round, in (0, 1)."""
+    min_win_rate: float = 0.5
+    verdict_cost: float = 0.0
+    look_every: int
+    """Held-out prompts that are judged between two looks."""
+
+
+class Evidence(Record):
+    """The evidence that a round's challenger is better than its champion."""
+
+    level: float
+    """What the campaign's account of false promotions staked on the round."""
+    e_value: float
+    """The stake at the end, as a multiple of the level; 1 / level suffices for a promotion."""
+    shown: bool
+    """Whether it suffices."""
+    num_judged: int
+    """Prompts that were judged."""
+    num_prompts: int
+    """Prompts that the round had for it."""
+
+
+class AuditSettings(Record):
+    """Request to audit the champion on held-out prompts that no gate sees, beside a round's evaluation."""
+
+    earlier: ModelRef
+    """The champion of `gate.audit_every` rounds ago, to be compared with the present one."""
+
+
+class Audit(Record):
+    """The champion compared on held-out prompts that no gate sees."""
+
+    champion: int
+    """Round of the champion."""
+    earlier: int
+    """Round of the earlier champion."""
+    win_rate_vs_start: Interval
+    win_rate_vs_earlier: Interval | None
+    """None if the earlier champion is the same model, or the start."""
+    contradictions: tuple[str, ...]
+    """What contradicts the promotions since; the campaign is then held."""
+
+
 class EvaluateRequest(Record):
     """Request to compare challenger, champion and start on the held-out prompts."""
 
@@ -321,6 +372,15 @@ class EvaluateRequest(Record):
     """train.json of this round: its reward accuracy and margin on pairs it was not trained on."""
     limits: PolicyConfig
     num_held_out: int
+    """Prompts of the gate."""
+    round: int
+    campaign_seed: int
+    """Seed of the draw of held-out prompts over the rounds."""
+    audit_share: float
+    """Share of the held-out prompts that is left to audits."""
+    tag_column: str = ""
+    """Column of the held-out prompts' tags, each of which gets its share of a round's prompts; empty for none."""
+    test: PromotionTest
     engine: SamplingEngine
     batch_size: int
     judge: JudgeRef
@@ -333,6 +393,8 @@ class EvaluateRequest(Record):
     """GPUs of one copy of a model, as in generation."""
     constraint_digest: str | None = None
     """Digest of the code of `constraints.function`; None without such a rule."""
+    audit: AuditSettings | None = None
+    """None if no audit is due."""
     ADDED_LATER: ClassVar[tuple[str, ...]] = ("stop", "tensor_parallel_size", "constraint_digest")
 
 
@@ -367,6 +429,10 @@ class RoundRecord(Record):
     kl_to_start: float
     mean_tokens: float
     mean_reward: float | None
+    evidence: Evidence | None = Field(default=None, exclude_if=lambda evidence: evidence is None)
+    """None if an earlier version, which had no such test, ran the round."""
+    audit: Audit | None = Field(default=None, exclude_if=lambda audit: audit is None)
+    """None if none was due."""
     distinct_2: float | None = None
     """distinct-2 of the responses that the round sampled; None if it sampled none, or was not measured."""
     equal_samples: float | None = None

@@ -51,7 +51,12 @@ def campaign(
         other: Any further values, each as section.key=value, such as training.zero_stage=2.
     """
     form = Form(what=what, model=model, data=data, judge=judge, training=training, budget=budget, other=other)
-    return add_rounds(chosen_config(form), accept_changes=what.accept_changes, until=what.until or None)
+    return add_rounds(
+        chosen_config(form),
+        accept_changes=what.accept_changes,
+        until=what.until or None,
+        accept_audit=what.accept_audit,
+    )
 
 
 @flow(name="report", flow_run_name="{campaign}-report")

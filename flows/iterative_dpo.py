@@ -18,10 +18,12 @@ from components.campaign.models import model_of_round
 from components.campaign.state import (
     Champion,
     State,
+    accept_audits,
     campaign_directory,
     has_reached,
     open_target,
     read_state,
+    refuse_if_doubted,
     start_directory,
     write_state,
 )
@@ -62,13 +64,16 @@ def _run_name() -> str:
 
 
 @flow(name="iterative-dpo", flow_run_name=_run_name)
-def iterative_dpo(config: CampaignConfig, accept_changes: bool = False, until: int | None = None) -> Any:
+def iterative_dpo(
+    config: CampaignConfig, accept_changes: bool = False, until: int | None = None, accept_audit: bool = False
+) -> Any:
     """Add `num_rounds` rounds to a campaign, or finish what an earlier start left open.
 
     Args:
         config: The campaign's configuration.
         accept_changes: Continue with a configuration or inputs that differ from those the campaign began with.
         until: Last round that the campaign shall have, in place of `num_rounds`: a start that finds it does nothing.
+        accept_audit: Continue although an audit contradicts the campaign's promotions.
 
     Returns:
         The campaign's state as a dict. If another run of the campaign is running or paused, a state named Skipped. If
@@ -79,11 +84,12 @@ def iterative_dpo(config: CampaignConfig, accept_changes: bool = False, until: i
         DataRejected: A round's data did not pass a gate of the validation.
         JudgeUnavailable: The judge gave no usable verdicts.
         StageFailed: A stage failed; starting again continues from there.
+        ChampionDoubted: An audit contradicts the campaign's promotions.
     """
-    return add_rounds(config, accept_changes=accept_changes, until=until)
+    return add_rounds(config, accept_changes=accept_changes, until=until, accept_audit=accept_audit)
 
 
-def add_rounds(config: CampaignConfig, *, accept_changes: bool, until: int | None) -> Any:
+def add_rounds(config: CampaignConfig, *, accept_changes: bool, until: int | None, accept_audit: bool) -> Any:
     """Run a start of a campaign from the command line, a schedule or the Prefect page; see `iterative_dpo`."""
     refuse_runs_that_vanish()
     directory = campaign_directory(config.campaign)
@@ -100,6 +106,9 @@ def add_rounds(config: CampaignConfig, *, accept_changes: bool, until: int | Non
             with logs_on_page(config.tracking):
                 refuse_if_overtaken(config.campaign, before)
                 take_over(directory, str(flow_run.id))
+                if accept_audit:
+                    accept_audits(directory)
+                refuse_if_doubted(read_state(directory))
                 if checked is not None:
                     _go_on(directory, config, checked, accept_changes=accept_changes, until=until)
             # Last of all: a start that fails behind the last round, in the report too, must not add rounds when the
@@ -121,6 +130,7 @@ def _go_on(
     with shown_as_running(), place:
         pin_config(directory, config, accept_changes=accept_changes)
         show_campaign(directory, _run_rounds(directory, checked, until))
+        refuse_if_doubted(_read(directory))
 
 
 def _checked(directory: Path, config: CampaignConfig, *, accept_changes: bool) -> CheckedStart:
@@ -167,7 +177,7 @@ def _run_rounds(directory: Path, checked: CheckedStart, until: int | None) -> St
     if not state.rounds:
         refuse_taken_name(directory)
     _ship_what_mlflow_missed(directory, state)
-    while state.target is not None and state.last_round < state.target:
+    while state.target is not None and state.last_round < state.target and state.doubt is None:
         with tags(f"campaign:{config.campaign}"):
             dpo_round(config, directory, state.last_round + 1, state.champion.round, start, inputs.seed_pairs_digest)
         state = _read(directory)

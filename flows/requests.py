@@ -8,11 +8,13 @@ from typing import Any
 from components.artifacts import artifact, derive_seed, read_json
 from components.campaign.files import judged_rounds, replayed_pairs
 from components.campaign.models import master_of_round, model_of_round
-from components.campaign.state import round_directory, start_directory
+from components.campaign.state import read_state, round_directory, start_directory
 from components.config import CampaignConfig, PolicyConfig
 from components.functions.source import code_digest
+from components.promotion.levels import level_of_next
 from components.records import (
     Artifact,
+    AuditSettings,
     CollectRequest,
     EvaluateRequest,
     GenerateRequest,
@@ -20,12 +22,16 @@ from components.records import (
     Manifest,
     ModelRef,
     PromoteRequest,
+    PromotionTest,
     StartPins,
     StartProbe,
     StartRequest,
     TrainRequest,
     ValidateRequest,
 )
+
+LOOK_EVERY = 16
+"""Held-out prompts between two looks at the evidence, if each verdict has its price."""
 
 
 def start_request(config: CampaignConfig, prompts_digest: str, pins: StartPins | None = None) -> StartRequest:
@@ -163,6 +169,7 @@ class Round:
 
     def evaluate(self, trained: Manifest) -> EvaluateRequest:
         """Return the request that compares the trained model with champion and start."""
+        prompts = self.config.prompts
         return EvaluateRequest(
             challenger=self._model(self.number),
             champion=self._champion,
@@ -170,7 +177,12 @@ class Round:
             held_out=self._pinned("held_out_prompts.parquet"),
             training=self._published(trained, "train.json"),
             limits=self._limits,
-            num_held_out=self.config.prompts.num_held_out,
+            num_held_out=prompts.num_held_out,
+            round=self.number,
+            campaign_seed=self.config.seed,
+            audit_share=self.config.gate.audit_share,
+            tag_column=prompts.tag_column,
+            test=self._promotion_test,
             engine=self.config.generation.engine,
             batch_size=self.config.generation.batch_size,
             judge=JudgeRef(config=self.config.evaluation_judge, digest=self._judge_digest("evaluation_judge")),
@@ -180,6 +192,7 @@ class Round:
             stop=self.config.generation.stop,
             tensor_parallel_size=self.config.generation.tensor_parallel_size,
             constraint_digest=self._constraint_digest,
+            audit=self._audit,
         )
 
     def promote(self, evaluated: Manifest) -> PromoteRequest:
@@ -189,6 +202,30 @@ class Round:
     @cached_property
     def _champion(self) -> ModelRef:
         return self._model(self.champion_round)
+
+    @property
+    def _audit(self) -> AuditSettings | None:
+        """Return the audit that is due; None if none is, or nothing was promoted that could be audited."""
+        gate = self.config.gate
+        if not gate.audit_share or self.number % gate.audit_every or self.champion_round == 0:
+            return None
+        state = read_state(self.campaign_directory)
+        assert state is not None
+        return AuditSettings(earlier=self._model(state.champion_before(self.number - gate.audit_every)))
+
+    @property
+    def _promotion_test(self) -> PromotionTest:
+        gate, num_prompts = self.config.gate, self.config.prompts.num_held_out
+        paid = self.config.evaluation_judge.is_paid_by_verdict
+        look_every = gate.look_every or (LOOK_EVERY if paid else num_prompts)
+        state = read_state(self.campaign_directory)
+        earlier = [] if state is None else [record for record in state.rounds if record.round < self.number]
+        return PromotionTest(
+            level=level_of_next(earlier, false_promotion_rate=gate.false_promotion_rate),
+            min_win_rate=gate.min_win_rate,
+            verdict_cost=gate.verdict_cost if look_every < num_prompts else 0.0,
+            look_every=look_every,
+        )
 
     @property
     def _reference(self) -> ModelRef:

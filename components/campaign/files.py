@@ -408,6 +408,8 @@ def round_record(here: Path, round: int, manifests: dict[str, Manifest], *, git_
         kl_to_start=evaluation["kl_to_start"],
         mean_tokens=evaluation["mean_tokens"]["challenger"],
         mean_reward=None if rewards is None else rewards["challenger"],
+        evidence=evaluation.get("evidence"),
+        audit=evaluation.get("audit"),
         distinct_2=diversity.get("distinct_2"),
         equal_samples=diversity.get("equal_samples"),
         seconds={name: manifest.seconds for name, manifest in manifests.items()},

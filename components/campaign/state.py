@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ConfigDict, Field
 
 from components.artifacts import as_record, read_json, write_json
-from components.records import NewerVersion, Record, RoundRecord, VersionedRecord
+from components.records import ChampionDoubted, NewerVersion, Record, RoundRecord, VersionedRecord
 
 RUNS_VARIABLE = "RATCHET_RUNS"
 REPLACED_START = "start-until-round-{}"
@@ -55,6 +55,8 @@ class State(VersionedRecord):
     rounds: tuple[RoundRecord, ...] = ()
     rollbacks: tuple[Rollback, ...] = ()
     """Oldest first."""
+    accepted_audits: tuple[int, ...] = Field(default=(), exclude_if=lambda rounds: not rounds)
+    """Rounds whose audits a user accepted although they contradict the promotions."""
     sha256: str | None = Field(default=None, exclude_if=lambda sha256: sha256 is None)
     """Digest of the rest of the file, so that no damage goes unseen; None in memory, and if an earlier version wrote
     this."""
@@ -63,6 +65,19 @@ class State(VersionedRecord):
     def last_round(self) -> int:
         """The last finished round; 0 before the first."""
         return self.rounds[-1].round if self.rounds else 0
+
+    @property
+    def doubt(self) -> tuple[int, str] | None:
+        """Round of an audit that contradicts the promotions, and what it found; None if none does, or a user acted.
+
+        A user acts on it by accepting it, or by a rollback.
+        """
+        acted = max((rollback.after_round for rollback in self.rollbacks), default=0)
+        for record in reversed(self.rounds):
+            found = record.audit.contradictions if record.audit is not None else ()
+            if found and record.round > acted and record.round not in self.accepted_audits:
+                return record.round, "; ".join(found)
+        return None
 
     def champion_before(self, round: int) -> int:
         """Return the round whose model a round started from and was compared with; 0 is the start model."""
@@ -207,6 +222,29 @@ def finish_round(directory: Path, record: RoundRecord) -> State:
     state = with_round(state, record)
     write_state(directory, state)
     return state
+
+
+def accept_audits(directory: Path) -> None:
+    """Let a campaign go on although an audit contradicts its promotions. Idempotent; nothing if none does."""
+    state = read_state(directory)
+    if state is not None and state.doubt is not None:
+        accepted = (*state.accepted_audits, state.doubt[0])
+        write_state(directory, state.model_copy(update={"accepted_audits": accepted}))
+
+
+def refuse_if_doubted(state: State | None) -> None:
+    """Hold a campaign whose promotions an audit contradicts.
+
+    Raises:
+        ChampionDoubted: It does, and no user acted on it.
+    """
+    if state is not None and state.doubt is not None:
+        round, found = state.doubt
+        raise ChampionDoubted(
+            f"campaign {state.campaign} is held: the audit of round {round} contradicts its promotions: {found}. "
+            f"See `ratchet report {state.campaign}`; then `ratchet rollback {state.campaign} ROUND`, or start again "
+            "with --accept-audit"
+        )
 
 
 def note_mlflow_run(directory: Path, round: int, run_id: str) -> None:

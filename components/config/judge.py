@@ -170,6 +170,8 @@ class JudgeSettings(CallLimits):
 
 SingleKind = Literal["rule", "python", "reward_model", "implicit_reward", "llm", "self", "constitution", "debate"]
 OWN_MODELS = {"implicit_reward", "self"}
+ASKED = frozenset({"llm", "constitution", "debate"})
+"""Kinds that ask a chat endpoint."""
 """Kinds that judge with the campaign's own policy."""
 SCORES_ALONE = {"rule", "python", "reward_model", "implicit_reward"}
 """Kinds that score one response at a time; the others compare two."""
@@ -210,6 +212,16 @@ class JudgeConfig(JudgeSettings):
     def kinds(self) -> tuple[str, ...]:
         """Its own kind, and those of its jurors."""
         return (self.kind, *(juror.kind for juror in self.jurors))
+
+    @property
+    def is_paid_by_verdict(self) -> bool:
+        """Whether a chat endpoint is asked, and nothing costs more if the same verdicts are asked in several calls.
+
+        A model that is loaded for each call would cost more, and a reliability that is estimated over all verdicts
+        would be worse.
+        """
+        kinds = set(self.kinds)
+        return bool(kinds & ASKED) and kinds <= {*ASKED, "jury", "rule", "python"} and self.votes != "dawid_skene"
 
     @property
     def reads_own_models(self) -> bool:

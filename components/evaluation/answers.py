@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answers:
-    """One response of each model to each prompt."""
+    """The responses of each model; those to one prompt follow each other."""
 
     responses: dict[str, list[Response]]
     """By model: `challenger`, `champion`, `start`."""
     log_ratios: list[float]
-    """Per prompt, log p_challenger(y) - log p_start(y) of the challenger's response y, in nats; its mean is the KL.
+    """Per response of the challenger, log p_challenger(y) - log p_start(y), in nats; its mean is the KL.
 
     p is the law that responses are sampled from, at the evaluation's temperature.
     """
 
 
 def answer(request: EvaluateRequest, prompts: Sequence[list[int]], seeds: Sequence[int]) -> Answers:
-    """Sample from the three models, and score the challenger's responses under challenger and start.
+    """Sample `samples_per_prompt` responses from each model, and score the challenger's under challenger and start.
 
     Models with equal digests are one model: it is loaded once, and its responses serve under each of its names.
     Different models draw independently, so a win rate estimates the chance that a response of one beats a response of
@@ -51,14 +51,16 @@ def answer(request: EvaluateRequest, prompts: Sequence[list[int]], seeds: Sequen
         prompts: Token ids of each prompt.
         seeds: One per prompt; a model's draws derive from it and the model's digest.
     """
+    samples = request.evaluation.samples_per_prompt
+    rows = [prompt for prompt in prompts for _ in range(samples)]
     named = {"challenger": request.challenger, "champion": request.champion, "start": request.start}
     models = {ref.digest: ref for ref in named.values()}  # the challenger first: the start scores its responses
     responses: dict[str, list[Response]] = {}
     logps: dict[str, torch.Tensor] = {}
     for digest, ref in models.items():
         chat = load_chat(ref, request.limits)
-        done = len(responses) * len(prompts), len(models) * len(prompts)
-        own_seeds = [derive_seed(seed, digest) for seed in seeds]
+        done = len(responses) * len(rows), len(models) * len(rows)
+        own_seeds = [_seeds(seed, digest, samples) for seed in seeds]
         with opened(
             ref,
             request.limits,
@@ -76,11 +78,16 @@ def answer(request: EvaluateRequest, prompts: Sequence[list[int]], seeds: Sequen
             own = [response.token_ids for response in responses[request.challenger.digest]]
             model = model or _loaded(request, ref)
             temperature = request.evaluation.temperature
-            logps[digest] = _logps(model, chat.pad_id, prompts, own, temperature=temperature)
+            logps[digest] = _logps(model, chat.pad_id, rows, own, temperature=temperature)
         del model
         give_memory_back()
     log_ratios = (logps[request.challenger.digest] - logps[request.start.digest]).tolist()
     return Answers({name: responses[ref.digest] for name, ref in named.items()}, log_ratios)
+
+
+def _seeds(seed: int, digest: str, samples: int) -> list[int]:
+    """Return the seeds of a model's responses to a prompt."""
+    return [derive_seed(seed, digest), *(derive_seed(seed, digest, sample) for sample in range(1, samples))]
 
 
 def _loaded(request: EvaluateRequest, ref: ModelRef) -> "PreTrainedModel":
@@ -122,11 +129,11 @@ def _sample(
     policy: Sampler,
     chat: ChatTokenizer,
     prompts: Sequence[list[int]],
-    seeds: Sequence[int],
+    seeds: Sequence[Sequence[int]],
     *,
     done: tuple[int, int],
 ) -> list[Response]:
-    """Sample one response per prompt; `done` is the number of responses so far and in all."""
+    """Sample a response per seed; `done` is the number of responses so far and in all."""
     law = SamplingParams(
         temperature=request.evaluation.temperature,
         top_p=1.0,
@@ -142,6 +149,5 @@ def _sample(
         finished += world_size() * len(batch)
         progress.report(min(finished, total), total, "held-out responses")
 
-    one_each = [[seed] for seed in seeds]
-    by_prompt = respond(policy.draw, chat, prompts, seeds=one_each, law=law, on_batch=report)
-    return [responses[0] for responses in by_prompt]
+    by_prompt = respond(policy.draw, chat, prompts, seeds=seeds, law=law, on_batch=report)
+    return [response for responses in by_prompt for response in responses]

@@ -28,7 +28,7 @@ class Finding(NamedTuple):
 
 
 def decide(evaluation: Mapping[str, Any], gate: GateConfig) -> Decision:
-    """Promote only if the win rate's lower bound is above 0.5 and no guard breaks.
+    """Promote only if the evidence suffices and no guard breaks.
 
     A number that is missing or not finite refuses the challenger, whatever the other conditions give.
 
@@ -37,36 +37,60 @@ def decide(evaluation: Mapping[str, Any], gate: GateConfig) -> Decision:
         gate: The guards' limits.
     """
     findings = [
-        _win_rate(evaluation),
-        _length(evaluation, gate),
+        _evidence(evaluation, gate.min_win_rate),
+        *_start(evaluation, gate.min_win_rate_vs_start),
+        *_length(evaluation, "champion", low=gate.min_length_ratio, high=gate.max_length_ratio),
+        *_length(evaluation, "start", low=gate.min_length_ratio_to_start, high=gate.max_length_ratio_to_start),
         _divergence(evaluation, gate.max_kl_to_start),
         _unusable(evaluation, gate.max_unfinished_share),
         *_more_unusable(evaluation, gate.max_unfinished_increase),
+        *_audit(evaluation),
     ]
     against = tuple(finding.reason for finding in findings if not finding.passed)
     return Decision(False, against) if against else Decision(True, tuple(finding.reason for finding in findings))
 
 
-def _win_rate(evaluation: Mapping[str, Any]) -> Finding:
-    path = "win_rate_vs_champion"
-    value, low, high = (_number(evaluation, path, part) for part in ("value", "low", "high"))
+def _evidence(evaluation: Mapping[str, Any], least: float) -> Finding:
+    value, low, high = (_number(evaluation, "win_rate_vs_champion", part) for part in ("value", "low", "high"))
+    e_value, level, judged, prompts = (
+        _number(evaluation, "evidence", part) for part in ("e_value", "level", "num_judged", "num_prompts")
+    )
     if value is None or low is None or high is None:
-        return _unknown("win rate against the champion", path)
-    text = f"win rate {value:.3f} [{low:.3f}, {high:.3f}] against the champion"
-    if low > 0.5:
-        return Finding(True, f"{text} is above 0.5")
-    return Finding(False, f"{text} is not surely above 0.5, as its lower bound of {low:.4f} must be")
+        return _unknown("win rate against the champion", "win_rate_vs_champion")
+    if e_value is None or level is None or judged is None or prompts is None or level <= 0:
+        return _unknown("evidence against the champion", "evidence")
+    text = f"win rate {value:.3f} [{low:.3f}, {high:.3f}] against the champion on {judged:.0f} of {prompts:.0f} prompts"
+    needed = f"e-value {e_value:.3g}, and level {level:.3g} needs {1 / level:.3g}"
+    if _flag(evaluation, "evidence", "shown"):
+        return Finding(True, f"{text} is shown to be above {least:g} ({needed})")
+    return Finding(False, f"{text} is not shown to be above {least:g} ({needed})")
 
 
-def _length(evaluation: Mapping[str, Any], gate: GateConfig) -> Finding:
-    challenger, champion = (_number(evaluation, "mean_tokens", name) for name in ("challenger", "champion"))
-    if challenger is None or champion is None or champion <= 0:
-        return _unknown("mean length of challenger and champion", "mean_tokens")
-    ratio = challenger / champion
-    text = f"mean length {challenger:.1f} tokens is {ratio:.2f} times the champion's {champion:.1f}"
-    if ratio < gate.min_length_ratio:
-        return Finding(False, f"{text}, below the limit {gate.min_length_ratio:g}")
-    return _guard(ratio, gate.max_length_ratio, text)
+def _start(evaluation: Mapping[str, Any], least: float) -> list[Finding]:
+    """Return nothing if the guard is off."""
+    if not least:
+        return []
+    value = _number(evaluation, "win_rate_vs_start", "value")
+    if value is None:
+        return [_unknown("win rate against the start", "win_rate_vs_start")]
+    text = f"win rate {value:.3f} against the start"
+    if value < least:
+        return [Finding(False, f"{text} is below {least:g}")]
+    return [Finding(True, f"{text} is not below {least:g}")]
+
+
+def _length(evaluation: Mapping[str, Any], opponent: str, *, low: float, high: float) -> list[Finding]:
+    """Compare with one opponent's length; a limit of 0 is none, and without both limits there is no finding."""
+    if not low and not high:
+        return []
+    challenger, other = (_number(evaluation, "mean_tokens", name) for name in ("challenger", opponent))
+    if challenger is None or other is None or other <= 0:
+        return [_unknown(f"mean length of challenger and {opponent}", "mean_tokens")]
+    ratio = challenger / other
+    text = f"mean length {challenger:.1f} tokens is {ratio:.2f} times the {opponent}'s {other:.1f}"
+    if ratio < low:
+        return [Finding(False, f"{text}, below the limit {low:g}")]
+    return [_guard(ratio, high, text) if high else Finding(True, f"{text}, not below {low:g}")]
 
 
 def _divergence(evaluation: Mapping[str, Any], limit: float) -> Finding:
@@ -101,6 +125,12 @@ def _more_unusable(evaluation: Mapping[str, Any], limit: float) -> list[Finding]
     return [Finding(False, f"{text}, surely an increase and above the limit {limit:g}")]
 
 
+def _audit(evaluation: Mapping[str, Any]) -> list[Finding]:
+    """Refuse a challenger of a champion that an audit doubts; return nothing if none was due or none doubts it."""
+    audit = evaluation.get("audit")
+    return [Finding(False, f"audit: {text}") for text in audit["contradictions"]] if audit else []
+
+
 def _guard(value: float, limit: float, text: str) -> Finding:
     return (
         Finding(True, f"{text}, within {limit:g}")
@@ -111,6 +141,14 @@ def _guard(value: float, limit: float, text: str) -> Finding:
 
 def _unknown(what: str, key: str) -> Finding:
     return Finding(False, f"{what} is missing from the evaluation or not finite ({key}): no promotion without it")
+
+
+def _flag(evaluation: Mapping[str, Any], *path: str) -> bool:
+    """Return whether the value at a path of keys is true, and not only something that counts as true."""
+    value: Any = evaluation
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value is True
 
 
 def _number(evaluation: Mapping[str, Any], *path: str) -> float | None:

@@ -75,21 +75,22 @@ def share(count: int, total: int, *, confidence: float) -> Interval:
 
 
 def share_change(
-    own: Sequence[bool], other: Sequence[bool], *, confidence: float, resamples: int, seed: int
+    own: Sequence[float], other: Sequence[float], *, confidence: float, resamples: int, seed: int
 ) -> Interval:
     """Return by how much the share of a property in `own` exceeds that in `other`, which is paired with it by prompt.
 
-    A prompt counts 1 if only its own response has the property, -1 if only the other one has, and 0 otherwise. That is
-    `win_rate` on another scale, so the interval lies above 0 only if McNemar's exact test rejects at its level too.
+    With one response per prompt, a prompt counts 1 if only its own response has the property, -1 if only the other one
+    has, and 0 otherwise. That is `win_rate` on another scale, so the interval lies above 0 only if McNemar's exact test
+    rejects at its level too.
 
     Args:
-        own: Whether each prompt's response has the property.
-        other: Whether the response of the other model does, in the same order.
+        own: Share of each prompt's responses that have the property, in [0, 1].
+        other: Share of the other model's responses, in the same order.
         confidence: Level of the interval, in (0, 1).
         resamples: Resamples of the bootstrap.
         seed: Seed of the resamples.
     """
-    changes = [int(mine) - int(theirs) for mine, theirs in zip(own, other, strict=True)]
+    changes = [mine - theirs for mine, theirs in zip(own, other, strict=True)]
     rate = win_rate([0.5 + change / 2 for change in changes], confidence=confidence, resamples=resamples, seed=seed)
     value = sum(changes) / len(changes)  # exact where it meets a limit such as 0.05, unlike 2 x rate - 1
     return Interval(value=value, low=2 * rate.low - 1, high=2 * rate.high - 1, n=rate.n)

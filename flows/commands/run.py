@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from components.campaign.config import refuse_changes, with_former_defaults
-from components.campaign.state import campaign_directory, has_reached, read_state, runs_directory
+from components.campaign.state import campaign_directory, has_reached, read_state, refuse_if_doubted, runs_directory
 from components.config import CampaignConfig, load_config, read_settings
 from components.records import RoundStopped
 from flows.prefect_page.deployed import STORE_VARIABLE
@@ -38,6 +38,10 @@ def run(
     accept_changes: Annotated[
         bool,
         typer.Option(help="Continue with a config or inputs that differ from those the campaign began with."),
+    ] = False,
+    accept_audit: Annotated[
+        bool,
+        typer.Option("--accept-audit", "--accept", help="Continue although an audit contradicts the promotions."),
     ] = False,
     dry_run: Annotated[
         bool,
@@ -77,6 +81,8 @@ def run(
                 errors.print(f"ratchet: note: {doubt}")
             _show_dry_run(settings)
             return
+        if not accept_audit:
+            refuse_if_doubted(read_state(directory))
         if not has_reached(read_state(directory), until):
             with _display(settings):
                 progress.began(settings.campaign, CHECKS)
@@ -90,7 +96,7 @@ def run(
             # The rounds then link to the pages of that server.
             os.environ |= services.mlflow_environment()
         with prefect_server(known=services.api if services else None, meanwhile=_load):
-            _run_flow(settings, accept_changes=accept_changes, until=until)
+            _run_flow(settings, accept_changes=accept_changes, until=until, accept_audit=accept_audit)
 
 
 def _show_dry_run(settings: CampaignConfig) -> None:
@@ -123,7 +129,7 @@ def _load() -> None:
     importlib.import_module("components.tracking")
 
 
-def _run_flow(settings: Any, *, accept_changes: bool, until: int | None) -> None:
+def _run_flow(settings: Any, *, accept_changes: bool, until: int | None, accept_audit: bool) -> None:
     from prefect import tags
 
     from flows.dpo_round import STOPPED
@@ -132,7 +138,9 @@ def _run_flow(settings: Any, *, accept_changes: bool, until: int | None) -> None
     from flows.terminal.rounds import print_places, print_rounds
 
     with _display(settings), tags(*own_process()):
-        state: Any = iterative_dpo(settings, accept_changes=accept_changes, until=until, return_state=True)
+        state: Any = iterative_dpo(
+            settings, accept_changes=accept_changes, until=until, accept_audit=accept_audit, return_state=True
+        )
     if state.name == SKIPPED:
         errors.print(f"ratchet: skipped: {state.message}")
         return

@@ -44,6 +44,8 @@ class What(Group):
     `num_rounds`."""
     accept_changes: bool = False
     """Continue although the configuration or the inputs differ from those that the campaign began with."""
+    accept_audit: bool = False
+    """Continue although an audit contradicts the campaign's promotions."""
 
 
 class Model(Group):

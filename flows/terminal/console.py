@@ -14,6 +14,7 @@ from rich.segment import Segment
 
 from components.campaign.lock import Busy
 from components.records import (
+    ChampionDoubted,
     DataRejected,
     JudgeUnavailable,
     ModelRefused,
@@ -60,6 +61,7 @@ REPORTS: dict[type[BaseException], Report] = {
     JudgeUnavailable: Report(FAILURE, "{error}; run the same command again to continue"),
     ModelRefused: Report(FAILURE, "{error}"),
     StageFailed: Report(FAILURE, "{error}; run the same command again to continue"),
+    ChampionDoubted: Report(FAILURE, "{error}"),
     RoundStopped: Report(FAILURE, "stopped: {error}"),
     ServiceFailed: Report(FAILURE, "{error}"),
     KeyboardInterrupt: Report(FAILURE, "interrupted; run the same command again to continue"),

@@ -13,9 +13,10 @@ from components.data.messages import format_messages
 from components.data.prompts import make_prompt
 from components.judges.registry import judge_digest
 from components.models.loading import load_policy, load_tokenizer, start_ref
-from components.records import Artifact, EvaluateRequest, JudgeRef, ModelRef
+from components.records import Artifact, EvaluateRequest, JudgeRef, ModelRef, PromotionTest
 
 NUM_PROMPTS = 24
+"""Prompts of a round's gate: all that the audit leaves of the pool of 30."""
 STOPS = {"start": 0.1, "near": 0.15, "terse": 0.6, "rambling": 0.005}
 TRAINED = {"loss": 0.5, "rewards/accuracies": 0.8125, "rewards/margins": 0.4, "num_pairs": 16}
 
@@ -93,6 +94,10 @@ def make_request(models: dict[str, ModelRef], held_out: Artifact, tmp_path: Path
                 **{"dtype": "float32", "max_prompt_tokens": 64, "max_response_tokens": 32, **(limits or {})}
             ),
             "num_held_out": NUM_PROMPTS,
+            "round": 1,
+            "campaign_seed": 5,
+            "audit_share": 0.2,
+            "test": PromotionTest(level=0.02, look_every=NUM_PROMPTS),
             "engine": "transformers",
             "batch_size": 16,
             "judge": JudgeRef(config=judge, digest=judge_digest(judge)),

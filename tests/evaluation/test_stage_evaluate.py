@@ -6,21 +6,28 @@ from typing import Any
 import pytest
 
 from components.artifacts import read_json, read_table
-from components.builtin.world import held_out_prompts, support_reply
+from components.builtin.world import support_reply
 from components.config import EvaluationConfig, GateConfig
 from components.data.messages import Messages, parse_messages
 from components.evaluation import stage
+from components.evaluation.held_out import gate_ids
 from components.evaluation.stage import _asked
 from components.judges.protocol import Group, Opinion, Verdict, conclude_pair, judge_alone
 from components.models.loading import load_tokenizer
 from components.models.tokens import ChatTokenizer
 from components.promotion.gate import Decision, decide
-from components.records import Artifact, EvaluateRequest, Interval, JudgeUnavailable, ModelRef
+from components.records import Artifact, EvaluateRequest, Interval, JudgeUnavailable, ModelRef, PromotionTest
 
 Make = Callable[..., EvaluateRequest]
 NUM_PROMPTS = 24
 MODELS = ("start", "champion", "challenger")
-GATE = GateConfig(max_length_ratio=100.0, min_length_ratio=0.0, max_kl_to_start=1e6)
+GATE = GateConfig(
+    max_length_ratio=100.0,
+    min_length_ratio=0.0,
+    max_length_ratio_to_start=0.0,
+    min_length_ratio_to_start=0.0,
+    max_kl_to_start=1e6,
+)
 
 
 class Brevity:
@@ -56,6 +63,19 @@ class ShorterOfTwo:
         return verdicts
 
 
+def _pool(held_out: Artifact) -> tuple[Any, list[str]]:
+    """Return the messages by prompt id, and the ids that the gate of `make_request` draws."""
+    pool = read_table(held_out).set_index("prompt_id")["messages"]
+    return pool, gate_ids(dict.fromkeys(pool.index), round=1, size=NUM_PROMPTS, audit_share=0.2, seed=5)[0]
+
+
+@pytest.fixture
+def drawn(held_out: Artifact) -> list[str]:
+    """The last messages of the held-out prompts of `make_request`, in the order in which they are compared."""
+    pool, names = _pool(held_out)
+    return [parse_messages(pool[name])[-1]["content"] for name in names]
+
+
 @pytest.fixture
 def plotted() -> list[dict[str, Any]]:
     """The arguments of the plots."""
@@ -87,7 +107,9 @@ def verdict_on(evaluation: dict[str, Any]) -> Decision:
     return decide(evaluation, GATE)
 
 
-def test_evaluation_by_the_rule_publishes_what_the_contract_names(make_request: Make, evaluate: Any) -> None:
+def test_evaluation_by_the_rule_publishes_what_the_contract_names(
+    make_request: Make, evaluate: Any, drawn: list[str]
+) -> None:
     found, out = evaluate(make_request("near", "rambling"), None)
     samples = read_table(out / "samples.parquet")
     assert found["num_prompts"] == NUM_PROMPTS
@@ -105,7 +127,7 @@ def test_evaluation_by_the_rule_publishes_what_the_contract_names(make_request: 
     assert -1 < increase["low"] < increase["value"] < increase["high"] < 0
     assert {path.name for path in out.iterdir()} == {"evaluation.json", "samples.parquet", "plots"}
     assert {path.name for path in (out / "plots").iterdir()} == {"rewards.png", "lengths.png", "outcomes.png"}
-    assert samples["prompt"].tolist() == [messages[-1]["content"] for messages in held_out_prompts()[:10]]
+    assert samples["prompt"].tolist() == drawn[:10]
     for row in samples.to_dict("records"):
         for name in ("start", "champion", "challenger"):
             assert row[f"reward_{name}"] == support_reply([{"role": "user", "content": row["prompt"]}], row[name])
@@ -214,10 +236,9 @@ def test_evaluation_by_a_judge_without_scores_has_no_rewards(
 
 
 def test_evaluation_leaves_out_and_counts_a_prompt_without_verdict(
-    make_request: Make, evaluate: Any, plotted: list[dict[str, Any]]
+    make_request: Make, evaluate: Any, plotted: list[dict[str, Any]], drawn: list[str]
 ) -> None:
-    odd = held_out_prompts()[2][-1]["content"]
-    found, out = evaluate(make_request("near", "rambling"), Brevity([odd]))
+    found, out = evaluate(make_request("near", "rambling"), Brevity([drawn[2]]))
     assert found["num_prompts"] == NUM_PROMPTS
     assert found["win_rate_vs_champion"]["n"] == found["win_rate_vs_start"]["n"] == NUM_PROMPTS - 1
     assert found["invalid_share"] == pytest.approx(1 / NUM_PROMPTS)
@@ -228,10 +249,9 @@ def test_evaluation_leaves_out_and_counts_a_prompt_without_verdict(
     assert len(plotted[0]["lengths"]["champion"]) == NUM_PROMPTS
 
 
-def test_evaluation_with_too_many_invalid_verdicts_stops(make_request: Make, evaluate: Any) -> None:
-    odd = [messages[-1]["content"] for messages in held_out_prompts()[:2]]
+def test_evaluation_with_too_many_invalid_verdicts_stops(make_request: Make, evaluate: Any, drawn: list[str]) -> None:
     with pytest.raises(JudgeUnavailable, match="4 of 48 comparisons"):
-        evaluate(make_request("near", "rambling"), Brevity(odd))
+        evaluate(make_request("near", "rambling"), Brevity(drawn[:2]))
 
 
 def test_evaluation_without_held_out_pairs_has_no_reward_accuracy(make_request: Make, evaluate: Any) -> None:
@@ -245,13 +265,13 @@ def test_evaluation_skips_and_counts_a_prompt_that_is_too_long(
 ) -> None:
     request = make_request("near", "start")
     chat = ChatTokenizer(load_tokenizer(request.start))
-    texts = read_table(held_out)["messages"].head(NUM_PROMPTS)
-    lengths = [len(chat.prompt_ids(parse_messages(text))) for text in texts]
+    pool, names = _pool(held_out)
+    lengths = [len(chat.prompt_ids(parse_messages(pool[name]))) for name in names]
     limit = max(lengths) - 1
     found, out = evaluate(make_request("near", "start", limits={"max_prompt_tokens": limit}), Brevity())
     assert found["skipped_long_prompts"] == sum(length > limit for length in lengths)
     assert found["num_prompts"] == sum(length <= limit for length in lengths)
-    short = [name for name, length in zip(read_table(held_out)["prompt_id"], lengths, strict=False) if length <= limit]
+    short = [name for name, length in zip(names, lengths, strict=True) if length <= limit]
     assert read_table(out / "samples.parquet")["prompt_id"].tolist() == short[:10]
 
 
@@ -279,3 +299,69 @@ def test_sample_of_a_prompt_that_ends_with_a_result_shows_what_was_asked_and_cal
     shown = _asked([*asked, *called, *result])
     assert shown.startswith("[user]\nWeather?\n\n[assistant]\n[tool calls]\n")
     assert shown.endswith("\n\n[tool: weather, c1]\n-4")
+
+
+class Asked(ShorterOfTwo):
+    """Also remembers the prompts that it was asked about, by call."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+
+    def judge(self, groups: Sequence[Group]) -> list[Verdict]:
+        self.calls.append(sorted({group.prompt_id for group in groups}))
+        return super().judge(groups)
+
+
+@pytest.mark.parametrize(
+    ("challenger", "champion", "ended"),
+    [("terse", "rambling", "shown"), ("rambling", "terse", "hopeless")],
+)
+def test_evaluation_asks_no_more_once_the_evidence_is_clear(
+    make_request: Make, evaluate: Any, challenger: str, champion: str, ended: str
+) -> None:
+    judge = Asked()
+    test = PromotionTest(level=0.02, look_every=4, verdict_cost=0.25)
+    found, out = evaluate(make_request(challenger, champion, test=test), judge)
+    judged = found["evidence"]["num_judged"]
+    assert found["evidence_ended"] == ended
+    assert 4 <= judged < NUM_PROMPTS
+    assert judged % 4 == 0
+    assert [len(prompts) for prompts in judge.calls] == [4] * (judged // 4)
+    assert found["win_rate_vs_champion"]["n"] == found["win_rate_vs_start"]["n"] == judged
+    assert found["num_prompts"] == found["kl_to_start_interval"]["n"] == NUM_PROMPTS
+    assert len(found["e_values"]) == judged
+    assert verdict_on(found).promoted == found["evidence"]["shown"] == (ended == "shown")
+    assert len(read_table(out / "samples.parquet")) == min(10, judged)
+
+
+def test_evaluation_in_several_looks_says_what_one_look_says(make_request: Make, evaluate: Any) -> None:
+    several, at_once = (PromotionTest(level=0.4, look_every=prompts) for prompts in (5, NUM_PROMPTS))
+    one, _ = evaluate(make_request("near", "start", test=several), Brevity(), "one")
+    other, _ = evaluate(make_request("near", "start", test=at_once), Brevity(), "other")
+    assert one["evidence"]["num_judged"] == NUM_PROMPTS
+    assert one == other
+
+
+def test_evaluation_counts_a_missing_verdict_against_the_challenger(
+    make_request: Make, evaluate: Any, drawn: list[str]
+) -> None:
+    whole, _ = evaluate(make_request("terse", "rambling"), Brevity(), "whole")
+    lacking, _ = evaluate(make_request("terse", "rambling"), Brevity(drawn[:1]), "lacking")
+    assert whole["e_values"][0] > 1 > lacking["e_values"][0]
+
+
+def test_evaluation_with_several_samples_takes_each_prompt_once(
+    make_request: Make, evaluate: Any, plotted: list[dict[str, Any]]
+) -> None:
+    settings = EvaluationConfig(bootstrap_resamples=100, num_samples=NUM_PROMPTS, samples_per_prompt=3)
+    found, out = evaluate(make_request("near", "rambling", evaluation=settings), Brevity())
+    assert found["evidence"]["num_judged"] == found["win_rate_vs_champion"]["n"] == NUM_PROMPTS
+    assert found["kl_to_start_interval"]["n"] == found["unfinished_increase"]["n"] == NUM_PROMPTS
+    outcomes, lengths = plotted[0]["outcomes_vs_champion"], plotted[0]["lengths"]
+    assert {round(6 * outcome) for outcome in outcomes} - {0, 3, 6}
+    assert found["win_rate_vs_champion"]["value"] == pytest.approx(sum(outcomes) / NUM_PROMPTS)
+    assert len(lengths["challenger"]) == 3 * NUM_PROMPTS
+    alone, _ = evaluate(make_request("near", "rambling"), Brevity(), "alone")
+    assert lengths["champion"][::3] == plotted[1]["lengths"]["champion"]
+    assert found["mean_tokens"] != alone["mean_tokens"]
+    assert len(read_table(out / "samples.parquet")) == NUM_PROMPTS
