@@ -429,6 +429,11 @@ class RoundRecord(Record):
     kl_to_start: float
     mean_tokens: float
     mean_reward: float | None
+    length_controlled_win_rate_vs_champion: Interval | None = Field(default=None, exclude_if=lambda rate: rate is None)
+    """What the win rate would be at equal length; None if an earlier version, which did not measure it, ran the
+    round."""
+    length_controlled_win_rate_vs_start: Interval | None = Field(default=None, exclude_if=lambda rate: rate is None)
+    """The same against the start."""
     evidence: Evidence | None = Field(default=None, exclude_if=lambda evidence: evidence is None)
     """None if an earlier version, which had no such test, ran the round."""
     audit: Audit | None = Field(default=None, exclude_if=lambda audit: audit is None)

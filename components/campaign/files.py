@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 
 STAGES = ("generate_responses", "collect_preferences", "validate_data", "dpo_train", "evaluate", "promote")
 """A round's stages in their order."""
+GATE_MEASURES = (
+    "length_controlled_win_rate_vs_champion",
+    "length_controlled_win_rate_vs_start",
+    "evidence",
+    "audit",
+)
+"""What an evaluation and a round's record have in common, if no earlier version ran the round."""
 TRACKING = "tracking.json"
 """File in the round's directory that names the round's MLflow run."""
 NOT_RECORDED = "not-recorded.json"
@@ -408,8 +415,7 @@ def round_record(here: Path, round: int, manifests: dict[str, Manifest], *, git_
         kl_to_start=evaluation["kl_to_start"],
         mean_tokens=evaluation["mean_tokens"]["challenger"],
         mean_reward=None if rewards is None else rewards["challenger"],
-        evidence=evaluation.get("evidence"),
-        audit=evaluation.get("audit"),
+        **{name: evaluation.get(name) for name in GATE_MEASURES},
         distinct_2=diversity.get("distinct_2"),
         equal_samples=diversity.get("equal_samples"),
         seconds={name: manifest.seconds for name, manifest in manifests.items()},

@@ -92,6 +92,8 @@ def run(request: EvaluateRequest, out: Path) -> None:
         lengths=lengths_of(answers.responses),
         outcomes_vs_champion=known_only(judged.outcomes["champion"]),
         outcomes_vs_start=known_only(judged.outcomes["start"]),
+        e_values=evidence.e_values,
+        level=request.test.level,
     )
 
 

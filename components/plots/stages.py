@@ -23,8 +23,10 @@ def evaluation_plots(
     lengths: dict[str, list[int]],
     outcomes_vs_champion: list[float],
     outcomes_vs_start: list[float],
+    e_values: list[float],
+    level: float,
 ) -> list[Path]:
-    """Write rewards.png, lengths.png and outcomes.png into `directory`/plots.
+    """Write rewards.png, lengths.png, outcomes.png and evidence.png into `directory`/plots.
 
     Args:
         directory: The evaluation's stage directory.
@@ -33,6 +35,8 @@ def evaluation_plots(
         lengths: Tokens of the responses of start, champion and challenger.
         outcomes_vs_champion: The challenger's outcomes, one per held-out prompt: 1 win, 0.5 tie, 0 loss.
         outcomes_vs_start: The same against the start.
+        e_values: Evidence of the gate after each judged prompt.
+        level: Level of the gate's test: an e-value of 1 / level suffices.
 
     Returns:
         The written files.
@@ -47,6 +51,7 @@ def evaluation_plots(
         _save(folder / "lengths.png", (6.4, 3.6), lambda axes: _histogram(axes, lengths, "response length, tokens"))
     )
     written.append(_save(folder / "outcomes.png", (6.4, 2.0), lambda axes: _outcome_bars(axes, outcomes)))
+    written.append(_save(folder / "evidence.png", (6.4, 3.0), lambda axes: _evidence(axes, e_values, level)))
     return written
 
 
@@ -92,6 +97,17 @@ def _histogram(axes: Axes, values: dict[str, list[float]] | dict[str, list[int]]
         axes.axvline(float(np.mean(series)), color=_COLOURS[name], lw=1, ls=(0, (4, 3)))
     axes.set_xlabel(label)
     axes.set_ylabel("share of responses")
+    axes.legend()
+
+
+def _evidence(axes: Axes, e_values: list[float], level: float) -> None:
+    # A stake that is lost has no logarithm; a thousandth of the first one is as good as lost.
+    shown = np.maximum([1.0, *e_values], 1e-3)
+    axes.plot(range(len(shown)), shown, color=PAPER.challenger, label="challenger better than the champion")
+    axes.axhline(1 / level, color=PAPER.champion, lw=1, ls=(0, (4, 3)), label=f"suffices ({1 / level:.3g})")
+    axes.set_yscale("log")
+    axes.set_xlabel("held-out prompts judged")
+    axes.set_ylabel("e-value")
     axes.legend()
 
 

@@ -199,10 +199,13 @@ def _round_row(campaign: CampaignFiles, round_: RoundFiles) -> dict[str, Any]:
         "memory": {stage: manifest.peak_memory_bytes for stage, manifest in round_.manifests.items()},
         "path": (wording.scoring_path(round_.trained or {}) or "").partition(":")[0],
         "pairs": count(record.num_pairs if record else round_.trained["num_pairs"] if round_.trained else None),
+        "equal_length": None,
     }
     if record is not None:
         numbers = {"vs_start": record.win_rate_vs_start, "vs_champion": record.win_rate_vs_champion}
         row |= {name: estimate(interval, 3) for name, interval in numbers.items()}
+        controlled = record.length_controlled_win_rate_vs_champion
+        row |= {} if controlled is None else {"equal_length": decimal(controlled.value, 3)}
         row |= {
             "reward": decimal(record.mean_reward, 3),
             "kl": decimal(record.kl_to_start, 2),

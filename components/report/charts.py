@@ -16,6 +16,8 @@ from components.records import Interval, RoundRecord
 from components.report.wording import decimal, estimate, model_name
 
 MAX_POINT_LABELS = 12
+LEAST_STAKE = 1e-5
+"""Stakes below are drawn there: they are lost."""
 MAX_TOOLTIPS = 30
 """Largest number of marks that have tooltips. More marks are too close together to point at, and are drawn in one
 stroke, at a cost that does not grow."""
@@ -47,6 +49,9 @@ def round_charts(campaign: CampaignFiles) -> list[Chart]:
     charts = []
     if records:
         charts.append(_win_rates(records))
+    tested = [round_ for round_ in campaign.rounds if (round_.evaluated or {}).get("e_values")]
+    if tested:
+        charts.append(_evidence(tested[-MAX_ROUNDS:]))
     if any(record.mean_reward is not None for record in records):
         charts.append(_reward_against_kl(campaign))
     if sampled:
@@ -116,6 +121,32 @@ def _win_rates(records: Sequence[RoundRecord]) -> Chart:
         return Chart(
             "Win rate by round", note, to_svg(figure, "Win rate against the start and against the champion, by round")
         )
+
+
+def _evidence(tested: Sequence[RoundFiles]) -> Chart:
+    """Draw the stake of each round's test, as a share of what suffices, over the prompts that were judged."""
+    with styled(THEMED, "evidence"):
+        figure, axes = new_chart()
+        axes.axhline(1.0, color=THEMED.muted, lw=0.9, ls=(0, (4, 3)), label="suffices")
+        for round_ in tested:
+            measured = round_.evaluated
+            assert measured is not None
+            level, shown = measured["evidence"]["level"], measured["evidence"]["shown"]
+            stakes = np.maximum(level * np.array([1.0, *measured["e_values"]]), LEAST_STAKE)
+            colour = THEMED.challenger if shown else THEMED.start
+            (line,) = axes.plot(range(len(stakes)), stakes, color=colour, lw=1.1, alpha=0.8)
+            end = f"e-value {measured['evidence']['e_value']:.3g} of {1 / level:.3g} on {len(stakes) - 1} prompts"
+            set_tooltip(line, f"round {round_.round}: {end}")
+            _label_point(axes, str(round_.round), len(stakes) - 1, float(stakes[-1]))
+        axes.set_yscale("log")
+        axes.set_ylim(LEAST_STAKE, 3)
+        axes.set_xlabel("held-out prompts judged")
+        axes.set_ylabel("evidence, as a share")
+        add_legend(figure, axes)
+        note = (
+            "The gate's bet that the challenger beats the champion. It begins at the round's level; at 1 it suffices."
+        )
+        return Chart("Evidence of the gate", note, to_svg(figure, "Evidence against the champion by judged prompts"))
 
 
 def _draw_intervals(

@@ -10,7 +10,7 @@ from mlflow.entities import Metric
 
 from components.judges.function_scores import FunctionScores
 from components.judges.violations import Violations
-from components.records import Interval
+from components.records import Interval, RoundRecord
 from components.tracking.facts import RoundFacts
 
 _AXES = {"step", "epoch", "time"}
@@ -89,6 +89,8 @@ def _summary(facts: RoundFacts) -> dict[str, float | None]:
         "mean_reward": record.mean_reward,
         "num_pairs": record.num_pairs,
         "promoted": record.promoted,
+        **{name: interval.value for name, interval in _length_controlled(record).items()},
+        **_evidence(record),
         **_diversity(facts),
         "seconds": sum(record.seconds.values()),
     }
@@ -100,6 +102,28 @@ def _diversity(facts: RoundFacts) -> dict[str, float | None]:
     return {f"samples/{name}": value for name, value in measured.items()}
 
 
+def _length_controlled(record: RoundRecord) -> dict[str, Interval]:
+    """Return the win rates at equal length; none for a round of an earlier version."""
+    rates = {
+        "length_controlled_win_rate_vs_start": record.length_controlled_win_rate_vs_start,
+        "length_controlled_win_rate_vs_champion": record.length_controlled_win_rate_vs_champion,
+    }
+    return {name: rate for name, rate in rates.items() if rate is not None}
+
+
+def _evidence(record: RoundRecord) -> dict[str, float | None]:
+    """Return what the gate's test staked and found, and the champion's win rates of an audit."""
+    evidence, audit = record.evidence, record.audit
+    measures: dict[str, float | None] = {}
+    if evidence is not None:
+        measures |= {"gate/level": evidence.level, "gate/e_value": evidence.e_value, "gate/judged": evidence.num_judged}
+    if audit is not None:
+        earlier = audit.win_rate_vs_earlier
+        measures |= {"audit/win_rate_vs_start": audit.win_rate_vs_start.value}
+        measures |= {"audit/win_rate_vs_earlier": None if earlier is None else earlier.value}
+    return measures
+
+
 def _evaluation(facts: RoundFacts) -> Iterator[tuple[str, float | None]]:
     record = facts.record
     evaluation = facts.files.read("evaluate", "evaluation.json")
@@ -108,6 +132,7 @@ def _evaluation(facts: RoundFacts) -> Iterator[tuple[str, float | None]]:
         "win_rate_vs_start": record.win_rate_vs_start,
         "win_rate_vs_champion": record.win_rate_vs_champion,
         "kl_to_start": Interval.model_validate(evaluation["kl_to_start_interval"]),
+        **_length_controlled(record),
     }
     for name, interval in intervals.items():
         yield f"{name}/low", interval.low

@@ -126,7 +126,9 @@ def test_evaluation_by_the_rule_publishes_what_the_contract_names(
     assert increase["value"] == pytest.approx(unusable["challenger"] - unusable["champion"])
     assert -1 < increase["low"] < increase["value"] < increase["high"] < 0
     assert {path.name for path in out.iterdir()} == {"evaluation.json", "samples.parquet", "plots"}
-    assert {path.name for path in (out / "plots").iterdir()} == {"rewards.png", "lengths.png", "outcomes.png"}
+    assert {path.name for path in (out / "plots").iterdir()} == {
+        f"{name}.png" for name in ("rewards", "lengths", "outcomes", "evidence")
+    }
     assert samples["prompt"].tolist() == drawn[:10]
     for row in samples.to_dict("records"):
         for name in ("start", "champion", "challenger"):

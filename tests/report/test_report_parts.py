@@ -232,6 +232,8 @@ def evaluation_data() -> dict[str, Any]:
         "lengths": {name: chance.integers(3, 48, 65).tolist() for name in names},
         "outcomes_vs_champion": chance.choice([0.0, 0.5, 1.0], 65).tolist(),
         "outcomes_vs_start": [1.0] * 65,
+        "e_values": np.geomspace(1, 50, 65).tolist(),
+        "level": 0.02,
     }
 
 
@@ -249,7 +251,7 @@ def test_evaluation_plots_of_equal_data_have_equal_bytes(tmp_path: Path) -> None
     first = evaluation_plots(tmp_path / "a", **evaluation_data())
     second = evaluation_plots(tmp_path / "b", **evaluation_data())
     assert [path.relative_to(tmp_path) for path in first] == [
-        Path("a/plots") / f"{name}.png" for name in ("rewards", "lengths", "outcomes")
+        Path("a/plots") / f"{name}.png" for name in ("rewards", "lengths", "outcomes", "evidence")
     ]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     for path in first:
@@ -258,20 +260,20 @@ def test_evaluation_plots_of_equal_data_have_equal_bytes(tmp_path: Path) -> None
 
 def test_evaluation_plots_each_depend_on_their_own_data(tmp_path: Path) -> None:
     before = [path.read_bytes() for path in evaluation_plots(tmp_path, **evaluation_data())]
-    changes = {"rewards": 0, "lengths": 1, "outcomes_vs_champion": 2, "outcomes_vs_start": 2}
+    changes = {"rewards": 0, "lengths": 1, "outcomes_vs_champion": 2, "outcomes_vs_start": 2, "e_values": 3}
     for name, index in changes.items():
         data = evaluation_data()
         series = data[name]["challenger"] if isinstance(data[name], dict) else data[name]
         series[:20] = [0.0 if name.startswith("outcomes") else 40] * 20
         after = [path.read_bytes() for path in evaluation_plots(tmp_path, **data)]
         assert [old != new for old, new in zip(before, after, strict=True)] == [
-            position == index for position in range(3)
+            position == index for position in range(4)
         ], name
 
 
 def test_evaluation_plots_without_scores_leave_rewards_out(tmp_path: Path) -> None:
     written = evaluation_plots(tmp_path, **(evaluation_data() | {"rewards": {}}))
-    assert [path.name for path in written] == ["lengths.png", "outcomes.png"]
+    assert [path.name for path in written] == ["lengths.png", "outcomes.png", "evidence.png"]
     assert not (tmp_path / "plots" / "rewards.png").exists()
 
 
