@@ -8,7 +8,8 @@ from components.artifacts import derive_seed, digest
 from components.config import PolicyConfig, RegressionConfig, SamplingEngine
 from components.records import ModelRef
 from components.regression.answering import Asking, Outcomes, solve
-from components.regression.tasks import check_sizes, load_tasks
+from components.regression.harness import HarnessTask, load_harness_tasks, solve_harness
+from components.regression.tasks import Task, check_sizes, load_tasks
 from components.statistics.non_inferiority import paired_loss
 
 CACHE = "regression"
@@ -25,9 +26,10 @@ def suite_digest(config: RegressionConfig) -> str | None:
     """
     if not config.tasks:
         return None
-    tasks = load_tasks(config)
-    check_sizes({task.name: len(task.items) for task in tasks}, config)
-    return digest([[task.name, task.digest] for task in tasks])
+    tasks, of_harness = load_tasks(config), load_harness_tasks(config)
+    sizes = {task.name: len(task.items) for task in tasks} | {task.name: task.num_items for task in of_harness}
+    check_sizes(sizes, config)
+    return _digest(tasks, of_harness)
 
 
 def regress(
@@ -67,15 +69,16 @@ def regress(
     """
     if not config.tasks:
         return {}
-    tasks = load_tasks(config)
+    tasks, of_harness = load_tasks(config), load_harness_tasks(config)
     asking = Asking(config, limits, engine, batch_size, tensor_parallel_size, seed)
     by_digest: dict[str, dict[str, Outcomes]] = {}
     for ref in models.values():
         if ref.digest not in by_digest:
-            by_digest[ref.digest] = solve(ref, tasks, asking, cache=cache)
+            outcomes = solve(ref, tasks, asking, cache=cache)
+            by_digest[ref.digest] = outcomes | solve_harness(ref, of_harness, asking, cache=cache)
     names = list(by_digest[models["challenger"].digest])
     return {
-        "digest": suite_digest(config),
+        "digest": _digest(tasks, of_harness),
         "tasks": {
             name: compare({model: by_digest[ref.digest][name] for model, ref in models.items()}, config, name=name)
             for name in names
@@ -101,6 +104,10 @@ def compare(outcomes: Mapping[str, Outcomes], config: RegressionConfig, *, name:
         "won": loss.won,
         "lost_items": lost[:SHOWN],
     }
+
+
+def _digest(tasks: Sequence[Task], of_harness: Sequence[HarnessTask]) -> str:
+    return digest([[task.name, task.digest] for part in (tasks, of_harness) for task in part])
 
 
 def _mean(values: Sequence[float]) -> float:
