@@ -188,6 +188,9 @@ class StartPins(Record):
     """Date that the campaign's prompts tell already; empty takes today."""
     model_digest: str | None = None
     """Digest of the start model that finished rounds stand on; None before the first."""
+    regression_digest: str | None = None
+    """Digest of the tasks of `regression`; None without one."""
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("regression_digest",)
 
 
 class StartRequest(Record):

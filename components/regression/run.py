@@ -4,32 +4,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.artifacts import derive_seed, digest
+from components.artifacts import derive_seed
 from components.config import PolicyConfig, RegressionConfig, SamplingEngine
 from components.records import ModelRef
 from components.regression.answering import Asking, Outcomes, solve
-from components.regression.harness import HarnessTask, load_harness_tasks, solve_harness
-from components.regression.tasks import Task, check_sizes, load_tasks
+from components.regression.harness_answers import solve_harness
+from components.regression.suite import load_suite
 from components.statistics.non_inferiority import paired_loss
 
 CACHE = "regression"
 """Directory of kept outcomes, in that of the campaign."""
 SHOWN = 10
 """Items named that only the champion solves."""
-
-
-def suite_digest(config: RegressionConfig) -> str | None:
-    """Check the tasks of a suite, and return the sha256 of their content; None without tasks.
-
-    Raises:
-        ValueError: A task cannot be read, or has too few items for the margin; one line with the remedy.
-    """
-    if not config.tasks:
-        return None
-    tasks, of_harness = load_tasks(config), load_harness_tasks(config)
-    sizes = {task.name: len(task.items) for task in tasks} | {task.name: task.num_items for task in of_harness}
-    check_sizes(sizes, config)
-    return _digest(tasks, of_harness)
 
 
 def regress(
@@ -69,16 +55,16 @@ def regress(
     """
     if not config.tasks:
         return {}
-    tasks, of_harness = load_tasks(config), load_harness_tasks(config)
+    suite = load_suite(config)
     asking = Asking(config, limits, engine, batch_size, tensor_parallel_size, seed)
     by_digest: dict[str, dict[str, Outcomes]] = {}
     for ref in models.values():
         if ref.digest not in by_digest:
-            outcomes = solve(ref, tasks, asking, cache=cache)
-            by_digest[ref.digest] = outcomes | solve_harness(ref, of_harness, asking, cache=cache)
+            outcomes = solve(ref, suite.tasks, asking, cache=cache)
+            by_digest[ref.digest] = outcomes | solve_harness(ref, suite.of_harness, asking, cache=cache)
     names = list(by_digest[models["challenger"].digest])
     return {
-        "digest": _digest(tasks, of_harness),
+        "digest": suite.digest,
         "tasks": {
             name: compare({model: by_digest[ref.digest][name] for model, ref in models.items()}, config, name=name)
             for name in names
@@ -104,10 +90,6 @@ def compare(outcomes: Mapping[str, Outcomes], config: RegressionConfig, *, name:
         "won": loss.won,
         "lost_items": lost[:SHOWN],
     }
-
-
-def _digest(tasks: Sequence[Task], of_harness: Sequence[HarnessTask]) -> str:
-    return digest([[task.name, task.digest] for part in (tasks, of_harness) for task in part])
 
 
 def _mean(values: Sequence[float]) -> float:

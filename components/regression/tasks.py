@@ -17,7 +17,6 @@ from components.data.messages import Messages
 from components.data.rows import read_rows
 from components.regression.checks import KINDS, Check, read_check
 from components.regression.shipped import shipped_rows
-from components.statistics.non_inferiority import items_needed
 
 KEYS = ("task", "id", "prompt", "messages", "check")
 
@@ -64,26 +63,6 @@ def load_tasks(config: RegressionConfig) -> tuple[Task, ...]:
                 )
             tasks[name] = Task(name, tuple(_taken(items, config.num_items)))
     return tuple(tasks.values())
-
-
-def check_sizes(sizes: Mapping[str, int], config: RegressionConfig) -> None:
-    """Refuse a task that no challenger can pass, because even without a single loss its items prove too little.
-
-    Args:
-        sizes: Number of items of each task.
-        config: The margin and its level.
-
-    Raises:
-        ValueError: One line that names the task and the remedy.
-    """
-    needed = items_needed(config.max_loss, confidence=config.confidence)
-    for name, number in sizes.items():
-        if number < needed:
-            raise ValueError(
-                f"regression task {name} has {number} items, but to show a loss below regression.max_loss = "
-                f"{config.max_loss:g} takes at least {needed}, even if no answer differs: give it more items, or "
-                "raise regression.max_loss"
-            )
 
 
 def _read(source: str) -> dict[str, list[Item]]:

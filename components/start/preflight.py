@@ -13,6 +13,7 @@ from components.functions.violations import check_constraint
 from components.judges.registry import check_judge
 from components.models import vllm
 from components.models.directory import check_model_directory, check_policy_directory, check_quantization
+from components.regression.suite import suite_digest
 from components.runtime.launchers.registry import check_launcher
 
 
@@ -23,6 +24,8 @@ class Inputs(NamedTuple):
     seed_pairs_digest: str | None
     constraint_digest: str | None
     """Digest of the code of `constraints.function`; None without such a rule."""
+    regression_digest: str | None
+    """Digest of the tasks of `regression`; None without one."""
 
     @property
     def prompts_digest(self) -> str:
@@ -69,6 +72,7 @@ def check_inputs(config: CampaignConfig, *, held_out_before: Collection[str] = (
         prompts=prompts,
         seed_pairs_digest=_check_seeds(config) if config.preferences.seed_pairs else None,
         constraint_digest=code_digest(function) if function else None,
+        regression_digest=suite_digest(config.regression),
     )
 
 

@@ -92,6 +92,7 @@ def run(request: StartRequest, out: Path) -> None:
         "commits": {key: each.model_dump() for key, each in request.pins.commits.items()},
         "seed_pairs_digest": request.pins.seed_pairs_digest,
         "constraint_digest": request.pins.constraint_digest,
+        "regression_digest": request.pins.regression_digest,
         "judge": _pinned(request.judge).model_dump(mode="json"),
         "evaluation_judge": _pinned(request.evaluation_judge).model_dump(mode="json"),
         "active_judge": _pinned(request.active_judge).model_dump(mode="json"),

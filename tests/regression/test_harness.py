@@ -12,7 +12,8 @@ import yaml
 from components.config import PolicyConfig, RegressionConfig
 from components.promotion.regression import findings
 from components.records import ModelRef
-from components.regression.run import regress, suite_digest
+from components.regression.run import regress
+from components.regression.suite import suite_digest
 from tests.regression.conftest import pairs_of_products
 
 LIMITS = PolicyConfig(dtype="float32", max_prompt_tokens=64)

@@ -10,8 +10,8 @@ import pytest
 from components.config import RegressionConfig
 from components.config.regression import SHIPPED_TASKS
 from components.data.messages import Messages
-from components.regression.run import suite_digest
 from components.regression.shipped import GENERATORS, NUM_ITEMS, shipped_rows
+from components.regression.suite import suite_digest
 from components.regression.tasks import Item, load_tasks
 
 ITEM = {"prompt": "Say yes.", "check": {"kind": "exact", "answer": "yes"}}
