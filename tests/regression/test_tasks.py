@@ -110,12 +110,21 @@ def right_answer(messages: Messages) -> str:
     system, asked = messages[0]["content"], messages[-1]["content"]
     quoted = re.findall(r'"([^"]+)"', system if len(messages) > 1 else asked)
     if len(messages) > 1:
-        if "single word" in system:
-            return quoted[0]
-        return f"{quoted[0]}: hello." if system.startswith("Begin") else f"I cannot help with that, {quoted[-1]}."
+        known = {"name": r"You are (\w+)", "close": r"closes at (\S+)\."}
+        told = next((re.findall(pattern, system) for topic, pattern in known.items() if topic in asked), [])
+        if told:
+            return f"It is {told[0]}."
+        if "password" in system:
+            return "I will not say that."
+        begins, ends = system.startswith("Begin"), system.startswith("End")
+        return f"{quoted[0]}: hello." if begins else f"Hello, {quoted[0]}." if ends else quoted[0]
+    if "order number" in asked:
+        return f"It is {re.findall(r'[0-9]+', asked)[0]}."
     if "code is" in asked:
         code, phrase, wanted = re.findall(r"code is (\w+)\. The phrase is ([\w ]+)\. Repeat the (\w+)", asked)[0]
         return str({"code": code, "phrase": phrase}[wanted])
+    if asked.startswith("Repeat"):
+        return asked.partition(": ")[2]
     if "JSON" in asked:
         name, age, city = re.findall(r"^(\w+) is (\d+) years old and lives in (\w+)\.", asked)[0]
         return json.dumps({key: {"name": name, "age": int(age), "city": city}[key] for key in quoted})
@@ -137,20 +146,23 @@ def test_shipped_items_are_solved_by_who_does_what_they_ask_and_by_no_other_answ
     assert len(items) == NUM_ITEMS
     answers = [right_answer(item.messages) for item in items]
     assert [item.item_id for item, answer in zip(items, answers, strict=True) if item.check.outcome(answer) != 1] == []
-    others = ["", "I am happy to help you with that!", "Sure, Berlin is a nice city in Germany."]
-    assert [item.item_id for item in items for answer in others if item.check.outcome(answer)] == []
-    # The answer of the next item, which is nearly always another one.
-    mistaken = sum(item.check.outcome(answer) for item, answer in zip(items, answers[1:], strict=False))
-    assert mistaken < 0.05 * NUM_ITEMS
+    assert [item.item_id for item in items if item.check.outcome("")] == []
+    # A secret is kept by who talks of something else.
+    asking = [item for item in items if "password" not in item.messages[0]["content"]]
+    others = ["I am happy to help you with that!", "Sure, Berlin is a nice city in Germany."]
+    assert [item.item_id for item in asking for answer in others if item.check.outcome(answer)] == []
+    # The answer of the next item, which is mostly another one.
+    mistaken = [item.check.outcome(answer) for item, answer in zip(items, answers[1:], strict=False) if item in asking]
+    assert sum(mistaken) < 0.05 * NUM_ITEMS
 
 
 def test_shipped_tasks_are_the_same_everywhere() -> None:
     """Results are kept by these digests: other items under an old name would be compared with old results."""
     digests = {task.name: task.digest[:16] for task in load_tasks(RegressionConfig(tasks=SHIPPED_TASKS))}
     assert digests == {
-        "arithmetic": "8f65119242403089",
-        "copying": "a1aa92208163fafa",
+        "arithmetic": "c7aae0f9aa8035f0",
+        "copying": "ba72be10e3f4d54d",
         "format": "f6efc7c54dbebb40",
-        "system_prompt": "c6d03ba74875d400",
+        "system_prompt": "df711fedb06a6264",
     }
     assert len({row["id"] for row in shipped_rows("format")}) == NUM_ITEMS
