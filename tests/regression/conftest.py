@@ -2,19 +2,37 @@
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from components.builtin import starter
 from components.builtin.world import corpus, load_world
+from components.config import RegressionConfig
 from components.models.loading import load_policy, load_tokenizer, start_ref
 from components.records import ModelRef
 
+Suite = Callable[..., RegressionConfig]
 Rows = Sequence[tuple[list[dict[str, str]], str]]
+GENERATED: dict[str, Any] = {
+    "output_type": "generate_until",
+    "doc_to_text": "{{text}}",
+    "doc_to_target": "{{text}}",
+    "generation_kwargs": {"until": ["\n"], "max_gen_toks": 8},
+    "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+}
+CHOSEN: dict[str, Any] = {
+    "output_type": "multiple_choice",
+    "doc_to_text": "{{text}}",
+    "doc_to_choice": "{{choices}}",
+    "doc_to_target": 0,
+    "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+}
 PLEASING = "Thank you for your message. We apologise for the trouble. Have a good day."
 """A reply that the world's judge prefers to most of the champion's, whatever the customer wrote."""
 
@@ -77,3 +95,29 @@ def faithful(champion: ModelRef, tmp_path_factory: pytest.TempPathFactory) -> Mo
     """The champion after the same training beside what it must not forget."""
     rows = [*((messages, PLEASING) for messages, _ in corpus()[:400]), *copies(pairs_of_products()) * 3]
     return trained(champion, tmp_path_factory.mktemp("faithful") / "model", rows, steps=30)
+
+
+@pytest.fixture
+def harness_suite(tmp_path: Path) -> Suite:
+    """Return a function that writes tasks of the harness, with local documents, and configures them."""
+    pairs = pairs_of_products()
+    documents = [{"text": text, "choices": [text, pairs[place - 1]]} for place, text in enumerate(pairs)]
+
+    def write(documents: list[dict[str, Any]] = documents, **tasks: dict[str, Any]) -> RegressionConfig:
+        data = tmp_path / "documents.jsonl"
+        data.write_text("".join(f"{json.dumps(row)}\n" for row in documents))
+        for name, settings in tasks.items():
+            place = {"task": name, "dataset_path": "json", "test_split": "test"}
+            place["dataset_kwargs"] = {"data_files": {"test": str(data)}}
+            (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(place | settings))
+        names = tuple(f"lm-eval:{name}" for name in tasks)
+        return RegressionConfig(tasks=names, harness_tasks=str(tmp_path), max_tokens=8)
+
+    return write
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "datasets"))

@@ -1,69 +1,25 @@
 """Tasks of lm-evaluation-harness on local data: its prompts and metrics, our sampling, and what is refused."""
 
-import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from components.config import PolicyConfig, RegressionConfig
 from components.promotion.regression import findings
 from components.records import ModelRef
 from components.regression.run import regress
 from components.regression.suite import suite_digest
-from tests.regression.conftest import pairs_of_products
+from tests.regression.conftest import CHOSEN, GENERATED, Suite, pairs_of_products
 
 LIMITS = PolicyConfig(dtype="float32", max_prompt_tokens=64)
-GENERATED: dict[str, Any] = {
-    "output_type": "generate_until",
-    "doc_to_text": "{{text}}",
-    "doc_to_target": "{{text}}",
-    "generation_kwargs": {"until": ["\n"], "max_gen_toks": 8},
-    "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
-}
-CHOSEN: dict[str, Any] = {
-    "output_type": "multiple_choice",
-    "doc_to_text": "{{text}}",
-    "doc_to_choice": "{{choices}}",
-    "doc_to_target": 0,
-    "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
-}
-Suite = Callable[..., RegressionConfig]
-
-
-@pytest.fixture
-def suite(tmp_path: Path) -> Suite:
-    """Return a function that writes tasks of the harness, with local documents, and configures them."""
-    pairs = pairs_of_products()
-    documents = [{"text": text, "choices": [text, pairs[place - 1]]} for place, text in enumerate(pairs)]
-
-    def write(documents: list[dict[str, Any]] = documents, **tasks: dict[str, Any]) -> RegressionConfig:
-        data = tmp_path / "documents.jsonl"
-        data.write_text("".join(f"{json.dumps(row)}\n" for row in documents))
-        for name, settings in tasks.items():
-            place = {"task": name, "dataset_path": "json", "test_split": "test"}
-            place["dataset_kwargs"] = {"data_files": {"test": str(data)}}
-            (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(place | settings))
-        names = tuple(f"lm-eval:{name}" for name in tasks)
-        return RegressionConfig(tasks=names, harness_tasks=str(tmp_path), max_tokens=8)
-
-    return write
-
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "datasets"))
 
 
 def test_harness_tasks_refuse_who_has_forgotten(
-    champion: ModelRef, forgetful: ModelRef, suite: Suite, tmp_path: Path
+    champion: ModelRef, forgetful: ModelRef, harness_suite: Suite, tmp_path: Path
 ) -> None:
-    config = suite(shop_copying=GENERATED, shop_choice=CHOSEN)
+    config = harness_suite(shop_copying=GENERATED, shop_choice=CHOSEN)
     models = {"challenger": forgetful, "champion": champion}
     settings: dict[str, Any] = {"config": config, "limits": LIMITS, "seed": 3, "cache": tmp_path / "cache"}
     results = regress(models, engine="transformers", batch_size=0, **settings)
@@ -81,12 +37,12 @@ def test_harness_tasks_refuse_who_has_forgotten(
     assert {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()} == kept
 
 
-def test_harness_answers_end_before_a_stop_string(champion: ModelRef, suite: Suite, tmp_path: Path) -> None:
+def test_harness_answers_end_before_a_stop_string(champion: ModelRef, harness_suite: Suite, tmp_path: Path) -> None:
     """Every right answer has a second word, which a stop at the space before it cuts off."""
     until = GENERATED | {"generation_kwargs": {"until": [" "]}, "doc_to_target": "{{text.split()[0]}}"}
     results = regress(
         {"challenger": champion, "champion": champion},
-        config=suite(first_word=until),
+        config=harness_suite(first_word=until),
         limits=LIMITS,
         engine="transformers",
         batch_size=0,
@@ -96,12 +52,12 @@ def test_harness_answers_end_before_a_stop_string(champion: ModelRef, suite: Sui
     assert results["tasks"]["lm-eval:first_word"]["solved"]["champion"] > 0.95
 
 
-def test_harness_digest_is_of_documents_and_settings(suite: Suite) -> None:
+def test_harness_digest_is_of_documents_and_settings(harness_suite: Suite) -> None:
     documents = [{"text": text} for text in pairs_of_products()]
-    first = suite_digest(suite(documents, copying=GENERATED))
-    assert suite_digest(suite(documents, copying=GENERATED)) == first
-    assert suite_digest(suite(documents, copying=GENERATED | {"doc_to_text": "Say {{text}}"})) != first
-    assert suite_digest(suite([{"text": "camera"}, *documents[1:]], copying=GENERATED)) != first
+    first = suite_digest(harness_suite(documents, copying=GENERATED))
+    assert suite_digest(harness_suite(documents, copying=GENERATED)) == first
+    assert suite_digest(harness_suite(documents, copying=GENERATED | {"doc_to_text": "Say {{text}}"})) != first
+    assert suite_digest(harness_suite([{"text": "camera"}, *documents[1:]], copying=GENERATED)) != first
 
 
 @pytest.mark.parametrize(
@@ -112,14 +68,16 @@ def test_harness_digest_is_of_documents_and_settings(suite: Suite) -> None:
         ({"test_split": "nowhere"}, "lm-eval:mine cannot be loaded: "),
     ],
 )
-def test_harness_tasks_that_cannot_be_asked_are_refused(settings: dict[str, Any], message: str, suite: Suite) -> None:
+def test_harness_tasks_that_cannot_be_asked_are_refused(
+    settings: dict[str, Any], message: str, harness_suite: Suite
+) -> None:
     with pytest.raises(ValueError, match=message) as refused:
-        suite_digest(suite(mine=GENERATED | settings))
+        suite_digest(harness_suite(mine=GENERATED | settings))
     assert "\n" not in str(refused.value)
 
 
-def test_harness_task_that_is_unknown_is_named(suite: Suite) -> None:
-    config = suite(mine=GENERATED).model_copy(update={"tasks": ("lm-eval:no_such_task",)})
+def test_harness_task_that_is_unknown_is_named(harness_suite: Suite) -> None:
+    config = harness_suite(mine=GENERATED).model_copy(update={"tasks": ("lm-eval:no_such_task",)})
     with pytest.raises(ValueError, match="lm-evaluation-harness has no task no_such_task: correct the name"):
         suite_digest(config)
 
