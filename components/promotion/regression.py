@@ -29,10 +29,15 @@ def findings(regression: Mapping[str, Any] | None, config: RegressionConfig) -> 
     """
     if not config.tasks:
         return []
-    tasks = regression.get("tasks") if isinstance(regression, Mapping) else None
-    if not isinstance(tasks, Mapping) or not tasks:
+    content = regression if isinstance(regression, Mapping) else {}
+    tasks, sources = content.get("tasks"), content.get("sources")
+    if not isinstance(tasks, Mapping) or not tasks or not isinstance(sources, list):
         return [(False, f"the regression suite is missing from the evaluation (regression): {MISSING}")]
-    return [_finding(name, tasks[name], config) for name in tasks]
+    left_out = [task for task in config.tasks if task not in sources]
+    return [
+        *((False, f"regression task {task} is missing from the evaluation: {MISSING}") for task in left_out),
+        *(_finding(name, tasks[name], config) for name in tasks),
+    ]
 
 
 def _finding(name: str, task: Any, config: RegressionConfig) -> tuple[bool, str]:

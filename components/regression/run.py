@@ -25,9 +25,9 @@ def regress(
     limits: PolicyConfig,
     engine: SamplingEngine,
     batch_size: int,
-    seed: int,
     cache: Path,
     tensor_parallel_size: int = 1,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Have models solve the tasks, and compare challenger and champion on each.
 
@@ -40,14 +40,15 @@ def regress(
         limits: Precision, quantization and system prompt of the policy.
         engine: Engine that samples the answers.
         batch_size: Prompts that are decoded together; 0 takes as many as fit.
-        seed: The campaign's, the same in all rounds.
         cache: Directory of kept outcomes, `CACHE` in that of the campaign.
         tensor_parallel_size: GPUs of one copy of a model.
+        seed: Of answers that are sampled; another one in each round would ask the champion again.
 
     Returns:
-        What `evaluation.json` holds as `regression`; empty without tasks. `tasks` has by name `num_items`, the share
-        that each model solves (`solved`), `loss` (`value`, `upper`, `confidence`, `n`), `lost` and `won`, the numbers
-        of items that only the champion or only the challenger solves, and `lost_items`, the first of them by id.
+        What `evaluation.json` holds as `regression`; empty without tasks. `sources` are the configured tasks, `digest`
+        is that of their content, and `tasks` has by name `num_items`, the share that each model solves (`solved`),
+        `loss` (`value`, `upper`, `confidence`, `n`), `lost` and `won`, the numbers of items that only the champion or
+        only the challenger solves, and `lost_items`, the first of them by id.
 
     Raises:
         ValueError: A task or model cannot be used, or a prompt is too long.
@@ -64,6 +65,7 @@ def regress(
             by_digest[ref.digest] = outcomes | solve_harness(ref, suite.of_harness, asking, cache=cache)
     names = list(by_digest[models["challenger"].digest])
     return {
+        "sources": list(config.tasks),
         "digest": suite.digest,
         "tasks": {
             name: compare({model: by_digest[ref.digest][name] for model, ref in models.items()}, config, name=name)

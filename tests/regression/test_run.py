@@ -49,9 +49,14 @@ def regressed(suite: RegressionConfig, tmp_path: Path) -> Regress:
     """Return a function that has models solve the suite of copying, with a cache of its own."""
 
     def run(challenger: ModelRef, champion: ModelRef, **changes: Any) -> dict[str, Any]:
-        settings: dict[str, Any] = {"config": suite, "limits": LIMITS, "cache": tmp_path / CACHE, "seed": 3}
+        settings: dict[str, Any] = {
+            "config": suite,
+            "limits": LIMITS,
+            "cache": tmp_path / CACHE,
+            "engine": "transformers",
+        }
         models = {"challenger": challenger, "champion": champion}
-        return regress(models, engine="transformers", batch_size=0, **settings | changes)
+        return regress(models, batch_size=0, **settings | changes)
 
     return run
 
@@ -172,6 +177,15 @@ def test_answers_at_a_temperature_are_samples_that_repeat(
     one = answers("one", 3)
     assert answers("again", 3) == one
     assert answers("other", 4) != one
+
+
+def test_models_are_asked_by_vllm_too(
+    champion: ModelRef, forgetful: ModelRef, regressed: Regress, loaded: list[str], stand_in_vllm: None
+) -> None:
+    solved = regressed(forgetful, champion, engine="vllm")["tasks"]["copying"]["solved"]
+    assert solved["champion"] > 0.95
+    assert solved["challenger"] < 0.05
+    assert loaded == [], "another process has loaded them"
 
 
 def test_prompts_that_are_too_long_are_named(champion: ModelRef, regressed: Regress) -> None:
