@@ -19,6 +19,7 @@ from components.config import (
     PolicyConfig,
     PreferencesConfig,
     PromptsConfig,
+    RegressionConfig,
     RewardModelConfig,
     SamplingEngine,
     SoftPromptConfig,
@@ -190,7 +191,6 @@ class StartPins(Record):
     """Digest of the start model that finished rounds stand on; None before the first."""
     regression_digest: str | None = None
     """Digest of the tasks of `regression`; None without one."""
-    ADDED_LATER: ClassVar[tuple[str, ...]] = ("regression_digest",)
 
 
 class StartRequest(Record):
@@ -210,7 +210,9 @@ class StartRequest(Record):
     carries_columns: bool = False
     """Whether the prompts have the other columns of their rows, because something reads them."""
     pins: StartPins = StartPins()
-    FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"lora", "soft_prompt", "probe", "pins"})
+    regression: RegressionConfig = RegressionConfig()
+    """Tasks whose prompts are read as those of the campaign are, and nothing else."""
+    FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"lora", "soft_prompt", "probe", "pins", "regression"})
     ADDED_LATER: ClassVar[tuple[str, ...]] = ("carries_columns",)
 
 
