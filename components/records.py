@@ -19,6 +19,7 @@ from components.config import (
     PolicyConfig,
     PreferencesConfig,
     PromptsConfig,
+    RegressionConfig,
     RewardModelConfig,
     SamplingEngine,
     SoftPromptConfig,
@@ -192,6 +193,8 @@ class StartPins(Record):
     """Date that the campaign's prompts tell already; empty takes today."""
     model_digest: str | None = None
     """Digest of the start model that finished rounds stand on; None before the first."""
+    regression_digest: str | None = None
+    """Digest of the tasks of `regression`; None without one."""
 
 
 class StartRequest(Record):
@@ -211,7 +214,9 @@ class StartRequest(Record):
     carries_columns: bool = False
     """Whether the prompts have the other columns of their rows, because something reads them."""
     pins: StartPins = StartPins()
-    FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"lora", "soft_prompt", "probe", "pins"})
+    regression: RegressionConfig = RegressionConfig()
+    """Tasks whose prompts are read as those of the campaign are, and nothing else."""
+    FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"lora", "soft_prompt", "probe", "pins", "regression"})
     ADDED_LATER: ClassVar[tuple[str, ...]] = ("carries_columns",)
 
 

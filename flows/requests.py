@@ -48,6 +48,7 @@ def start_request(config: CampaignConfig, prompts_digest: str, pins: StartPins |
         probe=_probe(config),
         carries_columns=config.reads_columns,
         pins=pins or StartPins(),
+        regression=config.regression,
     )
 
 

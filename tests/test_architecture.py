@@ -31,6 +31,7 @@ OWNERS = {
     "mlflow": r"components/tracking/",
     "deepspeed": r"components/dpo/engine\.py",
     "pandera": r"components/validation/",
+    "lm_eval": r"components/regression/harness",
     "prefect": r"(flows|tasks)/",
 }
 

@@ -14,6 +14,7 @@ from components.config.launcher import LauncherConfig
 from components.config.loading import describe, differences, load_config, load_section, read_settings
 from components.config.policy import BUILTIN, LoraConfig, PolicyConfig, SoftPromptConfig
 from components.config.preferences import PreferencesConfig
+from components.config.regression import RegressionConfig
 from components.config.reward_model import RewardModelConfig
 from components.config.section import Section
 from components.config.tracking import TrackingConfig
@@ -54,6 +55,7 @@ __all__ = [
     "PolicyConfig",
     "PreferencesConfig",
     "PromptsConfig",
+    "RegressionConfig",
     "RewardModelConfig",
     "SamplingEngine",
     "Section",

@@ -12,6 +12,7 @@ from components.config.judge import OWN_MODELS, SCORES_ALONE, JudgeConfig
 from components.config.launcher import LauncherConfig
 from components.config.policy import LoraConfig, PolicyConfig, SoftPromptConfig
 from components.config.preferences import PreferencesConfig
+from components.config.regression import RegressionConfig
 from components.config.section import Section
 from components.config.tracking import TrackingConfig
 from components.config.training import ADAPTER_LEARNING_RATE, HARD_LABEL_LOSSES, ConstraintsConfig, TrainingConfig
@@ -69,6 +70,7 @@ class CampaignConfig(Section):
     training: TrainingConfig = TrainingConfig()
     constraints: ConstraintsConfig = ConstraintsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    regression: RegressionConfig = RegressionConfig()
     gate: GateConfig = GateConfig()
     budget: BudgetConfig = BudgetConfig()
     tracking: TrackingConfig = TrackingConfig()

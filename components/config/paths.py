@@ -12,7 +12,7 @@ from components.config.function import FUNCTION
 from components.config.policy import BUILTIN
 
 FILE_SUFFIXES = frozenset({".jsonl", ".json", ".ndjson", ".parquet", ".gz", ".py", ".yaml", ".yml", ".txt", ".jinja"})
-NAMES_OF_OURS = frozenset({"prompt", "principles"})
+NAMES_OF_OURS = frozenset({"prompt", "principles", "tasks"})
 """Keys whose values without a slash or a suffix name what ships with us."""
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,9 @@ def with_absolute_paths(
         inner = _inner_section(section, name)
         if inner is not None and isinstance(value, Mapping):
             result[name] = with_absolute_paths(value, inner, folder, prefix=f"{prefix}{name}.")
+        elif name in paths and isinstance(value, list | tuple):
+            key = f"{prefix}{name}"
+            result[name] = [absolute_path(key, item, folder) if isinstance(item, str) else item for item in value]
         elif inner is not None and isinstance(value, list):
             result[name] = [
                 with_absolute_paths(item, inner, folder, prefix=f"{prefix}{name}.{number}.")

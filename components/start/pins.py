@@ -73,6 +73,7 @@ def check_start(
         commits=commits,
         seed_pairs_digest=inputs.seed_pairs_digest,
         constraint_digest=inputs.constraint_digest,
+        regression_digest=inputs.regression_digest,
         held_out=held_out,
     )
     if pinned is None:
@@ -154,6 +155,7 @@ class Pinned:
         for name, digest_now, source in (
             ("seed_pairs_digest", inputs.seed_pairs_digest, f"seed pairs {config.preferences.seed_pairs}"),
             ("constraint_digest", inputs.constraint_digest, f"function {config.constraints.function}"),
+            ("regression_digest", inputs.regression_digest, f"regression tasks {', '.join(config.regression.tasks)}"),
         ):
             before = self.content.get(name)
             if before is not None and digest_now is not None and digest_now != before:

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from components.config import BUILTIN, CampaignConfig, LoraConfig, PreferencesConfig, SoftPromptConfig
+from components.config import BUILTIN, CampaignConfig, LoraConfig, PreferencesConfig, RegressionConfig, SoftPromptConfig
 from components.data.draws import check_draw
 from components.data.preference_file import load_seed_pairs
 from components.data.prompts import PromptSplit, split_prompts
@@ -23,6 +23,8 @@ class Inputs(NamedTuple):
     seed_pairs_digest: str | None
     constraint_digest: str | None
     """Digest of the code of `constraints.function`; None without such a rule."""
+    regression_digest: str | None
+    """Digest of the tasks of `regression`; None without one."""
 
     @property
     def prompts_digest(self) -> str:
@@ -69,6 +71,7 @@ def check_inputs(config: CampaignConfig, *, held_out_before: Collection[str] = (
         prompts=prompts,
         seed_pairs_digest=_check_seeds(config) if config.preferences.seed_pairs else None,
         constraint_digest=code_digest(function) if function else None,
+        regression_digest=_check_regression(config.regression) if config.regression.tasks else None,
     )
 
 
@@ -103,6 +106,14 @@ def check_revisions(preferences: PreferencesConfig, reason: str | None) -> None:
             f"preferences.pairs = revised needs a chat template that takes answers from outside ({reason}): set "
             "policy.chat_template_arguments (such as enable_thinking: false), or build pairs in another way"
         )
+
+
+def _check_regression(config: RegressionConfig) -> str | None:
+    """Check the tasks of the regression suite, and return their digest."""
+    # Loads scipy and jsonschema, and the harness if a task of it is named.
+    from components.regression.suite import suite_digest
+
+    return suite_digest(config)
 
 
 def _check_seeds(config: CampaignConfig) -> str:

@@ -24,6 +24,8 @@ from components.models.loading import give_memory_back, load_policy, pick_device
 from components.models.noise import refuse_noise
 from components.models.tokens import ChatTokenizer, load_chat
 from components.records import JudgeRef, ModelRef, StartRequest
+from components.regression.answering import encode
+from components.regression.tasks import load_tasks
 from components.start.measure import measure
 from components.start.preflight import check_trainable
 from components.start.prompts import (
@@ -73,6 +75,8 @@ def run(request: StartRequest, out: Path) -> None:
     policy = request.policy.model_copy(update={"template_date": told or date.today().isoformat()})
     here = model.model_copy(update={"base": str(out / model.base)})
     chat, loaded = _checked(here, policy, split, (request.judge, request.evaluation_judge, request.active_judge))
+    for task in load_tasks(request.regression):
+        encode(chat, task, policy)
     write_table(out / "train_prompts.parquet", _table(split.train))
     # An evaluation takes the first prompts of the table, so their order must say nothing about them.
     # A system prompt leaves the order as it is, so that the same prompts are compared with and without it.
@@ -92,6 +96,7 @@ def run(request: StartRequest, out: Path) -> None:
         "commits": {key: each.model_dump() for key, each in request.pins.commits.items()},
         "seed_pairs_digest": request.pins.seed_pairs_digest,
         "constraint_digest": request.pins.constraint_digest,
+        "regression_digest": request.pins.regression_digest,
         "judge": _pinned(request.judge).model_dump(mode="json"),
         "evaluation_judge": _pinned(request.evaluation_judge).model_dump(mode="json"),
         "active_judge": _pinned(request.active_judge).model_dump(mode="json"),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from components.records import Interval
+from components.statistics.alpaca_eval import GamedBaselines, alpaca_eval_win_rate
 
 PRIOR_SCALES = (10.0, 2.5)
 """Standard deviations of the normal priors on the advantage and on the length's coefficient. They keep both finite if
@@ -20,12 +21,17 @@ def length_controlled_win_rate(
     confidence: float,
     resamples: int,
     seed: int,
+    difficulties: Sequence[float] | None = None,
+    gamed: GamedBaselines | None = None,
 ) -> Interval:
     """Return the win rate that two models would have if their responses were equally long.
 
     The preference is modelled as sigmoid(advantage + c tanh(d / s)), where d is the difference of lengths on a prompt
     and s the standard deviation of d over the prompts; the estimate is sigmoid(advantage) (Dubois et al. 2024, arXiv
     2404.04475, without the difficulty of the prompts).
+
+    If the difficulty of each prompt is known, it is the leaderboard's definition instead: see
+    `alpaca_eval.alpaca_eval_win_rate`.
 
     Args:
         outcomes: One per prompt: 1 win, 0.5 tie, 0 loss, or a mean over both orders.
@@ -34,10 +40,22 @@ def length_controlled_win_rate(
         confidence: Level of the percentile bootstrap interval over prompts, in (0, 1).
         resamples: Resamples of the bootstrap.
         seed: Seed of the resamples.
+        difficulties: One per prompt, on AlpacaEval's scale; None if they are not known.
+        gamed: The rows of AlpacaEval's gamed baselines, which are read only beside difficulties.
 
     Raises:
-        ValueError: There are no prompts, or the two sequences are not equally long.
+        ValueError: There are no prompts, or the sequences are not equally long.
     """
+    if difficulties is not None:
+        return alpaca_eval_win_rate(
+            outcomes,
+            length_differences,
+            difficulties,
+            gamed=gamed,
+            confidence=confidence,
+            resamples=resamples,
+            seed=seed,
+        )
     won, differences = (np.asarray(values, dtype=np.float64) for values in (outcomes, length_differences))
     if not won.size or won.shape != differences.shape:
         raise ValueError(f"{won.size} outcomes and {differences.size} differences: give one of each per prompt")

@@ -52,6 +52,7 @@ def test_relative_paths_of_every_kind_are_beside_the_file(place: Path) -> None:
         },
         evaluation_judge={"kind": "reward_model", "model": "runs/rm/reward_model"},
         constraints={"function": "rewards.py:rule"},
+        regression={"tasks": ["copying", "held.jsonl", "lm-eval:mine"], "harness_tasks": "./model"},
     )
     for config in (load_config(path), chosen_config(Form(what=What(config_file=str(path))))):
         assert config.policy.model == f"{place}/model"
@@ -65,6 +66,8 @@ def test_relative_paths_of_every_kind_are_beside_the_file(place: Path) -> None:
         assert jurors[3].endpoint.model == "./m", "the name of a model at an endpoint is not a path"
         assert config.evaluation_judge.model == f"{place}/runs/rm/reward_model"
         assert config.constraints.function == f"{place}/rewards.py:rule"
+        assert config.regression.tasks == ("copying", f"{place}/held.jsonl", "lm-eval:mine")
+        assert config.regression.harness_tasks == f"{place}/model"
 
 
 def test_names_of_the_hub_and_of_ours_stay(place: Path) -> None:

@@ -186,6 +186,31 @@ def test_seed_pairs_and_constraint_that_change_are_named(begun: Begun) -> None:
     assert f"function {begun.place}/rule.py:score: another content" in told
 
 
+def test_regression_tasks_that_change_are_named_and_can_be_accepted(begun: Begun) -> None:
+    def write(answer: str) -> None:
+        rows = [{"id": place, "prompt": "Hi", "check": {"kind": "exact", "answer": answer}} for place in range(80)]
+        Path(begun.file("suite")).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+    write("hello")
+    begun.sections |= {"regression": {"tasks": [begun.file("suite")]}}
+    before = begun.pin()["regression_digest"]
+    assert begun.check().accepted == []
+    write("good day")
+    assert f"regression tasks {begun.file('suite')}: another content" in refused(begun)
+    assert begun.pin(accept=True)["regression_digest"] != before
+
+
+def test_regression_prompts_that_the_model_cannot_read_stop_round_0(begun: Begun) -> None:
+    row = {"prompt": "word " * 700, "check": {"kind": "exact", "answer": "yes"}}
+    rows = [row | {"id": place} for place in range(80)]
+    Path(begun.file("suite")).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    begun.sections |= {"regression": {"tasks": [begun.file("suite")]}}
+    with pytest.raises(
+        StageFailed, match=r"regression task suite, item 0: the prompt has .* tokens, more than policy\.max"
+    ):
+        begun.pin()
+
+
 def test_start_model_of_another_name_with_other_weights_is_refused_once_a_round_stands_on_it(begun: Begun) -> None:
     begun.pin()
     begun.finish_round(["train 1"])

@@ -1,0 +1,1 @@
+"""What a challenger must not forget: tasks with checkable answers, solved by challenger and champion."""
