@@ -12,6 +12,7 @@ from typing import Any
 
 from components.data.messages import Message, Messages
 from components.data.rows import Row, Rows
+from components.data.sharegpt import from_sharegpt
 from components.data.transcripts import is_transcript, parse_transcript
 
 log = logging.getLogger(__name__)
@@ -19,8 +20,6 @@ log = logging.getLogger(__name__)
 ROLES = ("system", "user", "assistant", "tool")
 ASKING = ("user", "tool")
 """Roles of the message that an answer follows: the user's, or the result of a tool."""
-SHAREGPT = {"human": "user", "gpt": "assistant"}
-"""Roles of messages with the keys `from` and `value`, where their names are other ones."""
 CONTEXT = ("system", "tools")
 """Columns that belong to the prompt: a system message, and tool definitions as chat templates take them."""
 IGNORED = (
@@ -165,7 +164,7 @@ def _warn(source: str, ignored: tuple[str, ...], num_rendered: int, first_render
 
 def _message(item: Any, place: str) -> Message:
     if isinstance(item, dict) and "role" not in item and isinstance(item.get("from"), str):
-        item = {"role": SHAREGPT.get(item["from"], item["from"]), "content": item.get("value")}
+        item = from_sharegpt(item, place)
     calls = item.get("tool_calls") if isinstance(item, dict) else None
     content = _content(item.get("content"), place) if isinstance(item, dict) else None
     content = "" if calls and content is None else content

@@ -1,14 +1,12 @@
-"""Rows of a user's data: JSON lines, Parquet, a saved data set or a hub `datasets` name.
+"""Rows of a user's data: JSON lines, CSV, Parquet, a saved data set or a hub `datasets` name.
 
 Owns the reading and the errors about files and rows; knows nothing of prompts or pairs. `datasets` is imported only
 when a source is neither a JSON nor a Parquet file.
 """
 
 import codecs
-import gzip
 import json
 import sys
-import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,14 +14,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.data.compressed import PACKED, kind_of, read_whole
+from components.data.csv_rows import parse_csv
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
 LOCAL_PREFIXES = (".", "/", "~")
-MAX_BYTES = 2 * 2**30
-"""Largest JSON file, expanded: its rows take several times as much memory."""
-CHUNK_BYTES = 2**20
-FILE_SUFFIXES = (".jsonl", ".json", ".ndjson", ".parquet")
+JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
+CSV_SUFFIXES = (".csv", ".tsv")
+FILE_SUFFIXES = (*JSON_SUFFIXES, *CSV_SUFFIXES, ".parquet")
+KINDS = "a JSONL, CSV or Parquet file, a saved data set or a hub data set"
 
 
 class Row(NamedTuple):
@@ -41,14 +42,17 @@ class Rows(NamedTuple):
     columns: tuple[str, ...]
     """All column names of the source, including columns that were not read."""
     rows: list[Row]
+    is_text: bool = False
+    """Whether all cells are text, as those of a CSV file: numbers too, and an empty cell may be a missing one."""
 
 
 def read_rows(source: str, *, split: str, columns: Collection[str] | None, revision: str = "") -> Rows:
     """Read a data set.
 
     Args:
-        source: A `.jsonl`, `.json` (lines or one array) or `.parquet` file, a directory that `save_to_disk` wrote or
-            that holds data files, or a hub name. JSON files may be gzipped.
+        source: A `.jsonl`, `.json` (lines or one array), `.csv`, `.tsv` or `.parquet` file, a directory that
+            `save_to_disk` wrote or that holds data files, or a hub name. JSON and CSV files may be packed (`.gz`,
+            `.zst`).
         split: Split to read if the source has splits.
         columns: Columns to read if they exist; others are not read. None reads all.
         revision: Branch, tag or commit of a data set of the hub; empty is `main`.
@@ -58,21 +62,22 @@ def read_rows(source: str, *, split: str, columns: Collection[str] | None, revis
             twice; one line with the remedy.
     """
     path = Path(source).expanduser()
-    suffix = Path(path.name.removesuffix(".gz")).suffix
+    suffix = kind_of(path.name)
     if path.is_dir():
         read = _from_dataset(source, _saved_dataset(path, split), columns)
-    elif suffix == ".parquet":
+    elif suffix == ".parquet" and path.suffix not in PACKED:
         read = _from_parquet(source, path, columns)
-    elif suffix in (".jsonl", ".json", ".ndjson"):
+    elif suffix in JSON_SUFFIXES:
         read = _from_json(source, path, columns)
+    elif suffix in CSV_SUFFIXES:
+        read = _from_csv(source, path, columns)
     elif path.exists():
         raise ValueError(
-            f"{source} is not a supported kind of file: use JSONL (.jsonl), Parquet (.parquet) or a saved data set"
+            f"{source} is not a supported kind of file: use JSONL (.jsonl), CSV (.csv), Parquet (.parquet) or a saved "
+            "data set"
         )
     elif source.startswith(LOCAL_PREFIXES):
-        raise ValueError(
-            f"{path.absolute()} does not exist: name a JSONL or Parquet file, a saved data set or a hub data set"
-        )
+        raise ValueError(f"{path.absolute()} does not exist: name {KINDS}")
     else:
         read = _from_dataset(source, _hub_dataset(source, split, revision), columns)
     if not read.rows:
@@ -94,29 +99,32 @@ def _from_json(source: str, path: Path, columns: Collection[str] | None) -> Rows
     return Rows(source, tuple(names), rows)
 
 
-def _content(source: str, path: Path) -> bytes:
-    content = bytearray()
+def _from_csv(source: str, path: Path, columns: Collection[str] | None) -> Rows:
+    content = _content(source, path).removeprefix(codecs.BOM_UTF8)
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            # A few megabytes may expand to more than there is memory.
-            while chunk := file.read(CHUNK_BYTES):
-                content += chunk
-                if len(content) > MAX_BYTES:
-                    raise ValueError(
-                        f"file {source} has over {MAX_BYTES / 2**30:g} GiB of text: save it as Parquet, or split it"
-                    )
-        return bytes(content)
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{source} is not valid UTF-8 at byte {error.start + 1}: save the file as UTF-8") from None
+    names, records = parse_csv(text, source=source, delimiter="\t" if kind_of(path.name) == ".tsv" else "")
+    _refuse_doubled(source, names)
+    wanted = set(_wanted(names, columns))
+    rows = [
+        Row(f"{source} line {line}", {name: cell for name, cell in zip(names, cells, strict=True) if name in wanted})
+        for line, cells in records
+    ]
+    return Rows(source, names, rows, is_text=True)
+
+
+def _content(source: str, path: Path) -> bytes:
+    try:
+        return read_whole(path, source=source)
     except FileNotFoundError:
-        raise ValueError(
-            f"file {path.absolute()} does not exist: name a JSONL or Parquet file, a saved data set or a hub data set"
-        ) from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"file {source} cannot be read ({_one_line(error)}): write or copy it again") from None
+        raise ValueError(f"file {path.absolute()} does not exist: name {KINDS}") from None
 
 
 def _json_values(source: str, content: bytes) -> Iterator[tuple[str, Any]]:
     """Yield values with their places: the items if the file is one array, else the lines."""
-    if source.endswith((".json", ".json.gz")) and content.lstrip()[:1] == b"[":
+    if kind_of(source) == ".json" and content.lstrip()[:1] == b"[":
         for number, value in enumerate(_json(content, source), 1):
             yield f"{source} item {number}", value
         return
@@ -168,9 +176,7 @@ def _from_parquet(source: str, path: Path, columns: Collection[str] | None) -> R
         _refuse_doubled(source, names)
         values = file.read(columns=_wanted(names, columns)).to_pylist()
     except FileNotFoundError:
-        raise ValueError(
-            f"file {path.absolute()} does not exist: name a JSONL or Parquet file, a saved data set or a hub data set"
-        ) from None
+        raise ValueError(f"file {path.absolute()} does not exist: name {KINDS}") from None
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise ValueError(f"file {source} cannot be read as Parquet: {_one_line(error)}") from None
     return _arrow_rows(source, names, values)
@@ -226,8 +232,7 @@ def _saved_dataset(path: Path, split: str) -> "Dataset":
 def is_on_hub(source: str) -> bool:
     """Return whether a source can only be a name of the hub: it has no form of a file, and does not exist here."""
     path = Path(source).expanduser()
-    suffix = Path(path.name.removesuffix(".gz")).suffix
-    return not (source.startswith(LOCAL_PREFIXES) or path.exists() or suffix in FILE_SUFFIXES)
+    return not (source.startswith(LOCAL_PREFIXES) or path.exists() or kind_of(path.name) in FILE_SUFFIXES)
 
 
 def _hub_dataset(source: str, split: str, revision: str) -> "Dataset":
@@ -236,10 +241,9 @@ def _hub_dataset(source: str, split: str, revision: str) -> "Dataset":
     try:
         loaded = load_dataset(source, split=split, revision=revision or None)
     except Exception as error:
-        remedy = "name a JSONL or Parquet file, a saved data set or a hub data set"
         cause = _one_line(error.__cause__ or error)
         here = "" if Path(source).exists() else f", and {Path(source).absolute()} does not exist"
-        raise ValueError(f"data set {source} (split {split}) cannot be loaded: {cause}{here}: {remedy}") from None
+        raise ValueError(f"data set {source} (split {split}) cannot be loaded: {cause}{here}: name {KINDS}") from None
     assert isinstance(loaded, Dataset), source
     return loaded
 

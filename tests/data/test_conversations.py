@@ -61,7 +61,7 @@ def test_transcript_of_several_turns_is_read_up_to_the_open_answer() -> None:
     [
         ("[{'role': 'user', 'content': 'x'}]", "row: the text holds chat messages in Python's form"),
         ('[{"role": "human", "content": "x"}]', "row: message 1 has role 'human': use one of"),
-        ([{"from": "observation", "value": "x"}], "row: message 1 has role 'observation': use one of"),
+        ([{"from": "narrator", "value": "x"}], "row: message 1 has role 'narrator': use one of"),
         (
             [{"role": "user", "content": [{"type": "image"}]}],
             "row: message 1 has a part of type 'image', but only text",

@@ -1,0 +1,35 @@
+"""Counts what messages hold that no form reads, so that a conversion can name it."""
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from components.data.messages import TOOL_KEYS
+from components.data.rows import Rows
+
+READ = frozenset({"role", "content", "from", "value", *TOOL_KEYS})
+
+
+def unread_keys(read: Rows, columns: Collection[str]) -> dict[str, int]:
+    """Return the number of messages by key that is not read, such as `weight` or a user's `name`.
+
+    Args:
+        read: The rows.
+        columns: Names of the columns that are read.
+    """
+    counts: Counter[str] = Counter()
+    for row in read.rows:
+        for name in columns:
+            for message in _messages(row.values.get(name)):
+                keys = READ if message.get("role") == "tool" else READ - {"name", "tool_call_id"}
+                counts.update(key for key, value in message.items() if key not in keys and value not in (None, "", []))
+    return dict(counts)
+
+
+def _messages(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield the messages within a cell, at any depth."""
+    if isinstance(value, dict) and ("role" in value or "from" in value):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _messages(item)

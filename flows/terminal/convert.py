@@ -1,0 +1,62 @@
+"""A conversion on the terminal: a bar while it runs, then what was read, written and left behind."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from components.data.forms.convert import Conversion
+
+
+class ConversionBar:
+    """Show the pairs that are converted; a `components.runtime.progress.Listener`. Off a terminal it shows nothing."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self.task = self.bar.add_task("reading", total=None)
+
+    def __enter__(self) -> "ConversionBar":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def began(self, round: str, stage: str) -> None:
+        """Ignore stages: a conversion has none."""
+
+    def advanced(self, done: int, total: int, text: str) -> None:
+        """Move the bar."""
+        self.bar.update(self.task, description="converting", completed=done, total=total)
+
+    def ended(self, round: str, stage: str, seconds: float, *, already_done: bool) -> None:
+        """Ignore stages: a conversion has none."""
+
+
+def print_conversion(console: Console, conversion: Conversion, out: Path) -> None:
+    """Print the two forms, the counts, and everything that the new form does not hold."""
+    source, target = conversion.source, conversion.target
+    _line(console, "form", f"{source.name} ({source.title})")
+    _line(console, "to", f"{target.name} ({target.title})")
+    written = f"{conversion.num_written} written as {conversion.num_rows_written} rows"
+    _line(console, "pairs", f"{conversion.num_pairs} read from {conversion.num_rows} rows, {written}")
+    _line(console, "no pair", _counts(conversion.left_out, "rows"))
+    _line(console, "skipped", _counts(conversion.skipped, "pairs", f", which {target.name} does not hold"))
+    annotations = {name: count for name, count in conversion.lost.items() if name != "columns"}
+    _line(console, "not held", _counts(annotations, "pairs"))
+    _line(console, "columns", ", ".join(conversion.lost_columns), after=": not written")
+    _line(console, "not read", source.not_read)
+    _line(console, "not read", _counts(conversion.unread, "messages"))
+    _line(console, "written", str(out))
+
+
+def _counts(counts: Mapping[str, int], noun: str, after: str = "") -> str:
+    listed = "; ".join(f"{name} ({count} {noun})" for name, count in counts.items())
+    return listed + after if listed else ""
+
+
+def _line(console: Console, name: str, text: str, after: str = "") -> None:
+    if text:
+        console.print(f"{name:<9} {text}{after}", highlight=False, soft_wrap=True, markup=False)
