@@ -44,7 +44,7 @@ def print_conversion(console: Console, conversion: Conversion, out: Path) -> Non
     _line(console, "pairs", f"{conversion.num_pairs} read from {conversion.num_rows} rows, {written}")
     _line(console, "no pair", _counts(conversion.left_out, "rows"))
     _line(console, "skipped", _counts(conversion.skipped, "pairs", f", which {target.name} does not hold"))
-    annotations = {name: count for name, count in conversion.lost.items() if name != "columns"}
+    annotations = {name: count for name, count in sorted(conversion.lost.items()) if name != "columns"}
     _line(console, "not held", _counts(annotations, "pairs"))
     _line(console, "columns", ", ".join(conversion.lost_columns), after=": not written")
     _line(console, "not read", source.not_read)

@@ -67,6 +67,8 @@ def _fitted(pair: SeedPair, target: Form, has: set[str], *, as_text: bool) -> Fi
 
 def _misreading(pair: SeedPair, rows: Sequence[dict[str, Any]], target: Form, *, as_text: bool) -> str:
     """Return what in a pair its rows would not give back; empty if they give it back whole."""
+    if as_text and any(value == "" for row in rows for value in row.values()):
+        return "an empty text, which a CSV cell cannot tell from a missing one"
     try:
         values = [dict[str, Any](cells(row)) for row in rows] if as_text else rows
         names = tuple(dict.fromkeys(name for row in values for name in row))
@@ -78,4 +80,4 @@ def _misreading(pair: SeedPair, rows: Sequence[dict[str, Any]], target: Form, *,
     pairs = [replace(each, columns=pair.columns) if as_text else each for each in reading.pairs]
     if [canonical(each) for each in pairs] == [pair]:
         return ""
-    return target.fragile + (", or an empty text" if as_text else "")
+    return target.fragile
