@@ -70,9 +70,11 @@ def convert(
         quiet_libraries()
         from components.data.forms.convert import convert as converted
         from components.runtime import progress
-        from flows.terminal.convert import ConversionBar, print_conversion
+        from flows.terminal.convert import print_conversion
+        from flows.terminal.rounds import StageProgress
 
-        with ConversionBar(console) as bar, progress.reporting_to(bar):
+        with StageProgress(console) as bar, progress.reporting_to(bar):
+            progress.began("convert", Path(source).name)
             conversion = converted(
                 source,
                 out,

@@ -98,7 +98,7 @@ def calibrate(
     pairs: Annotated[
         str,
         typer.Argument(
-            help="Labelled pairs (JSONL, Parquet or `datasets` name) with the columns prompt, chosen, rejected, and "
+            help="Labelled pairs in any published form, such as the columns prompt, chosen, rejected, and "
             "optionally p, margin, tag, system, tools."
         ),
     ],

@@ -1,38 +1,11 @@
-"""A conversion on the terminal: a bar while it runs, then what was read, written and left behind."""
+"""A conversion on the terminal: what was read, written and left behind."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from components.data.forms.convert import Conversion
-
-
-class ConversionBar:
-    """Show the pairs that are converted; a `components.runtime.progress.Listener`. Off a terminal it shows nothing."""
-
-    def __init__(self, console: Console) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self.task = self.bar.add_task("reading", total=None)
-
-    def __enter__(self) -> "ConversionBar":
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def began(self, round: str, stage: str) -> None:
-        """Ignore stages: a conversion has none."""
-
-    def advanced(self, done: int, total: int, text: str) -> None:
-        """Move the bar."""
-        self.bar.update(self.task, description="converting", completed=done, total=total)
-
-    def ended(self, round: str, stage: str, seconds: float, *, already_done: bool) -> None:
-        """Ignore stages: a conversion has none."""
 
 
 def print_conversion(console: Console, conversion: Conversion, out: Path) -> None:
