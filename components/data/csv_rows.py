@@ -39,11 +39,12 @@ def parse_csv(text: str, *, source: str, delimiter: str = "") -> tuple[tuple[str
     return tuple(header), rows
 
 
-def format_csv(records: list[list[str]], *, delimiter: str) -> str:
-    """Return records as CSV text that `parse_csv` reads back."""
+def format_record(cells: list[str], *, delimiter: str) -> str:
+    """Return a record as a line of CSV that `parse_csv` reads back."""
     text = io.StringIO(newline="")
-    csv.writer(text, delimiter=delimiter, lineterminator="\n").writerows(records)
-    return text.getvalue()
+    # The writer puts cells in quotes that hold a character of the line's end, and the reader ends a line at both.
+    csv.writer(text, delimiter=delimiter, lineterminator="\r\n").writerow(cells)
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _delimiter(text: str) -> str:

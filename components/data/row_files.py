@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from components.artifacts import sync
 from components.data.compressed import PACKED, kind_of, packing
-from components.data.csv_rows import format_csv
+from components.data.csv_rows import format_record
 from components.data.rows import CSV_SUFFIXES, JSON_SUFFIXES
 
 Row = dict[str, Any]
@@ -77,7 +77,7 @@ def _write_csv(file: Any, rows: list[Row], *, delimiter: str) -> int:
     names = list(dict.fromkeys(name for row in texts for name in row))
     records = [names, *([row.get(name, "") for name in names] for row in texts)]
     for record in records:
-        file.write(format_csv([record], delimiter=delimiter).encode())
+        file.write(format_record(record, delimiter=delimiter).encode())
     return len(rows)
 
 

@@ -43,7 +43,7 @@ class Rows(NamedTuple):
     """All column names of the source, including columns that were not read."""
     rows: list[Row]
     is_text: bool = False
-    """Whether all cells are text, as those of a CSV file: numbers too, and an empty cell may be a missing one."""
+    """Whether all cells are text, as those of a CSV file: numbers too. An empty cell is a missing one."""
 
 
 def read_rows(source: str, *, split: str, columns: Collection[str] | None, revision: str = "") -> Rows:
@@ -108,10 +108,10 @@ def _from_csv(source: str, path: Path, columns: Collection[str] | None) -> Rows:
     names, records = parse_csv(text, source=source, delimiter="\t" if kind_of(path.name) == ".tsv" else "")
     _refuse_doubled(source, names)
     wanted = set(_wanted(names, columns))
-    rows = [
-        Row(f"{source} line {line}", {name: cell for name, cell in zip(names, cells, strict=True) if name in wanted})
-        for line, cells in records
-    ]
+    rows = []
+    for line, cells in records:
+        given = {name: cell for name, cell in zip(names, cells, strict=True) if cell and name in wanted}
+        rows.append(Row(f"{source} line {line}", given))
     return Rows(source, names, rows, is_text=True)
 
 

@@ -135,5 +135,5 @@ ARGILLA = Form(
     matches=lambda read: {"fields", "responses"} <= set(read.columns),
     read=_read,
     write=_write,
-    not_read="suggestions, vectors and metadata but tag",
+    not_read="ids, suggestions, vectors, metadata but tag, and fields that are neither the prompt nor compared",
 )

@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from components.data.conversations import warn_of_doubts
 from components.data.forms.fit import TIE, fitted
 from components.data.forms.form import Form
+from components.data.forms.pair_rows import COLUMNS as PAIR_COLUMNS
+from components.data.forms.pair_rows import read_pair_rows
 from components.data.forms.rated import Choice
-from components.data.forms.registry import FORMS, form_of, typed, with_columns
+from components.data.forms.registry import FORMS, converted_columns, form_of, typed, with_columns
 from components.data.forms.unread import unread_keys
 from components.data.preference_file import refuse_no_pairs
 from components.data.row_files import check_writable, is_csv, write_rows
@@ -78,7 +81,9 @@ def convert(
         raise ValueError(f"{out} is the file that is read: name another file to write")
     read = typed(read_rows(source, split=split, columns=None))
     form = recognised(read) if source_form is None else named_form(source_form)
-    reading = with_columns(form.read(read, choice), read, unless=form.columns)
+    if form.read is read_pair_rows:
+        warn_of_doubts(read, prompt="prompt", used=PAIR_COLUMNS)
+    reading = with_columns(form.read(read, choice), read, unless=converted_columns(form))
     refuse_no_pairs(read, reading)
     left_out = {"chosen and rejected differ before the last answer": len(reading.split_earlier), **reading.left_out}
     conversion = Conversion(
@@ -87,11 +92,11 @@ def convert(
         num_rows=len(read.rows),
         num_pairs=len(reading.pairs),
         left_out={reason: count for reason, count in left_out.items() if count},
-        unread=unread_keys(read, form.columns),
+        unread=unread_keys(read, converted_columns(form)),
     )
     conversion.num_rows_written = write_rows(out, _written(reading.pairs, conversion, unfit, out))
     if "columns" in conversion.lost:
-        conversion.lost_columns = tuple(name for name in read.columns if name not in form.columns)
+        conversion.lost_columns = tuple(name for name in read.columns if name not in converted_columns(form))
     return conversion
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from components.data.forms.form import ANNOTATIONS, Form, canonical, features, without
-from components.data.forms.registry import typed, with_columns
+from components.data.forms.registry import converted_columns, typed, with_columns
 from components.data.row_files import cells
 from components.data.rows import Row, Rows
 from components.data.seed_pair import SeedPair
@@ -61,7 +61,10 @@ def _fitted(pair: SeedPair, target: Form, has: set[str], *, as_text: bool) -> Fi
     lost = frozenset((has & ANNOTATIONS) - target.holds)
     kept = without(pair, lost)
     # A form without p says a tie by its ratings only.
-    rows = target.write(kept if "p" in target.holds else canonical(kept))
+    try:
+        rows = target.write(kept if "p" in target.holds else canonical(kept))
+    except ValueError as error:
+        return Fit([], str(error))
     return Fit(rows, _misreading(canonical(kept), rows, target, as_text=as_text), lost)
 
 
@@ -73,7 +76,7 @@ def _misreading(pair: SeedPair, rows: Sequence[dict[str, Any]], target: Form, *,
         values = [dict[str, Any](cells(row)) for row in rows] if as_text else rows
         names = tuple(dict.fromkeys(name for row in values for name in row))
         read = typed(Rows("", names, [Row(pair.place, row) for row in values], is_text=as_text))
-        reading = with_columns(target.read(read, "best_worst"), read, unless=target.columns)
+        reading = with_columns(target.read(read, "best_worst"), read, unless=converted_columns(target))
     except ValueError as error:
         return f"what its reader refuses ({str(error).removeprefix(pair.place).lstrip(': ')})"
     # Other columns of a CSV file come back as text.

@@ -48,7 +48,7 @@ class Form:
     read: Callable[[Rows, Choice], Reading]
     """Raises `ValueError` for a malformed row, which it names."""
     write: Callable[[SeedPair], list[dict[str, Any]]]
-    """Gives the rows of a pair that has nothing but what the form holds."""
+    """Gives the rows of a pair that has nothing but what the form holds; a `ValueError` names what it lacks."""
     needs: frozenset[str] = frozenset()
     """What each pair must have; a tie has it."""
     fragile: str = "a text that the form's reader would take for something else"

@@ -36,7 +36,7 @@ def _turns(row: Row) -> Messages:
     """Return the messages of a prompt of HelpSteer2, whose turns stand in one text."""
     prompt = text(row, "prompt", row.values.get("prompt"))
     first, *others = TURN.split(prompt)
-    messages = [{"role": "user", "content": first}]
+    messages = [] if others and not first.strip() else [{"role": "user", "content": first}]
     messages += [
         {"role": SPEAKERS[speaker], "content": content}
         for speaker, content in zip(others[::2], others[1::2], strict=True)

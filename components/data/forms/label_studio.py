@@ -105,5 +105,5 @@ LABEL_STUDIO = Form(
     matches=lambda read: {"data", "annotations"} <= set(read.columns),
     read=_read,
     write=_write,
-    not_read="predictions, and what annotations hold beside the comparison",
+    not_read="predictions, data that is neither the prompt nor compared, and annotations but the comparison",
 )

@@ -54,6 +54,10 @@ def _plain_role(message: Any) -> Any:
 
 def _write(pair: SeedPair) -> list[dict[str, Any]]:
     plain, tools = without_tools(pair.messages)
+    calls = [call for message in plain for call in message.get("tool_calls", [])]
+    results = [message for message in plain if message["role"] == "tool"]
+    if not all("id" in call for call in calls) or not all("tool_call_id" in result for result in results):
+        raise ValueError("a tool call or a result without its id")
     given = {"messages": _with_text_arguments(plain), **({"tools": tools} if tools else {})}
     outputs = {
         name: [{"role": "assistant", "content": text}]
@@ -84,5 +88,5 @@ OPENAI = Form(
     matches=lambda read: set(COLUMNS) <= set(read.columns),
     read=_read,
     write=_write,
-    not_read="input.parallel_tool_calls",
+    not_read="all of input but messages and tools, such as parallel_tool_calls",
 )

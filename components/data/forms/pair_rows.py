@@ -18,8 +18,9 @@ SCORES = (
     ("chosen_rating", "rejected_rating"),
 )
 """Columns of the two scores whose difference is the margin, as published data sets name them."""
+SCORE_COLUMNS = frozenset(name for names in SCORES for name in names)
 ANSWERS = ("prompt", "chosen", "rejected", "completion", "label")
-COLUMNS = (*ANSWERS, "p", "margin", "tag", *CONTEXT, *(name for names in SCORES for name in names))
+COLUMNS = (*ANSWERS, "p", "margin", "tag", *CONTEXT, *SCORE_COLUMNS)
 
 
 def read_pair_rows(read: Rows, _: Choice) -> Reading:

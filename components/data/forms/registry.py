@@ -13,7 +13,7 @@ from components.data.forms.hh import HH
 from components.data.forms.label_studio import LABEL_STUDIO
 from components.data.forms.openai import OPENAI
 from components.data.forms.pair_rows import COLUMNS as PAIR_COLUMNS
-from components.data.forms.pair_rows import SCORES, read_pair_rows
+from components.data.forms.pair_rows import SCORE_COLUMNS, read_pair_rows
 from components.data.forms.sharegpt import SHAREGPT
 from components.data.forms.trl import KTO, RATCHET, TRL, TRL_IMPLICIT, TRL_TEXT
 from components.data.forms.ultrafeedback import ULTRAFEEDBACK
@@ -41,7 +41,7 @@ FORMS: dict[str, Form] = {
 """By name; the first one that matches is the form of a source."""
 READ_COLUMNS = frozenset(name for form in FORMS.values() for name in form.columns) | frozenset(PAIR_COLUMNS)
 RATINGS = ("helpfulness", "preference_strength", "overall_preference")
-NUMBERS = frozenset(("p", "margin", *RATINGS, *(name for two in SCORES for name in two)))
+NUMBERS = frozenset(("p", "margin", *RATINGS, *SCORE_COLUMNS))
 """Columns whose cells in a CSV file are numbers."""
 TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 
@@ -65,6 +65,11 @@ def typed(read: Rows) -> Rows:
         Row(row.place, {name: _typed(name, cell) for name, cell in row.values.items() if cell}) for row in read.rows
     ]
     return read._replace(rows=rows, is_text=False)
+
+
+def converted_columns(form: Form) -> frozenset[str]:
+    """Return the columns that a conversion reads whole; of two scores only the difference is read."""
+    return form.columns - SCORE_COLUMNS
 
 
 def with_columns(reading: Reading, read: Rows, *, unless: frozenset[str]) -> Reading:

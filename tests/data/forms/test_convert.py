@@ -134,6 +134,19 @@ def test_conversion_counts_what_the_form_does_not_hold(tmp_path: Path) -> None:
     assert rows_of(out) == [CHAT, CHAT]
 
 
+def test_conversion_of_two_scores_keeps_them_beside_their_difference(tmp_path: Path) -> None:
+    """The margin is read from them, so they looked as if they were read too, and went without a word."""
+    row = CHAT | {"score_chosen": 8.5, "score_rejected": 6.0}
+    source, out = written(tmp_path, row), tmp_path / "out.jsonl"
+    convert(source, out, target="ratchet")
+    assert rows_of(out) == [row | {"margin": 2.5}]
+    conversion = convert(source, out, target="trl")
+    assert (dict(conversion.lost), conversion.lost_columns) == (
+        {"margin": 1, "columns": 1},
+        ("score_chosen", "score_rejected"),
+    )
+
+
 def test_conversion_to_our_own_form_keeps_everything(tmp_path: Path) -> None:
     row = {**CHAT, "p": 0.8, "margin": 1.5, "tag": "style", "tools": TOOLS, "source": "web", "ids": [1, None]}
     single = {"prompt": HI, "completion": GOOD, "label": True}
@@ -173,6 +186,31 @@ def test_conversion_refuses_what_would_change_the_pair_or_skips_it(
     assert sum(conversion.skipped.values()) == conversion.num_written == 1
     with pytest.raises(ValueError, match=rf"no pair can be written in the form {target} \(1 x {reason}"):
         convert(written(tmp_path, row), out, target=target, unfit="skip")
+
+
+def test_conversion_to_openai_refuses_tool_calls_without_ids(tmp_path: Path) -> None:
+    """Its interface asks for them; a file without them fails after the upload."""
+    calling = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    source = written(tmp_path, CHAT | {"prompt": [*HI, calling, {"role": "tool", "content": "1", "tool_call_id": "c"}]})
+    with pytest.raises(ValueError, match=r"line 1 has a tool call or a result without its id, which the form openai"):
+        convert(source, tmp_path / "out.jsonl", target="openai")
+
+
+def test_conversion_of_a_round_s_table_keeps_the_tools(tmp_path: Path) -> None:
+    """Its prompts are JSON text whose first message holds the tools; they were dropped."""
+    path = tmp_path / "preferences.parquet"
+    prompt = json.dumps([{**HI[0], "tools": TOOLS}])
+    pq.write_table(pa.Table.from_pylist([PAIR | {"prompt": prompt, "p": 1.0, "margin": 2.0, "tag": "style"}]), path)
+    conversion = convert(str(path), tmp_path / "out.jsonl", target="trl")
+    assert rows_of(tmp_path / "out.jsonl") == [CHAT | {"tools": TOOLS}]
+    assert conversion.unread == {}
+
+
+def test_conversion_warns_of_columns_on_which_answers_may_depend(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    convert(written(tmp_path, PAIR | {"context": "A greeting."}), tmp_path / "out.jsonl", target="trl")
+    assert "ignoring the columns context" in caplog.text
 
 
 def test_conversion_to_csv_refuses_an_empty_text(tmp_path: Path) -> None:

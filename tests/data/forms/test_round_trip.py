@@ -85,6 +85,14 @@ def test_pairs_with_whatever_a_form_holds_come_back(form: Form, kind: str) -> No
     assert read == expected
 
 
+@pytest.mark.parametrize("text", ["\r", "a\rb", '"', '""', ";", "\t", "a\n", "\ufeff", "\x00", "'", "=1+1", " "])
+@pytest.mark.parametrize("kind", ["a.csv", "a.tsv"])
+def test_text_that_csv_could_split_comes_back(text: str, kind: str) -> None:
+    pairs = [pair([{"role": "user", "content": text + "?"}], chosen=text, rejected=text + text)]
+    expected, read = written_and_read(pairs, FORMS["trl-text"], kind)
+    assert read == expected == pairs
+
+
 @pytest.mark.parametrize("name", ["ratchet", "trl", "trl-implicit", "openai", "argilla", "label-studio"])
 def test_tool_calls_and_results_come_back_with_their_ids(name: str) -> None:
     pairs = [pair([{**CALLED[0], "tools": TOOLS}, *CALLED[1:]]), pair(CALLED)]
