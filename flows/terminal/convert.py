@@ -19,14 +19,19 @@ def print_conversion(console: Console, conversion: Conversion, out: Path) -> Non
     _line(console, "skipped", _counts(conversion.skipped, "pairs", f", which {target.name} does not hold"))
     annotations = {name: count for name, count in sorted(conversion.lost.items()) if name != "columns"}
     _line(console, "not held", _counts(annotations, "pairs"))
-    _line(console, "columns", ", ".join(conversion.lost_columns), after=": not written")
+    _line(
+        console,
+        "columns",
+        ", ".join(name or "one without a name" for name in conversion.lost_columns),
+        after=": not written",
+    )
     _line(console, "not read", source.not_read)
     _line(console, "not read", _counts(conversion.unread, "messages"))
     _line(console, "written", str(out))
 
 
 def _counts(counts: Mapping[str, int], noun: str, after: str = "") -> str:
-    listed = "; ".join(f"{name} ({count} {noun})" for name, count in counts.items())
+    listed = "; ".join(f"{name} ({count} {noun if count != 1 else noun[:-1]})" for name, count in counts.items())
     return listed + after if listed else ""
 
 

@@ -33,12 +33,18 @@ def test_convert_prints_both_forms_the_counts_and_what_is_not_held() -> None:
         "form      hh (HH transcripts: `Human:` and `Assistant:` turns in chosen and rejected)",
         "to        trl (TRL: chat messages in prompt, chosen and rejected)",
         "pairs     3 read from 3 rows, 2 written as 2 rows",
-        "skipped   a tie (1 pairs), which trl does not hold",
-        "not held  margin (1 pairs); p (1 pairs)",
+        "skipped   a tie (1 pair), which trl does not hold",
+        "not held  margin (1 pair); p (1 pair)",
         "columns   topic: not written",
         "written   pairs.jsonl.zst",
     ]
     assert len(load_seed_pairs("pairs.jsonl.zst", split="train").pairs) == 2
+
+
+def test_convert_names_a_column_without_a_name() -> None:
+    """pandas writes its row numbers so."""
+    Path("pandas.csv").write_text(",prompt,chosen,rejected\n0,a,b,c\n")
+    assert "columns   one without a name: not written" in ratchet("pandas.csv", "out.jsonl", "--to", "trl").output
 
 
 def test_convert_names_what_a_form_never_reads() -> None:
@@ -76,7 +82,7 @@ def test_convert_refuses_bad_input_in_one_line_with_exit_code_2(arguments: tuple
 def test_convert_skips_pairs_that_do_not_fit_if_asked() -> None:
     result = ratchet("hh.jsonl", "out.json", "--to", "helpsteer3", "--unfit", "skip")
     assert result.exit_code == 0, result.output
-    assert "skipped   no margin (1 pairs), which helpsteer3 does not hold" in result.output
+    assert "skipped   no margin (1 pair), which helpsteer3 does not hold" in result.output
 
 
 def test_convert_s_help_names_every_form() -> None:

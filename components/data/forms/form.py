@@ -73,6 +73,7 @@ def features(pair: SeedPair) -> set[str]:
         "tie": pair.is_tie and not pair.is_single,
         "a label against its order": (pair.p is not None and pair.p < TIED) or (pair.margin or 0) < 0,
         "a p outside of 0 to 1": pair.p is not None and not 0 <= pair.p <= 1,
+        "an infinite margin": pair.margin is not None and math.isinf(pair.margin),
         "p": pair.p not in (None, 1.0) and not pair.is_tie,
         "margin": pair.margin is not None and not pair.is_tie,
         "tag": pair.tag is not None,

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,7 @@ def test_conversion_to_our_own_form_keeps_everything(tmp_path: Path) -> None:
         (PAIR, "ultrafeedback", "no margin"),
         (PAIR | {"p": 0.1}, "trl", "a label against its order"),
         (PAIR | {"p": 7}, "ratchet", "a p outside of 0 to 1"),
+        (PAIR | {"margin": math.inf}, "ratchet", "an infinite margin"),
         (PAIR | {"margin": 2.5}, "helpsteer3", r"what its reader refuses \(overall_preference is -2.5"),
         (PAIR | {"chosen": " spaced"}, "hh", "spaces or line breaks at the ends of a turn"),
         (CHAT | {"prompt": [HI[0] | {"content": '[{"role": "user", "content": "x"}]'}]}, "trl-text", "a text that"),
