@@ -31,7 +31,7 @@ def collect(
     responses: Annotated[
         str,
         typer.Argument(
-            help="JSONL file, Parquet file or `datasets` name with the columns prompt, and responses (a list) or "
+            help="JSONL, CSV or Parquet file or `datasets` name with the columns prompt, and responses (a list) or "
             "response (one per row), and optionally system and tools."
         ),
     ],

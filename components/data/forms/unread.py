@@ -28,8 +28,13 @@ def unread_keys(read: Rows, columns: Collection[str]) -> dict[str, int]:
 
 
 def _decoded(value: Any) -> Any:
-    """Return a cell, and what it holds if it is the JSON text of messages."""
-    return encoded_messages(value, "") or value if isinstance(value, str) else value
+    """Return what a cell holds: text only counts if it is the JSON text of messages."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return encoded_messages(value, "")
+    except ValueError:  # text in Python's form, which a form of plain text takes as it is
+        return None
 
 
 def _messages(value: Any) -> Iterator[dict[str, Any]]:
