@@ -7,7 +7,7 @@ from components.data.conversations import CONTEXT, warn_of_doubts
 from components.data.forms.form import Reading
 from components.data.forms.pair_rows import ANSWERS, read_pair_rows
 from components.data.forms.pair_rows import COLUMNS as PAIR_COLUMNS
-from components.data.forms.registry import READ_COLUMNS, form_of, typed, with_columns
+from components.data.forms.registry import form_of, typed, wanted_columns, with_columns
 from components.data.funnel import counted, step, too_little
 from components.data.rows import Rows, read_rows
 from components.data.seed_pair import SeedPair, SeedPairs
@@ -32,7 +32,7 @@ def load_seed_pairs(source: str, *, split: str, carries_columns: bool = False, r
     Raises:
         ValueError: The source cannot be read, lacks a column, has no usable pair, or a row is malformed; names the row.
     """
-    read = read_rows(source, split=split, columns=None if carries_columns else READ_COLUMNS, revision=revision)
+    read = read_rows(source, split=split, columns=None if carries_columns else wanted_columns, revision=revision)
     form, rows = form_of(read), typed(read)
     is_pair_form = form is None or form.read is read_pair_rows
     if is_pair_form:

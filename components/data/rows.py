@@ -7,7 +7,7 @@ when a source is neither a JSON nor a Parquet file.
 import codecs
 import json
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,6 +24,7 @@ LOCAL_PREFIXES = (".", "/", "~")
 JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
 CSV_SUFFIXES = (".csv", ".tsv")
 FILE_SUFFIXES = (*JSON_SUFFIXES, *CSV_SUFFIXES, ".parquet")
+Wanted = Collection[str] | Callable[[tuple[str, ...]], Collection[str]] | None
 KINDS = "a JSONL, CSV or Parquet file, a saved data set or a hub data set"
 
 
@@ -46,7 +47,7 @@ class Rows(NamedTuple):
     """Whether all cells are text, as those of a CSV file: numbers too. An empty cell is a missing one."""
 
 
-def read_rows(source: str, *, split: str, columns: Collection[str] | None, revision: str = "") -> Rows:
+def read_rows(source: str, *, split: str, columns: Wanted, revision: str = "") -> Rows:
     """Read a data set.
 
     Args:
@@ -54,7 +55,8 @@ def read_rows(source: str, *, split: str, columns: Collection[str] | None, revis
             `save_to_disk` wrote or that holds data files, or a hub name. JSON and CSV files may be packed (`.gz`,
             `.zst`).
         split: Split to read if the source has splits.
-        columns: Columns to read if they exist; others are not read. None reads all.
+        columns: Columns to read if they exist, or a function that chooses them by the names of all; others are not
+            read. None reads all.
         revision: Branch, tag or commit of a data set of the hub; empty is `main`.
 
     Raises:
@@ -85,7 +87,7 @@ def read_rows(source: str, *, split: str, columns: Collection[str] | None, revis
     return read
 
 
-def _from_json(source: str, path: Path, columns: Collection[str] | None) -> Rows:
+def _from_json(source: str, path: Path, columns: Wanted) -> Rows:
     content = _content(source, path).removeprefix(codecs.BOM_UTF8)
     rows, names = [], dict[str, None]()
     for place, value in _json_values(source, content):
@@ -94,12 +96,11 @@ def _from_json(source: str, path: Path, columns: Collection[str] | None) -> Rows
                 f"{place} must be a JSON object, not {type(value).__name__}: write one object such as {{...}} per line"
             )
         names.update(dict.fromkeys(value))
-        wanted = value if columns is None else columns
-        rows.append(Row(place, {name: value[name] for name in wanted if name in value}))
+        rows.append(Row(place, {name: value[name] for name in _wanted(tuple(value), columns)}))
     return Rows(source, tuple(names), rows)
 
 
-def _from_csv(source: str, path: Path, columns: Collection[str] | None) -> Rows:
+def _from_csv(source: str, path: Path, columns: Wanted) -> Rows:
     content = _content(source, path).removeprefix(codecs.BOM_UTF8)
     try:
         text = content.decode()
@@ -169,7 +170,7 @@ def _json(text: bytes, place: str) -> Any:
         raise ValueError(f"{place} has an integer of more than {digits} digits: shorten it") from None
 
 
-def _from_parquet(source: str, path: Path, columns: Collection[str] | None) -> Rows:
+def _from_parquet(source: str, path: Path, columns: Wanted) -> Rows:
     try:
         file = pq.ParquetFile(path)
         names = tuple(file.schema_arrow.names)
@@ -182,15 +183,16 @@ def _from_parquet(source: str, path: Path, columns: Collection[str] | None) -> R
     return _arrow_rows(source, names, values)
 
 
-def _from_dataset(source: str, dataset: "Dataset", columns: Collection[str] | None) -> Rows:
+def _from_dataset(source: str, dataset: "Dataset", columns: Wanted) -> Rows:
     names = tuple(dataset.column_names)
     _refuse_doubled(source, names)
     values = dataset.select_columns(_wanted(names, columns)).to_list()
     return _arrow_rows(source, names, values)
 
 
-def _wanted(names: tuple[str, ...], columns: Collection[str] | None) -> list[str]:
-    return [name for name in names if columns is None or name in columns]
+def _wanted(names: tuple[str, ...], columns: Wanted) -> list[str]:
+    chosen = columns(names) if callable(columns) else columns
+    return [name for name in names if chosen is None or name in chosen]
 
 
 def _arrow_rows(source: str, names: tuple[str, ...], values: list[dict[str, Any]]) -> Rows:

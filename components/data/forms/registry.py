@@ -1,7 +1,7 @@
 """All forms, and the form of a source. Knows no format of a file."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -46,13 +46,24 @@ NUMBERS = frozenset(("p", "margin", *RATINGS, *SCORE_COLUMNS))
 TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 
 
+def wanted_columns(names: Collection[str]) -> Collection[str]:
+    """Return the columns that the form of these columns may read: not the ratings that pairs carry along."""
+    return PAIR_COLUMNS if _is_paired(names) else READ_COLUMNS
+
+
+def _is_paired(names: Collection[str]) -> bool:
+    """Return whether answers are chosen and rejected already, or labelled, beside a prompt or with it."""
+    has = set(names)
+    with_prompt = {"prompt", "chosen", "rejected"} <= has or {"completion", "label"} <= has
+    return with_prompt or ({"chosen", "rejected"} <= has and "conversations" not in has)
+
+
 def form_of(read: Rows) -> Form | None:
     """Return the form of a source; None if it has none that is known.
 
-    Answers that are chosen and rejected already, beside a prompt, go before ratings that the rows carry along.
+    Answers that are chosen and rejected already go before ratings that the rows carry along.
     """
-    names = set(read.columns)
-    is_paired = {"prompt", "chosen", "rejected"} <= names or {"completion", "label"} <= names
+    is_paired = _is_paired(read.columns)
     forms = [form for form in FORMS.values() if form.read is read_pair_rows or not is_paired]
     return next((form for form in forms if form.matches(read)), None)
 

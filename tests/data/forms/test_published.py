@@ -8,7 +8,7 @@ import pytest
 
 from components.data.forms.form import Reading
 from components.data.forms.rated import Choice
-from components.data.forms.registry import form_of
+from components.data.forms.registry import form_of, wanted_columns
 from components.data.preference_file import load_seed_pairs
 from components.data.rows import Row, Rows, read_rows
 from components.data.seed_pair import SeedPair
@@ -284,6 +284,14 @@ def test_answers_chosen_already_go_before_ratings_beside_them(tmp_path: Path) ->
     form, reading = read(tmp_path, row)
     assert form == "trl-text"
     assert reading.pairs == [SeedPair(ASK, "a", "b", None, None, None)]
+
+
+def test_ratings_beside_pairs_are_not_even_read() -> None:
+    """They may be most of a Parquet file, and would take its memory."""
+    carried = ["id", "completions", "conversations", "metadata"]
+    assert not set(wanted_columns(["prompt", "chosen", "rejected", *carried])) & set(carried)
+    assert not set(wanted_columns(["chosen", "rejected", "completions"])) & {"completions"}
+    assert set(carried) <= set(wanted_columns(["chosen", "rejected", *carried]))
 
 
 UF = {"instruction": "c#", "completions": FOUR}
