@@ -15,7 +15,7 @@ class PromptsConfig(Section):
     """Where prompts come from."""
 
     train: str = BUILTIN
-    """Training prompts: a JSONL or Parquet file, a saved or hub `datasets` name, or `builtin`."""
+    """Training prompts: a JSONL, CSV or Parquet file, a saved or hub `datasets` name, or `builtin`."""
     held_out: str = BUILTIN
     """Held-out prompts, same forms as `train`; empty holds `num_held_out` of the training prompts out, chosen by
     content."""

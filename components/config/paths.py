@@ -11,7 +11,9 @@ from pydantic import BaseModel
 from components.config.function import FUNCTION
 from components.config.policy import BUILTIN
 
-FILE_SUFFIXES = frozenset({".jsonl", ".json", ".ndjson", ".parquet", ".gz", ".py", ".yaml", ".yml", ".txt", ".jinja"})
+FILE_SUFFIXES = frozenset(
+    {".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".gz", ".zst", ".py", ".yaml", ".yml", ".txt", ".jinja"}
+)
 NAMES_OF_OURS = frozenset({"prompt", "principles", "tasks"})
 """Keys whose values without a slash or a suffix name what ships with us."""
 log = logging.getLogger(__name__)

@@ -56,8 +56,8 @@ class PreferencesConfig(Section):
     """Share of comparisons won by the longer answer; with its whole interval above this the round stops. 1 sets no
     limit: longer may be better."""
     seed_pairs: str = ""
-    """A preference data set that is round 1's data (JSONL, Parquet or `datasets` name; prompt/chosen/rejected or HH
-    transcripts); empty samples round 1 like the others."""
+    """A preference data set that is round 1's data (JSONL, CSV, Parquet or `datasets` name, in any form of
+    docs/preference-data.md); empty samples round 1 like the others."""
     seed_pairs_split: str = "train"
     """Split that is read when `seed_pairs` is a `datasets` name."""
 

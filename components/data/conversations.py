@@ -10,8 +10,9 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-from components.data.messages import Message, Messages
+from components.data.messages import Message, Messages, without_tools
 from components.data.rows import Row, Rows
+from components.data.sharegpt import from_sharegpt
 from components.data.transcripts import is_transcript, parse_transcript
 
 log = logging.getLogger(__name__)
@@ -19,8 +20,6 @@ log = logging.getLogger(__name__)
 ROLES = ("system", "user", "assistant", "tool")
 ASKING = ("user", "tool")
 """Roles of the message that an answer follows: the user's, or the result of a tool."""
-SHAREGPT = {"human": "user", "gpt": "assistant"}
-"""Roles of messages with the keys `from` and `value`, where their names are other ones."""
 CONTEXT = ("system", "tools")
 """Columns that belong to the prompt: a system message, and tool definitions as chat templates take them."""
 IGNORED = (
@@ -96,7 +95,8 @@ def encoded_messages(text: str, place: str) -> list[dict[str, Any]] | None:
 def chat_messages(value: Any, place: str) -> Messages:
     """Read a list of chat messages, each with a known role and text content, or of ShareGPT's `from` and `value`.
 
-    Tool calls are kept; keys that neither a role nor a tool call needs are dropped.
+    Tool calls are kept, and the tools of the first message, as our own tables hold them; keys that neither a role nor
+    a tool call needs are dropped.
 
     Raises:
         ValueError: The value is not such a list.
@@ -104,7 +104,11 @@ def chat_messages(value: Any, place: str) -> Messages:
     if not isinstance(value, list):
         kind = "null" if value is None else type(value).__name__
         raise ValueError(f"{place}: expected text or a list of chat messages, but got {kind}")
-    return [_message(item, f"{place}: message {number}") for number, item in enumerate(value, 1)]
+    messages = [_message(item, f"{place}: message {number}") for number, item in enumerate(value, 1)]
+    tools = value[0].get("tools") if value else None
+    if tools:
+        messages[0]["tools"] = _checked_tools(tools, f"{place}: message 1: tools")
+    return messages
 
 
 def with_context(messages: Messages, row: Row) -> Messages:
@@ -114,18 +118,24 @@ def with_context(messages: Messages, row: Row) -> Messages:
         ValueError: A column is malformed, or the prompt has another system message; names the row.
     """
     system, tools = row.values.get("system"), _tools(row)
+    plain, own_tools = without_tools(messages)
+    if tools and own_tools and tools != own_tools:
+        raise ValueError(
+            f"{row.place}: the column tools differs from the tools of the prompt's first message: remove one of them"
+        )
     if system is not None and not isinstance(system, str):
         raise ValueError(f"{row.place}: system is {system!r}, but must be text")
     if system is not None and system.strip():
-        own = next((message["content"] for message in messages if message["role"] == "system"), None)
+        own = next((message["content"] for message in plain if message["role"] == "system"), None)
         if own is not None and own.strip() != system.strip():
             raise ValueError(
                 f"{row.place}: the column system differs from the prompt's system message: make them agree, "
                 "or remove one"
             )
         if own is None:
-            messages = [{"role": "system", "content": system}, *messages]
-    return [{**messages[0], "tools": tools}, *messages[1:]] if tools else messages
+            plain = [{"role": "system", "content": system}, *plain]
+    known = tools or own_tools
+    return [{**plain[0], "tools": known}, *plain[1:]] if known else plain
 
 
 def warn_of_doubts(read: Rows, *, prompt: str, used: Collection[str]) -> None:
@@ -165,7 +175,7 @@ def _warn(source: str, ignored: tuple[str, ...], num_rendered: int, first_render
 
 def _message(item: Any, place: str) -> Message:
     if isinstance(item, dict) and "role" not in item and isinstance(item.get("from"), str):
-        item = {"role": SHAREGPT.get(item["from"], item["from"]), "content": item.get("value")}
+        item = from_sharegpt(item, place)
     calls = item.get("tool_calls") if isinstance(item, dict) else None
     content = _content(item.get("content"), place) if isinstance(item, dict) else None
     content = "" if calls and content is None else content
@@ -218,8 +228,10 @@ def _tools(row: Row) -> list[dict[str, Any]] | None:
             tools = json.loads(tools) if tools.strip() else None
         except (ValueError, RecursionError):
             raise ValueError(f"{row.place}: tools is not valid JSON") from None
-    if not tools:
-        return None
+    return _checked_tools(tools, f"{row.place}: tools") if tools else None
+
+
+def _checked_tools(tools: Any, place: str) -> list[dict[str, Any]]:
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise ValueError(f"{row.place}: tools must be a list of tool definitions (objects), or its JSON text")
+        raise ValueError(f"{place} must be a list of tool definitions (objects), or its JSON text")
     return tools

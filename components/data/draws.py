@@ -3,6 +3,7 @@
 Pure. Tags and weights come from columns of the prompts' rows.
 """
 
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,6 +42,9 @@ def traits_of(columns: Mapping[str, Any], config: Columns, place: str) -> Traits
     if tag is not None and (not isinstance(tag, str) or not tag):
         raise ValueError(f"{place}: {config.tag_column} is {tag!r}, but a tag must be text, or left out")
     weight: Any = columns.get(config.weight_column) if config.weight_column else 1.0
+    if isinstance(weight, str):  # as in a CSV file
+        with contextlib.suppress(ValueError):
+            weight = float(weight)
     is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
     if not is_number or not math.isfinite(weight) or weight <= 0:
         raise ValueError(f"{place}: {config.weight_column} is {weight!r}, but a weight must be a number above 0")

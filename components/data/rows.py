@@ -1,29 +1,31 @@
-"""Rows of a user's data: JSON lines, Parquet, a saved data set or a hub `datasets` name.
+"""Rows of a user's data: JSON lines, CSV, Parquet, a saved data set or a hub `datasets` name.
 
 Owns the reading and the errors about files and rows; knows nothing of prompts or pairs. `datasets` is imported only
 when a source is neither a JSON nor a Parquet file.
 """
 
 import codecs
-import gzip
 import json
 import sys
-import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.data.compressed import PACKED, kind_of, read_whole
+from components.data.csv_rows import parse_csv
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
 LOCAL_PREFIXES = (".", "/", "~")
-MAX_BYTES = 2 * 2**30
-"""Largest JSON file, expanded: its rows take several times as much memory."""
-CHUNK_BYTES = 2**20
-FILE_SUFFIXES = (".jsonl", ".json", ".ndjson", ".parquet")
+JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
+CSV_SUFFIXES = (".csv", ".tsv")
+FILE_SUFFIXES = (*JSON_SUFFIXES, *CSV_SUFFIXES, ".parquet")
+Wanted = Collection[str] | Callable[[tuple[str, ...]], Collection[str]] | None
+KINDS = "a JSONL, CSV or Parquet file, a saved data set or a hub data set"
 
 
 class Row(NamedTuple):
@@ -41,16 +43,20 @@ class Rows(NamedTuple):
     columns: tuple[str, ...]
     """All column names of the source, including columns that were not read."""
     rows: list[Row]
+    is_text: bool = False
+    """Whether all cells are text, as those of a CSV file: numbers too. An empty cell is a missing one."""
 
 
-def read_rows(source: str, *, split: str, columns: Collection[str] | None, revision: str = "") -> Rows:
+def read_rows(source: str, *, split: str, columns: Wanted, revision: str = "") -> Rows:
     """Read a data set.
 
     Args:
-        source: A `.jsonl`, `.json` (lines or one array) or `.parquet` file, a directory that `save_to_disk` wrote or
-            that holds data files, or a hub name. JSON files may be gzipped.
+        source: A `.jsonl`, `.json` (lines or one array), `.csv`, `.tsv` or `.parquet` file, a directory that
+            `save_to_disk` wrote or that holds data files, or a hub name. JSON and CSV files may be packed (`.gz`,
+            `.zst`).
         split: Split to read if the source has splits.
-        columns: Columns to read if they exist; others are not read. None reads all.
+        columns: Columns to read if they exist, or a function that chooses them by the names of all; others are not
+            read. None reads all.
         revision: Branch, tag or commit of a data set of the hub; empty is `main`.
 
     Raises:
@@ -58,21 +64,22 @@ def read_rows(source: str, *, split: str, columns: Collection[str] | None, revis
             twice; one line with the remedy.
     """
     path = Path(source).expanduser()
-    suffix = Path(path.name.removesuffix(".gz")).suffix
+    suffix = kind_of(path.name)
     if path.is_dir():
         read = _from_dataset(source, _saved_dataset(path, split), columns)
-    elif suffix == ".parquet":
+    elif suffix == ".parquet" and path.suffix not in PACKED:
         read = _from_parquet(source, path, columns)
-    elif suffix in (".jsonl", ".json", ".ndjson"):
+    elif suffix in JSON_SUFFIXES:
         read = _from_json(source, path, columns)
+    elif suffix in CSV_SUFFIXES:
+        read = _from_csv(source, path, columns)
     elif path.exists():
         raise ValueError(
-            f"{source} is not a supported kind of file: use JSONL (.jsonl), Parquet (.parquet) or a saved data set"
+            f"{source} is not a supported kind of file: use JSONL (.jsonl), CSV (.csv), Parquet (.parquet) or a saved "
+            "data set"
         )
     elif source.startswith(LOCAL_PREFIXES):
-        raise ValueError(
-            f"{path.absolute()} does not exist: name a JSONL or Parquet file, a saved data set or a hub data set"
-        )
+        raise ValueError(f"{path.absolute()} does not exist: name {KINDS}")
     else:
         read = _from_dataset(source, _hub_dataset(source, split, revision), columns)
     if not read.rows:
@@ -80,7 +87,7 @@ def read_rows(source: str, *, split: str, columns: Collection[str] | None, revis
     return read
 
 
-def _from_json(source: str, path: Path, columns: Collection[str] | None) -> Rows:
+def _from_json(source: str, path: Path, columns: Wanted) -> Rows:
     content = _content(source, path).removeprefix(codecs.BOM_UTF8)
     rows, names = [], dict[str, None]()
     for place, value in _json_values(source, content):
@@ -89,34 +96,36 @@ def _from_json(source: str, path: Path, columns: Collection[str] | None) -> Rows
                 f"{place} must be a JSON object, not {type(value).__name__}: write one object such as {{...}} per line"
             )
         names.update(dict.fromkeys(value))
-        wanted = value if columns is None else columns
-        rows.append(Row(place, {name: value[name] for name in wanted if name in value}))
+        rows.append(Row(place, {name: value[name] for name in _wanted(tuple(value), columns)}))
     return Rows(source, tuple(names), rows)
 
 
-def _content(source: str, path: Path) -> bytes:
-    content = bytearray()
+def _from_csv(source: str, path: Path, columns: Wanted) -> Rows:
+    content = _content(source, path).removeprefix(codecs.BOM_UTF8)
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            # A few megabytes may expand to more than there is memory.
-            while chunk := file.read(CHUNK_BYTES):
-                content += chunk
-                if len(content) > MAX_BYTES:
-                    raise ValueError(
-                        f"file {source} has over {MAX_BYTES / 2**30:g} GiB of text: save it as Parquet, or split it"
-                    )
-        return bytes(content)
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{source} is not valid UTF-8 at byte {error.start + 1}: save the file as UTF-8") from None
+    names, records = parse_csv(text, source=source, delimiter="\t" if kind_of(path.name) == ".tsv" else "")
+    _refuse_doubled(source, names)
+    wanted = set(_wanted(names, columns))
+    rows = []
+    for line, cells in records:
+        given = {name: cell for name, cell in zip(names, cells, strict=True) if cell and name in wanted}
+        rows.append(Row(f"{source} line {line}", given))
+    return Rows(source, names, rows, is_text=True)
+
+
+def _content(source: str, path: Path) -> bytes:
+    try:
+        return read_whole(path, source=source)
     except FileNotFoundError:
-        raise ValueError(
-            f"file {path.absolute()} does not exist: name a JSONL or Parquet file, a saved data set or a hub data set"
-        ) from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"file {source} cannot be read ({_one_line(error)}): write or copy it again") from None
+        raise ValueError(f"file {path.absolute()} does not exist: name {KINDS}") from None
 
 
 def _json_values(source: str, content: bytes) -> Iterator[tuple[str, Any]]:
     """Yield values with their places: the items if the file is one array, else the lines."""
-    if source.endswith((".json", ".json.gz")) and content.lstrip()[:1] == b"[":
+    if kind_of(source) == ".json" and content.lstrip()[:1] == b"[":
         for number, value in enumerate(_json(content, source), 1):
             yield f"{source} item {number}", value
         return
@@ -161,30 +170,29 @@ def _json(text: bytes, place: str) -> Any:
         raise ValueError(f"{place} has an integer of more than {digits} digits: shorten it") from None
 
 
-def _from_parquet(source: str, path: Path, columns: Collection[str] | None) -> Rows:
+def _from_parquet(source: str, path: Path, columns: Wanted) -> Rows:
     try:
         file = pq.ParquetFile(path)
         names = tuple(file.schema_arrow.names)
         _refuse_doubled(source, names)
         values = file.read(columns=_wanted(names, columns)).to_pylist()
     except FileNotFoundError:
-        raise ValueError(
-            f"file {path.absolute()} does not exist: name a JSONL or Parquet file, a saved data set or a hub data set"
-        ) from None
+        raise ValueError(f"file {path.absolute()} does not exist: name {KINDS}") from None
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise ValueError(f"file {source} cannot be read as Parquet: {_one_line(error)}") from None
     return _arrow_rows(source, names, values)
 
 
-def _from_dataset(source: str, dataset: "Dataset", columns: Collection[str] | None) -> Rows:
+def _from_dataset(source: str, dataset: "Dataset", columns: Wanted) -> Rows:
     names = tuple(dataset.column_names)
     _refuse_doubled(source, names)
     values = dataset.select_columns(_wanted(names, columns)).to_list()
     return _arrow_rows(source, names, values)
 
 
-def _wanted(names: tuple[str, ...], columns: Collection[str] | None) -> list[str]:
-    return [name for name in names if columns is None or name in columns]
+def _wanted(names: tuple[str, ...], columns: Wanted) -> list[str]:
+    chosen = columns(names) if callable(columns) else columns
+    return [name for name in names if chosen is None or name in chosen]
 
 
 def _arrow_rows(source: str, names: tuple[str, ...], values: list[dict[str, Any]]) -> Rows:
@@ -226,8 +234,7 @@ def _saved_dataset(path: Path, split: str) -> "Dataset":
 def is_on_hub(source: str) -> bool:
     """Return whether a source can only be a name of the hub: it has no form of a file, and does not exist here."""
     path = Path(source).expanduser()
-    suffix = Path(path.name.removesuffix(".gz")).suffix
-    return not (source.startswith(LOCAL_PREFIXES) or path.exists() or suffix in FILE_SUFFIXES)
+    return not (source.startswith(LOCAL_PREFIXES) or path.exists() or kind_of(path.name) in FILE_SUFFIXES)
 
 
 def _hub_dataset(source: str, split: str, revision: str) -> "Dataset":
@@ -236,10 +243,9 @@ def _hub_dataset(source: str, split: str, revision: str) -> "Dataset":
     try:
         loaded = load_dataset(source, split=split, revision=revision or None)
     except Exception as error:
-        remedy = "name a JSONL or Parquet file, a saved data set or a hub data set"
         cause = _one_line(error.__cause__ or error)
         here = "" if Path(source).exists() else f", and {Path(source).absolute()} does not exist"
-        raise ValueError(f"data set {source} (split {split}) cannot be loaded: {cause}{here}: {remedy}") from None
+        raise ValueError(f"data set {source} (split {split}) cannot be loaded: {cause}{here}: name {KINDS}") from None
     assert isinstance(loaded, Dataset), source
     return loaded
 

@@ -60,7 +60,7 @@ def seeded_pairs(preferences: PreferencesConfig, *, pinned_digest: str | None, s
         for pair, outcome in zip(seeds.pairs, outcomes, strict=True)
         if outcome == "below_margin" and pair.margin is not None
     ]
-    return Seeded(rows, outcomes + ["no_verdict"] * len(seeds.split_earlier), max(below, default=None))
+    return Seeded(rows, outcomes + ["no_verdict"] * seeds.num_without_pair, max(below, default=None))
 
 
 def _outcome(pair: SeedPair, preferences: PreferencesConfig) -> str:

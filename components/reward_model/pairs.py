@@ -4,8 +4,9 @@ They are checked as validation checks pairs, and split by content.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -38,6 +39,8 @@ class PairTable(NamedTuple):
     """Digest of the content."""
     split_earlier: int
     """Number of rows whose two conversations part before the last answer: they hold no pair."""
+    left_out: Mapping[str, int] = MappingProxyType({})
+    """Number of other rows that hold no pair, by reason."""
 
 
 class PreparedPairs(NamedTuple):
@@ -73,7 +76,9 @@ def read_pair_table(source: str, *, split: str) -> PairTable:
         )
         for pair in seeds.pairs
     ]
-    return PairTable(pd.DataFrame(rows, columns=list(PAIR_TYPES)), seeds.digest, len(seeds.split_earlier))
+    return PairTable(
+        pd.DataFrame(rows, columns=list(PAIR_TYPES)), seeds.digest, len(seeds.split_earlier), seeds.left_out
+    )
 
 
 def prepare_pairs(read: PairTable, tokenizer: Any, settings: RewardModelConfig, *, max_tokens: int) -> PreparedPairs:
@@ -94,6 +99,7 @@ def prepare_pairs(read: PairTable, tokenizer: Any, settings: RewardModelConfig, 
     reasons = schema_reasons(read.table, takes="pairs")
     excluded = Counter(reason for several in reasons.values() for reason in several)
     excluded |= {"conversations part before the last answer": read.split_earlier} if read.split_earlier else {}
+    excluded |= Counter(read.left_out)
     formed = read.table.drop(index=list(reasons))
     pairs: dict[int, Pair] = {}
     for number, (row, values) in enumerate(formed.iterrows(), 1):
@@ -109,7 +115,8 @@ def prepare_pairs(read: PairTable, tokenizer: Any, settings: RewardModelConfig, 
     held_out = [row for row in pairs if contents[row] in kept]
     train = [row for row in pairs if contents[row] not in kept]
     place = f"eval_share = {settings.eval_share:g} of {len(set(contents.values()))} prompts"
-    _refuse_too_few(len(read.table) + read.split_earlier, excluded, len(train), len(held_out), place)
+    num_rows = len(read.table) + read.split_earlier + sum(read.left_out.values())
+    _refuse_too_few(num_rows, excluded, len(train), len(held_out), place)
     told = dict(sorted(excluded.items(), key=lambda item: (-item[1], item[0])))
     return PreparedPairs(_picked(pairs, train), _picked(pairs, held_out), read.table.loc[held_out], told)
 

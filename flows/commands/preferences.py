@@ -31,7 +31,7 @@ def collect(
     responses: Annotated[
         str,
         typer.Argument(
-            help="JSONL file, Parquet file or `datasets` name with the columns prompt, and responses (a list) or "
+            help="JSONL, CSV or Parquet file or `datasets` name with the columns prompt, and responses (a list) or "
             "response (one per row), and optionally system and tools."
         ),
     ],
@@ -98,7 +98,7 @@ def calibrate(
     pairs: Annotated[
         str,
         typer.Argument(
-            help="Labelled pairs (JSONL, Parquet or `datasets` name) with the columns prompt, chosen, rejected, and "
+            help="Labelled pairs in any published form, such as the columns prompt, chosen, rejected, and "
             "optionally p, margin, tag, system, tools."
         ),
     ],

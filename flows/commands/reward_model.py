@@ -15,7 +15,7 @@ LOG_FILE = "reward_model.log"
 def reward_model(
     pairs: Annotated[
         str,
-        typer.Argument(help="Preference pairs (JSONL, Parquet or `datasets` name), or the train.parquet of a round."),
+        typer.Argument(help="Preference pairs in any published form, or the train.parquet of a round."),
     ],
     base: Annotated[str, typer.Option(help="Model to start from: a directory, a hub name, or `builtin`.")],
     out: Annotated[Path, typer.Option(help="Directory in which `reward_model/` is written.")],

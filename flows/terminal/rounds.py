@@ -64,7 +64,8 @@ class StageProgress:
 
     def __exit__(self, *_: object) -> None:
         self.lines.close()
-        self.bar.stop()
+        if self.console.is_terminal:  # else stopping the bar prints an empty line
+            self.bar.stop()
 
     def began(self, round: str, stage: str) -> None:
         """Open a bar for the stage."""

@@ -61,7 +61,7 @@ def test_transcript_of_several_turns_is_read_up_to_the_open_answer() -> None:
     [
         ("[{'role': 'user', 'content': 'x'}]", "row: the text holds chat messages in Python's form"),
         ('[{"role": "human", "content": "x"}]', "row: message 1 has role 'human': use one of"),
-        ([{"from": "observation", "value": "x"}], "row: message 1 has role 'observation': use one of"),
+        ([{"from": "narrator", "value": "x"}], "row: message 1 has role 'narrator': use one of"),
         (
             [{"role": "user", "content": [{"type": "image"}]}],
             "row: message 1 has a part of type 'image', but only text",
@@ -141,9 +141,42 @@ def test_tools_column_belongs_to_the_prompt(tools: Any, tmp_path: Path) -> None:
     assert load(tmp_path, {"prompt": [USER], "tools": "[]"}) == [[USER]]
 
 
+def test_tools_of_the_first_message_stay_in_front_as_our_own_tables_hold_them(tmp_path: Path) -> None:
+    system = {"role": "system", "content": "Be kind."}
+    own = [{**USER, "tools": TOOLS}]
+    rows = [{"prompt": own}, {"prompt": json.dumps(own)}, {"prompt": own, "tools": TOOLS}]
+    assert load(tmp_path, *rows) == [own] * 3
+    assert load(tmp_path, {"prompt": own, "system": "Be kind."}) == [[{**system, "tools": TOOLS}, USER]]
+
+
+def test_sharegpt_calls_and_results_are_those_of_chat_messages(tmp_path: Path) -> None:
+    sent = [
+        {"from": "human", "value": "Hi"},
+        {"from": "function_call", "value": '[{"name": "f", "arguments": {"x": 1}}, {"name": "g", "arguments": {}}]'},
+        {"from": "observation", "value": "2"},
+        {"from": "chatgpt", "value": "Two."},
+        {"from": "user", "value": "Thanks"},
+    ]
+    (messages,) = load(tmp_path, {"prompt": sent})
+    calls = [{"name": "f", "arguments": {"x": 1}}, {"name": "g", "arguments": {}}]
+    assert messages == [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": call} for call in calls]},
+        {"role": "tool", "content": "2"},
+        {"role": "assistant", "content": "Two."},
+        {"role": "user", "content": "Thanks"},
+    ]
+
+
 @pytest.mark.parametrize(
     ("row", "says"),
     [
+        ({"prompt": [{**USER, "tools": "weather"}]}, "line 1: message 1: tools must be a list of tool definitions"),
+        (
+            {"prompt": [{**USER, "tools": TOOLS}], "tools": [{"name": "other"}]},
+            "line 1: the column tools differs from the tools of the prompt's first message",
+        ),
+        ({"prompt": [{"from": "function_call", "value": "f("}]}, "line 1: message 1 has a function_call that is not"),
         ({"system": 3}, "line 1: system is 3, but must be text"),
         (
             {"system": "Be kind.", "prompt": [{"role": "system", "content": "Be brief."}, USER]},

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.config import PromptsConfig
-from components.data.draws import check_draw, draw_by_weight, quotas
+from components.data.draws import Traits, check_draw, draw_by_weight, quotas, traits_of
 from components.data.prompts import make_prompt
 
 
@@ -60,6 +60,10 @@ def config(**knobs: Any) -> PromptsConfig:
     return PromptsConfig(**{"train": "p.jsonl", "held_out": "", "per_round": 4, **knobs})
 
 
+def test_weight_of_a_csv_file_is_the_number_that_its_text_says() -> None:
+    assert traits_of({"w": "2.5", "t": "a"}, config(weight_column="w", tag_column="t"), "line 2") == Traits("a", 2.5)
+
+
 @pytest.mark.parametrize(
     ("rows", "knobs", "says"),
     [
@@ -67,6 +71,8 @@ def config(**knobs: Any) -> PromptsConfig:
         ([{"tag": "a"}], {"tag_column": "kind"}, "prompts.tag_column = kind: no row of p.jsonl has such a column"),
         ([{"w": 1}, {}], {"weight_column": "w"}, "line 2: w is None, but a weight must be a number above 0"),
         ([{"w": 0}], {"weight_column": "w"}, "line 1: w is 0, but a weight must be"),
+        ([{"w": "many"}], {"weight_column": "w"}, "line 1: w is 'many', but a weight must be"),
+        ([{"w": "nan"}], {"weight_column": "w"}, "line 1: w is nan, but a weight must be"),
         ([{"w": True}], {"weight_column": "w"}, "line 1: w is True, but a weight must be"),
         (
             [{"tag": "a"}, *[{"tag": "b"}] * 5],

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
 
-from components.data import rows
+from components.data import compressed
 from components.data.rows import read_rows
 
 VALUES = [{"prompt": "one", "more": 1}, {"prompt": "zwö", "more": 2}]
@@ -24,6 +24,9 @@ def write_form(form: str, folder: Path) -> Path:
     path = folder / form
     if form.endswith(".jsonl"):
         path.write_bytes(b"\xef\xbb\xbf" + lines(VALUES))
+    elif form.endswith(".zst"):
+        with pa.CompressedOutputStream(str(path), "zstd") as file:
+            file.write(lines(VALUES))
     elif form.endswith(".gz"):
         path.write_bytes(gzip.compress(lines(VALUES), mtime=0))
     elif form.endswith("array.json"):
@@ -44,7 +47,17 @@ def write_form(form: str, folder: Path) -> Path:
 
 @pytest.mark.parametrize(
     "form",
-    ["a.jsonl", "a.jsonl.gz", "array.json", "marked_array.json", "lines.json", "a.parquet", "saved", "saved_splits"],
+    [
+        "a.jsonl",
+        "a.jsonl.gz",
+        "a.ndjson.zst",
+        "array.json",
+        "marked_array.json",
+        "lines.json",
+        "a.parquet",
+        "saved",
+        "saved_splits",
+    ],
 )
 def test_rows_of_every_form_are_the_same(form: str, tmp_path: Path) -> None:
     read = read_rows(str(write_form(form, tmp_path)), split="train", columns=["prompt"])
@@ -117,7 +130,8 @@ DAMAGED[200:400] = b"\xff" * 200
         ("a.jsonl", b'{"prompt": [{"role": "user", "role": "x"}]}\n', "line 1 has the key role twice in one object"),
         ("a.jsonl", b'{"prompt": "a\x00b"}\n', "line 1 is not valid JSON"),
         ("a.jsonl", '{"prompt": "one"}'.encode("utf-16"), "line 1 is not valid UTF-8"),
-        ("a.jsonl.zst", b"(\xb5/\xfd", "is not a supported kind of file"),
+        ("a.jsonl.zst", b"(\xb5/\xfd", r"cannot be read \(Truncated compressed stream"),
+        ("a.jsonl.zst", b"no zst", r"cannot be read \("),
         ("a.jsonl", b'{"prompt": "one"}\n{"prompt": two}\n', "line 2 is not valid JSON"),
         ("a.jsonl", b'{"prompt": "one"}\n["two"]\n', "line 2 must be a JSON object, not list"),
         ("a.jsonl", b'{"prompt": "one"}\n{"prompt": "\xff"}\n', "line 2 is not valid UTF-8"),
@@ -126,7 +140,14 @@ DAMAGED[200:400] = b"\xff" * 200
         ("a.json", b'[{"prompt": 1}, 2]', "item 2 must be a JSON object, not int"),
         ("a.jsonl.gz", b"no gzip", "cannot be read"),
         ("a.parquet", b"no parquet", "cannot be read as Parquet"),
-        ("a.csv", b"prompt\none\n", "is not a supported kind of file"),
+        ("a.xlsx", b"PK", "is not a supported kind of file"),
+        ("a.parquet.gz", b"no gzip", "is not a supported kind of file"),
+        ("a.csv", b"prompt,more\none\n", "a.csv line 2 has 1 cells, but the header has 2"),
+        ("a.csv", b'prompt,more\n"one,2\n', "a.csv line 2 is not valid CSV .*close each double quote"),
+        ("a.csv", b"prompt,prompt\none,two\n", "a.csv has the column prompt twice"),
+        ("a.csv", b"prompt\n\xff\n", "a.csv is not valid UTF-8 at byte 8"),
+        ("a.csv", b"prompt\n", "a.csv is empty"),
+        ("a.csv", b"", "a.csv is empty"),
     ],
 )
 def test_rows_of_a_faulty_file_say_what_and_where(name: str, content: bytes, says: str, tmp_path: Path) -> None:
@@ -145,7 +166,7 @@ def test_rows_of_more_text_than_the_limit_are_refused_before_they_fill_the_memor
     """A gzip file of some megabytes expands to gigabytes, and took the machine's memory before any line was read."""
     text = b'{"prompt": "' + b" " * 2**26 + b'"}\n'
     (tmp_path / name).write_bytes(gzip.compress(text, mtime=0) if name.endswith(".gz") else text)
-    monkeypatch.setattr(rows, "MAX_BYTES", 2**21)
+    monkeypatch.setattr(compressed, "MAX_BYTES", 2**21)
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match=r"has over 0.00195312 GiB of text: save it as Parquet, or split it"):
@@ -181,3 +202,32 @@ def test_rows_of_an_unknown_split_name_the_splits(tmp_path: Path) -> None:
     path = write_form("saved_splits", tmp_path)
     with pytest.raises(ValueError, match="has no split test: use one of train, other"):
         read_rows(str(path), split="test", columns=["prompt"])
+
+
+TEXT_ROWS = [{"prompt": 'one, two; "three"\nfour', "more": "1"}, {"prompt": "zwö"}]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz", "a.csv.zst"])
+@pytest.mark.parametrize(("mark", "delimiter", "end"), [(b"", ",", "\n"), (b"\xef\xbb\xbf", ";", "\r\n")])
+def test_rows_of_csv_are_text_with_quotes_and_line_breaks(
+    name: str, mark: bytes, delimiter: str, end: str, tmp_path: Path
+) -> None:
+    """A spreadsheet writes a byte order mark, semicolons and \\r\\n; each took the first column's name or its text."""
+    between = "\t" if ".tsv" in name else delimiter
+    records = [["prompt", "more"], ['"one, two; ""three""\nfour"', "1"], ["zwö", ""]]
+    content = mark + end.join([between.join(record) for record in records] + ["", ""]).encode()
+    path = tmp_path / name
+    with path.open("wb") as file, compressed.packing(file, name=name) as packed:
+        packed.write(content)
+    read = read_rows(str(path), split="train", columns=None)
+    assert [row.values for row in read.rows] == TEXT_ROWS
+    assert [row.place for row in read.rows] == [f"{path} line 3", f"{path} line 4"]
+    assert read.columns == ("prompt", "more")
+    assert read.is_text
+
+
+def test_rows_of_csv_hold_cells_above_the_csv_module_s_own_limit(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"prompt,more\n{'x' * 200_000},2\n")
+    (row,) = read_rows(str(path), split="train", columns=["prompt"]).rows
+    assert row.values == {"prompt": "x" * 200_000}

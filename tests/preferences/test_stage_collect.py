@@ -270,6 +270,19 @@ def collect_seeds(
     return out
 
 
+def test_collect_from_rated_completions_pairs_the_best_with_the_worst_and_counts_the_unrated(tmp_path: Path) -> None:
+    completions = [{"response": name, "fine-grained_score": score} for name, score in (("a", 1.0), ("b", 4.5))]
+    rows = [
+        {"instruction": "x", "completions": completions},
+        {"instruction": "y", "completions": completions[:1]},
+    ]
+    out = collect_seeds(tmp_path, rows)
+    counts = read_json(out / "collect.json")
+    assert [counts[name] for name in ("prompts", "paired", "no_verdict", "pairs")] == [2, 1, 1, 1]
+    (pair,) = read_table(out / "preferences.parquet").to_dict("records")
+    assert (pair["chosen"], pair["rejected"], pair["margin"]) == ("b", "a", 3.5)
+
+
 def test_collect_from_a_data_set_counts_every_row(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         out = collect_seeds(tmp_path, SEEDS, min_margin=0.5)

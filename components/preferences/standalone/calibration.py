@@ -127,10 +127,9 @@ def no_question(pairs: SeedPairs) -> str:
     """Say why no pair of a data set has a known label."""
     reasons = Counter(reason for pair in pairs.pairs if (reason := _without_label(pair)) is not None)
     parted = {"chosen and rejected differ before the last answer": len(pairs.split_earlier)}
-    total = len(pairs.pairs) + len(pairs.split_earlier)
     return too_little(
         "no pair has a known label",
-        [step(total, "rows", counted({**reasons, **parted}, {}))],
+        [step(pairs.num_rows, "rows", counted({**reasons, **parted, **pairs.left_out}, {}))],
         otherwise="use pairs of which one answer is known to be better",
     )
 

@@ -138,7 +138,7 @@ def calibrate(pairs: SeedPairs, config: CampaignConfig, models: tuple[ModelRef, 
             write_verdicts(work, verdicts)
             check_invalid_share(judge.name, verdicts, config.preferences.max_invalid_share)
             seed = derive_seed(config.seed, "calibrate")
-            counts = {"judge": judge.name, "rows": len(pairs.pairs) + len(pairs.split_earlier), "labelled": len(asked)}
+            counts = {"judge": judge.name, "rows": pairs.num_rows, "labelled": len(asked)}
             measured = _calibration(
                 known(asked, verdicts), judge.name, scale=config.preferences.soft_label_scale, seed=seed
             )
