@@ -204,6 +204,7 @@ class StartRequest(Record):
     judge: JudgeConfig
     evaluation_judge: JudgeConfig
     active_judge: JudgeConfig
+    holdout_judge: JudgeConfig | None = None
     prompts: PromptsConfig
     prompts_digest: str
     lora: LoraConfig = LoraConfig()
@@ -217,7 +218,7 @@ class StartRequest(Record):
     regression: RegressionConfig = RegressionConfig()
     """Tasks whose prompts are read as those of the campaign are, and nothing else."""
     FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"lora", "soft_prompt", "probe", "pins", "regression"})
-    ADDED_LATER: ClassVar[tuple[str, ...]] = ("carries_columns",)
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("carries_columns", "holdout_judge")
 
 
 class JudgedRound(Record):
@@ -400,7 +401,18 @@ class EvaluateRequest(Record):
     """Digest of the code of `constraints.function`; None without such a rule."""
     audit: AuditSettings | None = None
     """None if no audit is due."""
-    ADDED_LATER: ClassVar[tuple[str, ...]] = ("stop", "tensor_parallel_size", "constraint_digest")
+    holdout_judge: JudgeRef | None = None
+    regression: RegressionConfig = RegressionConfig()
+    regression_digest: str | None = None
+    """Digest of the content of the regression tasks; None without tasks."""
+    ADDED_LATER: ClassVar[tuple[str, ...]] = (
+        "stop",
+        "tensor_parallel_size",
+        "constraint_digest",
+        "holdout_judge",
+        "regression",
+        "regression_digest",
+    )
 
 
 class PromoteRequest(Record):
@@ -408,6 +420,8 @@ class PromoteRequest(Record):
 
     evaluation: Artifact
     gate: GateConfig
+    regression: RegressionConfig = RegressionConfig()
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("regression",)
 
 
 class RewardModelRequest(Record):

@@ -19,7 +19,7 @@ from components.campaign.state import campaign_directory, read_state, round_dire
 from components.config import CampaignConfig
 from components.data.messages import parse_messages
 from components.dry_run.estimates import Counts
-from components.dry_run.judging import Judged, judge_collection, judge_groups
+from components.dry_run.judging import Judged, judge_collection, judge_evaluation
 from components.dry_run.pairs import trial_pairs
 from components.dry_run.plan import RoundPlan, Sizes, Trial, plan_round, trial_sizes
 from components.dry_run.prompt import ShownPrompt, show_prompt
@@ -174,12 +174,12 @@ def _judged(trial: _Trial, groups: Sequence[Group], sizes: Sizes) -> tuple[Manif
     config, here = trial.config, trial.directory
     progress.began(here.name, "judging")
     compared = [replace(group, responses=group.responses[:2]) for group in groups if len(group.responses) > 1]
-    evaluated = judge_groups(
-        config.evaluation_judge,
+    evaluated = judge_evaluation(
+        config,
         compared,
         trial.judging,
-        stage="evaluate",
-        scale=sizes.judged_held_out * (sizes.models - 1) / max(1, len(compared)),
+        held_out=sizes.judged_held_out,
+        opponents=sizes.models - 1,
     )
     if trial.is_seeded:
         seeded = run_stage("collect_preferences", trial.collect(None), here)

@@ -41,6 +41,7 @@ def start_request(config: CampaignConfig, prompts_digest: str, pins: StartPins |
         judge=config.judge,
         evaluation_judge=config.evaluation_judge,
         active_judge=config.active.judge,
+        holdout_judge=config.holdout_judge,
         prompts=config.prompts,
         prompts_digest=prompts_digest,
         lora=config.lora,
@@ -170,7 +171,7 @@ class Round:
 
     def evaluate(self, trained: Manifest) -> EvaluateRequest:
         """Return the request that compares the trained model with champion and start."""
-        prompts = self.config.prompts
+        prompts, holdout = self.config.prompts, self.config.holdout_judge
         return EvaluateRequest(
             challenger=self._model(self.number),
             champion=self._champion,
@@ -194,11 +195,18 @@ class Round:
             tensor_parallel_size=self.config.generation.tensor_parallel_size,
             constraint_digest=self._constraint_digest,
             audit=self._audit,
+            holdout_judge=JudgeRef(config=holdout, digest=self._judge_digest("holdout_judge")) if holdout else None,
+            regression=self.config.regression,
+            regression_digest=self.pins.get("regression_digest"),
         )
 
     def promote(self, evaluated: Manifest) -> PromoteRequest:
         """Return the request that decides by the gate whether the trained model becomes the champion."""
-        return PromoteRequest(evaluation=self._published(evaluated, "evaluation.json"), gate=self.config.gate)
+        return PromoteRequest(
+            evaluation=self._published(evaluated, "evaluation.json"),
+            gate=self.config.gate,
+            regression=self.config.regression,
+        )
 
     @cached_property
     def _champion(self) -> ModelRef:

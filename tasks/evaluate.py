@@ -25,6 +25,8 @@ def evaluate(directory: Path, request: EvaluateRequest, *, num_processes: int, l
         launcher: Who starts the processes.
     """
     provide_keys(request.judge.config)
+    if request.holdout_judge is not None:
+        provide_keys(request.holdout_judge.config)
     where = Placement(
         num_processes=num_processes,
         gpus_per_rank=request.tensor_parallel_size,

@@ -64,6 +64,9 @@ class CampaignConfig(Section):
     judge: JudgeConfig = JudgeConfig()
     evaluation_judge: JudgeConfig = Field(default_factory=lambda data: data["judge"])
     """Judge of the held-out comparison; left out, it is the same as `judge`."""
+    holdout_judge: JudgeConfig | None = None
+    """A second judge, which never makes training pairs. It is asked about a challenger that the evidence would promote,
+    and must not prefer the champion (`gate.max_holdout_loss`). Left out, there is none."""
     preferences: PreferencesConfig = PreferencesConfig()
     active: ActiveConfig = ActiveConfig()
     validation: ValidationConfig = ValidationConfig()
@@ -79,7 +82,8 @@ class CampaignConfig(Section):
     @property
     def reads_columns(self) -> bool:
         """Whether anything reads the other columns of the prompts' rows."""
-        judges = (self.judge, self.evaluation_judge, *([self.active.judge] if self.active.budget else []))
+        judges = [self.judge, self.evaluation_judge, *([self.active.judge] if self.active.budget else [])]
+        judges += [self.holdout_judge] if self.holdout_judge else []
         drawn_by = self.prompts.tag_column or self.prompts.weight_column
         read_by_functions = self.constraints.function or any("python" in judge.kinds for judge in judges)
         return bool(drawn_by or read_by_functions)
@@ -129,6 +133,17 @@ class CampaignConfig(Section):
                 f"evaluation_judge would be {min(graders)}, and a policy must not grade its own promotion: "
                 "set `evaluation_judge` to another kind (it is `judge` if you leave it out)"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _holdout_judge_is_another_one(self) -> Self:
+        judge = self.holdout_judge
+        if judge is None:
+            return self
+        if judge.reads_own_models:
+            raise ValueError("holdout_judge must not be the policy itself: name another kind")
+        if judge in (self.judge, self.evaluation_judge, *([self.active.judge] if self.active.budget else [])):
+            raise ValueError("holdout_judge is also a judge of pairs or of the evaluation: name one that is neither")
         return self
 
     @model_validator(mode="after")

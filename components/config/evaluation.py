@@ -50,6 +50,9 @@ class GateConfig(Section):
     """Rounds between two audits of the champion, against the start and the champion of so many rounds ago."""
     min_win_rate_vs_start: float = Field(default=0.5, ge=0.0, lt=1.0)
     """Guard: smallest measured win rate of the challenger against the start; 0 sets no limit."""
+    max_holdout_loss: float = Field(default=0.1, gt=0.0, le=1.0)
+    """Guard, if there is a `holdout_judge`: the share of held-out prompts on which it prefers the champion must surely
+    be less than this above the share on which it prefers the challenger."""
     max_length_ratio: float = Field(default=1.5, gt=0.0)
     """Guard: largest mean response length of the challenger, as a multiple of the champion's."""
     min_length_ratio: float = Field(default=0.5, ge=0.0)
@@ -75,6 +78,7 @@ class GateConfig(Section):
         "audit_share",
         "audit_every",
         "min_win_rate_vs_start",
+        "max_holdout_loss",
         "min_length_ratio",
         "max_length_ratio_to_start",
         "min_length_ratio_to_start",

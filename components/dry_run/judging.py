@@ -115,14 +115,38 @@ def judge_collection(config: CampaignConfig, groups: Sequence[Group], context: J
         costly = judge_groups(
             config.active.judge, pairs, context, stage=stage, scale=config.active.budget / max(1, len(pairs))
         )
-        both = [judged.seconds, costly.seconds]
-        judged = replace(
-            judged,
-            seconds=None if None in both else sum(each for each in both if each is not None),
-            calls=(*judged.calls, *costly.calls),
-            not_called=(*judged.not_called, *costly.not_called),
-        )
+        judged = together(judged, costly)
     return judged
+
+
+def judge_evaluation(
+    config: CampaignConfig, groups: Sequence[Group], context: JudgeContext, *, held_out: int, opponents: int
+) -> Judged:
+    """Try everything that judges held-out responses, at its most: no look ends it, and the hold-out judge is asked.
+
+    Args:
+        config: The campaign.
+        groups: Pairs of responses to try them on.
+        context: As in the stage, with a scratch directory of the dry run.
+        held_out: Held-out prompts of a round.
+        opponents: Models that the challenger is compared with.
+    """
+    scale = held_out / max(1, len(groups))
+    judged = judge_groups(config.evaluation_judge, groups, context, stage="evaluate", scale=opponents * scale)
+    if config.holdout_judge is None:
+        return judged
+    return together(judged, judge_groups(config.holdout_judge, groups, context, stage="evaluate", scale=scale))
+
+
+def together(one: Judged, other: Judged) -> Judged:
+    """Return what two judges do; the verdicts are those of the first."""
+    both = [one.seconds, other.seconds]
+    return replace(
+        one,
+        seconds=None if None in both else sum(each for each in both if each is not None),
+        calls=(*one.calls, *other.calls),
+        not_called=(*one.not_called, *other.not_called),
+    )
 
 
 def _tried(config: AnyJudge, groups: Sequence[Group], context: JudgeContext) -> tuple[JudgeTrial, list[Verdict] | None]:

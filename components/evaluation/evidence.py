@@ -38,6 +38,11 @@ class PromotionEvidence:
         return self._test.shown or self._test.hopeless
 
     @property
+    def shown(self) -> bool:
+        """Whether the evidence suffices."""
+        return self._test.shown
+
+    @property
     def ended(self) -> str:
         """Why the judging ended."""
         if self._test.shown:

@@ -13,6 +13,7 @@ from components.evaluation.answers import Answers, answer
 from components.evaluation.audit import audit
 from components.evaluation.evidence import PromotionEvidence
 from components.evaluation.held_out import HeldOut, chosen, gate_ids, tags_of
+from components.evaluation.holdout import ask_holdout_judge
 from components.evaluation.measurements import (
     MODELS,
     divergence,
@@ -36,6 +37,7 @@ from components.judges.wording import as_text
 from components.models.tokens import load_chat
 from components.plots.stages import evaluation_plots
 from components.records import EvaluateRequest
+from components.regression.run import CACHE, regress
 from components.runtime.ranks import pick_own_device, rank
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,15 @@ def run(request: EvaluateRequest, out: Path) -> None:
     held_out = _held_out(request)
     seeds = [derive_seed(request.seed, prompt_id) for prompt_id, _ in held_out.prompts]
     answers = answer(request, held_out.token_ids, seeds)
+    regression = regress(
+        {name: getattr(request, name) for name in ("challenger", "champion", "start")},
+        config=request.regression,
+        limits=request.limits,
+        engine=request.engine,
+        batch_size=request.batch_size,
+        tensor_parallel_size=request.tensor_parallel_size,
+        cache=out.parent.parent / CACHE,
+    )
     context = JudgeContext(
         out.parent / JUDGING / "evaluate", policy=request.champion, start=request.start, limits=request.limits
     )
@@ -66,6 +77,7 @@ def run(request: EvaluateRequest, out: Path) -> None:
         request.test, num_prompts=len(held_out.prompts), samples_per_prompt=request.evaluation.samples_per_prompt
     )
     comparison = _compare(request, held_out, answers, judge, evidence)
+    holdout = ask_holdout_judge(request, held_out, answers, scratch=context.scratch) if evidence.shown else None
     write_usage(out, context.scratch)
     judged = per_prompt(comparison, request.evaluation.samples_per_prompt)
     content = {
@@ -81,6 +93,8 @@ def run(request: EvaluateRequest, out: Path) -> None:
         **_responses_measured(request, held_out, answers, context.scratch),
         **_verdicts_measured(request, comparison, judge),
         **_implicit_reward(request),
+        **({"regression": regression} if regression else {}),
+        **({"holdout_judge": holdout} if request.holdout_judge else {}),
         "audit": None if audited is None else audited.model_dump(mode="json"),
     }
     content["violations"] |= _principle_violations(request, comparison)

@@ -7,7 +7,10 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from components.config import GateConfig
+from components.config import GateConfig, RegressionConfig
+from components.promotion.regression import findings as regression_findings
+
+NO_REGRESSION = RegressionConfig()
 
 
 class Decision(NamedTuple):
@@ -27,7 +30,7 @@ class Finding(NamedTuple):
     reason: str
 
 
-def decide(evaluation: Mapping[str, Any], gate: GateConfig) -> Decision:
+def decide(evaluation: Mapping[str, Any], gate: GateConfig, regression: RegressionConfig = NO_REGRESSION) -> Decision:
     """Promote only if the evidence suffices and no guard breaks.
 
     A number that is missing or not finite refuses the challenger, whatever the other conditions give.
@@ -35,15 +38,18 @@ def decide(evaluation: Mapping[str, Any], gate: GateConfig) -> Decision:
     Args:
         evaluation: The content of evaluation.json.
         gate: The guards' limits.
+        regression: The regression suite and its margin.
     """
     findings = [
         _evidence(evaluation, gate.min_win_rate),
+        *_holdout(evaluation, gate.max_holdout_loss),
         *_start(evaluation, gate.min_win_rate_vs_start),
         *_length(evaluation, "champion", low=gate.min_length_ratio, high=gate.max_length_ratio),
         *_length(evaluation, "start", low=gate.min_length_ratio_to_start, high=gate.max_length_ratio_to_start),
         _divergence(evaluation, gate.max_kl_to_start),
         _unusable(evaluation, gate.max_unfinished_share),
         *_more_unusable(evaluation, gate.max_unfinished_increase),
+        *(Finding(*each) for each in regression_findings(evaluation.get("regression"), regression)),
         *_audit(evaluation),
     ]
     against = tuple(finding.reason for finding in findings if not finding.passed)
@@ -64,6 +70,19 @@ def _evidence(evaluation: Mapping[str, Any], least: float) -> Finding:
     if _flag(evaluation, "evidence", "shown"):
         return Finding(True, f"{text} is shown to be above {least:g} ({needed})")
     return Finding(False, f"{text} is not shown to be above {least:g} ({needed})")
+
+
+def _holdout(evaluation: Mapping[str, Any], margin: float) -> list[Finding]:
+    """Return nothing without a hold-out judge, or if it was not asked because the evidence does not suffice."""
+    if "holdout_judge" not in evaluation:
+        return []
+    if evaluation["holdout_judge"] is None and not _flag(evaluation, "evidence", "shown"):
+        return []
+    rate, upper = (_number(evaluation, "holdout_judge", *path) for path in (("win_rate",), ("loss", "upper")))
+    if rate is None or upper is None:
+        return [_unknown("verdict of the hold-out judge", "holdout_judge")]
+    text = f"win rate {rate:.3f} against the champion by the hold-out judge, which prefers the champion by at most"
+    return [_guard(upper, margin, f"{text} {upper:.3f}")]
 
 
 def _start(evaluation: Mapping[str, Any], least: float) -> list[Finding]:

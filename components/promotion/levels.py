@@ -18,7 +18,7 @@ from collections.abc import Iterable
 
 from components.records import RoundRecord
 
-DIGITS = 3
+DIGITS = 2
 """Digits of a level, which people read; the rest stays in the account."""
 
 

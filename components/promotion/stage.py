@@ -9,5 +9,5 @@ from components.records import PromoteRequest
 
 def run(request: PromoteRequest, out: Path) -> None:
     """Write `decision.json`."""
-    decision = decide(read_json(request.evaluation.path), request.gate)
+    decision = decide(read_json(request.evaluation.path), request.gate, request.regression)
     write_json(out / "decision.json", {"promoted": decision.promoted, "reasons": list(decision.reasons)})

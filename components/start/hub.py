@@ -37,6 +37,7 @@ def hub_names(config: CampaignConfig) -> Iterator[HubName]:
         if source not in ("", BUILTIN) and is_on_hub(source):
             yield HubName(key, source, revision or "main", "dataset")
     judges = {"judge": config.judge, "evaluation_judge": config.evaluation_judge, "active.judge": config.active.judge}
+    judges |= {"holdout_judge": config.holdout_judge} if config.holdout_judge else {}
     for place, judge in judges.items():
         jurors = {f"{place}.jurors.{number}": juror for number, juror in enumerate(judge.jurors)}
         each: dict[str, JudgeSettings] = {place: judge, **jurors}

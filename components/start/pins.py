@@ -162,6 +162,7 @@ class Pinned:
                 yield Change(f"{source}: another content")
         judges = {"judge": config.judge, "evaluation_judge": config.evaluation_judge}
         judges |= {"active_judge": config.active.judge} if config.active.budget else {}
+        judges |= {"holdout_judge": config.holdout_judge} if config.holdout_judge else {}
         for name, judge in judges.items():
             pinned = self.content.get(name)
             # Another judge is a change of the configuration, which is refused or accepted as such.

@@ -60,6 +60,8 @@ def check_inputs(config: CampaignConfig, *, held_out_before: Collection[str] = (
     train_columns, held_out_columns = ({name for prompt in side for name in prompt.columns} for side in prompts.sides)
     check_judge(config.judge, train, train_columns)
     check_judge(config.evaluation_judge, held_out, held_out_columns)
+    if config.holdout_judge:
+        check_judge(config.holdout_judge, held_out, held_out_columns)
     if config.active.budget:
         check_judge(config.active.judge, train, train_columns)
     for columns in (train_columns, held_out_columns):

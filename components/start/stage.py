@@ -74,7 +74,7 @@ def run(request: StartRequest, out: Path) -> None:
     told = request.policy.template_date or request.pins.template_date
     policy = request.policy.model_copy(update={"template_date": told or date.today().isoformat()})
     here = model.model_copy(update={"base": str(out / model.base)})
-    chat, loaded = _checked(here, policy, split, (request.judge, request.evaluation_judge, request.active_judge))
+    chat, loaded = _checked(here, policy, split, _judges(request))
     for task in load_tasks(request.regression):
         encode(chat, task, policy)
     write_table(out / "train_prompts.parquet", _table(split.train))
@@ -100,6 +100,7 @@ def run(request: StartRequest, out: Path) -> None:
         "judge": _pinned(request.judge).model_dump(mode="json"),
         "evaluation_judge": _pinned(request.evaluation_judge).model_dump(mode="json"),
         "active_judge": _pinned(request.active_judge).model_dump(mode="json"),
+        **({"holdout_judge": _pinned(request.holdout_judge).model_dump(mode="json")} if request.holdout_judge else {}),
         "num_train_prompts": len(split.train),
         "num_held_out_prompts": len(split.held_out),
         "dropped_duplicates": split.dropped_duplicates,
@@ -154,6 +155,11 @@ def _naming(model: str) -> Iterator[None]:
 
 def _length(prompt: Prompt) -> int:
     return sum(len(message["content"]) for message in prompt.messages)
+
+
+def _judges(request: StartRequest) -> tuple[JudgeConfig, ...]:
+    holdout = (request.holdout_judge,) if request.holdout_judge else ()
+    return (request.judge, request.evaluation_judge, request.active_judge, *holdout)
 
 
 def _pinned(config: JudgeConfig) -> JudgeRef:

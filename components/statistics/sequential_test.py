@@ -108,7 +108,7 @@ class SequentialTest:
         return min(bet / prompts_per_step**0.5, self.stake, 1 - self.stake)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=512)
 def design(num_prompts: int, level: float, verdict_cost: float) -> Design:
     """Return the bets of the best test at a level, by backward induction (Wald and Wolfowitz 1948; Arrow et al. 1949).
 

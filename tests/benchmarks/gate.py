@@ -218,7 +218,7 @@ def main() -> None:
         adaptive(pool=pool, size=size // 10, rounds=rounds, chance=chance) for pool in (rounds * PROMPTS, POOL)
     ]
     for line in (*worse, *better, *former, *opponents):
-        sys.stdout.write(f"{ {key: value for key, value in line.items() if key != 'by_round'} }\n")
+        sys.stdout.write(f"{ ({key: value for key, value in line.items() if key != 'by_round'}) }\n")
     summary = {
         "prompts": PROMPTS,
         "look_every": LOOK_EVERY,

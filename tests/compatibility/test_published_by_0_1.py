@@ -201,7 +201,7 @@ def assert_compare_reads(campaign: Campaign, state: dict[str, Any]) -> None:
     for record in (state["rounds"][0], state["rounds"][2]):
         assert f"{record['win_rate_vs_start']['value']:.3f}" in compared
         assert record["policy_digest"][:8] in compared
-    assert "prompt: " in compared, "no answers of both rounds to the same prompt"
+    assert "no held-out prompt whose answers both rounds kept" in compared, "the gates drew the same prompts"
 
 
 def assert_lineage_reads(campaign: Campaign, state: dict[str, Any]) -> None:

@@ -1,3 +1,4 @@
+import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -6,8 +7,8 @@ from typing import Any
 import pytest
 
 from components.artifacts import read_json, read_table
-from components.builtin.world import support_reply
-from components.config import EvaluationConfig, GateConfig
+from components.builtin.world import held_out_prompts, support_reply
+from components.config import EvaluationConfig, GateConfig, RegressionConfig
 from components.data.messages import Messages, parse_messages
 from components.evaluation import stage
 from components.evaluation.held_out import gate_ids
@@ -17,6 +18,7 @@ from components.models.loading import load_tokenizer
 from components.models.tokens import ChatTokenizer
 from components.promotion.gate import Decision, decide
 from components.records import Artifact, EvaluateRequest, Interval, JudgeUnavailable, ModelRef, PromotionTest
+from components.regression.run import CACHE
 
 Make = Callable[..., EvaluateRequest]
 NUM_PROMPTS = 24
@@ -367,3 +369,22 @@ def test_evaluation_with_several_samples_takes_each_prompt_once(
     assert lengths["champion"][::3] == plotted[1]["lengths"]["champion"]
     assert found["mean_tokens"] != alone["mean_tokens"]
     assert len(read_table(out / "samples.parquet")) == NUM_PROMPTS
+
+
+def test_evaluation_asks_the_regression_suite_and_keeps_what_was_solved(
+    make_request: Make, evaluate: Any, tmp_path: Path
+) -> None:
+    words = held_out_prompts()[0][-1]["content"]
+    items = [{"id": str(item), "prompt": words, "check": {"kind": "regex", "pattern": ".*"}} for item in range(60)]
+    tasks = tmp_path / "easy.jsonl"
+    tasks.write_text("".join(json.dumps({"task": "easy"} | item) + "\n" for item in items))
+    suite = RegressionConfig(tasks=(str(tasks),), max_loss=0.1, max_tokens=4)
+    found, out = evaluate(make_request("terse", "rambling", regression=suite), Brevity())
+    task = found["regression"]["tasks"]["easy"]
+    assert (task["num_items"], task["solved"]) == (60, dict.fromkeys(("challenger", "champion", "start"), 1.0))
+    decision = decide(found, GATE, suite)
+    assert any(reason.startswith("regression task easy: the challenger solves 1.000") for reason in decision.reasons)
+    kept = list((out.parent.parent / CACHE).rglob("*.json"))
+    assert len(kept) == 3
+    missing = decide({name: value for name, value in found.items() if name != "regression"}, GATE, suite)
+    assert not missing.promoted

@@ -23,13 +23,13 @@ def levels(records: list[Any]) -> list[float]:
 
 def test_levels_of_rounds_without_evidence_add_up_to_the_rate_and_no_more() -> None:
     lost = levels(rounds(*[(False, 0.0)] * 400))
-    assert lost[:2] == pytest.approx([0.05 * (1 - 0.5**0.5), 0.05 * (0.5**0.5 - (1 / 3) ** 0.5)], rel=0.01)
-    assert 0.99 * 0.05 * (1 - 401**-0.5) < sum(lost) < 0.05
+    assert lost[:2] == pytest.approx([0.05 * (1 - 0.5**0.5), 0.05 * (0.5**0.5 - (1 / 3) ** 0.5)], rel=0.1)
+    assert 0.95 * 0.05 * (1 - 401**-0.5) < sum(lost) < 0.05
     assert min(lost) > 0
 
 
-def test_level_has_three_digits_and_is_rounded_down() -> None:
-    assert level_of_account(0.05, 1) == pytest.approx(0.0146, abs=1e-12)  # 0.014645
+def test_level_has_two_digits_and_is_rounded_down() -> None:
+    assert level_of_account(0.05, 1) == pytest.approx(0.014, abs=1e-12)  # 0.014645
     assert level_of_account(0.05, 99) < 0.05 * (1 - 0.99**0.5)
 
 
@@ -48,7 +48,7 @@ def test_level_left_of_a_round_is_given_back_but_never_more() -> None:
     lost, half, grown = (
         level_of_next(rounds((False, e_value)), false_promotion_rate=0.05) for e_value in (0.0, 0.5, 3.0)
     )
-    accounts = (0.05 - 0.0146, 0.05 - 0.0073, 0.05)
+    accounts = (0.05 - 0.014, 0.05 - 0.007, 0.05)
     assert (lost, half, grown) == pytest.approx([level_of_account(account, 2) for account in accounts], rel=1e-12)
     assert lost < half < grown
 

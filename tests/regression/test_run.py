@@ -19,7 +19,7 @@ from components.generation import engines
 from components.judges.registry import judge_digest
 from components.models.loading import load_policy
 from components.promotion.regression import findings
-from components.records import Artifact, EvaluateRequest, JudgeRef, ModelRef
+from components.records import Artifact, EvaluateRequest, JudgeRef, ModelRef, PromotionTest
 from components.regression.run import CACHE, regress
 
 LIMITS = PolicyConfig(dtype="float32", max_prompt_tokens=64, max_response_tokens=40)
@@ -78,6 +78,10 @@ def evaluation(challenger: ModelRef, champion: ModelRef, place: Path) -> dict[st
         training=Artifact(path=training, digest=file_digest(training)),
         limits=LIMITS,
         num_held_out=48,
+        round=1,
+        campaign_seed=5,
+        audit_share=0.0,
+        test=PromotionTest(level=0.02, look_every=48),
         engine="transformers",
         batch_size=0,
         judge=JudgeRef(config=judge, digest=judge_digest(judge)),
