@@ -20,7 +20,7 @@ from collections.abc import Callable
 import typer
 
 from components.runtime.addresses import keep_loopback_off_proxies
-from flows.commands import history, look, preferences, reward_model, run, serve, services
+from flows.commands import history, look, preferences, reward_model, run, serve, services, validate
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,7 +33,13 @@ app = typer.Typer(
 )
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Rounds": (run.run, look.status, look.report),
-    "Preferences": (preferences.collect, preferences.pairs, preferences.calibrate, reward_model.reward_model),
+    "Preferences": (
+        preferences.collect,
+        preferences.pairs,
+        preferences.calibrate,
+        reward_model.reward_model,
+        validate.validate,
+    ),
     "History": (history.compare, history.lineage, history.rollback, history.gc),
     "Servers": (services.up, services.down, services.deploy, services.worker, services.ui, serve.serve),
     "Help": (look.reference, look.doctor),

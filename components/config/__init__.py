@@ -6,6 +6,7 @@ section, never the whole configuration. Importing this package loads no machine-
 
 from components.config.active import ActiveConfig
 from components.config.campaign import CAMPAIGN_NAME, BudgetConfig, CampaignConfig
+from components.config.checks import ChecksConfig, Limit
 from components.config.data import GenerationConfig, PromptsConfig, SamplingEngine, ValidationConfig
 from components.config.evaluation import EvaluationConfig, GateConfig
 from components.config.function import CallLimits, FunctionConfig
@@ -39,6 +40,7 @@ __all__ = [
     "BudgetConfig",
     "CallLimits",
     "CampaignConfig",
+    "ChecksConfig",
     "ConstraintsConfig",
     "EndpointConfig",
     "EvaluationConfig",
@@ -49,6 +51,7 @@ __all__ = [
     "JudgeSettings",
     "JurorConfig",
     "LauncherConfig",
+    "Limit",
     "LoraConfig",
     "LossName",
     "PolicyConfig",

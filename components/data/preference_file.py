@@ -8,7 +8,7 @@ as KTO takes it: `completion` and `label` (true if it is desirable).
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from components.data.columns import format_columns, read_columns
 from components.data.conversations import CONTEXT, warn_of_doubts, with_context
 from components.data.funnel import counted, step, too_little
 from components.data.messages import Messages, format_messages
-from components.data.rows import Row, Rows, read_rows
+from components.data.rows import Row, read_rows
 
 SCORES = (
     ("score_chosen", "score_rejected"),
@@ -95,7 +95,7 @@ def load_seed_pairs(source: str, *, split: str, carries_columns: bool = False, r
     """
     read = read_rows(source, split=split, columns=None if carries_columns else COLUMNS, revision=revision)
     warn_of_doubts(read, prompt="prompt", used=COLUMNS)
-    loaded = [_pair(row, read) for row in read.rows]
+    loaded = [read_pair(row, read.columns) for row in read.rows]
     if carries_columns:
         others = read_columns(source, read.rows, without=(*ANSWERS, *CONTEXT))
         loaded = [pair and replace(pair, columns=columns) for pair, columns in zip(loaded, others, strict=True)]
@@ -113,7 +113,16 @@ def load_seed_pairs(source: str, *, split: str, carries_columns: bool = False, r
     return SeedPairs(pairs, earlier)
 
 
-def _pair(row: Row, read: Rows) -> SeedPair | None:
+def read_pair(row: Row, columns: Sequence[str]) -> SeedPair | None:
+    """Return the pair or the single response of a row; None if its two conversations differ before the last answer.
+
+    Args:
+        row: The row.
+        columns: Names of all columns of its source, for errors.
+
+    Raises:
+        ValueError: The row is malformed; names it.
+    """
     if row.values.get("completion") is not None:
         if row.values.get("chosen") is not None or row.values.get("rejected") is not None:
             raise ValueError(f"{row.place} has completion beside chosen or rejected: remove the one that is not meant")
@@ -122,7 +131,7 @@ def _pair(row: Row, read: Rows) -> SeedPair | None:
         if row.values.get(column) is None:
             raise ValueError(
                 f"{row.place} has no {column}: a pair needs the columns chosen and rejected "
-                f"(the columns are {', '.join(read.columns)})"
+                f"(the columns are {', '.join(columns)})"
             )
     prompt = row.values.get("prompt")
     before_chosen, chosen = read_answer(row.values["chosen"], prompt, f"{row.place} chosen")

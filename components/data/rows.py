@@ -60,7 +60,7 @@ def read_rows(source: str, *, split: str, columns: Collection[str] | None, revis
     path = Path(source).expanduser()
     suffix = Path(path.name.removesuffix(".gz")).suffix
     if path.is_dir():
-        read = _from_dataset(source, _saved_dataset(path, split), columns)
+        read = _from_dataset(source, saved_dataset(path, split), columns)
     elif suffix == ".parquet":
         read = _from_parquet(source, path, columns)
     elif suffix in (".jsonl", ".json", ".ndjson"):
@@ -74,7 +74,7 @@ def read_rows(source: str, *, split: str, columns: Collection[str] | None, revis
             f"{path.absolute()} does not exist: name a JSONL or Parquet file, a saved data set or a hub data set"
         )
     else:
-        read = _from_dataset(source, _hub_dataset(source, split, revision), columns)
+        read = _from_dataset(source, hub_dataset(source, split, revision), columns)
     if not read.rows:
         raise ValueError(f"{source} is empty: name a data set with at least one row")
     return read
@@ -111,19 +111,19 @@ def _content(source: str, path: Path) -> bytes:
             f"file {path.absolute()} does not exist: name a JSONL or Parquet file, a saved data set or a hub data set"
         ) from None
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"file {source} cannot be read ({_one_line(error)}): write or copy it again") from None
+        raise ValueError(f"file {source} cannot be read ({cause_of(error)}): write or copy it again") from None
 
 
 def _json_values(source: str, content: bytes) -> Iterator[tuple[str, Any]]:
     """Yield values with their places: the items if the file is one array, else the lines."""
     if source.endswith((".json", ".json.gz")) and content.lstrip()[:1] == b"[":
-        for number, value in enumerate(_json(content, source), 1):
+        for number, value in enumerate(parse_json(content, source), 1):
             yield f"{source} item {number}", value
         return
     for number, line in enumerate(content.splitlines(), 1):
         if line.strip():
             place = f"{source} line {number}"
-            yield place, _json(line, place)
+            yield place, parse_json(line, place)
 
 
 class _Doubled(ValueError):
@@ -138,7 +138,12 @@ def _object(items: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _json(text: bytes, place: str) -> Any:
+def parse_json(text: bytes, place: str) -> Any:
+    """Parse a JSON value.
+
+    Raises:
+        ValueError: It is not JSON, or an object in it has a key twice; names its place.
+    """
     try:
         value = json.loads(text.decode(), object_pairs_hook=_object)
         if b"\\ud" in text.lower():
@@ -165,56 +170,59 @@ def _from_parquet(source: str, path: Path, columns: Collection[str] | None) -> R
     try:
         file = pq.ParquetFile(path)
         names = tuple(file.schema_arrow.names)
-        _refuse_doubled(source, names)
-        values = file.read(columns=_wanted(names, columns)).to_pylist()
+        refuse_doubled(source, names)
+        values = file.read(columns=wanted_columns(names, columns)).to_pylist()
     except FileNotFoundError:
         raise ValueError(
             f"file {path.absolute()} does not exist: name a JSONL or Parquet file, a saved data set or a hub data set"
         ) from None
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise ValueError(f"file {source} cannot be read as Parquet: {_one_line(error)}") from None
+        raise ValueError(f"file {source} cannot be read as Parquet: {cause_of(error)}") from None
     return _arrow_rows(source, names, values)
 
 
 def _from_dataset(source: str, dataset: "Dataset", columns: Collection[str] | None) -> Rows:
     names = tuple(dataset.column_names)
-    _refuse_doubled(source, names)
-    values = dataset.select_columns(_wanted(names, columns)).to_list()
+    refuse_doubled(source, names)
+    values = dataset.select_columns(wanted_columns(names, columns)).to_list()
     return _arrow_rows(source, names, values)
 
 
-def _wanted(names: tuple[str, ...], columns: Collection[str] | None) -> list[str]:
+def wanted_columns(names: tuple[str, ...], columns: Collection[str] | None) -> list[str]:
+    """Return the columns to read; None reads all."""
     return [name for name in names if columns is None or name in columns]
 
 
 def _arrow_rows(source: str, names: tuple[str, ...], values: list[dict[str, Any]]) -> Rows:
-    rows = [{name: _without_nulls(value) for name, value in cells.items()} for cells in values]
+    rows = [{name: without_nulls(value) for name, value in cells.items()} for cells in values]
     return Rows(source, names, [Row(f"{source} row {number}", cells) for number, cells in enumerate(rows, 1)])
 
 
-def _without_nulls(value: Any) -> Any:
+def without_nulls(value: Any) -> Any:
     """Return a nested value without the nulls that Arrow puts for keys which only other rows have."""
     if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
-def _refuse_doubled(source: str, names: tuple[str, ...]) -> None:
+def refuse_doubled(source: str, names: tuple[str, ...]) -> None:
+    """Refuse a source that has a column twice."""
     doubled = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if doubled:
         raise ValueError(f"{source} has the column {', '.join(doubled)} twice: remove or rename one of them")
 
 
-def _saved_dataset(path: Path, split: str) -> "Dataset":
+def saved_dataset(path: Path, split: str) -> "Dataset":
+    """Open a directory that `save_to_disk` wrote or that holds data files."""
     from datasets import Dataset, load_from_disk
 
     if not any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
-        return _hub_dataset(str(path), split, "")
+        return hub_dataset(str(path), split, "")
     try:
         loaded = load_from_disk(str(path))
     except Exception as error:
         raise ValueError(
-            f"data set {path} cannot be read: {_one_line(error)}: save it again with save_to_disk()"
+            f"data set {path} cannot be read: {cause_of(error)}: save it again with save_to_disk()"
         ) from None
     if isinstance(loaded, Dataset):
         return loaded
@@ -230,19 +238,21 @@ def is_on_hub(source: str) -> bool:
     return not (source.startswith(LOCAL_PREFIXES) or path.exists() or suffix in FILE_SUFFIXES)
 
 
-def _hub_dataset(source: str, split: str, revision: str) -> "Dataset":
+def hub_dataset(source: str, split: str, revision: str) -> "Dataset":
+    """Open a data set of the hub, or the data files of a directory."""
     from datasets import Dataset, load_dataset
 
     try:
         loaded = load_dataset(source, split=split, revision=revision or None)
     except Exception as error:
         remedy = "name a JSONL or Parquet file, a saved data set or a hub data set"
-        cause = _one_line(error.__cause__ or error)
+        cause = cause_of(error.__cause__ or error)
         here = "" if Path(source).exists() else f", and {Path(source).absolute()} does not exist"
         raise ValueError(f"data set {source} (split {split}) cannot be loaded: {cause}{here}: {remedy}") from None
     assert isinstance(loaded, Dataset), source
     return loaded
 
 
-def _one_line(error: BaseException) -> str:
+def cause_of(error: BaseException) -> str:
+    """Return a library's error as the part of one line that names the cause."""
     return " ".join(str(error).split())[:200].rstrip(".:")
