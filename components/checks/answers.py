@@ -47,7 +47,7 @@ def cut_answers(entries: Entries, config: ChecksConfig) -> Iterator[Flag]:
 
 def _ends_open(text: str) -> bool:
     text = text.rstrip()
-    if len(text) < MIN_CUT_CHARACTERS or "```" in text or not OPEN_END.search(text[-40:]):
+    if len(text) < MIN_CUT_CHARACTERS or not OPEN_END.search(text[-40:]):
         return False
     line = text[text.rfind("\n") + 1 :]
     return not LIST_ITEM.match(line) and len(line.split()) >= MIN_LINE_WORDS

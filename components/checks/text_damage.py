@@ -81,6 +81,8 @@ def _is_utf8(run: str) -> bool:
     """
     content = bytes(_BYTES[ord(character)] for character in run)
     for length in (4, 3, 2):
+        if len(content) < length:
+            continue
         try:
             character = content[:length].decode()
         except UnicodeDecodeError:

@@ -79,8 +79,9 @@ class ChecksConfig(Section):
     response_characters: int = Field(default=2048, ge=1)
     """Characters of an answer that are trained on. No tokenizer is at hand, so about four per token of
     `policy.max_response_tokens`."""
-    duplicate_similarity: float = Field(default=0.8, ge=0.5, le=1.0)
-    """Similarity of near duplicates: the exact Jaccard index of their sets of three words in a row."""
+    duplicate_similarity: float = Field(default=0.7, ge=0.7, le=1.0)
+    """Similarity of near duplicates: the exact Jaccard index of their sets of three words in a row. One other word
+    among twenty gives 0.71; below 0.7 too many would be missed."""
     identical_similarity: float = Field(default=0.9, ge=0.5, le=1.0)
     """The same of two answers to one prompt."""
     languages: tuple[str, ...] = ()
