@@ -10,7 +10,7 @@ from xxhash import xxh3_64_intdigest
 
 from components.checks.entries import ANNOTATORS, SOURCES, Entries, Entry
 from components.checks.language import languages
-from components.checks.shingles import BANDS, Hashes, signatures, word_hashes
+from components.checks.shingles import BANDS, Hashes
 from components.config import ChecksConfig
 from components.data.messages import TOOL_KEYS, Messages
 from components.data.prompts import normal_text
@@ -57,13 +57,12 @@ def columns_of(entries: Entries, config: ChecksConfig) -> Columns:
     names: dict[str, int] = {}
     rows = np.array([entry.row - entries.first for entry in entries.pairs], dtype=np.intp)
     texts = [(entry.prompt, entry.pair.chosen or "", entry.pair.rejected or "") for entry in entries.pairs]
-    hashes = [word_hashes(text) for three in texts for text in three]
     checks_language = config.wrong_language.on_breach != "off"
     filled = {
         "keys": [_keys(entry) for entry in entries.pairs],
-        "word_keys": [_digest(each) for each in hashes],
-        "bands": signatures(hashes),
-        "num_words": [len(each) for each in hashes],
+        "word_keys": [_digest(each) for each in entries.words],
+        "bands": entries.bands,
+        "num_words": [len(each) for each in entries.words],
         "num_characters": [len(text) for three in texts for text in three],
         "languages": [
             _codes(languages(entry, config) if checks_language else [None] * 3, names) for entry in entries.pairs

@@ -14,7 +14,7 @@ from scipy.sparse.csgraph import connected_components
 
 from components.checks.columns import CHOSEN, NOTHING, PROMPT, REJECTED, Columns
 from components.checks.entries import Flag
-from components.checks.shingles import BANDS, Shingles, jaccard
+from components.checks.shingles import BANDS, Shingles, estimated_similarity, jaccard
 from components.config import ChecksConfig
 
 MIN_PROMPT_WORDS = 5
@@ -22,6 +22,8 @@ MIN_ANSWER_WORDS = 12
 """Fewest words of texts that are compared: short ones are alike by chance."""
 NEIGHBOURS = 3
 """Texts of a bucket with which each is compared, so that a bucket of n texts takes n comparisons and not n * n."""
+DOUBT = 0.2
+"""How far the estimated similarity of near duplicates may fall short: over three standard errors."""
 MOST_TEXTS = 100_000
 """Texts whose shingles are in memory at a time."""
 
@@ -85,26 +87,31 @@ def distinct_texts(columns: Columns, sides: tuple[int, ...], *, min_words: int) 
     return Texts(occurrences[first], group_of.astype(np.int64), occurrences)
 
 
-def candidates(bands: NDArray[np.uint32]) -> NDArray[np.int64]:
+def candidates(bands: NDArray[np.uint32], least: float) -> NDArray[np.int64]:
     """Return pairs (first < second) of texts that agree in a band, each with few others of its bucket.
 
     Args:
         bands: Bands of the texts (texts, BANDS), in an order that does not depend on the rows'.
+        least: Smallest estimated similarity of a pair.
     """
-    pairs = []
+    pairs = [np.zeros((0, 2), dtype=np.int64)]
     for band in range(BANDS):
         order = np.argsort(bands[:, band], kind="stable")
         values = bands[order, band]
         for step in range(1, NEIGHBOURS + 1):
             same = np.flatnonzero(values[step:] == values[:-step])
-            pairs.append(np.column_stack([order[same], order[same + step]]))
+            for part in np.array_split(same, 1 + len(same) // MOST_TEXTS):
+                one, other = order[part], order[part + step]
+                alike = estimated_similarity(bands[one], bands[other]) >= least
+                pairs.append(np.column_stack([one[alike], other[alike]]))
     return np.unique(np.concatenate(pairs), axis=0)
 
 
 def _clusters(columns: Columns, texts: Texts, similarity: float, shingles_of: ShinglesOf) -> NDArray[np.int64]:
     """Return the cluster of each distinct text: texts that are alike, directly or over others."""
     number = len(texts.places)
-    proposed = candidates(columns.bands.reshape(-1, BANDS)[texts.places])
+    bands = columns.bands.reshape(-1, BANDS)[texts.places]
+    proposed = candidates(bands, similarity - DOUBT)
     alike = [
         (one, other) for part in _parts(proposed) for one, other in _alike(part, texts.places, similarity, shingles_of)
     ]

@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from components.checks.shingles import BANDS, Hashes, signatures, word_hashes
 from components.data.messages import Messages
 from components.data.preference_file import COLUMNS, SeedPair, read_pair
 from components.data.row_batches import RawBatch, Unreadable
@@ -75,6 +79,20 @@ class Entries:
     pairs: list[Entry]
     malformed: list[Flag]
     different_prompts: list[Flag]
+
+    @cached_property
+    def words(self) -> list[Hashes]:
+        """The hashes of the words of each pair's prompt, chosen and rejected answer, one after the other."""
+        return [
+            word_hashes(text)
+            for entry in self.pairs
+            for text in (entry.prompt, entry.pair.chosen or "", entry.pair.rejected or "")
+        ]
+
+    @cached_property
+    def bands(self) -> NDArray[np.uint32]:
+        """The MinHash bands (pairs, 3, BANDS) of the same texts."""
+        return signatures(self.words).reshape(-1, 3, BANDS)
 
 
 def read_entries(batch: RawBatch) -> Entries:

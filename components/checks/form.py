@@ -3,8 +3,10 @@
 import math
 from collections.abc import Iterator
 
+import numpy as np
+
 from components.checks.entries import Entries, Flag
-from components.checks.shingles import similarity, word_hashes
+from components.checks.shingles import similarity
 from components.config import ChecksConfig
 from components.data.conversations import ASKING
 
@@ -54,13 +56,15 @@ def identical_when_cut(entries: Entries, config: ChecksConfig) -> Iterator[Flag]
 
 def near_identical_answers(entries: Entries, config: ChecksConfig) -> Iterator[Flag]:
     """Find answers to one prompt that are nearly the same words in the same order."""
-    for row, chosen, rejected in _both(entries):
-        short, long = sorted((len(chosen), len(rejected)))
-        # Of much shorter answers even a part of the longer one is not alike, and comparing takes time.
-        if short < config.identical_similarity * long * 0.7 or chosen.strip() == rejected.strip():
+    # Answers that are so alike agree in a band of their signatures, but for one pair in millions.
+    maybe = (entries.bands[:, 1] == entries.bands[:, 2]).any(axis=1)
+    for place in np.flatnonzero(maybe):
+        entry, words = entries.pairs[place], entries.words[3 * place : 3 * place + 3]
+        chosen, rejected = entry.pair.chosen, entry.pair.rejected
+        if chosen is None or rejected is None or chosen.strip() == rejected.strip():
             continue
-        if similarity(word_hashes(chosen), word_hashes(rejected)) >= config.identical_similarity:
-            yield Flag(row, "chosen and rejected are nearly the same", chosen)
+        if similarity(words[1], words[2]) >= config.identical_similarity:
+            yield Flag(entry.row, "chosen and rejected are nearly the same", chosen)
 
 
 def _both(entries: Entries) -> Iterator[tuple[int, str, str]]:

@@ -15,6 +15,11 @@ MIN_LETTERS = 20
 """Fewest letters of a text that has a recognised language."""
 MIN_LETTER_SHARE = 0.65
 """Smallest share of letters and spaces; code, tables and formulas have less."""
+ENGLISH = frozenset(
+    {"the", "and", "that", "with", "this", "you", "they", "which", "would", "should", "from", "have", "are", "because"}
+)
+MIN_ENGLISH_WORDS = 3
+"""Different words of those above that no text of another language has together: they spare most data the model."""
 UNSURE = ""
 
 
@@ -25,7 +30,6 @@ def _identifier() -> "LanguageIdentifier":
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
-@functools.lru_cache(maxsize=4096)
 def language(text: str, *, min_confidence: float) -> str:
     """Return the ISO 639-1 code of a text's language; empty if it is short, hardly words, or the model is not sure."""
     start = max(0, (len(text) - READ_CHARACTERS) // 2)
@@ -34,6 +38,8 @@ def language(text: str, *, min_confidence: float) -> str:
     letters = len(plain) - sum(map(str.isspace, plain))
     if letters < MIN_LETTERS or len(plain) < MIN_LETTER_SHARE * len(part):
         return UNSURE
+    if len(ENGLISH.intersection(part.lower().split())) >= MIN_ENGLISH_WORDS:
+        return "en"
     name, confidence = _identifier().classify(part)
     return str(name) if confidence >= min_confidence else UNSURE
 

@@ -45,10 +45,16 @@ class HeldOut:
             for band, value in enumerate(bands.tolist()):
                 self.buckets[band, value].append(index)
 
-    def reasons(self, prompts: Sequence[Messages]) -> list[str | None]:
-        """Return for each training prompt why it must not be trained on; None if it may."""
-        words = [word_hashes(_text(messages)) for messages in prompts]
-        bands = signatures(words)
+    def reasons(
+        self, prompts: Sequence[Messages], words: Sequence[Hashes], bands: NDArray[np.uint32]
+    ) -> list[str | None]:
+        """Return for each training prompt why it must not be trained on; None if it may.
+
+        Args:
+            prompts: The prompts.
+            words: The hashes of each prompt's words.
+            bands: The MinHash bands (prompts, BANDS).
+        """
         return [
             self._reason(messages, hashes, own) for messages, hashes, own in zip(prompts, words, bands, strict=True)
         ]
@@ -75,7 +81,8 @@ def leakage(entries: Entries, config: ChecksConfig, held_out: HeldOut | None) ->
     """Find rows whose prompt is held out."""
     if held_out is None:
         return
-    reasons = held_out.reasons([entry.messages for entry in entries.pairs])
+    prompts = [entry.messages for entry in entries.pairs]
+    reasons = held_out.reasons(prompts, entries.words[::3], entries.bands[:, 0])
     for entry, reason in zip(entries.pairs, reasons, strict=True):
         if reason:
             yield Flag(entry.row, reason, entry.prompt)

@@ -26,21 +26,14 @@ PLAIN = _SPACED.translate(bytes.maketrans(string.ascii_uppercase.encode(), strin
 WORDS = 3
 """Words of a shingle."""
 BANDS, ROWS = 16, 4
-"""Bands of a signature and values of a band: of texts with a similarity of 0.7, 99 % agree in a band; of 0.2, 3 %."""
+"""Bands of a signature and values of a band: of texts with a similarity of 0.7, 99 % agree in a band; of 0.2, 3 %. A
+value is kept in one byte, so a band is an integer of four, and bytes that agree estimate the similarity."""
 SEED = 20261130
 LONG_WORD = 24
 """Mean bytes of a word from which on a text is taken for one of a script without spaces, and read by character."""
-MULTIPLIERS = np.array(
-    [
-        0x9E3779B97F4A7C15,
-        0xC2B2AE3D27D4EB4F,
-        0x165667B19E3779F9,
-        0xD6E8FEB86659FD93,
-        0xA0761D6478BD642F,
-    ],
-    dtype=np.uint64,
-)
-"""Odd numbers that spread bits, one for each place of what is combined into a hash."""
+MULTIPLIERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)
+MIXER = np.uint32(0x9E3779B1)
+"""Odd numbers that spread bits, those of the words of a shingle and that of a value of a signature."""
 
 
 def words(text: str) -> list[bytes]:
@@ -99,8 +92,19 @@ def signatures(texts: Sequence[Hashes]) -> NDArray[np.uint32]:
     flat = _combined(np.concatenate(padded))[inside[: len(inside) - WORDS + 1]]
     offsets = np.concatenate([[0], np.cumsum(lengths - WORDS + 1)]).astype(np.uint64)
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(flat, offsets, BANDS * ROWS, SEED)
-    values = np.array(matrix.to_rows(), dtype=np.uint64).reshape(len(texts), BANDS, ROWS)
-    return ((values * MULTIPLIERS[:ROWS]).sum(axis=2) >> np.uint64(32)).astype(np.uint32)
+    values = np.array(matrix.to_rows(), dtype=np.uint32).reshape(len(texts), BANDS * ROWS)
+    return ((values * MIXER) >> np.uint32(24)).astype(np.uint8).view(np.uint32)
+
+
+def estimated_similarity(one: NDArray[np.uint32], other: NDArray[np.uint32]) -> NDArray[np.float64]:
+    """Return the estimated similarity of texts, row by row; its standard error is at most 0.06.
+
+    Args:
+        one: Bands (texts, BANDS).
+        other: Bands of the texts that they are compared with.
+    """
+    agree: NDArray[np.float64] = (one.view(np.uint8) == other.view(np.uint8)).mean(axis=1)
+    return agree
 
 
 def _combined(hashes: Hashes) -> Hashes:
