@@ -50,8 +50,9 @@ def duplicate_pairs(columns: Columns, config: ChecksConfig) -> Iterator[Flag]:
     annotators = columns.labels[rows, 2].astype(np.int64).view(np.uint64)
     records = np.column_stack([columns.keys[rows], annotators])
     _, first, inverse = np.unique(records, axis=0, return_index=True, return_inverse=True)
-    for place in np.flatnonzero(first[inverse.ravel()] != np.arange(len(rows))):
-        yield Flag(int(rows[place]), "repeats the pair of an earlier row")
+    first = first[inverse.ravel()]
+    for place in np.flatnonzero(first != np.arange(len(rows))):
+        yield Flag(int(rows[place]), "repeats the pair of an earlier row", like=int(rows[first[place]]))
 
 
 def near_duplicate_prompts(columns: Columns, config: ChecksConfig, shingles_of: ShinglesOf) -> Iterator[Flag]:
@@ -62,7 +63,7 @@ def near_duplicate_prompts(columns: Columns, config: ChecksConfig, shingles_of: 
     key = columns.keys[rows, PROMPT]
     first = _first_of(cluster)
     for place in np.flatnonzero(key != key[first]):
-        yield Flag(int(rows[place]), "nearly the same as another prompt")
+        yield Flag(int(rows[place]), "nearly the same as another prompt", like=int(rows[first[place]]))
 
 
 def near_duplicate_answers(columns: Columns, config: ChecksConfig, shingles_of: ShinglesOf) -> Iterator[Flag]:
@@ -74,7 +75,8 @@ def near_duplicate_answers(columns: Columns, config: ChecksConfig, shingles_of: 
     first = _first_of(cluster)
     for place in np.flatnonzero(prompts != prompts[first]):
         word = "chosen" if sides[place] == CHOSEN else "rejected"
-        yield Flag(int(rows[place]), f"the {word} answer is nearly the same as one of another prompt")
+        detail = f"the {word} answer is nearly the same as one of another prompt"
+        yield Flag(int(rows[place]), detail, like=int(rows[first[place]]))
 
 
 def distinct_texts(columns: Columns, sides: tuple[int, ...], *, min_words: int) -> Texts:

@@ -32,6 +32,8 @@ class Flag(NamedTuple):
     text: str = ""
     start: int = 0
     end: int = 0
+    like: int | None = None
+    """Index of the row that it repeats, if it repeats one."""
 
 
 @dataclass(frozen=True)

@@ -98,19 +98,19 @@ class FileCheck:
     def _result(self, check: Check, columns: Columns) -> CheckResult:
         limit, found = check.limit(self.config), self.found[check.name]
         share: float | None = None
-        summary, bars = "not checked", tuple[Bar, ...]()
+        summary, bars = "switched off", tuple[Bar, ...]()
         if limit.on_breach != "off":
             if check.measures is not None:
                 share, summary, bars = check.measures(columns, self.config)
             elif check.name == LEAKAGE and self.held_out is None:
-                summary = "not checked: name the held-out prompts with --held-out"
+                summary = "not compared: name the held-out prompts with --held-out"
             else:
                 self._find(check, columns)
                 share = len(found.details) / self.num_rows
                 summary = f"{len(found.details):,} of {self.num_rows:,} rows"
         return CheckResult(
             name=check.name,
-            verdict="off" if summary.startswith("not checked") else verdict(share, limit),
+            verdict=verdict(share, limit),
             summary=summary,
             found=len(found.details),
             total=self.num_rows,
@@ -129,18 +129,24 @@ class FileCheck:
             self._add(check.name, check.of_texts(columns, self.config, self._shingles_of(check.name)))
 
     def _add(self, name: str, flags: Iterable[Flag]) -> None:
-        found = self.found[name]
+        found, like = self.found[name], dict[int, int | None]()
         for flag in flags:
             found.details.setdefault(flag.row, sys.intern(flag.detail))
-        first = sorted(found.details)[:MOST_EXAMPLES]
-        for index, row in self.source.take(first, size=BATCH_ROWS):
-            found.examples.append(self._example(row, found.details[index]))
+            like.setdefault(flag.row, flag.like)
+        shown = sorted(found.details)[:MOST_EXAMPLES]
+        others = {other for row in shown if (other := like[row]) is not None}
+        rows = dict(self.source.take({*shown, *others}, size=BATCH_ROWS))
+        for index in shown:
+            other = like[index]
+            repeated = "" if other is None else f" ({rows[other].place.removeprefix(self.source.source).strip()})"
+            found.examples.append(self._example(rows[index], found.details[index], repeated))
 
-    def _example(self, row: Row | Unreadable, detail: str) -> Example:
+    def _example(self, row: Row | Unreadable, detail: str, repeated: str) -> Example:
         pair = pair_of(row)
         sides = ("", "", "") if pair is None else (Entry(0, pair, {}).prompt, pair.chosen, pair.rejected)
         text = sides[CHOSEN if "chosen answer" in detail else REJECTED if "rejected answer" in detail else PROMPT]
-        return Example(place=row.place, detail=detail, excerpt=excerpt(text or "", region=self.config.phone_region))
+        shown = excerpt(text or "", region=self.config.phone_region)
+        return Example(place=row.place, detail=detail + repeated, excerpt=shown)
 
     def _shingles_of(self, name: str) -> ShinglesOf:
         def read(places: Places) -> dict[int, Shingles]:

@@ -7,7 +7,8 @@ from typing import Literal, NamedTuple
 from components.config import Limit
 from components.records import Record
 
-Verdict = Literal["pass", "warn", "fail", "off"]
+Verdict = Literal["pass", "warn", "fail", "skipped"]
+"""`skipped`: switched off, or there was nothing to measure; that is never a pass."""
 MOST_EXAMPLES = 5
 
 
@@ -60,9 +61,9 @@ class CheckResult(Record):
 
 def verdict(share: float | None, limit: Limit) -> Verdict:
     """Return what a share means under a limit."""
-    if limit.on_breach == "off":
-        return "off"
-    return "pass" if share is None or share <= limit.max_share else limit.on_breach
+    if share is None or limit.on_breach == "off":
+        return "skipped"
+    return "pass" if share <= limit.max_share else limit.on_breach
 
 
 def count_details(details: Iterable[str]) -> dict[str, int]:

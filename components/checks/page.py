@@ -9,7 +9,7 @@ from components.checks.file_check import FileResult
 from components.checks.outcome import CheckResult
 from components.checks.registry import CHECKS
 
-ORDER = ("fail", "warn", "pass", "off")
+ORDER = ("fail", "warn", "pass", "skipped")
 TITLES = {check.name: check.title for check in CHECKS}
 
 
@@ -17,7 +17,11 @@ def render_page(result: FileResult) -> str:
     """Return the page of a result, with what needs attention first."""
     ranked = sorted(result.checks, key=lambda check: ORDER.index(check.verdict))
     counts = {name: sum(check.verdict == name for check in result.checks) for name in ORDER}
-    return _template().render(result=result, checks=ranked, counts=counts, headline=_headline(result))
+    shown = [check for check in ranked if check.examples or check.bars or check.verdict in ("fail", "warn")]
+    quiet = [check for check in ranked if check not in shown]
+    return _template().render(
+        result=result, checks=ranked, shown=shown, quiet=quiet, counts=counts, headline=_headline(result)
+    )
 
 
 def _headline(result: FileResult) -> str:
@@ -25,12 +29,13 @@ def _headline(result: FileResult) -> str:
     warned = [TITLES[check.name].lower() for check in result.checks if check.verdict == "warn"]
     if failed:
         return f"Do not train on this yet: {', '.join(failed)}."
-    return f"Usable, with doubts: {', '.join(warned)}." if warned else "No check has anything to say against it."
+    return f"Usable, with doubts: {', '.join(warned)}." if warned else "Every check is within its limit."
 
 
 def _percent(share: float) -> str:
-    """Return a share as a percentage that is not rounded to nothing."""
-    return f"{share:.2%}" if 0 < share < 0.1 else f"{share:.1%}"
+    """Return a share as a percentage that is not rounded to nothing, without zeros at its end."""
+    text = f"{100 * share:.2f}" if share < 0.1 else f"{100 * share:.1f}"
+    return f"{text.rstrip('0').rstrip('.')}%" if share < 0.00005 or float(text) else "under 0.01%"
 
 
 def _gauge(check: CheckResult) -> tuple[float, float]:

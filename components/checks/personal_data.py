@@ -43,7 +43,8 @@ IBAN_LENGTHS = {country: length for length, names in _COUNTRIES.items() for coun
 """Lengths by country, of the IBAN registry (ISO 13616)."""
 SOCIAL_SECURITY = re.compile(r"(?<![\w-])(?!000|666|9\d\d)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\w-])")
 ADDRESS = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.]*\d)")
-MIN_DIGITS = 7
+MIN_DIGITS, MIN_ADDRESS_DIGITS = 7, 4
+"""Fewest digits of a telephone number or an account, and of an IP address."""
 DIGITS = b"0123456789"
 NOT_SEPARATED = re.compile(r"\d+(?:[.-]\d+)?\Z|\d{4}[-/.]\d{1,2}[-/.]\d{1,4}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}")
 """Plain numbers, ranges and dates, which are no telephone numbers."""
@@ -58,8 +59,11 @@ def find_personal_data(text: str, *, region: str) -> list[Span]:
     """
     spans = _emails(text) if "@" in text else []
     encoded = text.encode(errors="surrogatepass")
-    if len(encoded) - len(encoded.translate(None, DIGITS)) >= MIN_DIGITS:
-        spans += [*_accounts(text), *_addresses(text)]
+    num_digits = len(encoded) - len(encoded.translate(None, DIGITS))
+    if num_digits >= MIN_ADDRESS_DIGITS:
+        spans += _addresses(text)
+    if num_digits >= MIN_DIGITS:
+        spans += _accounts(text)
         spans += _phones(text, region, spans)
     return sorted(spans, key=lambda span: span.start)
 

@@ -12,7 +12,7 @@ MARKS = re.compile(
     r"<\|(?:[a-z][a-z0-9_]{1,30}|[A-Z][A-Z0-9_]{1,40})\|>"
     r"|<｜[^｜\n]{1,40}｜>"
     r"|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<(?:pad|unk)>|\[PAD\]"
-    r"|\A\s*<s>|</s>\s*\Z|</s>\s*<s>"
+    r"|\A\s*<s>(?![\s\S]*</s>)|</s>\s*\Z|</s>\s*<s>"
     r"|(?:\A|\n)### (?:Instruction|Response):"
 )
 SPEAKER = re.compile(r"\n\n(?:Human|Assistant):")

@@ -23,10 +23,11 @@ def _limit(max_share: float, on_breach: Literal["fail", "warn"], *, quarantine: 
 
 
 class ChecksConfig(Section):
-    """What preference data are checked for.
+    """What preference data are checked for by `ratchet validate` (docs/data-checks.md).
 
-    A limit has the keys `max_share`, `on_breach` (`fail`, `warn` or `off`) and `quarantine`; a key that is left out
-    keeps the default of its check.
+    A limit has three keys, and one that is left out keeps the default of its check: `max_share`, the share above which
+    the limit is broken; `on_breach`, which is `fail`, `warn`, or `off` to leave the check out; and `quarantine`,
+    whether the rows that the check finds are rejected, broken limit or not.
     """
 
     form: Limit = _limit(0.0, "fail", quarantine=True)

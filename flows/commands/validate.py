@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from components.config import ChecksConfig, load_section
+from components.config import ChecksConfig, load_config
 from flows.terminal.console import console, quiet_libraries, reporting_errors
 
 REFUSED = 3
@@ -27,19 +27,19 @@ def validate(
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="YAML file with what differs from the default limits, such as `secrets: {on_breach: warn}`."),
+        typer.Option(help="A campaign's YAML file, whose section checks is used, such as `checks: {secrets: ...}`."),
     ] = None,
     split: Annotated[str, typer.Option(help="Split to read, if the data is a `datasets` name.")] = "train",
 ) -> None:
     """Check preference pairs before they are trained on: form, repetition, contradictions, leakage, secrets and more.
 
-    Ends with exit code 0 if no check failed, 3 if one did, and 2 if the data cannot be read. `ratchet reference` lists
-    the keys of the file, under "Data checks".
+    Ends with exit code 0 if no check failed, 3 if one did, and 2 if the data cannot be read. Examples are shortened,
+    with personal data and secrets masked; quarantine.parquet holds the rejected rows as they are, with their reasons.
 
     Example: [bold]ratchet validate pairs.jsonl --held-out held-out.jsonl --report checked[/bold]
     """
     with reporting_errors():
-        settings = ChecksConfig() if config is None else load_section(config, ChecksConfig)
+        settings = ChecksConfig() if config is None else load_config(config).checks
         quiet_libraries()
         from components.checks.publish import check_pairs
         from flows.terminal.checks import print_checks

@@ -10,7 +10,7 @@ from components.checks.file_check import FileResult
 from components.checks.outcome import CheckResult
 from components.checks.publish import PAGE, QUARANTINE
 
-STYLES = {"fail": "bold red", "warn": "yellow", "pass": "green", "off": "dim"}
+STYLES = {"fail": "bold red", "warn": "yellow", "pass": "green", "skipped": "dim"}
 
 
 def print_checks(console: Console, result: FileResult, report: Path | None) -> None:
@@ -21,7 +21,7 @@ def print_checks(console: Console, result: FileResult, report: Path | None) -> N
     table.add_column("limit", justify="right")
     table.add_column("found")
     for check in result.checks:
-        limit = "" if check.verdict == "off" else f"{check.max_share:.1%}"
+        limit = "" if check.share is None else f"{check.max_share:.1%}"
         table.add_row(check.name, Text(check.verdict, STYLES[check.verdict]), limit, check.summary)
     console.print(table)
     for check in result.checks:

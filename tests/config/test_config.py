@@ -5,12 +5,14 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
+from components.checks.registry import CHECKS
 from components.config import (
     HARD_LABEL_LOSSES,
     MARGIN_LOSSES,
     RESPONSE_LOSSES,
     UNSMOOTHED_LOSSES,
     CampaignConfig,
+    ChecksConfig,
     LossName,
     TrainingConfig,
     differences,
@@ -194,8 +196,11 @@ def test_config_every_field_is_read_somewhere_and_described(section: type[BaseMo
     sources = [path for path in sources if "components/config" not in path.as_posix()]
     code = "\n".join(path.read_text() for path in sources)
     by_losses = loss_settings() if section is TrainingConfig else set()
+    by_checks = {check.name for check in CHECKS} if section is ChecksConfig else set()
     for name, field in section.model_fields.items():
-        assert name in by_losses or re.search(rf"\.{name}\b", code), f"nothing reads {section.__name__}.{name}"
+        assert name in by_losses | by_checks or re.search(rf"\.{name}\b", code), (
+            f"nothing reads {section.__name__}.{name}"
+        )
         nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
         assert nested or field.description, f"{section.__name__}.{name} has no docstring"
 
