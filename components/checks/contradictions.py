@@ -31,10 +31,12 @@ def contradictions(columns: Columns, config: ChecksConfig) -> Iterator[Flag]:
     graph = coo_matrix((np.ones(len(rows), dtype=np.int8), (chosen, rejected)), shape=(number, number))
     component = connected_components(graph, directed=True, connection="strong")[1]
     inside = component[chosen] == component[rejected]
-    arrows = set(zip(chosen[inside].tolist(), rejected[inside].tolist(), strict=True))
+    ends = zip(chosen[inside].tolist(), rejected[inside].tolist(), strict=True)
+    arrows = dict(zip(ends, rows[inside].tolist(), strict=True))
     for place in np.flatnonzero(inside):
-        direct = (int(rejected[place]), int(chosen[place])) in arrows
-        yield Flag(int(rows[place]), "contradicts another pair" if direct else "is part of a circle of preferences")
+        opposite = arrows.get((int(rejected[place]), int(chosen[place])))
+        detail = "is part of a circle of preferences" if opposite is None else "contradicts another pair"
+        yield Flag(int(rows[place]), detail, like=opposite)
 
 
 def consistency(columns: Columns, config: ChecksConfig) -> Measure:

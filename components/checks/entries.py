@@ -33,7 +33,7 @@ class Flag(NamedTuple):
     start: int = 0
     end: int = 0
     like: int | None = None
-    """Index of the row that it repeats, if it repeats one."""
+    """Index of the row that it repeats or contradicts, if there is one."""
 
 
 @dataclass(frozen=True)

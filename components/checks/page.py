@@ -11,6 +11,7 @@ from components.checks.registry import CHECKS
 
 ORDER = ("fail", "warn", "pass", "skipped")
 TITLES = {check.name: check.title for check in CHECKS}
+REMEDIES = {check.name: check.remedy for check in CHECKS}
 
 
 def render_page(result: FileResult) -> str:
@@ -56,4 +57,5 @@ def _template() -> Template:
     environment.filters["percent"] = _percent
     environment.filters["gauge"] = _gauge
     environment.filters["title_of"] = TITLES.__getitem__
+    environment.filters["remedy_of"] = REMEDIES.__getitem__
     return environment.get_template("page.html.j2")
