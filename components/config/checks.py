@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from components.config.section import Section
 
@@ -16,6 +16,12 @@ class Limit(Section):
     """`fail` refuses the data, `warn` only says so, `off` does not run the check."""
     quarantine: bool
     """Whether the rows that the check finds go to quarantine, broken limit or not."""
+
+    @field_validator("on_breach", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: Any) -> Any:
+        """Take YAML's `off`, which is false there, for the word."""
+        return "off" if value is False else value
 
 
 def _limit(max_share: float, on_breach: Literal["fail", "warn"], *, quarantine: bool = False) -> Any:

@@ -58,11 +58,12 @@ def test_validate_finds_held_out_prompts(tmp_path: Path) -> None:
 def test_validate_takes_limits_from_a_campaigns_file(tmp_path: Path) -> None:
     pairs = write(tmp_path / "pairs.jsonl", [*GOOD, {**GOOD[0], "chosen": "Done.<|im_end|>"}])
     config = tmp_path / "campaign.yaml"
-    config.write_text("campaign: a\nchecks: {special_tokens: {max_share: 0.2}}\n")
+    config.write_text("campaign: a\nchecks: {special_tokens: {max_share: 0.2}, length_bias: {on_breach: off}}\n")
     code, output = run(pairs, "--config", config)
     assert code == 0
     # What the file leaves out is the check's own: its rows are rejected.
     assert "1 of 13 rows are rejected" in output
+    assert "switched off" in output
 
 
 @pytest.mark.parametrize(
