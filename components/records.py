@@ -10,10 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from components.config import (
     ActiveConfig,
+    ChecksConfig,
     ConstraintsConfig,
     EvaluationConfig,
     GateConfig,
     GenerationConfig,
+    HeldOutBy,
     JudgeConfig,
     LoraConfig,
     PolicyConfig,
@@ -206,8 +208,10 @@ class StartRequest(Record):
     """How the start model is measured; None does not measure it. No later stage reads the result."""
     carries_columns: bool = False
     """Whether the prompts have the other columns of their rows, because something reads them."""
+    checks: ChecksConfig = ChecksConfig()
+    """What training prompts that are nearly held-out ones are; they are counted, and no later stage reads that."""
     pins: StartPins = StartPins()
-    FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"lora", "soft_prompt", "probe", "pins"})
+    FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"lora", "soft_prompt", "probe", "checks", "pins"})
     ADDED_LATER: ClassVar[tuple[str, ...]] = ("carries_columns",)
 
 
@@ -286,7 +290,10 @@ class ValidateRequest(Record):
     seed: int
     collected: Artifact | None = None
     """collect.json: what was left out before, for messages only."""
+    held_out_by: HeldOutBy = "content"
+    """Which pairs are left out because of a held-out prompt, as `prompts.held_out_by` says."""
     FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"collected"})
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("held_out_by",)
 
 
 class TrainRequest(Record):

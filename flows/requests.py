@@ -41,6 +41,7 @@ def start_request(config: CampaignConfig, prompts_digest: str, pins: StartPins |
         soft_prompt=config.soft_prompt,
         probe=_probe(config),
         carries_columns=config.reads_columns,
+        checks=config.checks,
         pins=pins or StartPins(),
     )
 
@@ -141,6 +142,7 @@ class Round:
             takes=self.config.training.takes,
             seed=self._seed("validate_data"),
             collected=self._published(collected, "collect.json"),
+            held_out_by=self.config.prompts.held_out_by,
         )
 
     def train(self, validated: Manifest) -> TrainRequest:

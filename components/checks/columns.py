@@ -12,8 +12,8 @@ from components.checks.entries import ANNOTATORS, SOURCES, Entries, Entry
 from components.checks.language import languages
 from components.checks.shingles import BANDS, Hashes
 from components.config import ChecksConfig
+from components.data.content import normal_text
 from components.data.messages import TOOL_KEYS, Messages
-from components.data.prompts import normal_text
 
 PROMPT, CHOSEN, REJECTED = range(3)
 """Texts of a row, in the second axis of its arrays."""

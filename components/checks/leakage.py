@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.checks.columns import prompt_key
-from components.checks.duplicates import MIN_PROMPT_WORDS
+from components.checks.duplicates import DOUBT, MIN_PROMPT_WORDS
 from components.checks.entries import Entries, Flag
-from components.checks.shingles import BANDS, Hashes, jaccard, shingles, signatures, word_hashes
+from components.checks.shingles import BANDS, Hashes, estimated_similarity, jaccard, shingles, signatures, word_hashes
 from components.config import ChecksConfig
+from components.data.content import beginnings, is_telling
 from components.data.messages import Messages
 
-MIN_PREFIX_CHARACTERS = 20
-"""Shortest beginning of a conversation that gives another one away: many begin with a greeting."""
 SAME = "the prompt is held out"
 NEAR = "the prompt is nearly one that is held out"
 LONGER = "the prompt continues a conversation that is held out"
@@ -40,8 +39,9 @@ class HeldOut:
         words = [word_hashes(_text(messages)) for messages in distinct.values()]
         long = [each for each in words if len(each) >= MIN_PROMPT_WORDS]
         self.shingles = [shingles(each) for each in long]
+        self.bands = signatures(long)
         self.buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for index, bands in enumerate(signatures(long)):
+        for index, bands in enumerate(self.bands):
             for band, value in enumerate(bands.tolist()):
                 self.buckets[band, value].append(index)
 
@@ -59,22 +59,29 @@ class HeldOut:
             self._reason(messages, hashes, own) for messages, hashes, own in zip(prompts, words, bands, strict=True)
         ]
 
+    def reasons_of(self, prompts: Sequence[Messages]) -> list[str | None]:
+        """Return the same, without words and bands that somebody has at hand."""
+        words = [word_hashes(_text(messages)) for messages in prompts]
+        return self.reasons(prompts, words, signatures(words))
+
     def _reason(self, messages: Messages, words: Hashes, bands: NDArray[np.uint32]) -> str | None:
         key = prompt_key(messages)
         if key in self.keys:
             return SAME
         if any(beginning in self.keys for beginning in _beginnings(messages)):
             return LONGER
-        if key in self.beginnings and _is_telling(messages):
+        if key in self.beginnings and is_telling(messages):
             return SHORTER
         return NEAR if len(words) >= MIN_PROMPT_WORDS and self._has_near(words, bands) else None
 
     def _has_near(self, words: Hashes, bands: NDArray[np.uint32]) -> bool:
-        near = {index for band in range(BANDS) for index in self.buckets.get((band, int(bands[band])), ())}
-        if not near:
+        proposed = {index for band in range(BANDS) for index in self.buckets.get((band, int(bands[band])), ())}
+        if not proposed:
             return False
+        near = np.array(sorted(proposed))
+        likely = near[estimated_similarity(self.bands[near], bands[np.newaxis]) >= self.similarity - DOUBT]
         own = shingles(words)
-        return any(jaccard(own, self.shingles[index]) >= self.similarity for index in near)
+        return any(jaccard(own, self.shingles[index]) >= self.similarity for index in likely)
 
 
 def leakage(entries: Entries, config: ChecksConfig, held_out: HeldOut | None) -> Iterator[Flag]:
@@ -89,14 +96,7 @@ def leakage(entries: Entries, config: ChecksConfig, held_out: HeldOut | None) ->
 
 
 def _beginnings(messages: Messages) -> Iterator[int]:
-    """Yield the keys of the shorter conversations that begin a conversation and end with a message of the user."""
-    for end in range(1, len(messages)):
-        if messages[end - 1]["role"] == "user" and _is_telling(messages[:end]):
-            yield prompt_key(messages[:end])
-
-
-def _is_telling(messages: Messages) -> bool:
-    return sum(len(message["content"]) for message in messages) >= MIN_PREFIX_CHARACTERS
+    return (prompt_key(beginning) for beginning in beginnings(messages))
 
 
 def _text(messages: Messages) -> str:

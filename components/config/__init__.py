@@ -7,7 +7,7 @@ section, never the whole configuration. Importing this package loads no machine-
 from components.config.active import ActiveConfig
 from components.config.campaign import CAMPAIGN_NAME, BudgetConfig, CampaignConfig
 from components.config.checks import ChecksConfig, Limit
-from components.config.data import GenerationConfig, PromptsConfig, SamplingEngine, ValidationConfig
+from components.config.data import GenerationConfig, HeldOutBy, PromptsConfig, SamplingEngine, ValidationConfig
 from components.config.evaluation import EvaluationConfig, GateConfig
 from components.config.function import CallLimits, FunctionConfig
 from components.config.judge import EndpointConfig, JudgeConfig, JudgeSettings, JurorConfig
@@ -47,6 +47,7 @@ __all__ = [
     "FunctionConfig",
     "GateConfig",
     "GenerationConfig",
+    "HeldOutBy",
     "JudgeConfig",
     "JudgeSettings",
     "JurorConfig",

@@ -89,7 +89,7 @@ class ChecksConfig(Section):
     duplicate_similarity: float = Field(default=0.7, ge=0.7, le=1.0)
     """Similarity of near duplicates: the exact Jaccard index of their sets of three words in a row. One other word
     among twenty gives 0.71; below 0.7 too many would be missed."""
-    identical_similarity: float = Field(default=0.9, ge=0.5, le=1.0)
+    identical_similarity: float = Field(default=0.9, ge=0.7, le=1.0)
     """The same of two answers to one prompt."""
     languages: tuple[str, ...] = ()
     """Languages that the answers may have, as ISO 639-1 codes such as `en`; empty takes those that at least

@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 
 from components.artifacts import read_table, write_json, write_table
+from components.data.content import HeldOutContents, content_key
 from components.data.messages import parse_messages
-from components.data.prompts import content_key
 from components.models.tokens import load_chat
 from components.records import Artifact, DataRejected, ValidateRequest
 from components.validation.gates import Gates
@@ -115,7 +115,8 @@ def _read_pairs(artifact: Artifact) -> pd.DataFrame:
 
 def _encoded(formed: pd.DataFrame, request: ValidateRequest) -> EncodedPairs:
     """Return the tokens of the pairs that passed the schema."""
-    held_out = {content_key(parse_messages(messages)) for messages in read_table(request.held_out)["messages"]}
+    prompts = (parse_messages(messages) for messages in read_table(request.held_out)["messages"])
+    held_out = HeldOutContents(prompts, request.held_out_by)
     chat = load_chat(request.policy, request.limits)
     return encode(formed, chat, limits=request.limits, held_out=held_out)
 

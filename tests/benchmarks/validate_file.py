@@ -10,6 +10,7 @@ check their form, is timed alone, in the seconds of one core.
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -117,7 +118,13 @@ def whole(path: Path, out: Path) -> dict[str, float]:
     while process.poll() is None:
         peak = max(peak, resident(process.pid))
         time.sleep(0.5)
-    return {"seconds": time.perf_counter() - started, "peak_gib": peak / 2**30, "exit_code": process.returncode}
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {
+        "seconds": time.perf_counter() - started,
+        "cpu_seconds": used.ru_utime + used.ru_stime,
+        "peak_gib": peak / 2**30,
+        "exit_code": process.returncode,
+    }
 
 
 def resident(pid: int) -> int:

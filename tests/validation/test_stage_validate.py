@@ -430,3 +430,15 @@ def test_an_answer_that_the_tokenizer_cannot_say_is_quarantined(
     assert len(train) == 1
     assert list(quarantine["reason"]) == ["the answer's tokens decode to another text"]
     assert "'w1 <unk> w2' for 'w1 unheard w2'" in caplog.text
+
+
+def test_pair_that_continues_a_held_out_conversation_is_quarantined(
+    pair: Pair, make_request: Request, tmp_path: Path
+) -> None:
+    asked = "w11 w12 w13 w14 w15 w16"
+    followed = pair([user(asked), {"role": "assistant", "content": "w1"}, user("w9")])
+    limits = PolicyConfig(max_prompt_tokens=32, max_response_tokens=6)
+    for by, quarantined in (("content", 0), ("conversation", 1)):
+        request = make_request([followed, pair("w2")], held_out=[asked], limits=limits, held_out_by=by)
+        _, _, quarantine, _ = validate(request, tmp_path)
+        assert list(quarantine["reason"]) == ["prompt begins or continues a held-out conversation"] * quarantined
