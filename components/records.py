@@ -292,7 +292,9 @@ class ValidateRequest(Record):
     """collect.json: what was left out before, for messages only."""
     held_out_by: HeldOutBy = "content"
     """Which pairs are left out because of a held-out prompt, as `prompts.held_out_by` says."""
-    FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"collected"})
+    checks: ChecksConfig = ChecksConfig()
+    """The limits of the data checks. They decide what is said and refused, and not which pairs are published."""
+    FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"collected", "checks"})
     ADDED_LATER: ClassVar[tuple[str, ...]] = ("held_out_by",)
 
 

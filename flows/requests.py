@@ -143,6 +143,7 @@ class Round:
             seed=self._seed("validate_data"),
             collected=self._published(collected, "collect.json"),
             held_out_by=self.config.prompts.held_out_by,
+            checks=self.config.checks,
         )
 
     def train(self, validated: Manifest) -> TrainRequest:

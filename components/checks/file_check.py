@@ -1,8 +1,9 @@
 """The check of a whole file of preference pairs: it scans the rows once and then reads again only what it must."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -17,9 +18,23 @@ from components.checks.scan import BATCH_ROWS, Scanned, Scanner, scan_batches
 from components.checks.shingles import Shingles, shingles, word_hashes
 from components.config import ChecksConfig
 from components.data.preference_file import SeedPair, read_pair
-from components.data.row_batches import RowSource, Unreadable
+from components.data.row_batches import RawBatch, Unreadable
 from components.data.rows import Row
 from components.runtime import progress
+
+
+class Source(Protocol):
+    """Rows that can be read more than once; `RowSource` is one."""
+
+    source: str
+    total_rows: int | None
+    total_bytes: int
+
+    def batches(self, *, size: int, columns: Collection[str] | None) -> Iterator[RawBatch]:
+        """Yield the rows in order."""
+
+    def take(self, rows: Collection[int], *, size: int) -> Iterator[tuple[int, Row | Unreadable]]:
+        """Yield some rows by index, in order."""
 
 
 @dataclass
@@ -52,12 +67,12 @@ class FileCheck:
     """The checks of one file.
 
     Args:
-        source: The file.
+        source: The rows.
         config: What is checked, and the limits.
         held_out: The held-out prompts; None without.
     """
 
-    def __init__(self, source: RowSource, config: ChecksConfig, held_out: HeldOut | None) -> None:
+    def __init__(self, source: Source, config: ChecksConfig, held_out: HeldOut | None) -> None:
         self.source, self.config, self.held_out = source, config, held_out
         self.found = {check.name: Found() for check in CHECKS}
         self.num_rows = self.num_pairs = 0

@@ -29,7 +29,7 @@ def _limit(max_share: float, on_breach: Literal["fail", "warn"], *, quarantine: 
 
 
 class ChecksConfig(Section):
-    """What preference data are checked for by `ratchet validate` (docs/data-checks.md).
+    """What preference data are checked for, by `ratchet validate` and in each round (docs/data-checks.md).
 
     A limit has three keys, and one that is left out keeps the default of its check: `max_share`, the share above which
     the limit is broken; `on_breach`, which is `fail`, `warn`, or `off` to leave the check out; and `quarantine`,

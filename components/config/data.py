@@ -147,3 +147,8 @@ class ValidationConfig(Section):
     replay_decay: float = Field(default=1.0, gt=0.0, le=1.0)
     """Factor by which a replayed pair's weight in the loss falls with each round of its age; 1 lets old pairs count as
     new ones."""
+    data_checks: Literal["off", "report", "enforce"] = "report"
+    """Whether the checks of the section `checks` run on a round's pairs: `report` says what is above a limit, and
+    `enforce` also stops the round if a check fails. Their rows stay; this section decides about those."""
+
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("data_checks",)

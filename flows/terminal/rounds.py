@@ -92,6 +92,9 @@ class StageProgress:
         if stage == "dpo_train" and self.campaign is not None:
             for line in _training_notes(read_json(self.campaign / round / stage / "train.json")):
                 self._explain(round, line)
+        if stage == "validate_data" and self.campaign is not None:
+            for line in _check_notes(read_json(self.campaign / round / stage / "validation.json")):
+                self._explain(round, line)
         if stage == "generate_responses" and self.campaign is not None:
             for line in _sampling_notes(read_json(self.campaign / round / stage / "generate.json")):
                 self._explain(round, line)
@@ -143,6 +146,15 @@ def _leaks(start: dict[str, Any]) -> list[str]:
     lines = [f"{dropped} training prompts are left out: they begin or continue a held-out conversation"]
     nearly = f"{near} of {start['num_train_prompts']} training prompts are nearly the same as a held-out one"
     return [*(lines if dropped else []), *([nearly] if near else [])]
+
+
+def _check_notes(validation: dict[str, Any]) -> list[str]:
+    """Return the data checks that are above their limits; earlier versions had none."""
+    checks = [check for check in validation.get("checks", []) if check["verdict"] in ("fail", "warn")]
+    return [
+        f"data check {check['name']}: {check['summary']} (limit {check['max_share']:.1%}, {check['verdict']})"
+        for check in checks
+    ]
 
 
 def _sampling_notes(generated: dict[str, Any]) -> list[str]:

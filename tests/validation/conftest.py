@@ -22,6 +22,7 @@ TEMPLATE = (
     "{{ '<' + m['role'] + '> ' + m['content'] + ' <end> ' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<assistant> ' }}{% endif %}"
 )
+QUIET = {"min_pairs": 1, "max_quarantine_share": 1.0, "eval_share": 0.0, "data_checks": "off"}
 SPECIAL = ["<unk>", "<user>", "<assistant>", "<end>", "<moved>", "<system>"]
 
 
@@ -89,7 +90,7 @@ def make_request(tmp_path: Path, policy: ModelRef) -> Callable[..., ValidateRequ
             ),
             policy=policy,
             limits=limits or PolicyConfig(max_prompt_tokens=12, max_response_tokens=6),
-            validation=ValidationConfig(**{"min_pairs": 1, "max_quarantine_share": 1.0, "eval_share": 0.0, **knobs}),
+            validation=ValidationConfig(**{**QUIET, **knobs}),
             takes=takes,
             held_out_by=held_out_by,
             round=round,
