@@ -117,7 +117,11 @@ def read_entries(batch: RawBatch) -> Entries:
 def _pair(row: Row, index: int, malformed: list[Flag]) -> SeedPair | bool | None:
     """Return the pair, None if there is no common prompt, and false if the row is malformed."""
     try:
-        return read_pair(row, [*row.values])
+        pair = read_pair(row, [*row.values])
+        if pair is not None and not pair.messages:
+            malformed.append(Flag(index, "the prompt is empty"))
+            return False
+        return pair
     except ValueError as error:
         malformed.append(_malformed(index, "cannot be read as a pair", str(error)))
         return False

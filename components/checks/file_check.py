@@ -118,7 +118,7 @@ class FileCheck:
             if check.measures is not None:
                 share, summary, bars = check.measures(columns, self.config)
             elif check.name == LEAKAGE and self.held_out is None:
-                summary = "not compared: name the held-out prompts with --held-out"
+                summary = "not compared: no held-out prompts are named"
             else:
                 self._find(check, columns)
                 share = len(found.details) / self.num_rows

@@ -1,6 +1,7 @@
 """Writes the rows that checks set aside, each as it was read, with its reasons."""
 
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,7 +24,9 @@ def write_quarantine(path: Path, source: RowSource, result: FileResult) -> None:
         result: What the checks found in it.
     """
     rows: list[tuple[int, str, str, str]] = []
-    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+    # Renamed into place when it is whole, so that nobody takes a part of it for all.
+    unfinished = path.with_name(f".{path.name}.tmp")
+    with pq.ParquetWriter(unfinished, SCHEMA, compression="zstd") as writer:
         for index, row in source.take(result.rejected, size=BATCH_ROWS):
             content = row.text if isinstance(row, Unreadable) else _as_json(row.values)
             rows.append((index, row.place, result.rejected[index], content))
@@ -31,6 +34,7 @@ def write_quarantine(path: Path, source: RowSource, result: FileResult) -> None:
                 writer.write_table(_table(rows))
                 rows = []
         writer.write_table(_table(rows))
+    os.replace(unfinished, path)
 
 
 def _table(rows: list[tuple[int, str, str, str]]) -> pa.Table:

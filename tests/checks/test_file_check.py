@@ -3,17 +3,20 @@
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from components.checks import scan
 from components.checks.file_check import FileCheck, FileResult
 from components.checks.publish import check_pairs
 from components.checks.registry import CHECKS
 from components.config import ChecksConfig
-from components.data.row_batches import RowSource
+from components.data.row_batches import RawBatch, RowSource
 from tests.checks.conftest import Checker, of
 from tests.checks.planting import DEFECTS, clean_rows, lines, planted
 
@@ -30,11 +33,17 @@ def test_checks_are_those_of_the_configuration() -> None:
 
 
 def test_rows_that_are_no_pair_are_rejected_with_their_reason_and_the_others_are_checked(check: Checker) -> None:
-    result = check([HI, "{broken", {**HI, "p": 2, "chosen": "Lyon."}, {"prompt": "a", "chosen": "b"}, "[1]"])
+    empty = {**HI, "prompt": []}
+    result = check([HI, "{broken", {**HI, "p": 2, "chosen": "Lyon."}, {"prompt": "a", "chosen": "b"}, "[1]", empty])
     form = of(result, "form")
     assert form.verdict == "fail"
-    assert form.found == 4
-    assert form.details == {"is not a JSON object": 2, "p is outside [0, 1]": 1, "cannot be read as a pair": 1}
+    assert form.found == 5
+    assert form.details == {
+        "is not a JSON object": 2,
+        "p is outside [0, 1]": 1,
+        "cannot be read as a pair": 1,
+        "the prompt is empty": 1,
+    }
     assert result.rejected[2] == "form: p is outside [0, 1]"
     assert result.num_pairs == 2
 
@@ -130,3 +139,28 @@ def test_file_that_changes_between_two_readings_is_refused(tmp_path: Path) -> No
 
 def test_every_planted_defect_has_a_check() -> None:
     assert DEFECTS.keys() < {check.name for check in CHECKS}
+
+
+TEXTS = st.text(max_size=40) | st.sampled_from(
+    ["", "[]", "\n\nHuman: hi\n\nAssistant: yo", "<|im_end|>", "\x00", "Ã©", "+1 212 555 7890", "://:@"]
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "system", "x"]), "content": inner})
+    ),
+    max_leaves=4,
+)
+COLUMNS = ["prompt", "chosen", "rejected", "p", "margin", "tag", "system", "source", "completion", "label"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.dictionaries(st.sampled_from(COLUMNS), TEXTS | VALUES), min_size=1, max_size=4))
+def test_rows_of_any_values_are_findings_and_never_an_error(rows: list[dict[str, Any]]) -> None:
+    batch = RawBatch("rows", 0, "row", range(1, len(rows) + 1), rows, 0)
+    scanned = scan.Scanner(ChecksConfig(), None).scan(batch)
+    apart = {*scanned.findings["form"].rows, *scanned.findings["different_prompts"].rows}
+    assert scanned.num_rows == len(rows)
+    assert scanned.num_pairs >= len(rows) - len(apart)
+    assert all(0 <= row < len(rows) for finding in scanned.findings.values() for row in finding.rows)
