@@ -227,7 +227,21 @@ def _begins_array(file: IO[bytes]) -> bool:
 
 def _cells(column: pa.Array) -> list[Any]:
     values = column.to_pylist()
-    return [without_nulls(value) for value in values] if pa.types.is_nested(column.type) else values
+    return [without_nulls(value) for value in values] if _may_hold_nulls(column) else values
+
+
+def _may_hold_nulls(column: pa.Array) -> bool:
+    """Return whether Arrow may have put nulls for keys which only other rows have."""
+    if not pa.types.is_nested(column.type):
+        return False
+    if column.null_count:
+        return True
+    if pa.types.is_struct(column.type):
+        return any(field.null_count or _may_hold_nulls(field) for field in column.flatten())
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        inner = column.flatten()
+        return bool(inner.null_count) or _may_hold_nulls(inner)
+    return True
 
 
 def _part(batch: RawBatch, offsets: list[int]) -> RawBatch:
