@@ -20,6 +20,8 @@ ENGLISH = frozenset(
 )
 MIN_ENGLISH_WORDS = 3
 """Different words of those above that no text of another language has together: they spare most data the model."""
+NOT_WORDS = "zxx"
+"""The code of ISO 639-2 for content that is not language, such as tables of hashes."""
 UNSURE = ""
 
 
@@ -41,7 +43,7 @@ def language(text: str, *, min_confidence: float) -> str:
     if len(ENGLISH.intersection(part.lower().split())) >= MIN_ENGLISH_WORDS:
         return "en"
     name, confidence = _identifier().classify(part)
-    return str(name) if confidence >= min_confidence else UNSURE
+    return str(name) if name != NOT_WORDS and confidence >= min_confidence else UNSURE
 
 
 def languages(entry: Entry, config: ChecksConfig) -> list[str | None]:

@@ -45,6 +45,8 @@ SOCIAL_SECURITY = re.compile(r"(?<![\w-])(?!000|666|9\d\d)\d{3}-(?!00)\d{2}-(?!0
 ADDRESS = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.]*\d)")
 MIN_DIGITS, MIN_ADDRESS_DIGITS = 7, 4
 """Fewest digits of a telephone number or an account, and of an IP address."""
+MIN_LARGEST_PART = 64
+"""Least value of an IP address's largest part: versions and revisions have lower ones, as 1 address in 256 has."""
 DIGITS = b"0123456789"
 NOT_SEPARATED = re.compile(r"\d+(?:[.-]\d+)?\Z|\d{4}[-/.]\d{1,2}[-/.]\d{1,4}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}")
 """Plain numbers, ranges and dates, which are no telephone numbers."""
@@ -110,12 +112,11 @@ def _accounts(text: str) -> Iterator[Span]:
 
 def _addresses(text: str) -> Iterator[Span]:
     for found in ADDRESS.finditer(text):
-        before = text[max(0, found.start() - 12) : found.start()].casefold()
         try:
             is_public = ipaddress.ip_address(found[0]).is_global
         except ValueError:
             continue
-        if is_public and "version" not in before and not before.endswith(" v"):
+        if is_public and max(map(int, found[0].split("."))) >= MIN_LARGEST_PART:
             yield Span("IP address", *found.span())
 
 

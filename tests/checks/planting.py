@@ -157,7 +157,7 @@ def personal(chance: random.Random) -> str:
             (lambda card: [card[i : i + 4] for i in range(0, 16, 4)])(luhn(f"4{chance.randrange(10**14):014d}"))
         ),
         lambda: f"{chance.randint(100, 600)}-{chance.randint(10, 99)}-{chance.randint(1000, 9999)}",
-        lambda: f"8.{chance.randint(1, 250)}.{chance.randint(1, 250)}.{chance.randint(1, 250)}",
+        lambda: f"84.{chance.randint(1, 250)}.{chance.randint(1, 250)}.{chance.randint(1, 250)}",
     )
     return chance.choice(makers)()
 
