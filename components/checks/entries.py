@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from components.checks.shingles import BANDS, Hashes, signatures, word_hashes
 from components.data.messages import Messages
 from components.data.preference_file import COLUMNS, SeedPair, read_pair
-from components.data.row_batches import RawBatch, Unreadable
+from components.data.raw_batch import RawBatch, Unreadable
 from components.data.rows import Row
 
 SOURCES = ("source", "dataset", "origin")

@@ -18,7 +18,7 @@ from components.checks.scan import BATCH_ROWS, Scanned, Scanner, scan_batches
 from components.checks.shingles import Shingles, shingles, word_hashes
 from components.config import ChecksConfig
 from components.data.preference_file import SeedPair, read_pair
-from components.data.row_batches import RawBatch, Unreadable
+from components.data.raw_batch import RawBatch, Unreadable
 from components.data.rows import Row
 from components.runtime import progress
 

@@ -7,7 +7,8 @@ from components.checks.scan import BATCH_ROWS
 from components.data.conversations import conversation, with_context
 from components.data.messages import Messages
 from components.data.preference_file import COLUMNS, read_pair
-from components.data.row_batches import RowSource, Unreadable
+from components.data.raw_batch import Unreadable
+from components.data.row_batches import RowSource
 from components.data.rows import Row
 
 ANSWERS = ("chosen", "completion")

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 
 from components.checks.file_check import FileResult
 from components.checks.scan import BATCH_ROWS
-from components.data.row_batches import RowSource, Unreadable
+from components.data.raw_batch import Unreadable
+from components.data.row_batches import RowSource
 
 SCHEMA = pa.schema([("row", pa.int64()), ("place", pa.string()), ("reason", pa.string()), ("content", pa.string())])
 """Index of the row from 0, its name, its reasons, and its columns as JSON, or its text if it is not JSON."""

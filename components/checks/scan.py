@@ -21,7 +21,7 @@ from components.checks.masking import excerpt
 from components.checks.outcome import MOST_EXAMPLES, Example
 from components.checks.registry import CHECKS, LEAKAGE
 from components.config import ChecksConfig
-from components.data.row_batches import RawBatch
+from components.data.raw_batch import RawBatch
 
 BATCH_ROWS = 1024
 INLINE_BATCHES = 8

@@ -1,79 +1,32 @@
 """The rows of a user's data in batches: a source of any size in bounded memory, read as often as needed.
 
-Knows nothing of pairs. A batch is not decoded where it is read, so that another process can do that.
+Knows nothing of pairs.
 """
 
 import codecs
 import gzip
 import zlib
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, cast
 
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.data.raw_batch import RawBatch, Unreadable
 from components.data.rows import (
     LOCAL_PREFIXES,
     Row,
     cause_of,
     hub_dataset,
-    parse_json,
     read_rows,
     refuse_doubled,
     saved_dataset,
     wanted_columns,
-    without_nulls,
 )
 
 MAX_LINE_BYTES = 2**28
 BUFFER_BYTES = 2**20
-ONCE = (b'"prompt"', b'"chosen"', b'"rejected"')
-"""Keys that a row has once; a line with one of them twice may have a key twice in one object."""
-
-
-class Unreadable(NamedTuple):
-    """A row that is not an object of columns."""
-
-    place: str
-    reason: str
-    text: str
-
-
-@dataclass(frozen=True)
-class RawBatch:
-    """Rows as they were read, not decoded yet."""
-
-    source: str
-    first: int
-    """Index of the first row within the source, from 0."""
-    noun: str
-    """What a row is called: `line`, `row` or `item`."""
-    numbers: Sequence[int]
-    """Number of each row as errors name it, from 1."""
-    content: Sequence[bytes] | Sequence[dict[str, Any]] | pa.RecordBatch
-    read_bytes: int
-    """Bytes of the source that were read up to its end, compressed as they are; 0 if that is not known."""
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def place(self, offset: int) -> str:
-        """Return the name of a row of the batch, for errors."""
-        return f"{self.source} {self.noun} {self.numbers[offset]}"
-
-    def rows(self) -> list[Row | Unreadable]:
-        """Decode the batch."""
-        if isinstance(self.content, pa.RecordBatch):
-            columns = {
-                name: _cells(column)
-                for name, column in zip(self.content.schema.names, self.content.columns, strict=True)
-            }
-            values = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
-            return [Row(self.place(offset), cells) for offset, cells in enumerate(values)]
-        return [_decoded(item, self.place(offset)) for offset, item in enumerate(self.content)]
 
 
 class RowSource:
@@ -134,8 +87,8 @@ class RowSource:
                 return
             offsets = [offset for offset in range(len(batch)) if batch.first + offset in wanted]
             if offsets:
-                part = _part(batch, offsets)
-                yield from zip((batch.first + offset for offset in offsets), part.rows(), strict=True)
+                rows_of_batch = batch.part(offsets).rows()
+                yield from zip((batch.first + offset for offset in offsets), rows_of_batch, strict=True)
 
     def _identity(self) -> tuple[int, int] | None:
         """Return the size and the time of change of a file."""
@@ -223,55 +176,3 @@ def _begins_array(file: IO[bytes]) -> bool:
     start = file.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()
     file.seek(0)
     return bool(start[:1] == b"[")
-
-
-def _cells(column: pa.Array) -> list[Any]:
-    values = column.to_pylist()
-    return [without_nulls(value) for value in values] if _may_hold_nulls(column) else values
-
-
-def _may_hold_nulls(column: pa.Array) -> bool:
-    """Return whether Arrow may have put nulls for keys which only other rows have."""
-    if not pa.types.is_nested(column.type):
-        return False
-    if column.null_count:
-        return True
-    if pa.types.is_struct(column.type):
-        return any(field.null_count or _may_hold_nulls(field) for field in column.flatten())
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-        inner = column.flatten()
-        return bool(inner.null_count) or _may_hold_nulls(inner)
-    return True
-
-
-def _part(batch: RawBatch, offsets: list[int]) -> RawBatch:
-    content = (
-        batch.content.take(pa.array(offsets))
-        if isinstance(batch.content, pa.RecordBatch)
-        else [batch.content[offset] for offset in offsets]
-    )
-    numbers = [batch.numbers[offset] for offset in offsets]
-    return RawBatch(batch.source, batch.first, batch.noun, numbers, content, batch.read_bytes)
-
-
-def _decoded(item: Any, place: str) -> Row | Unreadable:
-    if isinstance(item, dict):
-        return Row(place, item)
-    try:
-        value = _parsed(item, place)
-    except ValueError as error:
-        return Unreadable(place, str(error).removeprefix(f"{place} "), item.decode(errors="replace"))
-    if isinstance(value, dict):
-        return Row(place, value)
-    reason = f"must be a JSON object, not {type(value).__name__}: write one object such as {{...}} per line"
-    return Unreadable(place, reason, item.decode(errors="replace"))
-
-
-def _parsed(line: bytes, place: str) -> Any:
-    """Parse a line; the slower parser reads what may have a key twice, and says what is wrong with others."""
-    if all(line.count(name) < 2 for name in ONCE):
-        try:
-            return orjson.loads(line)
-        except orjson.JSONDecodeError:
-            pass
-    return parse_json(line.strip(), place)

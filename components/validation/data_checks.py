@@ -10,7 +10,7 @@ import pandas as pd
 from components.checks.file_check import FileCheck, FileResult
 from components.config import ChecksConfig
 from components.data.messages import parse_messages
-from components.data.row_batches import RawBatch, Unreadable
+from components.data.raw_batch import RawBatch, Unreadable
 from components.data.rows import Row
 from components.records import DataRejected
 from components.validation.schema import messages_of

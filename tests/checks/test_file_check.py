@@ -16,7 +16,8 @@ from components.checks.file_check import FileCheck, FileResult
 from components.checks.publish import check_pairs
 from components.checks.registry import CHECKS
 from components.config import ChecksConfig
-from components.data.row_batches import RawBatch, RowSource
+from components.data.raw_batch import RawBatch
+from components.data.row_batches import RowSource
 from tests.checks.conftest import Checker, of
 from tests.checks.planting import DEFECTS, clean_rows, lines, planted
 

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
-from components.data.row_batches import RowSource, Unreadable
+from components.data.raw_batch import Unreadable
+from components.data.row_batches import RowSource
 from components.data.rows import Row, read_rows
 
 ROWS: list[dict[str, Any]] = [
