@@ -152,3 +152,9 @@ class ValidationConfig(Section):
     `enforce` also stops the round if a check fails. Their rows stay; this section decides about those."""
 
     ADDED_LATER: ClassVar[tuple[str, ...]] = ("data_checks",)
+
+    @field_validator("data_checks", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: Any) -> Any:
+        """Take YAML's `off`, which is false there, for the word."""
+        return "off" if value is False else value

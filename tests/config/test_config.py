@@ -261,3 +261,14 @@ def test_config_settings_win_over_the_file_key_by_key(tmp_path: Path) -> None:
 def test_config_setting_that_is_wrong_is_named(tmp_path: Path, setting: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_config(written(tmp_path, "campaign: a"), read_settings([setting]))
+
+
+def test_config_off_is_the_word_and_not_yamls_false(tmp_path: Path) -> None:
+    text = "campaign: a\nvalidation: {data_checks: off}\nchecks: {secrets: {on_breach: off}}\n"
+    config = load_config(written(tmp_path, text))
+    assert (config.validation.data_checks, config.checks.secrets.on_breach) == ("off", "off")
+
+
+def test_config_limit_keeps_the_other_defaults_of_its_own_check(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path, "campaign: a\nchecks: {personal_data: {max_share: 0.5}}\n"))
+    assert config.checks.personal_data.model_dump() == {"max_share": 0.5, "on_breach": "warn", "quarantine": False}
