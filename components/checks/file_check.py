@@ -99,7 +99,10 @@ class FileCheck:
         if not self.num_rows:
             raise ValueError(f"{self.source.source} is empty: name a data set with at least one row")
         if not self.num_pairs and not self.found["different_prompts"].details:
-            raise ValueError(self.found["form"].examples[0].excerpt or "no row is a pair")
+            errors = [example.excerpt for example in self.found["form"].examples if example.excerpt]
+            raise ValueError(
+                errors[0] if errors else f"no row of {self.source.source} is a pair of answers to a prompt"
+            )
         return joined(parts)
 
     def _take_in(self, scanned: Scanned) -> None:

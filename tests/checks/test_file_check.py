@@ -54,6 +54,11 @@ def test_file_without_a_pair_is_refused_with_its_first_error(check: Checker) -> 
         check([{"prompt": "a", "chosen": "b"}])
 
 
+def test_file_without_a_pair_is_refused_if_nobody_looks_at_its_form_too(check: Checker) -> None:
+    with pytest.raises(ValueError, match=r"no row of .*pairs.jsonl is a pair"):
+        check([{"prompt": "a", "chosen": "b"}], form={"on_breach": "off"})
+
+
 def test_empty_file_is_refused(check: Checker) -> None:
     with pytest.raises(ValueError, match="is empty: name a data set with at least one row"):
         check([])
