@@ -10,10 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from components.config import (
     ActiveConfig,
+    ChecksConfig,
     ConstraintsConfig,
     EvaluationConfig,
     GateConfig,
     GenerationConfig,
+    HeldOutBy,
     JudgeConfig,
     LoraConfig,
     PolicyConfig,
@@ -214,10 +216,14 @@ class StartRequest(Record):
     """How the start model is measured; None does not measure it. No later stage reads the result."""
     carries_columns: bool = False
     """Whether the prompts have the other columns of their rows, because something reads them."""
+    checks: ChecksConfig = ChecksConfig()
+    """What training prompts that are nearly held-out ones are; they are counted, and no later stage reads that."""
     pins: StartPins = StartPins()
     regression: RegressionConfig = RegressionConfig()
     """Tasks whose prompts are read as those of the campaign are, and nothing else."""
-    FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"lora", "soft_prompt", "probe", "pins", "regression"})
+    FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset(
+        {"lora", "soft_prompt", "probe", "checks", "pins", "regression"}
+    )
     ADDED_LATER: ClassVar[tuple[str, ...]] = ("carries_columns", "holdout_judge")
 
 
@@ -296,7 +302,12 @@ class ValidateRequest(Record):
     seed: int
     collected: Artifact | None = None
     """collect.json: what was left out before, for messages only."""
-    FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"collected"})
+    held_out_by: HeldOutBy = "content"
+    """Which pairs are left out because of a held-out prompt, as `prompts.held_out_by` says."""
+    checks: ChecksConfig = ChecksConfig()
+    """The limits of the data checks. They decide what is said and refused, and not which pairs are published."""
+    FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"collected", "checks"})
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("held_out_by",)
 
 
 class TrainRequest(Record):

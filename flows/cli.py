@@ -20,7 +20,7 @@ from collections.abc import Callable
 import typer
 
 from components.runtime.addresses import keep_loopback_off_proxies
-from flows.commands import convert, history, look, preferences, reward_model, run, serve, services
+from flows.commands import convert, history, look, preferences, reward_model, run, serve, services, validate
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,6 +39,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
         preferences.calibrate,
         reward_model.reward_model,
         convert.convert,
+        validate.validate,
     ),
     "History": (history.compare, history.lineage, history.rollback, history.gc),
     "Servers": (services.up, services.down, services.deploy, services.worker, services.ui, serve.serve),

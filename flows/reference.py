@@ -9,7 +9,7 @@ from typing import Literal, cast, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from components.config import CampaignConfig, RewardModelConfig
+from components.config import CampaignConfig, Limit, RewardModelConfig
 
 INTRODUCTION = """\
 # Configuration
@@ -79,7 +79,9 @@ def _table(title: str, about: str, fields: dict[str, FieldInfo]) -> str:
 
 
 def _is_section(field: FieldInfo) -> bool:
-    return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    is_section = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    # A limit is a value of three keys, whose defaults are those of its check.
+    return is_section and field.annotation is not Limit
 
 
 def _type(field: FieldInfo) -> str:
@@ -104,7 +106,8 @@ def _meaning(field: FieldInfo) -> str:
 def _default(field: FieldInfo) -> str:
     if field.default_factory is not None:
         return "by the other keys"
-    return "required" if field.is_required() else f"`{json.dumps(field.default)}`"
+    default = field.default.model_dump() if isinstance(field.default, Limit) else field.default
+    return "required" if field.is_required() else f"`{json.dumps(default)}`"
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ def start_request(config: CampaignConfig, prompts_digest: str, pins: StartPins |
         soft_prompt=config.soft_prompt,
         probe=_probe(config),
         carries_columns=config.reads_columns,
+        checks=config.checks,
         pins=pins or StartPins(),
         regression=config.regression,
     )
@@ -149,6 +150,8 @@ class Round:
             takes=self.config.training.takes,
             seed=self._seed("validate_data"),
             collected=self._published(collected, "collect.json"),
+            held_out_by=self.config.prompts.held_out_by,
+            checks=self.config.checks,
         )
 
     def train(self, validated: Manifest) -> TrainRequest:

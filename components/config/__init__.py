@@ -6,7 +6,8 @@ section, never the whole configuration. Importing this package loads no machine-
 
 from components.config.active import ActiveConfig
 from components.config.campaign import CAMPAIGN_NAME, BudgetConfig, CampaignConfig
-from components.config.data import GenerationConfig, PromptsConfig, SamplingEngine, ValidationConfig
+from components.config.checks import ChecksConfig, Limit
+from components.config.data import GenerationConfig, HeldOutBy, PromptsConfig, SamplingEngine, ValidationConfig
 from components.config.evaluation import EvaluationConfig, GateConfig
 from components.config.function import CallLimits, FunctionConfig
 from components.config.judge import EndpointConfig, JudgeConfig, JudgeSettings, JurorConfig
@@ -40,16 +41,19 @@ __all__ = [
     "BudgetConfig",
     "CallLimits",
     "CampaignConfig",
+    "ChecksConfig",
     "ConstraintsConfig",
     "EndpointConfig",
     "EvaluationConfig",
     "FunctionConfig",
     "GateConfig",
     "GenerationConfig",
+    "HeldOutBy",
     "JudgeConfig",
     "JudgeSettings",
     "JurorConfig",
     "LauncherConfig",
+    "Limit",
     "LoraConfig",
     "LossName",
     "PolicyConfig",

@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from components.config.active import ActiveConfig
+from components.config.checks import ChecksConfig
 from components.config.data import GenerationConfig, PromptsConfig, ValidationConfig
 from components.config.evaluation import EvaluationConfig, GateConfig
 from components.config.judge import OWN_MODELS, SCORES_ALONE, JudgeConfig
@@ -70,6 +71,7 @@ class CampaignConfig(Section):
     preferences: PreferencesConfig = PreferencesConfig()
     active: ActiveConfig = ActiveConfig()
     validation: ValidationConfig = ValidationConfig()
+    checks: ChecksConfig = ChecksConfig()
     training: TrainingConfig = TrainingConfig()
     constraints: ConstraintsConfig = ConstraintsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -1,6 +1,6 @@
 """The prompts, the sampling of responses, and the conditions that a pair must satisfy."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -9,6 +9,8 @@ from components.config.section import Section
 
 SamplingEngine = Literal["transformers", "vllm"]
 """Engine that samples responses."""
+HeldOutBy = Literal["content", "conversation"]
+"""What a training prompt must not have in common with a held-out one."""
 
 
 class PromptsConfig(Section):
@@ -31,6 +33,9 @@ class PromptsConfig(Section):
     began; local files ignore it."""
     held_out_revision: str = ""
     """The same of `held_out`."""
+    held_out_by: HeldOutBy = "conversation"
+    """Which training prompts and pairs are left out because of a held-out prompt: those of the same `content`, or also
+    those that begin or continue its `conversation`."""
     per_round: int = Field(default=512, ge=1)
     """Prompts drawn for a round, without replacement until the pool is used up."""
     tag_column: str = ""
@@ -56,7 +61,9 @@ class PromptsConfig(Section):
         "weight_column",
         "train_revision",
         "held_out_revision",
+        "held_out_by",
     )
+    FORMER_DEFAULTS: ClassVar[dict[str, Any]] = {"held_out_by": "content"}
     PATHS: ClassVar[tuple[str, ...]] = ("train", "held_out")
 
     @model_validator(mode="after")
@@ -140,3 +147,14 @@ class ValidationConfig(Section):
     replay_decay: float = Field(default=1.0, gt=0.0, le=1.0)
     """Factor by which a replayed pair's weight in the loss falls with each round of its age; 1 lets old pairs count as
     new ones."""
+    data_checks: Literal["off", "report", "enforce"] = "report"
+    """Whether the checks of the section `checks` run on a round's pairs: `report` says what is above a limit, and
+    `enforce` also stops the round if a check fails. Their rows stay; this section decides about those."""
+
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("data_checks",)
+
+    @field_validator("data_checks", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: Any) -> Any:
+        """Take YAML's `off`, which is false there, for the word."""
+        return "off" if value is False else value

@@ -74,6 +74,8 @@ def _joined(own_prompt: Messages | None, before: Messages, place: str) -> Messag
         if not prompt:
             raise ValueError(f"{place}: there is no prompt: add a column prompt, or the messages before the answer")
         return prompt
+    if before == own_prompt:
+        return before
     ours, theirs = _stripped(own_prompt), _stripped(before)
     if len(ours) <= len(theirs) and theirs[-len(ours) :] == ours:
         return before

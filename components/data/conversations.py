@@ -104,7 +104,7 @@ def chat_messages(value: Any, place: str) -> Messages:
     if not isinstance(value, list):
         kind = "null" if value is None else type(value).__name__
         raise ValueError(f"{place}: expected text or a list of chat messages, but got {kind}")
-    messages = [_message(item, f"{place}: message {number}") for number, item in enumerate(value, 1)]
+    messages = [_plain(item) or _message(item, f"{place}: message {number}") for number, item in enumerate(value, 1)]
     tools = value[0].get("tools") if value else None
     if tools:
         messages[0]["tools"] = _checked_tools(tools, f"{place}: message 1: tools")
@@ -171,6 +171,14 @@ def _warn(source: str, ignored: tuple[str, ...], num_rendered: int, first_render
             num_rendered,
             first_rendered,
         )
+
+
+def _plain(item: Any) -> Message | None:
+    """Return a message of nothing but role and text, as nearly all are, in a fraction of the time; else None."""
+    if not isinstance(item, dict) or len(item) != 2:
+        return None
+    role, content = item.get("role"), item.get("content")
+    return {"role": role, "content": content} if isinstance(content, str) and role in ROLES else None
 
 
 def _message(item: Any, place: str) -> Message:

@@ -6,8 +6,7 @@ Knows no model and no stage, and loads no machine-learning library.
 
 import hashlib
 import json
-import unicodedata
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -15,9 +14,10 @@ from typing import Any
 from components.builtin.world import held_out_prompts, train_prompts
 from components.config import BUILTIN, PromptsConfig
 from components.data.columns import Claim, format_columns, read_columns, warn_of_conflicts
+from components.data.content import HeldOutContents, content_key
 from components.data.conversations import CONTEXT, conversation, warn_of_doubts, with_context
 from components.data.funnel import LeftOut, Step, step, too_little
-from components.data.messages import Message, Messages, format_messages, with_system, without_system
+from components.data.messages import Messages, format_messages, with_system, without_system
 from components.data.rows import Row, Rows, read_rows
 
 BUILTIN_SPLITS: dict[str, Callable[[], list[Messages]]] = {"train": train_prompts, "test": held_out_prompts}
@@ -45,6 +45,8 @@ class PromptSplit:
     """Prompts whose content appeared earlier in the same set, over both sets."""
     dropped_held_out: int
     """Training prompts whose content is held out."""
+    dropped_conversations: int = 0
+    """Training prompts that begin or continue a held-out conversation."""
 
     @property
     def sides(self) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
@@ -68,22 +70,6 @@ def make_prompt(messages: Messages, place: str = "", columns: Mapping[str, Any] 
 def prompt_id(messages: Messages) -> str:
     """Return the first 16 hex digits of the sha256 of a conversation's exact content."""
     return _sha256(format_messages(messages))[:16]
-
-
-def content_key(messages: Messages) -> str:
-    """Return a key that is equal for conversations of the same content.
-
-    White space, letter case, Unicode form and the ids of tool calls do not count.
-    """
-    plain = [
-        (
-            message["role"],
-            " ".join(unicodedata.normalize("NFKC", message["content"]).casefold().split()),
-            *_tool_content(message),
-        )
-        for message in messages
-    ]
-    return _sha256(json.dumps(plain))
 
 
 def load_prompts(
@@ -125,7 +111,9 @@ def split_prompts(
     carries_columns: bool = False,
     held_out_before: Collection[str] = (),
 ) -> PromptSplit:
-    """Load both prompt sets and make them disjoint by content: a training prompt that is also held out is removed.
+    """Load both prompt sets and make them disjoint: a training prompt that is also held out is removed.
+
+    So is one that begins or continues a held-out conversation, by `prompts.held_out_by`.
 
     Without a `held_out` source, the `num_held_out` training prompts with the lowest content keys are held out, so that
     the choice depends on neither order nor seed. Of prompts with the same content the first stays, with its columns.
@@ -165,16 +153,17 @@ def split_prompts(
         held_out = _hold_out(train, config.num_held_out, read, held_out_before)
         train = {key: prompt for key, prompt in train.items() if key not in held_out}
     disjoint = [prompt for key, prompt in train.items() if key not in held_out]
-    if not disjoint:
-        held = LeftOut(
-            count=len(train),
-            cause=f"the content of a row of prompts.held_out = {config.held_out}",
-            remedy="name training prompts that are not held out",
-        )
+    apart = _of_other_conversations(disjoint, held_out.values(), config, system_prompt)
+    if not apart:
+        of_row = f"of a row of prompts.held_out = {config.held_out}" if config.held_out else "of a held-out prompt"
+        held = [
+            LeftOut(count=number, cause=f"the {what} {of_row}", remedy="name training prompts that are not held out")
+            for what, number in (("content", len(train) - len(disjoint)), ("conversation", len(disjoint)))
+        ]
         headline = f"no prompt is left to train on, because all {len(train)} training prompts are also held out"
-        raise ValueError(too_little(headline, [read, step(len(train), "prompts", [held])], otherwise=""))
-    trained, unseen = (tuple(_led(prompt, system_prompt) for prompt in each) for each in (disjoint, held_out.values()))
-    return PromptSplit(trained, unseen, duplicates, len(train) - len(disjoint))
+        raise ValueError(too_little(headline, [read, step(len(train), "prompts", held)], otherwise=""))
+    trained, unseen = (tuple(_led(prompt, system_prompt) for prompt in each) for each in (apart, held_out.values()))
+    return PromptSplit(trained, unseen, duplicates, len(train) - len(disjoint), len(disjoint) - len(apart))
 
 
 def place_in_pass(name: str, *, seed: int, passes: int) -> str:
@@ -218,12 +207,6 @@ def _cell(row: Row, read: Rows, column: str) -> Any:
     return row.values[column]
 
 
-def _tool_content(message: Message) -> list[Any]:
-    """Return what a message says of tools, without the ids that only link a call to its result."""
-    calls = [call["function"] for call in message.get("tool_calls", [])]
-    return [value for value in (calls, message.get("tools")) if value]
-
-
 def _distinct(prompts: Iterable[Prompt], system_prompt: str) -> dict[str, Prompt]:
     """Return the first prompt of each content, by content key.
 
@@ -233,6 +216,18 @@ def _distinct(prompts: Iterable[Prompt], system_prompt: str) -> dict[str, Prompt
     for prompt in prompts:
         by_content.setdefault(content_key(without_system(prompt.messages, system_prompt)), prompt)
     return by_content
+
+
+def _of_other_conversations(
+    train: Sequence[Prompt], held_out: Iterable[Prompt], config: PromptsConfig, system_prompt: str
+) -> list[Prompt]:
+    """Return the training prompts that do not give a held-out one away."""
+    contents = HeldOutContents(
+        (without_system(prompt.messages, system_prompt) for prompt in held_out), config.held_out_by
+    )
+    return [
+        prompt for prompt in train if not contents.shares_conversation(without_system(prompt.messages, system_prompt))
+    ]
 
 
 def _led(prompt: Prompt, system_prompt: str) -> Prompt:

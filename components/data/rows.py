@@ -66,7 +66,7 @@ def read_rows(source: str, *, split: str, columns: Wanted, revision: str = "") -
     path = Path(source).expanduser()
     suffix = kind_of(path.name)
     if path.is_dir():
-        read = _from_dataset(source, _saved_dataset(path, split), columns)
+        read = _from_dataset(source, saved_dataset(path, split), columns)
     elif suffix == ".parquet" and path.suffix not in PACKED:
         read = _from_parquet(source, path, columns)
     elif suffix in JSON_SUFFIXES:
@@ -81,7 +81,7 @@ def read_rows(source: str, *, split: str, columns: Wanted, revision: str = "") -
     elif source.startswith(LOCAL_PREFIXES):
         raise ValueError(f"{path.absolute()} does not exist: name {KINDS}")
     else:
-        read = _from_dataset(source, _hub_dataset(source, split, revision), columns)
+        read = _from_dataset(source, hub_dataset(source, split, revision), columns)
     if not read.rows:
         raise ValueError(f"{source} is empty: name a data set with at least one row")
     return read
@@ -96,7 +96,7 @@ def _from_json(source: str, path: Path, columns: Wanted) -> Rows:
                 f"{place} must be a JSON object, not {type(value).__name__}: write one object such as {{...}} per line"
             )
         names.update(dict.fromkeys(value))
-        rows.append(Row(place, {name: value[name] for name in _wanted(tuple(value), columns)}))
+        rows.append(Row(place, {name: value[name] for name in columns_to_read(tuple(value), columns)}))
     return Rows(source, tuple(names), rows)
 
 
@@ -107,8 +107,8 @@ def _from_csv(source: str, path: Path, columns: Wanted) -> Rows:
     except UnicodeDecodeError as error:
         raise ValueError(f"{source} is not valid UTF-8 at byte {error.start + 1}: save the file as UTF-8") from None
     names, records = parse_csv(text, source=source, delimiter="\t" if kind_of(path.name) == ".tsv" else "")
-    _refuse_doubled(source, names)
-    wanted = set(_wanted(names, columns))
+    refuse_doubled(source, names)
+    wanted = set(columns_to_read(names, columns))
     rows = []
     for line, cells in records:
         given = {name: cell for name, cell in zip(names, cells, strict=True) if cell and name in wanted}
@@ -126,13 +126,13 @@ def _content(source: str, path: Path) -> bytes:
 def _json_values(source: str, content: bytes) -> Iterator[tuple[str, Any]]:
     """Yield values with their places: the items if the file is one array, else the lines."""
     if kind_of(source) == ".json" and content.lstrip()[:1] == b"[":
-        for number, value in enumerate(_json(content, source), 1):
+        for number, value in enumerate(parse_json(content, source), 1):
             yield f"{source} item {number}", value
         return
     for number, line in enumerate(content.splitlines(), 1):
         if line.strip():
             place = f"{source} line {number}"
-            yield place, _json(line, place)
+            yield place, parse_json(line, place)
 
 
 class _Doubled(ValueError):
@@ -147,7 +147,12 @@ def _object(items: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _json(text: bytes, place: str) -> Any:
+def parse_json(text: bytes, place: str) -> Any:
+    """Return a JSON value.
+
+    Raises:
+        ValueError: It is not valid JSON, or has a key twice; names the place.
+    """
     try:
         value = json.loads(text.decode(), object_pairs_hook=_object)
         if b"\\ud" in text.lower():
@@ -174,55 +179,58 @@ def _from_parquet(source: str, path: Path, columns: Wanted) -> Rows:
     try:
         file = pq.ParquetFile(path)
         names = tuple(file.schema_arrow.names)
-        _refuse_doubled(source, names)
-        values = file.read(columns=_wanted(names, columns)).to_pylist()
+        refuse_doubled(source, names)
+        values = file.read(columns=columns_to_read(names, columns)).to_pylist()
     except FileNotFoundError:
         raise ValueError(f"file {path.absolute()} does not exist: name {KINDS}") from None
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise ValueError(f"file {source} cannot be read as Parquet: {_one_line(error)}") from None
+        raise ValueError(f"file {source} cannot be read as Parquet: {cause_of(error)}") from None
     return _arrow_rows(source, names, values)
 
 
 def _from_dataset(source: str, dataset: "Dataset", columns: Wanted) -> Rows:
     names = tuple(dataset.column_names)
-    _refuse_doubled(source, names)
-    values = dataset.select_columns(_wanted(names, columns)).to_list()
+    refuse_doubled(source, names)
+    values = dataset.select_columns(columns_to_read(names, columns)).to_list()
     return _arrow_rows(source, names, values)
 
 
-def _wanted(names: tuple[str, ...], columns: Wanted) -> list[str]:
+def columns_to_read(names: tuple[str, ...], columns: Wanted) -> list[str]:
+    """Return the columns to read; None reads all."""
     chosen = columns(names) if callable(columns) else columns
     return [name for name in names if chosen is None or name in chosen]
 
 
 def _arrow_rows(source: str, names: tuple[str, ...], values: list[dict[str, Any]]) -> Rows:
-    rows = [{name: _without_nulls(value) for name, value in cells.items()} for cells in values]
+    rows = [{name: without_nulls(value) for name, value in cells.items()} for cells in values]
     return Rows(source, names, [Row(f"{source} row {number}", cells) for number, cells in enumerate(rows, 1)])
 
 
-def _without_nulls(value: Any) -> Any:
+def without_nulls(value: Any) -> Any:
     """Return a nested value without the nulls that Arrow puts for keys which only other rows have."""
     if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
-def _refuse_doubled(source: str, names: tuple[str, ...]) -> None:
+def refuse_doubled(source: str, names: tuple[str, ...]) -> None:
+    """Refuse a table that has a column twice."""
     doubled = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if doubled:
         raise ValueError(f"{source} has the column {', '.join(doubled)} twice: remove or rename one of them")
 
 
-def _saved_dataset(path: Path, split: str) -> "Dataset":
+def saved_dataset(path: Path, split: str) -> "Dataset":
+    """Open a data set that `save_to_disk` wrote, or the data files of a directory."""
     from datasets import Dataset, load_from_disk
 
     if not any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
-        return _hub_dataset(str(path), split, "")
+        return hub_dataset(str(path), split, "")
     try:
         loaded = load_from_disk(str(path))
     except Exception as error:
         raise ValueError(
-            f"data set {path} cannot be read: {_one_line(error)}: save it again with save_to_disk()"
+            f"data set {path} cannot be read: {cause_of(error)}: save it again with save_to_disk()"
         ) from None
     if isinstance(loaded, Dataset):
         return loaded
@@ -237,18 +245,20 @@ def is_on_hub(source: str) -> bool:
     return not (source.startswith(LOCAL_PREFIXES) or path.exists() or kind_of(path.name) in FILE_SUFFIXES)
 
 
-def _hub_dataset(source: str, split: str, revision: str) -> "Dataset":
+def hub_dataset(source: str, split: str, revision: str) -> "Dataset":
+    """Open a data set of the hub, or the data files of a directory."""
     from datasets import Dataset, load_dataset
 
     try:
         loaded = load_dataset(source, split=split, revision=revision or None)
     except Exception as error:
-        cause = _one_line(error.__cause__ or error)
+        cause = cause_of(error.__cause__ or error)
         here = "" if Path(source).exists() else f", and {Path(source).absolute()} does not exist"
         raise ValueError(f"data set {source} (split {split}) cannot be loaded: {cause}{here}: name {KINDS}") from None
     assert isinstance(loaded, Dataset), source
     return loaded
 
 
-def _one_line(error: BaseException) -> str:
+def cause_of(error: BaseException) -> str:
+    """Return an error in one line."""
     return " ".join(str(error).split())[:200].rstrip(".:")

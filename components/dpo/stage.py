@@ -12,6 +12,7 @@ import torch
 
 from components.artifacts import digest, read_table, write_bytes, write_json
 from components.campaign.models import MASTER
+from components.data.content import HeldOutContents
 from components.data.funnel import counted, step, too_little
 from components.dpo.batches import Layout, Pair, Plan, read_pairs, token_counts
 from components.dpo.checks import LOGPS_TOLERANCE, FirstLoss, Probe, check_reloaded, probe_trained
@@ -161,7 +162,7 @@ def _with_tokens(request: TrainRequest, pairs: Artifact) -> pd.DataFrame:
     if set(TOKEN_COLUMNS) <= set(table):
         return table
     chat = load_chat(request.policy, request.limits)
-    encoded = encode(table, chat, limits=request.limits, held_out=frozenset())
+    encoded = encode(table, chat, limits=request.limits, held_out=HeldOutContents([], "content"))
     kept = table.assign(**encoded.tokens).drop(index=list(encoded.reasons))
     if kept.empty and not table.empty:
         reasons = Counter(reason for of_row in encoded.reasons.values() for reason in sorted(of_row))

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from jinja2 import TemplateError
 
-from components.config import JudgeConfig, PolicyConfig
+from components.checks.leakage import NEAR, HeldOut
+from components.config import ChecksConfig, JudgeConfig, PolicyConfig
 from components.data.messages import Messages, with_system
-from components.data.prompts import Prompt
+from components.data.prompts import Prompt, PromptSplit
 from components.judges.thoughts import tags_of_template
 from components.models.tokens import PROBE, ChatTokenizer, NotRendered
 from components.runtime import progress
@@ -77,6 +78,29 @@ def check_prompts(chat: ChatTokenizer, prompts: Sequence[Prompt], limits: Limits
             kind,
             limits.max_prompt_tokens,
         )
+
+
+def count_near_held_out(split: PromptSplit, checks: ChecksConfig) -> int | None:
+    """Return how many training prompts are nearly the words of a held-out one; None if nobody asks for it.
+
+    They stay: prompts of one template, such as sums of other numbers, are alike and may be meant so.
+    """
+    if checks.leakage.on_breach == "off":
+        return None
+    held_out = HeldOut((prompt.messages for prompt in split.held_out), similarity=checks.duplicate_similarity)
+    near = 0
+    for start in range(0, len(split.train), REPORT_EVERY):
+        reasons = held_out.reasons_of([prompt.messages for prompt in split.train[start : start + REPORT_EVERY]])
+        near += sum(reason == NEAR for reason in reasons)
+        progress.report(start, len(split.train), "training prompts compared with the held-out ones")
+    if near:
+        log.warning(
+            "%d of %d training prompts are nearly the same as a held-out one, so that the evaluation measures memory "
+            "too: `ratchet validate PAIRS --held-out PROMPTS` names such rows",
+            near,
+            len(split.train),
+        )
+    return near
 
 
 def check_template(chat: ChatTokenizer, messages: Messages, model: str) -> None:

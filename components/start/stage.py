@@ -34,6 +34,7 @@ from components.start.prompts import (
     check_system_prompt,
     check_template,
     check_thoughts,
+    count_near_held_out,
     unrenderable,
 )
 
@@ -105,6 +106,9 @@ def run(request: StartRequest, out: Path) -> None:
         "num_held_out_prompts": len(split.held_out),
         "dropped_duplicates": split.dropped_duplicates,
         "dropped_held_out": split.dropped_held_out,
+        "dropped_conversations": split.dropped_conversations,
+        # The built-in prompts come from templates.
+        "near_held_out": None if request.prompts.train == BUILTIN else count_near_held_out(split, request.checks),
         "stop_tokens": {str(chat.tokenizer.convert_ids_to_tokens(token)): token for token in sorted(chat.stop_ids)},
         "template_date": policy.template_date if chat.writes_date else None,
         "unrenderable": unrenderable(chat, split.train[0].messages),

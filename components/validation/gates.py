@@ -13,6 +13,7 @@ REMEDIES = {
     "prompt is longer than max_prompt_tokens": "raise policy.max_prompt_tokens",
     "chosen equals rejected as tokens within max_response_tokens": "raise policy.max_response_tokens",
     "prompt is held out": "name training prompts that are not held out",
+    "prompt begins or continues a held-out conversation": "name training prompts of other conversations",
     "the chat template refuses the conversation": "change the prompts, or the model's chat template",
 }
 """Remedies of the most common reasons for quarantine."""

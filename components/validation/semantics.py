@@ -6,15 +6,15 @@ with the pair from here on.
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import pandas as pd
 from jinja2 import TemplateError
 
 from components.config import PolicyConfig
+from components.data.content import HeldOutContents
 from components.data.messages import Messages, parse_messages
-from components.data.prompts import content_key
 from components.models.tokens import ChatTokenizer, NotRendered
 from components.runtime import progress
 
@@ -36,14 +36,16 @@ class EncodedPairs(NamedTuple):
     """Number of answers of rows that pass: `sampled` by the policy, or from outside and `rendered`."""
 
 
-def encode(pairs: pd.DataFrame, chat: ChatTokenizer, *, limits: PolicyConfig, held_out: Set[str]) -> EncodedPairs:
+def encode(
+    pairs: pd.DataFrame, chat: ChatTokenizer, *, limits: PolicyConfig, held_out: HeldOutContents
+) -> EncodedPairs:
     """Return the tokens of pairs that passed the schema.
 
     Args:
         pairs: The pairs; without the columns of tokens, all of them are rendered.
         chat: The policy's tokenizer.
         limits: The limits on tokens of prompts and responses.
-        held_out: Content keys of the held-out prompts.
+        held_out: The held-out prompts.
     """
     rows: list[dict[str, list[int] | None]] = []
     failures: dict[int, set[str]] = {}
@@ -62,8 +64,9 @@ def encode(pairs: pd.DataFrame, chat: ChatTokenizer, *, limits: PolicyConfig, he
             first_details.setdefault(error.reason, str(error))
         else:
             reasons |= _token_reasons(tokens, row, limits)
-        if content_key(messages) in held_out:
-            reasons.add("prompt is held out")
+        leak = held_out.reason(messages)
+        if leak:
+            reasons.add(leak)
         rows.append(tokens)
         if reasons:
             failures[label] = reasons

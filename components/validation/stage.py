@@ -13,10 +13,11 @@ from typing import Any
 import pandas as pd
 
 from components.artifacts import read_table, write_json, write_table
+from components.data.content import HeldOutContents, content_key
 from components.data.messages import parse_messages
-from components.data.prompts import content_key
 from components.models.tokens import load_chat
 from components.records import Artifact, DataRejected, ValidateRequest
+from components.validation.data_checks import as_json, check_round, refuse_failed
 from components.validation.gates import Gates
 from components.validation.held_out import evaluation_prompts
 from components.validation.schema import COLUMNS, schema_reasons
@@ -31,8 +32,8 @@ def run(request: ValidateRequest, out: Path) -> None:
     """Write `train.parquet`, `eval.parquet`, `quarantine.parquet` and `validation.json`.
 
     Raises:
-        DataRejected: Too large a share of this round's pairs is quarantined, or too few are left; the files are already
-            written.
+        DataRejected: Too large a share of this round's pairs is quarantined, too few are left, or a data check failed
+            that is enforced; the files are already written.
     """
     pairs, received = _all_pairs(request)
     replayed = len(pairs) - received
@@ -57,6 +58,10 @@ def run(request: ValidateRequest, out: Path) -> None:
         "reasons": dict(Counter(reason for row in sorted(reasons) for reason in sorted(reasons[row])).most_common()),
         "quarantine_share": own_quarantined / received if received else None,
     }
+    checked = None
+    if request.validation.data_checks != "off":
+        checked = check_round(pairs[:received], request.checks)
+        counts["checks"] = as_json(checked)
     if received + replayed != counts["train"] + counts["eval"] + counts["quarantined"]:
         raise AssertionError(f"the counts do not add up: {counts}")
     write_json(out / "validation.json", counts)
@@ -76,6 +81,8 @@ def run(request: ValidateRequest, out: Path) -> None:
         trained=int((sides[own] == TRAIN).sum()),
     )
     gates.check(pairs[sides == TRAIN])
+    if request.validation.data_checks == "enforce":
+        refuse_failed(checked)
 
 
 def _all_pairs(request: ValidateRequest) -> tuple[pd.DataFrame, int]:
@@ -115,7 +122,8 @@ def _read_pairs(artifact: Artifact) -> pd.DataFrame:
 
 def _encoded(formed: pd.DataFrame, request: ValidateRequest) -> EncodedPairs:
     """Return the tokens of the pairs that passed the schema."""
-    held_out = {content_key(parse_messages(messages)) for messages in read_table(request.held_out)["messages"]}
+    prompts = (parse_messages(messages) for messages in read_table(request.held_out)["messages"])
+    held_out = HeldOutContents(prompts, request.held_out_by)
     chat = load_chat(request.policy, request.limits)
     return encode(formed, chat, limits=request.limits, held_out=held_out)
 

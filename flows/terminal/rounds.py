@@ -93,6 +93,9 @@ class StageProgress:
         if stage == "dpo_train" and self.campaign is not None:
             for line in _training_notes(read_json(self.campaign / round / stage / "train.json")):
                 self._explain(round, line)
+        if stage == "validate_data" and self.campaign is not None:
+            for line in _check_notes(read_json(self.campaign / round / stage / "validation.json")):
+                self._explain(round, line)
         if stage == "generate_responses" and self.campaign is not None:
             for line in _sampling_notes(read_json(self.campaign / round / stage / "generate.json")):
                 self._explain(round, line)
@@ -130,11 +133,29 @@ def _start_notes(campaign: Path, start: dict[str, Any]) -> list[str]:
     """Return what a user must know of the start model; earlier versions did not measure its answers."""
     stops, measured = start.get("stop_tokens", {}), start.get("measured")
     lines = [f"answers end at {', '.join(f'{token} ({id})' for token, id in stops.items())}"] if stops else []
+    lines += _leaks(start)
     if measured is None:
         return lines
     gate = with_former_knobs(read_json(campaign / CONFIG))["gate"]
     remedies = start_remedies(measured, max_unfinished_share=gate["max_unfinished_share"])
     return [*lines, start_answers(measured), *remedies]
+
+
+def _leaks(start: dict[str, Any]) -> list[str]:
+    """Return what training prompts have in common with held-out ones; earlier versions did not look."""
+    dropped, near = start.get("dropped_conversations"), start.get("near_held_out")
+    lines = [f"{dropped} training prompts are left out: they begin or continue a held-out conversation"]
+    nearly = f"{near} of {start['num_train_prompts']} training prompts are nearly the same as a held-out one"
+    return [*(lines if dropped else []), *([nearly] if near else [])]
+
+
+def _check_notes(validation: dict[str, Any]) -> list[str]:
+    """Return the data checks that are above their limits; earlier versions had none."""
+    checks = [check for check in validation.get("checks", []) if check["verdict"] in ("fail", "warn")]
+    return [
+        f"data check {check['name']}: {check['summary']} (limit {check['max_share']:.1%}, {check['verdict']})"
+        for check in checks
+    ]
 
 
 def _sampling_notes(generated: dict[str, Any]) -> list[str]:

@@ -5,12 +5,14 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
+from components.checks.registry import CHECKS
 from components.config import (
     HARD_LABEL_LOSSES,
     MARGIN_LOSSES,
     RESPONSE_LOSSES,
     UNSMOOTHED_LOSSES,
     CampaignConfig,
+    ChecksConfig,
     LossName,
     TrainingConfig,
     differences,
@@ -194,8 +196,11 @@ def test_config_every_field_is_read_somewhere_and_described(section: type[BaseMo
     sources = [path for path in sources if "components/config" not in path.as_posix()]
     code = "\n".join(path.read_text() for path in sources)
     by_losses = loss_settings() if section is TrainingConfig else set()
+    by_checks = {check.name for check in CHECKS} if section is ChecksConfig else set()
     for name, field in section.model_fields.items():
-        assert name in by_losses or re.search(rf"\.{name}\b", code), f"nothing reads {section.__name__}.{name}"
+        assert name in by_losses | by_checks or re.search(rf"\.{name}\b", code), (
+            f"nothing reads {section.__name__}.{name}"
+        )
         nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
         assert nested or field.description, f"{section.__name__}.{name} has no docstring"
 
@@ -256,3 +261,14 @@ def test_config_settings_win_over_the_file_key_by_key(tmp_path: Path) -> None:
 def test_config_setting_that_is_wrong_is_named(tmp_path: Path, setting: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_config(written(tmp_path, "campaign: a"), read_settings([setting]))
+
+
+def test_config_off_is_the_word_and_not_yamls_false(tmp_path: Path) -> None:
+    text = "campaign: a\nvalidation: {data_checks: off}\nchecks: {secrets: {on_breach: off}}\n"
+    config = load_config(written(tmp_path, text))
+    assert (config.validation.data_checks, config.checks.secrets.on_breach) == ("off", "off")
+
+
+def test_config_limit_keeps_the_other_defaults_of_its_own_check(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path, "campaign: a\nchecks: {personal_data: {max_share: 0.5}}\n"))
+    assert config.checks.personal_data.model_dump() == {"max_share": 0.5, "on_breach": "warn", "quarantine": False}

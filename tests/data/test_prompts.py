@@ -96,6 +96,36 @@ def test_split_with_duplicates_and_leaks_counts_what_it_drops(tmp_path: Path) ->
     assert both.dropped_held_out == 2
 
 
+LONG = "How do I repair a bicycle?"
+ASKED = f"\n\nHuman: {LONG}\n\nAssistant:"
+WENT_ON = f"{ASKED} With patience.\n\nHuman: And the chain?\n\nAssistant:"
+
+
+def test_split_leaves_out_prompts_that_begin_or_continue_a_held_out_conversation(tmp_path: Path) -> None:
+    both = split(tmp_path, [ASKED, "other"], [WENT_ON])
+    assert texts(both.train) == ["other"]
+    assert (both.dropped_held_out, both.dropped_conversations) == (0, 1)
+    both = split(tmp_path, [WENT_ON, "other"], [LONG])
+    assert texts(both.train) == ["other"]
+    assert (both.dropped_held_out, both.dropped_conversations) == (0, 1)
+
+
+def test_split_by_content_keeps_prompts_of_a_held_out_conversation(tmp_path: Path) -> None:
+    both = split(tmp_path, [ASKED, WENT_ON], ["other", LONG], held_out_by="content")
+    assert texts(both.train) == ["And the chain?"]
+    assert (both.dropped_held_out, both.dropped_conversations) == (1, 0)
+
+
+def test_split_keeps_conversations_that_begin_with_the_same_greeting(tmp_path: Path) -> None:
+    both = split(tmp_path, ["\n\nHuman: Hi!\n\nAssistant: Hello.\n\nHuman: How are you?\n\nAssistant:"], ["Hi!"])
+    assert both.dropped_conversations == 0
+
+
+def test_split_that_leaves_only_held_out_conversations_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no prompt is left to train on.*1 x the conversation of a row"):
+        split(tmp_path, [ASKED], [WENT_ON])
+
+
 def test_split_without_a_held_out_source_holds_out_by_content(tmp_path: Path) -> None:
     names = [f"prompt {number}" for number in range(20)]
     forward = split(tmp_path, names, num_held_out=5)

@@ -327,3 +327,15 @@ def test_what_is_trained_enters_no_key_of_round_0(copy: Path) -> None:
     config = CampaignConfig.model_validate({"campaign": "begun", "policy": {"model": str(copy)}})
     adapted = CampaignConfig.model_validate({"campaign": "begun", "policy": {"model": str(copy)}, "lora": {"rank": 4}})
     assert digest(start_request(config, "0")) == digest(start_request(adapted, "0"))
+
+
+def test_start_counts_training_prompts_that_are_nearly_held_out(copy: Path, tmp_path: Path) -> None:
+    """Catches an evaluation that measures memory: a prompt of other words is another content, however few they are."""
+    words = " ".join(f"word{number}" for number in range(30))
+    prompts = {
+        "train": write_prompts(tmp_path / "train.jsonl", [f"{words} then", "something else altogether, with care"]),
+        "held_out": write_prompts(tmp_path / "held.jsonl", [f"{words} now"]),
+    }
+    assert start(copy, tmp_path / "one", prompts=prompts, **ANY_JUDGE)["near_held_out"] == 1
+    checks = {"leakage": {"on_breach": "off"}}
+    assert start(copy, tmp_path / "two", prompts=prompts, checks=checks, **ANY_JUDGE)["near_held_out"] is None

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from components.artifacts import digest, file_digest, write_table
-from components.config import PolicyConfig, Takes, ValidationConfig
+from components.config import HeldOutBy, PolicyConfig, Takes, ValidationConfig
 from components.data.messages import Messages, format_messages
 from components.data.prompts import prompt_id
 from components.records import Artifact, ModelRef, ValidateRequest
@@ -22,6 +22,7 @@ TEMPLATE = (
     "{{ '<' + m['role'] + '> ' + m['content'] + ' <end> ' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<assistant> ' }}{% endif %}"
 )
+QUIET = {"min_pairs": 1, "max_quarantine_share": 1.0, "eval_share": 0.0, "data_checks": "off"}
 SPECIAL = ["<unk>", "<user>", "<assistant>", "<end>", "<moved>", "<system>"]
 
 
@@ -67,6 +68,7 @@ def make_request(tmp_path: Path, policy: ModelRef) -> Callable[..., ValidateRequ
         seed: int = 1,
         takes: Takes = "pairs",
         limits: PolicyConfig | None = None,
+        held_out_by: HeldOutBy = "content",
         **knobs: Any,
     ) -> ValidateRequest:
         def write(name: str, table: pd.DataFrame) -> Artifact:
@@ -88,8 +90,9 @@ def make_request(tmp_path: Path, policy: ModelRef) -> Callable[..., ValidateRequ
             ),
             policy=policy,
             limits=limits or PolicyConfig(max_prompt_tokens=12, max_response_tokens=6),
-            validation=ValidationConfig(**{"min_pairs": 1, "max_quarantine_share": 1.0, "eval_share": 0.0, **knobs}),
+            validation=ValidationConfig(**{**QUIET, **knobs}),
             takes=takes,
+            held_out_by=held_out_by,
             round=round,
             seed=seed,
         )

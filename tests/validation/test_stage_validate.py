@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from components.artifacts import digest, read_json, read_table, write_json
-from components.config import PolicyConfig
+from components.config import ChecksConfig, PolicyConfig
 from components.data.funnel import LeftOut, as_json, step
 from components.records import Artifact, DataRejected, ValidateRequest
 from components.validation.held_out import evaluation_prompts
@@ -430,3 +430,38 @@ def test_an_answer_that_the_tokenizer_cannot_say_is_quarantined(
     assert len(train) == 1
     assert list(quarantine["reason"]) == ["the answer's tokens decode to another text"]
     assert "'w1 <unk> w2' for 'w1 unheard w2'" in caplog.text
+
+
+def test_pair_that_continues_a_held_out_conversation_is_quarantined(
+    pair: Pair, make_request: Request, tmp_path: Path
+) -> None:
+    asked = "w11 w12 w13 w14 w15 w16"
+    followed = pair([user(asked), {"role": "assistant", "content": "w1"}, user("w9")])
+    limits = PolicyConfig(max_prompt_tokens=32, max_response_tokens=6)
+    for by, quarantined in (("content", 0), ("conversation", 1)):
+        request = make_request([followed, pair("w2")], held_out=[asked], limits=limits, held_out_by=by)
+        _, _, quarantine, _ = validate(request, tmp_path)
+        assert list(quarantine["reason"]) == ["prompt begins or continues a held-out conversation"] * quarantined
+
+
+def test_round_reports_its_data_checks_and_stops_only_if_they_are_enforced(
+    pair: Pair, make_request: Request, tmp_path: Path
+) -> None:
+    rows = [pair(f"w{number}", chosen="w1 w2", rejected="w1 w3") for number in range(10, 14)]
+    strict = {"checks": ChecksConfig(response_characters=3, identical_when_cut={"on_breach": "fail"})}
+    report, enforce = (make_request(rows, data_checks=mode).model_copy(update=strict) for mode in ("report", "enforce"))
+    *_, counts = validate(report, tmp_path)
+    verdicts = {check["name"]: check["verdict"] for check in counts["checks"]}
+    assert (verdicts["identical_when_cut"], verdicts["damaged_text"]) == ("fail", "pass")
+    assert counts["train"] == 4
+    assert not any("examples" in check for check in counts["checks"]), "texts may not leave the machine"
+    with pytest.raises(DataRejected, match=r"identical_when_cut: 4 of 4 rows, limit 2.0%"):
+        validate(enforce, tmp_path)
+    assert validate(make_request(rows, data_checks="enforce"), tmp_path)[-1]["train"] == 4
+
+
+def test_round_of_single_responses_is_checked_too(pair: Pair, make_request: Request, tmp_path: Path) -> None:
+    rows = [pair("w10", rejected=None), pair("w11", chosen=None, rejected="w4")]
+    *_, counts = validate(make_request(rows, takes="responses", data_checks="report"), tmp_path)
+    (form,) = [check for check in counts["checks"] if check["name"] == "form"]
+    assert (form["verdict"], form["found"]) == ("pass", 0)

@@ -4,6 +4,8 @@ Knows no other form. An optional `prompt` is plain text, chat messages or a tran
 without it. Optional columns: `system`, `tools`, `p`, `margin` (or the two scores), `tag`.
 """
 
+from collections.abc import Sequence
+
 from components.data.answers import read_answer
 from components.data.conversations import CONTEXT, with_context
 from components.data.forms.form import Reading, number
@@ -29,12 +31,21 @@ def read_pair_rows(read: Rows, _: Choice) -> Reading:
     Raises:
         ValueError: A row lacks a column or is malformed; names the row.
     """
-    loaded = [_pair(row, read) for row in read.rows]
+    loaded = [read_pair(row, read.columns) for row in read.rows]
     earlier = tuple(row.place for row, pair in zip(read.rows, loaded, strict=True) if pair is None)
     return Reading([pair for pair in loaded if pair is not None], earlier)
 
 
-def _pair(row: Row, read: Rows) -> SeedPair | None:
+def read_pair(row: Row, columns: Sequence[str]) -> SeedPair | None:
+    """Return the pair or the single response of a row; None if its two conversations differ before the last answer.
+
+    Args:
+        row: The row.
+        columns: Names of all columns of its source, for errors.
+
+    Raises:
+        ValueError: The row is malformed; names it.
+    """
     if row.values.get("completion") is not None:
         if row.values.get("chosen") is not None or row.values.get("rejected") is not None:
             raise ValueError(f"{row.place} has completion beside chosen or rejected: remove the one that is not meant")
@@ -43,7 +54,7 @@ def _pair(row: Row, read: Rows) -> SeedPair | None:
         if row.values.get(column) is None:
             raise ValueError(
                 f"{row.place} has no {column}: a pair needs the columns chosen and rejected "
-                f"(the columns are {', '.join(read.columns)})"
+                f"(the columns are {', '.join(columns)})"
             )
     prompt = row.values.get("prompt")
     before_chosen, chosen = read_answer(row.values["chosen"], prompt, f"{row.place} chosen")
