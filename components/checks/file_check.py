@@ -18,10 +18,14 @@ from components.checks.scan import BATCH_ROWS, Scanned, Scanner, scan_batches
 from components.checks.shingles import Shingles, shingles, word_hashes
 from components.config import ChecksConfig
 from components.data.forms.pair_rows import read_pair
+from components.data.forms.registry import form_of
 from components.data.raw_batch import RawBatch, Unreadable
-from components.data.rows import Row
+from components.data.rows import Row, Rows
 from components.data.seed_pair import SeedPair
 from components.runtime import progress
+
+SEEN_ROWS = 20
+"""Rows by which the form of a file without pairs is recognised."""
 
 
 class Source(Protocol):
@@ -100,11 +104,23 @@ class FileCheck:
         if not self.num_rows:
             raise ValueError(f"{self.source.source} is empty: name a data set with at least one row")
         if not self.num_pairs and not self.found["different_prompts"].details:
+            self._refuse_other_form()
             errors = [example.excerpt for example in self.found["form"].examples if example.excerpt]
             raise ValueError(
                 errors[0] if errors else f"no row of {self.source.source} is a pair of answers to a prompt"
             )
         return joined(parts)
+
+    def _refuse_other_form(self) -> None:
+        """Refuse rows of a published form that has to be converted to pairs first."""
+        rows = [row for _, row in self.source.take(range(SEEN_ROWS), size=BATCH_ROWS) if isinstance(row, Row)]
+        read = Rows(self.source.source, tuple({name: None for row in rows for name in row.values}), rows)
+        form = form_of(read) if rows else None
+        if form is not None:
+            raise ValueError(
+                f"{read.source} has pairs in the form {form.name}: convert it, "
+                f"`ratchet convert {read.source} pairs.jsonl --to ratchet`, and check that file"
+            )
 
     def _take_in(self, scanned: Scanned) -> None:
         self.num_rows += scanned.num_rows

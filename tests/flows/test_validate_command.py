@@ -72,6 +72,11 @@ def test_validate_takes_limits_from_a_campaigns_file(tmp_path: Path) -> None:
         ("", "is empty: name a data set with at least one row"),
         ('{"prompt": "a"}\n', "line 1 has no chosen: a pair needs the columns chosen and rejected"),
         ("{broken\n", "line 1 is not valid JSON"),
+        (
+            '{"input": {"messages": [{"role": "user", "content": "a"}]}, "preferred_output": [{"role": "assistant", '
+            '"content": "b"}], "non_preferred_output": [{"role": "assistant", "content": "c"}]}\n',
+            "has pairs in the form openai: convert it, `ratchet convert",
+        ),
     ],
 )
 def test_validate_of_bad_input_ends_with_two_and_one_line(content: str, message: str, tmp_path: Path) -> None:
