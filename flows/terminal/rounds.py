@@ -144,9 +144,13 @@ def _start_notes(campaign: Path, start: dict[str, Any]) -> list[str]:
 def _leaks(start: dict[str, Any]) -> list[str]:
     """Return what training prompts have in common with held-out ones; earlier versions did not look."""
     dropped, near = start.get("dropped_conversations"), start.get("near_held_out")
-    lines = [f"{dropped} training prompts are left out: they begin or continue a held-out conversation"]
-    nearly = f"{near} of {start['num_train_prompts']} training prompts are nearly the same as a held-out one"
-    return [*(lines if dropped else []), *([nearly] if near else [])]
+    lines = []
+    if dropped:
+        lines.append(f"{dropped} training prompts are left out: they begin or continue a held-out conversation")
+    if near:
+        total = start["num_train_prompts"]
+        lines.append(f"{near} of {total} training prompts are nearly the same as a held-out one")
+    return lines
 
 
 def _check_notes(validation: dict[str, Any]) -> list[str]:

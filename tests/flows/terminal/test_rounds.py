@@ -169,6 +169,39 @@ def start_lines(campaign: Path, start: dict[str, Any], gate: dict[str, float]) -
     return [line.strip() for line in lines[1:]]
 
 
+def test_start_says_which_training_prompts_give_held_out_ones_away(tmp_path: Path) -> None:
+    start = {"num_train_prompts": 40, "dropped_conversations": 3, "near_held_out": 2}
+    assert " ".join(start_lines(tmp_path, start, {})) == (
+        "3 training prompts are left out: they begin or continue a held-out conversation "
+        "2 of 40 training prompts are nearly the same as a held-out one"
+    )
+
+
+@pytest.mark.parametrize("checks", [None, [], [{"name": "form", "verdict": "pass"}]])
+def test_validation_within_its_limits_says_nothing(checks: list[dict[str, Any]] | None, campaign: Path) -> None:
+    assert validation_lines(campaign, checks) == []
+
+
+def test_validation_says_which_data_checks_are_above_their_limits(campaign: Path) -> None:
+    bias = {
+        "name": "length_bias",
+        "verdict": "warn",
+        "summary": "a judge of length is right in 80.0%",
+        "max_share": 0.65,
+    }
+    line = "data check length_bias: a judge of length is right in 80.0% (limit 65.0%, warn)"
+    assert validation_lines(campaign, [bias]) == [line]
+
+
+def validation_lines(campaign: Path, checks: list[dict[str, Any]] | None) -> list[str]:
+    stage = campaign / "round-001" / "validate_data"
+    stage.mkdir(parents=True, exist_ok=True)
+    write_json(stage / "validation.json", {} if checks is None else {"checks": checks})
+    console = Console(file=StringIO(), width=200)
+    StageProgress(console, campaign).ended("round-001", "validate_data", 1.0, already_done=False)
+    return [line.strip() for line in console.file.getvalue().splitlines()[1:]]  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(("all_equal", "collapsed"), [(0.501, True), (0.5, False), (None, False)])
 def test_sampling_that_collapsed_says_so(all_equal: float | None, collapsed: bool, campaign: Path) -> None:
     """Its prompts give no pairs, and the next rounds give fewer: nothing else says why."""
