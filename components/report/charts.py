@@ -16,6 +16,8 @@ from components.records import Interval, RoundRecord
 from components.report.wording import decimal, estimate, model_name
 
 MAX_POINT_LABELS = 12
+NAMED_STAKE = 0.3
+"""Stake at which the curve of a round whose evidence suffices has its name."""
 LEAST_STAKE = 1e-5
 """Stakes below are drawn there: they are lost."""
 MAX_TOOLTIPS = 30
@@ -137,7 +139,9 @@ def _evidence(tested: Sequence[RoundFiles]) -> Chart:
             (line,) = axes.plot(range(len(stakes)), stakes, color=colour, lw=1.1, alpha=0.8)
             end = f"e-value {measured['evidence']['e_value']:.3g} of {1 / level:.3g} on {len(stakes) - 1} prompts"
             set_tooltip(line, f"round {round_.round}: {end}")
-            _label_point(axes, str(round_.round), len(stakes) - 1, float(stakes[-1]))
+            # Curves meet where they suffice, so their names stand on the way there.
+            named = int(np.argmax(stakes >= NAMED_STAKE)) if shown else len(stakes) - 1
+            _label_point(axes, str(round_.round), named, float(stakes[named]))
         axes.set_yscale("log")
         axes.set_ylim(LEAST_STAKE, 3)
         axes.set_xlabel("held-out prompts judged")

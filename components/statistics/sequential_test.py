@@ -26,6 +26,8 @@ HALVINGS = 30
 """Halvings of the search for the penalty of a false rejection, on a scale of logarithms."""
 PRIOR_PROMPTS = 4.0
 """Prompts without a tie that the estimate of the ties begins with."""
+CAUTION = 1.5
+"""Standard errors by which the prompts that are left may have more ties than the estimate."""
 SHOWN = 1 - 1e-9
 LOST = 1e-6
 """Share of its first stake at which a test has nothing left to bet."""
@@ -98,11 +100,13 @@ class SequentialTest:
     def _bet(self) -> float:
         """Return what a whole win gains, and a whole loss costs.
 
-        Ties leave fewer steps than prompts: what remains is counted in the steps that outcomes like those so far make.
+        Ties leave fewer steps than prompts: what remains is counted in the steps that outcomes like those so far make,
+        with some caution, since a stake between 0 and 1 at the end has shown nothing.
         """
         spread = (PRIOR_PROMPTS + self._squares) / (PRIOR_PROMPTS + self.seen)
         prompts_per_step = self.num_prompts / self._design.steps
-        remaining = (self.num_prompts - self.seen) * spread / prompts_per_step
+        left = (self.num_prompts - self.seen) * spread
+        remaining = (left - CAUTION * (left * (1 - spread)) ** 0.5) / prompts_per_step
         row = self._design.steps - min(max(round(remaining), 1), self._design.steps)
         bet = float(np.interp(self.stake, self._design.stakes[row], self._design.bets[row]))
         return min(bet / prompts_per_step**0.5, self.stake, 1 - self.stake)
