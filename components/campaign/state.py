@@ -239,12 +239,19 @@ def refuse_if_doubted(state: State | None) -> None:
         ChampionDoubted: It does, and no user acted on it.
     """
     if state is not None and state.doubt is not None:
-        round, found = state.doubt
-        raise ChampionDoubted(
-            f"campaign {state.campaign} is held: the audit of round {round} contradicts its promotions: {found}. "
-            f"See `ratchet report {state.campaign}`; then `ratchet rollback {state.campaign} ROUND`, or start again "
-            "with --accept-audit"
-        )
+        raise ChampionDoubted(explain_doubt(state))
+
+
+def explain_doubt(state: State) -> str:
+    """Return why a campaign is held, and how to go on; empty if it is not."""
+    if state.doubt is None:
+        return ""
+    round, found = state.doubt
+    return (
+        f"campaign {state.campaign} is held: the audit of round {round} contradicts its promotions: {found}. "
+        f"See `ratchet report {state.campaign}`; then `ratchet rollback {state.campaign} ROUND`, or start again with "
+        "--accept-audit"
+    )
 
 
 def note_mlflow_run(directory: Path, round: int, run_id: str) -> None:

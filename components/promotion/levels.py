@@ -31,6 +31,9 @@ def level_of_next(rounds: Iterable[RoundRecord], *, false_promotion_rate: float)
     Args:
         rounds: The finished rounds; those of versions without such a test do not count.
         false_promotion_rate: What the account begins with, in (0, 1).
+
+    Raises:
+        ValueError: The rounds have used up more than that, as they may have if it was lowered.
     """
     account, tests = false_promotion_rate, 1
     for record in rounds:
@@ -38,6 +41,11 @@ def level_of_next(rounds: Iterable[RoundRecord], *, false_promotion_rate: float)
             continue
         account -= record.evidence.level * (1 - min(record.evidence.e_value, 1.0))
         tests += 1
+    if account <= 0:
+        raise ValueError(
+            f"gate.false_promotion_rate = {false_promotion_rate:g} is used up: the campaign's rounds have staked "
+            f"{false_promotion_rate - account:.2g}; set it above that"
+        )
     return level_of_account(account, tests)
 
 

@@ -130,11 +130,13 @@ def _evidence(tested: Sequence[RoundFiles]) -> Chart:
     with styled(THEMED, "evidence"):
         figure, axes = new_chart()
         axes.axhline(1.0, color=THEMED.muted, lw=0.9, ls=(0, (4, 3)), label="suffices")
+        least = 1.0
         for round_ in tested:
             measured = round_.evaluated
             assert measured is not None
             level, shown = measured["evidence"]["level"], measured["evidence"]["shown"]
             stakes = np.maximum(level * np.array([1.0, *measured["e_values"]]), LEAST_STAKE)
+            least = min(least, float(stakes.min()))
             colour = THEMED.challenger if shown else THEMED.start
             (line,) = axes.plot(range(len(stakes)), stakes, color=colour, lw=1.1, alpha=0.8)
             end = f"e-value {measured['evidence']['e_value']:.3g} of {1 / level:.3g} on {len(stakes) - 1} prompts"
@@ -143,7 +145,7 @@ def _evidence(tested: Sequence[RoundFiles]) -> Chart:
             named = int(np.argmax(stakes >= NAMED_STAKE)) if shown else len(stakes) - 1
             _label_point(axes, str(round_.round), named, float(stakes[named]))
         axes.set_yscale("log")
-        axes.set_ylim(LEAST_STAKE, 3)
+        axes.set_ylim(max(LEAST_STAKE, least / 3), 3)
         axes.set_xlabel("held-out prompts judged")
         axes.set_ylabel("evidence, as a share")
         add_legend(figure, axes)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from components.campaign.state import campaign_directory, known_state, runs_directory
+from components.campaign.state import campaign_directory, explain_doubt, known_state, runs_directory
 from components.config import load_config
 from flows.terminal.console import CampaignArgument, console, reporting_errors
 
@@ -32,6 +32,8 @@ def status(
             console.print(
                 f"open: a start that goes to round {state.target}; the command that began it goes on", highlight=False
             )
+        if held := explain_doubt(state):
+            console.print(held, highlight=False, markup=False, soft_wrap=True)
         problem = not_recorded(campaign_directory(campaign), state)
         if problem is not None:
             console.print(problem, highlight=False, markup=False, soft_wrap=True)

@@ -64,6 +64,7 @@ def stage_task(directory: Path, shape_name: str, profile: Any, count: int, seed:
 
     from components.artifacts import file_digest, write_table
     from components.config import ConstraintsConfig, LoraConfig, PolicyConfig, SoftPromptConfig, TrainingConfig
+    from components.data.content import HeldOutContents
     from components.data.messages import format_messages
     from components.data.prompts import prompt_id
     from components.models.loading import start_ref
@@ -95,7 +96,7 @@ def stage_task(directory: Path, shape_name: str, profile: Any, count: int, seed:
     tables = {}
     for name, part in (("train", rows[:count]), ("eval", rows[count:])):
         table = pd.DataFrame(part)
-        encoded = encode(table, ChatTokenizer(words), limits=limits, held_out=set())
+        encoded = encode(table, ChatTokenizer(words), limits=limits, held_out=HeldOutContents((), "content"))
         write_table(directory / f"{name}.parquet", table.assign(**encoded.tokens))
         tables[name] = Artifact(path=directory / f"{name}.parquet", digest=file_digest(directory / f"{name}.parquet"))
     start = start_ref(directory / "start", revision="main")

@@ -20,6 +20,7 @@ from components.artifacts import derive_seed, file_digest, write_table
 from components.builtin.starter import starter_model
 from components.builtin.world import held_out_prompts, support_reply, train_prompts
 from components.config import ConstraintsConfig, LoraConfig, PolicyConfig, SoftPromptConfig, TrainingConfig
+from components.data.content import HeldOutContents
 from components.data.messages import Messages, format_messages
 from components.data.prompts import draw, prompt_id
 from components.dpo import stage as dpo
@@ -93,7 +94,9 @@ def trained(
     for name, rows in tables.items():
         path = out / f"{name}.parquet"
         table = pd.DataFrame(rows, columns=COLUMNS).astype({"p": "float64"}).assign(weight=1.0)
-        write_table(path, table.assign(**encode(table, chat, limits=LIMITS, held_out=set()).tokens))
+        write_table(
+            path, table.assign(**encode(table, chat, limits=LIMITS, held_out=HeldOutContents((), "content")).tokens)
+        )
         artifacts[name] = Artifact(path=path, digest=file_digest(path))
     request = TrainRequest(
         policy=policy,

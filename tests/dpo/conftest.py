@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 from components.artifacts import file_digest, write_table
 from components.builtin.world import corpus, support_reply
 from components.config import ConstraintsConfig, LoraConfig, PolicyConfig, SoftPromptConfig, TrainingConfig
+from components.data.content import HeldOutContents
 from components.data.messages import format_messages
 from components.data.prompts import prompt_id
 from components.dpo.stage import run
@@ -38,7 +39,7 @@ def pair_tables(starter_directory: Path, tmp_path_factory: pytest.TempPathFactor
             rows.append(pair | {"prompt_id": prompt_id(messages), "weight": 1.0})
     for name, part in (("train", rows[:NUM_PAIRS]), ("eval", rows[NUM_PAIRS:])):
         table = pd.DataFrame(part)
-        encoded = encode(table, chat, limits=LIMITS, held_out=set())
+        encoded = encode(table, chat, limits=LIMITS, held_out=HeldOutContents((), "content"))
         assert not encoded.reasons
         write_table(directory / f"{name}.parquet", table.assign(**encoded.tokens))
     train, held_out = (

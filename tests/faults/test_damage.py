@@ -14,8 +14,12 @@ def truncated(content: bytes) -> bytes:
 
 
 def flipped(content: bytes) -> bytes:
-    """Return the content with one wrong bit."""
+    """Return the content with one wrong bit: in the first letter of a string of JSON, if there is one."""
     middle = len(content) // 2
+    string = content.find(b'"', middle)
+    while -1 < string < len(content) - 1 and not content[string + 1 : string + 2].isalpha():
+        string = content.find(b'"', string + 1)
+    middle = string + 1 if -1 < string < len(content) - 1 else middle
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 

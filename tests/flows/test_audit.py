@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 from components.artifacts import read_json, read_table, write_table
 from components.campaign.state import known_state
@@ -14,6 +15,7 @@ from components.evaluation.held_out import audit_ids
 from components.history.rollback import roll_back
 from components.promotion.gate import Decision
 from components.records import ChampionDoubted
+from flows.cli import app
 
 pytestmark = pytest.mark.usefixtures("prefect_session")
 SETTINGS: dict[str, Any] = {
@@ -42,9 +44,9 @@ def worse_champion(monkeypatch: pytest.MonkeyPatch) -> None:
         swapped = {"chosen_ids": "rejected_ids", "rejected_ids": "chosen_ids"}
         write_table(out / "train.parquet", table.rename(columns=swapped)[table.columns])
 
-    def lenient(evaluation: Any, gate: Any) -> Decision:
+    def lenient(evaluation: Any, *limits: Any) -> Decision:
         audit = evaluation["audit"]
-        return decide(evaluation, gate) if audit and audit["contradictions"] else Decision(True, ("for the test",))
+        return decide(evaluation, *limits) if audit and audit["contradictions"] else Decision(True, ("for the test",))
 
     monkeypatch.setattr(validation, "run", flipped)
     monkeypatch.setattr(promotion, "decide", lenient)
@@ -70,6 +72,7 @@ def test_audit_that_contradicts_the_gate_holds_the_campaign_until_a_user_acts(
     assert not gate_prompts & set(audit_ids(pool, share=0.2, seed=17))
     assert audit.win_rate_vs_start.n == 48
 
+    assert "is held: the audit of round 2" in CliRunner().invoke(app, ["status", "small"]).output
     with pytest.raises(ChampionDoubted):
         start(make_config(num_rounds=3, **SETTINGS))
     assert known_state("small").last_round == 2
@@ -94,5 +97,5 @@ def test_audit_of_a_start_model_or_in_other_rounds_is_not_made(
 ) -> None:
     gate = SETTINGS["gate"] | {"audit_every": 1}
     record = start(make_config(gate=gate))["rounds"][0]
-    assert record["audit"] is None
+    assert "audit" not in record
     assert read_json(runs / "small/round-001/evaluate/evaluation.json")["audit"] is None

@@ -23,7 +23,7 @@ def test_round_of_a_campaign_with_many_rounds_fits_into_what_prefect_takes(
         "win rate 0.328 [0.216, 0.457] against the champion is not surely above 0.5, "
         "as its lower bound of 0.2159 must be",
     ) * 3
-    record = state.rounds[0].model_copy(update={"reasons": reasons})
+    record = state.rounds[0].model_copy(update={"reasons": reasons, "evidence": None})
     rounds = [state.rounds[0], *(record.model_copy(update={"round": number}) for number in range(2, 801))]
     write_state(runs / "small", state.model_copy(update={"rounds": tuple(rounds)}))
     assert len((runs / "small" / "campaign.json").read_bytes()) > 2**20

@@ -47,7 +47,7 @@ def test_run_on_a_disk_that_is_full_outside_of_a_stage_is_one_line(
 
     monkeypatch.setattr(iterative_dpo, "start_campaign", full)
     with pytest.raises(typer.Exit) as ended, reporting_errors():
-        _run_flow(make_config(), accept_changes=False, until=None)
+        _run_flow(make_config(), accept_changes=False, until=None, accept_audit=False)
     assert ended.value.exit_code == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ratchet: ")]
     assert lines == [

@@ -56,3 +56,9 @@ def test_level_left_of_a_round_is_given_back_but_never_more() -> None:
 def test_level_of_a_campaign_of_an_earlier_version_begins_anew() -> None:
     former = [SimpleNamespace(evidence=None)] * 30
     assert level_of_next(former, false_promotion_rate=0.05) == level_of_next([], false_promotion_rate=0.05)
+
+
+def test_level_of_a_rate_that_was_lowered_below_what_is_used_up_says_so() -> None:
+    lost = rounds(*[(False, 0.0)] * 9)
+    with pytest.raises(ValueError, match=r"false_promotion_rate = 0.01 is used up: .* staked 0.03\d?; set it above"):
+        level_of_next(lost, false_promotion_rate=0.01)

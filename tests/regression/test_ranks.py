@@ -1,6 +1,7 @@
 """Two ranks share the answers and the likelihoods, and each has what one process finds."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from tests.regression.conftest import CHOSEN, GENERATED, Suite
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 LIMIT_SECONDS = 240
+OF_A_RANK = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 
 
 def test_two_ranks_find_what_one_process_finds(
@@ -20,6 +22,8 @@ def test_two_ranks_find_what_one_process_finds(
     config = of_harness.model_copy(update={"tasks": (str(copying_task), *of_harness.tasks)})
     limits = PolicyConfig(dtype="float32", max_prompt_tokens=64)
     models = {"challenger": forgetful, "champion": champion}
+    # A test that ran before in this process may have left the environment of a rank.
+    environment = {name: value for name, value in os.environ.items() if name not in OF_A_RANK}
     for name, command in (("alone", []), ("two", TORCHRUN)):
         place = tmp_path / name
         place.mkdir()
@@ -31,7 +35,11 @@ def test_two_ranks_find_what_one_process_finds(
         (place / "told.json").write_text(json.dumps(told))
         script = str(Path(__file__).parent / "rank.py")
         ran = subprocess.run(
-            [sys.executable, *command, script, str(place)], capture_output=True, text=True, timeout=LIMIT_SECONDS
+            [sys.executable, *command, script, str(place)],
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_SECONDS,
+            env=environment,
         )
         assert ran.returncode == 0, ran.stderr[-3000:]
     found = [json.loads((tmp_path / name).read_text()) for name in ("alone/found-alone.json", "two/found-0.json")]
