@@ -96,8 +96,12 @@ class Site:
                 yield
             finally:
                 worker = psutil.Process(make.pid).children(recursive=True)
-                make.terminate()
-                make.wait(timeout=40)
+                # Prefect's worker can lose a signal that comes while a run of its ends, so it is asked again.
+                for _ in range(3):
+                    make.terminate()
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        make.wait(timeout=20)
+                        break
                 gone, alive = psutil.wait_procs(worker, timeout=40)
                 supervisord.ensure("worker")
         assert gone, (self.place / "make-worker.log").read_text()
