@@ -8,10 +8,10 @@ import logging
 from components.artifacts import derive_seed, read_table
 from components.evaluation.answers import answer
 from components.evaluation.held_out import audit_ids, chosen
+from components.evaluation.judging import judge_answers
 from components.evaluation.measurements import MODELS, known_only
-from components.evaluation.outcomes import compare
-from components.evaluation.samples import by_prompt, repeated
-from components.judges.protocol import Judge, SampledTokens
+from components.evaluation.samples import by_prompt
+from components.judges.protocol import Judge
 from components.models.tokens import load_chat
 from components.records import Audit, EvaluateRequest, Interval
 from components.runtime.ranks import rank
@@ -60,18 +60,7 @@ def audit(request: EvaluateRequest, judge: Judge | None) -> Audit | None:
         return None
     samples = request.evaluation.samples_per_prompt
     compared = [name for name in MODELS if name != "champion" or _moved(request)]
-    comparison = compare(
-        judge,
-        repeated(held_out.prompts, samples),
-        {name: [response.text for response in answers.responses[name]] for name in compared},
-        prompt_ids=repeated(held_out.token_ids, samples),
-        tokens={
-            name: [SampledTokens(tuple(each.token_ids), each.finish_reason, None) for each in answers.responses[name]]
-            for name in compared
-        },
-        columns=repeated(held_out.columns, samples),
-        samples_per_prompt=samples,
-    )
+    comparison = judge_answers(judge, held_out, answers, models=compared, samples_per_prompt=samples)
     settings = request.evaluation
     rates = {}
     for opponent, rows in comparison.outcomes.items():

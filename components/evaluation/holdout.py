@@ -10,10 +10,10 @@ from typing import Any
 from components.artifacts import derive_seed
 from components.evaluation.answers import Answers
 from components.evaluation.held_out import HeldOut
+from components.evaluation.judging import judge_answers
 from components.evaluation.measurements import known_only, mean
-from components.evaluation.outcomes import compare
-from components.evaluation.samples import by_prompt, repeated
-from components.judges.protocol import JudgeContext, SampledTokens
+from components.evaluation.samples import by_prompt
+from components.judges.protocol import JudgeContext
 from components.judges.registry import load_pinned_judge
 from components.records import EvaluateRequest
 from components.statistics.non_inferiority import paired_loss
@@ -45,18 +45,7 @@ def ask_holdout_judge(
     context = JudgeContext(scratch / SCRATCH, policy=request.champion, start=request.start, limits=request.limits)
     judge = load_pinned_judge(request.holdout_judge, context)
     samples, models = request.evaluation.samples_per_prompt, ("challenger", "champion")
-    comparison = compare(
-        judge,
-        repeated(held_out.prompts, samples),
-        {name: [response.text for response in answers.responses[name]] for name in models},
-        prompt_ids=repeated(held_out.token_ids, samples),
-        tokens={
-            name: [SampledTokens(tuple(each.token_ids), each.finish_reason, None) for each in answers.responses[name]]
-            for name in models
-        },
-        columns=repeated(held_out.columns, samples),
-        samples_per_prompt=samples,
-    )
+    comparison = judge_answers(judge, held_out, answers, models=models, samples_per_prompt=samples)
     rows = by_prompt(comparison.outcomes["champion"], samples)
     outcomes = [mean(known) for of_prompt in rows if (known := known_only(of_prompt))]
     confidence = request.evaluation.confidence

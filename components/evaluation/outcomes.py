@@ -40,6 +40,11 @@ class HeldOutComparison:
     """All verdicts, the parts of conclusions included."""
 
 
+def never_enough(outcomes: Mapping[str, Sequence[float | None]]) -> bool:
+    """Have everything judged."""
+    return False
+
+
 def compare(
     judge: Judge,
     prompts: Sequence[tuple[str, Messages]],
@@ -50,7 +55,7 @@ def compare(
     columns: Sequence[Mapping[str, Any]] = (),
     samples_per_prompt: int = 1,
     look_every: int = 0,
-    enough: Enough = lambda outcomes: False,
+    enough: Enough = never_enough,
 ) -> HeldOutComparison:
     """Judge the challenger's response to each prompt against each opponent's, until that is enough.
 

@@ -14,6 +14,7 @@ from components.evaluation.audit import audit
 from components.evaluation.evidence import PromotionEvidence
 from components.evaluation.held_out import HeldOut, chosen, gate_ids, tags_of
 from components.evaluation.holdout import ask_holdout_judge
+from components.evaluation.judging import judge_answers
 from components.evaluation.measurements import (
     MODELS,
     divergence,
@@ -25,12 +26,12 @@ from components.evaluation.measurements import (
     unfinished_increase,
     win_rates,
 )
-from components.evaluation.outcomes import HeldOutComparison, compare, function_means, principle_violations
+from components.evaluation.outcomes import HeldOutComparison, function_means, principle_violations
 from components.evaluation.rules import judged_violations, violation_shares
 from components.evaluation.samples import repeated
 from components.judges.chat.ledger import write_usage
 from components.judges.health import measure_health
-from components.judges.protocol import JUDGING, Judge, JudgeContext, SampledTokens
+from components.judges.protocol import JUDGING, Judge, JudgeContext
 from components.judges.registry import load_pinned_judge
 from components.judges.thoughts import as_shown
 from components.judges.wording import as_text
@@ -136,21 +137,14 @@ def _compare(
     request: EvaluateRequest, held_out: HeldOut, answers: Answers, judge: Judge, evidence: PromotionEvidence
 ) -> HeldOutComparison:
     """Judge the responses; if champion and start are the same model, it is judged once and counts for both."""
-    samples = request.evaluation.samples_per_prompt
     judged = _judged_models(request)
-    responses = {name: answers.responses[name] for name in judged}
-    comparison = compare(
+    comparison = judge_answers(
         judge,
-        repeated(held_out.prompts, samples),
-        {name: [response.text for response in of_model] for name, of_model in responses.items()},
-        prompt_ids=repeated(held_out.token_ids, samples),
-        tokens={
-            name: [SampledTokens(tuple(each.token_ids), each.finish_reason, None) for each in of_model]
-            for name, of_model in responses.items()
-        },
-        columns=repeated(held_out.columns, samples),
-        samples_per_prompt=samples,
-        look_every=request.test.look_every * samples,
+        held_out,
+        answers,
+        models=judged,
+        samples_per_prompt=request.evaluation.samples_per_prompt,
+        look_every=request.test.look_every,
         enough=evidence.enough,
     )
     if "start" in judged:
