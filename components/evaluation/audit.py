@@ -4,17 +4,17 @@ Gates test every round on prompts from one pool. What they let through is checke
 """
 
 import logging
+from typing import NamedTuple
 
 from components.artifacts import derive_seed, read_table
-from components.evaluation.answers import answer
-from components.evaluation.held_out import audit_ids, chosen
+from components.evaluation.answers import Answers, answer
+from components.evaluation.held_out import HeldOut, audit_ids, chosen
 from components.evaluation.judging import judge_answers
 from components.evaluation.measurements import MODELS, known_only
 from components.evaluation.samples import by_prompt
 from components.judges.protocol import Judge
 from components.models.tokens import load_chat
 from components.records import Audit, EvaluateRequest, Interval
-from components.runtime.ranks import rank
 from components.statistics.intervals import win_rate
 
 LEAST_PROMPTS = 16
@@ -23,15 +23,24 @@ LEAST_PROMPTS = 16
 log = logging.getLogger(__name__)
 
 
-def audit(request: EvaluateRequest, judge: Judge | None) -> Audit | None:
-    """Compare the round's champion with the models of `request.audit`; ranks share the sampling.
+class AuditSamples(NamedTuple):
+    """The answers of an audit, before they are judged."""
+
+    held_out: HeldOut
+    answers: Answers
+    seed: int
+
+
+def sample_audit(request: EvaluateRequest) -> AuditSamples | None:
+    """Sample from the round's champion and the models of `request.audit`; ranks share the sampling.
+
+    It comes before a judge is loaded, which may need the memory of these models, and for which no rank should wait.
 
     Args:
         request: The evaluation's request.
-        judge: The evaluation judge; None on ranks other than the first.
 
     Returns:
-        The comparison; None on other ranks, and if no audit is due or there are too few prompts for one.
+        The answers; None if no audit is due or there are too few prompts for one.
     """
     if request.audit is None:
         return None
@@ -56,8 +65,18 @@ def audit(request: EvaluateRequest, judge: Judge | None) -> Audit | None:
     models = {"challenger": request.champion, "champion": request.audit.earlier, "seed": seed}
     asked = request.model_copy(update=models)
     answers = answer(asked, held_out.token_ids, [derive_seed(seed, name) for name, _ in held_out.prompts])
-    if judge is None or rank() != 0:
-        return None
+    return AuditSamples(held_out, answers, seed)
+
+
+def judge_audit(request: EvaluateRequest, sampled: AuditSamples, judge: Judge) -> Audit:
+    """Compare the champion with the start and the earlier champion by their answers.
+
+    Args:
+        request: The evaluation's request.
+        sampled: The answers.
+        judge: The evaluation judge.
+    """
+    held_out, answers, seed = sampled
     samples = request.evaluation.samples_per_prompt
     compared = [name for name in MODELS if name != "champion" or _moved(request)]
     comparison = judge_answers(judge, held_out, answers, models=compared, samples_per_prompt=samples)

@@ -10,7 +10,7 @@ import pandas as pd
 from components.artifacts import derive_seed, read_json, read_table, write_json, write_table
 from components.data.messages import Messages
 from components.evaluation.answers import Answers, answer
-from components.evaluation.audit import audit
+from components.evaluation.audit import judge_audit, sample_audit
 from components.evaluation.evidence import PromotionEvidence
 from components.evaluation.held_out import HeldOut, chosen, gate_ids, tags_of
 from components.evaluation.holdout import ask_holdout_judge
@@ -67,19 +67,18 @@ def run(request: EvaluateRequest, out: Path) -> None:
         tensor_parallel_size=request.tensor_parallel_size,
         cache=out.parent.parent / CACHE,
     )
+    audited = sample_audit(request)
+    if rank() != 0:
+        return
     context = JudgeContext(
         out.parent / JUDGING / "evaluate", policy=request.champion, start=request.start, limits=request.limits
     )
-    judge = load_pinned_judge(request.judge, context) if rank() == 0 else None
-    audited = audit(request, judge)
-    if judge is None:
-        return
+    judge = load_pinned_judge(request.judge, context)
     evidence = PromotionEvidence(
         request.test, num_prompts=len(held_out.prompts), samples_per_prompt=request.evaluation.samples_per_prompt
     )
     comparison = _compare(request, held_out, answers, judge, evidence)
     holdout = ask_holdout_judge(request, held_out, answers, scratch=context.scratch) if evidence.shown else None
-    write_usage(out, context.scratch)
     judged = per_prompt(comparison, request.evaluation.samples_per_prompt)
     content = {
         "num_prompts": len(held_out.prompts),
@@ -96,9 +95,10 @@ def run(request: EvaluateRequest, out: Path) -> None:
         **_implicit_reward(request),
         **({"regression": regression} if regression else {}),
         **({"holdout_judge": holdout} if request.holdout_judge else {}),
-        "audit": None if audited is None else audited.model_dump(mode="json"),
+        "audit": None if audited is None else judge_audit(request, audited, judge).model_dump(mode="json"),
     }
     content["violations"] |= _principle_violations(request, comparison)
+    write_usage(out, context.scratch)
     write_json(out / "evaluation.json", content)
     write_table(out / "samples.parquet", _samples(request, held_out, answers, comparison))
     evaluation_plots(

@@ -3,10 +3,12 @@ from pathlib import Path
 
 import pytest
 
+from components.artifacts import read_json
 from components.evaluation import audit as audit_module
-from components.evaluation.audit import audit
-from components.judges.protocol import Group, Verdict
-from components.records import AuditSettings, EvaluateRequest, ModelRef
+from components.evaluation import stage
+from components.evaluation.audit import judge_audit, sample_audit
+from components.judges.protocol import Group, Judge, Verdict
+from components.records import Audit, AuditSettings, EvaluateRequest, ModelRef
 from tests.evaluation.test_stage_evaluate import ShorterOfTwo
 
 Make = Callable[..., EvaluateRequest]
@@ -16,6 +18,11 @@ Make = Callable[..., EvaluateRequest]
 def few_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of the tests' pool is 15 prompts."""
     monkeypatch.setattr(audit_module, "LEAST_PROMPTS", 15)
+
+
+def audit(request: EvaluateRequest, judge: Judge) -> Audit | None:
+    sampled = sample_audit(request)
+    return None if sampled is None else judge_audit(request, sampled, judge)
 
 
 def audited(make_request: Make, models: dict[str, ModelRef], champion: str, earlier: str) -> EvaluateRequest:
@@ -69,3 +76,18 @@ def test_audit_that_is_not_due_samples_nothing(
 ) -> None:
     monkeypatch.setattr(audit_module, "answer", None)
     assert audit(make_request("near", "terse"), ShorterOfTwo()) is None
+
+
+def test_evaluation_samples_everything_before_it_loads_the_judge(
+    make_request: Make, models: dict[str, ModelRef], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A reward model in memory beside the policies takes more than there is, and other ranks wait while it loads."""
+    order: list[str] = []
+    sample, load = stage.sample_audit, stage.load_pinned_judge
+    monkeypatch.setattr(stage, "sample_audit", lambda request: order.append("sampled") or sample(request))
+    monkeypatch.setattr(stage, "load_pinned_judge", lambda *given: order.append("loaded") or load(*given))
+    out = tmp_path / "round-001" / "evaluate"
+    out.mkdir(parents=True)
+    stage.run(audited(make_request, models, "terse", "rambling"), out)
+    assert order == ["sampled", "loaded"]
+    assert read_json(out / "evaluation.json")["audit"]["win_rate_vs_start"]["n"] == 15
