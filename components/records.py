@@ -67,6 +67,13 @@ class RoundStopped(Exception):
     """
 
 
+class RoundWaits(Exception):
+    """A round waits for people, and no process can do anything for it; the message says how far they are.
+
+    This is not a failure: a start that finds their votes continues the round.
+    """
+
+
 class NewerVersion(ValueError):
     """A newer version of Ratchet wrote a file, which stays as it is; the message names the file and how it shows."""
 

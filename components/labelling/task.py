@@ -1,7 +1,7 @@
 """What people are asked, and what they answered: the two files that the round and the labelling page exchange.
 
-The round writes `task.json` once. The page publishes `votes.json` once, when the task closes. Knows no database: readers on
-other hosts read these two files and nothing else.
+The round writes `task.json`, and again only if its quota or its deadline changed. The page publishes `votes.json` once,
+when the task closes. Knows no database: readers on other hosts read these two files and nothing else.
 """
 
 import re
@@ -118,14 +118,18 @@ def votes_needed(task: Task, item: Item) -> int:
 def write_task(campaign_directory: Path, task: Task) -> Path:
     """Write a task for the page, atomically, and return its directory. Idempotent.
 
+    A task that is there takes the new quota and deadline, and keeps its votes.
+
     Raises:
         ValueError: The campaign has another task of this name.
     """
     directory = campaign_directory / LABELLING / task.task
     if (directory / TASK).exists():
-        if read_task(directory) != task:
+        before = read_task(directory)
+        if before == task:
+            return directory
+        if before.model_copy(update={"quota": task.quota, "deadline": task.deadline}) != task:
             raise ValueError(f"{directory / TASK} holds another task: name the task by the digest of its content")
-        return directory
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / TASK, task)
     return directory
@@ -155,6 +159,11 @@ def tasks_of(campaign_directory: Path) -> Sequence[Task]:
     """
     paths = (campaign_directory / LABELLING).glob(f"*/{TASK}")
     return sorted((read_task(path.parent) for path in paths), key=lambda task: (task.round, task.task))
+
+
+def reopen_task(directory: Path) -> None:
+    """Withdraw the votes of the task in a directory, which the page publishes anew when the task closes again."""
+    (directory / VOTES).unlink(missing_ok=True)
 
 
 def read_votes(directory: Path) -> Votes | None:
