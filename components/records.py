@@ -288,7 +288,10 @@ class CollectRequest(Record):
     active: ActiveConfig = ActiveConfig()
     active_judge: JudgeRef | None = None
     """The judge of `active`, pinned; None if it is not asked."""
+    checked_judge: JudgeRef | None = None
+    """The judge of the evaluation, pinned, whose agreement with people is measured; None if people are not asked."""
     seed: int
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("checked_judge",)
 
 
 class ValidateRequest(Record):
