@@ -457,6 +457,18 @@ class RewardModelRequest(Record):
     settings: RewardModelConfig
 
 
+class PeopleSummary(Record):
+    """What a round's people said about its judges."""
+
+    labelled: int
+    """Pairs with a vote."""
+    annotators: int
+    agreement: Interval | None
+    """How often two people who both decided prefer the same answer; None if no two voted on the same pair."""
+    judges: dict[str, Interval]
+    """By judge that judged the same pairs, how often it prefers the answer that a person prefers."""
+
+
 class RoundRecord(Record):
     """A finished round, as written in campaign.json."""
 
@@ -488,6 +500,8 @@ class RoundRecord(Record):
     git_sha: str | None = None
     """Commit of the code that finished the round, or the package's version; None if an earlier version ran it."""
     mlflow_run_id: str | None = None
+    people: PeopleSummary | None = Field(default=None, exclude_if=lambda people: people is None)
+    """None if people did not vote."""
 
 
 def _left_out(value: BaseModel) -> frozenset[str]:

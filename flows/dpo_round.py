@@ -4,17 +4,18 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from prefect import flow
+from prefect import flow, get_run_logger
 from prefect.context import TagsContext
 from prefect.exceptions import Pause
 from prefect.runtime import flow_run
 from prefect.states import Cancelled
 
 from components.campaign.files import round_record
-from components.campaign.state import finish_round
+from components.campaign.state import finish_round, read_state
 from components.campaign.stopping import RoundLimits
 from components.config import CampaignConfig
 from components.records import Manifest, RoundStopped, RoundWaits
+from components.report.people import judge_alarms
 from components.runtime import progress
 from components.runtime.provenance import git_sha
 from flows.prefect_page.automations import emit_outcome
@@ -72,6 +73,7 @@ def dpo_round(
             manifests = _stages_or_wait(requests)
             record = round_record(here, round, manifests, git_sha=git_sha())
             finish_round(directory, record)
+            _warn_of_judges(directory)
             record_round(directory, round)
     except RoundStopped as stopped:
         return Cancelled(name=STOPPED, message=str(stopped))
@@ -82,6 +84,13 @@ def dpo_round(
         raise
     emit_outcome(directory.name, record)
     return record
+
+
+def _warn_of_judges(campaign: Path) -> None:
+    state = read_state(campaign)
+    assert state is not None, campaign
+    for alarm in judge_alarms(state.rounds):
+        get_run_logger().warning("%s", alarm)
 
 
 def _stages_or_wait(requests: Round) -> dict[str, Manifest]:

@@ -270,8 +270,7 @@ class Round:
     def _checked_judge(self) -> JudgeRef | None:
         """Return the judge of the evaluation if people decide pairs by which it can be checked."""
         judges = [self.config.judge, *([self.config.active.judge] if self.config.active.budget else [])]
-        askers = [one for judge in judges for one in (judge, *judge.jurors) if one.kind == "people"]
-        if not any(one.people.checks_judge for one in askers):
+        if not any(people.checks_judge for judge in judges for people in judge.asked_people):
             return None
         return JudgeRef(config=self.config.evaluation_judge, digest=self._judge_digest("evaluation_judge"))
 

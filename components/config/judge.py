@@ -231,9 +231,15 @@ class JudgeConfig(JudgeSettings):
         return bool(kinds & ASKED) and kinds <= {*ASKED, "jury", "rule", "python"} and self.votes != "dawid_skene"
 
     @property
+    def asked_people(self) -> tuple[PeopleConfig, ...]:
+        """What people are asked, alone and as jurors; empty if they are not asked."""
+        of_jurors = [juror.people for juror in self.jurors if juror.kind == "people"]
+        return (*([self.people] if self.kind == "people" else []), *of_jurors)
+
+    @property
     def asks_people(self) -> bool:
         """Whether people judge, alone or as one of its jurors."""
-        return "people" in self.kinds
+        return bool(self.asked_people)
 
     @property
     def reads_own_models(self) -> bool:

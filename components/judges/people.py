@@ -18,7 +18,7 @@ from components.data.messages import Messages
 from components.data.preference_file import load_seed_pairs
 from components.judges.comparisons import Comparison, choose_comparisons, conclude_equals
 from components.judges.people_votes import CountedVotes, PeopleReport, counted_votes, probabilities
-from components.judges.protocol import Group, Judge, JudgeContext, Opinion, Verdict, make_verdict
+from components.judges.protocol import BY, Group, Judge, JudgeContext, Opinion, Verdict, make_verdict
 from components.labelling.task import (
     LABELLING,
     Item,
@@ -37,8 +37,6 @@ NAME = "people"
 REPORT = "people.json"
 """File in the judge's scratch directory with what is known about the people and their votes."""
 MOST_GOLD = 200
-BY = "by "
-"""Beginning of the part of one person's vote, before the name."""
 log = logging.getLogger(__name__)
 
 

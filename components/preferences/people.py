@@ -6,16 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from components.artifacts import read_record, write_json
+from components.campaign.files import PEOPLE
 from components.judges.jury import ballots
-from components.judges.people import BY, NAME, REPORT
+from components.judges.people import NAME, REPORT
 from components.judges.people_votes import PeopleReport
-from components.judges.protocol import Group, Judge, Verdict
+from components.judges.protocol import BY, Group, Judge, Verdict
 from components.judges.votes import PairKey
 from components.preferences.active.refine import COSTLY
 from components.records import Interval, Record
 from components.statistics.agreement import agreement_with, cohen_kappa
 
-PEOPLE = "people.json"
 PeopleVotes = dict[PairKey, dict[str, float]]
 """By pair and annotator: the share of the vote that the first answer gets."""
 
