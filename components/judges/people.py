@@ -4,7 +4,6 @@ Until then the round waits: no process can do anything for it. How people see th
 labelling page's affair.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from math import ceil
@@ -28,7 +27,6 @@ from components.labelling.task import (
     item_id,
     read_task,
     read_votes,
-    reopen_task,
     write_task,
 )
 from components.records import JudgeUnavailable, RoundWaits
@@ -37,7 +35,6 @@ NAME = "people"
 REPORT = "people.json"
 """File in the judge's scratch directory with what is known about the people and their votes."""
 MOST_GOLD = 200
-log = logging.getLogger(__name__)
 
 
 class Asked(NamedTuple):
@@ -112,7 +109,7 @@ class PeopleJudge:
         return task
 
     def _votes(self, task: Task) -> Votes:
-        """Return the votes of a closed task; open a task again that closed at an earlier deadline with too few."""
+        """Return the votes of a closed task."""
         directory = self._scratch.parents[2] / LABELLING / task.task
         votes = read_votes(directory)
         num_asked = sum(item.gold is None for item in task.items)
@@ -126,10 +123,6 @@ class PeopleJudge:
         labelled = {vote.item_id for vote in votes.votes if vote.choice != "skip"} & asked
         if len(labelled) >= self._people.min_share * num_asked or votes.closed == "by_hand":
             return votes
-        if task.deadline is None or task.deadline > votes.closed_at:
-            log.warning("task %s is open again: its deadline was moved", task.task)
-            reopen_task(directory)
-            return self._votes(task)
         raise JudgeUnavailable(
             f"people voted on {len(labelled)} of {num_asked} pairs by {task.deadline}, and people.min_share = "
             f"{self._people.min_share:g} asks for more: raise `people.deadline_hours`, or lower `people.min_share`"

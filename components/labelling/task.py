@@ -6,6 +6,7 @@ when the task closes. Knows no database: readers on other hosts read these two f
 
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -161,16 +162,18 @@ def tasks_of(campaign_directory: Path) -> Sequence[Task]:
     return sorted((read_task(path.parent) for path in paths), key=lambda task: (task.round, task.task))
 
 
-def reopen_task(directory: Path) -> None:
-    """Withdraw the votes of the task in a directory, which the page publishes anew when the task closes again."""
-    (directory / VOTES).unlink(missing_ok=True)
-
-
 def read_votes(directory: Path) -> Votes | None:
     """Read the votes of the task in a directory; None while it is open.
+
+    A task that closed at its deadline is open again if the round has moved the deadline since.
 
     Raises:
         ValueError: They are damaged.
     """
     path = directory / VOTES
-    return read_record(Votes, path) if path.exists() else None
+    votes = read_record(Votes, path) if path.exists() else None
+    if votes is not None and votes.closed == "deadline":
+        deadline = read_task(directory).deadline
+        if deadline is None or datetime.fromisoformat(deadline) > datetime.fromisoformat(votes.closed_at):
+            return None
+    return votes
