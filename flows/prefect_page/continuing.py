@@ -8,7 +8,6 @@ import logging
 from pathlib import Path
 from uuid import UUID
 
-from components.labelling.progress import TaskProgress, read_progress
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.client.schemas.filters import (
@@ -20,6 +19,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound
 
 from components.campaign.waiting import Waiting, read_waiting
+from components.labelling.progress import TaskProgress, read_progress
 from components.report.round import escape_markdown
 from flows.servers.key import PrefectApi
 from tasks.record_round import artifact_key
