@@ -38,7 +38,9 @@ def test_round_waits_without_a_process_and_goes_on_when_people_have_voted(
     run = site.start("campaign", what=what)
     site.wait_for(run, "Suspended", "Failed", "Cancelled", seconds=180)
     assert site.state(run)["name"] == "Suspended", site.state(run)
-    wait_until(lambda: not [one for one in site.processes() if "prefect.engine" in one.cmdline()], "the run to exit", 30)
+    wait_until(
+        lambda: not [one for one in site.processes() if "prefect.engine" in one.cmdline()], "the run to exit", 30
+    )
     second = site.wait_for(site.start("campaign", what=what), "Skipped", "Completed", "Failed")
     assert second["name"] == "Skipped"
     assert "waits for people" in second["message"]
