@@ -70,6 +70,8 @@ def close_due(campaign_directory: Path, now: datetime) -> list[str]:
     Returns:
         Names of the tasks whose votes were published by this call.
     """
+    if not open_plans(campaign_directory):
+        return []
     due: list[tuple[Plan, Reason]] = []
     with looked_at(campaign_directory) as connection:
         closings = () if connection is None else connection.execute("SELECT task FROM closings").fetchall()

@@ -17,7 +17,7 @@ from components.runtime.printable import printable
 TAGS = frozenset(
     (
         *("p", "br", "hr", "blockquote", "ul", "ol", "li", "pre", "code", "em", "strong", "s", "a"),
-        *("table", "thead", "tbody", "tr", "th", "td", "h3", "h4", "h5", "h6"),
+        *("table", "thead", "tbody", "tr", "th", "td", "h4", "h5", "h6"),
     )
 )
 """No images, nothing that loads, and no forms."""
@@ -25,7 +25,7 @@ ATTRIBUTES = {"a": {"href"}, "ol": {"start"}, "*": set[str]()}
 """By tag; without the last entry nh3 lets titles and languages through."""
 SCHEMES = {"http", "https", "mailto"}
 LINK_REL = "noopener noreferrer nofollow"
-HEADINGS_BELOW = 2
+HEADINGS_BELOW = 3
 """Level of the page's own headings, below which those of a text stand, so that the page's outline stays true."""
 
 

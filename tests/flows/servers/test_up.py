@@ -88,7 +88,7 @@ def wait_until(true: Callable[[], object], what: str, seconds: float = 300) -> N
 def new_machine(place: Path, **variables: str) -> Machine:
     place.mkdir(parents=True)
     light = {"MLFLOW_WORKERS": "1"}
-    ports = {"RATCHET_PREFECT_PORT": str(free_port()), "RATCHET_MLFLOW_PORT": str(free_port())}
+    ports = {f"RATCHET_{name}_PORT": str(free_port()) for name in ("PREFECT", "MLFLOW", "LABEL")}
     places = {"RATCHET_RUNS": str(place / "runs"), "PREFECT_HOME": str(place / "prefect"), "PYTHONPATH": str(ROOT)}
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
     return Machine(place, {**kept, **light, **ports, **places, **variables})
