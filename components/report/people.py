@@ -23,10 +23,10 @@ HEADINGS = (
 ANNOTATOR_HEADINGS = ("person", "votes", "skips", "right on gold", "agrees with others", "chose the left", "seconds")
 NOTE = (
     "People agree: how often two who both decided prefer the same answer of a pair. Agrees with people: how often the "
-    "judge prefers the answer that a person prefers; it can be no better than people among themselves. Ties are no "
-    "decision; alpha and Cohen's kappa take them as a category, and are 0 at the agreement of chance. Intervals are at "
-    "95 % over pairs. The pairs of a costly judge are those of which the judge was least sure, so it agrees less there "
-    "than elsewhere. A person whose whole interval on gold questions is below people.min_gold_accuracy is not counted."
+    "judge prefers the answer that a person prefers. Ties are no decision; alpha and Cohen's kappa take them as a "
+    "category, and are 0 at the agreement of chance. Intervals are at 95 % over pairs. If people are the costly judge, "
+    "the pairs are those of which the judge was least sure, so it agrees less there than elsewhere. A person whose "
+    "whole interval on gold questions is below people.min_gold_accuracy is not counted."
 )
 
 

@@ -94,12 +94,11 @@ def _is_suspended(client: SyncPrefectClient, run: UUID) -> bool:
 
 
 def _description(campaign: str, waits: Waiting, tasks: list[TaskProgress], page: str) -> str:
-    """Return how far people are, as one paragraph of Markdown: the run's page shows the first one."""
+    """Return how far people are, as one paragraph of Markdown, the first words of which the run's page shows."""
     parts = []
     for task in tasks:
         until = f", until {task.deadline}" if task.deadline else ""
         state = f"closed by {task.closed}" if task.closed else f"open{until}"
-        votes = f"{task.votes} votes of {task.annotators} people"
-        parts.append(f"**{task.labelled} of {task.quota}** pairs have their votes ({votes}; {state})")
-    name = escape_markdown(campaign)
-    return f"Round {waits.round} of {name} waits for people: {'; '.join(parts)}. [Label]({page}/c/{campaign}/)"
+        pairs = f"[{task.labelled} of {task.quota} pairs labelled]({page}/c/{campaign}/)"
+        parts.append(f"{pairs}: {task.votes} votes of {task.annotators} people, {state}")
+    return f"{'; '.join(parts)}. Round {waits.round} of {escape_markdown(campaign)} waits for them since {waits.since}."

@@ -1,6 +1,7 @@
 """A round that waits for people, on real servers: it holds nothing while they vote, and goes on by itself."""
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -74,10 +75,10 @@ def test_two_people_label_a_round_that_holds_no_process_and_goes_on_by_itself(
         site.ratchet("down")
         site.ratchet("up")
         shown = {"artifacts": {"key": {"like_": "%-people"}}, "sort": "CREATED_DESC"}
-        wait_until(lambda: "**" in site.ask("/artifacts/filter", shown)[0]["description"], "the artifact", 30)
+        wait_until(lambda: "labelled](" in site.ask("/artifacts/filter", shown)[0]["description"], "the artifact", 30)
         page.goto(f"{site.prefect}/runs/flow-run/{run}")
         page.get_by_text("Artifacts", exact=True).first.click()
-        expect(page.get_by_role("link", name="Label").first).to_be_visible()
+        expect(page.get_by_role("link", name=re.compile("of 8 pairs labelled")).first).to_be_visible()
         picture("waiting-for-people")
         page.goto("about:blank")
         again = anna.context.new_page()

@@ -100,3 +100,14 @@ def test_person_who_is_not_counted_is_marked() -> None:
     people["annotators"]["rob"]["is_counted"] = False
     assert annotator_rows(SimpleNamespace(people=people))[1][0] == "rob (not counted)"  # type: ignore[arg-type]
     assert people_rows(SimpleNamespace(people=people))[0][2] == "1"  # type: ignore[arg-type]
+
+
+def test_agreement_of_judges_is_drawn_by_round_and_a_long_name_is_cut() -> None:
+    from components.report.charts import _agreements
+
+    name = "llm:a-model-with-a-very-long-name"
+    rounds = [record(n, {name: agreement(0.7), "rule:x": agreement(0.6)}, among=agreement(0.8)) for n in (1, 3)]
+    svg = str(_agreements(rounds).svg)
+    assert "llm:a-model-with-" in svg
+    assert name not in svg.replace("round 1 ", "")
+    assert "round 3 people: 0.800 (0.740 to 0.860)" in svg
