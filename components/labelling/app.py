@@ -76,7 +76,8 @@ def create_app(runs: Path, *, hosts: Collection[str], url: str, ticks: Sequence[
     app.state.secure = url.startswith("https://")
     # A person answers every few seconds; a browser that comes back sends what it kept.
     app.state.asked = TokenBuckets(per_second=4, burst=30)
-    app.state.tried = TokenBuckets(per_second=0.5, burst=20)
+    # A room full of people opens its links from one address; a token has 256 random bits.
+    app.state.tried = TokenBuckets(per_second=1, burst=120)
     app.include_router(router)
     app.add_exception_handler(Refused, _refuse)
     app.add_exception_handler(HTTPException, _refuse_unknown)

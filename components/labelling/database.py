@@ -83,8 +83,6 @@ class Database:
         try:
             self._connection.row_factory = sqlite3.Row
             self._connection.execute("PRAGMA journal_mode = WAL")
-            # A vote that was answered is on the disk: a crash of the machine loses none.
-            self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.execute("PRAGMA foreign_keys = ON")
             self._create(path)
         except BaseException:
@@ -107,8 +105,23 @@ class Database:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Yield the connection in a transaction that alone may write; it is undone after an error."""
+        """Yield the connection in a transaction that alone may write; it is undone after an error.
+
+        What it wrote is on the disk when the block ends: a crash of the machine loses no vote that was answered.
+        """
+        with self._transaction("FULL") as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def leasing(self) -> Iterator[sqlite3.Connection]:
+        """Yield the same for what may be lost with the machine's power, such as leases: it waits for no disk."""
+        with self._transaction("NORMAL") as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def _transaction(self, synchronous: str) -> Iterator[sqlite3.Connection]:
         with self._turn:
+            self._connection.execute(f"PRAGMA synchronous = {synchronous}")
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection

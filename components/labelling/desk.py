@@ -85,7 +85,7 @@ class Desk:
         """Lease the annotator's next item, in the earliest round that has one for them."""
         plans = open_plans(self._directory)
         missing: Missing = "closed" if plans or plans_of(self._directory) else "none"
-        with self.database.writing() as connection:
+        with self.database.leasing() as connection:
             for plan in plans:
                 if is_closed(connection, plan) or plan.is_overdue(self._clock()):
                     continue
@@ -115,7 +115,7 @@ class Desk:
         """Renew the annotator's lease: the page is open in front of them."""
         plan = self._plan(task)
         if plan is not None:
-            with self.database.writing() as connection:
+            with self.database.leasing() as connection:
                 renew(connection, plan, annotator, item_id, self._clock())
 
     def browser_store(self, annotator: str) -> str:

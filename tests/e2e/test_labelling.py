@@ -26,6 +26,14 @@ ATTACK = (
 )
 
 
+@pytest.fixture(autouse=True)
+def _patience() -> Iterator[None]:
+    """The page tries a lost connection again after 1, 2, 4 and more seconds, and the machine may be busy."""
+    expect.set_options(timeout=20_000)
+    yield
+    expect.set_options(timeout=5_000)
+
+
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
     (tmp_path / "runs" / "demo").mkdir(parents=True)
