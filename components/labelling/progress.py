@@ -48,13 +48,13 @@ class AnnotatorFigures(Record):
 
 def read_progress(campaign_directory: Path) -> list[TaskProgress]:
     """Return how far each task of a campaign is. Changes nothing, and opens the database only for open tasks."""
-    return [_progress(plan, read_votes(plan.directory), votes) for plan, votes in _read(campaign_directory)]
+    return [_progress(plan, read_votes(plan.directory), votes) for plan, votes in read_standing(campaign_directory)]
 
 
 def read_annotators(campaign_directory: Path) -> list[AnnotatorFigures]:
     """Return what each annotator did, by name. A tie on a gold question is a wrong answer."""
     votes_by: dict[str, list[tuple[Vote, str | None]]] = defaultdict(list)
-    for plan, votes in _read(campaign_directory):
+    for plan, votes in read_standing(campaign_directory):
         for vote in votes:
             votes_by[vote.annotator].append((vote, plan.gold.get(vote.item_id)))
     return [_figures(annotator, votes_by[annotator]) for annotator in sorted(votes_by)]
@@ -76,7 +76,7 @@ def close_due(campaign_directory: Path, now: datetime) -> list[str]:
     with looked_at(campaign_directory) as connection:
         closings = () if connection is None else connection.execute("SELECT task FROM closings").fetchall()
     begun = {row["task"] for row in closings}
-    for plan, votes in _read(campaign_directory, only_open=True):
+    for plan, votes in read_standing(campaign_directory, only_open=True):
         labelled = plan.labelled((vote.item_id, vote.choice) for vote in votes)
         if labelled >= plan.task.quota:
             due.append((plan, "quota"))
@@ -131,7 +131,7 @@ def _close(campaign_directory: Path, due: list[tuple[Plan, Reason]], now: dateti
     return [plan.name for plan, _ in due]
 
 
-def _read(campaign_directory: Path, *, only_open: bool = False) -> list[tuple[Plan, tuple[Vote, ...]]]:
+def read_standing(campaign_directory: Path, *, only_open: bool = False) -> list[tuple[Plan, tuple[Vote, ...]]]:
     """Return the tasks with the votes that stand."""
     plans = open_plans(campaign_directory) if only_open else plans_of(campaign_directory)
     if not plans:
