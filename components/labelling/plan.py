@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 
-from components.labelling.task import TASK, VOTES, Item, Side, Task, read_task, votes_needed
+from components.labelling.task import TASK, Item, Side, Task, read_task, votes_needed
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,6 @@ class Plan:
     def name(self) -> str:
         """The task's name."""
         return self.task.task
-
-    @property
-    def is_published(self) -> bool:
-        """Whether the task's votes are published."""
-        return (self.directory / VOTES).exists()
 
     def is_overdue(self, now: datetime) -> bool:
         """Return whether the deadline has passed."""

@@ -9,7 +9,7 @@ from typing import Literal
 from components.artifacts import write_json
 from components.labelling.database import Database, looked_at, opened
 from components.labelling.plan import Plan, read_plan
-from components.labelling.task import LABELLING, VOTES, Vote, Votes, read_votes, tasks_of
+from components.labelling.task import LABELLING, TASK, VOTES, Vote, Votes, read_votes, tasks_of
 from components.labelling.voting import standing_votes
 from components.records import Record
 
@@ -104,8 +104,20 @@ def plans_of(campaign_directory: Path) -> list[Plan]:
 
 
 def open_plans(campaign_directory: Path) -> list[Plan]:
-    """Return the tasks whose votes are not published."""
-    return [plan for plan in plans_of(campaign_directory) if not plan.is_published]
+    """Return the tasks whose votes are not published, by their rounds. Reads no other task.
+
+    Raises:
+        ValueError: One is damaged.
+    """
+    paths = [path.parent for path in (campaign_directory / LABELLING).glob(f"*/{TASK}")]
+    plans = [read_plan(path) for path in paths if not (path / VOTES).exists()]
+    return sorted(plans, key=lambda plan: (plan.task.round, plan.name))
+
+
+def labelled_of_open(campaign_directory: Path) -> dict[str, int]:
+    """Return how many items have all of their votes, by the name of each open task."""
+    read = read_standing(campaign_directory, only_open=True)
+    return {plan.name: plan.labelled((vote.item_id, vote.choice) for vote in votes) for plan, votes in read}
 
 
 def publish(database: Database, plan: Plan, reason: Reason, now: datetime) -> None:

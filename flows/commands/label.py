@@ -1,5 +1,6 @@
 """`ratchet label`: the page on which people compare answers, and whom it lets in."""
 
+import contextlib
 import errno
 from datetime import UTC, datetime
 from pathlib import Path
@@ -181,17 +182,20 @@ def _serve(campaign: str, *, host: str, port: int, url: str | None) -> None:
     console.print(f"page     {_address(port=port, url=url)}", highlight=False, soft_wrap=True, markup=False)
     console.print(f"invite   ratchet label {campaign} --invite NAME", highlight=False)
     console.print("Ctrl-C ends it", highlight=False)
-    uvicorn.run(
-        app,
-        host=host,
-        port=port,
-        log_level="warning",
-        lifespan="on",
-        # A proxy may say who asks, if there is one.
-        proxy_headers=url is not None,
-        server_header=False,
-        access_log=False,
-    )
+    # uvicorn lets requests end, then passes the signal on.
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.run(
+            app,
+            host=host,
+            port=port,
+            log_level="warning",
+            lifespan="on",
+            # A proxy may say who asks, if there is one.
+            proxy_headers=url is not None,
+            server_header=False,
+            access_log=False,
+        )
+    console.print("\nstopped", highlight=False)
 
 
 def _check_port(host: str, port: int) -> None:
