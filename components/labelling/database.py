@@ -8,6 +8,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from components.records import NewerVersion
 FILE = "labels.sqlite"
 SCHEMA = 1
 BUSY_SECONDS = 20
+_CREATION = threading.Lock()
 TABLES = """
 CREATE TABLE events (
     sequence INTEGER PRIMARY KEY,
@@ -77,17 +79,33 @@ class Database:
         """
         path = database_path(campaign_directory)
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         self._turn = threading.Lock()
-        self._connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        with _CREATION:
+            _ensure_file(path)
+            self._connection = sqlite3.connect(
+                path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
         try:
             self._connection.row_factory = sqlite3.Row
-            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._keep_log()
             self._connection.execute("PRAGMA foreign_keys = ON")
             self._create(path)
         except BaseException:
             self.close()
             raise
+
+    def _keep_log(self) -> None:
+        """Turn the write-ahead log on, for which SQLite does not wait by itself."""
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+            else:
+                return
 
     def _create(self, path: Path) -> None:
         with self.writing() as connection:
@@ -169,6 +187,15 @@ def looked_at(campaign_directory: Path) -> Iterator[sqlite3.Connection | None]:
         yield connection if connection.execute("PRAGMA user_version").fetchone()[0] else None
     finally:
         connection.close()
+
+
+def _ensure_file(path: Path) -> None:
+    """Create the file for its owner alone, if there is none.
+
+    An existing one is not opened: to close it again would end the locks of all this process's connections to it.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _statements(script: str) -> list[str]:
