@@ -13,9 +13,10 @@ from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
 from components.config.campaign import CAMPAIGN_NAME
+from components.labelling import joining, pages
 from components.labelling.desk import Desk
-from components.labelling.pages import Refused, message, router
 from components.labelling.progress import close_due
+from components.labelling.rendering import Refused, message
 from components.labelling.task import LABELLING
 from components.runtime.ticking import every
 from components.web.guard import App, Guard
@@ -76,8 +77,10 @@ def create_app(runs: Path, *, hosts: Collection[str], url: str, ticks: Sequence[
     app.state.secure = url.startswith("https://")
     # A person answers every few seconds; a browser that comes back sends what it kept.
     app.state.asked = TokenBuckets(per_second=4, burst=30)
-    app.state.tried = TokenBuckets(per_second=0.5, burst=20)
-    app.include_router(router)
+    # A room full of people opens its links from one address; a token has 256 random bits.
+    app.state.tried = TokenBuckets(per_second=1, burst=120)
+    app.include_router(joining.router)
+    app.include_router(pages.router)
     app.add_exception_handler(Refused, _refuse)
     app.add_exception_handler(HTTPException, _refuse_unknown)
     app.add_exception_handler(RequestValidationError, _refuse_malformed)

@@ -8,6 +8,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from components.records import NewerVersion
 FILE = "labels.sqlite"
 SCHEMA = 1
 BUSY_SECONDS = 20
+_CREATION = threading.Lock()
 TABLES = """
 CREATE TABLE events (
     sequence INTEGER PRIMARY KEY,
@@ -77,19 +79,33 @@ class Database:
         """
         path = database_path(campaign_directory)
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         self._turn = threading.Lock()
-        self._connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        with _CREATION:
+            _ensure_file(path)
+            self._connection = sqlite3.connect(
+                path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
         try:
             self._connection.row_factory = sqlite3.Row
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            # A vote that was answered is on the disk: a crash of the machine loses none.
-            self._connection.execute("PRAGMA synchronous = FULL")
+            self._keep_log()
             self._connection.execute("PRAGMA foreign_keys = ON")
             self._create(path)
         except BaseException:
             self.close()
             raise
+
+    def _keep_log(self) -> None:
+        """Turn the write-ahead log on, for which SQLite does not wait by itself."""
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+            else:
+                return
 
     def _create(self, path: Path) -> None:
         with self.writing() as connection:
@@ -107,8 +123,23 @@ class Database:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Yield the connection in a transaction that alone may write; it is undone after an error."""
+        """Yield the connection in a transaction that alone may write; it is undone after an error.
+
+        What it wrote is on the disk when the block ends: a crash of the machine loses no vote that was answered.
+        """
+        with self._transaction("FULL") as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def leasing(self) -> Iterator[sqlite3.Connection]:
+        """Yield the same for what may be lost with the machine's power, such as leases: it waits for no disk."""
+        with self._transaction("NORMAL") as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def _transaction(self, synchronous: str) -> Iterator[sqlite3.Connection]:
         with self._turn:
+            self._connection.execute(f"PRAGMA synchronous = {synchronous}")
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
@@ -156,6 +187,15 @@ def looked_at(campaign_directory: Path) -> Iterator[sqlite3.Connection | None]:
         yield connection if connection.execute("PRAGMA user_version").fetchone()[0] else None
     finally:
         connection.close()
+
+
+def _ensure_file(path: Path) -> None:
+    """Create the file for its owner alone, if there is none.
+
+    An existing one is not opened: to close it again would end the locks of all this process's connections to it.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _statements(script: str) -> list[str]:

@@ -14,9 +14,9 @@ from typing import Literal
 from components.labelling.assignment import Assigned, assign, renew
 from components.labelling.database import Database
 from components.labelling.invitations import Invitation, Refusal, accept, is_standing, look_up
-from components.labelling.plan import Plan
-from components.labelling.progress import open_plans, plans_of, read_progress
-from components.labelling.task import LABELLING
+from components.labelling.plan import Plan, read_plan
+from components.labelling.progress import labelled_of_open, open_plans
+from components.labelling.task import LABELLING, TASK, TASK_NAME
 from components.labelling.voting import Ballot, Outcome, give_vote, is_closed, undo_vote
 from components.runtime.secret_file import ensure_secret
 from components.web.cookies import CookieSigner
@@ -84,8 +84,8 @@ class Desk:
     def next(self, annotator: str) -> Situation:
         """Lease the annotator's next item, in the earliest round that has one for them."""
         plans = open_plans(self._directory)
-        missing: Missing = "closed" if plans or plans_of(self._directory) else "none"
-        with self.database.writing() as connection:
+        missing: Missing = "closed" if any((self._directory / LABELLING).glob(f"*/{TASK}")) else "none"
+        with self.database.leasing() as connection:
             for plan in plans:
                 if is_closed(connection, plan) or plan.is_overdue(self._clock()):
                     continue
@@ -115,7 +115,7 @@ class Desk:
         """Renew the annotator's lease: the page is open in front of them."""
         plan = self._plan(task)
         if plan is not None:
-            with self.database.writing() as connection:
+            with self.database.leasing() as connection:
                 renew(connection, plan, annotator, item_id, self._clock())
 
     def browser_store(self, annotator: str) -> str:
@@ -127,7 +127,8 @@ class Desk:
         self.database.close()
 
     def _plan(self, task: str) -> Plan | None:
-        return next((plan for plan in plans_of(self._directory) if plan.name == task), None)
+        directory = self._directory / LABELLING / task
+        return read_plan(directory) if TASK_NAME.fullmatch(task) and (directory / TASK).exists() else None
 
     def _situation(
         self, connection: sqlite3.Connection, next: Assigned | Missing, plan: Plan | None, annotator: str
@@ -151,6 +152,6 @@ class Desk:
         with self._progress_turn:
             read_at, labelled = self._progress
             if time.monotonic() - read_at >= PROGRESS_SECONDS:
-                labelled = {progress.task: progress.labelled for progress in read_progress(self._directory)}
+                labelled = labelled_of_open(self._directory)
                 self._progress = (time.monotonic(), labelled)
             return labelled

@@ -1,41 +1,29 @@
-"""The pages of the labelling server: personal links, the page on which people compare, and what its script asks.
+"""The page on which people compare, what its script asks, and its own files.
 
 Each POST needs the CSRF token of the browser's own pages. Knows no database.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
-from urllib.parse import parse_qs
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Request
-from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse, RedirectResponse, Response
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from components.labelling.assignment import Assigned
-from components.labelling.desk import SESSION_SECONDS, Desk
-from components.labelling.invitations import Invitation, Refusal
+from components.labelling.desk import Desk
+from components.labelling.joining import SESSION
+from components.labelling.rendering import Refused, render
 from components.labelling.view import view_of
 from components.labelling.voting import Ballot, Outcome, ShownChoice
-from components.web.cookies import BROWSER, keep_cookie, new_browser
+from components.web.cookies import BROWSER
 
-SESSION = "ratchet_session"
 ROOM = Path(__file__).parent
 STATIC = {
     "base.css": ROOM.parent / "web" / "base.css",
     **{name: ROOM / "static" / name for name in ("page.css", "page.js", "outbox.js", "icon.svg")},
 }
 TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-REFUSALS: dict[Refusal, tuple[int, str, str]] = {
-    "unknown": (404, "This link does not exist", "Check that you copied all of it, or ask for a new one."),
-    "expired": (410, "This link has expired", "Ask the person who invited you for a new one. Your votes are kept."),
-    "revoked": (410, "This link was withdrawn", "Ask the person who invited you if that was a mistake."),
-    "used": (
-        409,
-        "This link was opened elsewhere",
-        "A link works in one browser. Ask for another one.",
-    ),
-}
 NOTES: dict[Outcome, str] = {
     "kept": "",
     "already": "You had judged that one already, perhaps in another tab. The earlier judgement stands.",
@@ -43,21 +31,6 @@ NOTES: dict[Outcome, str] = {
     "unknown": "That item is no longer part of the round, so your last judgement was not kept.",
 }
 router = APIRouter()
-templates = Environment(
-    loader=PackageLoader("components.labelling"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-
-
-class Refused(Exception):
-    """A request that gets a page with one thing to say."""
-
-    def __init__(self, status: int, heading: str, text: str) -> None:
-        super().__init__(heading)
-        self.status, self.heading, self.text = status, heading, text
 
 
 class Visitor(BaseModel):
@@ -140,12 +113,6 @@ def healthz() -> PlainTextResponse:
     return PlainTextResponse("ok\n")
 
 
-@router.get("/")
-def entrance() -> HTMLResponse:
-    """Say how to get in."""
-    return message(200, "Compare answers", "Open the personal link that you were sent to begin.")
-
-
 @router.get("/static/{name}")
 def static(name: str) -> Response:
     """Send one of the page's own files."""
@@ -155,56 +122,17 @@ def static(name: str) -> Response:
     return FileResponse(path, media_type=TYPES[path.suffix], headers={"cache-control": "no-cache"})
 
 
-@router.get("/join/{link}")
-def show_link(request: Request, link: str) -> HTMLResponse:
-    """Show a button: programs that preview links press none, and so do not use the link up."""
-    desk, token = _desk_of(request, link)
-    browser = request.cookies.get(BROWSER) or new_browser()
-    invitation = desk.look_up(token, browser)
-    if not isinstance(invitation, Invitation):
-        return message(*REFUSALS[invitation])
-    page = templates.get_template("join.html.j2").render(
-        annotator=invitation.annotator, campaign=desk.campaign, csrf=desk.signer.csrf_token(browser)
-    )
-    response = HTMLResponse(page)
-    keep_cookie(response, BROWSER, browser, path="/", max_age=SESSION_SECONDS, secure=request.app.state.secure)
-    return response
-
-
-@router.post("/join/{link}")
-async def open_link(request: Request, link: str) -> Response:
-    """Exchange a link for a session."""
-    desk, token = _desk_of(request, link)
-    form = parse_qs((await request.body()).decode("utf-8", errors="replace"))
-    browser = request.cookies.get(BROWSER)
-    if browser is None or not desk.signer.is_csrf_token(form.get("csrf", [""])[0], browser):
-        return message(403, "This browser keeps no cookies", "Allow cookies for this page, then open the link again.")
-    cookie = desk.accept(token, browser)
-    if cookie in REFUSALS:
-        return message(*REFUSALS[cookie])
-    response = RedirectResponse(f"/c/{desk.campaign}/", status_code=303)
-    keep_cookie(
-        response,
-        SESSION,
-        cookie,
-        path=f"/c/{desk.campaign}/",
-        max_age=SESSION_SECONDS,
-        secure=request.app.state.secure,
-    )
-    return response
-
-
 @router.get("/c/{campaign}/")
 def show_page(visitor: SignedIn) -> HTMLResponse:
     """Show the page with the annotator's item."""
-    page = templates.get_template("page.html.j2").render(
+    return render(
+        "page.html.j2",
         campaign=visitor.desk.campaign,
         annotator=visitor.annotator,
         csrf=visitor.desk.signer.csrf_token(visitor.browser),
         store=visitor.desk.browser_store(visitor.annotator),
         **_shown(visitor),
     )
-    return HTMLResponse(page)
 
 
 @router.get("/c/{campaign}/item")
@@ -240,34 +168,12 @@ def alive(visitor: Posting, sent: SentAlive) -> Response:
     return Response(status_code=204)
 
 
-def message(status: int, heading: str, text: str) -> HTMLResponse:
-    """Return a page with one thing to say."""
-    page = templates.get_template("message.html.j2").render(heading=heading, text=text)
-    return HTMLResponse(page, status_code=status)
-
-
-def _desk_of(request: Request, link: str) -> tuple[Desk, str]:
-    """Return the desk and the token of a link, `campaign.token`; a token has no dots.
-
-    Raises:
-        Refused: The campaign has no labelling, or this address has tried too many links.
-    """
-    address = request.client.host if request.client else ""
-    if not request.app.state.tried.take(address):
-        raise Refused(429, "Too many links were tried from here", "Wait a minute, then open yours again.")
-    campaign, _, token = link.rpartition(".")
-    desk = request.app.state.desks.find(campaign)
-    if desk is None:
-        raise Refused(*REFUSALS["unknown"])
-    return desk, token
-
-
 def _fragment(visitor: Visitor, note: str = "") -> HTMLResponse:
-    return HTMLResponse(templates.get_template("item.html.j2").render(**_shown(visitor, note)))
+    return render("item.html.j2", **_shown(visitor, note))
 
 
 def _shown(visitor: Visitor, note: str = "") -> dict[str, object]:
     situation = visitor.desk.next(visitor.annotator)
     item = view_of(situation.next) if isinstance(situation.next, Assigned) else None
-    state: Literal["item"] | str = "item" if isinstance(situation.next, Assigned) else situation.next
+    state = "item" if isinstance(situation.next, Assigned) else situation.next
     return {"situation": situation, "item": item, "state": state, "note": note}

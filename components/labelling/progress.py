@@ -9,7 +9,7 @@ from typing import Literal
 from components.artifacts import write_json
 from components.labelling.database import Database, looked_at, opened
 from components.labelling.plan import Plan, read_plan
-from components.labelling.task import LABELLING, VOTES, Vote, Votes, read_votes, tasks_of
+from components.labelling.task import LABELLING, TASK, VOTES, Vote, Votes, read_votes, tasks_of
 from components.labelling.voting import standing_votes
 from components.records import Record
 
@@ -48,13 +48,13 @@ class AnnotatorFigures(Record):
 
 def read_progress(campaign_directory: Path) -> list[TaskProgress]:
     """Return how far each task of a campaign is. Changes nothing, and opens the database only for open tasks."""
-    return [_progress(plan, read_votes(plan.directory), votes) for plan, votes in _read(campaign_directory)]
+    return [_progress(plan, read_votes(plan.directory), votes) for plan, votes in read_standing(campaign_directory)]
 
 
 def read_annotators(campaign_directory: Path) -> list[AnnotatorFigures]:
     """Return what each annotator did, by name. A tie on a gold question is a wrong answer."""
     votes_by: dict[str, list[tuple[Vote, str | None]]] = defaultdict(list)
-    for plan, votes in _read(campaign_directory):
+    for plan, votes in read_standing(campaign_directory):
         for vote in votes:
             votes_by[vote.annotator].append((vote, plan.gold.get(vote.item_id)))
     return [_figures(annotator, votes_by[annotator]) for annotator in sorted(votes_by)]
@@ -76,8 +76,8 @@ def close_due(campaign_directory: Path, now: datetime) -> list[str]:
     with looked_at(campaign_directory) as connection:
         closings = () if connection is None else connection.execute("SELECT task FROM closings").fetchall()
     begun = {row["task"] for row in closings} - _open_again(campaign_directory)
-    for plan, votes in _read(campaign_directory, only_open=True):
-        labelled = plan.labelled((vote.item_id, vote.choice) for vote in votes)
+    for plan, votes in read_standing(campaign_directory, only_open=True):
+        labelled = plan.labelled(votes)
         if labelled >= plan.task.quota:
             due.append((plan, "quota"))
         elif plan.is_overdue(now):
@@ -115,8 +115,28 @@ def plans_of(campaign_directory: Path) -> list[Plan]:
 
 
 def open_plans(campaign_directory: Path) -> list[Plan]:
-    """Return the tasks whose votes are not published."""
-    return [plan for plan in plans_of(campaign_directory) if not plan.is_published]
+    """Return the tasks whose votes are not published, or whose deadline was moved since. Reads no other task.
+
+    Raises:
+        ValueError: One is damaged.
+    """
+    paths = [path.parent for path in (campaign_directory / LABELLING).glob(f"*/{TASK}")]
+    plans = [read_plan(path) for path in paths if _is_open(path)]
+    return sorted(plans, key=lambda plan: (plan.task.round, plan.name))
+
+
+def _is_open(directory: Path) -> bool:
+    votes = directory / VOTES
+    if not votes.exists():
+        return True
+    was_written_again = (directory / TASK).stat().st_mtime_ns > votes.stat().st_mtime_ns
+    return was_written_again and read_votes(directory) is None
+
+
+def labelled_of_open(campaign_directory: Path) -> dict[str, int]:
+    """Return how many items have all of their votes, by the name of each open task."""
+    read = read_standing(campaign_directory, only_open=True)
+    return {plan.name: plan.labelled(votes) for plan, votes in read}
 
 
 def publish(database: Database, plan: Plan, reason: Reason, now: datetime) -> None:
@@ -142,7 +162,7 @@ def _close(campaign_directory: Path, due: list[tuple[Plan, Reason]], now: dateti
     return [plan.name for plan, _ in due]
 
 
-def _read(campaign_directory: Path, *, only_open: bool = False) -> list[tuple[Plan, tuple[Vote, ...]]]:
+def read_standing(campaign_directory: Path, *, only_open: bool = False) -> list[tuple[Plan, tuple[Vote, ...]]]:
     """Return the tasks with the votes that stand."""
     plans = open_plans(campaign_directory) if only_open else plans_of(campaign_directory)
     if not plans:
@@ -162,7 +182,7 @@ def _progress(plan: Plan, published: Votes | None, votes: tuple[Vote, ...]) -> T
     return TaskProgress(
         task=plan.name,
         round=plan.task.round,
-        labelled=plan.labelled((vote.item_id, vote.choice) for vote in votes),
+        labelled=plan.labelled(votes),
         quota=plan.task.quota,
         votes=len(votes),
         annotators=len({vote.annotator for vote in votes}),

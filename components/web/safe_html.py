@@ -4,7 +4,7 @@ Two walls: the Markdown reader lets no HTML through, and what it writes passes a
 """
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import nh3
@@ -29,6 +29,7 @@ HEADINGS_BELOW = 3
 """Level of the page's own headings, below which those of a text stand, so that the page's outline stays true."""
 
 
+@lru_cache(maxsize=512)
 def safe_html(markdown: str) -> str:
     """Return the HTML of a Markdown text of anybody, for an element of a page of ours.
 

@@ -35,10 +35,16 @@ class LabelServer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    def command(self, *options: str) -> dict[str, Any]:
+        """Return what `subprocess` needs for the command as a user types it."""
+        command = [sys.executable, "-m", "flows.cli", "label", "demo", *options]
+        return {"args": command, "env": {**os.environ, "RATCHET_RUNS": str(self.runs), "PYTHONPATH": str(ROOT)}}
+
+    def ratchet(self, *options: str) -> str:
+        return subprocess.run(**self.command(*options), check=True, capture_output=True, text=True).stdout
+
     def start(self) -> None:
-        command = [sys.executable, "-m", "flows.cli", "label", "demo", "--port", str(self.port)]
-        environment = {**os.environ, "RATCHET_RUNS": str(self.runs), "PYTHONPATH": str(ROOT)}
-        self.process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen(**self.command("--port", str(self.port)), stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and self.process.poll() is None:
             with contextlib.suppress(httpx.TransportError):

@@ -16,14 +16,23 @@ export class Outbox {
   }
 
   drop(vote) {
-    localStorage.removeItem(this.prefix + vote.vote_id);
+    this.kept()?.removeItem(this.prefix + vote.vote_id);
     if (this.unkept?.vote_id === vote.vote_id) this.unkept = undefined;
   }
 
   all() {
-    const names = Object.keys(localStorage).filter((name) => name.startsWith(this.prefix));
-    const votes = names.map((name) => JSON.parse(localStorage.getItem(name)));
+    const kept = this.kept();
+    const names = Object.keys(kept ?? {}).filter((name) => name.startsWith(this.prefix));
+    const votes = names.map((name) => JSON.parse(kept.getItem(name)));
     return this.unkept ? [...votes, this.unkept] : votes;
+  }
+
+  kept() {
+    try {
+      return localStorage;
+    } catch {
+      return undefined;
+    }
   }
 }
 

@@ -53,7 +53,7 @@ async function deliver() {
     say("");
     if (html !== undefined) {
       show(html);
-      localStorage.setItem(`ratchet:${store}:turn`, String(Date.now()));
+      setting(`${store}:turn`, String(Date.now()));
     }
     setBusy(false);
   } catch (error) {
