@@ -8,8 +8,9 @@ import pytest
 from components.labelling import progress
 from components.labelling.database import Database, database_path
 from components.labelling.desk import Desk
+from components.labelling.plan import read_plan
 from components.labelling.progress import close_by_hand, close_due, read_annotators, read_progress
-from components.labelling.task import read_votes, write_task
+from components.labelling.task import Vote, read_votes, write_task
 from components.records import NewerVersion
 from tests.labelling.tasks import make_task
 from tests.labelling.test_assignment import ballot, next_item
@@ -54,10 +55,8 @@ def test_item_that_one_of_two_people_skips_waits_for_a_vote_and_two_skips_give_i
 
     def given(annotator: str, choice: Any) -> Vote:
         item = task.items[0].item_id
-        name = annotator + choice
-        return Vote(
-            vote_id=name, item_id=item, annotator=annotator, choice=choice, shown_left="first", seconds=1, at="", flag=None
-        )
+        about = {"vote_id": annotator + choice, "shown_left": "first", "seconds": 1.0, "at": "", "flag": None}
+        return Vote.model_validate(about | {"item_id": item, "annotator": annotator, "choice": choice})
 
     other = given("bob", "tie").model_copy(update={"item_id": "elsewhere"})
     assert plan.labelled([given("ann", "skip"), other]) == 0
