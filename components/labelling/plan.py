@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 
-from components.labelling.task import TASK, Item, Side, Task, read_task, votes_needed
+from components.labelling.task import TASK, VOTES, Item, Side, Task, read_task, read_votes, votes_needed
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,24 @@ def read_plan(directory: Path) -> Plan:
         ValueError: It is damaged.
     """
     return _plan_at(directory, (directory / TASK).stat().st_mtime_ns)
+
+
+def is_open(directory: Path) -> bool:
+    """Return whether the task in a directory takes votes: none are published, or its deadline was moved since.
+
+    Raises:
+        ValueError: Its files are damaged.
+    """
+    try:
+        published = (directory / VOTES).stat().st_mtime_ns
+    except FileNotFoundError:
+        return True
+    return _was_opened_again(directory, published, (directory / TASK).stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _was_opened_again(directory: Path, published: int, asked: int) -> bool:
+    return read_votes(directory) is None
 
 
 @lru_cache(maxsize=64)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from components.artifacts import write_json
 from components.labelling.database import Database, looked_at, opened
-from components.labelling.plan import Plan, read_plan
+from components.labelling.plan import Plan, is_open, read_plan
 from components.labelling.task import LABELLING, TASK, VOTES, Vote, Votes, read_votes, tasks_of
 from components.labelling.voting import standing_votes
 from components.records import Record
@@ -75,7 +75,7 @@ def close_due(campaign_directory: Path, now: datetime) -> list[str]:
     due: list[tuple[Plan, Reason]] = []
     with looked_at(campaign_directory) as connection:
         closings = () if connection is None else connection.execute("SELECT task FROM closings").fetchall()
-    begun = {row["task"] for row in closings}
+    begun = {row["task"] for row in closings} - _open_again(campaign_directory)
     for plan, votes in read_standing(campaign_directory, only_open=True):
         labelled = plan.labelled((vote.item_id, vote.choice) for vote in votes)
         if labelled >= plan.task.quota:
@@ -85,6 +85,17 @@ def close_due(campaign_directory: Path, now: datetime) -> list[str]:
         elif plan.name in begun:  # a crash came between closing it and publishing its votes
             due.append((plan, "by_hand"))
     return _close(campaign_directory, due, now)
+
+
+def _open_again(campaign_directory: Path) -> set[str]:
+    """Return the tasks that closed at a deadline which the round has moved since, and forget that they did."""
+    names = {plan.name for plan in open_plans(campaign_directory) if (plan.directory / VOTES).exists()}
+    if names:
+        with opened(campaign_directory) as database, database.writing() as connection:
+            connection.executemany("DELETE FROM closings WHERE task = ?", [(name,) for name in sorted(names)])
+        for name in names:
+            (campaign_directory / LABELLING / name / VOTES).unlink(missing_ok=True)
+    return names
 
 
 def close_by_hand(campaign_directory: Path, now: datetime) -> list[str]:
@@ -104,13 +115,13 @@ def plans_of(campaign_directory: Path) -> list[Plan]:
 
 
 def open_plans(campaign_directory: Path) -> list[Plan]:
-    """Return the tasks whose votes are not published, by their rounds. Reads no other task.
+    """Return the tasks that take votes, by their rounds. Reads no other task.
 
     Raises:
         ValueError: One is damaged.
     """
     paths = [path.parent for path in (campaign_directory / LABELLING).glob(f"*/{TASK}")]
-    plans = [read_plan(path) for path in paths if not (path / VOTES).exists()]
+    plans = [read_plan(path) for path in paths if is_open(path)]
     return sorted(plans, key=lambda plan: (plan.task.round, plan.name))
 
 
