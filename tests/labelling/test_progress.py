@@ -8,7 +8,7 @@ import pytest
 from components.labelling import progress
 from components.labelling.database import Database, database_path
 from components.labelling.desk import Desk
-from components.labelling.progress import close_by_hand, close_due, read_annotators, read_progress
+from components.labelling.progress import close_by_hand, close_due, open_plans, read_annotators, read_progress
 from components.labelling.task import read_votes, write_task
 from components.records import NewerVersion
 from tests.labelling.tasks import make_task
@@ -68,6 +68,23 @@ def test_task_closes_at_its_deadline_with_what_it_has(desk: Desk, campaign: Path
     votes = read_votes(directory)
     assert votes is not None
     assert (votes.closed, len(votes.votes)) == ("deadline", 1)
+
+
+def test_task_whose_deadline_is_moved_is_open_again_with_its_votes(desk: Desk, campaign: Path, clock: Any) -> None:
+    task = make_task(num_items=2, deadline=(clock.now + timedelta(hours=1)).isoformat())
+    directory = write_task(campaign, task)
+    vote(desk, task.task, "ann")
+    clock.tick(3600)
+    assert close_due(campaign, clock.now) == [task.task]
+    assert open_plans(campaign) == []
+    write_task(campaign, task.model_copy(update={"deadline": (clock.now + timedelta(hours=1)).isoformat()}))
+    assert close_due(campaign, clock.now) == []
+    assert [plan.name for plan in open_plans(campaign)] == [task.task]
+    vote(desk, task.task, "bob")
+    assert close_due(campaign, clock.now) == [task.task]
+    votes = read_votes(directory)
+    assert votes is not None
+    assert (votes.closed, [vote.annotator for vote in votes.votes]) == ("quota", ["ann", "bob"])
 
 
 def test_deadline_that_passes_before_any_page_ran_publishes_no_votes(campaign: Path, clock: Any) -> None:
