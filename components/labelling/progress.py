@@ -8,7 +8,7 @@ from typing import Literal
 
 from components.artifacts import write_json
 from components.labelling.database import Database, looked_at, opened
-from components.labelling.plan import Plan, is_open, read_plan
+from components.labelling.plan import Plan, read_plan
 from components.labelling.task import LABELLING, TASK, VOTES, Vote, Votes, read_votes, tasks_of
 from components.labelling.voting import standing_votes
 from components.records import Record
@@ -77,7 +77,7 @@ def close_due(campaign_directory: Path, now: datetime) -> list[str]:
         closings = () if connection is None else connection.execute("SELECT task FROM closings").fetchall()
     begun = {row["task"] for row in closings} - _open_again(campaign_directory)
     for plan, votes in read_standing(campaign_directory, only_open=True):
-        labelled = plan.labelled((vote.item_id, vote.choice) for vote in votes)
+        labelled = plan.labelled(votes)
         if labelled >= plan.task.quota:
             due.append((plan, "quota"))
         elif plan.is_overdue(now):
@@ -115,20 +115,28 @@ def plans_of(campaign_directory: Path) -> list[Plan]:
 
 
 def open_plans(campaign_directory: Path) -> list[Plan]:
-    """Return the tasks that take votes, by their rounds. Reads no other task.
+    """Return the tasks whose votes are not published, or whose deadline was moved since. Reads no other task.
 
     Raises:
         ValueError: One is damaged.
     """
     paths = [path.parent for path in (campaign_directory / LABELLING).glob(f"*/{TASK}")]
-    plans = [read_plan(path) for path in paths if is_open(path)]
+    plans = [read_plan(path) for path in paths if _is_open(path)]
     return sorted(plans, key=lambda plan: (plan.task.round, plan.name))
+
+
+def _is_open(directory: Path) -> bool:
+    votes = directory / VOTES
+    if not votes.exists():
+        return True
+    was_written_again = (directory / TASK).stat().st_mtime_ns > votes.stat().st_mtime_ns
+    return was_written_again and read_votes(directory) is None
 
 
 def labelled_of_open(campaign_directory: Path) -> dict[str, int]:
     """Return how many items have all of their votes, by the name of each open task."""
     read = read_standing(campaign_directory, only_open=True)
-    return {plan.name: plan.labelled((vote.item_id, vote.choice) for vote in votes) for plan, votes in read}
+    return {plan.name: plan.labelled(votes) for plan, votes in read}
 
 
 def publish(database: Database, plan: Plan, reason: Reason, now: datetime) -> None:
@@ -174,7 +182,7 @@ def _progress(plan: Plan, published: Votes | None, votes: tuple[Vote, ...]) -> T
     return TaskProgress(
         task=plan.name,
         round=plan.task.round,
-        labelled=plan.labelled((vote.item_id, vote.choice) for vote in votes),
+        labelled=plan.labelled(votes),
         quota=plan.task.quota,
         votes=len(votes),
         annotators=len({vote.annotator for vote in votes}),
