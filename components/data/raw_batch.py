@@ -29,7 +29,7 @@ class RawBatch:
     first: int
     """Index of the first row within the source, from 0."""
     noun: str
-    """What a row is called: `line`, `row` or `item`."""
+    """What a row is called: `line`, `row` or `item`; empty if the source says it."""
     numbers: Sequence[int]
     """Number of each row as errors name it, from 1."""
     content: Sequence[bytes] | Sequence[dict[str, Any]] | pa.RecordBatch
@@ -41,7 +41,7 @@ class RawBatch:
 
     def place(self, offset: int) -> str:
         """Return the name of a row of the batch, for errors."""
-        return f"{self.source} {self.noun} {self.numbers[offset]}"
+        return f"{self.source} {self.noun}".rstrip() + f" {self.numbers[offset]}"
 
     def rows(self) -> list[Row | Unreadable]:
         """Decode the batch."""

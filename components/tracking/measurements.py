@@ -92,6 +92,7 @@ def _summary(facts: RoundFacts) -> dict[str, float | None]:
         **{name: interval.value for name, interval in _length_controlled(record).items()},
         **_evidence(record),
         **_diversity(facts),
+        **_data_checks(facts),
         "seconds": sum(record.seconds.values()),
     }
 
@@ -100,6 +101,19 @@ def _diversity(facts: RoundFacts) -> dict[str, float | None]:
     """Return the diversity of the round's samples; a round that sampled none, or of an earlier version, has none."""
     measured = (facts.files.generated or {}).get("diversity") or {}
     return {f"samples/{name}": value for name, value in measured.items()}
+
+
+def _data_checks(facts: RoundFacts) -> dict[str, float | None]:
+    """Return what the data checks measured, and how many are above their limits.
+
+    None if they are off; rounds of earlier versions had none. A check that was skipped measured nothing.
+    """
+    checks = (facts.files.validated or {}).get("checks")
+    if not checks:
+        return {}
+    verdicts = Counter(check["verdict"] for check in checks)
+    counts = {"checks/warnings": verdicts["warn"], "checks/failures": verdicts["fail"]}
+    return counts | {f"checks/{check['name']}": check["share"] for check in checks}
 
 
 def _length_controlled(record: RoundRecord) -> dict[str, Interval]:

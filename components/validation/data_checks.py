@@ -59,10 +59,10 @@ def check_round(pairs: pd.DataFrame, config: ChecksConfig) -> FileResult | None:
     except ValueError as error:
         log.warning("the data checks cannot read a single pair: %s", error)
         return None
-    for check in result.checks:
-        if check.verdict in ("fail", "warn"):
-            limit = f"{check.max_share:.1%}"
-            log.warning("data check %s: %s, more than its limit of %s", check.name, check.summary, limit)
+    broken = [check for check in result.checks if check.verdict in ("fail", "warn")]
+    if broken:
+        told = "; ".join(f"{check.name}: {check.summary}, limit {check.max_share:.1%}" for check in broken)
+        log.warning("data checks above their limits: %s", told)
     return result
 
 
@@ -72,6 +72,13 @@ def as_json(result: FileResult | None) -> list[dict[str, Any]]:
         return []
     kept = {"name", "verdict", "summary", "share", "max_share", "found", "details"}
     return [check.model_dump(mode="json", include=kept) for check in result.checks]
+
+
+def examples_of(result: FileResult | None) -> pd.DataFrame:
+    """Return the masked examples of the checks that are above their limits, a row each."""
+    broken = [] if result is None else [check for check in result.checks if check.verdict in ("fail", "warn")]
+    rows = [{"check": check.name, **example.model_dump()} for check in broken for example in check.examples]
+    return pd.DataFrame(rows, columns=["check", "place", "detail", "excerpt"], dtype="str")
 
 
 def refuse_failed(result: FileResult | None) -> None:
