@@ -10,7 +10,7 @@ import pandas as pd
 from components.checks.file_check import FileCheck, FileResult
 from components.config import ChecksConfig
 from components.data.messages import parse_messages
-from components.data.raw_batch import RawBatch, Unreadable
+from components.data.raw_batch import RawBatch, Read
 from components.data.rows import Row
 from components.records import DataRejected
 from components.validation.schema import messages_of
@@ -40,7 +40,7 @@ class TableRows:
             part = self.rows[first : first + size]
             yield RawBatch(self.source, first, "", range(first + 1, first + 1 + len(part)), part, 0)
 
-    def take(self, rows: Collection[int], *, size: int) -> Iterator[tuple[int, Row | Unreadable]]:
+    def take(self, rows: Collection[int], *, size: int) -> Iterator[tuple[int, Read]]:
         """Yield some rows by index, in order."""
         for index in sorted(set(rows)):
             yield index, Row(f"{self.source} {index + 1}", self.rows[index])
