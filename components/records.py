@@ -171,6 +171,11 @@ class StartProbe(Record):
     """Texts that end a response."""
     tensor_parallel_size: int = 1
     """GPUs of one copy of the model, as in generation."""
+    top_p: float = 1.0
+    """Share of probability that the admitted tokens reach."""
+    top_k: int = 0
+    """Number of admitted tokens; 0 admits all."""
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("top_p", "top_k")
 
 
 class HubCommit(Record):

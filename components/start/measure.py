@@ -51,8 +51,8 @@ def measure(
     seeds = [[derive_seed(probe.seed, "start", prompt.prompt_id)] for prompt, _ in asked]
     law = SamplingParams(
         temperature=probe.temperature,
-        top_p=1.0,
-        top_k=0,
+        top_p=probe.top_p,
+        top_k=probe.top_k,
         max_new_tokens=limits.max_response_tokens,
         stop_ids=chat.stop_ids,
         stops=stop_strings(chat, probe.stop),
