@@ -175,7 +175,6 @@ class StartProbe(Record):
     """Share of probability that the admitted tokens reach."""
     top_k: int = 0
     """Number of admitted tokens; 0 admits all."""
-    ADDED_LATER: ClassVar[tuple[str, ...]] = ("top_p", "top_k")
 
 
 class HubCommit(Record):
