@@ -82,6 +82,8 @@ FORMAT = 1
 """Format of the records on disk. Raise it when an older version must not go on with what this one writes."""
 JUDGE_USAGE = "judge_usage.json"
 """File in which a stage that asks a judge publishes counts and cost of its calls."""
+CHECK_EXAMPLES = "check_examples.parquet"
+"""File of validate_data with masked examples of the data checks that are above their limits."""
 PROMPT_OUTCOMES = "prompt_outcomes.parquet"
 """Table in which collect_preferences publishes the outcome of each prompt."""
 
@@ -176,6 +178,10 @@ class StartProbe(Record):
     """Texts that end a response."""
     tensor_parallel_size: int = 1
     """GPUs of one copy of the model, as in generation."""
+    top_p: float = 1.0
+    """Share of probability that the admitted tokens reach."""
+    top_k: int = 0
+    """Number of admitted tokens; 0 admits all."""
 
 
 class HubCommit(Record):

@@ -62,6 +62,8 @@ def _probe(config: CampaignConfig) -> StartProbe | None:
     return StartProbe(
         num_prompts=min(settings.start_prompts, config.prompts.num_held_out),
         temperature=settings.temperature,
+        top_p=settings.top_p,
+        top_k=settings.top_k,
         engine=generation.engine,
         batch_size=generation.batch_size,
         confidence=settings.confidence,

@@ -22,6 +22,7 @@ from components.campaign.config import CONFIG, with_former_knobs
 from components.campaign.state import State, read_state, round_directory, start_directory
 from components.config import CampaignConfig, describe
 from components.records import (
+    CHECK_EXAMPLES,
     JUDGE_USAGE,
     PROMPT_OUTCOMES,
     Artifact,
@@ -110,6 +111,16 @@ class RoundFiles:
     def validated(self) -> dict[str, Any] | None:
         """Counts of the checked pairs; None before validate_data."""
         return self.read("validate_data", "validation.json")
+
+    @cached_property
+    def check_examples(self) -> dict[str, list[dict[str, str]]]:
+        """Masked examples by data check; empty if none is above its limit, or an earlier version ran the round."""
+        if self.file_digest("validate_data", CHECK_EXAMPLES) is None:
+            return {}
+        examples: dict[str, list[dict[str, str]]] = {}
+        for row in read_table(self.directory / "validate_data" / CHECK_EXAMPLES).to_dict("records"):
+            examples.setdefault(row["check"], []).append({str(name): text for name, text in row.items()})
+        return examples
 
     @cached_property
     def trained(self) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from components.checks.shingles import BANDS, Hashes, signatures, word_hashes
 from components.data.forms.pair_rows import COLUMNS, read_pair
 from components.data.messages import Messages
-from components.data.raw_batch import RawBatch, Unreadable
+from components.data.raw_batch import SPLIT_EARLIER, NoPair, RawBatch, Unreadable
 from components.data.rows import Row
 from components.data.seed_pair import SeedPair
 
@@ -19,7 +19,8 @@ SOURCES = ("source", "dataset", "origin")
 ANNOTATORS = ("annotator", "annotator_id", "worker_id", "judge")
 FINISHED = ("finish_reason", "chosen_finish_reason")
 """Columns that say where a row comes from, who judged it, and how its chosen answer ended; the first that is there."""
-CHECKED_COLUMNS = (*COLUMNS, *SOURCES, *ANNOTATORS, *FINISHED)
+LABEL_COLUMNS = (*SOURCES, *ANNOTATORS, *FINISHED)
+CHECKED_COLUMNS = (*COLUMNS, *LABEL_COLUMNS)
 """Columns that the checks read."""
 
 
@@ -82,6 +83,8 @@ class Entries:
     pairs: list[Entry]
     malformed: list[Flag]
     different_prompts: list[Flag]
+    without_pair: list[tuple[int, str]]
+    """Rows that say nothing of which answer is better, and why."""
 
     @cached_property
     def words(self) -> list[Hashes]:
@@ -103,16 +106,23 @@ def read_entries(batch: RawBatch) -> Entries:
     pairs: list[Entry] = []
     malformed: list[Flag] = []
     different: list[Flag] = []
+    without_pair: list[tuple[int, str]] = []
     for index, row in enumerate(batch.rows(), batch.first):
         if isinstance(row, Unreadable):
-            malformed.append(_malformed(index, "is not a JSON object", f"{row.place} {row.reason}"))
+            malformed.append(_malformed(index, row.detail, f"{row.place} {row.reason}"))
+            continue
+        if isinstance(row, NoPair):
+            if row.reason == SPLIT_EARLIER:
+                different.append(_different(index, row.place))
+            else:
+                without_pair.append((index, row.reason))
             continue
         pair = _pair(row, index, malformed)
         if isinstance(pair, SeedPair):
             pairs.append(Entry(index, pair, row.values))
         elif pair is None:
-            different.append(Flag(index, "the two conversations differ before the last answer", row.place))
-    return Entries(batch.first, len(batch), pairs, malformed, different)
+            different.append(_different(index, row.place))
+    return Entries(batch.first, len(batch), pairs, malformed, different, without_pair)
 
 
 def _pair(row: Row, index: int, malformed: list[Flag]) -> SeedPair | bool | None:
@@ -126,6 +136,10 @@ def _pair(row: Row, index: int, malformed: list[Flag]) -> SeedPair | bool | None
     except ValueError as error:
         malformed.append(_malformed(index, "cannot be read as a pair", str(error)))
         return False
+
+
+def _different(index: int, place: str) -> Flag:
+    return Flag(index, "the two conversations differ before the last answer", place)
 
 
 def _malformed(index: int, detail: str, error: str) -> Flag:

@@ -1,6 +1,7 @@
 """The check of a whole file of preference pairs: it scans the rows once and then reads again only what it must."""
 
 import sys
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -18,27 +19,28 @@ from components.checks.scan import BATCH_ROWS, Scanned, Scanner, scan_batches
 from components.checks.shingles import Shingles, shingles, word_hashes
 from components.config import ChecksConfig
 from components.data.forms.pair_rows import read_pair
-from components.data.forms.registry import form_of
-from components.data.raw_batch import RawBatch, Unreadable
-from components.data.rows import Row, Rows
+from components.data.raw_batch import JOINED, NoPair, RawBatch, Read, Unreadable
 from components.data.seed_pair import SeedPair
 from components.runtime import progress
 
-SEEN_ROWS = 20
-"""Rows by which the form of a file without pairs is recognised."""
-
 
 class Source(Protocol):
-    """Rows that can be read more than once; `RowSource` is one."""
+    """Rows of pairs that can be read more than once; `PairSource` is one, and `RowSource` if its rows are pairs."""
 
     source: str
-    total_rows: int | None
-    total_bytes: int
+
+    @property
+    def total_rows(self) -> int | None:
+        """Number of rows, if it is known."""
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of the file; 0 if it is none."""
 
     def batches(self, *, size: int, columns: Collection[str] | None) -> Iterator[RawBatch]:
         """Yield the rows in order."""
 
-    def take(self, rows: Collection[int], *, size: int) -> Iterator[tuple[int, Row | Unreadable]]:
+    def take(self, rows: Collection[int], *, size: int) -> Iterator[tuple[int, Read]]:
         """Yield some rows by index, in order."""
 
 
@@ -60,6 +62,10 @@ class FileResult:
     checks: list[CheckResult]
     rejected: dict[int, str]
     """Why rows go to quarantine, by index of the row."""
+    left_out: dict[str, int]
+    """Number of rows that say nothing of which answer is better, by reason."""
+    form: str = ""
+    """Name of the form of the rows, if one was recognised."""
 
     @property
     def verdict(self) -> str:
@@ -81,6 +87,9 @@ class FileCheck:
         self.source, self.config, self.held_out = source, config, held_out
         self.found = {check.name: Found() for check in CHECKS}
         self.num_rows = self.num_pairs = 0
+        self.left_out: Counter[str] = Counter()
+        self.joined: list[int] = []
+        """Rows whose pair stands in the place of the row before."""
 
     def run(self) -> FileResult:
         """Run all checks.
@@ -90,7 +99,13 @@ class FileCheck:
         """
         columns = self._scan()
         results = [self._result(check, columns) for check in CHECKS]
-        return FileResult(self.source.source, self.num_rows, self.num_pairs, results, self._rejected())
+        rejected = self._rejected()
+        return FileResult(self.source.source, self.num_rows, self.num_pairs, results, rejected, dict(self.left_out))
+
+    @property
+    def num_checked(self) -> int:
+        """Number of rows that are pairs, or should be."""
+        return self.num_rows - len(self.joined) - self.left_out.total()
 
     def _scan(self) -> Columns:
         parts: list[Columns] = []
@@ -104,27 +119,18 @@ class FileCheck:
         if not self.num_rows:
             raise ValueError(f"{self.source.source} is empty: name a data set with at least one row")
         if not self.num_pairs and not self.found["different_prompts"].details:
-            self._refuse_other_form()
             errors = [example.excerpt for example in self.found["form"].examples if example.excerpt]
+            reasons = "".join(f"; {count} rows: {reason}" for reason, count in self.left_out.items())
             raise ValueError(
-                errors[0] if errors else f"no row of {self.source.source} is a pair of answers to a prompt"
+                errors[0] if errors else f"no row of {self.source.source} is a pair of answers to a prompt{reasons}"
             )
         return joined(parts)
-
-    def _refuse_other_form(self) -> None:
-        """Refuse rows of a published form that has to be converted to pairs first."""
-        rows = [row for _, row in self.source.take(range(SEEN_ROWS), size=BATCH_ROWS) if isinstance(row, Row)]
-        read = Rows(self.source.source, tuple({name: None for row in rows for name in row.values}), rows)
-        form = form_of(read) if rows else None
-        if form is not None:
-            raise ValueError(
-                f"{read.source} has pairs in the form {form.name}: convert it, "
-                f"`ratchet convert {read.source} pairs.jsonl --to ratchet`, and check that file"
-            )
 
     def _take_in(self, scanned: Scanned) -> None:
         self.num_rows += scanned.num_rows
         self.num_pairs += scanned.num_pairs
+        self.joined += [row for row, reason in scanned.without_pair if reason == JOINED]
+        self.left_out.update(reason for _, reason in scanned.without_pair if reason != JOINED)
         for name, finding in scanned.findings.items():
             found = self.found[name]
             found.details.update(zip(finding.rows, map(sys.intern, finding.details), strict=True))
@@ -141,14 +147,14 @@ class FileCheck:
                 summary = "not compared: no held-out prompts are named"
             else:
                 self._find(check, columns)
-                share = len(found.details) / self.num_rows
-                summary = f"{len(found.details):,} of {self.num_rows:,} rows"
+                share = len(found.details) / self.num_checked if self.num_checked else 0.0
+                summary = f"{len(found.details):,} of {self.num_checked:,} rows"
         return CheckResult(
             name=check.name,
             verdict=verdict(share, limit),
             summary=summary,
             found=len(found.details),
-            total=self.num_rows,
+            total=self.num_checked,
             share=share,
             details=count_details(found.details.values()),
             examples=tuple(found.examples),
@@ -176,7 +182,7 @@ class FileCheck:
             repeated = "" if other is None else f" ({rows[other].place.removeprefix(self.source.source).strip()})"
             found.examples.append(self._example(rows[index], found.details[index], repeated))
 
-    def _example(self, row: Row | Unreadable, detail: str, repeated: str) -> Example:
+    def _example(self, row: Read, detail: str, repeated: str) -> Example:
         pair = pair_of(row)
         sides = ("", "", "") if pair is None else (Entry(0, pair, {}).prompt, pair.chosen, pair.rejected)
         text = sides[CHOSEN if "chosen answer" in detail else REJECTED if "rejected answer" in detail else PROMPT]
@@ -208,12 +214,15 @@ class FileCheck:
             if check.limit(self.config).quarantine:
                 for row, detail in self.found[check.name].details.items():
                     reasons.setdefault(row, []).append(f"{check.name}: {detail}")
+        for row in self.joined:
+            if row - 1 in reasons:
+                reasons[row] = reasons[row - 1]
         return {row: "; ".join(reasons[row]) for row in sorted(reasons)}
 
 
-def pair_of(row: Row | Unreadable) -> SeedPair | None:
+def pair_of(row: Read) -> SeedPair | None:
     """Return the pair of a row; None if it is none."""
-    if isinstance(row, Unreadable):
+    if isinstance(row, Unreadable | NoPair):
         return None
     try:
         return read_pair(row, [*row.values])

@@ -6,8 +6,9 @@ from components.checks.leakage import HeldOut
 from components.checks.scan import BATCH_ROWS
 from components.data.conversations import conversation, with_context
 from components.data.forms.pair_rows import COLUMNS, read_pair
+from components.data.forms.pair_source import PairSource
 from components.data.messages import Messages
-from components.data.raw_batch import Unreadable
+from components.data.raw_batch import NoPair, Unreadable
 from components.data.row_batches import RowSource
 from components.data.rows import Row
 
@@ -25,17 +26,19 @@ def read_held_out(source: str, *, split: str, similarity: float) -> HeldOut:
     Raises:
         ValueError: It cannot be read, is empty, or a row has no prompt; names the row.
     """
-    held_out = HeldOut(_prompts(RowSource(source, split=split)), similarity=similarity)
+    held_out = HeldOut(_prompts(PairSource(RowSource(source, split=split), carried=())), similarity=similarity)
     if not held_out.keys:
         raise ValueError(f"{source} is empty: name a data set with at least one row")
     return held_out
 
 
-def _prompts(source: RowSource) -> Iterator[Messages]:
+def _prompts(source: PairSource) -> Iterator[Messages]:
     for batch in source.batches(size=BATCH_ROWS, columns=COLUMNS):
         for row in batch.rows():
             if isinstance(row, Unreadable):
                 raise ValueError(f"{row.place} {row.reason}")
+            if isinstance(row, NoPair):
+                continue
             messages = _prompt(row)
             if messages is not None:
                 yield messages

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from components.checks.file_check import FileResult
 from components.checks.scan import BATCH_ROWS
-from components.data.raw_batch import Unreadable
+from components.data.raw_batch import NoPair, Unreadable
 from components.data.row_batches import RowSource
 
 SCHEMA = pa.schema([("row", pa.int64()), ("place", pa.string()), ("reason", pa.string()), ("content", pa.string())])
@@ -29,6 +29,7 @@ def write_quarantine(path: Path, source: RowSource, result: FileResult) -> None:
     unfinished = path.with_name(f".{path.name}.tmp")
     with pq.ParquetWriter(unfinished, SCHEMA, compression="zstd") as writer:
         for index, row in source.take(result.rejected, size=BATCH_ROWS):
+            assert not isinstance(row, NoPair), row.place
             content = row.text if isinstance(row, Unreadable) else _as_json(row.values)
             rows.append((index, row.place, result.rejected[index], content))
             if len(rows) == BATCH_ROWS:

@@ -47,6 +47,8 @@ class Scanned(NamedTuple):
     read_bytes: int
     columns: Columns
     findings: dict[str, Finding]
+    without_pair: list[tuple[int, str]]
+    """Rows that say nothing of which answer is better, and why."""
 
 
 class Scanner:
@@ -70,7 +72,7 @@ class Scanner:
             if (flags := self._flags(check.name, entries)) is not None
         }
         columns = columns_of(entries, self.config)
-        return Scanned(len(batch), len(entries.pairs), batch.read_bytes, columns, findings)
+        return Scanned(len(batch), len(entries.pairs), batch.read_bytes, columns, findings, entries.without_pair)
 
     def _flags(self, name: str, entries: Entries) -> Iterator[Flag] | None:
         check = next(check for check in self.checks if check.name == name)

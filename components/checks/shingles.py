@@ -1,5 +1,8 @@
 """Texts as sets of three words in a row (shingles), their exact similarity, and MinHash signatures by rensa.
 
+A text begins and ends with two empty words. So every word is in three shingles, and one other word weighs the same
+wherever it stands; without them, short prompts of a template that differ in their last word would be near duplicates.
+
 rensa's signatures only propose which texts may be alike: equal signatures are not equal texts, and its deduplicator
 keeps whichever text it sees first. So texts are compared by their sets, over the whole data.
 """
@@ -55,10 +58,8 @@ def word_hashes(text: str) -> Hashes:
 
 
 def shingles(hashes: Hashes) -> Shingles:
-    """Return the set of a text's shingles; a text of fewer words has one."""
-    if len(hashes) < WORDS:
-        hashes = np.pad(hashes, (0, WORDS - len(hashes)))
-    return np.unique((_combined(hashes) >> np.uint64(32)).astype(np.uint32))
+    """Return the set of a text's shingles, at most two more than it has words."""
+    return np.unique((_combined(np.pad(hashes, WORDS - 1)) >> np.uint64(32)).astype(np.uint32))
 
 
 def similarity(one: Hashes, other: Hashes) -> float:
@@ -83,14 +84,17 @@ def signatures(texts: Sequence[Hashes]) -> NDArray[np.uint32]:
     """
     if not texts:
         return np.zeros((0, BANDS), dtype=np.uint32)
-    padded = [hashes if len(hashes) >= WORDS else np.pad(hashes, (0, WORDS - len(hashes))) for hashes in texts]
-    lengths = np.array([len(hashes) for hashes in padded])
+    lengths = np.array([len(hashes) for hashes in texts]) + (WORDS - 1)
     ends = np.cumsum(lengths)
-    inside = np.ones(int(ends[-1]), dtype=bool)
-    for behind in range(1, WORDS):
-        inside[ends - behind] = False
-    flat = _combined(np.concatenate(padded))[inside[: len(inside) - WORDS + 1]]
-    offsets = np.concatenate([[0], np.cumsum(lengths - WORDS + 1)]).astype(np.uint64)
+    # The empty words at the end of a text are those at the beginning of the next one.
+    joined = np.zeros(int(ends[-1]) + WORDS - 1, dtype=np.uint64)
+    is_word = np.ones(len(joined), dtype=bool)
+    is_word[: WORDS - 1] = False
+    for behind in range(WORDS - 1):
+        is_word[ends + behind] = False
+    joined[is_word] = np.concatenate(texts)
+    flat = _combined(joined)
+    offsets = np.concatenate([[0], ends]).astype(np.uint64)
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(flat, offsets, BANDS * ROWS, SEED)
     values = np.array(matrix.to_rows(), dtype=np.uint32).reshape(len(texts), BANDS * ROWS)
     return ((values * MIXER) >> np.uint32(24)).astype(np.uint8).view(np.uint32)
@@ -108,7 +112,7 @@ def estimated_similarity(one: NDArray[np.uint32], other: NDArray[np.uint32]) -> 
 
 
 def _combined(hashes: Hashes) -> Hashes:
-    """Return a well-mixed hash of each three words in a row, across the borders of texts too."""
+    """Return a well-mixed hash of each three words in a row."""
     mixed = hashes[:-2] * MULTIPLIERS[0] + hashes[1:-1] * MULTIPLIERS[1] + hashes[2:] * MULTIPLIERS[2]
     mixed ^= mixed >> np.uint64(31)
     mixed *= MULTIPLIERS[1]

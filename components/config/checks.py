@@ -88,7 +88,7 @@ class ChecksConfig(Section):
     `policy.max_response_tokens`."""
     duplicate_similarity: float = Field(default=0.7, ge=0.7, le=1.0)
     """Similarity of near duplicates: the exact Jaccard index of their sets of three words in a row. One other word
-    among twenty gives 0.71; below 0.7 too many would be missed."""
+    among fifteen gives 0.7; below 0.7 too many would be missed."""
     identical_similarity: float = Field(default=0.9, ge=0.7, le=1.0)
     """The same of two answers to one prompt."""
     languages: tuple[str, ...] = ()

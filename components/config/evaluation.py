@@ -13,6 +13,12 @@ class EvaluationConfig(Section):
     temperature: float = Field(default=1.0, gt=0.0, le=5.0)
     """Sampling temperature of the compared responses. KL to the start is between the two models at this temperature, so
     it grows as the temperature falls."""
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Samples the compared responses from the smallest set of tokens whose probability reaches this share, as a server
+    that serves the model may do; 1 keeps all tokens. KL to the start is still that of whole distributions: below 1, or
+    with `top_k`, the challenger is sampled once more for it."""
+    top_k: int = Field(default=0, ge=0)
+    """Samples the compared responses from the k most likely tokens; 0 keeps all tokens."""
     samples_per_prompt: int = Field(default=1, ge=1, le=64)
     """Responses of each model to each held-out prompt, compared one by one; intervals and evidence are over prompts."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
@@ -26,7 +32,7 @@ class EvaluationConfig(Section):
     before hours are spent; 64 know a share to within 13 points. At most `prompts.num_held_out`; 0 samples none."""
     nodes: int = Field(default=1, ge=1)
     """Machines that share the held-out prompts, started by the `launcher`, with `generation.num_processes` on each."""
-    ADDED_LATER: ClassVar[tuple[str, ...]] = ("samples_per_prompt",)
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("samples_per_prompt", "top_p", "top_k")
     FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"start_prompts", "nodes"})
 
 

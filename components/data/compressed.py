@@ -34,7 +34,7 @@ def read_whole(path: Path, *, source: str) -> bytes:
     """
     content = bytearray()
     try:
-        with _opened(path) as file:
+        with path.open("rb") as raw, unpacked(raw, path.suffix) as file:
             # A few megabytes may expand to more than there is memory.
             while chunk := file.read(CHUNK_BYTES):
                 content += chunk
@@ -78,10 +78,13 @@ class _KeptOpen:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    if path.suffix == ".zst":
-        with path.open("rb") as file, pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd") as unpacked:
-            yield unpacked
+def unpacked(file: IO[bytes], suffix: str) -> Iterator[Any]:
+    """Yield a stream of what an open file holds, unpacked by the last suffix of its name."""
+    if suffix == ".zst":
+        with pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd") as stream:
+            yield stream
+    elif suffix == ".gz":
+        with gzip.GzipFile(fileobj=file) as stream:
+            yield stream
     else:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as content:
-            yield content
+        yield file

@@ -80,10 +80,10 @@ def encoded_messages(text: str, place: str) -> list[dict[str, Any]] | None:
     Raises:
         ValueError: The text holds them in Python's form.
     """
-    if PYTHON_MESSAGES.match(text):
-        raise ValueError(f"{place}: the text holds chat messages in Python's form: write them as a list or as JSON")
     if not text.lstrip().startswith("["):
         return None
+    if PYTHON_MESSAGES.match(text):
+        raise ValueError(f"{place}: the text holds chat messages in Python's form: write them as a list or as JSON")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

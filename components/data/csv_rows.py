@@ -4,6 +4,7 @@ import csv
 import io
 import sys
 from collections.abc import Iterator
+from typing import TextIO
 
 DELIMITERS = (",", ";", "\t", "|")
 """What may stand between two cells: the one that splits the header into most cells does."""
@@ -25,18 +26,30 @@ def parse_csv(text: str, *, source: str, delimiter: str = "") -> tuple[tuple[str
     Raises:
         ValueError: A quote is not closed or a record has not as many cells as the header; names the line.
     """
-    between = delimiter or _delimiter(text)
-    records = _records(text, source, between)
-    _, header = next(records, (0, []))
-    rows = []
+    (_, header), *rows = csv_records(io.StringIO(text, newline=""), text, source=source, delimiter=delimiter)
+    return tuple(header), rows
+
+
+def csv_records(file: TextIO, beginning: str, *, source: str, delimiter: str = "") -> Iterator[tuple[int, list[str]]]:
+    """Yield the header and then the records of a CSV file, each with the line on which it ends.
+
+    Args:
+        file: The file, opened with `newline=""`.
+        beginning: Its text, or enough of it to hold the header.
+        source: As of `parse_csv`, and so are `delimiter` and the errors.
+        delimiter: What stands between two cells.
+    """
+    between = delimiter or _delimiter(beginning)
+    records = _records(file, source, between)
+    line, header = next(records, (0, []))
+    yield line, header
     for line, cells in records:
         if len(cells) != len(header):
             raise ValueError(
                 f"{source} line {line} has {len(cells)} cells, but the header has {len(header)}: put cells that hold "
                 f"{between!r} or a line break in double quotes"
             )
-        rows.append((line, cells))
-    return tuple(header), rows
+        yield line, cells
 
 
 def format_record(cells: list[str], *, delimiter: str) -> str:
@@ -57,11 +70,11 @@ def _delimiter(text: str) -> str:
     return max(DELIMITERS, key=num_cells)
 
 
-def _records(text: str, source: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _records(file: TextIO, source: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     # The module's own limit is 128 KiB per cell, less than one long conversation.
     limit = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     try:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
         for cells in reader:
             if cells:
                 yield reader.line_num, cells

@@ -1,7 +1,7 @@
 """Rows of a user's data as they were read, and their decoding, which another process may do. Knows no file."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import orjson
@@ -19,6 +19,21 @@ class Unreadable(NamedTuple):
     place: str
     reason: str
     text: str
+    detail: str = "is not a JSON object"
+    """What it is, in one of few wordings."""
+
+
+class NoPair(NamedTuple):
+    """A row that says nothing of which of two answers is better, though nothing is wrong with it."""
+
+    place: str
+    reason: str
+
+
+Read = Row | Unreadable | NoPair
+SPLIT_EARLIER = "chosen and rejected differ before the last answer"
+JOINED = ""
+"""Reasons of `NoPair`: answers to different prompts, and a row whose pair stands in the place of the row before."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +44,10 @@ class RawBatch:
     first: int
     """Index of the first row within the source, from 0."""
     noun: str
-    """What a row is called: `line`, `row` or `item`."""
+    """What a row is called: `line`, `row` or `item`; empty if the source says it."""
     numbers: Sequence[int]
     """Number of each row as errors name it, from 1."""
-    content: Sequence[bytes] | Sequence[dict[str, Any]] | pa.RecordBatch
+    content: Sequence[bytes | dict[str, Any]] | pa.RecordBatch
     read_bytes: int
     """Bytes of the source that were read up to its end, compressed as they are; 0 if that is not known."""
 
@@ -41,9 +56,9 @@ class RawBatch:
 
     def place(self, offset: int) -> str:
         """Return the name of a row of the batch, for errors."""
-        return f"{self.source} {self.noun} {self.numbers[offset]}"
+        return f"{self.source} {self.noun}".rstrip() + f" {self.numbers[offset]}"
 
-    def rows(self) -> list[Row | Unreadable]:
+    def rows(self) -> list[Read]:
         """Decode the batch."""
         if isinstance(self.content, pa.RecordBatch):
             columns = {
@@ -61,8 +76,7 @@ class RawBatch:
             if isinstance(self.content, pa.RecordBatch)
             else [self.content[offset] for offset in offsets]
         )
-        numbers = [self.numbers[offset] for offset in offsets]
-        return RawBatch(self.source, self.first, self.noun, numbers, content, self.read_bytes)
+        return replace(self, numbers=[self.numbers[offset] for offset in offsets], content=content)
 
 
 def _cells(column: pa.Array) -> list[Any]:

@@ -4,19 +4,23 @@ Knows nothing of pairs.
 """
 
 import codecs
-import gzip
+import io
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.data.raw_batch import RawBatch, Unreadable
+from components.data.compressed import PACKED, kind_of, unpacked
+from components.data.csv_rows import csv_records
+from components.data.json_items import json_items
+from components.data.raw_batch import RawBatch, Read
 from components.data.rows import (
+    CSV_SUFFIXES,
+    JSON_SUFFIXES,
     LOCAL_PREFIXES,
-    Row,
     cause_of,
     columns_to_read,
     hub_dataset,
@@ -30,9 +34,7 @@ BUFFER_BYTES = 2**20
 
 
 class RowSource:
-    """A source that `rows.read_rows` reads, in batches.
-
-    JSON lines and Parquet files take the memory of a batch. A `.json` file that holds one array is read whole.
+    """A source that `rows.read_rows` reads, in batches, so that it takes the memory of a batch.
 
     Args:
         source: The source.
@@ -45,11 +47,13 @@ class RowSource:
     def __init__(self, source: str, *, split: str) -> None:
         self.source, self.split = source, split
         self.path = Path(source).expanduser()
-        self.suffix = Path(self.path.name.removesuffix(".gz")).suffix
+        self.suffix = kind_of(self.path.name)
+        self.is_text = self.suffix in CSV_SUFFIXES
+        """Whether all cells are text, as those of a CSV file. An empty cell is a missing one."""
         self.identity = self._identity()
         self.total_rows: int | None = None
         self.total_bytes = self.path.stat().st_size if self.path.is_file() else 0
-        if self.suffix == ".parquet" and self.path.is_file():
+        if self._is_parquet():
             self.total_rows = self._parquet().metadata.num_rows
 
     def batches(self, *, size: int, columns: Collection[str] | None) -> Iterator[RawBatch]:
@@ -64,16 +68,16 @@ class RowSource:
         """
         if self._identity() != self.identity:
             raise ValueError(f"{self.source} changed while it was checked: check it again when it is complete")
-        if self.path.is_file() and self.suffix == ".parquet":
+        if self._is_parquet():
             yield from self._parquet_batches(size, columns)
-        elif self.path.is_file() and self.suffix in (".jsonl", ".json", ".ndjson"):
-            yield from self._json_batches(size)
+        elif self.path.is_file() and self.suffix in (*JSON_SUFFIXES, *CSV_SUFFIXES):
+            yield from self._text_batches(size)
         elif self.path.is_dir() or not (self.path.exists() or self.source.startswith(LOCAL_PREFIXES) or self.suffix):
             yield from self._dataset_batches(size, columns)
         else:
             yield from self._whole(size)
 
-    def take(self, rows: Collection[int], *, size: int) -> Iterator[tuple[int, Row | Unreadable]]:
+    def take(self, rows: Collection[int], *, size: int) -> Iterator[tuple[int, Read]]:
         """Yield some rows with all their columns, by index and in order; others are not decoded.
 
         Args:
@@ -97,6 +101,9 @@ class RowSource:
         stat = self.path.stat()
         return stat.st_size, stat.st_mtime_ns
 
+    def _is_parquet(self) -> bool:
+        return self.suffix == ".parquet" and self.path.suffix not in PACKED and self.path.is_file()
+
     def _parquet(self) -> pq.ParquetFile:
         try:
             return pq.ParquetFile(self.path, buffer_size=BUFFER_BYTES, pre_buffer=False)
@@ -117,20 +124,30 @@ class RowSource:
         except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             raise ValueError(f"file {self.source} cannot be read as Parquet: {cause_of(error)}") from None
 
-    def _json_batches(self, size: int) -> Iterator[RawBatch]:
+    def _text_batches(self, size: int) -> Iterator[RawBatch]:
         try:
-            with self.path.open("rb") as raw, _expanded(raw, self.path.suffix) as file:
-                if self.suffix == ".json" and _begins_array(file):
-                    yield from self._whole(size)
-                    return
-                yield from self._line_batches(size, file, raw)
-        except (OSError, EOFError, zlib.error) as error:
+            with self.path.open("rb") as raw, unpacked(raw, self.path.suffix) as content:
+                file = content if isinstance(content, io.BufferedReader) else io.BufferedReader(content, BUFFER_BYTES)
+                try:
+                    yield from self._batches_of(file, size, raw)
+                finally:
+                    if file is not content:
+                        file.detach()
+        except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
             raise ValueError(f"file {self.source} cannot be read ({cause_of(error)}): write or copy it again") from None
 
-    def _line_batches(self, size: int, file: IO[bytes], raw: IO[bytes]) -> Iterator[RawBatch]:
-        lines: list[bytes] = []
-        numbers: list[int] = []
-        done = number = 0
+    def _batches_of(self, file: io.BufferedReader, size: int, raw: IO[bytes]) -> Iterator[RawBatch]:
+        if self.is_text:
+            yield from self._csv_batches(size, file, raw)
+        elif self.suffix == ".json" and _begins_array(file):
+            items = json_items(file, source=self.source, max_characters=MAX_LINE_BYTES)
+            yield from self._numbered("item", enumerate(items, 1), size, raw)
+        else:
+            yield from self._numbered("line", self._lines(file), size, raw)
+
+    def _lines(self, file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+        """Yield the lines that are not blank, with their numbers."""
+        number = 0
         while line := file.readline(MAX_LINE_BYTES):
             number += 1
             if len(line) == MAX_LINE_BYTES:
@@ -139,14 +156,40 @@ class RowSource:
                 )
             line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if not line.isspace():
-                lines.append(line)
-                numbers.append(number)
-            if len(lines) == size:
-                yield RawBatch(self.source, done, "line", numbers, lines, raw.tell())
-                done += len(lines)
-                lines, numbers = [], []
-        if lines:
-            yield RawBatch(self.source, done, "line", numbers, lines, raw.tell())
+                yield number, line
+
+    def _numbered(
+        self, noun: str, items: Iterable[tuple[int, bytes | dict[str, Any]]], size: int, raw: IO[bytes]
+    ) -> Iterator[RawBatch]:
+        done = 0
+        numbers: list[int] = []
+        content: list[Any] = []
+        for number, item in items:
+            numbers.append(number)
+            content.append(item)
+            if len(content) == size:
+                yield RawBatch(self.source, done, noun, numbers, content, raw.tell())
+                done += size
+                numbers, content = [], []
+        if content:
+            yield RawBatch(self.source, done, noun, numbers, content, raw.tell())
+
+    def _csv_batches(self, size: int, file: io.BufferedReader, raw: IO[bytes]) -> Iterator[RawBatch]:
+        beginning = file.peek(BUFFER_BYTES).decode("utf-8-sig", errors="ignore")
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+        try:
+            delimiter = "\t" if self.suffix == ".tsv" else ""
+            records = csv_records(text, beginning, source=self.source, delimiter=delimiter)
+            names = tuple(next(records)[1])
+            refuse_doubled(self.source, names)
+            rows = (
+                (line, {name: cell for name, cell in zip(names, cells, strict=True) if cell}) for line, cells in records
+            )
+            yield from self._numbered("line", rows, size, raw)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{self.source} is not valid UTF-8 ({error.reason}): save the file as UTF-8") from None
+        finally:
+            text.detach()
 
     def _dataset_batches(self, size: int, columns: Collection[str] | None) -> Iterator[RawBatch]:
         open_ = saved_dataset(self.path, self.split) if self.path.is_dir() else hub_dataset(self.source, self.split, "")
@@ -161,18 +204,11 @@ class RowSource:
             done += len(content)
 
     def _whole(self, size: int) -> Iterator[RawBatch]:
-        """Yield what only `read_rows` reads, or refuses."""
-        read = read_rows(self.source, split=self.split, columns=None)
-        for first in range(0, len(read.rows), size):
-            rows = [row.values for row in read.rows[first : first + size]]
-            yield RawBatch(self.source, first, "item", range(first + 1, first + 1 + len(rows)), rows, 0)
+        """Refuse what `read_rows` refuses."""
+        read_rows(self.source, split=self.split, columns=None)
+        raise AssertionError(f"{self.source} is read in no batches")
+        yield
 
 
-def _expanded(file: IO[bytes], suffix: str) -> IO[bytes]:
-    return cast(IO[bytes], gzip.GzipFile(fileobj=file)) if suffix == ".gz" else file
-
-
-def _begins_array(file: IO[bytes]) -> bool:
-    start = file.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()
-    file.seek(0)
-    return bool(start[:1] == b"[")
+def _begins_array(file: io.BufferedReader) -> bool:
+    return bool(file.peek(4096).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"[")

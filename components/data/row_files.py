@@ -1,4 +1,6 @@
-"""Writes rows into one file that `rows.read_rows` reads: JSON lines, a JSON array or CSV, packed by the last suffix.
+"""Writes rows into one file that `rows.read_rows` reads: JSON lines, a JSON array, CSV or Parquet.
+
+JSON and CSV are packed by the last suffix.
 
 The file appears complete or not at all. Knows no prompts or pairs.
 """
@@ -14,6 +16,7 @@ from typing import IO, Any
 from components.artifacts import sync
 from components.data.compressed import PACKED, kind_of, packing
 from components.data.csv_rows import format_record
+from components.data.parquet_rows import write_parquet
 from components.data.rows import CSV_SUFFIXES, JSON_SUFFIXES
 
 Row = dict[str, Any]
@@ -25,10 +28,11 @@ def check_writable(out: Path) -> None:
     Raises:
         ValueError: Its kind is not known, it is a directory, or its directory does not exist.
     """
-    if kind_of(out.name) not in (*JSON_SUFFIXES, *CSV_SUFFIXES):
+    if kind_of(out.name) not in (*JSON_SUFFIXES, *CSV_SUFFIXES) and not is_parquet(out):
         kinds = ", ".join((*JSON_SUFFIXES, *CSV_SUFFIXES))
+        packed = ", ".join(PACKED)
         raise ValueError(
-            f"{out} is not a kind of file that can be written: use {kinds}, packed or not ({', '.join(PACKED)})"
+            f"{out} is not a kind of file that can be written: use .parquet, or {kinds}, packed or not ({packed})"
         )
     if out.is_dir():
         raise ValueError(f"{out} is a directory: name a file")
@@ -39,6 +43,11 @@ def check_writable(out: Path) -> None:
 def is_csv(out: Path) -> bool:
     """Return whether a file of this name holds CSV, whose cells are text."""
     return kind_of(out.name) in CSV_SUFFIXES
+
+
+def is_parquet(out: Path) -> bool:
+    """Return whether a file of this name holds Parquet."""
+    return out.suffix == ".parquet"
 
 
 def cells(row: Row) -> dict[str, str]:
@@ -54,8 +63,13 @@ def write_rows(out: Path, rows: Iterable[Row]) -> int:
     Args:
         out: A path that `check_writable` accepts.
         rows: JSON values by column.
+
+    Raises:
+        ValueError: A column of a Parquet file holds values of kinds that do not go together.
     """
     with _replacing(out) as file, packing(file, name=out.name) as packed:
+        if is_parquet(out):
+            return write_parquet(file, rows, name=str(out))
         if is_csv(out):
             return _write_csv(packed, list(rows), delimiter="\t" if kind_of(out.name) == ".tsv" else ",")
         return _write_json(packed, rows, is_array=kind_of(out.name) == ".json")

@@ -5,6 +5,7 @@ Holds one model in memory at a time. Knows no judge and no files but the models.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,12 +35,17 @@ class Answers:
     log_ratios: list[float]
     """Per response of the challenger, log p_challenger(y) - log p_start(y), in nats; its mean is the KL.
 
-    p is the law that responses are sampled from, at the evaluation's temperature.
+    p is the whole distribution at the evaluation's temperature, and so is the law of y. The start's law truncated by
+    top-p or top-k may give the challenger's tokens no probability, and the KL would be infinite; and no weights turn
+    samples of a truncated law into those of the whole one, since tokens that are cut off are never sampled.
     """
 
 
 def answer(request: EvaluateRequest, prompts: Sequence[list[int]], seeds: Sequence[int]) -> Answers:
     """Sample `samples_per_prompt` responses from each model, and score the challenger's under challenger and start.
+
+    If top-p or top-k truncates the law of the responses, those that are scored are others, of the whole law and of the
+    same seeds: they are the responses of an evaluation that truncates nothing.
 
     Models with equal digests are one model: it is loaded once, and its responses serve under each of its names.
     Different models draw independently, so a win rate estimates the chance that a response of one beats a response of
@@ -47,7 +53,7 @@ def answer(request: EvaluateRequest, prompts: Sequence[list[int]], seeds: Sequen
     world 0.848 against 0.824, means over 14 seeds, difference 0.024 with a standard error of 0.004.)
 
     Args:
-        request: The models, limits and sampling temperature.
+        request: The models, limits and law of the responses.
         prompts: Token ids of each prompt.
         seeds: One per prompt; a model's draws derive from it and the model's digest.
     """
@@ -56,10 +62,14 @@ def answer(request: EvaluateRequest, prompts: Sequence[list[int]], seeds: Sequen
     named = {"challenger": request.challenger, "champion": request.champion, "start": request.start}
     models = {ref.digest: ref for ref in named.values()}  # the challenger first: the start scores its responses
     responses: dict[str, list[Response]] = {}
+    scored: list[list[int]] = []
     logps: dict[str, torch.Tensor] = {}
+    settings = request.evaluation
+    is_truncated = settings.top_p < 1.0 or settings.top_k > 0
+    total = (len(models) + is_truncated) * len(rows)
     for digest, ref in models.items():
         chat = load_chat(ref, request.limits)
-        done = len(responses) * len(rows), len(models) * len(rows)
+        done = (len(responses) + bool(responses and is_truncated)) * len(rows), total
         own_seeds = [_seeds(seed, digest, samples) for seed in seeds]
         with opened(
             ref,
@@ -71,14 +81,18 @@ def answer(request: EvaluateRequest, prompts: Sequence[list[int]], seeds: Sequen
             reads_text=bool(request.stop),
             tensor_parallel_size=request.tensor_parallel_size,
         ) as policy:
-            responses[digest] = _sample(request, policy, chat, prompts, own_seeds, done=done)
+            sampled = partial(_sample, policy, chat, prompts, own_seeds)
+            law = _law(request, chat)
+            responses[digest] = sampled(law=law, done=done)
+            if digest == request.challenger.digest:
+                whole = law._replace(top_p=1.0, top_k=0)
+                own = sampled(law=whole, done=(len(rows), total)) if is_truncated else responses[digest]
+                scored = [response.token_ids for response in own]
             model = policy.model
-        del policy
+        del policy, sampled
         if digest in (request.challenger.digest, request.start.digest):
-            own = [response.token_ids for response in responses[request.challenger.digest]]
             model = model or _loaded(request, ref)
-            temperature = request.evaluation.temperature
-            logps[digest] = _logps(model, chat.pad_id, rows, own, temperature=temperature)
+            logps[digest] = _logps(model, chat.pad_id, rows, scored, temperature=settings.temperature)
         del model
         give_memory_back()
     log_ratios = (logps[request.challenger.digest] - logps[request.start.digest]).tolist()
@@ -124,24 +138,28 @@ def _logps(
     return torch.tensor(over_ranks(lengths, work), dtype=torch.float64)
 
 
+def _law(request: EvaluateRequest, chat: ChatTokenizer) -> SamplingParams:
+    """Return the law of the compared responses."""
+    return SamplingParams(
+        temperature=request.evaluation.temperature,
+        top_p=request.evaluation.top_p,
+        top_k=request.evaluation.top_k,
+        max_new_tokens=request.limits.max_response_tokens,
+        stop_ids=chat.stop_ids,
+        stops=stop_strings(chat, request.stop),
+    )
+
+
 def _sample(
-    request: EvaluateRequest,
     policy: Sampler,
     chat: ChatTokenizer,
     prompts: Sequence[list[int]],
     seeds: Sequence[Sequence[int]],
     *,
+    law: SamplingParams,
     done: tuple[int, int],
 ) -> list[Response]:
     """Sample a response per seed; `done` is the number of responses so far and in all."""
-    law = SamplingParams(
-        temperature=request.evaluation.temperature,
-        top_p=1.0,
-        top_k=0,
-        max_new_tokens=request.limits.max_response_tokens,
-        stop_ids=chat.stop_ids,
-        stops=stop_strings(chat, request.stop),
-    )
     finished, total = done
 
     def report(batch: Sequence[Sampled]) -> None:

@@ -76,7 +76,7 @@ def win_rates(request: EvaluateRequest, judged: Judged, responses: Responses) ->
 
 
 def divergence(request: EvaluateRequest, log_ratios: Sequence[float]) -> dict[str, Any]:
-    """Estimate KL(challenger || start) per response on the challenger's own samples, at the sampling temperature."""
+    """Estimate KL(challenger || start) per response on the challenger's own samples, at the same temperature."""
     settings = request.evaluation
     seed = derive_seed(request.seed, "kl_to_start")
     means = [mean(rows) for rows in by_prompt(log_ratios, settings.samples_per_prompt)]

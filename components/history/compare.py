@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from components.campaign.config import FREE_TO_CHANGE, config_of_round
 from components.campaign.files import CampaignFiles, RoundFiles, read_campaign, start_of_round
 from components.campaign.state import campaign_directory, known_state
-from components.config import differences
+from components.config import EvaluationConfig, differences
+from components.history.comparable import Measured, findings
 from components.history.names import RoundName
 from components.records import Interval, RoundRecord
 from components.report.samples import SampleAnswer, read_samples
@@ -44,6 +45,8 @@ class RoundComparison:
     measures: tuple[Row, ...]
     warnings: tuple[str, ...]
     """Reasons why the numbers of the two rounds must not be compared; empty if they may be."""
+    findings: tuple[str, ...]
+    """What the win rates say about the two rounds, as far as they can be compared; empty with `warnings`."""
     config: tuple[str, ...]
     """Keys of the configuration that differ, as `key: left -> right`."""
     digests: tuple[Row, ...]
@@ -68,10 +71,12 @@ def compare_rounds(left: RoundName, right: RoundName) -> RoundComparison:
     """
     sides = _side(left), _side(right)
     digests = _digests(*sides)
+    warnings = _warnings(digests, *sides)
     return RoundComparison(
         names=(str(left), str(right)),
         measures=tuple(_rows(*(_measures(side) for side in sides))),
-        warnings=tuple(_warnings(digests)),
+        warnings=tuple(warnings),
+        findings=() if warnings else tuple(findings(*(_measured(side) for side in sides))),
         config=tuple(_config_changes(*sides)),
         digests=digests,
         samples=tuple(_shared_samples(*sides)),
@@ -143,14 +148,40 @@ def _digests_of(side: _Side) -> dict[str, str]:
     return digests
 
 
-def _warnings(digests: tuple[Row, ...]) -> list[str]:
+def _warnings(digests: tuple[Row, ...], left: _Side, right: _Side) -> list[str]:
     differ = {row.what for row in digests if row.left != row.right}
     reasons = {
         "held-out prompts": "the held-out prompts differ",
         "evaluation judge": "the evaluation judges differ",
         "start model": "the start models differ",
     }
-    return [f"win rates and rewards cannot be compared: {reason}" for what, reason in reasons.items() if what in differ]
+    found = [reason for what, reason in reasons.items() if what in differ]
+    if _law(left) != _law(right):
+        found.append("the responses were sampled by different laws (evaluation, policy.max_response_tokens)")
+    return [f"win rates and rewards cannot be compared: {reason}" for reason in found]
+
+
+def _law(side: _Side) -> tuple[float, ...]:
+    """Return how the compared responses of a round were sampled; configurations of earlier versions lack some keys."""
+    config = config_of_round(side.campaign.directory, side.record.round)
+    evaluation = EvaluationConfig().model_dump() | config["evaluation"]
+    return (*(evaluation[key] for key in ("temperature", "top_p", "top_k")), config["policy"]["max_response_tokens"])
+
+
+def _measured(side: _Side) -> Measured:
+    champion = side.campaign.champion_before(side.record.round)
+    digests = {record.round: record.policy_digest for record in side.campaign.finished}
+    start = (side.campaign.start or {}).get("model", {}).get("digest", "")
+    config = config_of_round(side.campaign.directory, side.record.round)
+    return Measured(
+        name=str(side.name),
+        policy_digest=side.record.policy_digest,
+        champion_digest=digests[champion] if champion else start,
+        champion_name=model_name(champion),
+        vs_champion=side.record.win_rate_vs_champion,
+        vs_start=side.record.win_rate_vs_start,
+        confidence=config["evaluation"]["confidence"],
+    )
 
 
 def _config_changes(left: _Side, right: _Side) -> list[str]:

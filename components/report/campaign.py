@@ -14,6 +14,7 @@ from components.config import CampaignConfig, differences
 from components.records import Interval
 from components.report import judging, people, wording
 from components.report.charts import round_charts, training_charts
+from components.report.data_checks import CheckedRound, checked_round
 from components.report.lineage import lineage
 from components.report.samples import read_samples
 from components.report.wording import (
@@ -100,6 +101,8 @@ def _view(campaign: CampaignFiles) -> dict[str, Any]:
         "violation_rows": [(round_.round, row) for round_ in campaign.rounds for row in judging.violation_rows(round_)],
         "function_headings": judging.FUNCTION_HEADINGS,
         "function_rows": [(round_.round, row) for round_ in campaign.rounds for row in judging.function_rows(round_)],
+        "checked_rounds": _checked_rounds(campaign),
+        "max_checked_rounds": SAMPLED_ROUNDS,
         "stages": STAGES,
         "charts": round_charts(campaign),
         "training_charts": training_charts(campaign),
@@ -128,6 +131,13 @@ def _padded_reasons(campaign: CampaignFiles) -> list[str]:
     """Return the reasons why rounds were trained in padded rows, each once."""
     paths = [(round_.trained or {}).get("scoring") for round_ in campaign.rounds]
     return list(dict.fromkeys(path["reason"] for path in paths if path is not None and not path["packed"]))
+
+
+def _checked_rounds(campaign: CampaignFiles) -> list[CheckedRound]:
+    """Return the data checks of the rounds that have them, the latest round first."""
+    texts = campaign.config.tracking.texts
+    checked = [checked_round(round_, texts=texts) for round_ in reversed(campaign.rounds)]
+    return [round_ for round_ in checked if round_ is not None]
 
 
 def _tables(

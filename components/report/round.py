@@ -7,6 +7,8 @@ from typing import Any
 
 from components.campaign.files import CampaignFiles, RoundFiles, read_campaign
 from components.records import Interval
+from components.report.data_checks import HEADINGS as CHECK_HEADINGS
+from components.report.data_checks import CheckRow, checked_round
 from components.report.judging import HEADINGS, NOTE, PART_HEADINGS, judge_rows, part_rows
 from components.report.samples import MODELS, Sample, mixed_outcomes, read_samples
 from components.report.wording import (
@@ -34,8 +36,8 @@ MAX_CHARACTERS = 600
 def round_markdown(campaign_dir: Path, round: int) -> str:
     """Return a summary of one round from its files.
 
-    It shows the decision and its reasons, the numbers, three comparisons (unless `tracking.texts` is false), the judge
-    and the checked pairs.
+    It shows the decision and its reasons, the numbers, three comparisons and examples of the data checks (unless
+    `tracking.texts` is false), the judge and the checked pairs.
 
     Args:
         campaign_dir: runs/<campaign>.
@@ -47,7 +49,8 @@ def round_markdown(campaign_dir: Path, round: int) -> str:
     campaign = read_campaign(campaign_dir)
     files = campaign.round_files(round)
     compared = _comparisons(files) if campaign.config.tracking.texts else ""
-    details = (compared, _judge(files), _validation(files), _tracking(campaign, files))
+    checks = _data_checks(files, texts=campaign.config.tracking.texts)
+    details = (compared, _judge(files), _validation(files), checks, _tracking(campaign, files))
     sections = [_headline(campaign, files), _diagnosis(files), _numbers(campaign, files), *details]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -216,6 +219,28 @@ def _validation(files: RoundFiles) -> str:
     table = _table([*names, "quarantine share"], [numbers])
     reasons = [f"- {escape_markdown(reason)}: {count(number)}" for reason, number in files.validated["reasons"].items()]
     return "\n\n".join(["## Validation", table, *(["\n".join(reasons)] if reasons else [])])
+
+
+def _data_checks(files: RoundFiles, *, texts: bool) -> str:
+    """Return the verdicts of the data checks; none if they are off, or an earlier version ran the round."""
+    checked = checked_round(files, texts=texts)
+    if checked is None:
+        return ""
+    table = _table(CHECK_HEADINGS, [[escape_markdown(cell) for cell in row.cells] for row in checked.rows])
+    skipped = f"Skipped, since they are off or have nothing to measure: {', '.join(checked.skipped)}."
+    examples = [f"- {_check_example(row)}" for row in checked.broken if row.examples]
+    sections = [
+        table,
+        *(["\n".join(examples)] if examples else []),
+        *([escape_markdown(skipped)] if checked.skipped else []),
+    ]
+    return "\n\n".join(["## Data checks", *sections])
+
+
+def _check_example(row: CheckRow) -> str:
+    first = row.examples[0]
+    excerpt = f": {first.excerpt}" if first.excerpt else ""
+    return escape_markdown(f"{row.name}, {first.place}, {first.detail}{excerpt}")
 
 
 def _tracking(campaign: CampaignFiles, files: RoundFiles) -> str:

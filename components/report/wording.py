@@ -152,6 +152,22 @@ def start_remedies(measured: Mapping[str, Any] | None, *, max_unfinished_share: 
     return lines
 
 
+def broken_checks(validation: Mapping[str, Any]) -> str | None:
+    """Name the data checks that are above their limits in one line; None if there are none.
+
+    Args:
+        validation: Content of validation.json; earlier versions had no checks.
+    """
+    names = {
+        verdict: [check["name"] for check in validation.get("checks", []) if check["verdict"] == verdict]
+        for verdict in ("warn", "fail")
+    }
+    broken = names["fail"] + names["warn"]
+    if not broken:
+        return None
+    return f"data checks: {len(names['warn'])} warn, {len(names['fail'])} fail: {', '.join(broken)} (see the report)"
+
+
 def collapse(generated: Mapping[str, Any]) -> str | None:
     """Say that sampling has collapsed; None if it has not, or was not measured.
 

@@ -51,8 +51,8 @@ def measure(
     seeds = [[derive_seed(probe.seed, "start", prompt.prompt_id)] for prompt, _ in asked]
     law = SamplingParams(
         temperature=probe.temperature,
-        top_p=1.0,
-        top_k=0,
+        top_p=probe.top_p,
+        top_k=probe.top_k,
         max_new_tokens=limits.max_response_tokens,
         stop_ids=chat.stop_ids,
         stops=stop_strings(chat, probe.stop),
@@ -71,6 +71,7 @@ def measure(
         responses = [of_prompt[0] for of_prompt in respond(draw, chat, ids, seeds=seeds, law=law, on_batch=report)]
         seconds = time.monotonic() - began
     tokens = sum(len(response.token_ids) for response in responses)
+    truncation = {"top_p": probe.top_p, "top_k": probe.top_k} if probe.top_p < 1.0 or probe.top_k else {}
     shares = {
         "unfinished_share": sum(response.unfinished for response in responses),
         "empty_share": sum(response.empty for response in responses),
@@ -79,6 +80,7 @@ def measure(
         "num_prompts": len(responses),
         "max_response_tokens": limits.max_response_tokens,
         "temperature": probe.temperature,
+        **truncation,
         **{
             name: share(count, len(responses), confidence=probe.confidence).model_dump()
             for name, count in shares.items()

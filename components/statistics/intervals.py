@@ -74,6 +74,19 @@ def share(count: int, total: int, *, confidence: float) -> Interval:
     return Interval(value=count / total, low=low, high=high, n=total)
 
 
+def difference(one: Interval, other: Interval) -> Interval:
+    """Return other - one of two independent estimates, by the method of variance estimates recovery (MOVER).
+
+    Zou and Donner (2008): the distances from each value to its own bounds add up in squares, so intervals need not be
+    symmetric. If the estimates are positively correlated, as on common prompts, the interval is too wide, never too
+    narrow. Its n is that of the smaller one.
+    """
+    value = other.value - one.value
+    below = ((other.value - other.low) ** 2 + (one.high - one.value) ** 2) ** 0.5
+    above = ((other.high - other.value) ** 2 + (one.value - one.low) ** 2) ** 0.5
+    return Interval(value=value, low=value - below, high=value + above, n=min(one.n, other.n))
+
+
 def share_change(
     own: Sequence[float], other: Sequence[float], *, confidence: float, resamples: int, seed: int
 ) -> Interval:

@@ -93,6 +93,7 @@ def _summary(facts: RoundFacts) -> dict[str, float | None]:
         **_evidence(record),
         **_diversity(facts),
         **_agreements(record),
+        **_data_checks(facts),
         "seconds": sum(record.seconds.values()),
     }
 
@@ -110,6 +111,19 @@ def _agreements(record: RoundRecord) -> dict[str, float | None]:
     among = record.people.agreement
     judges = {f"people/{_key(name)}/agreement": interval.value for name, interval in record.people.judges.items()}
     return {"people/agreement": None if among is None else among.value, **judges}
+
+
+def _data_checks(facts: RoundFacts) -> dict[str, float | None]:
+    """Return what the data checks measured, and how many are above their limits.
+
+    None if they are off; rounds of earlier versions had none. A check that was skipped measured nothing.
+    """
+    checks = (facts.files.validated or {}).get("checks")
+    if not checks:
+        return {}
+    verdicts = Counter(check["verdict"] for check in checks)
+    counts = {"checks/warnings": verdicts["warn"], "checks/failures": verdicts["fail"]}
+    return counts | {f"checks/{check['name']}": check["share"] for check in checks}
 
 
 def _length_controlled(record: RoundRecord) -> dict[str, Interval]:

@@ -10,7 +10,7 @@ import pandas as pd
 from components.checks.file_check import FileCheck, FileResult
 from components.config import ChecksConfig
 from components.data.messages import parse_messages
-from components.data.raw_batch import RawBatch, Unreadable
+from components.data.raw_batch import RawBatch, Read
 from components.data.rows import Row
 from components.records import DataRejected
 from components.validation.schema import messages_of
@@ -40,7 +40,7 @@ class TableRows:
             part = self.rows[first : first + size]
             yield RawBatch(self.source, first, "", range(first + 1, first + 1 + len(part)), part, 0)
 
-    def take(self, rows: Collection[int], *, size: int) -> Iterator[tuple[int, Row | Unreadable]]:
+    def take(self, rows: Collection[int], *, size: int) -> Iterator[tuple[int, Read]]:
         """Yield some rows by index, in order."""
         for index in sorted(set(rows)):
             yield index, Row(f"{self.source} {index + 1}", self.rows[index])
@@ -59,10 +59,10 @@ def check_round(pairs: pd.DataFrame, config: ChecksConfig) -> FileResult | None:
     except ValueError as error:
         log.warning("the data checks cannot read a single pair: %s", error)
         return None
-    for check in result.checks:
-        if check.verdict in ("fail", "warn"):
-            limit = f"{check.max_share:.1%}"
-            log.warning("data check %s: %s, more than its limit of %s", check.name, check.summary, limit)
+    broken = [check for check in result.checks if check.verdict in ("fail", "warn")]
+    if broken:
+        told = "; ".join(f"{check.name}: {check.summary}, limit {check.max_share:.1%}" for check in broken)
+        log.warning("data checks above their limits: %s", told)
     return result
 
 
@@ -72,6 +72,13 @@ def as_json(result: FileResult | None) -> list[dict[str, Any]]:
         return []
     kept = {"name", "verdict", "summary", "share", "max_share", "found", "details"}
     return [check.model_dump(mode="json", include=kept) for check in result.checks]
+
+
+def examples_of(result: FileResult | None) -> pd.DataFrame:
+    """Return the masked examples of the checks that are above their limits, a row each."""
+    broken = [] if result is None else [check for check in result.checks if check.verdict in ("fail", "warn")]
+    rows = [{"check": check.name, **example.model_dump()} for check in broken for example in check.examples]
+    return pd.DataFrame(rows, columns=["check", "place", "detail", "excerpt"], dtype="str")
 
 
 def refuse_failed(result: FileResult | None) -> None:

@@ -16,8 +16,8 @@ from components.artifacts import read_table, write_json, write_table
 from components.data.content import HeldOutContents, content_key
 from components.data.messages import parse_messages
 from components.models.tokens import load_chat
-from components.records import Artifact, DataRejected, ValidateRequest
-from components.validation.data_checks import as_json, check_round, refuse_failed
+from components.records import CHECK_EXAMPLES, Artifact, DataRejected, ValidateRequest
+from components.validation.data_checks import as_json, check_round, examples_of, refuse_failed
 from components.validation.gates import Gates
 from components.validation.held_out import evaluation_prompts
 from components.validation.schema import COLUMNS, schema_reasons
@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 
 def run(request: ValidateRequest, out: Path) -> None:
     """Write `train.parquet`, `eval.parquet`, `quarantine.parquet` and `validation.json`.
+
+    If the data checks run, also `check_examples.parquet`: a table, as MLflow gets every JSON file of a stage and texts
+    may have to stay here.
 
     Raises:
         DataRejected: Too large a share of this round's pairs is quarantined, too few are left, or a data check failed
@@ -62,6 +65,7 @@ def run(request: ValidateRequest, out: Path) -> None:
     if request.validation.data_checks != "off":
         checked = check_round(pairs[:received], request.checks)
         counts["checks"] = as_json(checked)
+        write_table(out / CHECK_EXAMPLES, examples_of(checked))
     if received + replayed != counts["train"] + counts["eval"] + counts["quarantined"]:
         raise AssertionError(f"the counts do not add up: {counts}")
     write_json(out / "validation.json", counts)

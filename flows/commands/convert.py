@@ -34,7 +34,7 @@ def convert(
         Path,
         typer.Argument(
             metavar="OUT",
-            help="File to write: .jsonl, .json (an array), .csv or .tsv, packed by a further .gz or .zst.",
+            help="File to write: .parquet, or .jsonl, .json (an array), .csv or .tsv, packed by a further .gz or .zst.",
         ),
     ],
     to: Annotated[

@@ -7,28 +7,55 @@ import typer
 
 from components.campaign.lock import CampaignBusy
 from components.campaign.state import campaign_directory, known_campaigns, known_state
-from flows.terminal.console import CampaignArgument, console, errors, reporting_errors
+from flows.terminal.console import CampaignArgument, console, errors, quiet_libraries, reporting_errors
 
 if TYPE_CHECKING:
     from components.history.cleanup import Collected
+    from components.history.names import RoundName
 
 
 RoundArgument = Annotated[str, typer.Argument(metavar="ROUND", help="A round as campaign/number, such as demo/1.")]
 
 
-def compare(left: RoundArgument, right: RoundArgument) -> None:
+def compare(
+    left: RoundArgument,
+    right: RoundArgument,
+    answers: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Held-out prompts on which both rounds' models are sampled anew; needs their weights."
+        ),
+    ] = 0,
+) -> None:
     """Show two rounds side by side: decisions, measures, differing config keys, digests and sampled responses.
 
-    The rounds may belong to different campaigns.
+    The rounds may belong to different campaigns. Each was measured on held-out prompts of its own; what the win rates
+    against the start, or against a common champion, say about the two is told with an interval.
 
-    Example: [bold]ratchet compare demo/1 demo/2[/bold]
+    Example: [bold]ratchet compare demo/1 demo/2 --answers 3[/bold]
     """
     with reporting_errors():
         from components.history.compare import compare_rounds
         from components.history.names import parse_round
         from flows.terminal.history import print_comparison
 
-        print_comparison(console, compare_rounds(parse_round(left), parse_round(right)))
+        names = parse_round(left), parse_round(right)
+        print_comparison(console, compare_rounds(*names))
+        if answers:
+            _show_fresh_answers(names, answers)
+
+
+def _show_fresh_answers(names: tuple["RoundName", "RoundName"], number: int) -> None:
+    quiet_libraries()
+    from components.history.fresh_answers import fresh_answers
+    from components.runtime import progress
+    from flows.terminal.history import print_answers
+    from flows.terminal.rounds import StageProgress
+
+    with StageProgress(console) as bar, progress.reporting_to(bar):
+        progress.began("compare", "answers")
+        answers = fresh_answers(*names, number=number)
+    print_answers(console, (str(names[0]), str(names[1])), answers)
 
 
 def lineage(

@@ -16,7 +16,11 @@ REFUSED = 3
 
 def validate(
     pairs: Annotated[
-        str, typer.Argument(help="Preference pairs: a JSONL or Parquet file, a saved data set or a `datasets` name.")
+        str,
+        typer.Argument(
+            help="Preference data in any published form: a JSON, CSV or Parquet file (packed by .gz or .zst), a saved "
+            "data set or a hub name."
+        ),
     ],
     report: Annotated[
         Path | None,

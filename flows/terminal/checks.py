@@ -27,6 +27,10 @@ def print_checks(console: Console, result: FileResult, report: Path | None) -> N
     for check in result.checks:
         if check.verdict in ("fail", "warn"):
             _print_examples(console, check)
+    if result.form:
+        console.print(f"form     {result.form}: {result.num_pairs:,} pairs", highlight=False)
+    for reason, count in result.left_out.items():
+        console.print(f"no pair  {count:,} rows: {reason}", highlight=False, soft_wrap=True)
     kept = f"; {report / QUARANTINE} holds them" if report and result.rejected else ""
     console.print(f"{len(result.rejected):,} of {result.num_rows:,} rows are rejected{kept}", highlight=False)
     if report is not None:

@@ -15,6 +15,7 @@ from components.runtime.printable import printable
 if TYPE_CHECKING:
     from components.history.cleanup import Collected
     from components.history.compare import RoundComparison, Row
+    from components.history.fresh_answers import FreshAnswers
     from components.history.lineage import Lineage
     from components.history.tree import Node
 
@@ -31,6 +32,10 @@ def print_comparison(console: Console, comparison: "RoundComparison") -> None:
     _print_rows(console, comparison.names, comparison.measures)
     for warning in comparison.warnings:
         console.print(Text(f"note: {warning}"))
+    if comparison.findings:
+        console.print("\nwhat the win rates say; each round draws its own held-out prompts")
+    for finding in comparison.findings:
+        console.print(Text(f"  {finding}"))
     console.print("\nconfiguration")
     for line in comparison.config or ("no key differs",):
         console.print(Text(f"  {line}"))
@@ -44,9 +49,19 @@ def print_comparison(console: Console, comparison: "RoundComparison") -> None:
         )
         _print_cells(console, comparison.names, [tuple(answers)], ratio=1)
     if not comparison.samples:
-        console.print("\nno held-out prompt whose answers both rounds kept")
+        again = f"ratchet compare {' '.join(comparison.names)} --answers 3"
+        console.print("\nno held-out prompt whose answers both rounds kept: each round draws its own")
+        console.print(f"`{again}` samples both models on the same prompts", highlight=False, soft_wrap=True)
     if comparison.page is not None:
         console.print(f"\nMLflow   {comparison.page}", highlight=False, soft_wrap=True)
+
+
+def print_answers(console: Console, names: tuple[str, str], answers: Sequence["FreshAnswers"]) -> None:
+    """Print the answers of two models to the same prompts side by side."""
+    console.print("\nsampled now on the same held-out prompts; a few answers show manners, and prove nothing")
+    for answer in answers:
+        console.print(Text(f"\nprompt: {_plain(answer.prompt)}"))
+        _print_cells(console, names, [(_plain(answer.left), _plain(answer.right))], ratio=1)
 
 
 def _short(row: "Row") -> "Row":

@@ -22,7 +22,7 @@ from components.artifacts import read_json
 from components.campaign.config import CONFIG, with_former_knobs
 from components.campaign.state import read_state
 from components.report.tables import decisions, measure_rows, rollback_lines, round_rows
-from components.report.wording import collapse, start_answers, start_remedies
+from components.report.wording import broken_checks, collapse, start_answers, start_remedies
 from components.runtime.addresses import without_password
 from components.runtime.printable import one_line
 from components.runtime.watch import StageWatch, saying
@@ -94,8 +94,9 @@ class StageProgress:
             for line in _training_notes(read_json(self.campaign / round / stage / "train.json")):
                 self._explain(round, line)
         if stage == "validate_data" and self.campaign is not None:
-            for line in _check_notes(read_json(self.campaign / round / stage / "validation.json")):
-                self._explain(round, line)
+            broken = broken_checks(read_json(self.campaign / round / stage / "validation.json"))
+            if broken is not None:
+                self._explain(round, broken)
         if stage == "generate_responses" and self.campaign is not None:
             for line in _sampling_notes(read_json(self.campaign / round / stage / "generate.json")):
                 self._explain(round, line)
@@ -151,15 +152,6 @@ def _leaks(start: dict[str, Any]) -> list[str]:
         total = start["num_train_prompts"]
         lines.append(f"{near} of {total} training prompts are nearly the same as a held-out one")
     return lines
-
-
-def _check_notes(validation: dict[str, Any]) -> list[str]:
-    """Return the data checks that are above their limits; earlier versions had none."""
-    checks = [check for check in validation.get("checks", []) if check["verdict"] in ("fail", "warn")]
-    return [
-        f"data check {check['name']}: {check['summary']} (limit {check['max_share']:.1%}, {check['verdict']})"
-        for check in checks
-    ]
 
 
 def _sampling_notes(generated: dict[str, Any]) -> list[str]:

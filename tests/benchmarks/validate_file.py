@@ -1,6 +1,7 @@
 """Seconds and peak memory of `ratchet validate` on a million rows with the lengths of UltraFeedback; into runs/bench.
 
     .venv/bin/python tests/benchmarks/validate_file.py [--rows 1000000] [--form parquet] [--keep DIR]
+    .venv/bin/python tests/benchmarks/validate_file.py --rows 200000 --pairs hh.jsonl.gz   # the schema part of a file
 
 The rows are made up here: prompts of some 700 characters and answers of some 1,700, half of them words that English has
 most, half of a vocabulary as large and as skewed as a language's. The schema part, which is to read rows as pairs and
@@ -8,6 +9,8 @@ check their form, is timed alone, in the seconds of one core.
 """
 
 import argparse
+import gzip
+import itertools
 import json
 import os
 import resource
@@ -40,7 +43,14 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--form", choices=("parquet", "chat", "jsonl"), default="parquet")
     parser.add_argument("--keep", type=Path)
+    parser.add_argument("--pairs", type=Path, help="a packed file of JSON lines, whose rows are repeated")
     options = parser.parse_args()
+    if options.pairs is not None:
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / "pairs.jsonl.gz"
+            repeat(options.pairs, path, options.rows)
+            print(f"schema part: {schema_rate(path, options.rows):,.0f} rows per second on one core", flush=True)
+        return
     with tempfile.TemporaryDirectory() as scratch:
         place = options.keep or Path(scratch)
         path = place / f"pairs-{options.form}-{options.rows}.{'jsonl' if options.form == 'jsonl' else 'parquet'}"
@@ -50,6 +60,13 @@ def main() -> None:
         rate = schema_rate(path, min(options.rows, 100_000))
         print(f"schema part: {rate:,.0f} rows per second on one core", flush=True)
         print(json.dumps(whole(path, place / "report") | {"rows": options.rows, "schema_rows_per_second": rate}))
+
+
+def repeat(source: Path, path: Path, rows: int) -> None:
+    """Write the rows of a file again and again."""
+    lines = gzip.decompress(source.read_bytes()).splitlines(keepends=True)
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.writelines(itertools.islice(itertools.cycle(lines), rows))
 
 
 def make(path: Path, rows: int, form: str) -> None:

@@ -10,6 +10,7 @@ from components.checks.personal_data import find_personal_data, has_valid_luhn_d
 from components.checks.secrets import find_secrets
 from components.checks.shingles import estimated_similarity, jaccard, shingles, signatures, similarity, word_hashes
 from components.checks.text_damage import MARKS, MISREAD, _damage
+from components.config import ChecksConfig
 
 KEY = "AK" + "IAQWERTYUIOPASDFGH"
 
@@ -140,8 +141,25 @@ def test_language_abstains_if_it_is_not_sure(text: str, name: str) -> None:
 
 
 def test_similarity_is_the_exact_jaccard_index_of_word_triples() -> None:
-    # a b c d e f / a b c d e X: triples abc bcd cde are shared, def and deX are not: 3 / 5.
-    assert similarity(word_hashes("a b c d e f"), word_hashes("A, b; c d e X!")) == pytest.approx(3 / 5)
+    # a b c d e f / a b c d e X, with two empty words around: --a -ab abc bcd cde are shared, and three on each side
+    # (def ef- f--) are not: 5 / 11.
+    assert similarity(word_hashes("a b c d e f"), word_hashes("A, b; c d e X!")) == pytest.approx(5 / 11)
+
+
+@pytest.mark.parametrize(("number", "is_near"), [(9, False), (14, False), (15, True)])
+def test_similarity_of_one_other_word_does_not_depend_on_its_place(number: int, is_near: bool) -> None:
+    """Catches prompts of a template that are near duplicates because what differs stands at the end."""
+    words = [f"w{place}" for place in range(number)]
+    other = [word_hashes(" ".join([*words[:place], "x", *words[place + 1 :]])) for place in range(number)]
+    values = {similarity(word_hashes(" ".join(words)), each) for each in other}
+    assert values == {(number - 1) / (number + 5)}
+    assert (values.pop() >= ChecksConfig().duplicate_similarity) == is_near
+
+
+def test_signatures_do_not_depend_on_the_texts_beside() -> None:
+    texts = [word_hashes(text) for text in ("", "one", "one two", "a b c d e f", "")]
+    together = signatures(texts)
+    assert all(np.array_equal(signatures([text])[0], own) for text, own in zip(texts, together, strict=True))
 
 
 def test_signatures_estimate_the_similarity() -> None:

@@ -13,6 +13,7 @@ from datasets import Dataset
 
 from components.data.raw_batch import Unreadable
 from components.data.row_batches import RowSource
+from components.data.row_files import write_rows
 from components.data.rows import Row, read_rows
 
 ROWS: list[dict[str, Any]] = [
@@ -47,7 +48,27 @@ def saved(path: Path) -> Path:
     return path
 
 
-FORMS = {"a.jsonl": jsonl, "a.jsonl.gz": packed, "a.json": array, "a.parquet": parquet, "saved": saved}
+def zstandard(path: Path) -> Path:
+    with pa.CompressedOutputStream(str(path), "zstd") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in ROWS).encode())
+    return path
+
+
+def table_of_text(path: Path) -> Path:
+    write_rows(path, ROWS)
+    return path
+
+
+FORMS = {
+    "a.csv": table_of_text,
+    "a.tsv.gz": table_of_text,
+    "a.jsonl.zst": zstandard,
+    "a.jsonl": jsonl,
+    "a.jsonl.gz": packed,
+    "a.json": array,
+    "a.parquet": parquet,
+    "saved": saved,
+}
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -90,6 +111,10 @@ def test_lines_that_are_no_rows_are_named_and_the_others_stay(tmp_path: Path) ->
     [
         ("a.jsonl.gz", b"\x1f\x8b broken", "cannot be read"),
         ("a.parquet", b"PAR1", "cannot be read as Parquet"),
+        ("a.jsonl.zst", b"broken", "cannot be read"),
+        ("a.csv", b"a,b\n1\n", "line 2 has 1 cells, but the header has 2"),
+        ("a.csv", b"a\n\xff\n", "is not valid UTF-8"),
+        ("a.csv", b"a,a\n1,2\n", "has the column a twice"),
         ("a.txt", b"a", "is not a supported kind of file"),
         ("nowhere/a.jsonl", None, "does not exist"),
     ],

@@ -121,6 +121,33 @@ def test_answers_follow_the_temperature(make_request: Make) -> None:
     assert texts(answered(request), "challenger") != texts(one, "challenger")
 
 
+def test_truncated_answers_are_those_of_the_law_that_is_served_and_the_divergence_stays(make_request: Make) -> None:
+    """The planted model ends with probability 0.6 at every place: its most likely token is the end."""
+    whole = make_request("terse", "near")
+    for law in ({"top_k": 1}, {"top_p": 0.5}):
+        settings = whole.evaluation.model_copy(update=law)
+        served = answered(whole.model_copy(update={"evaluation": settings}))
+        assert {len(response.token_ids) for response in served.responses["challenger"]} == {1}
+        assert served.log_ratios == answered(whole).log_ratios, "the divergence is that of whole distributions"
+
+
+def test_truncated_answers_report_progress_over_the_samples_of_the_divergence_too(make_request: Make) -> None:
+    steps: list[tuple[int, int]] = []
+
+    class Listener:
+        def began(self, round: str, stage: str) -> None: ...
+        def ended(self, round: str, stage: str, seconds: float, *, already_done: bool) -> None: ...
+        def advanced(self, done: int, total: int, text: str) -> None:
+            if text == "held-out responses":
+                steps.append((done, total))
+
+    request = make_request("terse", "near")
+    settings = request.evaluation.model_copy(update={"top_p": 0.9})
+    with progress.reporting_to(Listener()):
+        answered(request.model_copy(update={"evaluation": settings}))
+    assert steps == [(number * 12, 48) for number in (1, 2, 3, 4)]
+
+
 def test_answers_report_progress_over_all_models(make_request: Make, tmp_path: Path) -> None:
     reports: list[tuple[int, int]] = []
 

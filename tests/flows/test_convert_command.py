@@ -64,7 +64,10 @@ def test_convert_names_what_a_form_never_reads() -> None:
             ("missing.jsonl", "out.jsonl", "--to", "trl"),
             "missing.jsonl does not exist: name a JSONL, CSV or Parquet file",
         ),
-        (("hh.jsonl", "out.txt", "--to", "trl"), "out.txt is not a kind of file that can be written: use .jsonl"),
+        (
+            ("hh.jsonl", "out.txt", "--to", "trl"),
+            "out.txt is not a kind of file that can be written: use .parquet, or .jsonl",
+        ),
         (("hh.jsonl", "out.jsonl", "--to", "dpo"), "dpo is not a form: use one of"),
         (("hh.jsonl", "out.jsonl", "--to", "openai", "--from", "openai"), "hh.jsonl line 1: input must be an object"),
         (("hh.jsonl", "out.jsonl", "--to", "helpsteer3"), "hh.jsonl line 1 has no margin, which the form helpsteer3"),

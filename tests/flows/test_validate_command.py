@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -72,11 +73,7 @@ def test_validate_takes_limits_from_a_campaigns_file(tmp_path: Path) -> None:
         ("", "is empty: name a data set with at least one row"),
         ('{"prompt": "a"}\n', "line 1 has no chosen: a pair needs the columns chosen and rejected"),
         ("{broken\n", "line 1 is not valid JSON"),
-        (
-            '{"input": {"messages": [{"role": "user", "content": "a"}]}, "preferred_output": [{"role": "assistant", '
-            '"content": "b"}], "non_preferred_output": [{"role": "assistant", "content": "c"}]}\n',
-            "has pairs in the form openai: convert it, `ratchet convert",
-        ),
+        ('{"prompt": "a", "response": "b", "helpfulness": 1}\n', "is a pair of answers to a prompt; 1 rows: a prompt"),
     ],
 )
 def test_validate_of_bad_input_ends_with_two_and_one_line(content: str, message: str, tmp_path: Path) -> None:
@@ -86,6 +83,28 @@ def test_validate_of_bad_input_ends_with_two_and_one_line(content: str, message:
     assert code == 2
     assert message in output
     assert "Traceback" not in output
+
+
+def test_validate_reads_other_forms_and_reports_by_their_rows(tmp_path: Path) -> None:
+    def response(prompt: str, text: str, helpfulness: int) -> dict[str, object]:
+        return {"prompt": prompt, "response": text, "helpfulness": helpfulness}
+
+    rows = [response(f"Question {n}?", f"Answer {n} {side}.", side) for n in range(9) for side in (0, 1)]
+    rows += [response("Alone?", "Yes.", 3), response(f"Is {MAIL} yours?<|im_end|>", "No.", 1)]
+    rows += [response(f"Is {MAIL} yours?<|im_end|>", "Yes.", 2)]
+    pairs = write(tmp_path / "rated.jsonl", rows)
+    code, output = run(pairs, "--report", tmp_path / "out", "--held-out", pairs)
+    assert code == 3
+    assert "form     helpsteer2: 10 pairs" in output
+    assert "no pair  1 rows: a prompt with one response" in output
+    assert f"special_tokens: {pairs} line 20: special token or template mark" in output
+    assert "leakage" in output
+    assert MAIL not in output
+    kept = pq.read_table(tmp_path / "out" / "quarantine.parquet").to_pylist()
+    assert [row["row"] for row in kept] == [*range(18), 19, 20], "a pair is rejected with both of its rows"
+    assert json.loads(kept[-1]["content"]) == rows[-1]
+    written = json.loads((tmp_path / "out" / "validation.json").read_text())
+    assert (written["form"], written["left_out"]) == ("helpsteer2", {"a prompt with one response": 1})
 
 
 def test_validate_of_a_missing_file_or_a_wrong_limit_ends_with_two(tmp_path: Path) -> None:

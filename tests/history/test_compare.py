@@ -1,3 +1,5 @@
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +9,7 @@ from components.artifacts import digest, write_json
 from components.campaign.config import pin_config
 from components.config import CampaignConfig
 from components.history.compare import RoundComparison, compare_rounds
+from components.history.fresh_answers import fresh_answers
 from components.history.names import RoundName, parse_round, parse_version
 from components.history.rollback import roll_back
 from flows.cli import app
@@ -129,6 +132,73 @@ def test_compare_links_mlflows_page_of_both_runs_when_there_is_a_server(
     page = f"http://tracking:5000/#/compare-runs?runs={runs}&experiments={experiments}&workflowType=machine_learning"
     assert compared("demo/1", "demo/2").page == page
     assert compared("demo/1", "demo/3").page is None, "round 3 is not in MLflow"
+
+
+def test_compare_says_what_the_win_rates_show_of_rounds_with_prompts_of_their_own(demo: Any) -> None:
+    start, champion = compared("demo/1", "demo/4").findings
+    # 0.75 - 0.703125, each with 0.0625 to either side: 0.0625 * sqrt(2) = 0.088.
+    assert start == (
+        "against the start, demo/4 wins 0.750 on its 256 prompts and demo/1 0.703 on its 256: a difference of 0.047 "
+        "(95 % interval \u22120.042 to 0.135), no proof of a difference"
+    )
+    assert champion == (
+        "win rates against the champion cannot be compared: demo/1 met the start model, demo/4 met round 3"
+    )
+    told = invoke("demo/1", "demo/4")
+    assert "each round draws its own held-out prompts" in told.output
+    assert "demo/4 met round 3" in told.output
+
+
+def test_compare_uses_that_one_round_was_the_others_champion_or_that_both_met_the_same(demo: Any) -> None:
+    *_, direct = compared("demo/1", "demo/3").findings
+    assert direct.startswith("compared with each other: demo/3 wins 0.750 of the comparisons with demo/1 on 256")
+    assert compared("demo/3", "demo/1").findings[-1] == direct
+    *_, same = compared("demo/3", "demo/2").findings
+    assert same.startswith(
+        "against the same champion, demo/2 wins 0.469 on its 256 prompts and demo/3 0.750 on its 256"
+    )
+    assert same.endswith("demo/3 is better, beyond chance")
+
+
+def test_compare_of_rounds_that_were_sampled_otherwise_says_nothing_of_win_rates(demo: Any) -> None:
+    evaluation = demo.config["evaluation"] | {"top_p": 0.9}
+    pin_config(
+        demo.directory, CampaignConfig.model_validate(demo.config | {"evaluation": evaluation}), accept_changes=True
+    )
+    demo.round(5)
+    comparison = compared("demo/4", "demo/5")
+    assert comparison.findings == ()
+    (warning,) = comparison.warnings
+    assert "sampled by different laws" in warning
+    confident = evaluation | {"top_p": 1.0, "confidence": 0.9}
+    pin_config(
+        demo.directory, CampaignConfig.model_validate(demo.config | {"evaluation": confident}), accept_changes=True
+    )
+    demo.round(6)
+    assert compared("demo/4", "demo/6").findings == (
+        "win rates cannot be compared: the intervals have different levels (evaluation.confidence)",
+    )
+
+
+def test_compare_samples_both_models_on_the_same_held_out_prompts(make_campaign: Any, starter_directory: Path) -> None:
+    demo = make_campaign(policy={"max_prompt_tokens": 64, "max_response_tokens": 16})
+    for round in (1, 2):
+        demo.round(round)
+        weights = demo.stage(round, "dpo_train") / "model"
+        shutil.rmtree(weights)
+        shutil.copytree(starter_directory, weights)
+    told = invoke("demo/1", "demo/2", "--answers", "3")
+    assert told.exit_code == 0, told.output
+    prompts = [line for line in told.output.splitlines() if line.startswith("prompt: hello ")]
+    assert len(set(prompts)) == 3
+    names = [parse_round(name) for name in ("demo/1", "demo/2")]
+    once, again = (fresh_answers(*names, number=3) for _ in range(2))
+    assert once == again
+    assert [answer.left for answer in once] != [answer.right for answer in once], "equal weights draw on their own"
+    shutil.rmtree(demo.stage(2, "dpo_train") / "model")
+    told = invoke("demo/1", "demo/2", "--answers", "3")
+    assert told.exit_code == 2
+    assert "round 2 of campaign demo has no weights" in told.stderr
 
 
 @pytest.mark.parametrize(

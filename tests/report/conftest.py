@@ -50,6 +50,27 @@ def judge_health() -> dict[str, Any]:
     }
 
 
+def data_checks(*, broken: bool) -> list[dict[str, Any]]:
+    """The verdicts of three checks; if they are broken, one warns and one fails."""
+    return [
+        {"name": "tag_balance", "verdict": "skipped", "summary": "no tags", "share": None, "max_share": 0.9},
+        {
+            "name": "length_bias",
+            "verdict": "warn" if broken else "pass",
+            "summary": "the longer answer is right",
+            "share": 0.704 if broken else 0.6,
+            "max_share": 0.65,
+        },
+        {
+            "name": "secrets",
+            "verdict": "fail" if broken else "pass",
+            "summary": f"{int(broken)} of 353 rows",
+            "share": broken / 353,
+            "max_share": 0.0,
+        },
+    ]
+
+
 class CampaignMaker:
     """Writes a campaign's files stage by stage; promoted rounds move the champion, as in a real campaign."""
 
@@ -166,11 +187,14 @@ class CampaignMaker:
             "quarantined": quarantined,
         }
         counts |= {"reasons": reasons, "quarantine_share": quarantined / received}
-        self.stage(
-            round_,
-            "validate_data",
-            {"train.parquet": pd.DataFrame({"pair_id": [f"train {round_}"]}), "validation.json": counts},
-        )
+        files = {"train.parquet": pd.DataFrame({"pair_id": [f"train {round_}"]}), "validation.json": counts}
+        if round_ > 1:  # the first round is one of an earlier version, which had no data checks
+            counts["checks"] = data_checks(broken=round_ == 3)
+            rows = [{"check": "secrets", "place": "pair 7", "detail": "API key", "excerpt": f"{HOSTILE} [API key]"}]
+            files["check_examples.parquet"] = pd.DataFrame(
+                rows if round_ == 3 else [], columns=["check", "place", "detail", "excerpt"], dtype="str"
+            )
+        self.stage(round_, "validate_data", files)
 
     def train(self, round_: int, *, steps: int = 60) -> None:
         """Publish training curves that begin at ln 2."""

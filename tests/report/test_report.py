@@ -9,6 +9,7 @@ import pytest
 
 from components.config import load_config
 from components.report.campaign import MAX_CHARACTERS, write_report
+from components.report.round import round_markdown
 
 
 class Page(HTMLParser):
@@ -250,7 +251,8 @@ def test_report_of_a_judge_without_scores_shows_no_reward(make_campaign: Any) ->
 
 
 def test_report_data_section_counts_add_up_and_name_quarantine_reasons(page: Page) -> None:
-    collected, *_, validated = page.tables["data"]
+    collected = page.tables["data"][0]
+    (validated,) = [table for table in page.tables["data"] if "Quarantine reasons" in table.get("Round", [])]
     for number in (1, 2, 3):
         prompts, _, _, invalid, *ended, pairs, _ = (
             cell.replace(",", "").replace("\u2013", "0") for cell in collected[str(number)]
@@ -269,7 +271,8 @@ def test_report_samples_keep_latest_open_and_cut_long_answers(three_rounds: Any)
     three_rounds.evaluate(4, vs_champion=0.5, samples=long)
     page = read_page(three_rounds)
     opened = ["open" in attributes for tag, attributes in page.tags if tag == "details"]
-    assert opened == [True, False, False, False, False]  # four rounds of samples, then the configuration
+    # Four rounds of samples, two rounds of data checks, then the configuration.
+    assert opened == [True, False, False, False, False, False, False]
     texts = page.sections["samples"]
     assert [f"Round {number}" in texts for number in (1, 2, 3, 4)] == [True] * 4
     assert "12 of 12 kept samples; champion: round 3" in texts
@@ -348,3 +351,31 @@ def test_report_tells_how_often_responses_violate_each_principle(page: Page) -> 
     principles = next(table for table in page.tables["data"] if "violate it" in table.get("Round", []))
     assert principles["3"] == ["<script>alert('x')</script>", "12", "3", "25.0 %", "1"]
     assert set(principles) == {"Round", "3"}, "a round without a constitution has no row"
+
+
+def test_report_shows_data_checks_and_in_the_overview_only_what_is_above_its_limit(page: Page) -> None:
+    (overview,) = [table for table in page.tables["data"] if "Above their limits" in table.get("Round", [])]
+    assert set(overview) == {"Round", "3"}
+    assert overview["3"] == ["1 fail 1 warn", "secrets 0.28 % (limit 0.0 %), length_bias 70.4 % (limit 65.0 %)"]
+    latest, earlier = [table for table in page.tables["data"] if "Verdict" in table.get("Check", [])]
+    assert list(latest) == ["Check", "secrets", "length_bias"], "what needs attention comes first"
+    assert latest["secrets"][:3] == ["fail", "0.28 %", "0.0 %"]
+    assert "pair 7: API key <script>alert('x')</script> [API key]" in latest["secrets"][3]
+    assert earlier["length_bias"] == ["pass", "60.0 %", "65.0 %", "the longer answer is right"]
+    assert "nothing to measure: tag_balance." in page.sections["data"]
+
+
+def test_report_without_texts_has_no_examples_of_data_checks(make_campaign: Any) -> None:
+    maker = make_campaign(tracking={"texts": False})
+    maker.round(3, promoted=True, reasons=("ok",), vs_champion=0.7)
+    page = read_page(maker)
+    assert "secrets 0.28 %" in page.sections["data"]
+    assert "[API key]" not in page.sections["data"]
+    assert "[API key]" not in round_markdown(maker.directory, 3)
+
+
+def test_round_markdown_shows_data_checks_with_an_example(finished_campaign: Any) -> None:
+    text = round_markdown(finished_campaign.directory, 3)
+    assert "| secrets | fail | 0.28 % | 0.0 % | 1 of 353 rows |" in text
+    assert "- secrets, pair 7, API key: \\<script\\>alert('x')\\</script\\> \\[API key\\]" in text
+    assert "Data checks" not in round_markdown(finished_campaign.directory, 1), "an earlier version had none"

@@ -273,6 +273,17 @@ def test_start_model_is_measured_on_held_out_prompts_as_an_evaluation_samples(co
     assert whole["unfinished_share"]["high"] - whole["unfinished_share"]["low"] > 0.05, "32 prompts prove no share"
 
 
+def test_start_model_is_measured_by_the_law_that_is_served(copy: Path, tmp_path: Path) -> None:
+    served = {"start_prompts": 8, "temperature": 5.0, "top_k": 1}
+    sharp, flat = (
+        start(copy, tmp_path / name, policy={"max_response_tokens": 64}, evaluation=law)["measured"]
+        for name, law in (("sharp", served), ("flat", served | {"top_k": 0}))
+    )
+    assert (sharp["top_p"], sharp["top_k"]) == (1.0, 1)
+    assert "top_k" not in flat, "start.json of a law that truncates nothing is what it was"
+    assert sharp["unfinished_share"]["value"] < flat["unfinished_share"]["value"]
+
+
 def test_start_model_that_nobody_asks_to_measure_is_not(copy: Path, tmp_path: Path) -> None:
     assert start(copy, tmp_path / "round-000", evaluation={"start_prompts": 0})["measured"] is None
 

@@ -1,9 +1,11 @@
+import math
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 
 from components.records import Interval
-from components.statistics.intervals import mean_interval, share, share_change, win_rate
+from components.statistics.intervals import difference, mean_interval, share, share_change, win_rate
 
 
 def rate(
@@ -145,3 +147,15 @@ def test_share_change_is_sure_only_if_mcnemars_exact_test_rejects(worse: int, su
 def test_share_change_meets_a_limit_exactly() -> None:
     """2 x rate - 1 would be 0.050000000000000044, above a limit of 0.05."""
     assert share_change([True] * 5 + [False] * 95, [False] * 100, confidence=0.95, resamples=100, seed=3).value == 0.05
+
+
+def test_difference_of_independent_estimates_adds_distances_in_squares() -> None:
+    one, other = Interval(value=0.5, low=0.47, high=0.54, n=100), Interval(value=0.8, low=0.76, high=0.83, n=60)
+    # Below: 0.04 of the other's low, 0.04 of the one's high; above: 0.03 and 0.03.
+    change = difference(one, other)
+    assert change.n == 60
+    assert (change.value, change.low, change.high) == pytest.approx(
+        (0.3, 0.3 - 0.04 * math.sqrt(2), 0.3 + 0.03 * math.sqrt(2))
+    )
+    mirrored = difference(other, one)
+    assert (mirrored.low, mirrored.high) == pytest.approx((-change.high, -change.low))

@@ -386,7 +386,12 @@ def _write_data(directory: Path, number: int) -> None:
         write_table(work.path / "eval.parquet", pairs.head(1))
         write_table(work.path / "quarantine.parquet", quarantined)
         reasons = {"chosen is empty": 1, "duplicate of another pair": 1, "tag is empty": 1}
-        write_json(work.path / "validation.json", {**counts, "reasons": reasons})
+        checks = [
+            {"name": "length_bias", "verdict": "warn", "share": 0.75},
+            {"name": "secrets", "verdict": "pass", "share": 0.0},
+            {"name": "tag_balance", "verdict": "skipped", "share": None},
+        ]
+        write_json(work.path / "validation.json", {**counts, "reasons": reasons, "checks": checks})
 
 
 def _write_training(directory: Path, policy: str) -> None:

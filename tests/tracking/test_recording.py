@@ -88,13 +88,24 @@ def test_record_round_metrics_are_the_files_numbers_at_their_steps(
         "costly/flipped": 9,
         "revisions/empty": 2,
         "promoted": 1,
+        "checks/warnings": 1,
+        "checks/failures": 0,
+        "checks/length_bias": 0.75,
+        "checks/secrets": 0.0,
         "samples/distinct_2": 0.375,
         "samples/equal_samples": 0.0625,
         "seconds": 10.0,
         "seconds/dpo_train": 4.0,
     }
     assert {key: run.data.metrics[key] for key in once} == once
-    unmeasured = ("repetition_stability", "be_kind", "all_equal", "unfinished_increase", "/distinct_2/start")
+    unmeasured = (
+        "repetition_stability",
+        "be_kind",
+        "all_equal",
+        "unfinished_increase",
+        "/distinct_2/start",
+        "/tag_balance",
+    )
     assert not [key for key in run.data.metrics if key.endswith(unmeasured)], "what was not measured has no point"
     peak = read_json(runs / "demo" / "round-001" / "evaluate" / "MANIFEST.json")["peak_memory_bytes"]
     assert run.data.metrics["peak_memory_mb/evaluate"] == pytest.approx(peak / 2**20, abs=1e-6)

@@ -455,9 +455,24 @@ def test_round_reports_its_data_checks_and_stops_only_if_they_are_enforced(
     assert (verdicts["identical_when_cut"], verdicts["damaged_text"]) == ("fail", "pass")
     assert counts["train"] == 4
     assert not any("examples" in check for check in counts["checks"]), "texts may not leave the machine"
+    examples = read_table(tmp_path / "out" / "check_examples.parquet")
+    assert set(examples["check"]) == {check for check, verdict in verdicts.items() if verdict in ("fail", "warn")}
     with pytest.raises(DataRejected, match=r"identical_when_cut: 4 of 4 rows, limit 2.0%"):
         validate(enforce, tmp_path)
     assert validate(make_request(rows, data_checks="enforce"), tmp_path)[-1]["train"] == 4
+
+
+def test_examples_of_data_checks_show_no_secret(
+    pair: Pair, make_request: Request, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = "AK" + "IAQWERTYUIOPASDFGH"
+    validate(make_request([pair("w10", chosen=f"w1 {key}"), pair("w11")], data_checks="report"), tmp_path)
+    examples = read_table(tmp_path / "out" / "check_examples.parquet").set_index("check")
+    assert examples.loc["secrets", "place"] == "pair 1"
+    assert "key]" in examples.loc["secrets", "excerpt"]
+    assert key not in examples.to_csv()
+    (line,) = [record.getMessage() for record in caplog.records if "data check" in record.getMessage()]
+    assert "secrets: 1 of 2 rows, limit 0.0%" in line
 
 
 def test_round_of_single_responses_is_checked_too(pair: Pair, make_request: Request, tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from components.data.forms.pair_rows import read_pair_rows
 from components.data.forms.rated import Choice
 from components.data.forms.registry import FORMS, converted_columns, form_of, typed, with_columns
 from components.data.forms.unread import unread_keys
+from components.data.parquet_rows import lost_in_parquet
 from components.data.preference_file import refuse_no_pairs
-from components.data.row_files import check_writable, is_csv, write_rows
+from components.data.row_files import check_writable, is_csv, is_parquet, write_rows
 from components.data.rows import Rows, read_rows
 from components.data.seed_pair import SeedPair
 from components.runtime import progress
@@ -64,7 +65,7 @@ def convert(
 
     Args:
         source: A source that `rows.read_rows` reads.
-        out: File to write, whose suffix says how: JSON lines, a JSON array or CSV, packed or not.
+        out: File to write, whose suffix says how: JSON lines, a JSON array or CSV, packed or not, or Parquet.
         target: Name of the form to write.
         source_form: Name of the form to read; None recognises it by the columns.
         split: Split of a data set that has splits.
@@ -134,6 +135,8 @@ def _written(pairs: list[SeedPair], conversion: Conversion, unfit: Unfit, out: P
     """
     for done, pair in enumerate(pairs, 1):
         fit = fitted(pair, conversion.target, as_text=is_csv(out))
+        if is_parquet(out) and not fit.reason:
+            fit = fit._replace(reason=next(filter(None, map(lost_in_parquet, fit.rows)), ""))
         if fit.reason and unfit == "refuse" and fit.reason != TIE:
             raise ValueError(
                 f"{pair.place} has {fit.reason}, which the form {conversion.target.name} cannot hold: choose another "

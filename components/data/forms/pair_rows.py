@@ -4,14 +4,17 @@ Knows no other form. An optional `prompt` is plain text, chat messages or a tran
 without it. Optional columns: `system`, `tools`, `p`, `margin` (or the two scores), `tag`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from components.data.answers import read_answer
 from components.data.conversations import CONTEXT, with_context
 from components.data.forms.form import Reading, number
 from components.data.forms.rated import Choice
+from components.data.messages import Messages
 from components.data.rows import Row, Rows
 from components.data.seed_pair import SeedPair
+from components.data.transcripts import parse_answers
 
 SCORES = (
     ("score_chosen", "score_rejected"),
@@ -56,14 +59,27 @@ def read_pair(row: Row, columns: Sequence[str]) -> SeedPair | None:
                 f"{row.place} has no {column}: a pair needs the columns chosen and rejected "
                 f"(the columns are {', '.join(columns)})"
             )
+    answers = _transcripts(row.values) or _answers(row)
+    if answers is None:
+        return None
+    before, chosen, rejected = answers
+    p = number(row, "p", row.values.get("p"))
+    return SeedPair(with_context(before, row), chosen, rejected, p, _margin(row), row_tag(row), row.place)
+
+
+def _transcripts(values: Mapping[str, Any]) -> tuple[Messages, str, str] | None:
+    """Return the prompt and the answers of two transcripts; None for any other row."""
+    chosen, rejected = values["chosen"], values["rejected"]
+    is_text = isinstance(chosen, str) and isinstance(rejected, str)
+    return parse_answers(chosen, rejected) if is_text and values.get("prompt") is None else None
+
+
+def _answers(row: Row) -> tuple[Messages, str, str] | None:
+    """Return the prompt and the answers of a row; None if the two conversations differ before the last answer."""
     prompt = row.values.get("prompt")
     before_chosen, chosen = read_answer(row.values["chosen"], prompt, f"{row.place} chosen")
     before_rejected, rejected = read_answer(row.values["rejected"], prompt, f"{row.place} rejected")
-    if before_chosen != before_rejected:
-        return None
-    messages = with_context(before_chosen, row)
-    p = number(row, "p", row.values.get("p"))
-    return SeedPair(messages, chosen, rejected, p, _margin(row), row_tag(row), row.place)
+    return (before_chosen, chosen, rejected) if before_chosen == before_rejected else None
 
 
 def _response(row: Row) -> SeedPair:
@@ -109,7 +125,7 @@ def row_tag(row: Row) -> str | None:
 
 def _margin(row: Row) -> float | None:
     margin = number(row, "margin", row.values.get("margin"))
-    if margin is not None:
+    if margin is not None or SCORE_COLUMNS.isdisjoint(row.values):
         return margin
     for better, worse in SCORES:
         high, low = (number(row, name, row.values.get(name)) for name in (better, worse))

@@ -37,6 +37,24 @@ def _read(read: Rows, choice: Choice) -> Reading:
     return Reading(pairs, left_out=left_out)
 
 
+def is_rated_by_aspect(row: Row) -> bool:
+    """Return whether a completion of a row has a rating that is not the overall score; false for a malformed row."""
+    try:
+        return any(_fine_score(row, each) is not None for each in _completions(row))
+    except ValueError:
+        return False
+
+
+def without_overall_score(row: Row) -> Row:
+    """Return a row whose completions have no overall score; a malformed row stays as it is."""
+    try:
+        completions = _completions(row)
+    except ValueError:
+        return row
+    kept = [{name: value for name, value in each.items() if name != OVERALL} for each in completions]
+    return Row(row.place, {**row.values, "completions": kept})
+
+
 def _completions(row: Row) -> list[dict[str, Any]]:
     value = nested(row, "completions")
     if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):

@@ -9,8 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import load_dataset
+from trl.data_utils import is_conversational
+from trl.trainer.utils import remove_none_values
 
-from components.data import row_files
+from components.data import parquet_rows, row_files
 from components.data.forms.convert import convert
 from components.data.forms.registry import FORMS
 from components.data.preference_file import load_seed_pairs
@@ -106,7 +109,9 @@ def test_conversion_writes_the_margin_as_ratings(target: str, expected: list[dic
     assert rows_of(out) == expected
 
 
-@pytest.mark.parametrize("name", ["o.jsonl", "o.ndjson.gz", "o.json", "o.json.zst", "o.csv", "o.tsv.gz", "o.csv.zst"])
+@pytest.mark.parametrize(
+    "name", ["o.jsonl", "o.ndjson.gz", "o.json", "o.json.zst", "o.csv", "o.tsv.gz", "o.csv.zst", "o.parquet"]
+)
 def test_conversion_to_every_kind_of_file_is_the_same_twice(name: str, tmp_path: Path) -> None:
     rows = [PAIR | {"prompt": f'"{number}";\n{number}'} for number in range(40)]
     source, out = written(tmp_path, *rows), tmp_path / name
@@ -243,7 +248,7 @@ def test_conversion_reads_parquet_and_names_an_unknown_form(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("out.parquet", r"out.parquet is not a kind of file that can be written: use .jsonl"),
+        ("out.parquet.gz", r"out.parquet.gz is not a kind of file that can be written: use .parquet, or .jsonl"),
         ("out", "is not a kind of file that can be written"),
         ("missing/out.jsonl", "missing does not exist: make it, or name another file"),
         ("folder.json", "is a directory: name a file"),
@@ -309,3 +314,55 @@ def test_conversion_names_rows_without_a_pair(tmp_path: Path) -> None:
     conversion = convert(str(path), tmp_path / "out.jsonl", target="trl")
     assert conversion.left_out == {"chosen and rejected differ before the last answer": 1}
     assert (conversion.num_rows, conversion.num_pairs) == (2, 1)
+
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": {"city": "Z\u00fcrich"}}}
+DAYS = {"id": "c2", "type": "function", "function": {"name": "weather", "arguments": {"days": 2}}}
+
+
+def called(call: dict[str, Any]) -> dict[str, Any]:
+    result = {"role": "tool", "content": "-4", "tool_call_id": call["id"]}
+    asked = [*HI, {"role": "assistant", "content": "", "tool_calls": [call]}, result]
+    return {"prompt": asked, "chosen": GOOD, "rejected": BAD, "tools": TOOLS}
+
+
+def test_conversion_to_parquet_is_read_back_by_datasets_and_by_us(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small batch, so that keys and columns that only later rows have come in another one."""
+    monkeypatch.setattr(parquet_rows, "BATCH_ROWS", 3)
+    rows = [*[CHAT] * 4, called(CALL), CHAT, called(DAYS), *[CHAT] * 3]
+    out, lines = tmp_path / "out.parquet", tmp_path / "out.jsonl"
+    source = written(tmp_path, *rows)
+    assert convert(source, out, target="trl").num_rows_written == len(rows)
+    assert load_seed_pairs(str(out), split="train").pairs == load_seed_pairs(source, split="train").pairs
+    assert pq.ParquetFile(out).num_row_groups == 4
+    loaded = load_dataset("parquet", data_files=str(out), split="train", cache_dir=str(tmp_path / "cache"))
+    assert loaded[0]["chosen"][0]["content"] == "Hello!"
+    assert is_conversational(loaded[0])
+    convert(source, lines, target="trl")
+    read = [remove_none_values(row) for row in loaded]
+    assert [row | ({"tools": json.loads(row["tools"])} if "tools" in row else {}) for row in read] == rows_of(lines)
+
+
+def test_conversion_to_parquet_keeps_our_own_columns_and_labels(tmp_path: Path) -> None:
+    rows = [PAIR | {"p": 0.8, "margin": 1.5, "tag": "style", "source": "web"}, PAIR | {"margin": 2, "n": 3}]
+    source, out = written(tmp_path, *rows), tmp_path / "out.parquet"
+    convert(source, out, target="ratchet")
+    again = tmp_path / "again.jsonl"
+    convert(str(out), again, target="ratchet")
+    convert(source, tmp_path / "direct.jsonl", target="ratchet")
+    # A table has every column in every row.
+    read = [{name: value for name, value in row.items() if value is not None} for row in rows_of(again)]
+    assert read == rows_of(tmp_path / "direct.jsonl")
+
+
+def test_conversion_to_parquet_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    with pytest.raises(ValueError, match=r"the column n holds values of several kinds.*write \.jsonl"):
+        convert(written(tmp_path, PAIR | {"n": 1}, PAIR | {"n": "one"}), out, target="ratchet")
+    null = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": {"city": None}}}
+    with pytest.raises(ValueError, match="line 1 has a null within a list or an object"):
+        convert(written(tmp_path, called(null)), out, target="trl")
+    assert convert(written(tmp_path, called(null), CHAT), out, target="trl", unfit="skip").num_written == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.parquet"]

@@ -183,14 +183,10 @@ def test_validation_within_its_limits_says_nothing(checks: list[dict[str, Any]] 
 
 
 def test_validation_says_which_data_checks_are_above_their_limits(campaign: Path) -> None:
-    bias = {
-        "name": "length_bias",
-        "verdict": "warn",
-        "summary": "a judge of length is right in 80.0%",
-        "max_share": 0.65,
-    }
-    line = "data check length_bias: a judge of length is right in 80.0% (limit 65.0%, warn)"
-    assert validation_lines(campaign, [bias]) == [line]
+    verdicts = {"form": "pass", "length_bias": "warn", "secrets": "fail", "tag_balance": "skipped"}
+    checks = [{"name": name, "verdict": verdict} for name, verdict in verdicts.items()]
+    line = "data checks: 1 warn, 1 fail: secrets, length_bias (see the report)"
+    assert validation_lines(campaign, checks) == [line]
 
 
 def validation_lines(campaign: Path, checks: list[dict[str, Any]] | None) -> list[str]:
