@@ -13,7 +13,7 @@ from components.data.messages import Messages, parse_messages
 from components.evaluation import stage
 from components.evaluation.held_out import gate_ids
 from components.evaluation.stage import _asked
-from components.judges.protocol import Group, Opinion, Verdict, conclude_pair, judge_alone
+from components.judges.protocol import Group, Opinion, Verdict, conclude_pair, judge_alone, make_verdict
 from components.models.loading import load_tokenizer
 from components.models.tokens import ChatTokenizer
 from components.promotion.gate import Decision, decide
@@ -47,6 +47,28 @@ class Brevity:
             )
 
         return judge_alone(self.name, groups, lambda texts: [score(messages, text) for messages, text in texts])
+
+
+class EveryThird:
+    """Prefer the first of a prompt's responses, but on every third prompt the second, whatever they say."""
+
+    name = "every third"
+
+    def __init__(self) -> None:
+        self.prompts: list[str] = []
+
+    def judge(self, groups: Sequence[Group]) -> list[Verdict]:
+        verdicts = []
+        for group in groups:
+            if group.prompt_id not in self.prompts:
+                self.prompts.append(group.prompt_id)
+            wins = float(self.prompts.index(group.prompt_id) % 3 != 0)
+            (first, _), (second, _) = group.responses
+            verdicts += [
+                make_verdict(self.name, group, first, Opinion(wins)),
+                make_verdict(self.name, group, second, Opinion(1 - wins)),
+            ]
+        return verdicts
 
 
 class ShorterOfTwo:
@@ -339,10 +361,10 @@ def test_evaluation_asks_no_more_once_the_evidence_is_clear(
 
 
 def test_evaluation_in_several_looks_says_what_one_look_says(make_request: Make, evaluate: Any) -> None:
-    several, at_once = (PromotionTest(level=0.4, look_every=prompts) for prompts in (5, NUM_PROMPTS))
-    one, _ = evaluate(make_request("near", "start", test=several), Brevity(), "one")
-    other, _ = evaluate(make_request("near", "start", test=at_once), Brevity(), "other")
-    assert one["evidence"]["num_judged"] == NUM_PROMPTS
+    several, at_once = (PromotionTest(level=0.05, look_every=prompts) for prompts in (5, NUM_PROMPTS))
+    one, _ = evaluate(make_request("near", "start", test=several), EveryThird(), "one")
+    other, _ = evaluate(make_request("near", "start", test=at_once), EveryThird(), "other")
+    assert one["evidence"]["num_judged"] == NUM_PROMPTS, "neither shown nor hopeless before"
     assert one == other
 
 
