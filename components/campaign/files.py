@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from components.artifacts import MANIFEST, artifact, read_json, read_record, read_table
 from components.campaign.config import CONFIG, with_former_knobs
 from components.campaign.state import State, read_state, round_directory, start_directory
-from components.config import CampaignConfig, describe
+from components.config import CampaignConfig, PreferencesConfig, describe
 from components.records import JUDGE_USAGE, PROMPT_OUTCOMES, Artifact, JudgedRound, Manifest, NewerVersion, RoundRecord
 
 if TYPE_CHECKING:
@@ -270,11 +270,16 @@ def read_campaign(directory: Path) -> CampaignFiles:
         start_manifest=start_manifest,
         rounds=tuple(
             round_files(
-                directory, number, records.get(number), seeded=number == 1 and bool(config.preferences.seed_pairs)
+                directory, number, records.get(number), seeded=not _samples(directory, config.preferences, number)
             )
             for number in sorted((directories | records.keys()) - {0})
         ),
     )
+
+
+def _samples(directory: Path, preferences: PreferencesConfig, round: int) -> bool:
+    """Return whether a round samples responses, also one that ran before its data came from outside."""
+    return preferences.samples_in(round) or (round_directory(directory, round) / "generate_responses").is_dir()
 
 
 def start_of_round(directory: Path, round: int | None) -> tuple[dict[str, Any] | None, Manifest | None]:
@@ -297,7 +302,7 @@ def round_files(campaign_dir: Path, number: int, record: RoundRecord | None, *, 
         campaign_dir: runs/<campaign>.
         number: The round.
         record: Its record, if it is finished.
-        seeded: Whether a preference data set is the round's data.
+        seeded: Whether the round's data come from outside: from a data set, or from users.
     """
     directory = round_directory(campaign_dir, number)
     if record is None:
@@ -394,6 +399,13 @@ def replayed_pairs(directory: Path, round: int, count: int) -> tuple[Artifact, .
     stages = [round_directory(directory, earlier) / "validate_data" for earlier in range(max(1, round - count), round)]
     manifests = [(stage, read_record(Manifest, stage / MANIFEST)) for stage in stages]
     return tuple(artifact(stage, manifest, "train.parquet") for stage, manifest in manifests)
+
+
+def taken_thumbs(directory: Path, round: int) -> tuple[Artifact, ...]:
+    """Return the thumbs of users that the rounds before this one took, oldest first, with their recorded hashes."""
+    stages = [round_directory(directory, earlier) / "take_feedback" for earlier in range(1, round)]
+    manifests = [(stage, read_record(Manifest, stage / MANIFEST)) for stage in stages if (stage / MANIFEST).exists()]
+    return tuple(artifact(stage, manifest, "thumbs.parquet") for stage, manifest in manifests)
 
 
 def round_record(here: Path, round: int, manifests: dict[str, Manifest], *, git_sha: str) -> RoundRecord:

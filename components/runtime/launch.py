@@ -45,6 +45,7 @@ from components.records import (
     RoundStopped,
     StageFailed,
     StartRequest,
+    TakeFeedbackRequest,
     TrainRequest,
     ValidateRequest,
 )
@@ -82,6 +83,7 @@ class Stage:
 STAGES = {
     "start": Stage("components.start.stage", StartRequest, 1, on_accelerator=True),
     "generate_responses": Stage("components.generation.stage", GenerateRequest, 2, on_accelerator=True),
+    "take_feedback": Stage("components.feedback.stage", TakeFeedbackRequest, 1),
     "collect_preferences": Stage("components.preferences.stage", CollectRequest, 3, on_accelerator=True),
     "validate_data": Stage("components.validation.stage", ValidateRequest, 2),
     "dpo_train": Stage("components.dpo.stage", TrainRequest, 5, on_accelerator=True),
