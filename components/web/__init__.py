@@ -1,0 +1,1 @@
+"""What the pages that we serve to people share: safe HTML, security headers, signed cookies and rate limits."""

@@ -1,0 +1,64 @@
+import re
+
+import pytest
+
+from components.web.safe_html import TAGS, safe_html
+
+ATTACKS = {
+    "script": "<script>alert(1)</script>",
+    "image by HTML": '<img src="https://evil.example/a.png" onerror="alert(1)">',
+    "image by Markdown": "![seen](https://evil.example/a.png)",
+    "link of a script": "[here](javascript:alert(1)) [there](JaVaScRiPt&#58;alert(1)) <javascript:alert(1)>",
+    "link of data": "[here](data:text/html,<script>alert(1)</script>)",
+    "style": "<style>body{display:none}</style><p style='position:fixed;inset:0'>over all</p>",
+    "style of a cell": "|a|\n|:-:|\n|b|",
+    "end of a script": '</script><script>alert(1)</script>{"a": "</script>"}',
+    "end of code": "```\n</code></pre><script>alert(1)</script>\n```",
+    "name of a language": '```x" onmouseover="alert(1)\ncode\n```',
+    "frame and form": "<iframe src=//evil.example></iframe><form action=//evil.example><input></form>",
+    "vector image": "<svg onload=alert(1)><math><mtext><img src=x onerror=alert(1)>",
+    "title of a link": '[a](https://a.example "x\\" onclick=\\"alert(1)")',
+    "comment": "<!-- --><script>alert(1)</script> <!--",
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
+def test_html_of_an_attack_has_allowed_tags_alone(attack: str) -> None:
+    html = safe_html(attack)
+    tags = re.findall(r"<\s*/?\s*([a-zA-Z!][^\s>/]*)([^>]*)>", html)
+    assert {tag.lower() for tag, _ in tags} <= TAGS
+    attributes = {name for _, rest in tags for name in re.findall(r"(?:^|\s)([\w-]+)=", re.sub(r'"[^"]*"', '""', rest))}
+    assert attributes <= {"href", "rel", "target", "start"}
+    assert not re.search(r'href="(?!https?:|mailto:)', html)
+
+
+def test_html_in_a_text_shows_as_text() -> None:
+    assert safe_html("<b>bold</b>") == "<p>&lt;b&gt;bold&lt;/b&gt;</p>\n"
+
+
+@pytest.mark.parametrize("steering", ["\x1b[31m", "\u202e", "\u2066", "\x00", "\x9b"])
+def test_control_characters_are_replaced(steering: str) -> None:
+    assert "\ufffd" in safe_html(f"before{steering}after")
+    assert steering[0] not in safe_html(f"before{steering}after")
+
+
+def test_links_open_elsewhere_and_tell_nothing() -> None:
+    html = safe_html("[a](https://a.example/b?c=d&e=f)")
+    assert 'href="https://a.example/b?c=d&amp;e=f"' in html
+    assert 'rel="noopener noreferrer nofollow"' in html
+    assert 'target="_blank"' in html
+
+
+@pytest.mark.parametrize("target", ["/join/secret", "//evil.example", "page"])
+def test_link_into_our_own_pages_leads_nowhere(target: str) -> None:
+    assert "href" not in safe_html(f"[a]({target})")
+
+
+def test_headings_stand_below_those_of_the_page() -> None:
+    assert safe_html("# a\n\n###### b") == "<h3>a</h3>\n<h6>b</h6>\n"
+
+
+def test_markdown_of_code_and_tables_is_kept() -> None:
+    html = safe_html("```python\nprint('<a>')\r\n```\n\n| a | b |\n|---|---|\n| 1 | ~~2~~ |\n")
+    assert "<pre><code>print('&lt;a&gt;')\n</code></pre>" in html
+    assert "<td><s>2</s></td>" in html
