@@ -1,5 +1,6 @@
 """Compute means over prompts with their intervals. Pure functions of numbers."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -72,6 +73,24 @@ def share(count: int, total: int, *, confidence: float) -> Interval:
     """
     low, high = _exact_bounds(count, total - count, confidence)
     return Interval(value=count / total, low=low, high=high, n=total)
+
+
+def share_difference(own: tuple[int, int], other: tuple[int, int], *, confidence: float) -> Interval:
+    """Return by how much a share exceeds that of other, independent cases.
+
+    The distances from each share to its own bounds are squared and added (Newcombe 1998, Statistics in Medicine 17,
+    method 10), here with Clopper and Pearson's exact bounds, so that the interval is rather too wide than too narrow.
+
+    Args:
+        own: Cases that have the property, and all cases, at least one.
+        other: The same of the others.
+        confidence: Level of the interval, in (0, 1).
+    """
+    mine, theirs = (share(*cases, confidence=confidence) for cases in (own, other))
+    value = mine.value - theirs.value
+    below = math.hypot(mine.value - mine.low, theirs.high - theirs.value)
+    above = math.hypot(mine.high - mine.value, theirs.value - theirs.low)
+    return Interval(value=value, low=max(-1.0, value - below), high=min(1.0, value + above), n=mine.n + theirs.n)
 
 
 def share_change(

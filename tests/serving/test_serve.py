@@ -90,15 +90,15 @@ def ask(port: int, directory: Path, **more: Any) -> httpx.Response:
     return httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body, headers=headers, timeout=60)
 
 
-def assert_locked(address: str, key: str) -> None:
-    """Check that every route of a server but its health needs the key."""
+def assert_locked(address: str, key: str, *open_paths: str) -> None:
+    """Check that every route of a server but its health, and the page of the front, needs the key."""
     described = httpx.get(f"{address}/openapi.json", headers=bearer(key), timeout=30).json()["paths"]
     routes = [(method.upper(), path) for path, methods in described.items() for method in methods]
     assert {"/v1/chat/completions", "/health"} <= set(described)
     for method, path in [*routes, ("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/")]:
         for headers in ({}, bearer("guessed"), {"Authorization": key}, {"X-Api-Key": key}):
             code = httpx.request(method, f"{address}{path}", headers=headers, json={}, timeout=30).status_code
-            assert code == (200 if path == "/health" else 401), (method, path, headers)
+            assert code == (200 if path in ("/health", *open_paths) else 401), (method, path, headers)
 
 
 def own_greedy_answer(directory: Path, round: int) -> str:
@@ -146,7 +146,7 @@ def test_serve_answers_whole_and_streamed_as_our_own_model_and_ends_with_ctrl_c(
         assert key_file(directory).stat().st_mode & 0o777 == 0o600
         assert key not in told
         assert not [line for line in processes_of(runs) if key in line]
-        assert_locked(f"http://127.0.0.1:{port}", key)
+        assert_locked(f"http://127.0.0.1:{port}", key, "/")
 
         (curl,) = (line.removeprefix("try").strip() for line in lines if line.startswith("try"))
         answered = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, timeout=60, check=True)
