@@ -73,7 +73,7 @@ def select(
     left_out: Counter[str] = Counter()
     usable: list[Thumb] = []
     quarantined: list[Quarantined] = []
-    latest = {_subject(row): row.row_id for row in rows}
+    latest = {row.row_id for row in standing(rows)}
     for row in rows:
         if row.row_id in taken:
             continue
@@ -103,17 +103,25 @@ def personal(row: Thumb, phone_region: str) -> str | None:
     return None
 
 
+def standing(rows: Iterable[Thumb]) -> list[Thumb]:
+    """Return the thumbs that stand: of several on one answer of a conversation the latest."""
+    latest = {_subject(row): row for row in rows}
+    return sorted(latest.values(), key=lambda row: row.number)
+
+
 def _subject(row: Thumb) -> tuple[str, str]:
-    """Return what a thumb is about: of several thumbs on one answer of a conversation the latest counts."""
+    """Return what a thumb is about; without its texts and an id, nobody can tell."""
+    if row.completion_id is None and row.messages is None:
+        return row.conversation_id, row.row_id
     return row.conversation_id, row.completion_id or f"{row.messages}\n{row.response}"
 
 
 def _unusable(
-    row: Thumb, latest: dict[tuple[str, str], str], *, feedback: FeedbackConfig, singles: bool, cut_answers: bool
+    row: Thumb, latest: Collection[str], *, feedback: FeedbackConfig, singles: bool, cut_answers: bool
 ) -> str | None:
     if row.erased_at is not None or row.messages is None:
         return "deleted after preferences.feedback.retention_days"
-    if latest[_subject(row)] != row.row_id:
+    if row.row_id not in latest:
         return "replaced by a later thumb on the same answer"
     if not (row.served or feedback.include_unserved):
         return "not known to be the server's answers"

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from components.feedback.submission import Submission
@@ -240,7 +241,7 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _thumb(row: tuple) -> Thumb:  # type: ignore[type-arg]
+def _thumb(row: tuple[Any, ...]) -> Thumb:
     values = list(row)
     values[9], values[10] = bool(values[9]), bool(values[10])
     return Thumb(*values)

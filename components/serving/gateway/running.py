@@ -18,7 +18,8 @@ from components.records import ServiceFailed
 from components.runtime.addresses import LOOPBACK
 from components.serving import engines
 from components.serving.gateway.canary import Canary
-from components.serving.gateway.front import Gateway, build_front
+from components.serving.gateway.front import build_front
+from components.serving.gateway.gateway import Gateway
 from components.serving.gateway.sessions import Door
 from components.serving.gateway.upstream import Engine
 from components.serving.plan import WILDCARDS, Serving, engine_serving, example_request
@@ -82,7 +83,7 @@ def served_to_people(
             example=example_request(serving),
             system_prompt=config["policy"].get("system_prompt", ""),
         )
-        stack.enter_context(_listening(gateway, serving))
+        stack.enter_context(listening(gateway, host=serving.host, port=serving.port))
 
         def until_it_ends() -> None:
             erased = time.monotonic()
@@ -107,9 +108,9 @@ def host_names(serving: Serving, url: str) -> Collection[str]:
 
 
 @contextlib.contextmanager
-def _listening(gateway: Gateway, serving: Serving) -> Iterator[None]:
+def listening(gateway: Gateway, *, host: str, port: int) -> Iterator[None]:
     """Run the front in a thread of this process while the block lasts."""
-    listener = _bound(serving)
+    listener = _bound(host, port)
     config = uvicorn.Config(
         build_front(gateway),
         access_log=False,  # no address and no text of a user belongs in a log
@@ -124,7 +125,7 @@ def _listening(gateway: Gateway, serving: Serving) -> Iterator[None]:
     try:
         while not server.started:
             if not thread.is_alive():
-                raise ServiceFailed(f"the front could not start on port {serving.port}")
+                raise ServiceFailed(f"the front could not start on port {port}")
             time.sleep(0.02)
         yield
     finally:
@@ -133,15 +134,15 @@ def _listening(gateway: Gateway, serving: Serving) -> Iterator[None]:
         listener.close()
 
 
-def _bound(serving: Serving) -> socket.socket:
-    family = socket.getaddrinfo(serving.host, serving.port, type=socket.SOCK_STREAM)[0][0]
+def _bound(host: str, port: int) -> socket.socket:
+    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((serving.host, serving.port))
+        listener.bind((host, port))
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
-            raise ValueError(f"port {serving.port} is in use by now: choose another with --port") from None
+            raise ValueError(f"port {port} is in use by now: choose another with --port") from None
         raise
     return listener

@@ -66,9 +66,12 @@ class Door:
         """Return whether this is the key."""
         return isinstance(guess, str) and hmac.compare_digest(guess.strip().encode(), self._key.encode())
 
-    def sign_in(self, response: Response) -> Session:
-        """Sign a browser in by a cookie of the response."""
+    def new_session(self) -> Session:
+        """Return a session for a browser that has just shown the key."""
         browser = new_browser()
-        value = self._signer.sign({"browser": browser})
-        keep_cookie(response, COOKIE, value, path="/", max_age=MAX_AGE, secure=self._secure)
         return Session(browser, self._signer.csrf_token(browser))
+
+    def keep(self, session: Session, response: Response) -> None:
+        """Sign the browser in by a cookie of the response."""
+        value = self._signer.sign({"browser": session.browser})
+        keep_cookie(response, COOKIE, value, path="/", max_age=MAX_AGE, secure=self._secure)

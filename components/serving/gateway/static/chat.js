@@ -168,5 +168,6 @@ $("forget").addEventListener("click", async () => {
   for (const thumb of document.querySelectorAll(".thumb")) thumb.setAttribute("aria-pressed", "false");
   $("status").textContent = $("number").textContent = `Deleted: ${deleted} of conversation ${state.conversation}`;
 });
+addEventListener("hashchange", begin);
 showConsent();
 begin();

@@ -35,6 +35,7 @@ export function rateable(item, { asked, answer, conversation, call, onKept }) {
     open.setAttribute("aria-expanded", String(visible));
     if (visible && !field.value) field.value = answer.text;
     (visible ? field : open).focus();
+    if (visible) form.scrollIntoView({ block: "nearest" });
   }
 
   up.addEventListener("click", () => send("up"));
