@@ -17,6 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 from components.feedback.submission import Submission
+from components.runtime.printable import one_line
 
 STORE = Path("feedback") / "feedback.db"
 """The file within the campaign's directory."""
@@ -234,7 +235,7 @@ class FeedbackStore:
             database.close()  # rolls back what is not committed
 
     def _damaged(self, problem: str) -> str:
-        return f"{self.path} is damaged ({problem}): restore it from a copy, or move it away to begin with no thumbs"
+        return f"{self.path} is damaged ({one_line(problem)}): restore it from a copy, or move it away to begin with no thumbs"
 
 
 def _now() -> datetime:

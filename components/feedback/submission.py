@@ -9,7 +9,7 @@ from components.runtime.printable import one_line
 
 MOST_CHARACTERS = 200_000
 """Characters of all texts of a submission together."""
-NAMES = r"[A-Za-z0-9._:@+/=-]{1,200}"
+NAMES = r"^[A-Za-z0-9._:@+/=-]{1,200}$"
 """What identifiers of clients look like; they are no place for texts."""
 
 
@@ -91,8 +91,6 @@ def read_submission(content: Any) -> Submission:
     texts = [message.content for message in submission.messages] + [submission.response, submission.correction or ""]
     if sum(map(len, texts)) > MOST_CHARACTERS:
         raise TooLarge(f"the texts have more than {MOST_CHARACTERS} characters together: send a shorter conversation")
-    if any("\ud800" <= character <= "\udfff" for text in texts for character in text):
-        raise ValueError("a text contains half of a surrogate pair: send valid Unicode")
     return submission
 
 
