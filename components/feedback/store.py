@@ -17,6 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 from components.feedback.submission import Submission
+from components.records import ServiceFailed
 from components.runtime.printable import one_line
 
 STORE = Path("feedback") / "feedback.db"
@@ -118,6 +119,7 @@ class FeedbackStore:
 
         Raises:
             OtherContent: Its name belongs to another submission.
+            ServiceFailed: The file cannot be used, as on a full disk; nothing is kept.
         """
         content = hashlib.sha256(submission.model_dump_json().encode()).hexdigest()
         agreed = hashlib.sha256(consent.encode()).hexdigest()[:16]
@@ -227,15 +229,19 @@ class FeedbackStore:
                 database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             yield database
             database.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            raise ServiceFailed(
+                f"{self.path} cannot be used ({error}): see that the disk has space and that the file belongs to the "
+                "user of `ratchet serve`, who must run this too"
+            ) from None
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError | sqlite3.IntegrityError):
-                raise
             raise ValueError(self._damaged(str(error))) from None
         finally:
             database.close()  # rolls back what is not committed
 
     def _damaged(self, problem: str) -> str:
-        return f"{self.path} is damaged ({one_line(problem)}): restore it from a copy, or move it away to begin with no thumbs"
+        remedy = "restore it from a copy, or move it away to begin with no thumbs"
+        return f"{self.path} is damaged ({one_line(problem)}): {remedy}"
 
 
 def _now() -> datetime:

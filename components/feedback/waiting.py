@@ -1,5 +1,6 @@
 """Whether a round can begin, or waits for thumbs."""
 
+import logging
 from pathlib import Path
 
 from components.artifacts import MANIFEST
@@ -7,7 +8,9 @@ from components.campaign.files import taken_thumbs
 from components.campaign.state import round_directory
 from components.config import CampaignConfig
 from components.feedback.store import STORE, FeedbackStore
-from components.records import TakeFeedbackRequest
+from components.records import ServiceFailed, TakeFeedbackRequest
+
+log = logging.getLogger(__name__)
 
 
 def feedback_shortage(directory: Path, config: CampaignConfig, round: int) -> str | None:
@@ -21,7 +24,12 @@ def feedback_shortage(directory: Path, config: CampaignConfig, round: int) -> st
         round: The round.
     """
     feedback = config.preferences.feedback
-    FeedbackStore(directory / STORE).erase_texts(days=feedback.retention_days)
+    try:
+        FeedbackStore(directory / STORE).erase_texts(days=feedback.retention_days)
+    except (ServiceFailed, ValueError) as error:
+        if feedback.use != "off":
+            raise
+        log.warning("%s", error)  # a round that reads no thumbs needs none
     seeded = round == 1 and config.preferences.seed_pairs
     begun = (round_directory(directory, round) / "take_feedback" / MANIFEST).exists()
     if feedback.use != "only" or seeded or begun:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from components.feedback.store import FeedbackStore, OtherContent
+from components.records import ServiceFailed
 from tests.feedback.thumbs import ORIGIN, keep, submission
 
 ROOT = Path(__file__).parents[2]
@@ -142,3 +143,13 @@ def test_store_row_records_the_text_that_its_user_agreed_to(store: FeedbackStore
     texts = database.execute("SELECT text FROM thumbs JOIN consents ON consent = digest ORDER BY number").fetchall()
     database.close()
     assert texts == [("first text",), ("second text",)]
+
+
+def test_store_that_cannot_be_opened_says_what_to_look_at(store: FeedbackStore) -> None:
+    keep(store, 1)
+    content = store.path.read_bytes()
+    store.path.unlink()
+    store.path.mkdir()
+    (store.path / "file").write_bytes(content)
+    with pytest.raises(ServiceFailed, match=r"feedback\.db cannot be used \(unable to open database file\): see that"):
+        store.rows()

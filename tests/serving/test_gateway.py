@@ -154,6 +154,14 @@ def test_gateway_feedback_that_cannot_be_kept_is_refused_in_one_line(served: Sit
     assert not served.store.path.exists()
 
 
+def test_gateway_thumb_that_cannot_be_kept_is_a_503_that_shows_no_path(served: Site) -> None:
+    served.store.path.parent.mkdir()
+    served.store.path.write_bytes(b"no database" * 1000)
+    failed = served.rate()
+    assert failed.status_code == 503
+    assert failed.json()["error"]["message"] == "the rating could not be kept: try again later"
+
+
 def test_gateway_chat_without_feedback_keeps_nothing(served: Site, tmp_path: Path) -> None:
     served.ask()
     served.ask(stream=True)

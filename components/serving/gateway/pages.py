@@ -1,6 +1,7 @@
 """The front's pages and what they and other clients send: sign-in, consent, thumbs, and the canary's numbers."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 
 from components.feedback.store import OtherContent
 from components.feedback.submission import TooLarge, read_submission
+from components.records import ServiceFailed
 from components.serving.gateway.canary_page import canary_html, canary_report
 from components.serving.gateway.gateway import Gateway
 from components.serving.gateway.replies import MOST_PAGE_BYTES, read_body, refusal, unauthorised
@@ -25,6 +27,8 @@ FILES = {
     "thumbs.js": (STATIC / "thumbs.js", "text/javascript"),
 }
 OTHER_CONSENT = "An API client said that its user agreed; it showed a text of its own."
+
+log = logging.getLogger(__name__)
 
 
 async def page(request: Request) -> Response:
@@ -118,6 +122,9 @@ async def take_feedback(request: Request, *, gateway: Gateway) -> Response:
         row_id, is_new = await run_in_threadpool(gateway.store.add, submission, origin=origin, consent=consent)
     except OtherContent as error:
         return refusal(409, str(error), "client_id_in_use")
+    except (ServiceFailed, ValueError) as error:
+        log.error("%s", error)
+        return refusal(503, "the rating could not be kept: try again later", "not_kept")
     answer = {"id": row_id, "served": origin is not None, "new": is_new}
     return JSONResponse(answer, status_code=201 if is_new else 200)
 
