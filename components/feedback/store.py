@@ -217,8 +217,10 @@ class FeedbackStore:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Made here, so that no other user of the machine can read it for a moment.
             os.close(os.open(self.path, os.O_CREAT | os.O_WRONLY, 0o600))
-        database = sqlite3.connect(self.path, timeout=30, isolation_level=None)
-        try:
+        with (
+            self._explained(),
+            contextlib.closing(sqlite3.connect(self.path, timeout=30, isolation_level=None)) as database,
+        ):
             database.execute("PRAGMA journal_mode = DELETE")
             database.execute("PRAGMA synchronous = FULL")
             database.execute("PRAGMA secure_delete = ON")
@@ -228,7 +230,12 @@ class FeedbackStore:
                     database.execute(statement)
                 database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             yield database
-            database.execute("COMMIT")
+            database.execute("COMMIT")  # without it, closing rolls back
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
         except sqlite3.OperationalError as error:
             raise ServiceFailed(
                 f"{self.path} cannot be used ({error}): see that the disk has space and that the file belongs to the "
@@ -236,8 +243,6 @@ class FeedbackStore:
             ) from None
         except sqlite3.DatabaseError as error:
             raise ValueError(self._damaged(str(error))) from None
-        finally:
-            database.close()  # rolls back what is not committed
 
     def _damaged(self, problem: str) -> str:
         remedy = "restore it from a copy, or move it away to begin with no thumbs"

@@ -20,7 +20,7 @@ EVIL = '<img src=x onerror="document.title=1"><script>document.title=2</script> 
 @pytest.fixture
 def front(tmp_path: Path) -> Iterator[Site]:
     words = ["Good", " day", ", how can", " I help?"]
-    with site(tmp_path, StandIn(words, seconds=0.15), feedback=FeedbackConfig(consent="We keep what you rate.")) as up:
+    with site(tmp_path, StandIn(words, seconds=0.5), feedback=FeedbackConfig(consent="We keep what you rate.")) as up:
         yield up
 
 
