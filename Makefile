@@ -52,6 +52,7 @@ bench: .venv/dev.ready  ## Training, sampling and a round beside TRL and transfo
 	$(BIN)/python tests/benchmarks/soft_labels.py
 	$(BIN)/python tests/benchmarks/gate.py
 	$(BIN)/python tests/benchmarks/validate_file.py
+	$(BIN)/python tests/benchmarks/labelling.py
 
 real: .venv/dev.ready  ## One public recipe on a real model and real preferences, in an hour or two on two cores; ARGS="--model DIR --pairs FILE" without the hub.
 	$(BIN)/python tests/benchmarks/real_model.py $(ARGS)

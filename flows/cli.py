@@ -20,7 +20,19 @@ from collections.abc import Callable
 import typer
 
 from components.runtime.addresses import keep_loopback_off_proxies
-from flows.commands import convert, feedback, history, look, preferences, reward_model, run, serve, services, validate
+from flows.commands import (
+    convert,
+    feedback,
+    history,
+    label,
+    look,
+    preferences,
+    reward_model,
+    run,
+    serve,
+    services,
+    validate,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,6 +46,7 @@ app = typer.Typer(
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Rounds": (run.run, look.status, look.report),
     "Preferences": (
+        label.label,
         preferences.collect,
         preferences.pairs,
         preferences.calibrate,

@@ -1,7 +1,7 @@
 """What people are asked, and what they answered: the two files that the round and the labelling page exchange.
 
-The round writes `task.json` once. The page publishes `votes.json` once, when the task closes. Knows no database: readers on
-other hosts read these two files and nothing else.
+The round writes `task.json` once. The page publishes `votes.json` once, when the task closes. Knows no database:
+readers on other hosts read these two files and nothing else.
 """
 
 import re

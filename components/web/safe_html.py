@@ -4,7 +4,7 @@ Two walls: the Markdown reader lets no HTML through, and what it writes passes a
 """
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import nh3
@@ -17,7 +17,7 @@ from components.runtime.printable import printable
 TAGS = frozenset(
     (
         *("p", "br", "hr", "blockquote", "ul", "ol", "li", "pre", "code", "em", "strong", "s", "a"),
-        *("table", "thead", "tbody", "tr", "th", "td", "h3", "h4", "h5", "h6"),
+        *("table", "thead", "tbody", "tr", "th", "td", "h4", "h5", "h6"),
     )
 )
 """No images, nothing that loads, and no forms."""
@@ -25,10 +25,11 @@ ATTRIBUTES = {"a": {"href"}, "ol": {"start"}, "*": set[str]()}
 """By tag; without the last entry nh3 lets titles and languages through."""
 SCHEMES = {"http", "https", "mailto"}
 LINK_REL = "noopener noreferrer nofollow"
-HEADINGS_BELOW = 2
+HEADINGS_BELOW = 3
 """Level of the page's own headings, below which those of a text stand, so that the page's outline stays true."""
 
 
+@lru_cache(maxsize=512)
 def safe_html(markdown: str) -> str:
     """Return the HTML of a Markdown text of anybody, for an element of a page of ours.
 

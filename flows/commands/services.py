@@ -10,6 +10,7 @@ import typer
 from components.campaign.state import runs_directory
 from components.config.shipped import conf_path
 from components.runtime.addresses import LOOPBACK, without_password
+from flows.servers.labelling_app import DEFAULT_PORT, LABEL_PORT
 from flows.terminal.console import console, reporting_errors
 
 PrefectPort = Annotated[
@@ -18,6 +19,7 @@ PrefectPort = Annotated[
 MlflowPort = Annotated[
     int, typer.Option(min=1, max=65535, envvar="RATCHET_MLFLOW_PORT", help="Port of the MLflow page.")
 ]
+LabelPort = Annotated[int, typer.Option(min=1, max=65535, envvar=LABEL_PORT, help="Port of the labelling page.")]
 
 
 class Only(StrEnum):
@@ -29,15 +31,16 @@ class Only(StrEnum):
 def up(
     prefect_port: PrefectPort = 4200,
     mlflow_port: MlflowPort = 5000,
+    label_port: LabelPort = DEFAULT_PORT,
     only: Annotated[
         Only | None,
         typer.Option(help="`worker`: only a worker, for the servers of PREFECT_API_URL and MLFLOW_TRACKING_URI."),
     ] = None,
 ) -> None:
-    """Start Prefect, MLflow and a worker in the background, and wait until they answer.
+    """Start Prefect, MLflow, the labelling page and a worker in the background, and wait until they answer.
 
     They listen on this machine only. `ratchet run` uses them while they are up, `ratchet deploy` puts deployments on
-    the Prefect page, and `ratchet down` stops all three. If they are up, starts again what has ended.
+    the Prefect page, and `ratchet down` stops them all. If they are up, starts again what has ended.
     """
     from flows.servers.addresses import services_directory
 
@@ -48,11 +51,17 @@ def up(
 
     console.print("starting; a fresh database takes up to a minute", highlight=False)
     with reporting_errors():
-        addresses = start(runs_directory(), prefect_port=prefect_port, mlflow_port=mlflow_port)
+        addresses = start(runs_directory(), prefect_port=prefect_port, mlflow_port=mlflow_port, label_port=label_port)
     _print_pages(addresses.prefect, addresses.mlflow, sign_in=addresses.mlflow_password is not None)
+    if addresses.labelling is not None:
+        console.print(f"label    {addresses.labelling}", highlight=False)
+        console.print(
+            "         let people in with the link that this prints: ratchet label CAMPAIGN --invite NAME",
+            highlight=False,
+        )
     console.print(f"logs     {services_directory(runs_directory())}", highlight=False, soft_wrap=True)
     console.print(
-        "`ratchet deploy` puts the deployments on the Prefect page; `ratchet down` ends all three", highlight=False
+        "`ratchet deploy` puts the deployments on the Prefect page; `ratchet down` ends them all", highlight=False
     )
 
 

@@ -18,6 +18,8 @@ class Addresses:
 
     prefect: str
     mlflow: str
+    labelling: str | None = None
+    """Address of the page on which people compare answers; None if an earlier version started the others."""
     key: str | None = field(default=None, repr=False)
     """Key that Prefect requires; None if an earlier version started it."""
     mlflow_password: str | None = field(default=None, repr=False)
@@ -49,7 +51,13 @@ def running(runs: Path) -> Addresses | None:
     if known is None or not known.get("own", True):
         return None
     password = read_password(directory) if known.get("sign_in") else None
-    return Addresses(known["prefect"], known["mlflow"], read_key(directory), password)
+    return Addresses(
+        prefect=known["prefect"],
+        mlflow=known["mlflow"],
+        labelling=known.get("labelling"),
+        key=read_key(directory),
+        mlflow_password=password,
+    )
 
 
 def chosen_api(runs: Path) -> PrefectApi:
@@ -77,7 +85,15 @@ def read_known(directory: Path) -> dict[str, Any] | None:
     return read_json(path) if path.exists() else None
 
 
-def write_known(directory: Path, *, prefect: str, mlflow: str | None, own: bool, sign_in: bool = False) -> None:
+def write_known(
+    directory: Path,
+    *,
+    prefect: str,
+    mlflow: str | None,
+    own: bool,
+    labelling: str | None = None,
+    sign_in: bool = False,
+) -> None:
     """Write what a start has started.
 
     Args:
@@ -85,9 +101,11 @@ def write_known(directory: Path, *, prefect: str, mlflow: str | None, own: bool,
         prefect: Address of Prefect's page, or, if `own` is False, of its API.
         mlflow: Address of MLflow's page; None if `own` is False.
         own: Whether the servers are ours, and not only the worker.
+        labelling: Address of the page on which people compare answers; None if `own` is False.
         sign_in: Whether MLflow requires a password.
     """
-    write_json(directory / "addresses.json", {"prefect": prefect, "mlflow": mlflow, "own": own, "sign_in": sign_in})
+    addresses = {"prefect": prefect, "mlflow": mlflow, "labelling": labelling}
+    write_json(directory / "addresses.json", {**addresses, "own": own, "sign_in": sign_in})
 
 
 def forget(directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""The background servers: Prefect, MLflow and a worker on this machine, under supervisord.
+"""The background servers: Prefect, MLflow, the labelling page and a worker on this machine, under supervisord.
 
 They listen on the loopback interface only. Their logs are in `runs/.services`; their databases are Prefect's own and
 MLflow's store.
@@ -10,14 +10,15 @@ from pathlib import Path
 from components.runtime.addresses import LOOPBACK, without_password
 from flows.servers.addresses import Addresses, forget, read_known, running, services_directory, write_known
 from flows.servers.key import ensure_key, ensure_private, server_environment
+from flows.servers.labelling_app import LABEL_PORT, labelling_command
 from flows.servers.mlflow_app import check_password, mlflow_command, mlflow_environment, read_password, wants_sign_in
 from flows.servers.prefect_app import prefect_command
 from flows.servers.supervisord import Supervisord
-from flows.servers.temporary import check_ports, wait_until_up
+from flows.servers.temporary import MLFLOW_PORT, PREFECT_PORT, check_ports, wait_until_up
 from flows.servers.worker import kept_worker_command, wait_for_worker, worker_environment
 
 
-def start(runs: Path, *, prefect_port: int, mlflow_port: int) -> Addresses:
+def start(runs: Path, *, prefect_port: int, mlflow_port: int, label_port: int) -> Addresses:
     """Start the services that are not up, wait until they answer, and return their addresses. Idempotent.
 
     Raises:
@@ -28,8 +29,9 @@ def start(runs: Path, *, prefect_port: int, mlflow_port: int) -> Addresses:
 
     directory = services_directory(runs)
     supervisord = Supervisord(directory)
+    ports = {PREFECT_PORT: prefect_port, MLFLOW_PORT: mlflow_port, LABEL_PORT: label_port}
     if supervisord.pid() is None:
-        check_ports(prefect_port, mlflow_port)
+        check_ports(ports)
     sign_in, store = wants_sign_in(), tracking_uri(runs)
     ensure_private(directory)
     with supervisord.one_start():
@@ -40,7 +42,7 @@ def start(runs: Path, *, prefect_port: int, mlflow_port: int) -> Addresses:
         if read_known(directory) is not None:
             raise ValueError("`ratchet up --only worker` started a worker for other servers: run `ratchet down` first")
         if supervisord.stop():  # a start that was killed while it waited
-            check_ports(prefect_port, mlflow_port)
+            check_ports(ports)
         if store.startswith("http"):
             raise ValueError(
                 f"MLFLOW_TRACKING_URI = {without_password(store)} is a server already: unset it, or start a worker "
@@ -55,14 +57,16 @@ def start(runs: Path, *, prefect_port: int, mlflow_port: int) -> Addresses:
             **mlflow_environment(runs, directory, store=store, port=mlflow_port, sign_in=sign_in),
         }
         addresses = Addresses(
-            f"http://{LOOPBACK}:{prefect_port}",
-            f"http://{LOOPBACK}:{mlflow_port}",
-            key,
-            read_password(directory) if sign_in else None,
+            prefect=f"http://{LOOPBACK}:{prefect_port}",
+            mlflow=f"http://{LOOPBACK}:{mlflow_port}",
+            labelling=f"http://{LOOPBACK}:{label_port}",
+            key=key,
+            mlflow_password=read_password(directory) if sign_in else None,
         )
         commands = {
             "prefect": prefect_command(prefect_port, log_level="warning"),
             "mlflow": mlflow_command(mlflow_port, sign_in=sign_in),
+            "labelling": labelling_command(label_port),
             "worker": kept_worker_command(),
         }
         forget(directory)
@@ -72,7 +76,14 @@ def start(runs: Path, *, prefect_port: int, mlflow_port: int) -> Addresses:
         except BaseException:
             supervisord.stop()
             raise
-        write_known(directory, prefect=addresses.prefect, mlflow=addresses.mlflow, own=True, sign_in=sign_in)
+        write_known(
+            directory,
+            prefect=addresses.prefect,
+            mlflow=addresses.mlflow,
+            labelling=addresses.labelling,
+            own=True,
+            sign_in=sign_in,
+        )
     return addresses
 
 
@@ -96,7 +107,7 @@ def _start_again(known: Addresses, supervisord: Supervisord) -> None:
             "the servers were started by an earlier version and do not require a key: "
             "restart them with `ratchet down` and `ratchet up`"
         )
-    for name in ("prefect", "mlflow"):
+    for name in ("prefect", "mlflow", *(["labelling"] if known.labelling is not None else [])):
         supervisord.ensure(name)
     _wait(known, supervisord)
 
@@ -110,6 +121,8 @@ def _wait(addresses: Addresses, supervisord: Supervisord) -> None:
     ensure_work_pool(addresses.api)
     supervisord.ensure("worker")
     wait_until_up(f"{addresses.mlflow}/health", "MLflow", log=directory / "mlflow.log")
+    if addresses.labelling is not None:
+        wait_until_up(f"{addresses.labelling}/healthz", "labelling", log=directory / "labelling.log")
     if addresses.mlflow_password is not None:
         check_password(addresses.mlflow, directory)
     wait_for_worker(addresses.api, directory / "worker.log")

@@ -21,7 +21,7 @@ from components.records import ServiceFailed
 STOP_SECONDS = 90
 LONGEST_SOCKET = 90
 """Bytes of a socket's path: the kernel takes 107, and supervisord first binds a name with its process id behind."""
-PROGRAMS = ("prefect", "mlflow", "worker")
+PROGRAMS = ("prefect", "mlflow", "labelling", "worker")
 STOPPED = ("STOPPED", "EXITED", "FATAL")
 
 

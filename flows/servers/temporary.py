@@ -25,7 +25,7 @@ from flows.servers.prefect_app import prefect_command
 
 STARTUP_SECONDS = 180
 PREFECT_PORT, MLFLOW_PORT = "RATCHET_PREFECT_PORT", "RATCHET_MLFLOW_PORT"
-"""Environment variables of the ports of servers that stay up."""
+"""Environment variables of the ports of servers that stay up; LABEL_PORT of the labelling page is a third one."""
 
 
 class Server(NamedTuple):
@@ -105,7 +105,7 @@ def pages(runs: Path, services: Path, *, prefect_port: int, mlflow_port: int) ->
         raise ValueError(
             f"MLFLOW_TRACKING_URI = {without_password(store)} already is the address of MLflow's page: open it"
         )
-    check_ports(prefect_port, mlflow_port)
+    check_ports({PREFECT_PORT: prefect_port, MLFLOW_PORT: mlflow_port})
     ensure_store(runs)
     prefect = prefect_command(prefect_port, log_level="error"), server_environment(prefect_port, ensure_key(services))
     mlflow = (
@@ -133,13 +133,16 @@ def _server(command: list[str], environment: Mapping[str, str]) -> Iterator[Serv
         yield Server(process, output)
 
 
-def check_ports(prefect_port: int, mlflow_port: int) -> None:
+def check_ports(ports: Mapping[str, int]) -> None:
     """Check that nothing speaks HTTP on the ports of our servers.
+
+    Args:
+        ports: Ports by the environment variables that set them.
 
     Raises:
         ValueError: Something does; the message names it if it is the user's own.
     """
-    for variable, port in ((PREFECT_PORT, prefect_port), (MLFLOW_PORT, mlflow_port)):
+    for variable, port in ports.items():
         if answers(port):
             used = f"is already in use by {by}" if (by := holder(port)) else "is already in use"
             raise ValueError(f"port {port} {used}: set {variable} to another port")

@@ -59,6 +59,7 @@ class Machine:
             "RATCHET_RUNS": str(self.runs),
             "RATCHET_PREFECT_PORT": str(free_port()),
             "RATCHET_MLFLOW_PORT": str(free_port()),
+            "RATCHET_LABEL_PORT": str(free_port()),
             "PREFECT_HOME": str(place / "prefect"),
             "TMPDIR": str(self.temporary),
             "OMP_NUM_THREADS": "1",

@@ -198,7 +198,7 @@ def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 def site(tmp_path_factory: pytest.TempPathFactory, webhook: tuple[str, list[dict[str, Any]]]) -> Iterator[Site]:
     """The servers, up and deployed; at the end, no process of theirs is left."""
     place = tmp_path_factory.mktemp("site")
-    ports = {"RATCHET_PREFECT_PORT": str(free_port()), "RATCHET_MLFLOW_PORT": str(free_port())}
+    ports = {f"RATCHET_{name}_PORT": str(free_port()) for name in ("PREFECT", "MLFLOW", "LABEL")}
     address, got = webhook
     environment = {
         **os.environ,
@@ -208,7 +208,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, webhook: tuple[str, list[dict
         "RATCHET_WEBHOOK": address,
         "PYTHONPATH": str(ROOT),
     }
-    prefect, mlflow = (f"http://127.0.0.1:{port}" for port in ports.values())
+    prefect, mlflow, _ = (f"http://127.0.0.1:{port}" for port in ports.values())
     site = Site(place, prefect, mlflow, environment, got)
     try:
         site.ratchet("up")

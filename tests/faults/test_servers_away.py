@@ -38,7 +38,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Site
     from flows.prefect_page.automations import automations
 
     place = tmp_path_factory.mktemp("site")
-    ports = {"RATCHET_PREFECT_PORT": str(free_port()), "RATCHET_MLFLOW_PORT": str(free_port())}
+    ports = {f"RATCHET_{name}_PORT": str(free_port()) for name in ("PREFECT", "MLFLOW", "LABEL")}
     environment = {
         **os.environ,
         **ports,
@@ -46,7 +46,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Site
         "PREFECT_HOME": str(place / "prefect"),
         "PYTHONPATH": str(CHECKOUT),
     }
-    prefect, mlflow = (f"http://127.0.0.1:{port}" for port in ports.values())
+    prefect, mlflow, _ = (f"http://127.0.0.1:{port}" for port in ports.values())
     site = Site(place, prefect, mlflow, environment)
 
     def struck(content: dict[str, Any]) -> None:

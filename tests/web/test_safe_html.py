@@ -55,7 +55,7 @@ def test_link_into_our_own_pages_leads_nowhere(target: str) -> None:
 
 
 def test_headings_stand_below_those_of_the_page() -> None:
-    assert safe_html("# a\n\n###### b") == "<h3>a</h3>\n<h6>b</h6>\n"
+    assert safe_html("# a\n\n###### b") == "<h4>a</h4>\n<h6>b</h6>\n"
 
 
 def test_markdown_of_code_and_tables_is_kept() -> None:

@@ -15,10 +15,12 @@ import httpx
 import psutil
 import pytest
 
+from components.labelling.task import read_votes, write_task
 from components.runtime.ports import free_port
 from flows.servers.addresses import Addresses, running
 from flows.servers.supervisord import Supervisord
 from tests.flows.servers.attacks import FOREIGN, FOREIGN_HOSTS, SECONDS, assert_every_route_is_locked
+from tests.labelling.tasks import make_task
 
 pytestmark = pytest.mark.timeout(900)  # the first start of three servers, on a machine that tests keep busy
 ROOT = Path(__file__).parents[3]
@@ -88,7 +90,7 @@ def wait_until(true: Callable[[], object], what: str, seconds: float = 300) -> N
 def new_machine(place: Path, **variables: str) -> Machine:
     place.mkdir(parents=True)
     light = {"MLFLOW_WORKERS": "1"}
-    ports = {"RATCHET_PREFECT_PORT": str(free_port()), "RATCHET_MLFLOW_PORT": str(free_port())}
+    ports = {f"RATCHET_{name}_PORT": str(free_port()) for name in ("PREFECT", "MLFLOW", "LABEL")}
     places = {"RATCHET_RUNS": str(place / "runs"), "PREFECT_HOME": str(place / "prefect"), "PYTHONPATH": str(ROOT)}
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
     return Machine(place, {**kept, **light, **ports, **places, **variables})
@@ -214,6 +216,23 @@ def test_up_mlflow_keeps_weights_beside_the_runs_and_signs_in_our_own_client(
     assert worker.environ()["MLFLOW_TRACKING_URI"] == machine.addresses.mlflow
 
 
+def test_up_serves_the_labelling_page_and_label_names_it(machine: Machine) -> None:
+    page = machine.addresses.labelling
+    assert page is not None
+    assert page in machine.printed
+    assert httpx.get(f"{page}/healthz", timeout=SECONDS).text == "ok\n"
+    for host in FOREIGN_HOSTS:
+        asked = {"host": host.format(port=page.rpartition(":")[2])}
+        assert httpx.get(f"{page}/healthz", headers=asked, timeout=SECONDS).status_code == 421, host
+    overdue = make_task(num_items=1, deadline="2026-01-01T00:00:00+00:00")
+    directory = write_task(machine.runs / "labelled", overdue)
+    wait_until(lambda: read_votes(directory) is not None, "the votes of a task whose deadline has passed")
+    link = machine.ratchet("label", "labelled", "--invite", "ann").splitlines()[0]
+    assert link.startswith(f"{page}/join/labelled.")
+    assert httpx.get(link, timeout=SECONDS).status_code == 200
+    assert page in machine.ratchet("label", "labelled")
+
+
 def test_up_worker_that_ends_is_started_again(machine: Machine) -> None:
     (worker,) = machine.processes("worker", "start")
     worker.terminate()
@@ -227,13 +246,14 @@ def test_up_worker_that_ends_is_started_again(machine: Machine) -> None:
 def test_up_again_starts_what_has_ended_for_good(machine: Machine) -> None:
     supervisord = Supervisord(machine.services)
     before = supervisord.pid()
-    for name in ("mlflow", "worker"):
+    for name in ("mlflow", "labelling", "worker"):
         supervisord._control("stop", name)
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{machine.addresses.mlflow}/health")
     printed = machine.ratchet("up")
     assert machine.addresses.mlflow in printed
     assert httpx.get(f"{machine.addresses.mlflow}/health", timeout=SECONDS).status_code == 200
+    assert httpx.get(f"{machine.addresses.labelling}/healthz", timeout=SECONDS).status_code == 200
     assert machine.processes("worker", "start")
     assert supervisord.pid() == before
 

@@ -1,0 +1,185 @@
+"""How far a campaign's tasks are, and close those that are due: what the round and the commands ask this room for."""
+
+import statistics
+from collections import defaultdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from components.artifacts import write_json
+from components.labelling.database import Database, looked_at, opened
+from components.labelling.plan import Plan, read_plan
+from components.labelling.task import LABELLING, TASK, VOTES, Vote, Votes, read_votes, tasks_of
+from components.labelling.voting import standing_votes
+from components.records import Record
+
+Reason = Literal["quota", "deadline", "by_hand"]
+
+
+class TaskProgress(Record):
+    """How far a task is."""
+
+    task: str
+    round: int
+    labelled: int
+    """Items besides gold questions that have all of their votes."""
+    quota: int
+    votes: int
+    """Votes that stand, skips and gold questions too."""
+    annotators: int
+    """People who gave them."""
+    deadline: str | None
+    closed: Reason | None
+    """None while the task is open."""
+
+
+class AnnotatorFigures(Record):
+    """What one annotator did in a campaign's tasks."""
+
+    annotator: str
+    votes: int
+    skips: int
+    flags: int
+    seconds_per_item: float
+    """Median of the seconds that the page was visible."""
+    gold_seen: int
+    gold_right: int
+
+
+def read_progress(campaign_directory: Path) -> list[TaskProgress]:
+    """Return how far each task of a campaign is. Changes nothing, and opens the database only for open tasks."""
+    return [_progress(plan, read_votes(plan.directory), votes) for plan, votes in read_standing(campaign_directory)]
+
+
+def read_annotators(campaign_directory: Path) -> list[AnnotatorFigures]:
+    """Return what each annotator did, by name. A tie on a gold question is a wrong answer."""
+    votes_by: dict[str, list[tuple[Vote, str | None]]] = defaultdict(list)
+    for plan, votes in read_standing(campaign_directory):
+        for vote in votes:
+            votes_by[vote.annotator].append((vote, plan.gold.get(vote.item_id)))
+    return [_figures(annotator, votes_by[annotator]) for annotator in sorted(votes_by)]
+
+
+def close_due(campaign_directory: Path, now: datetime) -> list[str]:
+    """Publish the votes of the tasks whose quota is reached or whose deadline has passed. Idempotent.
+
+    Args:
+        campaign_directory: The campaign's directory; this host must be the page's.
+        now: The time, with its zone.
+
+    Returns:
+        Names of the tasks whose votes were published by this call.
+    """
+    if not open_plans(campaign_directory):
+        return []
+    due: list[tuple[Plan, Reason]] = []
+    with looked_at(campaign_directory) as connection:
+        closings = () if connection is None else connection.execute("SELECT task FROM closings").fetchall()
+    begun = {row["task"] for row in closings}
+    for plan, votes in read_standing(campaign_directory, only_open=True):
+        labelled = plan.labelled((vote.item_id, vote.choice) for vote in votes)
+        if labelled >= plan.task.quota:
+            due.append((plan, "quota"))
+        elif plan.is_overdue(now):
+            due.append((plan, "deadline"))
+        elif plan.name in begun:  # a crash came between closing it and publishing its votes
+            due.append((plan, "by_hand"))
+    return _close(campaign_directory, due, now)
+
+
+def close_by_hand(campaign_directory: Path, now: datetime) -> list[str]:
+    """Publish the votes of all open tasks, and return the tasks' names."""
+    closed = close_due(campaign_directory, now)
+    others: list[tuple[Plan, Reason]] = [(plan, "by_hand") for plan in open_plans(campaign_directory)]
+    return closed + _close(campaign_directory, others, now)
+
+
+def plans_of(campaign_directory: Path) -> list[Plan]:
+    """Return the campaign's tasks, by their rounds.
+
+    Raises:
+        ValueError: One is damaged.
+    """
+    return [read_plan(campaign_directory / LABELLING / task.task) for task in tasks_of(campaign_directory)]
+
+
+def open_plans(campaign_directory: Path) -> list[Plan]:
+    """Return the tasks whose votes are not published, by their rounds. Reads no other task.
+
+    Raises:
+        ValueError: One is damaged.
+    """
+    paths = [path.parent for path in (campaign_directory / LABELLING).glob(f"*/{TASK}")]
+    plans = [read_plan(path) for path in paths if not (path / VOTES).exists()]
+    return sorted(plans, key=lambda plan: (plan.task.round, plan.name))
+
+
+def labelled_of_open(campaign_directory: Path) -> dict[str, int]:
+    """Return how many items have all of their votes, by the name of each open task."""
+    read = read_standing(campaign_directory, only_open=True)
+    return {plan.name: plan.labelled((vote.item_id, vote.choice) for vote in votes) for plan, votes in read}
+
+
+def publish(database: Database, plan: Plan, reason: Reason, now: datetime) -> None:
+    """Close a task for good and write its votes. A task that was closed before a crash keeps its reason and time."""
+    with database.writing() as connection:
+        connection.execute(
+            "INSERT OR IGNORE INTO closings VALUES (?, ?, ?)",
+            (plan.name, reason, now.astimezone(UTC).isoformat(timespec="seconds")),
+        )
+        connection.execute("DELETE FROM leases WHERE task = ?", (plan.name,))
+        row = connection.execute("SELECT closed, closed_at FROM closings WHERE task = ?", (plan.name,)).fetchone()
+        votes = standing_votes(connection, plan)
+    # The closing is on the disk: no vote comes after these.
+    write_json(plan.directory / VOTES, Votes(task=plan.name, **row, votes=votes))
+
+
+def _close(campaign_directory: Path, due: list[tuple[Plan, Reason]], now: datetime) -> list[str]:
+    if not due:
+        return []
+    with opened(campaign_directory) as database:
+        for plan, reason in due:
+            publish(database, plan, reason, now)
+    return [plan.name for plan, _ in due]
+
+
+def read_standing(campaign_directory: Path, *, only_open: bool = False) -> list[tuple[Plan, tuple[Vote, ...]]]:
+    """Return the tasks with the votes that stand."""
+    plans = open_plans(campaign_directory) if only_open else plans_of(campaign_directory)
+    if not plans:
+        return []
+    with looked_at(campaign_directory) as connection:
+        read = []
+        for plan in plans:
+            published = read_votes(plan.directory)
+            if published is not None:
+                read.append((plan, published.votes))
+            else:
+                read.append((plan, standing_votes(connection, plan) if connection is not None else ()))
+    return read
+
+
+def _progress(plan: Plan, published: Votes | None, votes: tuple[Vote, ...]) -> TaskProgress:
+    return TaskProgress(
+        task=plan.name,
+        round=plan.task.round,
+        labelled=plan.labelled((vote.item_id, vote.choice) for vote in votes),
+        quota=plan.task.quota,
+        votes=len(votes),
+        annotators=len({vote.annotator for vote in votes}),
+        deadline=plan.task.deadline,
+        closed=published.closed if published is not None else None,
+    )
+
+
+def _figures(annotator: str, votes: list[tuple[Vote, str | None]]) -> AnnotatorFigures:
+    gold = [(vote.choice, answer) for vote, answer in votes if answer is not None and vote.choice != "skip"]
+    return AnnotatorFigures(
+        annotator=annotator,
+        votes=len(votes),
+        skips=sum(vote.choice == "skip" for vote, _ in votes),
+        flags=sum(vote.flag is not None for vote, _ in votes),
+        seconds_per_item=statistics.median(vote.seconds for vote, _ in votes),
+        gold_seen=len(gold),
+        gold_right=sum(choice == answer for choice, answer in gold),
+    )
