@@ -35,14 +35,3 @@ class FeedbackConfig(Section):
     def _off_is_a_word(cls, value: Any) -> Any:
         """Take YAML's `off`, which is false there, for the word."""
         return "off" if value is False else value
-
-    @property
-    def consent_text(self) -> str:
-        """The text that users agree to."""
-        return self.consent or (
-            "If you agree, your conversation is kept when you rate an answer or correct it: your messages, the answer, "
-            "your rating and your correction. It is used to train the next version of this assistant. The texts are "
-            f"deleted after {self.retention_days} days, or earlier if you ask for it and name the conversation's "
-            "number; what a training has already used stays in that training's records. Do not enter personal data. "
-            "Without your agreement you may chat and rate nothing, and nothing is kept."
-        )

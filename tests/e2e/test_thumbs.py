@@ -1,4 +1,4 @@
-"""A campaign of the built-in world that learns from noisy thumbs of users of its served champion, as docs/feedback.md."""
+"""A campaign of the built-in world that learns from noisy thumbs of its users, as docs/feedback.md shows it."""
 
 import contextlib
 import json

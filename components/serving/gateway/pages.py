@@ -9,6 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
+from components.feedback.consent import consent_text
 from components.feedback.store import OtherContent
 from components.feedback.submission import TooLarge, read_submission
 from components.records import ServiceFailed
@@ -61,7 +62,7 @@ def _greeting(gateway: Gateway, csrf: str) -> dict[str, Any]:
         "signed_in": True,
         "csrf": csrf,
         "campaign": gateway.campaign,
-        "consent": gateway.feedback.consent_text,
+        "consent": consent_text(gateway.feedback),
         "request": settings,
         "system_prompt": gateway.system_prompt,
     }
@@ -117,7 +118,7 @@ async def take_feedback(request: Request, *, gateway: Gateway) -> Response:
         return refusal(422, str(error), "invalid_request")
     messages = [message.model_dump() for message in submission.messages]
     origin = gateway.sent.origin(submission.completion_id, messages, submission.response)
-    consent = OTHER_CONSENT if with_key else gateway.feedback.consent_text
+    consent = OTHER_CONSENT if with_key else consent_text(gateway.feedback)
     try:
         row_id, is_new = await run_in_threadpool(gateway.store.add, submission, origin=origin, consent=consent)
     except OtherContent as error:
