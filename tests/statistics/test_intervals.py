@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 
 from components.records import Interval
-from components.statistics.intervals import mean_interval, share, share_change, win_rate
+from components.statistics.intervals import mean_interval, share, share_change, share_difference, win_rate
 
 
 def rate(
@@ -145,3 +145,23 @@ def test_share_change_is_sure_only_if_mcnemars_exact_test_rejects(worse: int, su
 def test_share_change_meets_a_limit_exactly() -> None:
     """2 x rate - 1 would be 0.050000000000000044, above a limit of 0.05."""
     assert share_change([True] * 5 + [False] * 95, [False] * 100, confidence=0.95, resamples=100, seed=3).value == 0.05
+
+
+def test_share_difference_is_worked_by_hand_and_turns_with_its_sides() -> None:
+    # 3 of 3 has the exact lower bound 0.025 ** (1 / 3) = 0.2924, and 0 of 3 the upper bound 0.7076.
+    found = share_difference((3, 3), (0, 3), confidence=0.95)
+    assert (found.value, found.high, found.n) == (1.0, 1.0, 6)
+    assert found.low == pytest.approx(1 - np.sqrt(2) * (1 - 0.025 ** (1 / 3)))
+    swapped = share_difference((0, 3), (3, 3), confidence=0.95)
+    assert (swapped.value, swapped.low, swapped.high) == (-found.value, -found.high, -found.low)
+
+
+@pytest.mark.parametrize(("own", "other"), [(0.5, 0.5), (0.6, 0.4), (0.9, 0.8), (0.05, 0.0)])
+def test_share_difference_covers_the_truth_as_often_as_it_says(own: float, other: float) -> None:
+    covered = 0.0
+    for mine in range(21):
+        for theirs in range(31):
+            found = share_difference((mine, 20), (theirs, 30), confidence=0.95)
+            if found.low <= own - other <= found.high:
+                covered += binom.pmf(mine, 20, own) * binom.pmf(theirs, 30, other)
+    assert covered >= 0.95
