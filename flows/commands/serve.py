@@ -31,7 +31,7 @@ def serve(
     ] = EngineChoice.AUTO,
     canary: Annotated[
         float | None,
-        typer.Option(min=0.0, max=1.0, help="Share of the conversations that a challenger answers, such as 0.1."),
+        typer.Option(help="Share of the conversations that a challenger answers, such as 0.1."),
     ] = None,
     canary_round: Annotated[
         int | None,

@@ -419,7 +419,8 @@ def test_serve_canary_answers_by_both_rounds_and_says_which(runs: Path, make_cam
     await_no_process_of(runs)
     told = CliRunner().invoke(app, ["feedback", "served"]).output
     assert "challenger minus champion: +1.000" in told, told
-    assert told_and_refused("served", "--canary", "1.5")
+    assert "--canary 1.5 must be above 0 and below 1" in told_and_refused("served", "--canary", "1.5")
+    assert "--url chat.example.org is not a URL" in told_and_refused("served", "--url", "chat.example.org")
     assert "must be a finished round and not the one that is served" in told_and_refused(
         "served", "--canary", "0.1", "--canary-round", "2"
     )
