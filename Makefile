@@ -77,7 +77,7 @@ test-nodes: .venv/dev.ready  ## Two hosts under a real Slurm and a real Ray, as 
 	$(BIN)/pip install -q -c conf/versions.txt -e '.[ray]'
 	$(BIN)/python -m pytest -q -s -m nodes --timeout 1800 tests/nodes $(ARGS)
 
-up: .venv/run.ready  ## Prefect, MLflow and a worker in the background.
+up: .venv/run.ready  ## Prefect, MLflow, the labelling page and a worker in the background.
 	$(BIN)/ratchet up
 
 down: .venv/run.ready  ## End what `make up` started.

@@ -72,6 +72,13 @@ class NothingToLearn(Exception):
     """A start found no data for its first round; the message says what it waits for. This is not a failure."""
 
 
+class RoundWaits(Exception):
+    """A round waits for people, and no process can do anything for it; the message says how far they are.
+
+    This is not a failure: a start that finds their votes continues the round.
+    """
+
+
 class NewerVersion(ValueError):
     """A newer version of Ratchet wrote a file, which stays as it is; the message names the file and how it shows."""
 
@@ -306,10 +313,12 @@ class CollectRequest(Record):
     active: ActiveConfig = ActiveConfig()
     active_judge: JudgeRef | None = None
     """The judge of `active`, pinned; None if it is not asked."""
+    checked_judge: JudgeRef | None = None
+    """The judge of the evaluation, pinned, whose agreement with people is measured; None if people are not asked."""
     seed: int
     feedback: Artifact | None = None
     """thumbs.parquet of the thumbs that the round took; None if it takes none."""
-    ADDED_LATER: ClassVar[tuple[str, ...]] = ("feedback",)
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("checked_judge", "feedback")
 
 
 class ValidateRequest(Record):
@@ -475,6 +484,18 @@ class RewardModelRequest(Record):
     settings: RewardModelConfig
 
 
+class PeopleSummary(Record):
+    """What a round's people said about its judges."""
+
+    labelled: int
+    """Pairs with a vote."""
+    annotators: int
+    agreement: Interval | None
+    """How often two people who both decided prefer the same answer; None if no two voted on the same pair."""
+    judges: dict[str, Interval]
+    """By judge that judged the same pairs, how often it prefers the answer that a person prefers."""
+
+
 class RoundRecord(Record):
     """A finished round, as written in campaign.json."""
 
@@ -506,6 +527,8 @@ class RoundRecord(Record):
     git_sha: str | None = None
     """Commit of the code that finished the round, or the package's version; None if an earlier version ran it."""
     mlflow_run_id: str | None = None
+    people: PeopleSummary | None = Field(default=None, exclude_if=lambda people: people is None)
+    """None if people did not vote."""
 
 
 def _left_out(value: BaseModel) -> frozenset[str]:

@@ -4,25 +4,27 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from prefect import flow
+from prefect import flow, get_run_logger
 from prefect.context import TagsContext
 from prefect.exceptions import Pause
 from prefect.runtime import flow_run
 from prefect.states import Cancelled
 
 from components.campaign.files import round_record
-from components.campaign.state import finish_round
+from components.campaign.state import finish_round, read_state
 from components.campaign.stopping import RoundLimits
 from components.config import CampaignConfig
-from components.records import Manifest, RoundStopped
+from components.records import Manifest, RoundStopped, RoundWaits
+from components.report.people import judge_alarms
 from components.runtime import progress
 from components.runtime.provenance import git_sha
 from flows.prefect_page.automations import emit_outcome
 from flows.prefect_page.earlier_starts import show_as_suspended
 from flows.prefect_page.round_progress import shown_on_page
 from flows.prefect_page.suspension import Suspension
+from flows.prefect_page.waiting import WAITING, wait_for_people
 from flows.requests import Round
-from tasks.collect_preferences import collect_preferences
+from tasks.collect_preferences import collect_or_wait
 from tasks.dpo_train import dpo_train
 from tasks.evaluate import evaluate
 from tasks.generate_responses import generate_responses
@@ -55,7 +57,8 @@ def dpo_round(
         seed_pairs_digest: Content digest of the data set that is round 1's data; None samples round 1 like any other.
 
     Returns:
-        The round's record, or a state named Stopped if the stop-file or the budget ended the work on it.
+        The round's record; a state named Stopped if the stop-file or the budget ended the work on it; one named Waiting
+        if people have to vote first and no worker can resume the run when they have.
     """
     requests = Round(config, directory, round, champion_round, start, seed_pairs_digest)
     here = requests.directory
@@ -68,17 +71,36 @@ def dpo_round(
             progress.reporting_to(RoundLimits(here, config.budget)),
             progress.reporting_to(Suspension()),
         ):
-            manifests = _stages(requests)
+            manifests = _stages_or_wait(requests)
             record = round_record(here, round, manifests, git_sha=git_sha())
             finish_round(directory, record)
+            _warn_of_judges(directory)
             record_round(directory, round)
     except RoundStopped as stopped:
         return Cancelled(name=STOPPED, message=str(stopped))
+    except RoundWaits as waits:
+        return Cancelled(name=WAITING, message=str(waits))
     except Pause:
         show_as_suspended(UUID(str(flow_run.id)))
         raise
     emit_outcome(directory.name, record)
     return record
+
+
+def _warn_of_judges(campaign: Path) -> None:
+    state = read_state(campaign)
+    assert state is not None, campaign
+    for alarm in judge_alarms(state.rounds):
+        get_run_logger().warning("%s", alarm)
+
+
+def _stages_or_wait(requests: Round) -> dict[str, Manifest]:
+    """Run the stages; if one waits for people, suspend the run that this round belongs to, or raise RoundWaits."""
+    try:
+        return _stages(requests)
+    except RoundWaits as waits:
+        wait_for_people(requests.campaign_directory, requests.number, str(waits))
+        raise
 
 
 def _stages(requests: Round) -> dict[str, Manifest]:
@@ -87,7 +109,7 @@ def _stages(requests: Round) -> dict[str, Manifest]:
     # Before anything else: a round that cannot have its data must cost nothing.
     taken = take_feedback(here, requests.take_feedback()) if requests.takes_feedback else None
     generated = generate_responses(here, requests.generate(), launcher=launcher) if requests.samples else None
-    collected = collect_preferences(here, requests.collect(generated, taken))
+    collected = collect_or_wait(here, requests.collect(generated, taken))
     validated = validate_data(here, requests.validate(collected))
     trained = dpo_train(here, requests.train(validated), launcher=launcher)
     evaluated = evaluate(

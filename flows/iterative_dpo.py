@@ -30,6 +30,7 @@ from components.campaign.state import (
     write_state,
 )
 from components.campaign.stopping import refuse_if_stopped
+from components.campaign.waiting import end_waiting, read_waiting
 from components.config import CampaignConfig
 from components.feedback.waiting import feedback_shortage
 from components.history.lineage import check_published
@@ -43,6 +44,7 @@ from flows.prefect_page.deployed import refuse_runs_that_vanish
 from flows.prefect_page.earlier_starts import refuse_if_overtaken, take_over
 from flows.prefect_page.logs import logs_on_page
 from flows.prefect_page.outage import holding_place, pool_limit, shown_as_running
+from flows.prefect_page.waiting import WAITING
 from flows.requests import start_request
 from tasks.record_round import refuse_taken_name, ship_to_mlflow
 from tasks.show_campaign import show_campaign
@@ -81,7 +83,7 @@ def iterative_dpo(
     Returns:
         The campaign's state as a dict. If another run of the campaign is running or paused, or if users gave too few
         thumbs for a round, a state named Skipped. If the stop-file or a round's budget ended the work, a state named
-        Stopped.
+        Stopped; if people have to vote first and no worker can resume the run when they have, one named Waiting.
 
     Raises:
         ValueError: The user's input is wrong; nothing was written.
@@ -110,6 +112,7 @@ def add_rounds(config: CampaignConfig, *, accept_changes: bool, until: int | Non
             with logs_on_page(config.tracking):
                 refuse_if_overtaken(config.campaign, before)
                 take_over(directory, str(flow_run.id))
+                end_waiting(directory)
                 if accept_audit:
                     accept_audits(directory)
                 refuse_if_doubted(read_state(directory))
@@ -126,6 +129,9 @@ def add_rounds(config: CampaignConfig, *, accept_changes: bool, until: int | Non
         get_run_logger().warning("%s", nothing)
         return Completed(name=SKIPPED, message=str(nothing))
     except (RoundStopped, CancelledRun) as stopped:
+        waiting = read_waiting(directory) if isinstance(stopped, CancelledRun) else None
+        if waiting is not None:
+            return Cancelled(name=WAITING, message=waiting.message)
         get_run_logger().warning("%s", stopped)
         return Cancelled(name=STOPPED, message=str(stopped))
 

@@ -155,6 +155,7 @@ class Round:
             active_judge=JudgeRef(config=active.judge, digest=self._judge_digest("active_judge"))
             if active.budget
             else None,
+            checked_judge=self._checked_judge,
             seed=self._seed("collect_preferences"),
             feedback=None if taken is None else self._published(taken, "thumbs.parquet"),
         )
@@ -286,6 +287,14 @@ class Round:
     def _constraint_digest(self) -> str | None:
         function = self.config.constraints.function
         return code_digest(function) if function else None
+
+    @property
+    def _checked_judge(self) -> JudgeRef | None:
+        """Return the judge of the evaluation if people decide pairs by which it can be checked."""
+        judges = [self.config.judge, *([self.config.active.judge] if self.config.active.budget else [])]
+        if not any(people.checks_judge for judge in judges for people in judge.asked_people):
+            return None
+        return JudgeRef(config=self.config.evaluation_judge, digest=self._judge_digest("evaluation_judge"))
 
     def _judge_digest(self, name: str) -> str:
         digest: str = self.pins[name]["digest"]

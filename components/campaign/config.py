@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from components.artifacts import read_json, write_json
 from components.campaign.state import read_state
-from components.config import CampaignConfig, EndpointConfig, differences
+from components.config import CampaignConfig, EndpointConfig, PeopleConfig, differences
 from components.config.paths import is_same_path
 from components.config.section import Section
 
@@ -137,16 +137,15 @@ def _without_free_keys(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pinned(config: Any) -> Any:
-    """Return a configuration without the endpoint fields that are free to change, at any depth."""
+    """Return a configuration without what is free to change about endpoints and people, at any depth."""
     if isinstance(config, list):
         return [_pinned(item) for item in config]
     if not isinstance(config, dict):
         return config
     fields = {key: _pinned(value) for key, value in config.items()}
-    if isinstance(fields.get("endpoint"), dict):
-        fields["endpoint"] = {
-            name: value for name, value in fields["endpoint"].items() if name not in EndpointConfig.FREE_TO_CHANGE
-        }
+    for section, free in (("endpoint", EndpointConfig.FREE_TO_CHANGE), ("people", PeopleConfig.FREE_TO_CHANGE)):
+        if isinstance(fields.get(section), dict):
+            fields[section] = {name: value for name, value in fields[section].items() if name not in free}
     return fields
 
 

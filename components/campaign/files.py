@@ -21,7 +21,16 @@ from components.artifacts import MANIFEST, artifact, read_json, read_record, rea
 from components.campaign.config import CONFIG, with_former_knobs
 from components.campaign.state import State, read_state, round_directory, start_directory
 from components.config import CampaignConfig, PreferencesConfig, describe
-from components.records import JUDGE_USAGE, PROMPT_OUTCOMES, Artifact, JudgedRound, Manifest, NewerVersion, RoundRecord
+from components.records import (
+    JUDGE_USAGE,
+    PROMPT_OUTCOMES,
+    Artifact,
+    JudgedRound,
+    Manifest,
+    NewerVersion,
+    PeopleSummary,
+    RoundRecord,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +44,8 @@ GATE_MEASURES = (
     "audit",
 )
 """What an evaluation and a round's record have in common, if no earlier version ran the round."""
+PEOPLE = "people.json"
+"""File of the collection stage about the people that voted."""
 TRACKING = "tracking.json"
 """File in the round's directory that names the round's MLflow run."""
 NOT_RECORDED = "not-recorded.json"
@@ -109,6 +120,11 @@ class RoundFiles:
     def evaluated(self) -> dict[str, Any] | None:
         """The comparison on held-out prompts; None before evaluate."""
         return self.read("evaluate", "evaluation.json")
+
+    @cached_property
+    def people(self) -> dict[str, Any] | None:
+        """The people that voted on the round's pairs, and the judges measured by them; None if nobody voted."""
+        return self.read("collect_preferences", PEOPLE) if self.file_digest("collect_preferences", PEOPLE) else None
 
     def judge_usage(self, stage: str) -> dict[str, Any] | None:
         """Return counts and cost of a stage's calls to chat endpoints; None if it made none."""
@@ -434,4 +450,18 @@ def round_record(here: Path, round: int, manifests: dict[str, Manifest], *, git_
         policy_digest=trained["policy_digest"],
         reference_digest=trained["reference_digest"],
         git_sha=git_sha,
+        people=_people_summary(here / "collect_preferences" / PEOPLE),
+    )
+
+
+def _people_summary(path: Path) -> PeopleSummary | None:
+    if not path.exists():
+        return None
+    measured = read_json(path)
+    agreements = {name: judge["agreement"] for name, judge in measured["judges"].items()}
+    return PeopleSummary(
+        labelled=measured["labelled"],
+        annotators=sum(annotator["votes"] > 0 for annotator in measured["annotators"].values()),
+        agreement=measured["agreement"],
+        judges={name: agreement for name, agreement in agreements.items() if agreement is not None},
     )

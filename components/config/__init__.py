@@ -14,6 +14,7 @@ from components.config.function import CallLimits, FunctionConfig
 from components.config.judge import EndpointConfig, JudgeConfig, JudgeSettings, JurorConfig
 from components.config.launcher import LauncherConfig
 from components.config.loading import describe, differences, load_config, load_section, read_settings
+from components.config.people import PeopleConfig
 from components.config.policy import BUILTIN, LoraConfig, PolicyConfig, SoftPromptConfig
 from components.config.preferences import PreferencesConfig
 from components.config.regression import RegressionConfig
@@ -58,6 +59,7 @@ __all__ = [
     "Limit",
     "LoraConfig",
     "LossName",
+    "PeopleConfig",
     "PolicyConfig",
     "PreferencesConfig",
     "PromptsConfig",

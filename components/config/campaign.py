@@ -138,6 +138,20 @@ class CampaignConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _people_judge_training_pairs(self) -> Self:
+        """Refuse people in the evaluation: it looks at its evidence several times, with a model in memory."""
+        if self.evaluation_judge.asks_people:
+            raise ValueError(
+                "evaluation_judge would be people, for whom only the pairs of the training wait: set "
+                "`evaluation_judge` to another kind (it is `judge` if you leave it out)"
+            )
+        if self.holdout_judge is not None and self.holdout_judge.asks_people:
+            raise ValueError("holdout_judge is people, for whom only the pairs of the training wait: name another kind")
+        if self.judge.asks_people and self.active.budget and self.active.judge.asks_people:
+            raise ValueError("judge and active.judge are both people: leave one of them to another kind")
+        return self
+
+    @model_validator(mode="after")
     def _holdout_judge_is_another_one(self) -> Self:
         judge = self.holdout_judge
         if judge is None:

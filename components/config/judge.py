@@ -6,6 +6,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from components.config.function import CallLimits, FunctionConfig, check_function_name
+from components.config.people import PeopleConfig
 from components.config.section import Section
 
 OWN_FIELDS = {
@@ -109,6 +110,7 @@ class JudgeSettings(CallLimits):
         "thought_tags",
         "function",
         "functions",
+        "people",
         *CallLimits.CALL_LIMITS,
     )
     PATHS: ClassVar[tuple[str, ...]] = ("model", "prompt", "principles", "function")
@@ -137,6 +139,8 @@ class JudgeSettings(CallLimits):
     them."""
     repeat_share: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of the comparisons that are asked twice, without the cache, to measure how stable the verdicts are."""
+    people: PeopleConfig = PeopleConfig()
+    """What people are asked, when `kind` is `people`."""
     hide_thoughts: bool = False
     """Whether the judge reads responses without what stands between `thought_tags`; training still trains on all of
     it. A response that ends within its thought is empty to the judge."""
@@ -168,11 +172,13 @@ class JudgeSettings(CallLimits):
         return self.functions or ((FunctionConfig(function=self.function),) if self.function else ())
 
 
-SingleKind = Literal["rule", "python", "reward_model", "implicit_reward", "llm", "self", "constitution", "debate"]
+SingleKind = Literal[
+    "rule", "python", "reward_model", "implicit_reward", "llm", "self", "constitution", "debate", "people"
+]
 OWN_MODELS = {"implicit_reward", "self"}
+"""Kinds that judge with the campaign's own policy."""
 ASKED = frozenset({"llm", "constitution", "debate"})
 """Kinds that ask a chat endpoint."""
-"""Kinds that judge with the campaign's own policy."""
 SCORES_ALONE = {"rule", "python", "reward_model", "implicit_reward"}
 """Kinds that score one response at a time; the others compare two."""
 
@@ -195,12 +201,13 @@ class JudgeConfig(JudgeSettings):
     """Who decides which response is better."""
 
     kind: Literal[
-        "rule", "python", "reward_model", "implicit_reward", "llm", "self", "constitution", "debate", "jury"
+        "rule", "python", "reward_model", "implicit_reward", "llm", "self", "constitution", "debate", "people", "jury"
     ] = "rule"
     """`rule`: an allow-listed function of ours; `python`: a function of yours, in a process of its own; `reward_model`:
     a sequence-classification model with one output; `implicit_reward`: the policy's log-ratio against the start; `llm`:
     a chat model at `endpoint`; `self`: the round's own policy, served here; `constitution`: a chat model at `endpoint`,
-    asked principle by principle; `debate`: such a model after a case for each answer; `jury`: several of the others."""
+    asked principle by principle; `debate`: such a model after a case for each answer; `people`: people, on the page of
+    `ratchet label`, for whom the round waits; `jury`: several of the others."""
     votes: Literal["majority", "bradley_terry", "dawid_skene"] = "majority"
     """How a jury's votes become one probability: `majority`, their weighted share; `bradley_terry`, strengths of a
     prompt's responses that explain them best; `dawid_skene`, where each juror's reliability is estimated from how the
@@ -222,6 +229,17 @@ class JudgeConfig(JudgeSettings):
         """
         kinds = set(self.kinds)
         return bool(kinds & ASKED) and kinds <= {*ASKED, "jury", "rule", "python"} and self.votes != "dawid_skene"
+
+    @property
+    def asked_people(self) -> tuple[PeopleConfig, ...]:
+        """What people are asked, alone and as jurors; empty if they are not asked."""
+        of_jurors = [juror.people for juror in self.jurors if juror.kind == "people"]
+        return (*([self.people] if self.kind == "people" else []), *of_jurors)
+
+    @property
+    def asks_people(self) -> bool:
+        """Whether people judge, alone or as one of its jurors."""
+        return bool(self.asked_people)
 
     @property
     def reads_own_models(self) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 
 from components.artifacts import derive_seed
 from components.judges.comparisons import REPEATED
-from components.judges.protocol import BACKWARD, FORWARD, SCORE_NOISE, Group, Verdict
+from components.judges.protocol import BACKWARD, BY, FORWARD, SCORE_NOISE, Group, Verdict
 from components.records import Interval, Record
 from components.statistics.intervals import win_rate
 
@@ -192,8 +192,8 @@ def _winner(score: float) -> int:
 
 
 def _parts(verdicts: Sequence[Verdict], seed: int) -> dict[str, PartHealth]:
-    """Measure the jurors or principles: the outermost parts that are not orders."""
-    owners = {_split(verdict.part)[0] for verdict in verdicts} - {""}
+    """Measure the jurors or principles: the outermost parts that are neither orders nor a person's vote."""
+    owners = {_split(verdict.part)[0] for verdict in verdicts if not verdict.part.startswith(BY)} - {""}
     outermost = sorted(part for part in owners if not any(part.startswith(f"{other}/") for other in owners))
     concluded = [verdict for verdict in verdicts if not verdict.part]
     parts = {}

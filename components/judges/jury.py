@@ -30,6 +30,7 @@ class Juror:
     load: Callable[[], Judge]
     """Creates the judge; its model is in memory only while it judges."""
     weight: float
+    is_people: bool = False
 
 
 class JuryJudge:
@@ -46,11 +47,15 @@ class JuryJudge:
 
         Raises:
             JudgeUnavailable: A juror cannot be reached, or its budget is used up.
+            RoundWaits: People are a juror, and their votes do not suffice yet.
         """
         verdicts_by_juror: dict[str, list[Verdict]] = {}
         weights: dict[str, float] = {}
-        for juror in self._jurors:
-            name, verdicts = _run_juror(juror, groups)
+        # People first: while the round waits for them, no other juror is loaded or asked.
+        people_first = sorted(range(len(self._jurors)), key=lambda number: not self._jurors[number].is_people)
+        answers = {number: _run_juror(self._jurors[number], groups) for number in people_first}
+        for number, juror in enumerate(self._jurors):
+            name, verdicts = answers[number]
             name = _distinct(name, verdicts_by_juror)
             verdicts_by_juror[name], weights[name] = verdicts, juror.weight
         cast = ballots(groups, verdicts_by_juror)
@@ -86,7 +91,11 @@ def load(config: AnyJudge, context: JudgeContext) -> Judge:
     """Return the jury; each juror is loaded when it judges."""
     assert isinstance(config, JudgeConfig)
     return JuryJudge(
-        [Juror(partial(load_judge, juror, context), juror.weight) for juror in config.jurors], votes=config.votes
+        [
+            Juror(partial(load_judge, juror, context), juror.weight, is_people=juror.kind == "people")
+            for juror in config.jurors
+        ],
+        votes=config.votes,
     )
 
 

@@ -145,6 +145,8 @@ def make_verdict(
     return Verdict(identity, group.prompt_id, sample_id, opponent_id, score, status, judge, detail, part)
 
 
+BY = "by "
+"""Beginning of the part of one person's vote, before the name."""
 FORWARD, BACKWARD = "forward", "backward"
 """Parts of a comparison: the order as asked, and the order with the two responses swapped."""
 

@@ -42,6 +42,7 @@ KINDS: dict[str, Kind] = {
     "self": Kind("self_judge", checker="self_judge"),
     "constitution": Kind("constitution", checker="constitution"),
     "debate": Kind("debate", checker="debate"),
+    "people": Kind("people", checker="people"),
     "jury": Kind("jury", checker="jury", reads_columns=True),
     "llm": Kind("llm", checker="llm"),
 }

@@ -7,7 +7,10 @@ from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 
-from components.labelling.task import TASK, Item, Side, Task, read_task, votes_needed
+from components.labelling.task import TASK, Item, Side, Task, Vote, read_task, votes_needed
+
+SKIPS = 2
+"""People who skip an item until it is given up."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +35,22 @@ class Plan:
         """Return whether the deadline has passed."""
         return self.task.deadline is not None and now >= datetime.fromisoformat(self.task.deadline)
 
-    def labelled(self, choices: Iterable[tuple[str, str]]) -> int:
-        """Return how many items, gold questions aside, have all of their votes.
+    def labelled(self, votes: Iterable[Vote]) -> int:
+        """Return how many items, gold questions aside, have all of their votes, or will not get them.
+
+        To skip an item is not a vote. One that two people skipped, or the only person there is, gets no more: else it
+        would keep the round waiting for ever.
 
         Args:
-            choices: Item and choice of each vote that stands. To skip an item is not a vote.
+            votes: Those that stand.
         """
-        votes = Counter(item for item, choice in choices if choice != "skip")
-        return sum(votes[item] >= needed for item, needed in self.needed.items())
+        given, skipped = Counter[str](), Counter[str]()
+        people = set()
+        for vote in votes:
+            people.add(vote.annotator)
+            (skipped if vote.choice == "skip" else given)[vote.item_id] += 1
+        enough_skips = min(SKIPS, len(people)) or SKIPS
+        return sum(given[item] >= needed or skipped[item] >= enough_skips for item, needed in self.needed.items())
 
 
 def read_plan(directory: Path) -> Plan:

@@ -75,9 +75,9 @@ def close_due(campaign_directory: Path, now: datetime) -> list[str]:
     due: list[tuple[Plan, Reason]] = []
     with looked_at(campaign_directory) as connection:
         closings = () if connection is None else connection.execute("SELECT task FROM closings").fetchall()
-    begun = {row["task"] for row in closings}
+    begun = {row["task"] for row in closings} - _open_again(campaign_directory)
     for plan, votes in read_standing(campaign_directory, only_open=True):
-        labelled = plan.labelled((vote.item_id, vote.choice) for vote in votes)
+        labelled = plan.labelled(votes)
         if labelled >= plan.task.quota:
             due.append((plan, "quota"))
         elif plan.is_overdue(now):
@@ -85,6 +85,17 @@ def close_due(campaign_directory: Path, now: datetime) -> list[str]:
         elif plan.name in begun:  # a crash came between closing it and publishing its votes
             due.append((plan, "by_hand"))
     return _close(campaign_directory, due, now)
+
+
+def _open_again(campaign_directory: Path) -> set[str]:
+    """Return the tasks that closed at a deadline which the round has moved since, and forget that they did."""
+    names = {plan.name for plan in open_plans(campaign_directory) if (plan.directory / VOTES).exists()}
+    if names:
+        with opened(campaign_directory) as database, database.writing() as connection:
+            connection.executemany("DELETE FROM closings WHERE task = ?", [(name,) for name in sorted(names)])
+        for name in names:
+            (campaign_directory / LABELLING / name / VOTES).unlink(missing_ok=True)
+    return names
 
 
 def close_by_hand(campaign_directory: Path, now: datetime) -> list[str]:
@@ -104,20 +115,28 @@ def plans_of(campaign_directory: Path) -> list[Plan]:
 
 
 def open_plans(campaign_directory: Path) -> list[Plan]:
-    """Return the tasks whose votes are not published, by their rounds. Reads no other task.
+    """Return the tasks whose votes are not published, or whose deadline was moved since. Reads no other task.
 
     Raises:
         ValueError: One is damaged.
     """
     paths = [path.parent for path in (campaign_directory / LABELLING).glob(f"*/{TASK}")]
-    plans = [read_plan(path) for path in paths if not (path / VOTES).exists()]
+    plans = [read_plan(path) for path in paths if _is_open(path)]
     return sorted(plans, key=lambda plan: (plan.task.round, plan.name))
+
+
+def _is_open(directory: Path) -> bool:
+    votes = directory / VOTES
+    if not votes.exists():
+        return True
+    was_written_again = (directory / TASK).stat().st_mtime_ns > votes.stat().st_mtime_ns
+    return was_written_again and read_votes(directory) is None
 
 
 def labelled_of_open(campaign_directory: Path) -> dict[str, int]:
     """Return how many items have all of their votes, by the name of each open task."""
     read = read_standing(campaign_directory, only_open=True)
-    return {plan.name: plan.labelled((vote.item_id, vote.choice) for vote in votes) for plan, votes in read}
+    return {plan.name: plan.labelled(votes) for plan, votes in read}
 
 
 def publish(database: Database, plan: Plan, reason: Reason, now: datetime) -> None:
@@ -163,7 +182,7 @@ def _progress(plan: Plan, published: Votes | None, votes: tuple[Vote, ...]) -> T
     return TaskProgress(
         task=plan.name,
         round=plan.task.round,
-        labelled=plan.labelled((vote.item_id, vote.choice) for vote in votes),
+        labelled=plan.labelled(votes),
         quota=plan.task.quota,
         votes=len(votes),
         annotators=len({vote.annotator for vote in votes}),

@@ -1,11 +1,12 @@
 """What people are asked, and what they answered: the two files that the round and the labelling page exchange.
 
-The round writes `task.json` once. The page publishes `votes.json` once, when the task closes. Knows no database:
-readers on other hosts read these two files and nothing else.
+The round writes `task.json`, and again only if its quota or its deadline changed. The page publishes `votes.json` once,
+when the task closes. Knows no database: readers on other hosts read these two files and nothing else.
 """
 
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -118,14 +119,18 @@ def votes_needed(task: Task, item: Item) -> int:
 def write_task(campaign_directory: Path, task: Task) -> Path:
     """Write a task for the page, atomically, and return its directory. Idempotent.
 
+    A task that is there takes the new quota and deadline, and keeps its votes.
+
     Raises:
         ValueError: The campaign has another task of this name.
     """
     directory = campaign_directory / LABELLING / task.task
     if (directory / TASK).exists():
-        if read_task(directory) != task:
+        before = read_task(directory)
+        if before == task:
+            return directory
+        if before.model_copy(update={"quota": task.quota, "deadline": task.deadline}) != task:
             raise ValueError(f"{directory / TASK} holds another task: name the task by the digest of its content")
-        return directory
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / TASK, task)
     return directory
@@ -160,8 +165,15 @@ def tasks_of(campaign_directory: Path) -> Sequence[Task]:
 def read_votes(directory: Path) -> Votes | None:
     """Read the votes of the task in a directory; None while it is open.
 
+    A task that closed at its deadline is open again if the round has moved the deadline since.
+
     Raises:
         ValueError: They are damaged.
     """
     path = directory / VOTES
-    return read_record(Votes, path) if path.exists() else None
+    votes = read_record(Votes, path) if path.exists() else None
+    if votes is not None and votes.closed == "deadline":
+        deadline = read_task(directory).deadline
+        if deadline is None or datetime.fromisoformat(deadline) > datetime.fromisoformat(votes.closed_at):
+            return None
+    return votes

@@ -18,10 +18,20 @@ from components.judges.thoughts import as_shown
 from components.preferences.active.refine import CostlyJudge, costly_judge, refine
 from components.preferences.counts import COUNTS, judged_counts, pair_counts, seeded_counts
 from components.preferences.judged_pairs import BuiltPairs, build_from_verdicts
+from components.preferences.kept_verdicts import KeptVerdicts
 from components.preferences.no_pairs import costly_step, judged_step, seeded_step
+from components.preferences.people import write_people
 from components.preferences.revised_pairs import revised_pairs
 from components.preferences.seeds import seeded_pairs
-from components.preferences.tables import check_invalid_share, read_groups, write_outcomes, write_pairs, write_verdicts
+from components.preferences.tables import (
+    VERDICTS,
+    check_invalid_share,
+    read_groups,
+    read_verdicts,
+    write_outcomes,
+    write_pairs,
+    write_verdicts,
+)
 from components.preferences.thumbs import ThumbRows, add_to_round, thumb_rows
 from components.records import CollectRequest, DataRejected
 
@@ -36,11 +46,13 @@ NOT_JUDGED: dict[str, Any] = {"judge_health": None, "revisions": None, "active":
 def run(request: CollectRequest, out: Path) -> None:
     """Write `verdicts.parquet`, `preferences.parquet` and `collect.json`.
 
-    If prompts were judged, also write `prompt_outcomes.parquet`; if a chat endpoint was called, `judge_usage.json`.
+    If prompts were judged, also write `prompt_outcomes.parquet`; if a chat endpoint was called, `judge_usage.json`; if
+    people voted, `people.json`.
 
     Raises:
         JudgeUnavailable: The judge returned no verdicts, too many of them are invalid, or they exceed one of its health
             limits.
+        RoundWaits: People are asked, and their votes do not suffice yet.
         DataRejected: No pair could be built.
         ValueError: The judge or the data set is unusable, or changed since the campaign pinned it.
     """
@@ -61,11 +73,28 @@ def run(request: CollectRequest, out: Path) -> None:
     judge = load_pinned_judge(request.judge, context)
     pinned = request.active_judge
     costly = None if pinned is None else costly_judge(load_pinned_judge(pinned, context), request.active, context)
+    if costly is not None and request.active.judge.asks_people:
+        judge, costly = _kept_while_waiting(request, judge, costly, context)
     build = building(request.preferences, request.judge.config, context)
     collect(groups, judge, build=build, preferences=request.preferences, seed=request.seed, out=out, costly=costly)
+    checked = None if request.checked_judge is None else load_pinned_judge(request.checked_judge, context)
+    verdicts = read_verdicts(read_table(out / VERDICTS))
+    write_people(out, groups, verdicts, scratch=context.scratch, checked=checked, seed=request.seed)
     write_usage(out, context.scratch)
     if thumbs is not None:
         add_to_round(out, thumbs.rows, {"rows": len(thumbs.rows), "left_out": as_json([thumbs.step])})
+
+
+def _kept_while_waiting(
+    request: CollectRequest, judge: Judge, costly: CostlyJudge, context: JudgeContext
+) -> tuple[Judge, CostlyJudge]:
+    """Return the judges that choose the questions for people, with their verdicts kept."""
+    own = KeptVerdicts(judge, context.scratch / "judge.json", identity=request.judge.digest)
+    if costly.implicit_reward is not None:
+        kept = context.scratch / "implicit_reward.json"
+        reward = KeptVerdicts(costly.implicit_reward, kept, identity=request.policy.digest)
+        costly = costly._replace(implicit_reward=reward)
+    return own, costly
 
 
 def building(preferences: PreferencesConfig, judge: JudgeConfig, context: JudgeContext) -> Build:

@@ -1,6 +1,7 @@
 """Write the campaign's report: one HTML file that needs no network, made only from the campaign's files."""
 
 import json
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from components.artifacts import write_bytes
 from components.campaign.files import STAGES, CampaignFiles, RoundFiles, read_campaign
 from components.config import CampaignConfig, differences
 from components.records import Interval
-from components.report import judging, wording
+from components.report import judging, people, wording
 from components.report.charts import round_charts, training_charts
 from components.report.lineage import lineage
 from components.report.samples import read_samples
@@ -27,6 +28,16 @@ from components.report.wording import (
     start_remedies,
 )
 
+Rows = Callable[[RoundFiles], list[tuple[str, ...]]]
+JUDGE_TABLES: dict[tuple[str, ...], Rows] = {
+    judging.HEADINGS: judging.judge_rows,
+    judging.PART_HEADINGS: judging.part_rows,
+}
+PEOPLE_TABLES: dict[tuple[str, ...], Rows] = {
+    people.HEADINGS: people.people_rows,
+    people.ANNOTATOR_HEADINGS: people.annotator_rows,
+}
+"""By the headings of a table, what makes its rows of a round."""
 REPORT = "report.html"
 EARLIER_SAMPLES = 8
 """Samples shown per round before the latest, so that a long campaign's report stays small."""
@@ -79,8 +90,10 @@ def _view(campaign: CampaignFiles) -> dict[str, Any]:
         "rounds": [_round_row(campaign, round_) for round_ in campaign.rounds],
         "padded_reasons": _padded_reasons(campaign),
         "notes": _notes(campaign),
-        "judge_tables": _judge_tables(campaign),
+        "judge_tables": _tables(campaign, JUDGE_TABLES),
         "judge_note": judging.NOTE,
+        "people_tables": _tables(campaign, PEOPLE_TABLES),
+        "people_note": people.NOTE,
         "costly_headings": judging.COSTLY_HEADINGS,
         "costly_rows": [(round_.round, row) for round_ in campaign.rounds for row in judging.costly_rows(round_)],
         "violation_headings": judging.VIOLATION_HEADINGS,
@@ -107,6 +120,7 @@ def _notes(campaign: CampaignFiles) -> list[str]:
     return [
         *([] if measured is None else [f"Round 0: {start_answers(measured)}.", *(f"{line}." for line in remedies)]),
         *(f"Round {number}: {line}." for number, line in collapsed if line is not None),
+        *(f"Round {_last_round(campaign)}: {line}." for line in people.judge_alarms(campaign.finished)),
     ]
 
 
@@ -116,9 +130,10 @@ def _padded_reasons(campaign: CampaignFiles) -> list[str]:
     return list(dict.fromkeys(path["reason"] for path in paths if path is not None and not path["packed"]))
 
 
-def _judge_tables(campaign: CampaignFiles) -> list[tuple[tuple[str, ...], list[tuple[int, tuple[str, ...]]]]]:
-    """Return headings and (round, row) of the judges and of their jurors or principles; empty tables are left out."""
-    sources = {judging.HEADINGS: judging.judge_rows, judging.PART_HEADINGS: judging.part_rows}
+def _tables(
+    campaign: CampaignFiles, sources: Mapping[tuple[str, ...], Rows]
+) -> list[tuple[tuple[str, ...], list[tuple[int, tuple[str, ...]]]]]:
+    """Return headings and (round, row) of each source; empty tables are left out."""
     tables = [
         (headings, [(each.round, row) for each in campaign.rounds for row in rows(each)])
         for headings, rows in sources.items()

@@ -20,6 +20,10 @@ NAMED_STAKE = 0.3
 """Stake at which the curve of a round whose evidence suffices has its name."""
 LEAST_STAKE = 1e-5
 """Stakes below are drawn there: they are lost."""
+LONGEST_NAME = 18
+"""Characters of a judge's name in a legend."""
+MAX_JUDGES = 3
+"""Judges beside people in one chart."""
 MAX_TOOLTIPS = 30
 """Largest number of marks that have tooltips. More marks are too close together to point at, and are drawn in one
 stroke, at a cost that does not grow."""
@@ -54,6 +58,9 @@ def round_charts(campaign: CampaignFiles) -> list[Chart]:
     tested = [round_ for round_ in campaign.rounds if (round_.evaluated or {}).get("e_values")]
     if tested:
         charts.append(_evidence(tested[-MAX_ROUNDS:]))
+    asked = [record for record in records if record.people is not None and record.people.judges]
+    if asked:
+        charts.append(_agreements(asked))
     if any(record.mean_reward is not None for record in records):
         charts.append(_reward_against_kl(campaign))
     if sampled:
@@ -153,6 +160,28 @@ def _evidence(tested: Sequence[RoundFiles]) -> Chart:
             "The gate's bet that the challenger beats the champion. It begins at the round's level; at 1 it suffices."
         )
         return Chart("Evidence of the gate", note, to_svg(figure, "Evidence against the champion by judged prompts"))
+
+
+def _agreements(records: Sequence[RoundRecord]) -> Chart:
+    """Draw how often people agree with each other, and judges with them."""
+    peoples = [(record, record.people) for record in records if record.people is not None]
+    names = list(dict.fromkeys(name for _, people in peoples for name in people.judges))[:MAX_JUDGES]
+    series = {name: [(record, people.judges.get(name)) for record, people in peoples] for name in names}
+    series |= {"people": [(record, people.agreement) for record, people in peoples]}
+    colours = [*(THEMED.challenger, THEMED.start, THEMED.muted)[: len(names)], THEMED.champion]
+    with styled(THEMED, "people"):
+        figure, axes = new_chart()
+        axes.axhline(0.5, color=THEMED.muted, lw=0.9, ls=(0, (4, 3)))
+        for number, ((name, points), colour) in enumerate(zip(series.items(), colours, strict=True)):
+            measured = [(record, interval) for record, interval in points if interval is not None]
+            shown = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}\u2026"
+            _draw_intervals(axes, measured, shown, colour, "o", 0.08 * (number - (len(series) - 1) / 2))
+        _round_axis(axes, [record.round for record in records])
+        axes.set_ylim(0, 1.02)
+        axes.set_ylabel("agreement")
+        add_legend(figure, axes)
+        note = "How often a judge prefers the answer that a person prefers, and two people the same one; ties left out."
+        return Chart("Judges and people", note, to_svg(figure, "Agreement of judges with people, by round"))
 
 
 def _draw_intervals(

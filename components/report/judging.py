@@ -8,7 +8,7 @@ from components.judges.function_scores import FunctionScores
 from components.judges.health import Health, PartHealth
 from components.judges.violations import Violations
 from components.records import Interval
-from components.report.wording import NOTHING, count, decimal, share
+from components.report.wording import NOTHING, count, decimal, share, share_interval
 
 HEADINGS = (
     "judge",
@@ -108,11 +108,11 @@ def _measured(files: RoundFiles) -> dict[str, tuple[str, Health]]:
 def _row(role: str, health: Health, usage: Mapping[str, Any] | None) -> tuple[str, ...]:
     return (
         role,
-        _estimate(health.position_consistency),
-        _estimate(health.repetition_stability),
-        _estimate(health.tie_share),
+        share_interval(health.position_consistency),
+        share_interval(health.repetition_stability),
+        share_interval(health.tie_share),
         share(health.invalid_share),
-        _estimate(health.length_preference) + _direction(health.length_preference),
+        share_interval(health.length_preference) + _direction(health.length_preference),
         _characters(health.mean_length_difference),
         NOTHING if usage is None else count(usage["calls"]),
         NOTHING if usage is None or usage["unmeasured"] else decimal(usage["cost"], 2),
@@ -120,16 +120,8 @@ def _row(role: str, health: Health, usage: Mapping[str, Any] | None) -> tuple[st
 
 
 def _part_row(name: str, part: PartHealth) -> tuple[str, ...]:
-    consistency = (_estimate(part.position_consistency), _estimate(part.repetition_stability))
-    return (name, _estimate(part.agreement), share(part.accuracy), *consistency)
-
-
-def _estimate(interval: Interval | None) -> str:
-    return (
-        NOTHING
-        if interval is None
-        else f"{100 * interval.value:.0f} % ({100 * interval.low:.0f}\u2013{100 * interval.high:.0f})"
-    )
+    consistency = (share_interval(part.position_consistency), share_interval(part.repetition_stability))
+    return (name, share_interval(part.agreement), share(part.accuracy), *consistency)
 
 
 def _direction(preference: Interval | None) -> str:

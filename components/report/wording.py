@@ -35,6 +35,13 @@ def share(value: float | None) -> str:
     return NOTHING if value is None else f"{100 * value:.1f} %"
 
 
+def share_interval(interval: Interval | None) -> str:
+    """Format a share with its interval in brackets, in percent."""
+    if interval is None:
+        return NOTHING
+    return f"{100 * interval.value:.0f} % ({100 * interval.low:.0f}\u2013{100 * interval.high:.0f})"
+
+
 def estimate(interval: Interval, places: int) -> str:
     """Format an estimate with its interval in brackets."""
     return f"{decimal(interval.value, places)} ({decimal(interval.low, places)} to {decimal(interval.high, places)})"

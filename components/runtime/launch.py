@@ -43,6 +43,7 @@ from components.records import (
     Record,
     RewardModelRequest,
     RoundStopped,
+    RoundWaits,
     StageFailed,
     StartRequest,
     TakeFeedbackRequest,
@@ -95,7 +96,7 @@ PASSING = (ConnectionError, TimeoutError)
 """Errors that may not occur again in a retry."""
 KEPT = {DataRejected: "rejected rows are", JudgeUnavailable: "verdicts are", ModelRefused: "model is"}
 """Errors after which the stage's output is kept, and that output in the message."""
-DOMAIN_ERRORS = {error.__name__: error for error in (*KEPT, RoundStopped)}
+DOMAIN_ERRORS = {error.__name__: error for error in (*KEPT, RoundStopped, RoundWaits)}
 
 
 THIS_MACHINE = LauncherConfig()
@@ -143,6 +144,7 @@ def run_stage(
         JudgeUnavailable: The judge gave no usable verdicts; its verdicts are kept in the same way.
         ModelRefused: The trained model did not reach the measure that it needs; it is kept in the same way.
         RoundStopped: The stop file or the round's budget ended the stage.
+        RoundWaits: The stage needs votes that people have not given yet.
         StageFailed: Anything else went wrong; the message names the stage and the cause.
         NewerVersion: A newer version of Ratchet published the stage.
     """

@@ -59,7 +59,7 @@ def round_points(facts: RoundFacts) -> list[Metric]:
 
     A plain name is the challenger's; `/low`, `/high`, `/start` and `/champion` are suffixes of related values.
     """
-    details = dict(_evaluation(facts)) | dict(_data(facts)) | dict(_judge(facts))
+    details = dict(_evaluation(facts)) | dict(_data(facts)) | dict(_judge(facts)) | dict(_people(facts))
     details |= {f"seconds/{stage}": seconds for stage, seconds in facts.record.seconds.items()}
     details |= {
         f"peak_memory_mb/{stage}": manifest.peak_memory_bytes / 2**20 for stage, manifest in facts.manifests.items()
@@ -92,6 +92,7 @@ def _summary(facts: RoundFacts) -> dict[str, float | None]:
         **{name: interval.value for name, interval in _length_controlled(record).items()},
         **_evidence(record),
         **_diversity(facts),
+        **_agreements(record),
         "seconds": sum(record.seconds.values()),
     }
 
@@ -100,6 +101,15 @@ def _diversity(facts: RoundFacts) -> dict[str, float | None]:
     """Return the diversity of the round's samples; a round that sampled none, or of an earlier version, has none."""
     measured = (facts.files.generated or {}).get("diversity") or {}
     return {f"samples/{name}": value for name, value in measured.items()}
+
+
+def _agreements(record: RoundRecord) -> dict[str, float | None]:
+    """Return how often people agree, and judges with them; nothing for a round without people."""
+    if record.people is None:
+        return {}
+    among = record.people.agreement
+    judges = {f"people/{_key(name)}/agreement": interval.value for name, interval in record.people.judges.items()}
+    return {"people/agreement": None if among is None else among.value, **judges}
 
 
 def _length_controlled(record: RoundRecord) -> dict[str, Interval]:
@@ -198,6 +208,24 @@ def _judge(facts: RoundFacts) -> Iterator[tuple[str, float | None]]:
             yield from _health_points(prefix, health)
         for name, number in (facts.files.judge_usage(stage) or {}).items():
             yield f"{prefix}/{name}", number
+
+
+def _people(facts: RoundFacts) -> Iterator[tuple[str, float | None]]:
+    """Yield what is known of the people's votes, without the people's names."""
+    people = facts.files.people
+    if people is None:
+        return
+    for name in ("asked", "labelled", "both_bad", "flagged", "krippendorff_alpha"):
+        yield f"people/{name}", people[name]
+    yield "people/annotators", len(people["annotators"])
+    agreements = {"people/agreement": people["agreement"]}
+    for name, judge in people["judges"].items():
+        yield f"people/{_key(name)}/cohen_kappa", judge["cohen_kappa"]
+        agreements[f"people/{_key(name)}/agreement"] = judge["agreement"]
+    for name, agreement in agreements.items():
+        if agreement is not None:
+            yield f"{name}/low", agreement["low"]
+            yield f"{name}/high", agreement["high"]
 
 
 def _health_points(prefix: str, health: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:

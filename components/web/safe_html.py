@@ -27,6 +27,10 @@ SCHEMES = {"http", "https", "mailto"}
 LINK_REL = "noopener noreferrer nofollow"
 HEADINGS_BELOW = 3
 """Level of the page's own headings, below which those of a text stand, so that the page's outline stays true."""
+OPTIONS: dict[str, Any] = {"html": False, "breaks": True, "maxNesting": 40}
+"""The default leaves out what stands in more than ten nested lists; a higher number costs time on hostile texts."""
+LONGEST_MARKDOWN = 20_000
+"""Characters of a text above which it is shown as it is: some texts take the square of their length to read."""
 
 
 @lru_cache(maxsize=512)
@@ -34,9 +38,12 @@ def safe_html(markdown: str) -> str:
     """Return the HTML of a Markdown text of anybody, for an element of a page of ours.
 
     HTML in the text shows as text, an image as a link to it, and control characters that would steer or reorder the
-    text as U+FFFD. Links open in a new window; `.text a` of base.css shows where they lead.
+    text as U+FFFD. A very long text is not read as Markdown. Links open in a new window; `.text a` of base.css shows
+    where they lead.
     """
     text = printable(markdown.replace("\r\n", "\n").replace("\r", "\n"))
+    if len(text) > LONGEST_MARKDOWN:
+        return f"<pre>{nh3.clean_text(text)}</pre>"
     return nh3.clean(
         _reader().render(text),
         tags=set(TAGS),
@@ -51,7 +58,7 @@ def safe_html(markdown: str) -> str:
 
 @cache
 def _reader() -> MarkdownIt:
-    reader = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"])
+    reader = MarkdownIt("commonmark", OPTIONS).enable(["table", "strikethrough"])
     reader.disable("image")
     reader.core.ruler.push("lower_headings", _lower_headings)
     reader.core.ruler.push("without_cell_styles", _without_cell_styles)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from components.campaign.state import campaign_directory, explain_doubt, known_state, runs_directory
+from components.campaign.waiting import read_waiting
 from components.config import load_config
 from flows.terminal.console import CampaignArgument, console, reporting_errors
 
@@ -34,6 +35,9 @@ def status(
             )
         if held := explain_doubt(state):
             console.print(held, highlight=False, markup=False, soft_wrap=True)
+        waiting = read_waiting(campaign_directory(campaign))
+        if waiting is not None:
+            console.print(waiting.message, highlight=False, markup=False, soft_wrap=True)
         problem = not_recorded(campaign_directory(campaign), state)
         if problem is not None:
             console.print(problem, highlight=False, markup=False, soft_wrap=True)

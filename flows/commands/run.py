@@ -12,7 +12,7 @@ import typer
 from components.campaign.config import refuse_changes, with_former_defaults
 from components.campaign.state import campaign_directory, has_reached, read_state, refuse_if_doubted, runs_directory
 from components.config import CampaignConfig, load_config, read_settings
-from components.records import RoundStopped
+from components.records import RoundStopped, RoundWaits
 from flows.prefect_page.deployed import STORE_VARIABLE
 from flows.terminal.console import console, errors, quiet_libraries, reporting_errors
 
@@ -135,6 +135,7 @@ def _run_flow(settings: Any, *, accept_changes: bool, until: int | None, accept_
     from flows.dpo_round import STOPPED
     from flows.iterative_dpo import SKIPPED, iterative_dpo
     from flows.prefect_page.earlier_starts import own_process
+    from flows.prefect_page.waiting import WAITING
     from flows.terminal.rounds import print_places, print_rounds
 
     with _display(settings), tags(*own_process()):
@@ -146,6 +147,8 @@ def _run_flow(settings: Any, *, accept_changes: bool, until: int | None, accept_
         return
     if state.name == STOPPED:
         raise RoundStopped(state.message)
+    if state.name == WAITING:
+        raise RoundWaits(state.message)
     result = state.result()
     print_rounds(console, result)
     print_places(console, campaign_directory(settings.campaign))

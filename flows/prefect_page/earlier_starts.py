@@ -27,6 +27,7 @@ from prefect.states import Cancelled, Crashed, Pending
 
 from components.artifacts import write_bytes
 from components.campaign.lock import CampaignBusy
+from components.campaign.waiting import read_waiting
 
 HOLDER = ".flow_run"
 AUTO_SCHEDULED = "auto-scheduled"
@@ -65,14 +66,14 @@ def take_over(directory: Path, flow_run_id: str) -> None:
     know the previous run does not stop this one: the state on disk is what counts.
 
     Raises:
-        CampaignBusy: The previous run is paused: somebody must resume or cancel it.
+        CampaignBusy: The previous run is paused: people have to vote first, or somebody must resume or cancel it.
     """
     path = directory / HOLDER
     previous = path.read_text(errors="replace") if path.exists() else ""
     with get_client(sync_client=True) as client:
         if previous and previous != flow_run_id:
             try:
-                _refuse_if_paused(client, directory.name, UUID(previous))
+                _refuse_if_paused(client, directory, UUID(previous))
                 _end(client, UUID(previous))
             except (ObjectNotFound, ValueError):
                 log.info("the previous flow run %s is not in this Prefect database", previous)
@@ -117,13 +118,17 @@ def _end_those_of_dead_processes(client: SyncPrefectClient) -> None:
             _end(client, run.id)
 
 
-def _refuse_if_paused(client: SyncPrefectClient, campaign: str, flow_run_id: UUID) -> None:
+def _refuse_if_paused(client: SyncPrefectClient, directory: Path, flow_run_id: UUID) -> None:
     run = client.read_flow_run(flow_run_id)
-    if run.state is not None and run.state.type == StateType.PAUSED:
-        raise CampaignBusy(
-            f"campaign {campaign} is waiting: its flow run {run.name} ({run.id}) is paused; "
-            "resume or cancel it on its page"
-        )
+    if run.state is None or run.state.type != StateType.PAUSED:
+        return
+    waiting = read_waiting(directory)
+    if waiting is not None and waiting.flow_run == str(flow_run_id):
+        raise CampaignBusy(f"{waiting.message}; its flow run {run.name} ({run.id}) then goes on by itself")
+    raise CampaignBusy(
+        f"campaign {directory.name} is waiting: its flow run {run.name} ({run.id}) is paused; "
+        "resume or cancel it on its page"
+    )
 
 
 def _end(client: SyncPrefectClient, flow_run_id: UUID) -> None:

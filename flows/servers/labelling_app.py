@@ -16,8 +16,23 @@ from components.web.guard import App
 LABEL_PORT, LABEL_URL = "RATCHET_LABEL_PORT", "RATCHET_LABEL_URL"
 """Environment variables of the page's port, and of its public address if a proxy stands before it."""
 DEFAULT_PORT = 4300
-TICKS: tuple[Callable[[], None], ...] = ()
-"""Called every two seconds while the page is served."""
+
+
+def page_address(url: str | None) -> str:
+    """Return the address of the page for people: the public one, or that on this machine."""
+    return url.rstrip("/") if url else f"http://{LOOPBACK}:{os.environ.get(LABEL_PORT) or DEFAULT_PORT}"
+
+
+def _ticks(page: str) -> list[Callable[[], None]]:
+    """Return what is done every two seconds: let rounds go on, if there is a Prefect server whose runs wait."""
+    from flows.prefect_page.continuing import WaitingRounds
+    from flows.servers.addresses import chosen_api
+
+    try:
+        api = chosen_api(runs_directory())
+    except ValueError:
+        return []
+    return [WaitingRounds(runs_directory(), api, page=page).look]
 
 
 def labelling_command(port: int) -> list[str]:
@@ -50,7 +65,8 @@ def app_at(url: str | None) -> App:
     from components.labelling.app import create_app
 
     hosts = [*LOOPBACK_NAMES, *([public_host(url)] if url is not None else [])]
-    return create_app(runs_directory(), hosts=hosts, url=url or f"http://{LOOPBACK}", ticks=TICKS)
+    page = page_address(url)
+    return create_app(runs_directory(), hosts=hosts, url=page, ticks=_ticks(page))
 
 
 def public_host(url: str) -> str:

@@ -54,6 +54,7 @@ def start(runs: Path, *, prefect_port: int, mlflow_port: int, label_port: int) -
             **os.environ,
             **worker_environment(runs),
             **server_environment(prefect_port, key),
+            LABEL_PORT: str(label_port),
             **mlflow_environment(runs, directory, store=store, port=mlflow_port, sign_in=sign_in),
         }
         addresses = Addresses(

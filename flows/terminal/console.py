@@ -19,6 +19,7 @@ from components.records import (
     JudgeUnavailable,
     ModelRefused,
     RoundStopped,
+    RoundWaits,
     ServiceFailed,
     StageFailed,
 )
@@ -63,6 +64,7 @@ REPORTS: dict[type[BaseException], Report] = {
     StageFailed: Report(FAILURE, "{error}; run the same command again to continue"),
     ChampionDoubted: Report(FAILURE, "{error}"),
     RoundStopped: Report(FAILURE, "stopped: {error}"),
+    RoundWaits: Report(FAILURE, "{error}; run the same command again when they have"),
     ServiceFailed: Report(FAILURE, "{error}"),
     KeyboardInterrupt: Report(FAILURE, "interrupted; run the same command again to continue"),
 }

@@ -78,7 +78,8 @@ def _print_stages(console: Console, dry: DryRun, num_rounds: int) -> None:
 
 def _print_calls(console: Console, plan: RoundPlan) -> None:
     for name in plan.not_called:
-        _line(console, f"judge {name} was not called, because its code may ask a paid service: its cost is unknown")
+        why = "the round waits for them" if name == "people" else "its code may ask a paid service: its cost is unknown"
+        _line(console, f"judge {name} was not called, because {why}")
     if not plan.calls:
         if not plan.not_called:
             _line(console, "no chat model is asked")

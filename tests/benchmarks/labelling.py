@@ -57,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--annotators", type=int, default=50)
     parser.add_argument("--items", type=int, default=3000)
-    parser.add_argument("--paces", type=float, nargs="+", default=[5.0, 2.0, 1.0], help="seconds between votes of one")
+    parser.add_argument("--paces", type=float, nargs="+", default=[5.0, 2.0], help="seconds between votes of one")
     parser.add_argument("--votes", type=int, default=20, help="votes of each annotator")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     arguments = parser.parse_args()

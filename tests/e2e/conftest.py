@@ -55,6 +55,10 @@ class Site:
         return self.place / "runs"
 
     @property
+    def labelling(self) -> str:
+        return f"http://127.0.0.1:{self.environment['RATCHET_LABEL_PORT']}"
+
+    @property
     def key(self) -> str:
         """Return what a user copies from the file that `ratchet up` names."""
         return (self.runs / ".services" / "prefect-key").read_text().strip()

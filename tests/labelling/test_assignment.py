@@ -146,10 +146,10 @@ def test_earlier_round_is_finished_first(desk: Desk, campaign: Path) -> None:
     assert next_item(desk, "bob").plan.task.round == 2
 
 
-def test_leases_are_never_given_twice_in_threads(desk: Desk, campaign: Path) -> None:
+def test_leases_are_never_given_twice_in_threads(desk: Desk, campaign: Path, clock: Any) -> None:
     task = make_task(num_items=120)
     write_task(campaign, task)
-    others = [Desk(campaign) for _ in range(2)]  # as further processes would open it
+    others = [Desk(campaign, clock=clock) for _ in range(2)]  # as further processes would open it
 
     def work(number: int) -> list[str]:
         return work_through([desk, *others][number % 3], task, f"annotator-{number}")

@@ -8,8 +8,9 @@ import pytest
 from components.labelling import progress
 from components.labelling.database import Database, database_path
 from components.labelling.desk import Desk
+from components.labelling.plan import read_plan
 from components.labelling.progress import close_by_hand, close_due, read_annotators, read_progress
-from components.labelling.task import read_votes, write_task
+from components.labelling.task import Vote, read_votes, write_task
 from components.records import NewerVersion
 from tests.labelling.tasks import make_task
 from tests.labelling.test_assignment import ballot, next_item
@@ -34,18 +35,61 @@ def test_task_closes_when_its_quota_is_reached(desk: Desk, campaign: Path, clock
     assert close_due(campaign, clock.now) == []
 
 
-def test_gold_questions_and_skips_fill_no_quota(desk: Desk, campaign: Path, clock: Any) -> None:
+def test_gold_questions_fill_no_quota(desk: Desk, campaign: Path, clock: Any) -> None:
     task = make_task(num_items=5, num_gold=20, gold_share=0.7, quota=3)
     write_task(campaign, task)
-    judged = 0
-    while not isinstance(assigned := desk.next("ann").next, str):
-        is_asked = assigned.item.gold is None
-        desk.vote("ann", task.task, ballot(assigned, "skip" if is_asked and judged == 2 else "left"))
-        judged += is_asked and judged < 2
+    asked = 0
+    while asked < 2:
+        assigned = next_item(desk, "ann")
+        desk.vote("ann", task.task, ballot(assigned))
+        asked += assigned.item.gold is None
     assert close_due(campaign, clock.now) == []
     (told,) = read_progress(campaign)
     assert (told.labelled, told.closed) == (2, None)
-    assert told.votes > 5
+    assert told.votes > 3
+
+
+def test_item_that_one_of_two_people_skips_waits_for_a_vote_and_two_skips_give_it_up(campaign: Path) -> None:
+    task = make_task(num_items=1)
+    plan = read_plan(write_task(campaign, task))
+
+    def given(annotator: str, choice: Any) -> Vote:
+        item = task.items[0].item_id
+        about = {"vote_id": annotator + choice, "shown_left": "first", "seconds": 1.0, "at": "", "flag": None}
+        return Vote.model_validate(about | {"item_id": item, "annotator": annotator, "choice": choice})
+
+    other = given("bob", "tie").model_copy(update={"item_id": "elsewhere"})
+    assert plan.labelled([given("ann", "skip"), other]) == 0
+    assert plan.labelled([given("ann", "skip"), given("bob", "skip")]) == 1
+    assert plan.labelled([given("ann", "skip"), given("bob", "tie")]) == 1
+
+
+def test_only_person_who_skips_the_last_item_does_not_keep_the_round_waiting(
+    desk: Desk, campaign: Path, clock: Any
+) -> None:
+    task = make_task(num_items=2)
+    write_task(campaign, task)
+    vote(desk, task.task, "ann")
+    assert close_due(campaign, clock.now) == []
+    vote(desk, task.task, "ann", "skip")
+    assert close_due(campaign, clock.now) == [task.task]
+
+
+def test_task_whose_deadline_was_moved_is_open_again_with_its_votes(desk: Desk, campaign: Path, clock: Any) -> None:
+    task = make_task(num_items=2, deadline="2026-12-01T13:00:00+00:00")
+    directory = write_task(campaign, task)
+    vote(desk, task.task, "ann")
+    clock.tick(3600)
+    assert close_due(campaign, clock.now) == [task.task]
+    assert desk.next("ann").next == "closed"
+    write_task(campaign, task.model_copy(update={"deadline": "2026-12-01T15:00:00+00:00"}))
+    assert read_votes(directory) is None
+    assert close_due(campaign, clock.now) == []
+    vote(desk, task.task, "ann")
+    assert close_due(campaign, clock.now) == [task.task]
+    votes = read_votes(directory)
+    assert votes is not None
+    assert (votes.closed, len(votes.votes)) == ("quota", 2)
 
 
 def test_items_that_need_more_votes_wait_for_them(desk: Desk, campaign: Path, clock: Any) -> None:

@@ -1,8 +1,11 @@
 import re
+from html.parser import HTMLParser
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from components.web.safe_html import TAGS, safe_html
+from components.web.safe_html import LONGEST_MARKDOWN, TAGS, safe_html
 
 ATTACKS = {
     "script": "<script>alert(1)</script>",
@@ -56,6 +59,44 @@ def test_link_into_our_own_pages_leads_nowhere(target: str) -> None:
 
 def test_headings_stand_below_those_of_the_page() -> None:
     assert safe_html("# a\n\n###### b") == "<h4>a</h4>\n<h6>b</h6>\n"
+
+
+def test_text_nested_deeply_is_not_lost() -> None:
+    assert "innermost" in safe_html(
+        "".join(f"{'  ' * depth}- a\n" for depth in range(18)) + "  " * 18 + "- innermost\n"
+    )
+
+
+def test_very_long_text_is_shown_as_it_is_and_as_safely() -> None:
+    html = safe_html("[" * LONGEST_MARKDOWN + "<script>alert(1)</script>\x1b**b**")
+    assert html.startswith("<pre>")
+    assert "<script" not in html
+    assert "\ufffd**b**" in html.replace("&#42;", "*")
+
+
+FRAGMENTS = (
+    *("<script>", "</script>", "<img src=x onerror=y>", '<a href="javascript:x">', '" onclick="x', "'", '"', "`"),
+    *("](", "[", ")", "![", "\n", "\n\n", "> ", "- ", "1. ", "|a|b|\n|-|-|\n", "*", "**", "~~", "```\n"),
+    *("javascript:alert(1)", "https://a.example", "data:text/html,x", "//evil.example", "\x00", "\u202e", "text "),
+    *("&lt;", "&#x6a;", "<!--", "\\", "<", ">"),
+)
+
+
+@given(st.lists(st.sampled_from(FRAGMENTS), max_size=14).map("".join))
+def test_html_of_any_text_has_allowed_tags_and_addresses_alone(text: str) -> None:
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            assert tag in TAGS
+            for name, value in attrs:
+                assert name in {"href", "rel", "target", "start"}
+                assert name != "href" or re.match(r"(https?|mailto):", value or "")
+
+        def handle_comment(self, data: str) -> None:
+            raise AssertionError(data)
+
+        handle_decl = handle_pi = handle_comment
+
+    Reader().feed(safe_html(text))
 
 
 def test_markdown_of_code_and_tables_is_kept() -> None:

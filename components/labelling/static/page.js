@@ -149,8 +149,10 @@ function dress() {
   for (const element of document.querySelectorAll("#situation .raw")) element.hidden = !raw;
   const rubric = document.querySelector(".rubric");
   if (rubric) {
-    rubric.open = (setting("rubric") ?? (matchMedia("(max-width: 48rem)").matches ? "closed" : "open")) === "open";
-    rubric.addEventListener("toggle", () => setting("rubric", rubric.open ? "open" : "closed"));
+    // On a phone it gives way to the answers once it was read.
+    const isRead = matchMedia("(max-width: 48rem)").matches && judged !== "0";
+    rubric.open = (setting("rubric") ?? (isRead ? "closed" : "open")) === "open";
+    rubric.firstElementChild.addEventListener("click", () => setting("rubric", rubric.open ? "closed" : "open"));
   }
   scrollTogether([...document.querySelectorAll(".pane")]);
 }
@@ -214,7 +216,7 @@ function openFlag() {
 document.addEventListener("keydown", (event) => {
   const isTyping = event.target.closest?.("input, textarea, select, dialog");
   if (isTyping || document.querySelector("dialog[open]") || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
-  const act = KEYS[event.key.toLowerCase()];
+  const act = KEYS[event.key?.toLowerCase()];
   if (!act || setting("keys") === "off") return;
   event.preventDefault();
   act();

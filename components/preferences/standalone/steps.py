@@ -166,6 +166,11 @@ def _calibration(pairs: Sequence[KnownPair], judge: str, *, scale: float, seed: 
 
 
 def _check_judge(groups: Sequence[Group], config: CampaignConfig, models: tuple[ModelRef, ModelRef] | None) -> None:
+    for judge in (config.judge, *([config.active.judge] if config.active.budget else [])):
+        if judge.asks_people:
+            raise ValueError(
+                "judge.kind people judges the rounds of a campaign, on the page of `ratchet label`: name another judge"
+            )
     check_judge(config.judge, [group.messages for group in groups], _columns(groups))
     if models is None and config.judge.reads_own_models:
         raise ValueError(

@@ -1,0 +1,155 @@
+"""The stage with people: what they decide, and what their votes say about the judges of the same pairs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from components.artifacts import file_digest, read_json, read_table, write_json, write_table
+from components.config import ActiveConfig, JudgeConfig, PolicyConfig, PreferencesConfig
+from components.data.messages import format_messages
+from components.data.prompts import make_prompt
+from components.judges import rule as rule_module
+from components.judges.registry import judge_digest
+from components.labelling.task import LABELLING, VOTES, Item, Vote, Votes, read_task
+from components.preferences.stage import run
+from components.records import Artifact, CollectRequest, JudgeRef, ModelRef, RoundWaits
+
+PROMPTS = [make_prompt([{"role": "user", "content": f"question {number}"}]) for number in range(4)]
+TEXTS = [["a", "bb"], ["ccc", "d"], ["e", "ff"], ["g", "hhh"]]
+NOBODY = ModelRef(round=0, base="nowhere", base_digest="0" * 64, digest="0" * 64)
+RULES: dict[str, Callable[..., float]] = {
+    "length": lambda messages, text: float(len(text)),
+    "short": lambda messages, text: -float(len(text)),
+}
+
+
+def pinned(**config: Any) -> JudgeRef:
+    judge = JudgeConfig.model_validate(config)
+    return JudgeRef(config=judge, digest=judge_digest(judge))
+
+
+@pytest.fixture
+def request_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    for name, score in RULES.items():
+        monkeypatch.setitem(rule_module.RULES, name, rule_module.Rule(score, lambda: "1"))
+
+    def written(name: str, table: pd.DataFrame) -> Artifact:
+        write_table(tmp_path / name, table)
+        return Artifact(path=tmp_path / name, digest=file_digest(tmp_path / name))
+
+    prompts = [(prompt.prompt_id, format_messages(prompt.messages)) for prompt in PROMPTS]
+    responses = [
+        (p.prompt_id, number, text) for p, two in zip(PROMPTS, TEXTS, strict=True) for number, text in enumerate(two)
+    ]
+    tables = {
+        "prompts": written("prompts.parquet", pd.DataFrame(prompts, columns=["prompt_id", "messages"])),
+        "responses": written("responses.parquet", pd.DataFrame(responses, columns=["prompt_id", "sample_id", "text"])),
+    }
+    models = {"policy": NOBODY, "start": NOBODY, "limits": PolicyConfig(), "preferences": PreferencesConfig()}
+    return lambda **knobs: CollectRequest(seed_pairs_digest=None, seed=5, **tables, **models, **knobs)
+
+
+def start(campaign: Path, request: CollectRequest) -> Path:
+    """Run the stage as a campaign does; people's task and judges' files lie beside its output."""
+    out = campaign / "round-001" / f"out-{len(list(campaign.glob('round-001/out-*')))}"
+    out.mkdir(parents=True)
+    run(request, out)
+    return out
+
+
+def longer_wins(campaign: Path, annotators: tuple[str, ...] = ("anna",)) -> int:
+    """Let everybody prefer the longer answer; return the number of pairs."""
+    (path,) = (campaign / LABELLING).glob("*/task.json")
+    task = read_task(path.parent)
+
+    def vote(item: Item, name: str) -> Vote:
+        choice = "first" if len(item.first) > len(item.second) else "second"
+        given = {"vote_id": item.item_id + name, "seconds": 1.0, "at": task.created_at, "flag": None}
+        return Vote(item_id=item.item_id, annotator=name, choice=choice, shown_left="first", **given)  # type: ignore[arg-type]
+
+    votes = tuple(vote(item, name) for item in task.items for name in annotators)
+    write_json(path.parent / VOTES, Votes(task=task.task, closed="quota", closed_at=task.created_at, votes=votes))
+    return len(task.items)
+
+
+def agreements(out: Path) -> dict[str, float]:
+    judges = read_json(out / "people.json")["judges"]
+    return {name: judge["agreement"]["value"] for name, judge in judges.items()}
+
+
+def people(**fields: Any) -> dict[str, Any]:
+    return {"kind": "people", "people": {"overlap_share": 0.0, **fields}}
+
+
+def test_people_alone_make_the_pairs_and_measure_the_judge_of_the_evaluation(request_of: Any, tmp_path: Path) -> None:
+    request = request_of(judge=pinned(**people()), checked_judge=pinned(rule="short"))
+    with pytest.raises(RoundWaits):
+        start(tmp_path, request)
+    assert longer_wins(tmp_path, ("anna", "ben")) == 4
+    out = start(tmp_path, request)
+    pairs = read_table(out / "preferences.parquet")
+    assert sorted(pairs["chosen"]) == ["bb", "ccc", "ff", "hhh"]
+    measured = read_json(out / "people.json")
+    assert measured["agreement"]["value"] == 1.0
+    assert sorted(measured["annotators"]) == ["anna", "ben"]
+    assert agreements(out) == {"rule:short": 0.0}
+    assert measured["judges"]["rule:short"]["cohen_kappa"] < 0
+    assert set(read_table(out / "verdicts.parquet")["part"]) == {"", "by anna", "by ben"}
+    assert read_json(out / "collect.json")["judge_health"]["parts"] == {}, "a person is no part of the judge"
+
+
+def test_costly_people_turn_the_pairs_and_measure_the_judge_that_chose_them(request_of: Any, tmp_path: Path) -> None:
+    request = request_of(
+        judge=pinned(rule="short"),
+        active=ActiveConfig(budget=3, judge=JudgeConfig.model_validate(people())),
+        active_judge=pinned(**people()),
+        checked_judge=pinned(rule="length"),
+    )
+    with pytest.raises(RoundWaits):
+        start(tmp_path, request)
+    assert longer_wins(tmp_path) == 3
+    out = start(tmp_path, request)
+    assert read_json(out / "collect.json")["active"]["flipped"] == 3
+    judges = read_json(out / "people.json")["judges"]
+    assert {name: judge["agreement"]["value"] for name, judge in judges.items()} == {
+        "rule:short": 0.0,
+        "rule:length": 1.0,
+    }
+    assert {judge["pairs"] for judge in judges.values()} == {3}
+
+
+def test_questions_stay_the_same_while_people_vote_though_the_judge_scores_otherwise(
+    request_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On an accelerator a reward model need not score alike twice: other pairs would be asked about, and votes lost."""
+    request = request_of(
+        judge=pinned(rule="short"),
+        active=ActiveConfig(budget=2, judge=JudgeConfig.model_validate(people())),
+        active_judge=pinned(**people()),
+    )
+    with pytest.raises(RoundWaits):
+        start(tmp_path, request)
+    noisy = rule_module.Rule(lambda messages, text: float(ord(text[0]) * len(text) % 7), lambda: "1")
+    monkeypatch.setitem(rule_module.RULES, "short", noisy)
+    longer_wins(tmp_path)
+    assert read_json(start(tmp_path, request) / "collect.json")["active"]["asked"] == 2
+
+
+def test_people_on_a_jury_measure_the_other_jurors_and_not_the_jury(request_of: Any, tmp_path: Path) -> None:
+    request = request_of(judge=pinned(kind="jury", jurors=[{"rule": "length"}, people(), {"rule": "short"}]))
+    with pytest.raises(RoundWaits):
+        start(tmp_path, request)
+    longer_wins(tmp_path)
+    judges = read_json(start(tmp_path, request) / "people.json")["judges"]
+    assert {name: judge["agreement"]["value"] for name, judge in judges.items()} == {
+        "rule:length": 1.0,
+        "rule:short": 0.0,
+    }
+
+
+def test_round_without_people_has_no_report_of_them(request_of: Any, tmp_path: Path) -> None:
+    out = start(tmp_path, request_of(judge=pinned(rule="short")))
+    assert not (out / "people.json").exists()
