@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from components.config import FeedbackConfig
@@ -157,3 +158,22 @@ def test_chat_stopped_answer_ends_the_engines_work(browser: Browser, tmp_path: P
         page.wait_for_timeout(500)
         assert front.champion.cancelled == 1
         own.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_chat_has_no_faults_that_axe_finds(scheme: str, browser: Browser, front: Site) -> None:
+    own = context(browser, color_scheme=scheme, bypass_csp=True)  # axe is a script of somebody else
+    page = own.new_page()
+    page.goto(front.address)
+    expect(page.get_by_label("Key")).to_be_visible()
+    assert Axe().run(page).response["violations"] == []
+    page.goto(f"{front.address}/#key={KEY}")
+    page.get_by_label("I agree that what I rate is kept").check()
+    ask(page)
+    page.get_by_role("button", name="Bad answer").click()
+    page.get_by_role("button", name="Correct it").click()
+    expect(page.get_by_label("What should it have said?")).to_be_focused()
+    assert Axe().run(page).response["violations"] == []
+    page.goto(f"{front.address}/canary")
+    assert Axe().run(page).response["violations"] == []
+    own.close()

@@ -202,6 +202,8 @@ def test_gateway_browser_signs_in_by_the_key_once(served: Site) -> None:
         assert kept.json()["served"] is True
         assert browser.get("/v1/models").status_code == 401, "a session is for the page and not for the engine's API"
         assert browser.delete("/feedback/v1").json() == {"deleted": 1}
+        served.rate(client_id="c2", conversation_id="shop/17:a")
+        assert browser.delete("/feedback/shop%2F17%3Aa").json() == {"deleted": 1}
     assert served.store.rows() == []
 
 

@@ -52,7 +52,7 @@ def build_front(gateway: Gateway) -> ASGIApp:
             Route("/session", bound(pages.sign_out), methods=["DELETE"]),
             Route("/render", bound(pages.render), methods=["POST"]),
             Route("/feedback", bound(pages.take_feedback), methods=["POST"]),
-            Route("/feedback/{conversation}", bound(pages.forget), methods=["DELETE"]),
+            Route("/feedback/{conversation:path}", bound(pages.forget), methods=["DELETE"]),
             Route("/canary", bound(pages.canary), methods=["GET"]),
             Route("/{path:path}", pass_on, methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]),
         ],

@@ -5,6 +5,7 @@ A client that leaves ends the engine's work on its request.
 
 import asyncio
 import json
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from components.serving.gateway.sent_answers import Recorder
+
+log = logging.getLogger(__name__)
 
 OWN_HEADERS = frozenset(
     {
@@ -92,11 +95,15 @@ class PassedOn:
             return
         headers.append((b"x-accel-buffering", b"no"))
         await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
-        # An engine that breaks off ends the connection here too: the client must not take a part for the whole.
-        async for chunk in response.aiter_raw():
-            if self._recorder is not None:
-                self._recorder.part(chunk)
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        try:
+            async for chunk in response.aiter_raw():
+                if self._recorder is not None:
+                    self._recorder.part(chunk)
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        except httpx.TransportError as error:
+            # Without its end the server breaks the connection off: the client must not take a part for the whole.
+            log.warning("the model's server broke off in an answer (%s)", type(error).__name__)
+            return
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
