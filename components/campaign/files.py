@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from pydantic import ValidationError
 
-from components.artifacts import MANIFEST, artifact, read_json, read_record, read_table
+from components.artifacts import MANIFEST, artifact, file_digest, read_json, read_record, read_table
 from components.campaign.config import CONFIG, with_former_knobs
 from components.campaign.state import State, read_state, round_directory, start_directory
 from components.config import CampaignConfig, PreferencesConfig, describe
@@ -418,10 +418,28 @@ def replayed_pairs(directory: Path, round: int, count: int) -> tuple[Artifact, .
 
 
 def taken_thumbs(directory: Path, round: int) -> tuple[Artifact, ...]:
-    """Return the thumbs of users that the rounds before this one took, oldest first, with their recorded hashes."""
-    stages = [round_directory(directory, earlier) / "take_feedback" for earlier in range(1, round)]
-    manifests = [(stage, read_record(Manifest, stage / MANIFEST)) for stage in stages if (stage / MANIFEST).exists()]
-    return tuple(artifact(stage, manifest, "thumbs.parquet") for stage, manifest in manifests)
+    """Return the thumbs of users that the rounds before this one took, oldest first, with their recorded hashes.
+
+    Raises:
+        ValueError: What a round took is gone or has changed, so that a later round would train on it again.
+    """
+    tables = [_thumbs_of(round_directory(directory, earlier)) for earlier in range(1, round)]
+    return tuple(table for table in tables if table is not None)
+
+
+def _thumbs_of(here: Path) -> Artifact | None:
+    """Return the thumbs that a round took; None if it takes none, or has not begun."""
+    stage, counts = here / "take_feedback", here / "collect_preferences" / "collect.json"
+    manifest = read_manifest(stage)
+    if manifest is None and not (counts.is_file() and "feedback" in read_json(counts)):
+        return None
+    table = None if manifest is None else artifact(stage, manifest, "thumbs.parquet")
+    if table is None or not table.path.is_file() or file_digest(table.path) != table.digest:
+        raise ValueError(
+            f"{stage} is gone or has changed, and says which thumbs the round took: restore it, since later rounds "
+            "would train on them again"
+        )
+    return table
 
 
 def round_record(here: Path, round: int, manifests: dict[str, Manifest], *, git_sha: str) -> RoundRecord:

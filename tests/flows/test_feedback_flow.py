@@ -1,5 +1,6 @@
 """Rounds that learn from thumbs, through the real flows."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,3 +122,17 @@ def test_feedback_is_added_to_a_judged_round(runs: Path, make_config: Make) -> N
     counts = read_json(runs / "small/round-002/collect_preferences/collect.json")
     assert counts["pairs"] == len(pairs)
     assert counts["feedback"]["rows"] == len(of_users)
+
+
+def test_feedback_of_an_earlier_round_that_is_gone_is_not_trained_on_again(runs: Path, make_config: Make) -> None:
+    config = config_of(make_config, "only")
+    start(config)
+    rate(runs, range(10))
+    start(config)
+    here = runs / "small" / "round-001" / "take_feedback"
+    (here / "thumbs.parquet").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"take_feedback is gone or has changed, and says which thumbs the round took"):
+        start(config).result()
+    shutil.rmtree(here)
+    with pytest.raises(ValueError, match="restore it, since later rounds would train on them again"):
+        start(config).result()
