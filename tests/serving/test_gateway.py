@@ -149,6 +149,8 @@ def test_gateway_feedback_that_cannot_be_kept_is_refused_in_one_line(served: Sit
     assert served.rate(consent=False).status_code == 422
     broken = httpx.post(f"{served.address}/feedback", content=b"{", headers=served.bearer)
     assert broken.status_code == 422
+    deep = httpx.post(f"{served.address}/feedback", content=b"[" * 100_000, headers=served.bearer)
+    assert deep.status_code == 422
     assert served.rate(response="a" * 200_001).status_code == 413
     assert served.rate(response="a" * 2**20).status_code == 413
     assert not served.store.path.exists()

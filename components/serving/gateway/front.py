@@ -99,6 +99,6 @@ def _parsed(body: bytes) -> dict[str, Any]:
     """Return the request; an empty one if it is none, which the engine refuses in its own words."""
     try:
         content = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

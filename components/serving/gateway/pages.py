@@ -108,7 +108,7 @@ async def take_feedback(request: Request, *, gateway: Gateway) -> Response:
         return refusal(413, f"the body has more than {MOST_PAGE_BYTES} bytes", "too_large")
     try:
         content = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return refusal(422, "the body is not valid JSON", "invalid_request")
     try:
         submission = read_submission(content)
@@ -153,5 +153,5 @@ async def _json(request: Request) -> Any:
     body = await read_body(request, MOST_PAGE_BYTES)
     try:
         return json.loads(body or b"")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

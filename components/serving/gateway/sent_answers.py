@@ -117,6 +117,6 @@ def _object(data: bytes) -> dict[str, Any]:
     """Return a JSON object; an empty one for anything else, such as the mark at the end of a stream."""
     try:
         value = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
