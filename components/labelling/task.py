@@ -162,6 +162,12 @@ def tasks_of(campaign_directory: Path) -> Sequence[Task]:
     return sorted((read_task(path.parent) for path in paths), key=lambda task: (task.round, task.task))
 
 
+def has_votes(campaign_directory: Path, round: int) -> bool:
+    """Return whether all that a round asked people is answered: its tasks are closed, and there is one."""
+    tasks = [task.task for task in tasks_of(campaign_directory) if task.round == round]
+    return bool(tasks) and all(read_votes(campaign_directory / LABELLING / name) is not None for name in tasks)
+
+
 def read_votes(directory: Path) -> Votes | None:
     """Read the votes of the task in a directory; None while it is open.
 

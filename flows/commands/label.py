@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from components.campaign.state import campaign_directory, known_state, runs_directory
-from components.runtime.addresses import LOOPBACK, LOOPBACK_NAMES
+from components.runtime.addresses import LOOPBACK, LOOPBACK_NAMES, is_loopback
 from flows.servers.labelling_app import DEFAULT_PORT, LABEL_PORT, LABEL_URL
 from flows.terminal.console import CampaignArgument, console, reporting_errors
 
@@ -181,6 +181,8 @@ def _serve(campaign: str, *, host: str, port: int, url: str | None) -> None:
     app = app_at(url)
     console.print(f"page     {_address(port=port, url=url)}", highlight=False, soft_wrap=True, markup=False)
     console.print(f"invite   ratchet label {campaign} --invite NAME", highlight=False)
+    if url is not None and url.startswith("http:") and not is_loopback(url):
+        console.print("caution  without HTTPS, links, texts and votes travel in clear text", highlight=False)
     console.print("Ctrl-C ends it", highlight=False)
     # uvicorn lets requests end, then passes the signal on.
     with contextlib.suppress(KeyboardInterrupt):

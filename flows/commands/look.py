@@ -8,6 +8,7 @@ import typer
 from components.campaign.state import campaign_directory, explain_doubt, known_state, runs_directory
 from components.campaign.waiting import read_waiting
 from components.config import load_config
+from components.labelling.task import has_votes
 from flows.terminal.console import CampaignArgument, console, reporting_errors
 
 
@@ -37,7 +38,9 @@ def status(
             console.print(held, highlight=False, markup=False, soft_wrap=True)
         waiting = read_waiting(campaign_directory(campaign))
         if waiting is not None:
-            console.print(waiting.message, highlight=False, markup=False, soft_wrap=True)
+            has_all = has_votes(campaign_directory(campaign), waiting.round)
+            told = f"people have voted: round {waiting.round} can go on" if has_all else waiting.message
+            console.print(told, highlight=False, markup=False, soft_wrap=True)
         problem = not_recorded(campaign_directory(campaign), state)
         if problem is not None:
             console.print(problem, highlight=False, markup=False, soft_wrap=True)

@@ -20,6 +20,7 @@ from prefect.exceptions import ObjectNotFound
 
 from components.campaign.waiting import Waiting, read_waiting
 from components.labelling.progress import TaskProgress, read_progress
+from components.labelling.task import has_votes
 from components.report.round import escape_markdown
 from flows.servers.key import PrefectApi
 from tasks.record_round import artifact_key
@@ -57,7 +58,7 @@ class WaitingRounds:
             for campaign, (waits, run) in suspended.items():
                 tasks = [task for task in read_progress(campaign) if task.round == waits.round]
                 self._show(client, campaign, run, waits, tasks)
-                if tasks and all(task.closed for task in tasks) and _is_suspended(client, run):
+                if has_votes(campaign, waits.round) and _is_suspended(client, run):
                     client.resume_flow_run(run)
                     log.info("campaign %s goes on with round %d: people have voted", campaign.name, waits.round)
 

@@ -63,3 +63,17 @@ def test_quota_that_is_lowered_while_the_round_waits_is_taken_without_accepting_
     people = PEOPLE["judge"] | {"people": {"overlap_share": 0.0, "quota": 0.5}}  # type: ignore[operator]
     again = start(make_config(active=PEOPLE | {"judge": people}))
     assert "2 of 4 pairs" in again.message
+
+
+@pytest.mark.usefixtures("prefect_session")
+def test_status_says_what_the_campaign_waits_for_and_when_it_can_go_on(
+    runs: Path, make_config: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from flows.commands.look import status
+
+    start(make_config(active=PEOPLE))
+    status("small")
+    assert "round 1 of campaign small waits for people to vote on 4 of 4 pairs" in capsys.readouterr().out
+    vote_on_all(runs / "small")
+    status("small")
+    assert "people have voted: round 1 can go on" in capsys.readouterr().out
