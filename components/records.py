@@ -13,6 +13,7 @@ from components.config import (
     ChecksConfig,
     ConstraintsConfig,
     EvaluationConfig,
+    FeedbackConfig,
     GateConfig,
     GenerationConfig,
     HeldOutBy,
@@ -65,6 +66,10 @@ class RoundStopped(Exception):
 
     This is not a failure: a later start continues the round.
     """
+
+
+class NothingToLearn(Exception):
+    """A start found no data for its first round; the message says what it waits for. This is not a failure."""
 
 
 class RoundWaits(Exception):
@@ -275,6 +280,26 @@ class GenerateRequest(Record):
     ADDED_LATER: ClassVar[tuple[str, ...]] = ("tag_column", "tag_shares", "weight_column")
 
 
+class TakeFeedbackRequest(Record):
+    """Request to take thumbs of users that no earlier round took.
+
+    What the store holds is not part of it: what a round once took is what it trains on, however often it is started.
+    """
+
+    store: Path
+    """runs/<campaign>/feedback/feedback.db."""
+    feedback: FeedbackConfig
+    singles: bool
+    """Whether a thumb alone can be trained on; else only an answer with a correction, which is a pair."""
+    cut_answers: bool
+    """Whether an answer that the length limit cut may be the better one."""
+    phone_region: str
+    """As `checks.phone_region`, for the check for personal data."""
+    earlier: tuple[Artifact, ...]
+    """thumbs.parquet of the earlier rounds, oldest first."""
+    FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"store"})
+
+
 class CollectRequest(Record):
     """Request to judge the responses and build preference pairs."""
 
@@ -297,7 +322,9 @@ class CollectRequest(Record):
     checked_judge: JudgeRef | None = None
     """The judge of the evaluation, pinned, whose agreement with people is measured; None if people are not asked."""
     seed: int
-    ADDED_LATER: ClassVar[tuple[str, ...]] = ("checked_judge",)
+    feedback: Artifact | None = None
+    """thumbs.parquet of the thumbs that the round took; None if it takes none."""
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("checked_judge", "feedback")
 
 
 class ValidateRequest(Record):

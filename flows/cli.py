@@ -20,7 +20,19 @@ from collections.abc import Callable
 import typer
 
 from components.runtime.addresses import keep_loopback_off_proxies
-from flows.commands import convert, history, label, look, preferences, reward_model, run, serve, services, validate
+from flows.commands import (
+    convert,
+    feedback,
+    history,
+    label,
+    look,
+    preferences,
+    reward_model,
+    run,
+    serve,
+    services,
+    validate,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -41,6 +53,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
         reward_model.reward_model,
         convert.convert,
         validate.validate,
+        feedback.feedback,
     ),
     "History": (history.compare, history.lineage, history.rollback, history.gc),
     "Servers": (services.up, services.down, services.deploy, services.worker, services.ui, serve.serve),

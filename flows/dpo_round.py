@@ -30,6 +30,7 @@ from tasks.evaluate import evaluate
 from tasks.generate_responses import generate_responses
 from tasks.promote import promote
 from tasks.record_round import record_round
+from tasks.take_feedback import take_feedback
 from tasks.validate_data import validate_data
 
 STOPPED = "Stopped"
@@ -105,8 +106,10 @@ def _stages_or_wait(requests: Round) -> dict[str, Manifest]:
 def _stages(requests: Round) -> dict[str, Manifest]:
     """Run the stages in their order; a stage that the round does not need is left out of the result."""
     here, launcher = requests.directory, requests.config.launcher
-    generated = None if requests.is_seeded else generate_responses(here, requests.generate(), launcher=launcher)
-    collected = collect_or_wait(here, requests.collect(generated))
+    # Before anything else: a round that cannot have its data must cost nothing.
+    taken = take_feedback(here, requests.take_feedback()) if requests.takes_feedback else None
+    generated = generate_responses(here, requests.generate(), launcher=launcher) if requests.samples else None
+    collected = collect_or_wait(here, requests.collect(generated, taken))
     validated = validate_data(here, requests.validate(collected))
     trained = dpo_train(here, requests.train(validated), launcher=launcher)
     evaluated = evaluate(

@@ -121,7 +121,7 @@ def _tried(trial: _Trial, counts: Counts) -> RoundPlan:
     """Run the stages on little, and return what the round will take."""
     config, pins = trial.config, trial.pins
     check_revisions(config.preferences, pins.get("unrenderable"))
-    sizes = trial_sizes(config, pins, seeded=trial.is_seeded, from_start=trial.champion_round == 0)
+    sizes = trial_sizes(config, pins, seeded=not trial.samples, from_start=trial.champion_round == 0)
     generated = _generated(trial, sizes)
     collected, judged, evaluated = _judged(trial, _groups(trial.directory), sizes)
     relaxed = {"max_quarantine_share": 1.0, "min_pairs": 1, "eval_share": 0.0}
@@ -134,7 +134,7 @@ def _tried(trial: _Trial, counts: Counts) -> RoundPlan:
         Trial(
             config,
             sizes,
-            trial.is_seeded,
+            not trial.samples,
             generated,
             validated,
             trained,
@@ -181,8 +181,9 @@ def _judged(trial: _Trial, groups: Sequence[Group], sizes: Sizes) -> tuple[Manif
         held_out=sizes.judged_held_out,
         opponents=sizes.models - 1,
     )
-    if trial.is_seeded:
-        seeded = run_stage("collect_preferences", trial.collect(None), here)
+    if not trial.samples:
+        taken = run_stage("take_feedback", trial.take_feedback(), here) if trial.takes_feedback else None
+        seeded = run_stage("collect_preferences", trial.collect(None, taken), here)
         return seeded, Judged(seeded.seconds, (), ()), evaluated
     judged = judge_collection(config, groups, trial.judging, scale=sizes.round_prompts / sizes.tried_prompts)
     return _published_pairs(trial, groups, judged), judged, evaluated

@@ -1,5 +1,7 @@
 """A campaign: lock it, pin its config, run rounds until its target. Computes nothing."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,8 +32,9 @@ from components.campaign.state import (
 from components.campaign.stopping import refuse_if_stopped
 from components.campaign.waiting import end_waiting, read_waiting
 from components.config import CampaignConfig
+from components.feedback.waiting import feedback_shortage
 from components.history.lineage import check_published
-from components.records import RoundStopped
+from components.records import NothingToLearn, RoundStopped
 from components.report.wording import start_remedies
 from components.runtime.stage_log import logged_to
 from components.start.pins import CheckedStart, check_start
@@ -78,9 +81,9 @@ def iterative_dpo(
         accept_audit: Continue although an audit contradicts the campaign's promotions.
 
     Returns:
-        The campaign's state as a dict. If another run of the campaign is running or paused, a state named Skipped. If
-        the stop-file or a round's budget ended the work, a state named Stopped; if people have to vote first and no
-        worker can resume the run when they have, one named Waiting.
+        The campaign's state as a dict. If another run of the campaign is running or paused, or if users gave too few
+        thumbs for a round, a state named Skipped. If the stop-file or a round's budget ended the work, a state named
+        Stopped; if people have to vote first and no worker can resume the run when they have, one named Waiting.
 
     Raises:
         ValueError: The user's input is wrong; nothing was written.
@@ -114,13 +117,17 @@ def add_rounds(config: CampaignConfig, *, accept_changes: bool, until: int | Non
                     accept_audits(directory)
                 refuse_if_doubted(read_state(directory))
                 if checked is not None:
-                    _go_on(directory, config, checked, accept_changes=accept_changes, until=until)
+                    with _closing_if_nothing_to_learn(directory):
+                        _go_on(directory, config, checked, accept_changes=accept_changes, until=until)
             # Last of all: a start that fails behind the last round, in the report too, must not add rounds when the
             # same command is given again.
             return (_closed(directory) if checked is not None else _read(directory)).model_dump(mode="json")
     except CampaignBusy as busy:
         get_run_logger().warning("%s", busy)
         return Completed(name=SKIPPED, message=str(busy))
+    except NothingToLearn as nothing:
+        get_run_logger().warning("%s", nothing)
+        return Completed(name=SKIPPED, message=str(nothing))
     except (RoundStopped, CancelledRun) as stopped:
         waiting = read_waiting(directory) if isinstance(stopped, CancelledRun) else None
         if waiting is not None:
@@ -185,10 +192,27 @@ def _run_rounds(directory: Path, checked: CheckedStart, until: int | None) -> St
         refuse_taken_name(directory)
     _ship_what_mlflow_missed(directory, state)
     while state.target is not None and state.last_round < state.target and state.doubt is None:
+        number = state.last_round + 1
+        shortage = feedback_shortage(directory, config, number)
+        if shortage is not None and number == last_round + 1:
+            raise NothingToLearn(f"round {number} of {config.campaign} is not begun: {shortage}")
+        if shortage is not None:
+            get_run_logger().warning("round %d is not begun: %s", number, shortage)
+            break
         with tags(f"campaign:{config.campaign}"):
-            dpo_round(config, directory, state.last_round + 1, state.champion.round, start, inputs.seed_pairs_digest)
+            dpo_round(config, directory, number, state.champion.round, start, inputs.seed_pairs_digest)
         state = _read(directory)
     return state
+
+
+@contextmanager
+def _closing_if_nothing_to_learn(directory: Path) -> Iterator[None]:
+    """Close the start's target if there are too few thumbs for its first round: the next start has its own target."""
+    try:
+        yield
+    except NothingToLearn:
+        _closed(directory)
+        raise
 
 
 def _state_with_target(directory: Path, config: CampaignConfig, until: int | None) -> State:

@@ -30,7 +30,8 @@ judge: {kind: reward_model, model: ./my-reward-model}
 An unknown key is an error that names the nearest known key. The resolved configuration is kept as JSON with the
 campaign and in MLflow. A campaign refuses to continue with a different configuration unless you pass
 `--accept-changes`. `num_rounds`, `budget`, `tracking`, `launcher`, `generation.nodes`, `evaluation.nodes`,
-`evaluation.start_prompts` and the address, key, limits and prices of a judge's `endpoint` can change freely.
+`evaluation.start_prompts`, `retention_days` and `consent` of `preferences.feedback`, and the address, key, limits and
+prices of a judge's `endpoint` can change freely.
 
 A relative path in the file means beside the file, wherever the command or the worker runs; one in `--set` means in the
 current directory. A name without `./` that exists beside the file is a path, and else a name of the hub.

@@ -10,6 +10,7 @@ from components.campaign.files import judged_rounds, replayed_pairs
 from components.campaign.models import master_of_round, model_of_round
 from components.campaign.state import read_state, round_directory, start_directory
 from components.config import CampaignConfig, PolicyConfig
+from components.feedback.waiting import feedback_request
 from components.functions.source import code_digest
 from components.promotion.levels import level_of_next
 from components.records import (
@@ -26,6 +27,7 @@ from components.records import (
     StartPins,
     StartProbe,
     StartRequest,
+    TakeFeedbackRequest,
     TrainRequest,
     ValidateRequest,
 )
@@ -100,6 +102,20 @@ class Round:
         """Whether a data set is this round's data, so that it samples no responses."""
         return self.number == 1 and self.seed_pairs_digest is not None
 
+    @property
+    def samples(self) -> bool:
+        """Whether the round samples responses; else its data come from a data set or from users."""
+        return self.config.preferences.samples_in(self.number)
+
+    @property
+    def takes_feedback(self) -> bool:
+        """Whether users' thumbs are data of this round."""
+        return self.config.preferences.feedback.use != "off" and not self.is_seeded
+
+    def take_feedback(self) -> TakeFeedbackRequest:
+        """Return the request that takes the thumbs that no earlier round took."""
+        return feedback_request(self.campaign_directory, self.config, self.number)
+
     def generate(self) -> GenerateRequest:
         """Return the request that samples responses from the champion."""
         prompts = self.config.prompts
@@ -120,8 +136,13 @@ class Round:
             weight_column=prompts.weight_column,
         )
 
-    def collect(self, generated: Manifest | None) -> CollectRequest:
-        """Return the request that judges the responses; `generated` is None in a round that a data set seeds."""
+    def collect(self, generated: Manifest | None, taken: Manifest | None = None) -> CollectRequest:
+        """Return the request that judges the responses.
+
+        Args:
+            generated: None in a round whose data come from outside.
+            taken: The thumbs that the round took; None if it takes none.
+        """
         active = self.config.active
         return CollectRequest(
             responses=None if generated is None else self._published(generated, "responses.parquet"),
@@ -138,6 +159,7 @@ class Round:
             else None,
             checked_judge=self._checked_judge,
             seed=self._seed("collect_preferences"),
+            feedback=None if taken is None else self._published(taken, "thumbs.parquet"),
         )
 
     def validate(self, collected: Manifest) -> ValidateRequest:

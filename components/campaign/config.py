@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from components.artifacts import read_json, write_json
 from components.campaign.state import read_state
-from components.config import CampaignConfig, EndpointConfig, PeopleConfig, differences
+from components.config import CampaignConfig, EndpointConfig, FeedbackConfig, PeopleConfig, differences
 from components.config.paths import is_same_path
 from components.config.section import Section
 
@@ -76,8 +76,8 @@ def refuse_changes(directory: Path, config: CampaignConfig) -> None:
 def pin_config(directory: Path, config: CampaignConfig, *, accept_changes: bool) -> None:
     """Write the resolved configuration at the first start, and again if a change is accepted.
 
-    What MLflow and the Prefect page get, and the launcher, are written at each start: they hold for all rounds from
-    then on.
+    What MLflow and the Prefect page get, the launcher, and what users are promised of their thumbs are written at each
+    start: they hold from then on.
 
     Raises:
         ValueError: The configuration changed and `accept_changes` is false.
@@ -92,8 +92,19 @@ def pin_config(directory: Path, config: CampaignConfig, *, accept_changes: bool)
     else:
         pinned = read_json(directory / CONFIG)
         present = pinned | config.model_dump(mode="json", include={"tracking", "launcher"})
+        present["preferences"] = _with_present_feedback(pinned["preferences"], config)
         if present != pinned:
             write_json(directory / CONFIG, present)
+
+
+def _with_present_feedback(preferences: dict[str, Any], config: CampaignConfig) -> dict[str, Any]:
+    """Return the pinned section with the keys of `feedback` that are free to change as they are now."""
+    now = config.preferences.feedback
+    if "feedback" not in preferences and now == type(now)():
+        return preferences  # an earlier version wrote it, and nothing changes
+    values = now.model_dump(mode="json")
+    free = {name: values[name] for name in now.FREE_TO_CHANGE}
+    return preferences | {"feedback": preferences.get("feedback", values) | free}
 
 
 def _keep_config(directory: Path) -> None:
@@ -143,7 +154,11 @@ def _pinned(config: Any) -> Any:
     if not isinstance(config, dict):
         return config
     fields = {key: _pinned(value) for key, value in config.items()}
-    for section, free in (("endpoint", EndpointConfig.FREE_TO_CHANGE), ("people", PeopleConfig.FREE_TO_CHANGE)):
+    for section, free in (
+        ("endpoint", EndpointConfig.FREE_TO_CHANGE),
+        ("people", PeopleConfig.FREE_TO_CHANGE),
+        ("feedback", FeedbackConfig.FREE_TO_CHANGE),
+    ):
         if isinstance(fields.get(section), dict):
             fields[section] = {name: value for name, value in fields[section].items() if name not in free}
     return fields

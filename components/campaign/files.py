@@ -17,10 +17,10 @@ from urllib.parse import quote
 
 from pydantic import ValidationError
 
-from components.artifacts import MANIFEST, artifact, read_json, read_record, read_table
+from components.artifacts import MANIFEST, artifact, file_digest, read_json, read_record, read_table
 from components.campaign.config import CONFIG, with_former_knobs
 from components.campaign.state import State, read_state, round_directory, start_directory
-from components.config import CampaignConfig, describe
+from components.config import CampaignConfig, PreferencesConfig, describe
 from components.records import (
     CHECK_EXAMPLES,
     JUDGE_USAGE,
@@ -297,11 +297,16 @@ def read_campaign(directory: Path) -> CampaignFiles:
         start_manifest=start_manifest,
         rounds=tuple(
             round_files(
-                directory, number, records.get(number), seeded=number == 1 and bool(config.preferences.seed_pairs)
+                directory, number, records.get(number), seeded=not _samples(directory, config.preferences, number)
             )
             for number in sorted((directories | records.keys()) - {0})
         ),
     )
+
+
+def _samples(directory: Path, preferences: PreferencesConfig, round: int) -> bool:
+    """Return whether a round samples responses, also one that ran before its data came from outside."""
+    return preferences.samples_in(round) or (round_directory(directory, round) / "generate_responses").is_dir()
 
 
 def start_of_round(directory: Path, round: int | None) -> tuple[dict[str, Any] | None, Manifest | None]:
@@ -324,7 +329,7 @@ def round_files(campaign_dir: Path, number: int, record: RoundRecord | None, *, 
         campaign_dir: runs/<campaign>.
         number: The round.
         record: Its record, if it is finished.
-        seeded: Whether a preference data set is the round's data.
+        seeded: Whether the round's data come from outside: from a data set, or from users.
     """
     directory = round_directory(campaign_dir, number)
     if record is None:
@@ -421,6 +426,31 @@ def replayed_pairs(directory: Path, round: int, count: int) -> tuple[Artifact, .
     stages = [round_directory(directory, earlier) / "validate_data" for earlier in range(max(1, round - count), round)]
     manifests = [(stage, read_record(Manifest, stage / MANIFEST)) for stage in stages]
     return tuple(artifact(stage, manifest, "train.parquet") for stage, manifest in manifests)
+
+
+def taken_thumbs(directory: Path, round: int) -> tuple[Artifact, ...]:
+    """Return the thumbs of users that the rounds before this one took, oldest first, with their recorded hashes.
+
+    Raises:
+        ValueError: What a round took is gone or has changed, so that a later round would train on it again.
+    """
+    tables = [_thumbs_of(round_directory(directory, earlier)) for earlier in range(1, round)]
+    return tuple(table for table in tables if table is not None)
+
+
+def _thumbs_of(here: Path) -> Artifact | None:
+    """Return the thumbs that a round took; None if it takes none, or has not begun."""
+    stage, counts = here / "take_feedback", here / "collect_preferences" / "collect.json"
+    manifest = read_manifest(stage)
+    if manifest is None and not (counts.is_file() and "feedback" in read_json(counts)):
+        return None
+    table = None if manifest is None else artifact(stage, manifest, "thumbs.parquet")
+    if table is None or not table.path.is_file() or file_digest(table.path) != table.digest:
+        raise ValueError(
+            f"{stage} is gone or has changed, and says which thumbs the round took: restore it, since later rounds "
+            "would train on them again"
+        )
+    return table
 
 
 def round_record(here: Path, round: int, manifests: dict[str, Manifest], *, git_sha: str) -> RoundRecord:

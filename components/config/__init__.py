@@ -9,6 +9,7 @@ from components.config.campaign import CAMPAIGN_NAME, BudgetConfig, CampaignConf
 from components.config.checks import ChecksConfig, Limit
 from components.config.data import GenerationConfig, HeldOutBy, PromptsConfig, SamplingEngine, ValidationConfig
 from components.config.evaluation import EvaluationConfig, GateConfig
+from components.config.feedback import FeedbackConfig
 from components.config.function import CallLimits, FunctionConfig
 from components.config.judge import EndpointConfig, JudgeConfig, JudgeSettings, JurorConfig
 from components.config.launcher import LauncherConfig
@@ -46,6 +47,7 @@ __all__ = [
     "ConstraintsConfig",
     "EndpointConfig",
     "EvaluationConfig",
+    "FeedbackConfig",
     "FunctionConfig",
     "GateConfig",
     "GenerationConfig",

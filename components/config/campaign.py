@@ -236,8 +236,8 @@ class CampaignConfig(Section):
             )
         if hard and self.preferences.gives_soft_labels:
             raise ValueError(
-                f"training.loss {hard[0]} takes hard labels only: set `preferences: {{soft_labels: none, ties: drop}}` "
-                "and `pairs` other than nash, or choose another loss"
+                f"training.loss {hard[0]} takes hard labels only: set `preferences: {{soft_labels: none, ties: drop}}`"
+                ", `pairs` other than nash and no `feedback.noise`, or choose another loss"
             )
         return self
 

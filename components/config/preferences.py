@@ -4,6 +4,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from components.config.feedback import FeedbackConfig
 from components.config.section import Section
 
 
@@ -64,13 +65,19 @@ class PreferencesConfig(Section):
     seed_pairs_revision: str = ""
     """Hub revision (branch, tag or commit) of `seed_pairs`; empty is `main`. A campaign stays at the commit with which
     it began."""
-    ADDED_LATER: ClassVar[tuple[str, ...]] = ("cut_responses", "seed_pairs_revision")
+    feedback: FeedbackConfig = FeedbackConfig()
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("cut_responses", "seed_pairs_revision", "feedback")
     PATHS: ClassVar[tuple[str, ...]] = ("seed_pairs",)
 
     @property
     def gives_soft_labels(self) -> bool:
         """Whether a pair's p may be other than 1."""
-        return self.soft_labels != "none" or self.ties == "half" or self.pairs == "nash"
+        noisy_thumbs = self.feedback.use != "off" and self.feedback.noise > 0
+        return self.soft_labels != "none" or self.ties == "half" or self.pairs == "nash" or noisy_thumbs
+
+    def samples_in(self, round: int) -> bool:
+        """Return whether a round samples responses; else its data come from outside."""
+        return self.feedback.use != "only" and not (round == 1 and self.seed_pairs)
 
     @model_validator(mode="after")
     def _labels_fit_the_pairs(self) -> Self:

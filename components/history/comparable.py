@@ -49,7 +49,7 @@ def _against_champions(left: Measured, right: Measured) -> str:
 
 
 def _difference(left: Measured, right: Measured, left_rate: Interval, right_rate: Interval) -> str:
-    change = difference(left_rate, right_rate)
+    change = difference(right_rate, left_rate)
     low, high = decimal(change.low, 3), decimal(change.high, 3)
     verdict = "no proof of a difference"
     if change.low > 0:

@@ -1,8 +1,9 @@
-"""The door of preference collection: judge a round's responses and build pairs, or take the pairs of a data set."""
+"""The door of preference collection: judge responses and build pairs, or take those of a data set or of users."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from components.artifacts import read_table, write_json
 from components.config import JudgeConfig, PreferencesConfig
@@ -31,12 +32,15 @@ from components.preferences.tables import (
     write_pairs,
     write_verdicts,
 )
+from components.preferences.thumbs import ThumbRows, add_to_round, thumb_rows
 from components.records import CollectRequest, DataRejected
 
 Build = Callable[..., BuiltPairs]
 """(groups, verdicts, *, judge, preferences, seed) -> pairs, or single responses, to train on."""
 NO_RESPONSES = "sample more responses: raise generation.samples_per_prompt"
 """Remedy if no step has one."""
+NOT_JUDGED: dict[str, Any] = {"judge_health": None, "revisions": None, "active": None}
+"""What `collect.json` says of a round that no judge saw."""
 
 
 def run(request: CollectRequest, out: Path) -> None:
@@ -52,8 +56,14 @@ def run(request: CollectRequest, out: Path) -> None:
         DataRejected: No pair could be built.
         ValueError: The judge or the data set is unusable, or changed since the campaign pinned it.
     """
+    system_prompt = request.limits.system_prompt
+    thumbs = None
+    if request.feedback is not None:
+        thumbs = thumb_rows(read_table(request.feedback), request.preferences, system_prompt=system_prompt)
     if request.responses is None or request.prompts is None:
-        system_prompt = request.limits.system_prompt
+        if thumbs is not None:
+            take_thumbs(thumbs, out)
+            return
         take_seeds(request.preferences, pinned_digest=request.seed_pairs_digest, system_prompt=system_prompt, out=out)
         return
     groups = read_groups(read_table(request.prompts), read_table(request.responses))
@@ -71,6 +81,8 @@ def run(request: CollectRequest, out: Path) -> None:
     verdicts = read_verdicts(read_table(out / VERDICTS))
     write_people(out, groups, verdicts, scratch=context.scratch, checked=checked, seed=request.seed)
     write_usage(out, context.scratch)
+    if thumbs is not None:
+        add_to_round(out, thumbs.rows, {"rows": len(thumbs.rows), "left_out": as_json([thumbs.step])})
 
 
 def _kept_while_waiting(
@@ -142,5 +154,15 @@ def take_seeds(preferences: PreferencesConfig, *, pinned_digest: str | None, sys
     if not built.rows:
         headline = f"no pair of preferences.seed_pairs = {preferences.seed_pairs} can be trained on"
         raise DataRejected(too_little(headline, steps, otherwise="name other pairs"))
-    nothing = {"judge_health": None, "revisions": None, "active": None}
-    write_json(out / COUNTS, {**seeded_counts(built.outcomes, built.rows), **nothing, "left_out": as_json(steps)})
+    write_json(out / COUNTS, {**seeded_counts(built.outcomes, built.rows), **NOT_JUDGED, "left_out": as_json(steps)})
+
+
+def take_thumbs(thumbs: ThumbRows, out: Path) -> None:
+    """Write the rows of thumbs that are a round's whole data, and no verdicts."""
+    write_verdicts(out, [])
+    write_pairs(out, thumbs.rows, groups=())
+    if not thumbs.rows:
+        raise DataRejected(too_little("no thumb can be trained on", [thumbs.step], otherwise="wait for more thumbs"))
+    counts = {"rows": len(thumbs.rows), "left_out": as_json([thumbs.step])}
+    seen = {**seeded_counts(thumbs.outcomes, thumbs.rows), **NOT_JUDGED, "left_out": as_json([thumbs.step])}
+    write_json(out / COUNTS, seen | {"feedback": counts})

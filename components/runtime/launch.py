@@ -46,6 +46,7 @@ from components.records import (
     RoundWaits,
     StageFailed,
     StartRequest,
+    TakeFeedbackRequest,
     TrainRequest,
     ValidateRequest,
 )
@@ -83,6 +84,7 @@ class Stage:
 STAGES = {
     "start": Stage("components.start.stage", StartRequest, 1, on_accelerator=True),
     "generate_responses": Stage("components.generation.stage", GenerateRequest, 2, on_accelerator=True),
+    "take_feedback": Stage("components.feedback.stage", TakeFeedbackRequest, 1),
     "collect_preferences": Stage("components.preferences.stage", CollectRequest, 3, on_accelerator=True),
     "validate_data": Stage("components.validation.stage", ValidateRequest, 2),
     "dpo_train": Stage("components.dpo.stage", TrainRequest, 5, on_accelerator=True),

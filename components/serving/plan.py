@@ -11,7 +11,7 @@ import secrets
 import shlex
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from components.data.messages import Message, Messages, parse_messages, without_
 from components.models.directory import check_model_directory
 from components.records import ModelRef
 from components.runtime.addresses import LOOPBACK
-from components.runtime.ports import check_bindable
+from components.runtime.ports import check_bindable, free_port
 from components.runtime.secret_file import ensure_secret
 from components.serving.door.ratchet_door import KEY_VARIABLE
 
@@ -49,6 +49,8 @@ class Serving:
     """Arguments of the chat template that the server gives it with every request; tools come with a request."""
     host: str = LOOPBACK
     """The address to listen on."""
+    log_name: str = ""
+    """Name of the file of the server's output, within the campaign's directory; empty names it by the port."""
 
     @property
     def address(self) -> str:
@@ -66,7 +68,12 @@ class Serving:
     @property
     def log(self) -> Path:
         """File of the server's output."""
-        return self.directory / f"serve-{self.port}.log"
+        return self.directory / (self.log_name or f"serve-{self.port}.log")
+
+    @property
+    def site(self) -> str:
+        """The address of the pages."""
+        return self.address.removesuffix("v1")
 
 
 def plan_serving(campaign: str, *, round: int | None, port: int, host: str = LOOPBACK) -> Serving:
@@ -95,6 +102,36 @@ def plan_serving(campaign: str, *, round: int | None, port: int, host: str = LOO
     # Campaigns of versions before 0.2 have no arguments.
     arguments = {name: value for name, value in policy.get("chat_template_arguments", {}).items() if name != "tools"}
     return Serving(directory, model, model_id(campaign), policy["dtype"], port, serving_key(directory), arguments, host)
+
+
+def plan_challenger(campaign: str, *, champion: Serving, round: int | None) -> Serving:
+    """Find the weights of the model that answers a share of the conversations, and check that they can be served.
+
+    Args:
+        campaign: Name of the campaign.
+        champion: The model that answers the others.
+        round: A finished round; None is the newest one that is not the champion.
+
+    Raises:
+        ValueError: There is no such round, or its weights are missing.
+    """
+    rounds = [record.round for record in known_state(campaign).rounds]
+    others = [number for number in rounds if number != champion.model.round]
+    if round is None and not others:
+        raise ValueError(f"campaign {campaign} has no finished round but its champion: leave --canary out")
+    number = max(others) if round is None else round
+    if number not in others:
+        raise ValueError(
+            f"--canary-round {number} must be a finished round and not the one that is served "
+            f"(round {champion.model.round}): choose one of {', '.join(map(str, others)) or 'none'}"
+        )
+    model = _model_on_disk(champion.directory, number)
+    return replace(champion, model=model, log_name=f"serve-{champion.port}-canary.log")
+
+
+def engine_serving(serving: Serving) -> Serving:
+    """Return the plan of the engine behind the front: on a port of the loopback interface, with a key of its own."""
+    return replace(serving, port=free_port(), host=LOOPBACK, key=secrets.token_urlsafe(32), log_name=serving.log.name)
 
 
 def _check_address(host: str, port: int) -> None:

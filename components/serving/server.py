@@ -25,8 +25,8 @@ KEEP_FREED_MEMORY = {
 
 
 @contextlib.contextmanager
-def served(serving: Serving, engine: Engine) -> Iterator[Callable[[], None]]:
-    """Start the server, wait until it answers, and yield a function that waits until it exits.
+def served(serving: Serving, engine: Engine) -> Iterator[Callable[..., None]]:
+    """Start the server, wait until it answers, and yield a function that waits until it exits, or for some seconds.
 
     The end of the block ends the server.
 
@@ -43,9 +43,10 @@ def served(serving: Serving, engine: Engine) -> Iterator[Callable[[], None]]:
     ):
         _wait_until_healthy(serving, child)
 
-        def until_it_ends() -> None:
-            child.wait()
-            raise _failure(serving)
+        def until_it_ends(seconds: float | None = None) -> None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(seconds)
+                raise _failure(serving)
 
         yield until_it_ends
 

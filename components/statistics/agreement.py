@@ -88,17 +88,6 @@ def krippendorff_alpha(votes: Votes) -> float | None:
     return float(alpha(reliability_data=table, value_domain=list(range(len(LEVELS))), level_of_measurement="nominal"))
 
 
-def difference(one: Interval, other: Interval) -> Interval:
-    """Return by how much one share exceeds an independent one, with Newcombe's (1998) interval from both of theirs.
-
-    `n` is the smaller of the two.
-    """
-    value = one.value - other.value
-    low = value - math.hypot(one.value - one.low, other.high - other.value)
-    high = value + math.hypot(one.high - one.value, other.value - other.low)
-    return Interval(value=value, low=low, high=high, n=min(one.n, other.n))
-
-
 def _mean(shares: Sequence[float], seed: int) -> Interval | None:
     if not shares:
         return None

@@ -1,5 +1,6 @@
 """Compute means over prompts with their intervals. Pure functions of numbers."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -74,17 +75,33 @@ def share(count: int, total: int, *, confidence: float) -> Interval:
     return Interval(value=count / total, low=low, high=high, n=total)
 
 
-def difference(one: Interval, other: Interval) -> Interval:
-    """Return other - one of two independent estimates, by the method of variance estimates recovery (MOVER).
+def difference(own: Interval, other: Interval) -> Interval:
+    """Return by how much one of two independent estimates exceeds the other: variance estimates recovery (MOVER).
 
-    Zou and Donner (2008): the distances from each value to its own bounds add up in squares, so intervals need not be
-    symmetric. If the estimates are positively correlated, as on common prompts, the interval is too wide, never too
-    narrow. Its n is that of the smaller one.
+    Zou and Donner (2008); for shares Newcombe's (1998) method 10: the distances from each value to its own bounds add
+    up in squares, so intervals need not be symmetric. If the estimates are positively correlated, as on common prompts,
+    the interval is too wide, never too narrow. Its n is that of the smaller one.
     """
-    value = other.value - one.value
-    below = ((other.value - other.low) ** 2 + (one.high - one.value) ** 2) ** 0.5
-    above = ((other.high - other.value) ** 2 + (one.value - one.low) ** 2) ** 0.5
-    return Interval(value=value, low=value - below, high=value + above, n=min(one.n, other.n))
+    value = own.value - other.value
+    below = math.hypot(own.value - own.low, other.high - other.value)
+    above = math.hypot(own.high - own.value, other.value - other.low)
+    return Interval(value=value, low=value - below, high=value + above, n=min(own.n, other.n))
+
+
+def share_difference(own: tuple[int, int], other: tuple[int, int], *, confidence: float) -> Interval:
+    """Return by how much a share exceeds that of other, independent cases.
+
+    It is `difference` of Clopper and Pearson's exact intervals, so rather too wide than too narrow. Its n is that of
+    both.
+
+    Args:
+        own: Cases that have the property, and all cases, at least one.
+        other: The same of the others.
+        confidence: Level of the interval, in (0, 1).
+    """
+    mine, theirs = (share(*cases, confidence=confidence) for cases in (own, other))
+    by = difference(mine, theirs)
+    return Interval(value=by.value, low=max(-1.0, by.low), high=min(1.0, by.high), n=mine.n + theirs.n)
 
 
 def share_change(

@@ -12,6 +12,7 @@ from typing import Any
 from components.artifacts import read_json
 from components.campaign.files import RoundFiles, began_ms, read_manifest, round_files
 from components.campaign.state import State, read_state, round_directory, with_round
+from components.config import PreferencesConfig
 from components.judges.registry import describe_judge
 from components.records import JudgeRef, Manifest, RoundRecord
 from components.report.round import escape_markdown
@@ -99,7 +100,7 @@ def read_facts(campaign_dir: Path, record: RoundRecord, *, config: Mapping[str, 
     state = read_state(campaign_dir)
     if state is None:
         raise FileNotFoundError(f"{campaign_dir / 'campaign.json'} does not exist: restore it")
-    seeded = record.round == 1 and bool(config["preferences"]["seed_pairs"])
+    seeded = not PreferencesConfig.model_validate(config["preferences"]).samples_in(record.round)
     files = round_files(campaign_dir, record.round, record, seeded=seeded)
     if not files.manifests:
         raise FileNotFoundError(f"{files.directory} contains no finished stage: restore the directory")

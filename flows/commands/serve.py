@@ -29,26 +29,55 @@ def serve(
     engine: Annotated[
         EngineChoice, typer.Option(help="`auto` takes vLLM if it is installed, else transformers.")
     ] = EngineChoice.AUTO,
+    canary: Annotated[
+        float | None,
+        typer.Option(help="Share of the conversations that a challenger answers, such as 0.1."),
+    ] = None,
+    canary_round: Annotated[
+        int | None,
+        typer.Option(min=1, help="The challenger's round; else the newest finished one that is not served."),
+    ] = None,
+    url: Annotated[
+        str, typer.Option(help="Address under which browsers reach the pages, if a proxy with TLS is before them.")
+    ] = "",
 ) -> None:
-    """Serve a campaign's champion behind an OpenAI-compatible endpoint, until Ctrl-C.
+    """Serve a campaign's champion behind an OpenAI-compatible endpoint and a chat page, until Ctrl-C.
 
-    Prints the endpoint's address, where its key is, the model's name and a shell line to try it. Every request needs
-    the key: that of RATCHET_SERVE_KEY if it is set, else a random one in a file that only you can read.
+    Prints the addresses, where the key is, the model's name and a shell line to try it. Every request needs the key:
+    that of RATCHET_SERVE_KEY if it is set, else a random one in a file that only you can read. Users of the page who
+    agree to it can rate and correct answers; `ratchet feedback` shows what they said (docs/feedback.md).
 
     Example: [bold]ratchet serve demo --port 8080[/bold]
     """
     with reporting_errors():
         from components.serving.engines import pick_engine
-        from components.serving.plan import curl_line, key_place, plan_serving
-        from components.serving.server import served
+        from components.serving.gateway.running import Challenger, served_to_people
+        from components.serving.plan import curl_line, key_place, plan_challenger, plan_serving
 
+        if canary is None and canary_round is not None:
+            raise ValueError("--canary-round needs the share of its conversations: add --canary 0.1")
+        if canary is not None and not 0 < canary < 1:
+            raise ValueError(f"--canary {canary:g} must be above 0 and below 1: use a share such as 0.1")
+        if url and not url.startswith(("http://", "https://")):
+            raise ValueError(f"--url {url} is not a URL: use something like https://chat.example.org")
         chosen = pick_engine(engine.value)
         serving = plan_serving(campaign, round=round, port=port, host=host)
+        challenger = None
+        if canary is not None:
+            challenger = Challenger(plan_challenger(campaign, champion=serving, round=canary_round), canary)
         what = f"round {serving.model.round} of {campaign}" if serving.model.round else f"the start model of {campaign}"
         console.print(f"starting {chosen} with {what}; its output: {serving.log}", highlight=False, soft_wrap=True)
+        if challenger is not None:
+            console.print(
+                f"and round {challenger.serving.model.round} for {canary:.0%} of the conversations; its output: "
+                f"{challenger.serving.log}",
+                highlight=False,
+                soft_wrap=True,
+            )
         try:
-            with served(serving, chosen) as until_it_ends:
+            with served_to_people(serving, chosen, challenger=challenger, url=url) as until_it_ends:
                 for name, value in (
+                    ("page", url or serving.site),
                     ("address", serving.address),
                     ("key", key_place(serving.directory)),
                     ("model", serving.model_id),

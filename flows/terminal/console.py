@@ -18,6 +18,7 @@ from components.records import (
     DataRejected,
     JudgeUnavailable,
     ModelRefused,
+    NothingToLearn,
     RoundStopped,
     RoundWaits,
     ServiceFailed,
@@ -44,7 +45,7 @@ errors = PlainConsole(stderr=True, highlight=False, soft_wrap=True)
 
 CampaignArgument = Annotated[str, typer.Argument(help="Name of a campaign: the `campaign` of its YAML file.")]
 
-USER_INPUT, FAILURE = 2, 1
+DONE, USER_INPUT, FAILURE = 0, 2, 1
 
 
 class Report(NamedTuple):
@@ -64,6 +65,7 @@ REPORTS: dict[type[BaseException], Report] = {
     StageFailed: Report(FAILURE, "{error}; run the same command again to continue"),
     ChampionDoubted: Report(FAILURE, "{error}"),
     RoundStopped: Report(FAILURE, "stopped: {error}"),
+    NothingToLearn: Report(DONE, "skipped: {error}"),
     RoundWaits: Report(FAILURE, "{error}; run the same command again when they have"),
     ServiceFailed: Report(FAILURE, "{error}"),
     KeyboardInterrupt: Report(FAILURE, "interrupted; run the same command again to continue"),

@@ -184,6 +184,27 @@ def test_known_state_unknown_campaign_names_the_known_ones(directory: Path, monk
         known_state("camq")
 
 
+def test_pin_config_what_users_are_promised_holds_from_the_next_start(tmp_path: Path) -> None:
+    def config(**feedback: Any) -> CampaignConfig:
+        return CampaignConfig.model_validate({"campaign": "camp", "preferences": {"feedback": feedback}})
+
+    def pinned() -> Any:
+        return read_json(tmp_path / "config.json")["preferences"].get("feedback")
+
+    pin_config(tmp_path, config(use="only"), accept_changes=False)
+    pin_config(tmp_path, config(use="only", retention_days=7, consent="We keep it."), accept_changes=False)
+    assert (pinned()["retention_days"], pinned()["consent"], pinned()["use"]) == (7, "We keep it.", "only")
+    with pytest.raises(ValueError, match=r"preferences\.feedback\.min_rows"):
+        pin_config(tmp_path, config(use="only", retention_days=7, min_rows=3), accept_changes=False)
+    earlier = read_json(tmp_path / "config.json")
+    del earlier["preferences"]["feedback"]
+    write_json(tmp_path / "config.json", earlier)
+    pin_config(tmp_path, CampaignConfig(campaign="camp"), accept_changes=False)
+    assert pinned() is None, "a campaign of an earlier version stays as it is"
+    pin_config(tmp_path, config(retention_days=3), accept_changes=False)
+    assert pinned()["retention_days"] == 3
+
+
 def test_pin_config_changed_config_is_refused_with_the_way_on(tmp_path: Path) -> None:
     pin_config(tmp_path, CampaignConfig(campaign="camp"), accept_changes=False)
     pin_config(tmp_path, CampaignConfig(campaign="camp", num_rounds=9), accept_changes=False)

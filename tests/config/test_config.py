@@ -39,6 +39,20 @@ def test_config_every_shipped_file_loads_without_doubts(path: Path) -> None:
     assert not load_config(path).training.doubts
 
 
+def test_config_off_of_yaml_is_the_word(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path, "campaign: a\npreferences: {feedback: {use: off, noise: 0.1}}"))
+    assert config.preferences.feedback.use == "off"
+    assert not config.preferences.gives_soft_labels
+
+
+@pytest.mark.parametrize(("round", "samples"), [(1, False), (2, True)])
+def test_config_round_samples_unless_its_data_come_from_outside(round: int, samples: bool, tmp_path: Path) -> None:
+    seeded = load_config(written(tmp_path, "campaign: a\npreferences: {seed_pairs: hub/name}")).preferences
+    assert seeded.samples_in(round) is samples
+    only = load_config(written(tmp_path, "campaign: a\npreferences: {feedback: {use: only}}")).preferences
+    assert not only.samples_in(round)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -66,6 +80,14 @@ def test_config_every_shipped_file_loads_without_doubts(path: Path) -> None:
         (
             "campaign: a\ntraining: {loss: aot}\npreferences: {soft_labels: bradley_terry}",
             r"training.loss aot takes hard labels only",
+        ),
+        (
+            "campaign: a\ntraining: {loss: aot}\npreferences: {feedback: {use: only, noise: 0.2}}",
+            r"training.loss aot takes hard labels only.*no `feedback.noise`",
+        ),
+        (
+            "campaign: a\npreferences: {feedback: {use: sometimes}}",
+            r"preferences\.feedback\.use = .sometimes.: Input should be 'off', 'only' or 'with_round'",
         ),
         ("campaign: a\ntraining: {loss: aot}\npreferences: {ties: half}", r"training.loss aot takes hard labels only"),
         (

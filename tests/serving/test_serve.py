@@ -90,15 +90,15 @@ def ask(port: int, directory: Path, **more: Any) -> httpx.Response:
     return httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body, headers=headers, timeout=60)
 
 
-def assert_locked(address: str, key: str) -> None:
-    """Check that every route of a server but its health needs the key."""
+def assert_locked(address: str, key: str, *open_paths: str) -> None:
+    """Check that every route of a server but its health, and the page of the front, needs the key."""
     described = httpx.get(f"{address}/openapi.json", headers=bearer(key), timeout=30).json()["paths"]
     routes = [(method.upper(), path) for path, methods in described.items() for method in methods]
     assert {"/v1/chat/completions", "/health"} <= set(described)
     for method, path in [*routes, ("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/")]:
         for headers in ({}, bearer("guessed"), {"Authorization": key}, {"X-Api-Key": key}):
             code = httpx.request(method, f"{address}{path}", headers=headers, json={}, timeout=30).status_code
-            assert code == (200 if path == "/health" else 401), (method, path, headers)
+            assert code == (200 if path in ("/health", *open_paths) else 401), (method, path, headers)
 
 
 def own_greedy_answer(directory: Path, round: int) -> str:
@@ -146,7 +146,7 @@ def test_serve_answers_whole_and_streamed_as_our_own_model_and_ends_with_ctrl_c(
         assert key_file(directory).stat().st_mode & 0o777 == 0o600
         assert key not in told
         assert not [line for line in processes_of(runs) if key in line]
-        assert_locked(f"http://127.0.0.1:{port}", key)
+        assert_locked(f"http://127.0.0.1:{port}", key, "/")
 
         (curl,) = (line.removeprefix("try").strip() for line in lines if line.startswith("try"))
         answered = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, timeout=60, check=True)
@@ -382,3 +382,46 @@ def test_serve_gives_vllm_the_chat_template_arguments(
     monkeypatch.setattr(vllm, "executable", lambda: Path("vllm"))
     command, _ = COMMANDS["vllm"](plan_serving("served", round=None, port=free_port()))
     assert command[-2:] == ["--default-chat-template-kwargs", '{"enable_thinking": false}']
+
+
+def test_serve_canary_answers_by_both_rounds_and_says_which(runs: Path, make_campaign: Make) -> None:
+    directory, port = make_campaign("full", "full"), free_port()
+    own = {number: own_greedy_answer(directory, number) for number in (1, 2)}
+    assert own[1] != own[2]
+    options = ["--port", str(port), "--engine", "transformers", "--canary", "0.5"]
+    with serving(runs, "served", *options) as (child, lines):
+        assert child.poll() is None, lines
+        assert "and round 1 for 50% of the conversations" in lines[1]
+        key = key_file(directory).read_text().strip()
+        answers = set()
+        for conversation in map(str, range(12)):
+            body = {"model": "served", "messages": QUESTION, "max_tokens": MAX_TOKENS, "temperature": 0.0}
+            headers = bearer(key) | {"X-Conversation-Id": conversation}
+            sent = httpx.post(
+                f"http://127.0.0.1:{port}/v1/chat/completions", json=body, headers=headers, timeout=60
+            ).json()
+            text = sent["choices"][0]["message"]["content"]
+            answers.add(text)
+            thumb = {
+                "client_id": conversation,
+                "conversation_id": conversation,
+                "completion_id": sent["id"],
+                "messages": QUESTION,
+                "response": text,
+                "thumb": "up" if text == own[1] else "down",
+                "consent": True,
+            }
+            kept = httpx.post(f"http://127.0.0.1:{port}/feedback", json=thumb, headers=bearer(key), timeout=30)
+            assert kept.json()["served"], kept.text
+        assert answers == set(own.values())
+        child.send_signal(signal.SIGINT)
+        assert child.wait(30) == 0
+    await_no_process_of(runs)
+    told = CliRunner().invoke(app, ["feedback", "served"]).output
+    assert "challenger minus champion: +1.000" in told, told
+    assert "--canary 1.5 must be above 0 and below 1" in told_and_refused("served", "--canary", "1.5")
+    assert "--url chat.example.org is not a URL" in told_and_refused("served", "--url", "chat.example.org")
+    assert "must be a finished round and not the one that is served" in told_and_refused(
+        "served", "--canary", "0.1", "--canary-round", "2"
+    )
+    assert "add --canary 0.1" in told_and_refused("served", "--canary-round", "1")

@@ -2,12 +2,10 @@
 
 import pytest
 
-from components.records import Interval
 from components.statistics.agreement import (
     agreement_among,
     agreement_with,
     cohen_kappa,
-    difference,
     krippendorff_alpha,
 )
 
@@ -54,13 +52,3 @@ def test_agreement_with_a_judge_is_the_share_of_people_that_it_sides_with() -> N
     assert agreement is not None
     assert (agreement.value, agreement.n) == (0.75, 2)  # r is the judge's tie, s the person's
     assert agreement_with(votes, {}, seed=0) is None
-
-
-def test_difference_of_two_shares_is_that_of_newcombes_example() -> None:
-    # Newcombe (1998), method 10: 56 of 70 against 48 of 80, with Wilson's intervals of both.
-    one = Interval(value=0.8, low=0.69183, high=0.87695, n=70)
-    other = Interval(value=0.6, low=0.49045, high=0.70038, n=80)
-    by = difference(one, other)
-    assert (by.value, by.low, by.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
-    back = difference(other, one)
-    assert (back.low, back.high) == pytest.approx((-by.high, -by.low))

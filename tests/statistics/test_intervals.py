@@ -2,10 +2,17 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 
 from components.records import Interval
-from components.statistics.intervals import difference, mean_interval, share, share_change, win_rate
+from components.statistics.intervals import (
+    difference,
+    mean_interval,
+    share,
+    share_change,
+    share_difference,
+    win_rate,
+)
 
 
 def rate(
@@ -152,10 +159,38 @@ def test_share_change_meets_a_limit_exactly() -> None:
 def test_difference_of_independent_estimates_adds_distances_in_squares() -> None:
     one, other = Interval(value=0.5, low=0.47, high=0.54, n=100), Interval(value=0.8, low=0.76, high=0.83, n=60)
     # Below: 0.04 of the other's low, 0.04 of the one's high; above: 0.03 and 0.03.
-    change = difference(one, other)
+    change = difference(other, one)
     assert change.n == 60
     assert (change.value, change.low, change.high) == pytest.approx(
         (0.3, 0.3 - 0.04 * math.sqrt(2), 0.3 + 0.03 * math.sqrt(2))
     )
-    mirrored = difference(other, one)
+    mirrored = difference(one, other)
     assert (mirrored.low, mirrored.high) == pytest.approx((-change.high, -change.low))
+
+
+def test_difference_of_two_shares_is_that_of_newcombes_example() -> None:
+    # Newcombe (1998), method 10: 56 of 70 against 48 of 80, with Wilson's intervals of both.
+    one = Interval(value=0.8, low=0.69183, high=0.87695, n=70)
+    other = Interval(value=0.6, low=0.49045, high=0.70038, n=80)
+    by = difference(one, other)
+    assert (by.value, by.low, by.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
+
+
+def test_share_difference_is_worked_by_hand_and_turns_with_its_sides() -> None:
+    # 3 of 3 has the exact lower bound 0.025 ** (1 / 3) = 0.2924, and 0 of 3 the upper bound 0.7076.
+    found = share_difference((3, 3), (0, 3), confidence=0.95)
+    assert (found.value, found.high, found.n) == (1.0, 1.0, 6)
+    assert found.low == pytest.approx(1 - np.sqrt(2) * (1 - 0.025 ** (1 / 3)))
+    swapped = share_difference((0, 3), (3, 3), confidence=0.95)
+    assert (swapped.value, swapped.low, swapped.high) == (-found.value, -found.high, -found.low)
+
+
+@pytest.mark.parametrize(("own", "other"), [(0.5, 0.5), (0.6, 0.4), (0.9, 0.8), (0.05, 0.0)])
+def test_share_difference_covers_the_truth_as_often_as_it_says(own: float, other: float) -> None:
+    covered = 0.0
+    for mine in range(21):
+        for theirs in range(31):
+            found = share_difference((mine, 20), (theirs, 30), confidence=0.95)
+            if found.low <= own - other <= found.high:
+                covered += binom.pmf(mine, 20, own) * binom.pmf(theirs, 30, other)
+    assert covered >= 0.95

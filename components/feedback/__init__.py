@@ -1,0 +1,1 @@
+"""Keep what users of a served model say about its answers, and choose what a round may train on."""
