@@ -24,6 +24,7 @@ from components.config import (
     RegressionConfig,
     RewardModelConfig,
     SamplingEngine,
+    SftConfig,
     SoftPromptConfig,
     Takes,
     TrainingConfig,
@@ -455,6 +456,19 @@ class RewardModelRequest(Record):
     split: str
     """Name of the split, if the data set has splits."""
     settings: RewardModelConfig
+
+
+class SftRequest(Record):
+    """Request to train a model on demonstrations."""
+
+    base: ModelRef
+    """The model from which the training starts."""
+    demonstrations: Artifact
+    """The conversations; the digest is of the content."""
+    split: str
+    """Name of the split, if the data set has splits."""
+    settings: SftConfig
+    """Its `template_date` is set."""
 
 
 class PeopleSummary(Record):

@@ -20,7 +20,7 @@ from collections.abc import Callable
 import typer
 
 from components.runtime.addresses import keep_loopback_off_proxies
-from flows.commands import convert, history, label, look, preferences, reward_model, run, serve, services, validate
+from flows.commands import convert, history, label, look, preferences, reward_model, run, serve, services, sft, validate
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,6 +33,7 @@ app = typer.Typer(
 )
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Rounds": (run.run, look.status, look.report),
+    "Demonstrations": (sft.sft,),
     "Preferences": (
         label.label,
         preferences.collect,

@@ -12,13 +12,14 @@ from components.config.evaluation import EvaluationConfig, GateConfig
 from components.config.function import CallLimits, FunctionConfig
 from components.config.judge import EndpointConfig, JudgeConfig, JudgeSettings, JurorConfig
 from components.config.launcher import LauncherConfig
-from components.config.loading import describe, differences, load_config, load_section, read_settings
+from components.config.loading import describe, differences, load_config, load_section, load_settings, read_settings
 from components.config.people import PeopleConfig
 from components.config.policy import BUILTIN, LoraConfig, PolicyConfig, SoftPromptConfig
 from components.config.preferences import PreferencesConfig
 from components.config.regression import RegressionConfig
 from components.config.reward_model import RewardModelConfig
 from components.config.section import Section
+from components.config.sft import SftConfig
 from components.config.tracking import TrackingConfig
 from components.config.training import (
     HARD_LABEL_LOSSES,
@@ -65,6 +66,7 @@ __all__ = [
     "RewardModelConfig",
     "SamplingEngine",
     "Section",
+    "SftConfig",
     "SoftPromptConfig",
     "Takes",
     "TrackingConfig",
@@ -74,5 +76,6 @@ __all__ = [
     "differences",
     "load_config",
     "load_section",
+    "load_settings",
     "read_settings",
 ]
