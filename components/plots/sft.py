@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
+from components.plots.curves import Curve, Training, draw_curves
 from components.plots.figures import PAPER, styled, to_png
 
 
@@ -22,14 +22,10 @@ def sft_plot(path: Path, metrics: Sequence[dict[str, Any]], *, before: float, af
     with styled(PAPER, path.stem):
         figure = Figure(figsize=(6.4, 3.6), layout="constrained")
         axes = figure.subplots()
-        steps = [entry["step"] for entry in metrics]
-        marker = "o" if len(steps) == 1 else None
-        losses = [entry["loss"] for entry in metrics]
-        axes.plot(steps, losses, color=PAPER.challenger, marker=marker, ms=3, label="training")
-        ends = [0, steps[-1]]
+        curve = Curve("loss", "training", PAPER.challenger)
+        draw_curves(axes, [Training(round=0, metrics=metrics, held_out=None)], [curve], PAPER)
+        ends = [0, metrics[-1]["step"]]
         axes.plot(ends, [before, after], "D", color=PAPER.ink, ms=4.5, zorder=4, label="held-out, before and after")
-        axes.set_xlabel("optimizer step")
         axes.set_ylabel("loss, nats per token")
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.legend()
         return to_png(figure, path)
