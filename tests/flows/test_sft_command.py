@@ -8,15 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from components.artifacts import read_json
-from components.builtin.world import corpus
 from components.config import SftConfig
 from flows.cli import app
-
-
-def write(path: Path, number: int = 40) -> Path:
-    rows = [{"prompt": messages, "completion": reply} for messages, reply in corpus()[:number]]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+from tests.sft.conftest import write_demonstrations
 
 
 def missing_demonstrations(place: Path, starter: Path) -> list[str]:
@@ -24,35 +18,35 @@ def missing_demonstrations(place: Path, starter: Path) -> list[str]:
 
 
 def missing_base(place: Path, starter: Path) -> list[str]:
-    return [str(write(place / "d.jsonl")), "--base", str(place / "nowhere")]
+    return [str(write_demonstrations(place / "d.jsonl", 40)), "--base", str(place / "nowhere")]
 
 
 def demonstrations_that_are_all_too_long(place: Path, starter: Path) -> list[str]:
-    return [str(write(place / "d.jsonl")), "--base", str(starter), "--set", "max_tokens=3"]
+    return [str(write_demonstrations(place / "d.jsonl", 40)), "--base", str(starter), "--set", "max_tokens=3"]
 
 
 def adapter_on_modules_that_are_not_there(place: Path, starter: Path) -> list[str]:
     lora = "lora={rank: 4, target_modules: nowhere}"
-    return [str(write(place / "d.jsonl")), "--base", str(starter), "--set", lora]
+    return [str(write_demonstrations(place / "d.jsonl", 40)), "--base", str(starter), "--set", lora]
 
 
 def setting_out_of_range(place: Path, starter: Path) -> list[str]:
-    return [str(write(place / "d.jsonl")), "--base", str(starter), "--set", "epochs=0"]
+    return [str(write_demonstrations(place / "d.jsonl", 40)), "--base", str(starter), "--set", "epochs=0"]
 
 
 def setting_that_is_misspelt(place: Path, starter: Path) -> list[str]:
-    return [str(write(place / "d.jsonl")), "--base", str(starter), "--set", "lora.rnak=3"]
+    return [str(write_demonstrations(place / "d.jsonl", 40)), "--base", str(starter), "--set", "lora.rnak=3"]
 
 
 def out_that_is_a_file(place: Path, starter: Path) -> list[str]:
     (place / "out").write_text("mine")
-    return [str(write(place / "d.jsonl")), "--base", str(starter)]
+    return [str(write_demonstrations(place / "d.jsonl", 40)), "--base", str(starter)]
 
 
 def out_that_holds_something_else(place: Path, starter: Path) -> list[str]:
     (place / "out" / "sft").mkdir(parents=True)
     (place / "out" / "sft" / "thesis.txt").write_text("mine")
-    return [str(write(place / "d.jsonl")), "--base", str(starter)]
+    return [str(write_demonstrations(place / "d.jsonl", 40)), "--base", str(starter)]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +76,7 @@ def test_sft_command_refuses_bad_input_in_one_line(
 
 
 def test_sft_command_says_how_good_it_is_and_how_to_begin_a_campaign(tmp_path: Path, starter_directory: Path) -> None:
-    source = write(tmp_path / "d.jsonl")
+    source = write_demonstrations(tmp_path / "d.jsonl", 40)
     with source.open("a") as file:
         file.write(json.dumps({"prompt": "no answer", "completion": " "}) + "\n")
     config = tmp_path / "sft.yaml"

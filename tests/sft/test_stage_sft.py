@@ -11,7 +11,6 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from components.artifacts import read_json
-from components.builtin.world import corpus
 from components.config import LoraConfig, SftConfig
 from components.data.demonstrations import read_demonstrations
 from components.models.directory import check_model_directory, check_policy_directory
@@ -23,26 +22,6 @@ from components.runtime.launch import Placement, run_stage
 from components.sft import stage
 
 SETTINGS = SftConfig(dtype="float32", learning_rate=1e-3, rows_per_step=16, eval_share=0.25)
-
-
-WISH = "Have a good day."
-
-
-@pytest.fixture
-def rows(tmp_path: Path) -> Callable[..., str]:
-    """Writes a reply to each of some prompts, in a style that the start model hardly knows; returns the file's path."""
-
-    def write(number: int) -> str:
-        replies = {messages[0]["content"]: reply.removesuffix(WISH).strip() for messages, reply in corpus()}
-        path = tmp_path / "demonstrations.jsonl"
-        content = [
-            {"prompt": prompt, "completion": f"{WISH} {reply} {WISH}"}
-            for prompt, reply in list(replies.items())[:number]
-        ]
-        path.write_text("".join(json.dumps(row) + "\n" for row in content))
-        return str(path)
-
-    return write
 
 
 def request(source: str, base: Path, **changes: Any) -> SftRequest:
