@@ -19,7 +19,7 @@ from components.config.preferences import PreferencesConfig
 from components.config.regression import RegressionConfig
 from components.config.reward_model import RewardModelConfig
 from components.config.section import Section
-from components.config.sft import SftConfig
+from components.config.sft import CampaignSftConfig, SftConfig
 from components.config.tracking import TrackingConfig
 from components.config.training import (
     HARD_LABEL_LOSSES,
@@ -43,6 +43,7 @@ __all__ = [
     "BudgetConfig",
     "CallLimits",
     "CampaignConfig",
+    "CampaignSftConfig",
     "ChecksConfig",
     "ConstraintsConfig",
     "EndpointConfig",

@@ -1,6 +1,6 @@
 """How a model is trained on demonstrations."""
 
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
@@ -13,21 +13,14 @@ def _usual_rate(values: dict[str, Any]) -> float:
     return 1e-4 if values["lora"].rank else 1e-5
 
 
-class SftConfig(Section):
-    """How a model is trained on demonstrations, the first step of RLHF (Ouyang et al. 2022, arXiv 2203.02155)."""
+class SftSettings(Section):
+    """How a model is trained on demonstrations, alone or before a campaign's rounds."""
 
     train_on: Literal["all", "last"] = "all"
     """Turns that are trained on: all of the assistant's, or only the last of each conversation. The end token behind
     each is trained on, what others say never."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision; `auto` is bfloat16 where the hardware computes in it natively."""
     max_tokens: int = Field(default=2048, ge=2)
     """Longest conversation in tokens; longer ones are left out and counted, never cut."""
-    chat_template_arguments: dict[str, JsonValue] = {}
-    """Arguments of the model's chat template, by name, such as `{enable_thinking: false}` for answers without a
-    thought."""
-    template_date: str = Field(default="", pattern=r"^(\d{4}-\d{2}-\d{2})?$")
-    """Date (YYYY-MM-DD) that a chat template which writes today's date reads; empty takes the day of the start."""
     eval_share: float = Field(default=0.1, gt=0.0, lt=1.0)
     """Share of the first prompts whose conversations measure the loss instead of being trained on."""
     require_improvement: bool = True
@@ -61,17 +54,51 @@ class SftConfig(Section):
     """Training processes on this machine; 0 takes one for each visible GPU, or one on a CPU."""
     checkpoint_every: int = Field(default=50, ge=1)
     """Optimizer steps between checkpoints that a killed run resumes from."""
-    seed: int = Field(default=1, ge=0)
-    """Draws the held-out prompts, the order of the conversations and the adapter's first weights."""
 
     @property
     def training(self) -> TrainingConfig:
         """The same as a training section, which the engine and its loop read."""
-        shared = TrainingConfig.model_fields.keys() & SftConfig.model_fields.keys()
+        shared = TrainingConfig.model_fields.keys() & SftSettings.model_fields.keys()
         values = {name: getattr(self, name) for name in shared}
         return TrainingConfig(**values, pairs_per_step=self.rows_per_step, micro_batch_pairs=self.micro_batch_rows)
+
+
+class SftConfig(SftSettings):
+    """How `ratchet sft` trains on demonstrations, the first step of RLHF (Ouyang et al. 2022, arXiv 2203.02155)."""
+
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision; `auto` is bfloat16 where the hardware computes in it natively."""
+    chat_template_arguments: dict[str, JsonValue] = {}
+    """Arguments of the model's chat template, by name, such as `{enable_thinking: false}` for answers without a
+    thought."""
+    template_date: str = Field(default="", pattern=r"^(\d{4}-\d{2}-\d{2})?$")
+    """Date (YYYY-MM-DD) that a chat template which writes today's date reads; empty takes the day of the start."""
+    seed: int = Field(default=1, ge=0)
+    """Draws the held-out prompts, the order of the conversations and the adapter's first weights."""
 
     @model_validator(mode="after")
     def _template_takes_them(self) -> Self:
         check_template_settings(self.chat_template_arguments, self.template_date)
+        return self
+
+
+class CampaignSftConfig(SftSettings):
+    """Training of the start model on demonstrations, before the first round; round 0 is then the trained model."""
+
+    PATHS: ClassVar[tuple[str, ...]] = ("demonstrations",)
+
+    demonstrations: str = ""
+    """Demonstrations, in a form of `ratchet sft`; those of held-out prompts are left out. Empty trains on none:
+    `policy.model` is round 0."""
+    demonstrations_split: str = "train"
+    """Split of `demonstrations`, if it has splits."""
+
+    @model_validator(mode="after")
+    def _something_reads_them(self) -> Self:
+        given = self.model_dump(exclude={"demonstrations"})
+        defaults = {name: CampaignSftConfig.model_fields[name].get_default() for name in given}
+        defaults |= {"lora": LoraConfig().model_dump(), "learning_rate": _usual_rate({"lora": LoraConfig()})}
+        odd = [name for name, value in given.items() if value != defaults[name]]
+        if odd and not self.demonstrations:
+            raise ValueError(f"{odd[0]} has no effect without demonstrations: set `demonstrations`, or leave it out")
         return self

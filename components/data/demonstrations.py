@@ -3,11 +3,12 @@
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from components.data.content import content_key
 from components.data.conversations import CONTEXT, chat_messages, conversation, read_messages, with_context
-from components.data.messages import Messages, format_messages
+from components.data.messages import Messages, format_messages, with_system, without_system
 from components.data.rows import Row, Rows, read_rows
 from components.data.transcripts import is_transcript
 
@@ -16,6 +17,7 @@ CONVERSATION = ("messages", "conversations", "text")
 PROMPT, COMPLETION = "prompt", "completion"
 NO_TURN = "no assistant turn"
 EMPTY_TURN = "an assistant turn is empty"
+HELD_OUT = "it answers a prompt that the campaign holds out"
 NO_PROMPT = "nothing stands before the assistant's first turn"
 
 
@@ -73,6 +75,25 @@ def read_demonstrations(source: str, *, split: str) -> Demonstrations:
             rows.append(Demonstration(row.place, messages))
     content = json.dumps([format_messages(row.messages) for row in rows], ensure_ascii=False)
     return Demonstrations(rows, dict(left_out), hashlib.sha256(content.encode()).hexdigest())
+
+
+def for_policy(read: Demonstrations, *, system_prompt: str, held_out: Collection[str]) -> Demonstrations:
+    """Return demonstrations as a campaign's policy reads them, without those of held-out prompts.
+
+    Args:
+        read: The demonstrations.
+        system_prompt: `policy.system_prompt`.
+        held_out: Content keys of the held-out prompts, without the system prompt.
+    """
+    kept, left_out = [], Counter(read.left_out)
+    for row in read.rows:
+        plain = without_system(row.messages, system_prompt)
+        answered = [plain[:place] for place, message in enumerate(plain) if message["role"] == "assistant"]
+        if held_out and any(content_key(prompt) in held_out for prompt in answered):
+            left_out[HELD_OUT] += 1
+        else:
+            kept.append(row._replace(messages=with_system(row.messages, system_prompt)))
+    return Demonstrations(kept, dict(left_out), read.digest)
 
 
 def _column(read: Rows) -> str:

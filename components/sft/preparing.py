@@ -1,5 +1,6 @@
 """Check everything that a model is trained from, before the first file is written."""
 
+from collections.abc import Collection
 from datetime import date
 from pathlib import Path
 
@@ -7,8 +8,9 @@ from transformers import AutoConfig
 
 from components.artifacts import MANIFEST
 from components.builtin.starter import starter_model
-from components.config import BUILTIN, LoraConfig, PolicyConfig, SftConfig, SoftPromptConfig
-from components.data.demonstrations import read_demonstrations
+from components.config import BUILTIN, CampaignSftConfig, LoraConfig, PolicyConfig, SftConfig, SoftPromptConfig
+from components.config.sft import SftSettings
+from components.data.demonstrations import for_policy, read_demonstrations
 from components.judges.reward_model_directory import longest_read
 from components.models.adapter_fit import check_adapter_fits
 from components.models.directory import check_model_directory, check_policy_directory, locate_model
@@ -55,7 +57,16 @@ def load_chat_of(base: ModelRef, settings: SftConfig) -> ChatTokenizer:
     return load_chat(base, limits)
 
 
-def prepare_request(source: str, *, split: str, base: str, revision: str, settings: SftConfig) -> SftRequest:
+def prepare_request(
+    source: str,
+    *,
+    split: str,
+    base: str,
+    revision: str,
+    settings: SftConfig,
+    system_prompt: str,
+    held_out: Collection[str],
+) -> SftRequest:
     """Pin demonstrations and base model by their content, after the checks that the training makes.
 
     Args:
@@ -64,6 +75,8 @@ def prepare_request(source: str, *, split: str, base: str, revision: str, settin
         base: Directory, hub name or `builtin`.
         revision: Hub revision of the base.
         settings: Settings of the training.
+        system_prompt: System message in front of every conversation that has none of its own; empty adds none.
+        held_out: Content keys of prompts whose answers must not be trained on.
 
     Raises:
         ValueError: Something cannot be used; one line that names it and the remedy.
@@ -76,7 +89,47 @@ def prepare_request(source: str, *, split: str, base: str, revision: str, settin
         settings = settings.model_copy(update={"template_date": date.today().isoformat()})
         chat = load_chat_of(model, settings)
     longest = longest_read(AutoConfig.from_pretrained(model.base, trust_remote_code=False), settings.max_tokens)
-    prepare_rows(read, chat, settings, max_tokens=longest)
+    used = for_policy(read, system_prompt=system_prompt, held_out=held_out)
+    prepare_rows(used, chat, settings, max_tokens=longest)
     return SftRequest(
-        base=model, demonstrations=Artifact(path=Path(source), digest=read.digest), split=split, settings=settings
+        base=model,
+        demonstrations=Artifact(path=Path(source), digest=read.digest),
+        split=split,
+        settings=settings,
+        system_prompt=system_prompt,
+        held_out=tuple(sorted(held_out)),
+    )
+
+
+def campaign_request(
+    sft: CampaignSftConfig, policy: PolicyConfig, *, held_out: Collection[str], template_date: str, seed: int
+) -> SftRequest:
+    """Return the request by which a campaign's start model is trained on demonstrations.
+
+    Args:
+        sft: The campaign's section.
+        policy: The base, its precision, and what its chat template reads.
+        held_out: Content keys of the held-out prompts, without the system prompt.
+        template_date: Date that the campaign's prompts tell already; empty if they tell none yet.
+        seed: The campaign's seed.
+
+    Raises:
+        ValueError: As `prepare_request`.
+    """
+    values = {name: getattr(sft, name) for name in SftSettings.model_fields}
+    settings = SftConfig(
+        **values,
+        dtype=policy.dtype,
+        chat_template_arguments=policy.chat_template_arguments,
+        template_date=policy.template_date or template_date,
+        seed=seed,
+    )
+    return prepare_request(
+        sft.demonstrations,
+        split=sft.demonstrations_split,
+        base=policy.model,
+        revision=policy.revision,
+        settings=settings,
+        system_prompt=policy.system_prompt,
+        held_out=held_out,
     )

@@ -15,7 +15,7 @@ import torch
 
 from components.artifacts import derive_seed, digest, write_bytes, write_json
 from components.config import SftConfig, SoftPromptConfig
-from components.data.demonstrations import read_demonstrations
+from components.data.demonstrations import for_policy, read_demonstrations
 from components.dpo.batches import Layout, Plan, token_counts
 from components.dpo.checks import Probe, check_reloaded, probe_trained
 from components.dpo.engine import build_engine, full_weights, join_process_group
@@ -94,6 +94,7 @@ def run(request: SftRequest, out: Path) -> None:
     read = read_demonstrations(str(request.demonstrations.path), split=request.split)
     if read.digest != request.demonstrations.digest:
         raise ValueError(f"{request.demonstrations.path} changed while the training was being prepared: start it again")
+    read = for_policy(read, system_prompt=request.system_prompt, held_out=frozenset(request.held_out))
     torch.manual_seed(derive_seed(settings.seed, "sft"))
     model: Any = load_policy(request.base, dtype=dtype, device=device)
     rows = prepare_rows(read, chat, settings, max_tokens=longest_read(model.config, settings.max_tokens))

@@ -52,7 +52,15 @@ def sft(
         check_place(out)
         with StageProgress(console) as display, progress.reporting_to(display):
             progress.began(out.name, "checks")
-            request = prepare_request(demonstrations, split=split, base=base, revision=revision, settings=settings)
+            request = prepare_request(
+                demonstrations,
+                split=split,
+                base=base,
+                revision=revision,
+                settings=settings,
+                system_prompt="",
+                held_out=(),
+            )
             with writing(out.resolve(), command="ratchet sft"), logged_to(out / LOG_FILE):
                 run_stage("sft", request, out, where=Placement(num_processes=settings.num_processes))
                 shutil.rmtree(out / "checkpoints", ignore_errors=True)
