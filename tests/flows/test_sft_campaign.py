@@ -13,6 +13,7 @@ from components.builtin.world import held_out_prompts
 from components.config import CampaignConfig
 from components.data.demonstrations import HELD_OUT
 from components.models.loading import start_ref
+from components.records import ModelRefused
 from flows.cli import app
 from flows.requests import start_request
 from tests.flows.test_campaign_flow import start
@@ -58,12 +59,21 @@ def test_campaign_begins_with_the_model_that_was_trained_on_demonstrations(
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
     write_demonstrations(source, 61)
-    with pytest.raises(
-        ValueError, match=r"demonstrations .*: another content.*finished rounds stand on"
-    ):
+    with pytest.raises(ValueError, match=r"demonstrations .*: another content.*finished rounds stand on"):
         start(make_config(sft=sft_of(source)))
     with pytest.raises(ValueError, match=r"sft.epochs: 1 -> 2"):
         start(make_config(sft=sft_of(source, epochs=2)))
+
+
+@pytest.mark.usefixtures("prefect_session")
+def test_campaign_whose_demonstrations_make_the_model_worse_does_not_begin(
+    runs: Path, make_config: Make, tmp_path: Path
+) -> None:
+    source = write_demonstrations(tmp_path / "d.jsonl", 60)
+    with pytest.raises(ModelRefused, match="held-out demonstrations its loss is"):
+        start(make_config(sft=sft_of(source, learning_rate=0.5)))
+    assert not (runs / "small/round-000/start").exists()
+    assert (runs / "small/round-000/rejected-sft/sft.json").is_file()
 
 
 def test_campaign_without_demonstrations_has_the_start_of_earlier_versions(make_config: Make) -> None:

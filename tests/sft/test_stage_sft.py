@@ -105,7 +105,11 @@ def test_sft_of_an_adapter_is_published_merged(
     rows: Callable[..., str], starter_directory: Path, tmp_path: Path
 ) -> None:
     lora = LoraConfig(rank=4, dropout=0.1)
-    run_stage("sft", request(rows(96), starter_directory, lora=lora, learning_rate=1e-2, epochs=2), tmp_path)
+    run_stage(
+        "sft",
+        request(rows(96), starter_directory, lora=lora, learning_rate=1e-2, epochs=2, gradient_checkpointing=True),
+        tmp_path,
+    )
     out = tmp_path / "sft"
     result = read_json(out / "sft.json")
     assert result["trained"] == "lora of rank 4, alpha 32"
