@@ -59,8 +59,7 @@ class SftSettings(Section):
     def training(self) -> TrainingConfig:
         """The same as a training section, which the engine and its loop read."""
         shared = TrainingConfig.model_fields.keys() & SftSettings.model_fields.keys()
-        values = {name: getattr(self, name) for name in shared}
-        return TrainingConfig(**values, pairs_per_step=self.rows_per_step, micro_batch_pairs=self.micro_batch_rows)
+        return TrainingConfig(**{name: getattr(self, name) for name in shared})
 
 
 class SftConfig(SftSettings):

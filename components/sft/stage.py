@@ -122,17 +122,18 @@ def run(request: SftRequest, out: Path) -> None:
 
 def _train(work: _Work, model: Any) -> tuple[_Trained, Any, dict[str, torch.Tensor] | None]:
     """Train; return the results, the trained module and, on rank 0, its weights."""
-    training, pad_id = work.settings.training, work.chat.pad_id
+    settings, pad_id = work.settings, work.chat.pad_id
+    training = settings.training
     objective, held_out = (SftObjective(rows, pad_id=pad_id) for rows in (work.rows.train, work.rows.held_out))
     pairs = objective.pairs
-    plan = Plan([pair.tag for pair in pairs], training.pairs_per_step, training.epochs, work.seed)
+    plan = Plan([pair.tag for pair in pairs], settings.rows_per_step, settings.epochs, work.seed)
     engine = build_engine(model, training, num_steps=plan.num_steps, dtype=work.dtype)
     path = scoring_path(engine, max(pair.longest for pair in (*pairs, *held_out.pairs)))
     _refuse_unequal_forwards(work, engine)
     layout = Layout(
         token_counts(pairs, padded=not path.packed),
-        training.micro_batch_tokens or micro_batch_tokens(work.device, work.dtype),
-        training.micro_batch_pairs,
+        settings.micro_batch_tokens or micro_batch_tokens(work.device, work.dtype),
+        settings.micro_batch_rows,
         work.rank,
         work.world_size,
         padded=not path.packed,
@@ -140,8 +141,8 @@ def _train(work: _Work, model: Any) -> tuple[_Trained, Any, dict[str, torch.Tens
     with explaining_out_of_memory(
         "training",
         training,
-        micro_batch_pairs=layout.most_pairs(training.pairs_per_step),
-        has_adapter=work.settings.lora.rank > 0,
+        micro_batch_pairs=layout.most_pairs(settings.rows_per_step),
+        has_adapter=settings.lora.rank > 0,
         knob="micro_batch_rows",
     ):
         refuse_noise(engine)

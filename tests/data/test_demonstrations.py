@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from components.data.demonstrations import EMPTY_TURN, NO_PROMPT, NO_TURN, read_demonstrations
+from components.data.content import content_key
+from components.data.demonstrations import EMPTY_TURN, HELD_OUT, NO_PROMPT, NO_TURN, for_policy, read_demonstrations
 
 ASK = {"role": "user", "content": "Is it late?"}
 SAY = {"role": "assistant", "content": "It is."}
@@ -83,3 +84,23 @@ def test_demonstrations_that_are_malformed_are_refused_with_their_place(
 ) -> None:
     with pytest.raises(ValueError, match=told):
         read_demonstrations(source(row), split="train")
+
+
+def test_demonstrations_for_a_policy_have_its_system_prompt_and_no_answer_to_a_held_out_prompt(
+    source: Callable[..., str],
+) -> None:
+    led = {"role": "system", "content": "Be brief."}
+    rows = [
+        [ASK, SAY],
+        [{**ASK, "content": "is it  LATE?"}, SAY],
+        [led, ASK, SAY],
+        [{**ASK, "content": "Why?"}, SAY, ASK, SAY],
+        [{**ASK, "content": "Why?"}, SAY],
+    ]
+    read = read_demonstrations(source(*({"messages": each} for each in rows)), split="")
+    kept = for_policy(read, system_prompt="Be brief.", held_out={content_key([ASK])})
+    assert kept.left_out == {HELD_OUT: 3}
+    assert [row.messages for row in kept.rows] == [[led, *rows[3]], [led, *rows[4]]]
+    whole = for_policy(read, system_prompt="", held_out={content_key([*rows[3][:3]])})
+    assert whole.left_out == {HELD_OUT: 1}
+    assert whole.digest == read.digest

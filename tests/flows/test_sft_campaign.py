@@ -1,11 +1,14 @@
 """A campaign that begins with a training on demonstrations, through the real flow."""
 
 import json
+import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from components.artifacts import digest, identity, read_json
@@ -26,6 +29,12 @@ def sft_of(path: Path, **settings: Any) -> dict[str, Any]:
     return {"demonstrations": str(path), "learning_rate": 1e-3, "rows_per_step": 8, "eval_share": 0.2, **settings}
 
 
+def policy_of(starter: Path, copy: Path) -> dict[str, Any]:
+    """A base of its own, which a test may change."""
+    shutil.copytree(starter, copy)
+    return {"model": str(copy), "dtype": "float32", "max_prompt_tokens": 64, "max_response_tokens": 40}
+
+
 @pytest.mark.usefixtures("prefect_session")
 def test_campaign_begins_with_the_model_that_was_trained_on_demonstrations(
     runs: Path, make_config: Make, tmp_path: Path, starter_directory: Path
@@ -34,7 +43,8 @@ def test_campaign_begins_with_the_model_that_was_trained_on_demonstrations(
     leak = {"prompt": held_out_prompts()[0], "completion": WISH}
     with source.open("a") as file:
         file.write(json.dumps(leak) + "\n")
-    state = start(make_config(sft=sft_of(source)))
+    begins = partial(make_config, sft=sft_of(source), policy=policy_of(starter_directory, tmp_path / "base"))
+    state = start(begins())
     pinned = read_json(runs / "small/round-000/start/start.json")
     trained = start_ref(runs / "small/round-000/start/model", revision="main").digest
     base = start_ref(starter_directory, revision="main").digest
@@ -49,20 +59,31 @@ def test_campaign_begins_with_the_model_that_was_trained_on_demonstrations(
     assert line in (runs / "small/report.html").read_text()
     told = CliRunner().invoke(app, ["status", "small"])
     assert line in told.stdout
+    cards = [path.read_text() for path in runs.rglob("README.md")]
+    assert any("trained on demonstrations first" in card for card in cards)
     tree = CliRunner().invoke(app, ["lineage", "small/1"])
     assert "demonstrations" in tree.stdout
 
     times = {path: path.stat().st_mtime_ns for path in (runs / "small/round-000").glob("*/MANIFEST.json")}
     assert {path.parent.name for path in times} == {"sft", "start"}
-    state = start(make_config(sft=sft_of(source)))
+    state = start(begins())
     assert [record["round"] for record in state["rounds"]] == [1, 2]
+    state = start(begins(gate={"max_unfinished_increase": 0.9}), accept_changes=True)
+    assert [record["round"] for record in state["rounds"]] == [1, 2, 3]
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
+    begins = partial(begins, gate={"max_unfinished_increase": 0.9})
+    weights = tmp_path / "base/model.safetensors"
+    content = load_file(weights)
+    save_file({name: tensor * 2 for name, tensor in content.items()}, weights, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"start model .*base: other weights.*finished rounds stand on"):
+        start(begins())
+    save_file(content, weights, metadata={"format": "pt"})
     write_demonstrations(source, 61)
     with pytest.raises(ValueError, match=r"demonstrations .*: another content.*finished rounds stand on"):
-        start(make_config(sft=sft_of(source)))
+        start(begins())
     with pytest.raises(ValueError, match=r"sft.epochs: 1 -> 2"):
-        start(make_config(sft=sft_of(source, epochs=2)))
+        start(begins(sft=sft_of(source, epochs=2)))
 
 
 @pytest.mark.usefixtures("prefect_session")
