@@ -25,6 +25,7 @@ from components.config import (
     RegressionConfig,
     RewardModelConfig,
     SamplingEngine,
+    SftConfig,
     SoftPromptConfig,
     Takes,
     TrainingConfig,
@@ -239,10 +240,12 @@ class StartRequest(Record):
     pins: StartPins = StartPins()
     regression: RegressionConfig = RegressionConfig()
     """Tasks whose prompts are read as those of the campaign are, and nothing else."""
+    sft: Artifact | None = None
+    """The model that was trained on demonstrations from `policy.model`, and is pinned in its place; None without."""
     FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset(
         {"lora", "soft_prompt", "probe", "checks", "pins", "regression"}
     )
-    ADDED_LATER: ClassVar[tuple[str, ...]] = ("carries_columns", "holdout_judge")
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("carries_columns", "holdout_judge", "sft")
 
 
 class JudgedRound(Record):
@@ -488,6 +491,23 @@ class RewardModelRequest(Record):
     split: str
     """Name of the split, if the data set has splits."""
     settings: RewardModelConfig
+
+
+class SftRequest(Record):
+    """Request to train a model on demonstrations."""
+
+    base: ModelRef
+    """The model from which the training starts."""
+    demonstrations: Artifact
+    """The conversations; the digest is of the content."""
+    split: str
+    """Name of the split, if the data set has splits."""
+    settings: SftConfig
+    """Its `template_date` is set if the chat template writes the date."""
+    system_prompt: str = ""
+    """System message in front of every conversation that has none of its own."""
+    held_out: tuple[str, ...] = ()
+    """Content keys of prompts whose answers must not be trained on."""
 
 
 class PeopleSummary(Record):

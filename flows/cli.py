@@ -31,6 +31,7 @@ from flows.commands import (
     run,
     serve,
     services,
+    sft,
     validate,
 )
 
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Rounds": (run.run, look.status, look.report),
+    "Demonstrations": (sft.sft,),
     "Preferences": (
         label.label,
         preferences.collect,

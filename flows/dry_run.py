@@ -75,6 +75,8 @@ class DryRun:
     start_seconds: float | None
     """Seconds of round 0; None if it is published already."""
     plan: RoundPlan
+    demonstrations: str
+    """Demonstrations that the start would train on first, and the dry run does not; empty without."""
 
 
 def dry_run(config: CampaignConfig) -> DryRun:
@@ -106,7 +108,8 @@ def dry_run(config: CampaignConfig) -> DryRun:
             except DataRejected as error:
                 # The rows that it names are gone with the temporary folder.
                 raise DataRejected(KEPT_ROWS.sub("", str(error))) from None
-    return DryRun(config.campaign, number, champion, start.seconds if state is None else None, plan)
+    untrained = config.sft.demonstrations if state is None else ""
+    return DryRun(config.campaign, number, champion, start.seconds if state is None else None, plan, untrained)
 
 
 def _published_start(directory: Path) -> Manifest:

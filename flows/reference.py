@@ -9,7 +9,7 @@ from typing import Literal, cast, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from components.config import CampaignConfig, Limit, RewardModelConfig
+from components.config import CampaignConfig, Limit, RewardModelConfig, SftConfig
 
 INTRODUCTION = """\
 # Configuration
@@ -40,6 +40,11 @@ REWARD_MODEL = """\
 How `ratchet reward-model` trains on preference pairs (Ouyang et al. 2022, arXiv 2203.02155). These keys are not part of
 a campaign's file: they stand in a file of their own, which `--config` names."""
 
+SFT = """\
+How `ratchet sft` trains on demonstrations (Ouyang et al. 2022, arXiv 2203.02155). These keys are not part of a
+campaign's file: they stand in a file of their own, which `--config` names. `lora` has the keys of a campaign's `lora`,
+such as `{rank: 16}`."""
+
 
 def configuration_page() -> str:
     """Return the whole text of docs/configuration.md."""
@@ -54,7 +59,10 @@ def config_reference() -> str:
     tables = [table for name, field in sections.items() for table in _tables(name, field, described)]
     about = "A campaign: a named, long-lived sequence of rounds on one policy."
     reward_model = _table("A reward model", REWARD_MODEL, dict(RewardModelConfig.model_fields))
-    return "\n".join([_table("Top level", about, top), *tables, reward_model])
+    sft = {name: field for name, field in SftConfig.model_fields.items() if not _is_section(field)}
+    return "\n".join(
+        [_table("Top level", about, top), *tables, reward_model, _table("Supervised fine-tuning", SFT, sft)]
+    )
 
 
 def _tables(name: str, field: FieldInfo, described: dict[type[BaseModel], str]) -> Iterator[str]:

@@ -36,8 +36,17 @@ LOOK_EVERY = 16
 """Held-out prompts between two looks at the evidence, if each verdict has its price."""
 
 
-def start_request(config: CampaignConfig, prompts_digest: str, pins: StartPins | None = None) -> StartRequest:
-    """Return the request of round 0, which pins the start model, the judges and the prompts."""
+def start_request(
+    config: CampaignConfig, prompts_digest: str, pins: StartPins | None = None, *, sft: Artifact | None = None
+) -> StartRequest:
+    """Return the request of round 0, which pins the start model, the judges and the prompts.
+
+    Args:
+        config: The campaign's configuration.
+        prompts_digest: Content digest of the prompts.
+        pins: What else is pinned, or was before.
+        sft: The model that was trained on demonstrations; None without.
+    """
     return StartRequest(
         policy=config.policy,
         judge=config.judge,
@@ -53,6 +62,7 @@ def start_request(config: CampaignConfig, prompts_digest: str, pins: StartPins |
         checks=config.checks,
         pins=pins or StartPins(),
         regression=config.regression,
+        sft=sft,
     )
 
 

@@ -13,13 +13,14 @@ from components.config.feedback import FeedbackConfig
 from components.config.function import CallLimits, FunctionConfig
 from components.config.judge import EndpointConfig, JudgeConfig, JudgeSettings, JurorConfig
 from components.config.launcher import LauncherConfig
-from components.config.loading import describe, differences, load_config, load_section, read_settings
+from components.config.loading import describe, differences, load_config, load_section, load_settings, read_settings
 from components.config.people import PeopleConfig
 from components.config.policy import BUILTIN, LoraConfig, PolicyConfig, SoftPromptConfig
 from components.config.preferences import PreferencesConfig
 from components.config.regression import RegressionConfig
 from components.config.reward_model import RewardModelConfig
 from components.config.section import Section
+from components.config.sft import CampaignSftConfig, SftConfig
 from components.config.tracking import TrackingConfig
 from components.config.training import (
     HARD_LABEL_LOSSES,
@@ -43,6 +44,7 @@ __all__ = [
     "BudgetConfig",
     "CallLimits",
     "CampaignConfig",
+    "CampaignSftConfig",
     "ChecksConfig",
     "ConstraintsConfig",
     "EndpointConfig",
@@ -67,6 +69,7 @@ __all__ = [
     "RewardModelConfig",
     "SamplingEngine",
     "Section",
+    "SftConfig",
     "SoftPromptConfig",
     "Takes",
     "TrackingConfig",
@@ -76,5 +79,6 @@ __all__ = [
     "differences",
     "load_config",
     "load_section",
+    "load_settings",
     "read_settings",
 ]

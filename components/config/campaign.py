@@ -15,6 +15,7 @@ from components.config.policy import LoraConfig, PolicyConfig, SoftPromptConfig
 from components.config.preferences import PreferencesConfig
 from components.config.regression import RegressionConfig
 from components.config.section import Section
+from components.config.sft import CampaignSftConfig
 from components.config.tracking import TrackingConfig
 from components.config.training import ADAPTER_LEARNING_RATE, HARD_LABEL_LOSSES, ConstraintsConfig, TrainingConfig
 
@@ -60,6 +61,7 @@ class CampaignConfig(Section):
     policy: PolicyConfig = PolicyConfig()
     lora: LoraConfig = LoraConfig()
     soft_prompt: SoftPromptConfig = SoftPromptConfig()
+    sft: CampaignSftConfig = CampaignSftConfig()
     prompts: PromptsConfig = PromptsConfig()
     generation: GenerationConfig = GenerationConfig()
     judge: JudgeConfig = JudgeConfig()

@@ -41,6 +41,35 @@ def load_section(path: Path, section: type[Loaded], overrides: Mapping[str, Any]
         ValueError: The file cannot be read or parsed, or a key or value in it is wrong; one line that names it and the
             remedy.
     """
+    values = _read_yaml(path)
+    try:
+        given = with_absolute_paths(values, section, path.absolute().parent)
+        return section.model_validate(_merged(given, with_absolute_paths(overrides or {}, section, Path.cwd())))
+    except ValidationError as error:
+        raise ValueError(f"config file {path}: {describe(error, section)}") from None
+
+
+def load_settings(path: Path | None, section: type[Loaded], settings: Sequence[str]) -> Loaded:
+    """Read a section from a command's `--config` and `--set`.
+
+    Args:
+        path: As of `load_section`; None without a file.
+        section: The section.
+        settings: As of `read_settings`; they win over the file's.
+
+    Raises:
+        ValueError: As `load_section` and `read_settings`.
+    """
+    overrides = read_settings(settings)
+    if path is not None:
+        return load_section(path, section, overrides)
+    try:
+        return section.model_validate(with_absolute_paths(overrides, section, Path.cwd()))
+    except ValidationError as error:
+        raise ValueError(f"--set: {describe(error, section)}") from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -53,11 +82,7 @@ def load_section(path: Path, section: type[Loaded], overrides: Mapping[str, Any]
         raise ValueError(f"config file {path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ValueError(f"config file {path} is not a mapping: its top level must be `key: value` lines")
-    try:
-        given = with_absolute_paths(values, section, path.absolute().parent)
-        return section.model_validate(_merged(given, with_absolute_paths(overrides or {}, section, Path.cwd())))
-    except ValidationError as error:
-        raise ValueError(f"config file {path}: {describe(error, section)}") from None
+    return values
 
 
 def read_settings(settings: Sequence[str]) -> dict[str, Any]:

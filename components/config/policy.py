@@ -1,5 +1,6 @@
 """The model that is aligned, and the weights of it that are trained."""
 
+from collections.abc import Mapping
 from datetime import date
 from typing import ClassVar, Literal, Self
 
@@ -22,6 +23,22 @@ RESERVED_ARGUMENTS = frozenset(
     }
 )
 """Arguments of `apply_chat_template` that no configuration may set."""
+
+
+def check_template_settings(arguments: Mapping[str, JsonValue], template_date: str) -> None:
+    """Check what a configuration passes to a chat template.
+
+    Raises:
+        ValueError: An argument is set for each call, or the date does not exist.
+    """
+    taken = RESERVED_ARGUMENTS & arguments.keys()
+    if taken:
+        raise ValueError(f"chat_template_arguments: {min(taken)} is set for each call: remove it")
+    if template_date:
+        try:
+            date.fromisoformat(template_date)
+        except ValueError:
+            raise ValueError(f"template_date {template_date} is not a date: use YYYY-MM-DD") from None
 
 
 class PolicyConfig(Section):
@@ -65,19 +82,8 @@ class PolicyConfig(Section):
         return text.strip()
 
     @model_validator(mode="after")
-    def _arguments_are_free(self) -> Self:
-        taken = RESERVED_ARGUMENTS & self.chat_template_arguments.keys()
-        if taken:
-            raise ValueError(f"chat_template_arguments: {min(taken)} is set for each call: remove it")
-        return self
-
-    @model_validator(mode="after")
-    def _date_exists(self) -> Self:
-        if self.template_date:
-            try:
-                date.fromisoformat(self.template_date)
-            except ValueError:
-                raise ValueError(f"template_date {self.template_date} is not a date: use YYYY-MM-DD") from None
+    def _template_takes_them(self) -> Self:
+        check_template_settings(self.chat_template_arguments, self.template_date)
         return self
 
 

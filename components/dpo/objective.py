@@ -70,6 +70,8 @@ class StepValues(NamedTuple):
     coupled: Coupled | None = None
     """Losses of pairs that depend on each other (`Loss.couples_batch`); None if none do, or if the step is a single
     micro-batch."""
+    tokens_per_rank: float | None = None
+    """Trained tokens of the step over all ranks, divided by their number; None for losses that are means over pairs."""
 
 
 class Objective:

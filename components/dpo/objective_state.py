@@ -39,3 +39,13 @@ class ObjectiveState:
         self.multipliers.restore({name: metrics[f"constraints/{name}/multiplier"] for name in self.multipliers.values})
         if self.shifts_rewards:
             self.reward_shift = RunningMean(torch.tensor(metrics[REWARD_SHIFT]), torch.tensor(metrics[REWARD_COUNT]))
+
+
+class NoState:
+    """The state of an objective that keeps nothing between steps."""
+
+    def update(self, means: Mapping[str, float], num_pairs: int) -> None:
+        """Keep nothing."""
+
+    def restore(self, metrics: Mapping[str, float]) -> None:
+        """Restore nothing."""

@@ -45,6 +45,7 @@ def explaining_out_of_memory(
     micro_batch_pairs: int,
     has_adapter: bool,
     attempt: Callable[[int], None] | None = None,
+    knob: str = "training.micro_batch_pairs",
 ) -> Iterator[None]:
     """Turn an error of the allocator within the block into one that says which micro-batch fits.
 
@@ -56,6 +57,7 @@ def explaining_out_of_memory(
         attempt: Works on a number of pairs as the block does, and raises the allocator's error if they do not fit.
             Without it, the message names half of what failed: the memory of a micro-batch grows in proportion to its
             pairs, that of the weights does not.
+        knob: Key that sets the number; the word at its end is what the message counts.
 
     Raises:
         OutOfMemory: Memory ran out within the block.
@@ -71,8 +73,8 @@ def explaining_out_of_memory(
         advice = _advice(micro_batch_pairs, attempt)
         request = f", asking for {asked[1]} more" if asked else ""
         told = (
-            f"{what} ran out of memory with {micro_batch_pairs} pairs in a micro-batch "
-            f"(training.micro_batch_pairs){request}: {advice}"
+            f"{what} ran out of memory with {micro_batch_pairs} {knob.rpartition('_')[2]} in a micro-batch "
+            f"({knob}){request}: {advice}"
         )
         raise OutOfMemory(f"{told}. What also saves memory: {', '.join(_remedies(training, has_adapter))}") from None
 

@@ -28,11 +28,18 @@ def save_trained(
         save_adapter(model, state, out / "adapter")
         tokenizer.save_pretrained(out / "adapter")
         return
+    save_model(model, tokenizer, state, out / "model", stop_ids=stop_ids)
+
+
+def save_model(
+    model: Any, tokenizer: Any, state: dict[str, torch.Tensor] | None, directory: Path, *, stop_ids: Set[int]
+) -> None:
+    """Write a model and its tokenizer; arguments as for `save_trained`. Without `state` its own weights are written."""
     named = model.generation_config.eos_token_id
     if set(stop_ids) != set(named if isinstance(named, list) else [named]):
         model.generation_config.eos_token_id = sorted(stop_ids)
-    model.save_pretrained(out / "model", state_dict=state, safe_serialization=True)
-    tokenizer.save_pretrained(out / "model")
+    model.save_pretrained(directory, state_dict=state, safe_serialization=True)
+    tokenizer.save_pretrained(directory)
 
 
 def refuse_unchanged(trained: ModelRef, request: TrainRequest) -> None:

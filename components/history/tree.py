@@ -104,6 +104,9 @@ class ModelTree:
             return Node(model_name(0), None, "round 0 is gone", "round-000/start", "gone")
         parts = [self._file(what, "start", name) for what, name in _PROMPTS.items()]
         parts += [Node(what, start[key]["digest"], judge_name(start[key]["config"])) for what, key in _JUDGES.items()]
+        if "sft" in start:
+            parts += [Node("demonstrations", start["sft"]["demonstrations_digest"])]
+            parts += [Node("trained from", start["sft"]["base"]["digest"], "the base, before the demonstrations")]
         weights = self._start_weights(start["model"])
         paths = {node.path for node in (*parts, *weights.children)}
         others = [node for node in self._damaged() if node.path not in paths]

@@ -29,6 +29,7 @@ DATE_CODES = "aAbBcdDeFGHIjmMpRSTuUVwWxXyYZ"
 
 NO_PREFIX = "the prompt's tokens are no prefix of prompt and answer"
 OTHER_TEXT = "the answer's tokens decode to another text"
+NO_END = "the chat template writes no end token behind the answer"
 
 
 class NotRendered(ValueError):
@@ -37,7 +38,7 @@ class NotRendered(ValueError):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
-        """`NO_PREFIX` or `OTHER_TEXT`."""
+        """`NO_PREFIX`, `OTHER_TEXT` or `NO_END`."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class ChatTokenizer:
             ValueError: The tokenizer returns no tokens.
             TemplateError: The template (jinja2) refuses the conversation.
         """
-        ids = self._tokenised(self.render(messages, add_generation_prompt=True))
+        ids = self.token_ids(self.render(messages, add_generation_prompt=True))
         if not ids:
             raise ValueError(
                 f"the tokenizer ({type(self.tokenizer).__name__}) returns no tokens for the prompt "
@@ -110,7 +111,7 @@ class ChatTokenizer:
         answer = self._behind_prompt(messages, response)
         end = next((place for place, token in enumerate(answer) if token in self.stop_ids), len(answer))
         text = self.text(answer[:end])
-        if unicodedata.normalize("NFC", text).strip() != unicodedata.normalize("NFC", response).strip():
+        if not is_same_text(text, response):
             raise NotRendered(OTHER_TEXT, f"{_shortened(text)!r} for {_shortened(response)!r}")
         return answer[: end + 1][:max_tokens]
 
@@ -151,18 +152,24 @@ class ChatTokenizer:
         """Return the tokens behind the prompt's in the rendered conversation."""
         start = self.render(messages, add_generation_prompt=True)
         whole = self.render([*messages, {"role": "assistant", "content": response}], add_generation_prompt=False)
-        prompt, both = self.prompt_ids(messages), self._tokenised(whole)
+        prompt, both = self.prompt_ids(messages), self.token_ids(whole)
         if both[: len(prompt)] == prompt:
             return both[len(prompt) :]
         if whole.startswith(start):
             # A token spans the border in the whole text. The policy, which continues the prompt's tokens, cannot
             # sample it.
-            return self._tokenised(whole[len(start) :])
+            return self.token_ids(whole[len(start) :])
         raise NotRendered(NO_PREFIX, "the chat template writes the prompt otherwise once an answer follows")
 
-    def _tokenised(self, text: str) -> list[int]:
+    def token_ids(self, text: str) -> list[int]:
+        """Return the tokens of a rendered text."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
+
+
+def is_same_text(text: str, other: str) -> bool:
+    """Return whether two texts differ in nothing but white space around them and their Unicode form."""
+    return unicodedata.normalize("NFC", text).strip() == unicodedata.normalize("NFC", other).strip()
 
 
 def load_chat(ref: ModelRef, policy: PolicyConfig) -> ChatTokenizer:

@@ -27,6 +27,7 @@ from components.report.wording import (
     stage_name,
     start_answers,
     start_remedies,
+    start_training,
 )
 
 Rows = Callable[[RoundFiles], list[tuple[str, ...]]]
@@ -121,6 +122,7 @@ def _notes(campaign: CampaignFiles) -> list[str]:
     remedies = start_remedies(measured, max_unfinished_share=campaign.config.gate.max_unfinished_share)
     collapsed = [(round_.round, collapse(round_.generated or {})) for round_ in campaign.rounds]
     return [
+        *(f"Round 0: {line}." for line in start_training(campaign.start)),
         *([] if measured is None else [f"Round 0: {start_answers(measured)}.", *(f"{line}." for line in remedies)]),
         *(f"Round {number}: {line}." for number, line in collapsed if line is not None),
         *(f"Round {_last_round(campaign)}: {line}." for line in people.judge_alarms(campaign.finished)),

@@ -109,6 +109,23 @@ MANY_UNFINISHED = 0.2
 """Share of unfinished or of empty responses from which on a start is told what to change."""
 
 
+def start_training(start: Mapping[str, Any] | None) -> list[str]:
+    """Describe in one line how the start model was trained on demonstrations; no line if it was not.
+
+    Args:
+        start: Content of start.json; None if nothing is published.
+    """
+    sft = (start or {}).get("sft")
+    if sft is None:
+        return []
+    held_out = sft["held_out"]
+    return [
+        f"the start model was trained on {count(sft['train']['rows'])} demonstrations: held-out loss "
+        f"{decimal(held_out['before']['loss'], 4)} before and {decimal(held_out['after']['loss'], 4)} after, in nats "
+        "per token"
+    ]
+
+
 def start_answers(measured: Mapping[str, Any]) -> str:
     """Describe in one line how the start model answered in round 0.
 

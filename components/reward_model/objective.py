@@ -9,22 +9,13 @@ import torch
 from components.dpo.batches import Layout, Pair, Slot
 from components.dpo.losses.labels import accuracies
 from components.dpo.objective import MicroBatch, StepValues
+from components.dpo.objective_state import NoState
 from components.dpo.reference import PairLogps
 from components.models.adapters import unwrapped
 from components.reward_model.loss import bradley_terry
 from components.reward_model.model import rewards
 from components.scoring.packed.layout import Packed
 from components.scoring.packed.rewards import longest_rewarded, packed_rewards, split_shared
-
-
-class NoState:
-    """The state of an objective that keeps nothing between steps."""
-
-    def update(self, means: Mapping[str, float], num_pairs: int) -> None:
-        """Keep nothing."""
-
-    def restore(self, metrics: Mapping[str, float]) -> None:
-        """Restore nothing."""
 
 
 def sharing_prompts(pairs: Sequence[Pair], *, pad_id: int) -> list[Pair]:

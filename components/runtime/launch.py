@@ -44,6 +44,7 @@ from components.records import (
     RewardModelRequest,
     RoundStopped,
     RoundWaits,
+    SftRequest,
     StageFailed,
     StartRequest,
     TakeFeedbackRequest,
@@ -91,6 +92,7 @@ STAGES = {
     "evaluate": Stage("components.evaluation.stage", EvaluateRequest, 3, on_accelerator=True),
     "promote": Stage("components.promotion.stage", PromoteRequest, 1),
     "reward_model": Stage("components.reward_model.stage", RewardModelRequest, 1, on_accelerator=True),
+    "sft": Stage("components.sft.stage", SftRequest, 1, on_accelerator=True),
 }
 PASSING = (ConnectionError, TimeoutError)
 """Errors that may not occur again in a retry."""

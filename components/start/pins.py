@@ -16,7 +16,7 @@ from components.artifacts import digest, file_digest, read_json
 from components.campaign.files import read_manifest
 from components.campaign.known_digests import KnownDigests
 from components.campaign.state import State, read_state, round_directory, start_directory
-from components.config import CampaignConfig, JudgeConfig
+from components.config import BUILTIN, CampaignConfig, JudgeConfig
 from components.data.columns import COLUMNS, format_columns
 from components.data.messages import parse_messages, without_system
 from components.data.prompts import Prompt, content_key
@@ -138,6 +138,11 @@ class Pinned:
         """The start model; its base is relative to round 0 if it was published there."""
         return ModelRef.model_validate(self.content["model"])
 
+    @property
+    def sft(self) -> dict[str, Any] | None:
+        """Training of the start model on demonstrations; None without, as in earlier versions."""
+        return self.content.get("sft")
+
     def held_out_keys(self, system_prompt: str) -> tuple[str, ...]:
         """Return the content keys of the held-out prompts, without the system prompt that the policy reads."""
         table = pq.read_table(start_directory(self.campaign) / HELD_OUT, columns=["messages"])
@@ -160,6 +165,10 @@ class Pinned:
             before = self.content.get(name)
             if before is not None and digest_now is not None and digest_now != before:
                 yield Change(f"{source}: another content")
+        if self.sft is not None and inputs.demonstrations_digest not in (None, self.sft["demonstrations_digest"]):
+            # A start model that is trained anew would be another one.
+            refusal = "finished rounds stand on the start model" if self.has_rounds else ""
+            yield Change(f"demonstrations {config.sft.demonstrations}: another content", refusal)
         judges = {"judge": config.judge, "evaluation_judge": config.evaluation_judge}
         judges |= {"active_judge": config.active.judge} if config.active.budget else {}
         judges |= {"holdout_judge": config.holdout_judge} if config.holdout_judge else {}
@@ -170,7 +179,8 @@ class Pinned:
                 continue
             if _judge_digest(judge, known) != pinned["digest"]:
                 yield Change(f"{name} {describe_judge(judge)}: another content")
-        yield from self._model_changes(known)
+        if config.policy.model != BUILTIN or self.sft is None:
+            yield from self._model_changes(known)
 
     def _prompts_changed(self, kind: str, prompts: Sequence[Prompt]) -> str:
         """Return how the prompts differ from the pinned ones, in whichever order; empty if they do not."""
@@ -204,7 +214,8 @@ class Pinned:
         return f"finished rounds trained on {leaked} of the new held-out prompts" if leaked else ""
 
     def _model_changes(self, known: KnownDigests) -> Iterator[Change]:
-        base = Path(self.model.base)
+        model = self.model if self.sft is None else ModelRef.model_validate(self.sft["base"])
+        base = Path(model.base)
         if not base.is_absolute():
             return  # published with round 0, whose own files are checked
         refusal = "finished rounds stand on the start model" if self.has_rounds else ""
@@ -212,9 +223,9 @@ class Pinned:
             yield Change(f"start model {base}: not on this machine", refusal or "it was pinned there")
             return
         files = sorted(base.glob("*.safetensors"))
-        if weights_digest(files, known) != self.model.base_digest:
+        if weights_digest(files, known) != model.base_digest:
             yield Change(f"start model {base}: other weights", refusal)
-        before = self.content.get("model_files")
+        before = self.content.get("model_files") if self.sft is None else None
         now = {file.name: known.of_file(file) for file in text_files(base)}
         if before is not None and before != now:
             names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))

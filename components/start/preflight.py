@@ -4,7 +4,16 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from components.config import BUILTIN, CampaignConfig, LoraConfig, PreferencesConfig, RegressionConfig, SoftPromptConfig
+from components.config import (
+    BUILTIN,
+    CampaignConfig,
+    CampaignSftConfig,
+    LoraConfig,
+    PreferencesConfig,
+    RegressionConfig,
+    SoftPromptConfig,
+)
+from components.data.demonstrations import read_demonstrations
 from components.data.draws import check_draw
 from components.data.preference_file import load_seed_pairs
 from components.data.prompts import PromptSplit, split_prompts
@@ -25,6 +34,8 @@ class Inputs(NamedTuple):
     """Digest of the code of `constraints.function`; None without such a rule."""
     regression_digest: str | None
     """Digest of the tasks of `regression`; None without one."""
+    demonstrations_digest: str | None
+    """Content digest of `sft.demonstrations`; None without."""
 
     @property
     def prompts_digest(self) -> str:
@@ -74,6 +85,7 @@ def check_inputs(config: CampaignConfig, *, held_out_before: Collection[str] = (
         seed_pairs_digest=_check_seeds(config) if config.preferences.seed_pairs else None,
         constraint_digest=code_digest(function) if function else None,
         regression_digest=_check_regression(config.regression) if config.regression.tasks else None,
+        demonstrations_digest=_check_demonstrations(config.sft) if config.sft.demonstrations else None,
     )
 
 
@@ -116,6 +128,11 @@ def _check_regression(config: RegressionConfig) -> str | None:
     from components.regression.suite import suite_digest
 
     return suite_digest(config)
+
+
+def _check_demonstrations(sft: CampaignSftConfig) -> str:
+    """Read the demonstrations, and return their digest."""
+    return read_demonstrations(sft.demonstrations, split=sft.demonstrations_split).digest
 
 
 def _check_seeds(config: CampaignConfig) -> str:

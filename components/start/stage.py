@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from components.artifacts import MANIFEST, file_digest, write_json, write_table
+from components.artifacts import MANIFEST, file_digest, read_json, write_json, write_table
 from components.builtin.starter import starter_model
 from components.config import BUILTIN, JudgeConfig, PolicyConfig
 from components.data.columns import COLUMNS, format_columns
@@ -23,7 +23,7 @@ from components.models.directory import locate_model, text_files
 from components.models.loading import give_memory_back, load_policy, pick_device, resolve_dtype, start_ref
 from components.models.noise import refuse_noise
 from components.models.tokens import ChatTokenizer, load_chat
-from components.records import JudgeRef, ModelRef, StartRequest
+from components.records import Artifact, JudgeRef, ModelRef, StartRequest
 from components.regression.answering import encode
 from components.regression.tasks import load_tasks
 from components.start.measure import measure
@@ -40,6 +40,9 @@ from components.start.prompts import (
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+SFT_RESULT = "sft.json"
+"""File beside a model that was trained on demonstrations, which says how."""
 
 
 def run(request: StartRequest, out: Path) -> None:
@@ -58,7 +61,9 @@ def run(request: StartRequest, out: Path) -> None:
     )
     if split.digest != request.prompts_digest:
         raise ValueError("the prompts changed while the campaign was starting: start it again")
-    if request.policy.model == BUILTIN:
+    if request.sft is not None:
+        model = _trained_on_demonstrations(request, request.sft, out)
+    elif request.policy.model == BUILTIN:
         shutil.copytree(starter_model(), out / "model", ignore=shutil.ignore_patterns(MANIFEST))
         model = start_ref(out / "model", revision="main").model_copy(update={"base": "model"})
     else:
@@ -113,8 +118,21 @@ def run(request: StartRequest, out: Path) -> None:
         "template_date": policy.template_date if chat.writes_date else None,
         "unrenderable": unrenderable(chat, split.train[0].messages),
         "measured": measured,
+        **({} if request.sft is None else {"sft": read_json(request.sft.path / SFT_RESULT)}),
     }
     write_json(out / "start.json", content)
+
+
+def _trained_on_demonstrations(request: StartRequest, trained: Artifact, out: Path) -> ModelRef:
+    """Publish the model that was trained on demonstrations with round 0, and return it."""
+    shutil.copytree(
+        trained.path, out / "model", ignore=shutil.ignore_patterns(MANIFEST, SFT_RESULT, "metrics.jsonl", "plots")
+    )
+    check_trainable(out / "model", request.lora, request.soft_prompt)
+    model = start_ref(out / "model", revision="main")
+    if model.digest != trained.digest:
+        raise ValueError(f"{trained.path} holds other weights than were trained: remove it, and start again")
+    return model.model_copy(update={"base": "model"})
 
 
 def _checked(

@@ -158,9 +158,10 @@ def _parent(facts: RoundFacts) -> str:
 
 def _start_model(facts: RoundFacts) -> str:
     policy = facts.config["policy"]
+    trained = ", trained on demonstrations first" if "sft" in _start(facts) else ""
     if policy["model"] == "builtin":
-        return "`builtin`, the small starter that comes with Ratchet"
-    return f"`{policy['model']}`{_revision(facts)}"
+        return f"`builtin`, the small starter that comes with Ratchet{trained}"
+    return f"`{policy['model']}`{_revision(facts)}{trained}"
 
 
 def _data(facts: RoundFacts, num_pairs: int) -> str:

@@ -24,12 +24,15 @@ def status(
 
     Example: [bold]ratchet status demo[/bold]
     """
-    from components.campaign.files import not_recorded
+    from components.campaign.files import not_recorded, start_of_round
+    from components.report.wording import start_training
     from flows.terminal.rounds import SHOWN_ROUNDS, print_rounds
 
     with reporting_errors():
         state = known_state(campaign)
         print_rounds(console, state.model_dump(mode="json"), last=None if show_all else SHOWN_ROUNDS)
+        for line in start_training(start_of_round(campaign_directory(campaign), None)[0]):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
         if state.target is not None:
             console.print(
                 f"open: a start that goes to round {state.target}; the command that began it goes on", highlight=False

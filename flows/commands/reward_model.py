@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from components.config import RewardModelConfig, load_section
+from components.config import RewardModelConfig, load_settings
 from flows.terminal.console import console, quiet_libraries, reporting_errors
 
 LOG_FILE = "reward_model.log"
@@ -23,6 +23,10 @@ def reward_model(
         Path | None,
         typer.Option(help="YAML file with what differs from the defaults, such as `learning_rate: 3.0e-5`."),
     ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Value of a key, instead of the file's; may be repeated."),
+    ] = None,
     revision: Annotated[str, typer.Option(help="Hub revision of the base.")] = "main",
     split: Annotated[str, typer.Option(help="Split to read, if the pairs are a `datasets` name.")] = "train",
 ) -> None:
@@ -35,7 +39,7 @@ def reward_model(
     Example: [bold]ratchet reward-model pairs.jsonl --base ./my-instruct-model --out rewards[/bold]
     """
     with reporting_errors():
-        settings = RewardModelConfig() if config is None else load_section(config, RewardModelConfig)
+        settings = load_settings(config, RewardModelConfig, set_ or [])
         quiet_libraries()
         from components.campaign.lock import writing
         from components.reward_model.preparing import check_place, prepare_request

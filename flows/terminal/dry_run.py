@@ -28,6 +28,8 @@ def print_dry_run(console: Console, dry: DryRun, *, num_rounds: int) -> None:
     plan, sizes = dry.plan, dry.plan.sizes
     champion = f"round {dry.champion_round}" if dry.champion_round else "the start model"
     _line(console, f"\ndry run of campaign {dry.campaign}, round {dry.round} from {champion}: nothing is written there")
+    if dry.demonstrations:
+        _line(console, f"tried on policy.model itself: a start trains it on {dry.demonstrations} first")
     drawn = f"{count(sizes.round_prompts)} a round" if sizes.round_prompts else "this round's data is a data set"
     _line(
         console,

@@ -22,7 +22,7 @@ from components.artifacts import read_json
 from components.campaign.config import CONFIG, with_former_knobs
 from components.campaign.state import read_state
 from components.report.tables import decisions, measure_rows, rollback_lines, round_rows
-from components.report.wording import broken_checks, collapse, start_answers, start_remedies
+from components.report.wording import broken_checks, collapse, start_answers, start_remedies, start_training
 from components.runtime.addresses import without_password
 from components.runtime.printable import one_line
 from components.runtime.watch import StageWatch, saying
@@ -134,7 +134,7 @@ def _start_notes(campaign: Path, start: dict[str, Any]) -> list[str]:
     """Return what a user must know of the start model; earlier versions did not measure its answers."""
     stops, measured = start.get("stop_tokens", {}), start.get("measured")
     lines = [f"answers end at {', '.join(f'{token} ({id})' for token, id in stops.items())}"] if stops else []
-    lines += _leaks(start)
+    lines = [*start_training(start), *lines, *_leaks(start)]
     if measured is None:
         return lines
     gate = with_former_knobs(read_json(campaign / CONFIG))["gate"]
