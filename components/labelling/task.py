@@ -152,19 +152,19 @@ def _task_at(path: Path, modified: int) -> Task:
     return read_record(Task, path)
 
 
-def tasks_of(campaign_directory: Path) -> Sequence[Task]:
-    """Return a campaign's tasks, by their rounds and names.
+def tasks_of(campaign_directory: Path, *, round: int | None = None) -> Sequence[Task]:
+    """Return a campaign's tasks, by their rounds and names; those of one round, if it is given.
 
     Raises:
         ValueError: One is damaged.
     """
-    paths = (campaign_directory / LABELLING).glob(f"*/{TASK}")
+    paths = (campaign_directory / LABELLING).glob(f"{'*' if round is None else f'round-{round:03d}-*'}/{TASK}")
     return sorted((read_task(path.parent) for path in paths), key=lambda task: (task.round, task.task))
 
 
 def has_votes(campaign_directory: Path, round: int) -> bool:
     """Return whether all that a round asked people is answered: its tasks are closed, and there is one."""
-    tasks = [task.task for task in tasks_of(campaign_directory) if task.round == round]
+    tasks = [task.task for task in tasks_of(campaign_directory, round=round)]
     return bool(tasks) and all(read_votes(campaign_directory / LABELLING / name) is not None for name in tasks)
 
 

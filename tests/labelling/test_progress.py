@@ -1,3 +1,4 @@
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,18 @@ def test_task_closes_when_its_quota_is_reached(desk: Desk, campaign: Path, clock
     assert (votes.task, votes.closed, votes.closed_at) == (task.task, "quota", "2026-12-01T12:00:00+00:00")
     assert [vote.annotator for vote in votes.votes] == ["ann", "bob"]
     assert close_due(campaign, clock.now) == []
+
+
+def test_task_whose_deadline_was_moved_is_open_again_although_the_clock_was_set_back(
+    desk: Desk, campaign: Path, clock: Any
+) -> None:
+    task = make_task(num_items=2, deadline=clock.now.isoformat())
+    directory = write_task(campaign, task)
+    assert close_due(campaign, clock.now) == [task.task]
+    write_task(campaign, task.model_copy(update={"deadline": (clock.now + timedelta(hours=1)).isoformat()}))
+    os.utime(directory / "task.json", ns=(1, 1))
+    assert close_due(campaign, clock.now) == []
+    vote(desk, task.task, "ann")
 
 
 def test_gold_questions_fill_no_quota(desk: Desk, campaign: Path, clock: Any) -> None:
