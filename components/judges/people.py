@@ -20,6 +20,7 @@ from components.judges.people_votes import CountedVotes, PeopleReport, counted_v
 from components.judges.protocol import BY, Group, Judge, JudgeContext, Opinion, Verdict, make_verdict
 from components.labelling.task import (
     LABELLING,
+    TASK,
     Item,
     Side,
     Task,
@@ -81,7 +82,7 @@ class PeopleJudge:
         return [*ties, *self._verdicts(asked, counted)]
 
     def _task(self, items: Mapping[str, Item]) -> Task:
-        """Return the task of these items, as it is on disk if it is there, with the quota and the deadline of now."""
+        """Return the task of these items, as old as on disk if it is there, and otherwise as configured now."""
         people, round_directory = self._people, self._scratch.parents[1]
         round = int(round_directory.name.rpartition("-")[2])
         # Pairs that the round asks about are no gold questions.
@@ -89,7 +90,8 @@ class PeopleJudge:
         content = {"items": sorted(items), "gold": sorted(item.item_id for item in gold), "rubric": self._rubric}
         name = f"round-{round:03d}-{artifacts.digest(content)[:12]}"
         here = round_directory.parent / LABELLING / name
-        created = read_task(here).created_at if here.exists() else datetime.now(UTC).isoformat(timespec="seconds")
+        is_asked = (here / TASK).exists()
+        created = read_task(here).created_at if is_asked else datetime.now(UTC).isoformat(timespec="seconds")
         deadline = datetime.fromisoformat(created) + timedelta(hours=people.deadline_hours)
         task = Task(
             task=name,

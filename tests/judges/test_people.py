@@ -174,6 +174,28 @@ def test_people_as_a_juror_are_asked_before_the_others(tmp_path: Path) -> None:
             judge.judge(GROUPS)
 
 
+def test_task_whose_writing_was_killed_is_written_again(tmp_path: Path) -> None:
+    with pytest.raises(RoundWaits):
+        judge_of(tmp_path, people()).judge(GROUPS)
+    task = the_task(tmp_path)
+    (tmp_path / LABELLING / task.task / "task.json").unlink()
+    with pytest.raises(RoundWaits):
+        judge_of(tmp_path, people()).judge(GROUPS)
+    assert the_task(tmp_path).items == task.items
+
+
+def test_more_votes_per_pair_keep_the_task_and_another_rubric_asks_anew(tmp_path: Path) -> None:
+    rubric = tmp_path / "rubric.md"
+    rubric.write_text("Be strict.")
+    tasks = []
+    for fields in ({}, {"votes_per_pair": 2}, {"rubric": str(rubric)}):
+        with pytest.raises(RoundWaits):
+            judge_of(tmp_path, people(**fields)).judge(GROUPS)
+        tasks.append(the_task(tmp_path))
+    assert [task.votes_per_item for task in tasks] == [1, 2, 1]
+    assert tasks[0].task == tasks[1].task != tasks[2].task
+
+
 def test_identity_of_the_judge_follows_what_people_read_and_not_how_long_they_have(tmp_path: Path) -> None:
     rubric = tmp_path / "rubric.md"
     rubric.write_text("Be strict.")
