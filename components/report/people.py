@@ -8,7 +8,7 @@ from components.campaign.files import RoundFiles
 from components.records import Interval, RoundRecord
 from components.report.wording import NOTHING, count, decimal, share, share_interval
 from components.statistics import intervals
-from components.statistics.agreement import CONFIDENCE, difference
+from components.statistics.agreement import CONFIDENCE
 
 HEADINGS = (
     "pairs",
@@ -82,9 +82,9 @@ def judge_alarms(rounds: Sequence[RoundRecord]) -> list[str]:
         earlier = [record.people.judges for record in rounds[:-1] if record.people is not None]
         before = _together([judges[name] for judges in earlier if name in judges])
         agreement = f"judge {name} agrees with people on {_words(now)} of the pairs"
-        if before is not None and difference(now, before).high < 0:
+        if before is not None and intervals.difference(before, now).high < 0:
             alarms.append(f"{agreement}, and in earlier rounds on {_words(before)}: it drifts away from people")
-        if people.agreement is not None and difference(now, people.agreement).high < 0:
+        if people.agreement is not None and intervals.difference(people.agreement, now).high < 0:
             alarms.append(f"{agreement}, and people with each other on {_words(people.agreement)}")
     return alarms
 

@@ -2,12 +2,10 @@
 
 import pytest
 
-from components.records import Interval
 from components.statistics.agreement import (
     agreement_among,
     agreement_with,
     cohen_kappa,
-    difference,
     krippendorff_alpha,
 )
 
@@ -56,11 +54,9 @@ def test_agreement_with_a_judge_is_the_share_of_people_that_it_sides_with() -> N
     assert agreement_with(votes, {}, seed=0) is None
 
 
-def test_difference_of_two_shares_is_that_of_newcombes_example() -> None:
-    # Newcombe (1998), method 10: 56 of 70 against 48 of 80, with Wilson's intervals of both.
-    one = Interval(value=0.8, low=0.69183, high=0.87695, n=70)
-    other = Interval(value=0.6, low=0.49045, high=0.70038, n=80)
-    by = difference(one, other)
-    assert (by.value, by.low, by.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
-    back = difference(other, one)
-    assert (back.low, back.high) == pytest.approx((-by.high, -by.low))
+def test_agreement_on_a_handful_of_pairs_is_not_certain() -> None:
+    votes = {name: {"a": 1.0, "b": 1.0} for name in "pqr"}
+    for agreement in (agreement_among(votes, seed=0), agreement_with(votes, dict.fromkeys(votes, 0.0), seed=0)):
+        assert agreement is not None
+        # Clopper and Pearson: 1 - 0.025 ** (1 / 3) is the upper bound of none of three.
+        assert agreement.high - agreement.low == pytest.approx(1 - 0.025 ** (1 / 3))
