@@ -70,6 +70,7 @@ class PeopleJudge:
             RoundWaits: The votes do not suffice yet.
             JudgeUnavailable: At the deadline too few pairs had a vote.
         """
+        (self._scratch / REPORT).unlink(missing_ok=True)  # of other answers or another rubric
         comparisons = [pair for group in groups for pair in choose_comparisons(group, self._comparisons)]
         asked = [_asked(pair) for pair in comparisons if not pair.is_between_equals]
         ties = [conclude_equals(self.name, pair) for pair in comparisons if pair.is_between_equals]
@@ -123,11 +124,12 @@ class PeopleJudge:
             )
         asked = {item.item_id for item in task.items if item.gold is None}
         labelled = {vote.item_id for vote in votes.votes if vote.choice != "skip"} & asked
-        if len(labelled) >= self._people.min_share * num_asked or votes.closed == "by_hand":
+        if votes.closed != "deadline" or len(labelled) >= self._people.min_share * num_asked:
             return votes
         raise JudgeUnavailable(
             f"people voted on {len(labelled)} of {num_asked} pairs by {task.deadline}, and people.min_share = "
-            f"{self._people.min_share:g} asks for more: raise `people.deadline_hours`, or lower `people.min_share`"
+            f"{self._people.min_share:g} asks for more: raise `people.deadline_hours`, or lower `people.min_share` "
+            "with --accept-changes"
         )
 
     def _verdicts(self, asked: Sequence[Asked], counted: CountedVotes) -> list[Verdict]:

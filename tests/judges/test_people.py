@@ -118,6 +118,14 @@ def test_too_few_votes_at_the_deadline_stop_the_round_until_it_is_moved(tmp_path
     assert judge.judge(GROUPS)
 
 
+def test_quota_below_the_share_for_the_deadline_is_enough(tmp_path: Path) -> None:
+    judge = judge_of(tmp_path, people(quota=0.5, min_share=0.9))
+    with pytest.raises(RoundWaits):
+        judge.judge(GROUPS)
+    close(tmp_path, vote(item_of(the_task(tmp_path), "a").item_id, "anna", "first"))
+    assert judge.judge(GROUPS)
+
+
 def test_people_who_fail_the_gold_questions_are_not_counted_and_told_of(tmp_path: Path) -> None:
     gold = tmp_path / "gold.jsonl"
     rows = [{"prompt": f"Is {n} even?", "chosen": f"yes {n}", "rejected": f"no {n}"} for n in range(10)]
