@@ -106,9 +106,20 @@ def _open_again(campaign_directory: Path) -> set[str]:
 
 
 def close_by_hand(campaign_directory: Path, now: datetime) -> list[str]:
-    """Publish the votes of all open tasks, and return the tasks' names."""
+    """Publish the votes of all open tasks, and return the tasks' names.
+
+    Raises:
+        ValueError: Nobody has voted on one of them: closed tasks take no votes, and the round could never go on.
+    """
     closed = close_due(campaign_directory, now)
-    others: list[tuple[Plan, Reason]] = [(plan, "by_hand") for plan in open_plans(campaign_directory)]
+    others: list[tuple[Plan, Reason]] = []
+    for plan, votes in read_standing(campaign_directory, only_open=True):
+        if not any(vote.item_id in plan.needed and vote.choice != "skip" for vote in votes):
+            raise ValueError(
+                f"nobody has voted on {plan.name}, and its round cannot go on without a vote: let people vote, or set "
+                "another judge and start with --accept-changes"
+            )
+        others.append((plan, "by_hand"))
     return closed + _close(campaign_directory, others, now)
 
 

@@ -223,3 +223,14 @@ def test_database_is_its_owners_alone(desk: Desk, campaign: Path) -> None:
     files = list((campaign / "labelling").iterdir())
     assert {"labels.sqlite", "labels.sqlite-wal", "cookie-key"} <= {file.name for file in files}
     assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+
+
+def test_task_on_which_nobody_has_voted_is_not_closed_by_hand(desk: Desk, campaign: Path, clock: Any) -> None:
+    task = make_task(num_items=2)
+    directory = write_task(campaign, task)
+    vote(desk, task.task, "ann", "skip")
+    with pytest.raises(ValueError, match="nobody has voted on round-001-1a2b3c4d5e6f"):
+        close_by_hand(campaign, clock.now)
+    vote(desk, task.task, "ann")
+    assert close_by_hand(campaign, clock.now) == [task.task]
+    assert read_votes(directory) is not None
