@@ -41,8 +41,8 @@ class AnnotatorFigures(Record):
     votes: int
     skips: int
     flags: int
-    seconds_per_item: float
-    """Median of the seconds that the page was visible."""
+    seconds_per_item: float | None
+    """Median of the seconds that the page was visible; None if all votes are of another tool."""
     gold_seen: int
     gold_right: int
 
@@ -218,13 +218,14 @@ def _progress(plan: Plan, published: Votes | None, votes: tuple[Vote, ...]) -> T
 
 
 def _figures(annotator: str, votes: list[tuple[Vote, str | None]]) -> AnnotatorFigures:
+    seconds = [vote.seconds for vote, _ in votes if vote.seconds is not None]
     gold = [(vote.choice, answer) for vote, answer in votes if answer is not None and vote.choice != "skip"]
     return AnnotatorFigures(
         annotator=annotator,
         votes=len(votes),
         skips=sum(vote.choice == "skip" for vote, _ in votes),
         flags=sum(vote.flag is not None for vote, _ in votes),
-        seconds_per_item=statistics.median(vote.seconds for vote, _ in votes),
+        seconds_per_item=statistics.median(seconds) if seconds else None,
         gold_seen=len(gold),
         gold_right=sum(choice == answer for choice, answer in gold),
     )

@@ -89,10 +89,10 @@ class Vote(Record):
     item_id: str
     annotator: str
     choice: Choice
-    shown_left: Side
-    """The answer that stood on the left, or on top."""
-    seconds: float
-    """Seconds that the page was visible with the item."""
+    shown_left: Side | None
+    """The answer that stood on the left, or on top; None for a vote of another tool."""
+    seconds: float | None
+    """Seconds that the page was visible with the item; None for a vote of another tool."""
     at: str
     """UTC time, ISO 8601."""
     flag: str | None
