@@ -46,9 +46,14 @@ class Desks:
         if not CAMPAIGN_NAME.fullmatch(campaign) or not (self._runs / campaign / LABELLING).is_dir():
             return None
         with self._turn:
-            if campaign not in self._open:
-                self._open[campaign] = Desk(self._runs / campaign)
-            return self._open[campaign]
+            desk = self._open.get(campaign)
+            if desk is not None and not desk.database.is_in_place():
+                # Before another is opened, whose write-ahead log SQLite would otherwise take from the removed one.
+                desk.close()
+                desk = None
+            if desk is None:
+                desk = self._open[campaign] = Desk(self._runs / campaign)
+            return desk
 
     def close(self) -> None:
         """Close all."""

@@ -14,6 +14,7 @@ from components.labelling import app as app_module
 from components.labelling.app import create_app
 from components.labelling.database import opened
 from components.labelling.invitations import invite, revoke
+from components.labelling.progress import read_progress
 from components.labelling.task import Task, read_votes, write_task
 from tests.labelling.serving import Person
 from tests.labelling.tasks import make_item, make_task
@@ -108,6 +109,22 @@ def test_campaign_with_a_damaged_file_does_not_keep_the_others_waiting_nor_fill_
         assert enough.wait(30)
     assert read_votes(whole) is not None
     assert ["campaign a" in record.getMessage() for record in caplog.records] == [True]
+
+
+@pytest.mark.parametrize("removed", ["labels.sqlite", "labels.sqlite*"])
+def test_votes_after_the_database_was_removed_are_kept_in_a_new_one(
+    browser: Callable[..., TestClient], link: Callable[..., str], campaign: Path, removed: str
+) -> None:
+    before = Person(browser())
+    before.join(link("ann"))
+    before.vote()
+    for path in (campaign / "labelling").glob(removed):
+        path.unlink()
+    assert before.client.get("/c/demo/").status_code == 401, "the session ended with the links"
+    after = Person(browser())
+    after.join(link("ann"))
+    after.vote()
+    assert [told.votes for told in read_progress(campaign)] == [1]
 
 
 def test_page_shows_neither_which_answer_is_first_nor_what_is_gold(
