@@ -103,7 +103,7 @@ class PeopleJudge:
             overlap_share=people.overlap_share,
             overlap_votes=people.overlap_votes,
             gold_share=people.gold_share if gold else 0.0,
-            quota=ceil(people.quota * len(items)),
+            quota=max(1, ceil(people.quota * len(items) - 1e-6)),  # 0.07 of 100 is 7.000000000000001
             deadline=deadline.isoformat() if people.deadline_hours else None,
             created_at=created,
             items=(*(items[name] for name in sorted(items)), *gold),
@@ -119,8 +119,7 @@ class PeopleJudge:
         if votes is None:
             raise RoundWaits(
                 f"round {task.round} of campaign {task.campaign} waits for people to vote on {task.quota} of "
-                f"{num_asked} pairs{f', until {task.deadline}' if task.deadline else ''}: "
-                f"`ratchet label {task.campaign}` opens the page"
+                f"{num_asked} pairs{_until(task.deadline)}: `ratchet label {task.campaign}` opens the page"
             )
         asked = {item.item_id for item in task.items if item.gold is None}
         labelled = {vote.item_id for vote in votes.votes if vote.choice != "skip"} & asked
@@ -167,6 +166,15 @@ def _asked(comparison: Comparison) -> Asked:
         tag=comparison.group.tag,
     )
     return Asked(comparison, item, is_turned=comparison.texts != (first, second))
+
+
+def _until(deadline: str | None) -> str:
+    """Return until when people may vote, as part of a sentence. Only the page, which has the votes, closes a task."""
+    if deadline is None:
+        return ""
+    if datetime.fromisoformat(deadline) > datetime.now(UTC):
+        return f", until {deadline}"
+    return f" and for the page, which must run, to close them: it was due at {deadline}"
 
 
 def _turned(vote: float, is_turned: bool) -> float:

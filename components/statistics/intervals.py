@@ -77,9 +77,9 @@ def share(count: int, total: int, *, confidence: float) -> Interval:
 def difference(one: Interval, other: Interval) -> Interval:
     """Return other - one of two independent estimates, by the method of variance estimates recovery (MOVER).
 
-    Zou and Donner (2008): the distances from each value to its own bounds add up in squares, so intervals need not be
-    symmetric. If the estimates are positively correlated, as on common prompts, the interval is too wide, never too
-    narrow. Its n is that of the smaller one.
+    Zou and Donner (2008); for two shares it is Newcombe's (1998) method 10. The distances from each value to its own
+    bounds add up in squares, so intervals need not be symmetric. If the estimates are positively correlated, as on
+    common prompts, the interval is too wide, never too narrow. Its n is that of the smaller one.
     """
     value = other.value - one.value
     below = ((other.value - other.low) ** 2 + (one.high - one.value) ** 2) ** 0.5

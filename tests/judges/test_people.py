@@ -118,6 +118,18 @@ def test_too_few_votes_at_the_deadline_stop_the_round_until_it_is_moved(tmp_path
     assert judge.judge(GROUPS)
 
 
+def test_quota_is_a_whole_number_of_pairs_without_the_error_of_binary_fractions(tmp_path: Path) -> None:
+    texts = tuple((number, f"{number}") for number in range(101))
+    judge = judge_of(tmp_path, people(quota=0.07).model_copy(update={"comparisons": 100}))
+    with pytest.raises(RoundWaits, match="7 of 100 pairs"):
+        judge.judge([Group("p", [{"role": "user", "content": "Hi"}], texts)])
+
+
+def test_round_whose_deadline_passed_without_a_page_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(RoundWaits, match=r"for the page, which must run, to close them: it was due at 20\d\d-"):
+        judge_of(tmp_path, people(deadline_hours=1e-9)).judge(GROUPS)
+
+
 def test_quota_below_the_share_for_the_deadline_is_enough(tmp_path: Path) -> None:
     judge = judge_of(tmp_path, people(quota=0.5, min_share=0.9))
     with pytest.raises(RoundWaits):

@@ -159,3 +159,11 @@ def test_difference_of_independent_estimates_adds_distances_in_squares() -> None
     )
     mirrored = difference(other, one)
     assert (mirrored.low, mirrored.high) == pytest.approx((-change.high, -change.low))
+
+
+def test_difference_of_two_shares_is_that_of_newcombes_example() -> None:
+    # Newcombe (1998), method 10: 56 of 70 against 48 of 80, with Wilson's intervals of both.
+    one = Interval(value=0.8, low=0.69183, high=0.87695, n=70)
+    other = Interval(value=0.6, low=0.49045, high=0.70038, n=80)
+    by = difference(other, one)
+    assert (by.value, by.low, by.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
