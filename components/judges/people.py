@@ -210,9 +210,9 @@ def gold_items(people: PeopleConfig) -> list[Item]:
         if pair.chosen is None or pair.rejected is None:
             continue
         first, second = sorted([pair.chosen, pair.rejected])
-        if first != second and pair.p != 0.5:
+        if first != second and pair.better is not None:
             name = item_id(pair.messages, first, second)
-            better: Side = "first" if pair.chosen == first else "second"
+            better: Side = "first" if pair.better == first else "second"
             items[name] = Item(
                 item_id=name, messages=pair.messages, first=first, second=second, tag=pair.tag, gold=better
             )

@@ -112,7 +112,7 @@ def import_votes(campaign_directory: Path, source: str, *, annotator: str, now: 
 
 
 def _vote(plan: Plan, item: str, pair: SeedPair, annotator: str, now: datetime) -> Vote:
-    is_first = pair.chosen == plan.items[item].first
+    is_first = pair.better == plan.items[item].first
     at = now.astimezone(UTC).isoformat(timespec="milliseconds")
     return Vote(
         # The same file gives the same names, unless an earlier vote was taken back in the meantime.

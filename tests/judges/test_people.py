@@ -167,6 +167,16 @@ def test_people_who_fail_the_gold_questions_are_not_counted_and_told_of(tmp_path
     assert counted_votes(task, few, config).report.annotators["rob"].is_counted  # two wrong answers may be bad luck
 
 
+def test_gold_follows_the_label_and_a_tie_is_no_known_answer(tmp_path: Path) -> None:
+    labels: list[dict[str, float]] = [{"p": 0.9}, {"p": 0.1}, {"p": 0.5}, {"margin": 0.0}, {"margin": 2.0}]
+    rows = [{"prompt": f"Q{n}", "chosen": "yes", "rejected": "no"} | label for n, label in enumerate(labels)]
+    path = tmp_path / "gold.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    known = {item.messages[0]["content"]: item for item in gold_items(PeopleConfig(gold=str(path)))}
+    better = {question: item.first if item.gold == "first" else item.second for question, item in known.items()}
+    assert better == {"Q0": "yes", "Q1": "no", "Q4": "yes"}
+
+
 def test_many_votes_weigh_people_by_their_reliability() -> None:
     """A careless person's votes count less than the agreement of the others, by `auto`, only with many votes."""
     votes = {
