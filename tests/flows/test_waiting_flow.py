@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -96,6 +97,18 @@ def test_damaged_file_of_one_campaign_keeps_no_other_from_going_on(runs: Path, d
     of_broken = [line for line in told if f"{broken} is damaged" in line]
     assert of_broken
     assert len(told) == len(set(told)), "not at every look"
+
+
+@pytest.mark.usefixtures("prefect_session")
+def test_damaged_file_of_a_paused_run_is_told_and_its_run_is_not_taken_over(runs: Path) -> None:
+    from flows.prefect_page.earlier_starts import HOLDER, take_over
+
+    run = suspended(runs / "a")
+    (runs / "a" / HOLDER).write_text(str(run))
+    (runs / "a" / "waiting.json").write_text('{"cut')
+    with pytest.raises(ValueError, match=r"waiting\.json is damaged"):
+        take_over(runs / "a", str(uuid4()))
+    assert state_of(run) == "Suspended"
 
 
 @pytest.mark.usefixtures("prefect_session")
