@@ -134,7 +134,7 @@ class RoundFiles:
 
     @cached_property
     def people(self) -> dict[str, Any] | None:
-        """The people that voted on the round's pairs, and the judges measured by them; None if nobody voted."""
+        """The people that voted on the round's pairs, and the judges measured by them; None if nobody was asked."""
         return self.read("collect_preferences", PEOPLE) if self.file_digest("collect_preferences", PEOPLE) else None
 
     def judge_usage(self, stage: str) -> dict[str, Any] | None:

@@ -41,6 +41,14 @@ class SeedPair:
         """Whether its label says that both answers are equally good."""
         return self.p == TIED or (self.p is None and self.margin == 0)
 
+    @property
+    def better(self) -> str | None:
+        """The answer that its label prefers, against its order if p is below 0.5; None for a tie or a single one."""
+        if self.is_single or self.is_tie:
+            return None
+        is_turned = self.p < TIED if self.p is not None else (self.margin or 0) < 0
+        return self.rejected if is_turned else self.chosen
+
 
 @dataclass(frozen=True)
 class SeedPairs:

@@ -20,6 +20,7 @@ from components.judges.people_votes import CountedVotes, PeopleReport, counted_v
 from components.judges.protocol import BY, Group, Judge, JudgeContext, Opinion, Verdict, make_verdict
 from components.labelling.task import (
     LABELLING,
+    TASK,
     Item,
     Side,
     Task,
@@ -69,6 +70,7 @@ class PeopleJudge:
             RoundWaits: The votes do not suffice yet.
             JudgeUnavailable: At the deadline too few pairs had a vote.
         """
+        (self._scratch / REPORT).unlink(missing_ok=True)  # of other answers or another rubric
         comparisons = [pair for group in groups for pair in choose_comparisons(group, self._comparisons)]
         asked = [_asked(pair) for pair in comparisons if not pair.is_between_equals]
         ties = [conclude_equals(self.name, pair) for pair in comparisons if pair.is_between_equals]
@@ -81,7 +83,7 @@ class PeopleJudge:
         return [*ties, *self._verdicts(asked, counted)]
 
     def _task(self, items: Mapping[str, Item]) -> Task:
-        """Return the task of these items, as it is on disk if it is there, with the quota and the deadline of now."""
+        """Return the task of these items, as old as on disk if it is there, and otherwise as configured now."""
         people, round_directory = self._people, self._scratch.parents[1]
         round = int(round_directory.name.rpartition("-")[2])
         # Pairs that the round asks about are no gold questions.
@@ -89,7 +91,8 @@ class PeopleJudge:
         content = {"items": sorted(items), "gold": sorted(item.item_id for item in gold), "rubric": self._rubric}
         name = f"round-{round:03d}-{artifacts.digest(content)[:12]}"
         here = round_directory.parent / LABELLING / name
-        created = read_task(here).created_at if here.exists() else datetime.now(UTC).isoformat(timespec="seconds")
+        is_asked = (here / TASK).exists()
+        created = read_task(here).created_at if is_asked else datetime.now(UTC).isoformat(timespec="seconds")
         deadline = datetime.fromisoformat(created) + timedelta(hours=people.deadline_hours)
         task = Task(
             task=name,
@@ -100,7 +103,7 @@ class PeopleJudge:
             overlap_share=people.overlap_share,
             overlap_votes=people.overlap_votes,
             gold_share=people.gold_share if gold else 0.0,
-            quota=ceil(people.quota * len(items)),
+            quota=max(1, ceil(people.quota * len(items) - 1e-6)),  # 0.07 of 100 is 7.000000000000001
             deadline=deadline.isoformat() if people.deadline_hours else None,
             created_at=created,
             items=(*(items[name] for name in sorted(items)), *gold),
@@ -116,16 +119,16 @@ class PeopleJudge:
         if votes is None:
             raise RoundWaits(
                 f"round {task.round} of campaign {task.campaign} waits for people to vote on {task.quota} of "
-                f"{num_asked} pairs{f', until {task.deadline}' if task.deadline else ''}: "
-                f"`ratchet label {task.campaign}` opens the page"
+                f"{num_asked} pairs{_until(task.deadline)}: `ratchet label {task.campaign}` opens the page"
             )
         asked = {item.item_id for item in task.items if item.gold is None}
         labelled = {vote.item_id for vote in votes.votes if vote.choice != "skip"} & asked
-        if len(labelled) >= self._people.min_share * num_asked or votes.closed == "by_hand":
+        if votes.closed != "deadline" or len(labelled) >= self._people.min_share * num_asked:
             return votes
         raise JudgeUnavailable(
             f"people voted on {len(labelled)} of {num_asked} pairs by {task.deadline}, and people.min_share = "
-            f"{self._people.min_share:g} asks for more: raise `people.deadline_hours`, or lower `people.min_share`"
+            f"{self._people.min_share:g} asks for more: raise `people.deadline_hours`, or lower `people.min_share` "
+            "with --accept-changes"
         )
 
     def _verdicts(self, asked: Sequence[Asked], counted: CountedVotes) -> list[Verdict]:
@@ -165,6 +168,15 @@ def _asked(comparison: Comparison) -> Asked:
     return Asked(comparison, item, is_turned=comparison.texts != (first, second))
 
 
+def _until(deadline: str | None) -> str:
+    """Return until when people may vote, as part of a sentence. Only the page, which has the votes, closes a task."""
+    if deadline is None:
+        return ""
+    if datetime.fromisoformat(deadline) > datetime.now(UTC):
+        return f", until {deadline}"
+    return f" and for the page, which must run, to close them: it was due at {deadline}"
+
+
 def _turned(vote: float, is_turned: bool) -> float:
     return 1.0 - vote if is_turned else vote
 
@@ -198,9 +210,9 @@ def gold_items(people: PeopleConfig) -> list[Item]:
         if pair.chosen is None or pair.rejected is None:
             continue
         first, second = sorted([pair.chosen, pair.rejected])
-        if first != second and pair.p != 0.5:
+        if first != second and pair.better is not None:
             name = item_id(pair.messages, first, second)
-            better: Side = "first" if pair.chosen == first else "second"
+            better: Side = "first" if pair.better == first else "second"
             items[name] = Item(
                 item_id=name, messages=pair.messages, first=first, second=second, tag=pair.tag, gold=better
             )

@@ -32,7 +32,7 @@ class Annotator(Record):
     median_seconds: float | None
     left_share: Interval | None
     """Share of the decided votes for the answer on the left, which says nothing if people read both; None if nothing
-    was decided."""
+    was decided on the page."""
     agreement: Interval | None
     """How often the others who voted on the same pairs preferred the same answer; None if nobody did."""
 
@@ -167,7 +167,8 @@ def _annotator(
     is_counted: bool,
 ) -> Annotator:
     own = [vote for vote in votes if vote.item_id in asked]
-    decided = [vote for vote in own if vote.choice in ("first", "second")]
+    decided = [vote for vote in own if vote.choice in ("first", "second") and vote.shown_left is not None]
+    seconds = [vote.seconds for vote in own if vote.seconds is not None]
     own_votes = {item: cast[name] for item, cast in table.items() if name in cast}
     others = {item: {other: vote for other, vote in table[item].items() if other != name} for item in own_votes}
     return Annotator(
@@ -175,7 +176,7 @@ def _annotator(
         skips=sum(vote.choice == "skip" for vote in own),
         gold=gold,
         is_counted=is_counted,
-        median_seconds=median(vote.seconds for vote in own) if own else None,
+        median_seconds=median(seconds) if seconds else None,
         left_share=share(sum(vote.choice == vote.shown_left for vote in decided), len(decided), confidence=CONFIDENCE)
         if decided
         else None,

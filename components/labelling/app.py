@@ -18,6 +18,7 @@ from components.labelling.desk import Desk
 from components.labelling.progress import close_due
 from components.labelling.rendering import Refused, message
 from components.labelling.task import LABELLING
+from components.runtime.rare_log import RareLog
 from components.runtime.ticking import every
 from components.web.guard import App, Guard
 from components.web.rate_limit import TokenBuckets
@@ -45,9 +46,14 @@ class Desks:
         if not CAMPAIGN_NAME.fullmatch(campaign) or not (self._runs / campaign / LABELLING).is_dir():
             return None
         with self._turn:
-            if campaign not in self._open:
-                self._open[campaign] = Desk(self._runs / campaign)
-            return self._open[campaign]
+            desk = self._open.get(campaign)
+            if desk is not None and not desk.database.is_in_place():
+                # Before another is opened, whose write-ahead log SQLite would otherwise take from the removed one.
+                desk.close()
+                desk = None
+            if desk is None:
+                desk = self._open[campaign] = Desk(self._runs / campaign)
+            return desk
 
     def close(self) -> None:
         """Close all."""
@@ -62,8 +68,8 @@ def create_app(runs: Path, *, hosts: Collection[str], url: str, ticks: Sequence[
         runs: Directory that holds the campaigns' directories.
         hosts: Names, without ports, that requests may ask for.
         url: Public address of the server; its cookies are for HTTPS alone if it begins with https.
-        ticks: Called every two seconds after the tasks that are due are closed; an error is logged, and the call is
-            repeated the next time.
+        ticks: Called every two seconds after the tasks that are due are closed; an error is logged once a minute, and
+            the call is repeated the next time.
     """
 
     @contextlib.asynccontextmanager
@@ -89,18 +95,19 @@ def create_app(runs: Path, *, hosts: Collection[str], url: str, ticks: Sequence[
 
 @contextlib.contextmanager
 def ticking(runs: Path, ticks: Sequence[Callable[[], None]]) -> Iterator[None]:
-    """Close the tasks that are due, then call each tick, every two seconds within the block."""
+    """Close the tasks that are due, then call each tick, every two seconds within the block.
 
-    def close_all() -> None:
-        for directory in sorted(path.parent for path in runs.glob(f"*/{LABELLING}")):
-            close_due(directory, datetime.now(UTC))
+    A campaign whose files are damaged or cannot be read does not keep the others waiting.
+    """
+    errors = RareLog(log)
 
     def tick() -> None:
-        for act in (close_all, *ticks):
-            try:
+        for directory in sorted(path.parent for path in runs.glob(f"*/{LABELLING}")):
+            with errors.attempt(f"labelling of campaign {directory.name}"):
+                close_due(directory, datetime.now(UTC))
+        for number, act in enumerate(ticks):
+            with errors.attempt(f"labelling, tick {number}"):
                 act()
-            except Exception:
-                log.exception("labelling: it is tried again in %g s", TICK_SECONDS)
 
     with every(TICK_SECONDS, tick):
         yield

@@ -90,6 +90,7 @@ class Database:
             self._keep_log()
             self._connection.execute("PRAGMA foreign_keys = ON")
             self._create(path)
+            self._path, self._file = path, os.stat(path).st_ino
         except BaseException:
             self.close()
             raise
@@ -154,9 +155,17 @@ class Database:
         with self._turn:
             yield self._connection
 
+    def is_in_place(self) -> bool:
+        """Return whether its file is still at its path: what is written to one that was removed is lost."""
+        try:
+            return os.stat(self._path).st_ino == self._file
+        except FileNotFoundError:
+            return False
+
     def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
+        """Close the connection, after the transaction that runs."""
+        with self._turn:
+            self._connection.close()
 
 
 def database_path(campaign_directory: Path) -> Path:

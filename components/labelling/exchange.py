@@ -14,6 +14,7 @@ from components.data.preference_file import load_seed_pairs
 from components.data.row_files import write_rows
 from components.data.seed_pair import SeedPair
 from components.labelling.database import opened
+from components.labelling.invitations import check_name
 from components.labelling.plan import Plan
 from components.labelling.progress import open_plans, read_standing
 from components.labelling.task import Choice, Vote
@@ -84,8 +85,9 @@ def import_votes(campaign_directory: Path, source: str, *, annotator: str, now: 
         now: The time, with its zone.
 
     Raises:
-        ValueError: The source cannot be read.
+        ValueError: The source cannot be read, or nobody can be named so.
     """
+    check_name(annotator)
     labels = {}
     for pair in load_seed_pairs(source, split="train").pairs:
         if not pair.is_single:
@@ -110,7 +112,7 @@ def import_votes(campaign_directory: Path, source: str, *, annotator: str, now: 
 
 
 def _vote(plan: Plan, item: str, pair: SeedPair, annotator: str, now: datetime) -> Vote:
-    is_first = pair.chosen == plan.items[item].first
+    is_first = pair.better == plan.items[item].first
     at = now.astimezone(UTC).isoformat(timespec="milliseconds")
     return Vote(
         # The same file gives the same names, unless an earlier vote was taken back in the meantime.
@@ -118,8 +120,8 @@ def _vote(plan: Plan, item: str, pair: SeedPair, annotator: str, now: datetime) 
         item_id=item,
         annotator=annotator,
         choice="tie" if pair.is_tie else "first" if is_first else "second",
-        shown_left="first",
-        seconds=0.0,
+        shown_left=None,
+        seconds=None,
         at=at,
         flag=None,
     )

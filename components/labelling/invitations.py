@@ -22,17 +22,26 @@ class Invitation:
     token_hash: str
 
 
-def invite(database: Database, annotator: str, *, days: float, now: datetime) -> str:
-    """Return a new token for an annotator's link; earlier links of theirs stay as they are.
+def check_name(annotator: str) -> None:
+    """Check an annotator's name, which stands in links, in files and in the verdicts' parts.
 
     Raises:
-        ValueError: The name has characters that names of annotators do not have.
+        ValueError: It has characters that names of annotators do not have.
     """
     if not NAME.fullmatch(annotator):
         raise ValueError(
             f"annotator {annotator!r} must have 1 to 64 letters, digits, dots, hyphens, underscores or @, "
             "and begin with a letter or digit"
         )
+
+
+def invite(database: Database, annotator: str, *, days: float, now: datetime) -> str:
+    """Return a new token for an annotator's link; earlier links of theirs stay as they are.
+
+    Raises:
+        ValueError: As `check_name`.
+    """
+    check_name(annotator)
     token = secrets.token_urlsafe(32)
     with database.writing() as connection:
         connection.execute("INSERT OR IGNORE INTO annotators VALUES (?, ?)", (annotator, _iso(now)))

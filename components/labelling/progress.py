@@ -3,6 +3,7 @@
 import statistics
 from collections import defaultdict
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -40,15 +41,21 @@ class AnnotatorFigures(Record):
     votes: int
     skips: int
     flags: int
-    seconds_per_item: float
-    """Median of the seconds that the page was visible."""
+    seconds_per_item: float | None
+    """Median of the seconds that the page was visible; None if all votes are of another tool."""
     gold_seen: int
     gold_right: int
 
 
-def read_progress(campaign_directory: Path) -> list[TaskProgress]:
-    """Return how far each task of a campaign is. Changes nothing, and opens the database only for open tasks."""
-    return [_progress(plan, read_votes(plan.directory), votes) for plan, votes in read_standing(campaign_directory)]
+def read_progress(campaign_directory: Path, *, round: int | None = None) -> list[TaskProgress]:
+    """Return how far each task of a campaign is. Changes nothing.
+
+    Args:
+        campaign_directory: The campaign's directory.
+        round: Round of the tasks; None takes those of every round.
+    """
+    read = read_standing(campaign_directory, round=round)
+    return [_progress(plan, read_votes(plan.directory), votes) for plan, votes in read]
 
 
 def read_annotators(campaign_directory: Path) -> list[AnnotatorFigures]:
@@ -99,19 +106,31 @@ def _open_again(campaign_directory: Path) -> set[str]:
 
 
 def close_by_hand(campaign_directory: Path, now: datetime) -> list[str]:
-    """Publish the votes of all open tasks, and return the tasks' names."""
+    """Publish the votes of all open tasks, and return the tasks' names.
+
+    Raises:
+        ValueError: Nobody has voted on one of them: closed tasks take no votes, and the round could never go on.
+    """
     closed = close_due(campaign_directory, now)
-    others: list[tuple[Plan, Reason]] = [(plan, "by_hand") for plan in open_plans(campaign_directory)]
+    others: list[tuple[Plan, Reason]] = []
+    for plan, votes in read_standing(campaign_directory, only_open=True):
+        if not any(vote.item_id in plan.needed and vote.choice != "skip" for vote in votes):
+            raise ValueError(
+                f"nobody has voted on {plan.name}, and its round cannot go on without a vote: let people vote, or set "
+                "another judge and start with --accept-changes"
+            )
+        others.append((plan, "by_hand"))
     return closed + _close(campaign_directory, others, now)
 
 
-def plans_of(campaign_directory: Path) -> list[Plan]:
-    """Return the campaign's tasks, by their rounds.
+def plans_of(campaign_directory: Path, *, round: int | None = None) -> list[Plan]:
+    """Return the campaign's tasks, by their rounds; those of one round, if it is given.
 
     Raises:
         ValueError: One is damaged.
     """
-    return [read_plan(campaign_directory / LABELLING / task.task) for task in tasks_of(campaign_directory)]
+    tasks = tasks_of(campaign_directory, round=round)
+    return [read_plan(campaign_directory / LABELLING / task.task) for task in tasks]
 
 
 def open_plans(campaign_directory: Path) -> list[Plan]:
@@ -129,8 +148,13 @@ def _is_open(directory: Path) -> bool:
     votes = directory / VOTES
     if not votes.exists():
         return True
-    was_written_again = (directory / TASK).stat().st_mtime_ns > votes.stat().st_mtime_ns
-    return was_written_again and read_votes(directory) is None
+    # The page asks every two seconds, and votes may be many. Which file is newer says nothing: clocks are set back.
+    return _is_moved(directory, (directory / TASK).stat().st_mtime_ns, votes.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _is_moved(directory: Path, task_modified: int, votes_modified: int) -> bool:
+    return read_votes(directory) is None
 
 
 def labelled_of_open(campaign_directory: Path) -> dict[str, int]:
@@ -162,9 +186,11 @@ def _close(campaign_directory: Path, due: list[tuple[Plan, Reason]], now: dateti
     return [plan.name for plan, _ in due]
 
 
-def read_standing(campaign_directory: Path, *, only_open: bool = False) -> list[tuple[Plan, tuple[Vote, ...]]]:
-    """Return the tasks with the votes that stand."""
-    plans = open_plans(campaign_directory) if only_open else plans_of(campaign_directory)
+def read_standing(
+    campaign_directory: Path, *, only_open: bool = False, round: int | None = None
+) -> list[tuple[Plan, tuple[Vote, ...]]]:
+    """Return the tasks with the votes that stand: the open ones, those of a round, or all."""
+    plans = open_plans(campaign_directory) if only_open else plans_of(campaign_directory, round=round)
     if not plans:
         return []
     with looked_at(campaign_directory) as connection:
@@ -192,13 +218,14 @@ def _progress(plan: Plan, published: Votes | None, votes: tuple[Vote, ...]) -> T
 
 
 def _figures(annotator: str, votes: list[tuple[Vote, str | None]]) -> AnnotatorFigures:
+    seconds = [vote.seconds for vote, _ in votes if vote.seconds is not None]
     gold = [(vote.choice, answer) for vote, answer in votes if answer is not None and vote.choice != "skip"]
     return AnnotatorFigures(
         annotator=annotator,
         votes=len(votes),
         skips=sum(vote.choice == "skip" for vote, _ in votes),
         flags=sum(vote.flag is not None for vote, _ in votes),
-        seconds_per_item=statistics.median(vote.seconds for vote, _ in votes),
+        seconds_per_item=statistics.median(seconds) if seconds else None,
         gold_seen=len(gold),
         gold_right=sum(choice == answer for choice, answer in gold),
     )

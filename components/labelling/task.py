@@ -1,7 +1,8 @@
 """What people are asked, and what they answered: the two files that the round and the labelling page exchange.
 
-The round writes `task.json`, and again only if its quota or its deadline changed. The page publishes `votes.json` once,
-when the task closes. Knows no database: readers on other hosts read these two files and nothing else.
+The round writes `task.json`, and again only if the numbers of votes, the quota or the deadline changed. The page
+publishes `votes.json` once, when the task closes. Knows no database: readers on other hosts read these two files and
+nothing else.
 """
 
 import re
@@ -20,7 +21,11 @@ from components.records import Record
 LABELLING = "labelling"
 """Directory in a campaign's directory that holds its tasks."""
 TASK, VOTES = "task.json", "votes.json"
+WITHDRAWN = "withdrawn.json"
+"""Name of `TASK` once no round asks it any more."""
 TASK_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")
+ASKED = ("task", "round", "rubric", "items")
+"""What people judge, and by what; everything else of a task may change while they do."""
 Side = Literal["first", "second"]
 Choice = Literal["first", "second", "tie", "both_bad", "skip"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -84,10 +89,10 @@ class Vote(Record):
     item_id: str
     annotator: str
     choice: Choice
-    shown_left: Side
-    """The answer that stood on the left, or on top."""
-    seconds: float
-    """Seconds that the page was visible with the item."""
+    shown_left: Side | None
+    """The answer that stood on the left, or on top; None for a vote of another tool."""
+    seconds: float | None
+    """Seconds that the page was visible with the item; None for a vote of another tool."""
     at: str
     """UTC time, ISO 8601."""
     flag: str | None
@@ -119,7 +124,9 @@ def votes_needed(task: Task, item: Item) -> int:
 def write_task(campaign_directory: Path, task: Task) -> Path:
     """Write a task for the page, atomically, and return its directory. Idempotent.
 
-    A task that is there takes the new quota and deadline, and keeps its votes.
+    A task that is there takes the new quota, deadline and numbers of votes, and keeps its votes. A new one withdraws
+    the open tasks of its round and of later ones: a round asks one after the other, so what is open was asked of other
+    answers or by another rubric, and nobody waits for it any more. Its votes stay in the page's database.
 
     Raises:
         ValueError: The campaign has another task of this name.
@@ -129,11 +136,20 @@ def write_task(campaign_directory: Path, task: Task) -> Path:
         before = read_task(directory)
         if before == task:
             return directory
-        if before.model_copy(update={"quota": task.quota, "deadline": task.deadline}) != task:
+        if any(getattr(before, name) != getattr(task, name) for name in ASKED):
             raise ValueError(f"{directory / TASK} holds another task: name the task by the digest of its content")
+    else:
+        _withdraw(campaign_directory, since=task.round)
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / TASK, task)
     return directory
+
+
+def _withdraw(campaign_directory: Path, *, since: int) -> None:
+    for task in tasks_of(campaign_directory):
+        directory = campaign_directory / LABELLING / task.task
+        if task.round >= since and read_votes(directory) is None:
+            (directory / TASK).replace(directory / WITHDRAWN)
 
 
 def read_task(directory: Path) -> Task:
@@ -152,19 +168,19 @@ def _task_at(path: Path, modified: int) -> Task:
     return read_record(Task, path)
 
 
-def tasks_of(campaign_directory: Path) -> Sequence[Task]:
-    """Return a campaign's tasks, by their rounds and names.
+def tasks_of(campaign_directory: Path, *, round: int | None = None) -> Sequence[Task]:
+    """Return a campaign's tasks, by their rounds and names; those of one round, if it is given.
 
     Raises:
         ValueError: One is damaged.
     """
-    paths = (campaign_directory / LABELLING).glob(f"*/{TASK}")
+    paths = (campaign_directory / LABELLING).glob(f"{'*' if round is None else f'round-{round:03d}-*'}/{TASK}")
     return sorted((read_task(path.parent) for path in paths), key=lambda task: (task.round, task.task))
 
 
 def has_votes(campaign_directory: Path, round: int) -> bool:
     """Return whether all that a round asked people is answered: its tasks are closed, and there is one."""
-    tasks = [task.task for task in tasks_of(campaign_directory) if task.round == round]
+    tasks = [task.task for task in tasks_of(campaign_directory, round=round)]
     return bool(tasks) and all(read_votes(campaign_directory / LABELLING / name) is not None for name in tasks)
 
 

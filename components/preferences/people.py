@@ -45,7 +45,7 @@ def write_people(
     checked: Judge | None,
     seed: int,
 ) -> None:
-    """Write `people.json` if people voted.
+    """Write `people.json`, also if nobody's vote counts.
 
     Args:
         out: Directory.
@@ -55,11 +55,11 @@ def write_people(
         checked: A judge that is asked about the pairs that people voted on; None asks none.
         seed: Seed of the intervals.
     """
-    votes = people_votes(verdicts)
-    if not votes:
+    if not (scratch / REPORT).exists():  # no two answers differed, so there was nothing to ask
         return
+    votes = people_votes(verdicts)
     by_judge = other_judges(verdicts)
-    if checked is not None and checked.name not in by_judge:
+    if votes and checked is not None and checked.name not in by_judge:
         by_judge[checked.name] = checked.judge(_voted_pairs(groups, votes))
     report = read_record(PeopleReport, scratch / REPORT)
     judges = {

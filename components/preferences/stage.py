@@ -47,7 +47,7 @@ def run(request: CollectRequest, out: Path) -> None:
     """Write `verdicts.parquet`, `preferences.parquet` and `collect.json`.
 
     If prompts were judged, also write `prompt_outcomes.parquet`; if a chat endpoint was called, `judge_usage.json`; if
-    people voted, `people.json`.
+    people were asked, `people.json`.
 
     Raises:
         JudgeUnavailable: The judge returned no verdicts, too many of them are invalid, or they exceed one of its health
@@ -77,9 +77,10 @@ def run(request: CollectRequest, out: Path) -> None:
         judge, costly = _kept_while_waiting(request, judge, costly, context)
     build = building(request.preferences, request.judge.config, context)
     collect(groups, judge, build=build, preferences=request.preferences, seed=request.seed, out=out, costly=costly)
-    checked = None if request.checked_judge is None else load_pinned_judge(request.checked_judge, context)
-    verdicts = read_verdicts(read_table(out / VERDICTS))
-    write_people(out, groups, verdicts, scratch=context.scratch, checked=checked, seed=request.seed)
+    if request.judge.config.asks_people or (pinned is not None and pinned.config.asks_people):
+        checked = None if request.checked_judge is None else load_pinned_judge(request.checked_judge, context)
+        verdicts = read_verdicts(read_table(out / VERDICTS))
+        write_people(out, groups, verdicts, scratch=context.scratch, checked=checked, seed=request.seed)
     write_usage(out, context.scratch)
     if thumbs is not None:
         add_to_round(out, thumbs.rows, {"rows": len(thumbs.rows), "left_out": as_json([thumbs.step])})

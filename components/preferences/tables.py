@@ -17,10 +17,16 @@ from components.artifacts import digest, read_table, write_bytes, write_table
 from components.data.columns import COLUMNS, columns_of_table, format_columns
 from components.data.messages import Messages, format_messages, parse_messages, without_tools
 from components.data.prompts import prompt_id
+from components.judges.people import NAME as PEOPLE
 from components.judges.protocol import Group, SampledTokens, Verdict, conclusions, scores
 from components.preferences.labels import TIED
 from components.records import PROMPT_OUTCOMES, JudgeUnavailable
 
+NO_RESPONSES = "there were no responses to judge"
+NO_VOTES = (
+    "people gave no vote that counts: every pair was skipped or left, or everybody is surely below "
+    "people.min_gold_accuracy; a start with --accept-changes takes a lower one, and keeps the votes"
+)
 PAIRS = "preferences.parquet"
 PORTABLE = "preferences.jsonl"
 SIDES = ("chosen", "rejected")
@@ -180,7 +186,7 @@ def check_invalid_share(judge: str, verdicts: Iterable[Verdict], limit: float) -
     concluded: Sequence[Verdict] = conclusions(verdicts)
     invalid = [verdict for verdict in concluded if verdict.status == "invalid"]
     if not concluded:
-        raise JudgeUnavailable(f"judge {judge} returned no verdicts: there were no responses to judge")
+        raise JudgeUnavailable(NO_VOTES if judge == PEOPLE else f"judge {judge} returned no verdicts: {NO_RESPONSES}")
     share = len(invalid) / len(concluded)
     if share > limit:
         detail, count = Counter(verdict.detail for verdict in invalid).most_common(1)[0]

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from components.records import Interval
-from components.statistics.intervals import mean_interval
+from components.statistics.intervals import win_rate
 
 Votes = Mapping[str, Mapping[str, float]]
 """By pair and annotator: the vote."""
@@ -22,7 +22,8 @@ def agreement_among(votes: Votes, *, seed: int) -> Interval | None:
     """Return how often two annotators who both decided prefer the same answer of a pair.
 
     This is the human-human agreement of the DPO paper (arXiv 2305.18290, Table 2). Each pair of answers counts once,
-    by the share of its annotators' pairs that agree; ties are no decision. The interval is over pairs of answers.
+    by the share of its annotators' pairs that agree; ties are no decision. The interval is over pairs of answers, and
+    a handful of them cannot make it narrow (`intervals.win_rate`).
 
     Returns:
         The agreement in [0, 1]; None if no two annotators decided the same pair.
@@ -91,7 +92,8 @@ def krippendorff_alpha(votes: Votes) -> float | None:
 def _mean(shares: Sequence[float], seed: int) -> Interval | None:
     if not shares:
         return None
-    return mean_interval(shares, confidence=CONFIDENCE, resamples=RESAMPLES, seed=seed)
+    # The bootstrap alone takes three agreements of three for certainty, and a judge's alarm with them.
+    return win_rate(shares, confidence=CONFIDENCE, resamples=RESAMPLES, seed=seed)
 
 
 def _category(vote: float) -> int:

@@ -8,10 +8,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 from mlflow.entities import Dataset, DatasetInput, InputTag
 
-from components.artifacts import read_table
+from components.artifacts import read_json, read_table
+from components.campaign.files import PEOPLE
 from components.config import TrackingConfig
 from components.records import Manifest
 from components.tracking.facts import RoundFacts
+from components.tracking.persons import nameless_report
 
 PLOTS = "plots"
 SAMPLES, COUNTS, QUARANTINED = "samples.json", "validation_counts.json", "quarantined_pairs.json"
@@ -53,14 +55,21 @@ def _dataset(name: str, context: str, path: Path, manifest: Manifest) -> Dataset
 
 
 def artifacts(facts: RoundFacts) -> dict[str, bytes]:
-    """Return the small files of the round by their path in it; all pictures are in one folder, where users look."""
+    """Return the small files of the round by their path in it; all pictures are in one folder, where users look.
+
+    What is known about people has numbers in place of their names.
+    """
     files = [
         path
         for stage in facts.manifests
         for path in sorted((facts.directory / stage).rglob("*"))
         if path.suffix in _ARTIFACT_SUFFIXES and not {"model", "adapter"} & set(path.relative_to(facts.directory).parts)
     ]
-    return {_place(facts, path): path.read_bytes() for path in files}
+    return {_place(facts, path): _content(path) for path in files}
+
+
+def _content(path: Path) -> bytes:
+    return json.dumps(nameless_report(read_json(path)), indent=1).encode() if path.name == PEOPLE else path.read_bytes()
 
 
 def _place(facts: RoundFacts, path: Path) -> str:

@@ -1,6 +1,6 @@
 """Show a sample of a comparing judge's verdicts as traces in MLflow: the two answers, the parts and the conclusion.
 
-A part is one order of the answers, or one juror.
+A part is one order of the answers, one juror, or one person, who is numbered.
 """
 
 from collections import defaultdict
@@ -18,6 +18,7 @@ from components.judges.protocol import Verdict
 from components.preferences.tables import VERDICTS, read_verdicts
 from components.tracking.contents import readable
 from components.tracking.facts import RoundFacts
+from components.tracking.persons import nameless_verdict, numbers
 
 MAX_COMPARISONS = 20
 """Largest number of a round's comparisons that become traces; verdicts.parquet has all of them."""
@@ -73,8 +74,14 @@ def comparisons(facts: RoundFacts, tracking: TrackingConfig) -> list[TracedCompa
         responses["prompt_id"], responses["sample_id"], responses["text"], strict=True
     ):
         texts[prompt_id][int(sample_id)] = text
+    people = numbers(facts.files.people)
     return [
-        TracedComparison(verdict, tuple(own_parts), readable(messages[verdict.prompt_id]), texts[verdict.prompt_id])
+        TracedComparison(
+            verdict,
+            tuple(nameless_verdict(part, people) for part in own_parts),
+            readable(messages[verdict.prompt_id]),
+            texts[verdict.prompt_id],
+        )
         for verdict, own_parts in sample
     ]
 

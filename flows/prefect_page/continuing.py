@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.client.schemas.filters import (
@@ -16,12 +17,14 @@ from prefect.client.schemas.filters import (
     ArtifactFilterKey,
 )
 from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.responses import SetStateStatus
 from prefect.exceptions import ObjectNotFound
 
-from components.campaign.waiting import Waiting, read_waiting
+from components.campaign.waiting import WAITING, Waiting, read_waiting
 from components.labelling.progress import TaskProgress, read_progress
 from components.labelling.task import has_votes
 from components.report.round import escape_markdown
+from components.runtime.rare_log import RareLog
 from flows.servers.key import PrefectApi
 from tasks.record_round import artifact_key
 
@@ -41,26 +44,41 @@ class WaitingRounds:
         """
         self._runs, self._api, self._page = runs, api, page
         self._shown: dict[UUID, str] = {}
+        self._errors = RareLog(log)
 
     def look(self) -> None:
-        """Resume the suspended runs whose tasks are closed, and renew the others' artifacts."""
+        """Resume the suspended runs whose tasks are closed, and renew their artifacts.
+
+        An error of one campaign is logged, and the others go on.
+
+        Raises:
+            httpx.TransportError: The Prefect server does not answer.
+        """
         from prefect.settings import temporary_settings
 
-        waiting = {path.parent: read_waiting(path.parent) for path in sorted(self._runs.glob("*/waiting.json"))}
-        suspended = {
-            campaign: (waits, UUID(waits.flow_run))
-            for campaign, waits in waiting.items()
-            if waits is not None and waits.flow_run is not None
-        }
+        suspended = self._suspended()
         if not suspended:
             return
         with temporary_settings(updates=self._api.settings()), get_client(sync_client=True) as client:
             for campaign, (waits, run) in suspended.items():
-                tasks = [task for task in read_progress(campaign) if task.round == waits.round]
-                self._show(client, campaign, run, waits, tasks)
-                if has_votes(campaign, waits.round) and _is_suspended(client, run):
-                    client.resume_flow_run(run)
-                    log.info("campaign %s goes on with round %d: people have voted", campaign.name, waits.round)
+                # A server that does not answer is away for all of them.
+                away = (httpx.TransportError,)
+                with self._errors.attempt(f"votes of campaign {campaign.name}", but=away):
+                    if has_votes(campaign, waits.round) and _is_suspended(client, run):
+                        _resume(client, run)
+                        log.info("campaign %s goes on with round %d: people have voted", campaign.name, waits.round)
+                with self._errors.attempt(f"progress of campaign {campaign.name}", but=away):
+                    self._show(client, campaign, run, waits, read_progress(campaign, round=waits.round))
+
+    def _suspended(self) -> dict[Path, tuple[Waiting, UUID]]:
+        """Return the campaigns that wait, with the runs to resume; one whose file is damaged is left out."""
+        suspended = {}
+        for campaign in sorted(path.parent for path in self._runs.glob(f"*/{WAITING}")):
+            with self._errors.attempt(f"campaign {campaign.name}"):
+                waits = read_waiting(campaign)
+                if waits is not None and waits.flow_run is not None:
+                    suspended[campaign] = (waits, UUID(waits.flow_run))
+        return suspended
 
     def _show(
         self, client: SyncPrefectClient, campaign: Path, run: UUID, waits: Waiting, tasks: list[TaskProgress]
@@ -92,6 +110,18 @@ def _is_suspended(client: SyncPrefectClient, run: UUID) -> bool:
     except ObjectNotFound:
         return False
     return state is not None and state.type == StateType.PAUSED
+
+
+def _resume(client: SyncPrefectClient, run: UUID) -> None:
+    """Resume a suspended run.
+
+    Raises:
+        ValueError: Prefect refuses, as after its deployment was deleted.
+    """
+    answer = client.resume_flow_run(run)
+    if answer.status is not SetStateStatus.ACCEPT:
+        reason = getattr(answer.details, "reason", None) or answer.status.value
+        raise ValueError(f"Prefect does not resume flow run {run} ({reason}): cancel it, and start the campaign again")
 
 
 def _description(campaign: str, waits: Waiting, tasks: list[TaskProgress], page: str) -> str:

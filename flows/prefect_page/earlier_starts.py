@@ -20,7 +20,7 @@ from prefect.client.schemas.filters import (
     TaskRunFilter,
     TaskRunFilterFlowRunId,
 )
-from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Crashed, Pending
@@ -67,16 +67,18 @@ def take_over(directory: Path, flow_run_id: str) -> None:
 
     Raises:
         CampaignBusy: The previous run is paused: people have to vote first, or somebody must resume or cancel it.
+        ValueError: The file of what a paused run waits for is damaged.
     """
     path = directory / HOLDER
     previous = path.read_text(errors="replace") if path.exists() else ""
     with get_client(sync_client=True) as client:
         if previous and previous != flow_run_id:
-            try:
-                _refuse_if_paused(client, directory, UUID(previous))
-                _end(client, UUID(previous))
-            except (ObjectNotFound, ValueError):
+            known = _known(client, previous)
+            if known is None:
                 log.info("the previous flow run %s is not in this Prefect database", previous)
+            else:
+                _refuse_if_paused(directory, known)
+                _end(client, known.id)
         _end_those_of_dead_processes(client)
     write_bytes(path, flow_run_id.encode())
 
@@ -118,12 +120,19 @@ def _end_those_of_dead_processes(client: SyncPrefectClient) -> None:
             _end(client, run.id)
 
 
-def _refuse_if_paused(client: SyncPrefectClient, directory: Path, flow_run_id: UUID) -> None:
-    run = client.read_flow_run(flow_run_id)
+def _known(client: SyncPrefectClient, flow_run_id: str) -> FlowRun | None:
+    """Return a flow run; None if the database does not have it, or the file that names it is damaged."""
+    try:
+        return client.read_flow_run(UUID(flow_run_id))
+    except (ObjectNotFound, ValueError):
+        return None
+
+
+def _refuse_if_paused(directory: Path, run: FlowRun) -> None:
     if run.state is None or run.state.type != StateType.PAUSED:
         return
     waiting = read_waiting(directory)
-    if waiting is not None and waiting.flow_run == str(flow_run_id):
+    if waiting is not None and waiting.flow_run == str(run.id):
         raise CampaignBusy(f"{waiting.message}; its flow run {run.name} ({run.id}) then goes on by itself")
     raise CampaignBusy(
         f"campaign {directory.name} is waiting: its flow run {run.name} ({run.id}) is paused; "

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from components.labelling.progress import AnnotatorFigures, TaskProgress
+from components.report.wording import decimal
 
 
 def print_status(console: Console, tasks: Sequence[TaskProgress], annotators: Sequence[AnnotatorFigures]) -> None:
@@ -26,7 +27,7 @@ def print_status(console: Console, tasks: Sequence[TaskProgress], annotators: Se
     for person in annotators:
         gold = f"{person.gold_right} of {person.gold_seen}" if person.gold_seen else "none seen"
         counts = (str(person.votes), str(person.skips), str(person.flags))
-        people.add_row(person.annotator, *counts, f"{person.seconds_per_item:.1f}", gold)
+        people.add_row(person.annotator, *counts, decimal(person.seconds_per_item, 1), gold)
     console.print()
     console.print(people)
 

@@ -118,6 +118,26 @@ def test_too_few_votes_at_the_deadline_stop_the_round_until_it_is_moved(tmp_path
     assert judge.judge(GROUPS)
 
 
+def test_quota_is_a_whole_number_of_pairs_without_the_error_of_binary_fractions(tmp_path: Path) -> None:
+    texts = tuple((number, f"{number}") for number in range(101))
+    judge = judge_of(tmp_path, people(quota=0.07).model_copy(update={"comparisons": 100}))
+    with pytest.raises(RoundWaits, match="7 of 100 pairs"):
+        judge.judge([Group("p", [{"role": "user", "content": "Hi"}], texts)])
+
+
+def test_round_whose_deadline_passed_without_a_page_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(RoundWaits, match=r"for the page, which must run, to close them: it was due at 20\d\d-"):
+        judge_of(tmp_path, people(deadline_hours=1e-9)).judge(GROUPS)
+
+
+def test_quota_below_the_share_for_the_deadline_is_enough(tmp_path: Path) -> None:
+    judge = judge_of(tmp_path, people(quota=0.5, min_share=0.9))
+    with pytest.raises(RoundWaits):
+        judge.judge(GROUPS)
+    close(tmp_path, vote(item_of(the_task(tmp_path), "a").item_id, "anna", "first"))
+    assert judge.judge(GROUPS)
+
+
 def test_people_who_fail_the_gold_questions_are_not_counted_and_told_of(tmp_path: Path) -> None:
     gold = tmp_path / "gold.jsonl"
     rows = [{"prompt": f"Is {n} even?", "chosen": f"yes {n}", "rejected": f"no {n}"} for n in range(10)]
@@ -147,6 +167,16 @@ def test_people_who_fail_the_gold_questions_are_not_counted_and_told_of(tmp_path
     assert counted_votes(task, few, config).report.annotators["rob"].is_counted  # two wrong answers may be bad luck
 
 
+def test_gold_follows_the_label_and_a_tie_is_no_known_answer(tmp_path: Path) -> None:
+    labels: list[dict[str, float]] = [{"p": 0.9}, {"p": 0.1}, {"p": 0.5}, {"margin": 0.0}, {"margin": 2.0}]
+    rows = [{"prompt": f"Q{n}", "chosen": "yes", "rejected": "no"} | label for n, label in enumerate(labels)]
+    path = tmp_path / "gold.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    known = {item.messages[0]["content"]: item for item in gold_items(PeopleConfig(gold=str(path)))}
+    better = {question: item.first if item.gold == "first" else item.second for question, item in known.items()}
+    assert better == {"Q0": "yes", "Q1": "no", "Q4": "yes"}
+
+
 def test_many_votes_weigh_people_by_their_reliability() -> None:
     """A careless person's votes count less than the agreement of the others, by `auto`, only with many votes."""
     votes = {
@@ -172,6 +202,28 @@ def test_people_as_a_juror_are_asked_before_the_others(tmp_path: Path) -> None:
         patch.setattr("components.judges.rule.load", lambda *_: (_ for _ in ()).throw(Unasked()))
         with pytest.raises(RoundWaits):
             judge.judge(GROUPS)
+
+
+def test_task_whose_writing_was_killed_is_written_again(tmp_path: Path) -> None:
+    with pytest.raises(RoundWaits):
+        judge_of(tmp_path, people()).judge(GROUPS)
+    task = the_task(tmp_path)
+    (tmp_path / LABELLING / task.task / "task.json").unlink()
+    with pytest.raises(RoundWaits):
+        judge_of(tmp_path, people()).judge(GROUPS)
+    assert the_task(tmp_path).items == task.items
+
+
+def test_more_votes_per_pair_keep_the_task_and_another_rubric_asks_anew(tmp_path: Path) -> None:
+    rubric = tmp_path / "rubric.md"
+    rubric.write_text("Be strict.")
+    tasks = []
+    for fields in ({}, {"votes_per_pair": 2}, {"rubric": str(rubric)}):
+        with pytest.raises(RoundWaits):
+            judge_of(tmp_path, people(**fields)).judge(GROUPS)
+        tasks.append(the_task(tmp_path))
+    assert [task.votes_per_item for task in tasks] == [1, 2, 1]
+    assert tasks[0].task == tasks[1].task != tasks[2].task
 
 
 def test_identity_of_the_judge_follows_what_people_read_and_not_how_long_they_have(tmp_path: Path) -> None:

@@ -1,16 +1,21 @@
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from components.config import PeopleConfig
 from components.data.preference_file import load_seed_pairs
+from components.judges.people_votes import counted_votes
 from components.labelling.desk import Desk
 from components.labelling.exchange import export_pairs, import_votes, labelled_pairs
-from components.labelling.progress import close_due
+from components.labelling.progress import close_by_hand, close_due, read_annotators
 from components.labelling.task import Task, read_votes, write_task
 from tests.labelling.tasks import make_task
 from tests.labelling.test_assignment import ballot, next_item
+
+NOW = datetime(2026, 12, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -96,3 +101,25 @@ def test_imported_tie_is_a_tie(desk: Desk, campaign: Path, task: Task, tmp_path:
     (pair,) = labelled_pairs(campaign)
     assert pair.is_tie
     next_item(desk, "ann")
+
+
+@pytest.mark.parametrize("name", ["a/b", "by x", "../x", "", "x" * 300, "\N{GRINNING FACE}"])
+def test_import_under_a_name_that_no_annotator_has_is_refused(campaign: Path, task: Task, name: str) -> None:
+    with pytest.raises(ValueError, match="must have 1 to 64 letters"):
+        import_votes(campaign, "absent.jsonl", annotator=name, now=NOW)
+
+
+def test_imported_votes_say_nothing_of_sides_and_seconds(
+    desk: Desk, campaign: Path, task: Task, tmp_path: Path
+) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    item = task.items[0]
+    pairs.write_text(json.dumps({"prompt": item.messages[0]["content"], "chosen": item.first, "rejected": item.second}))
+    assert import_votes(campaign, str(pairs), annotator="tool", now=NOW).taken == 1
+    (figures,) = read_annotators(campaign)
+    assert figures.seconds_per_item is None
+    close_by_hand(campaign, NOW)
+    votes = read_votes(campaign / "labelling" / task.task)
+    assert votes is not None
+    annotator = counted_votes(task, votes, PeopleConfig()).report.annotators["tool"]
+    assert (annotator.votes, annotator.left_share, annotator.median_seconds) == (1, None, None)

@@ -14,6 +14,7 @@ from components.labelling import app as app_module
 from components.labelling.app import create_app
 from components.labelling.database import opened
 from components.labelling.invitations import invite, revoke
+from components.labelling.progress import read_progress
 from components.labelling.task import Task, read_votes, write_task
 from tests.labelling.serving import Person
 from tests.labelling.tasks import make_item, make_task
@@ -92,7 +93,38 @@ def test_server_closes_what_is_due_and_ticks_after_an_error(
         assert done.wait(30)
     assert read_votes(directory) is not None
     assert counts["failing"] > 2
-    assert "the first tick fails" in caplog.text
+    assert ["the first tick fails" in record.getMessage() for record in caplog.records] == [True]
+
+
+@pytest.mark.parametrize("damaged", ["task.json", "votes.json", "labels.sqlite"])
+def test_campaign_with_a_damaged_file_does_not_keep_the_others_waiting_nor_fill_the_log(
+    tmp_path: Path, damaged: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(app_module, "TICK_SECONDS", 0.02)
+    overdue = make_task(num_items=1, deadline="2026-01-01T00:00:00+00:00")
+    broken, whole = (write_task(tmp_path / name, overdue) for name in ("a", "b"))
+    (broken.parent if damaged == "labels.sqlite" else broken).joinpath(damaged).write_text('{"cut')
+    enough, ticks = app_module.threading.Event(), iter(range(20))
+    with app_module.ticking(tmp_path, [lambda: enough.set() if next(ticks, 20) > 10 else None]):
+        assert enough.wait(30)
+    assert read_votes(whole) is not None
+    assert ["campaign a" in record.getMessage() for record in caplog.records] == [True]
+
+
+@pytest.mark.parametrize("removed", ["labels.sqlite", "labels.sqlite*"])
+def test_votes_after_the_database_was_removed_are_kept_in_a_new_one(
+    browser: Callable[..., TestClient], link: Callable[..., str], campaign: Path, removed: str
+) -> None:
+    before = Person(browser())
+    before.join(link("ann"))
+    before.vote()
+    for path in (campaign / "labelling").glob(removed):
+        path.unlink()
+    assert before.client.get("/c/demo/").status_code == 401, "the session ended with the links"
+    after = Person(browser())
+    after.join(link("ann"))
+    after.vote()
+    assert [told.votes for told in read_progress(campaign)] == [1]
 
 
 def test_page_shows_neither_which_answer_is_first_nor_what_is_gold(

@@ -1,3 +1,4 @@
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,18 @@ def test_task_closes_when_its_quota_is_reached(desk: Desk, campaign: Path, clock
     assert (votes.task, votes.closed, votes.closed_at) == (task.task, "quota", "2026-12-01T12:00:00+00:00")
     assert [vote.annotator for vote in votes.votes] == ["ann", "bob"]
     assert close_due(campaign, clock.now) == []
+
+
+def test_task_whose_deadline_was_moved_is_open_again_although_the_clock_was_set_back(
+    desk: Desk, campaign: Path, clock: Any
+) -> None:
+    task = make_task(num_items=2, deadline=clock.now.isoformat())
+    directory = write_task(campaign, task)
+    assert close_due(campaign, clock.now) == [task.task]
+    write_task(campaign, task.model_copy(update={"deadline": (clock.now + timedelta(hours=1)).isoformat()}))
+    os.utime(directory / "task.json", ns=(1, 1))
+    assert close_due(campaign, clock.now) == []
+    vote(desk, task.task, "ann")
 
 
 def test_gold_questions_fill_no_quota(desk: Desk, campaign: Path, clock: Any) -> None:
@@ -210,3 +223,14 @@ def test_database_is_its_owners_alone(desk: Desk, campaign: Path) -> None:
     files = list((campaign / "labelling").iterdir())
     assert {"labels.sqlite", "labels.sqlite-wal", "cookie-key"} <= {file.name for file in files}
     assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+
+
+def test_task_on_which_nobody_has_voted_is_not_closed_by_hand(desk: Desk, campaign: Path, clock: Any) -> None:
+    task = make_task(num_items=2)
+    directory = write_task(campaign, task)
+    vote(desk, task.task, "ann", "skip")
+    with pytest.raises(ValueError, match="nobody has voted on round-001-1a2b3c4d5e6f"):
+        close_by_hand(campaign, clock.now)
+    vote(desk, task.task, "ann")
+    assert close_by_hand(campaign, clock.now) == [task.task]
+    assert read_votes(directory) is not None

@@ -3,11 +3,13 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from components.artifacts import write_json
 from components.labelling.task import (
     Item,
     Task,
     Vote,
     Votes,
+    has_votes,
     item_id,
     read_task,
     read_votes,
@@ -33,8 +35,36 @@ def test_task_written_twice_stays_and_another_of_its_name_is_refused(tmp_path: P
         write_task(tmp_path, task.model_copy(update={"rubric": "another"}))
 
 
+def test_task_takes_new_numbers_of_votes_and_a_new_name_of_its_campaign(tmp_path: Path) -> None:
+    task = make_task(num_items=3)
+    new = {"votes_per_item": 2, "overlap_share": 0.5, "overlap_votes": 3, "quota": 1, "campaign": "moved"}
+    changed = make_task(num_items=3, **new)
+    write_task(tmp_path, task)
+    assert read_task(write_task(tmp_path, changed)) == changed
+
+
+def test_new_task_withdraws_the_open_ones_of_its_round_and_of_later_ones(tmp_path: Path) -> None:
+    names = {round: f"round-{round:03d}-aaaaaaaaaaaa" for round in (1, 2, 3)}
+    for round, name in names.items():
+        write_task(tmp_path, make_task(num_items=round, round=round, task=name))
+    closed = make_task(num_items=1, round=2, task="round-002-cccccccccccc")
+    at = "2026-12-01T00:00:00+00:00"
+    write_json(
+        write_task(tmp_path, closed) / "votes.json", Votes(task=closed.task, closed="quota", closed_at=at, votes=())
+    )
+    other = make_task(num_items=2, round=2, task="round-002-bbbbbbbbbbbb", rubric="another")
+    write_task(tmp_path, other)
+    assert {task.task for task in tasks_of(tmp_path)} == {names[1], closed.task, other.task}
+    assert not has_votes(tmp_path, 2)
+    write_json(
+        tmp_path / "labelling" / other.task / "votes.json",
+        Votes(task=other.task, closed="quota", closed_at=at, votes=()),
+    )
+    assert has_votes(tmp_path, 2), "nobody waits for the one that was withdrawn"
+
+
 def test_tasks_are_listed_by_round(tmp_path: Path) -> None:
-    for round in (10, 2):
+    for round in (2, 10):
         write_task(tmp_path, make_task(num_items=1, round=round))
     assert [task.round for task in tasks_of(tmp_path)] == [2, 10]
     assert not tasks_of(tmp_path / "absent")

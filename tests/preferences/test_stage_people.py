@@ -15,7 +15,7 @@ from components.judges import rule as rule_module
 from components.judges.registry import judge_digest
 from components.labelling.task import LABELLING, VOTES, Item, Vote, Votes, read_task
 from components.preferences.stage import run
-from components.records import Artifact, CollectRequest, JudgeRef, ModelRef, RoundWaits
+from components.records import Artifact, CollectRequest, JudgeRef, JudgeUnavailable, ModelRef, RoundWaits
 
 PROMPTS = [make_prompt([{"role": "user", "content": f"question {number}"}]) for number in range(4)]
 TEXTS = [["a", "bb"], ["ccc", "d"], ["e", "ff"], ["g", "hhh"]]
@@ -153,3 +153,46 @@ def test_people_on_a_jury_measure_the_other_jurors_and_not_the_jury(request_of: 
 def test_round_without_people_has_no_report_of_them(request_of: Any, tmp_path: Path) -> None:
     out = start(tmp_path, request_of(judge=pinned(rule="short")))
     assert not (out / "people.json").exists()
+
+
+@pytest.mark.parametrize("is_costly", [True, False])
+def test_round_whose_people_all_skip_says_that_no_vote_counts(request_of: Any, tmp_path: Path, is_costly: bool) -> None:
+    costly = {"active": ActiveConfig(budget=3, judge=JudgeConfig.model_validate(people()))}
+    knobs = {"judge": pinned(rule="short"), "active_judge": pinned(**people())} | costly
+    request = request_of(**(knobs if is_costly else {"judge": pinned(**people())}))
+    with pytest.raises(RoundWaits):
+        start(tmp_path, request)
+    everybody_skips(tmp_path)
+    with pytest.raises(JudgeUnavailable, match="no vote that counts: every pair was skipped"):
+        start(tmp_path, request)
+
+
+def test_jury_whose_people_all_skip_goes_on_and_the_report_says_that_they_did(request_of: Any, tmp_path: Path) -> None:
+    jury = pinned(kind="jury", votes="dawid_skene", jurors=[{"rule": "length"}, people()])
+    request = request_of(judge=jury, checked_judge=pinned(rule="short"))
+    with pytest.raises(RoundWaits):
+        start(tmp_path, request)
+    everybody_skips(tmp_path)
+    out = start(tmp_path, request)
+    assert sorted(read_table(out / "preferences.parquet")["chosen"]) == ["bb", "ccc", "ff", "hhh"]
+    measured = read_json(out / "people.json")
+    assert (measured["labelled"], measured["annotators"]["anna"]["skips"]) == (0, 4)
+    assert measured["judges"]["rule:length"]["agreement"] is None
+
+
+def test_round_of_other_judges_has_no_people_although_an_earlier_start_asked_some(
+    request_of: Any, tmp_path: Path
+) -> None:
+    request = request_of(judge=pinned(**people()))
+    with pytest.raises(RoundWaits):
+        start(tmp_path, request)
+    longer_wins(tmp_path)
+    assert (start(tmp_path, request) / "people.json").exists()
+    assert not (start(tmp_path, request_of(judge=pinned(rule="short"))) / "people.json").exists()
+
+
+def everybody_skips(campaign: Path) -> None:
+    longer_wins(campaign)
+    (path,) = (campaign / LABELLING).glob(f"*/{VOTES}")
+    votes = read_json(path)
+    write_json(path, votes | {"votes": [vote | {"choice": "skip"} for vote in votes["votes"]]})

@@ -52,3 +52,11 @@ def test_agreement_with_a_judge_is_the_share_of_people_that_it_sides_with() -> N
     assert agreement is not None
     assert (agreement.value, agreement.n) == (0.75, 2)  # r is the judge's tie, s the person's
     assert agreement_with(votes, {}, seed=0) is None
+
+
+def test_agreement_on_a_handful_of_pairs_is_not_certain() -> None:
+    votes = {name: {"a": 1.0, "b": 1.0} for name in "pqr"}
+    for agreement in (agreement_among(votes, seed=0), agreement_with(votes, dict.fromkeys(votes, 0.0), seed=0)):
+        assert agreement is not None
+        # Clopper and Pearson: 1 - 0.025 ** (1 / 3) is the upper bound of none of three.
+        assert agreement.high - agreement.low == pytest.approx(1 - 0.025 ** (1 / 3))

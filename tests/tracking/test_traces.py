@@ -8,11 +8,23 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from components.artifacts import write_table
+from components.artifacts import file_digest, read_record, write_json, write_table
 from components.judges.protocol import Group, Opinion, conclude_pair, make_verdict
 from components.preferences.tables import write_verdicts
+from components.records import FileRecord, Manifest
 from components.tracking import Tracked
 from components.tracking.traces import MAX_COMPARISONS
+
+PEOPLE = {
+    "asked": 1,
+    "labelled": 1,
+    "both_bad": 0,
+    "flagged": 0,
+    "krippendorff_alpha": None,
+    "agreement": None,
+    "judges": {},
+    "annotators": {"annabel": {"votes": 11}, "benno": {"votes": 3}},
+}
 
 
 @pytest.fixture
@@ -63,6 +75,28 @@ def test_traces_hold_the_answers_each_order_and_the_conclusion(
         "forward": ("answer 0", 1.0, "it answers"),
         "backward": ("answer 1", 0.0, "B answers"),
     }
+
+
+def test_people_are_numbers_in_the_traces_and_in_the_files_of_a_round(
+    judged: Any, record_again: Callable[..., Tracked], store: Any
+) -> None:
+    here = judged(1, 1) / "collect_preferences"
+    group = Group("1-0", [{"role": "user", "content": "why 1-0?"}], ((0, "because"), (1, "no idea")))
+    parts = ["by benno", "by annabel", "people/by annabel"]
+    votes = [make_verdict("people", group, 0, Opinion(1.0), opponent_id=1, part=part) for part in parts]
+    write_verdicts(here, [*votes, make_verdict("people", group, 0, Opinion(0.75), opponent_id=1)])
+    write_json(here / "people.json", PEOPLE)
+    manifest = read_record(Manifest, here / "MANIFEST.json")
+    people = FileRecord(sha256=file_digest(here / "people.json"), num_bytes=1)
+    write_json(here / "MANIFEST.json", manifest.model_copy(update={"files": manifest.files | {"people.json": people}}))
+    tracked = record_again(1)
+    (trace,) = traces(store, tracked)
+    assert sorted(span.name for span in trace.data.spans[1:]) == ["by person 1", "by person 2", "people/by person 1"]
+    place = Path(store.client.download_artifacts(tracked.run_id, ""))
+    contents = {path.name: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    assert json.loads(contents["people.json"])["annotators"]["person 2"]["votes"] == 3
+    said = [*contents.values(), repr(store.client.get_run(tracked.run_id).to_dictionary()).encode()]
+    assert not [text for text in said if b"annabel" in text or b"benno" in text]
 
 
 def test_traces_are_a_sample_and_each_is_there_once(
