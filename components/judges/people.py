@@ -104,7 +104,8 @@ class PeopleJudge:
             overlap_votes=people.overlap_votes,
             gold_share=people.gold_share if gold else 0.0,
             quota=max(1, ceil(people.quota * len(items) - 1e-6)),  # 0.07 of 100 is 7.000000000000001
-            deadline=deadline.isoformat() if people.deadline_hours else None,
+            # In whole seconds, as the time of closing: else a task closed at its deadline would seem open again.
+            deadline=deadline.isoformat(timespec="seconds") if people.deadline_hours else None,
             created_at=created,
             items=(*(items[name] for name in sorted(items)), *gold),
         )

@@ -125,6 +125,17 @@ def test_quota_is_a_whole_number_of_pairs_without_the_error_of_binary_fractions(
         judge.judge([Group("p", [{"role": "user", "content": "Hi"}], texts)])
 
 
+def test_task_that_closes_within_the_second_of_its_deadline_is_closed(tmp_path: Path) -> None:
+    judge = judge_of(tmp_path, people(deadline_hours=0.00021, min_share=0.0))  # 0.756 s
+    with pytest.raises(RoundWaits):
+        judge.judge(GROUPS)
+    task = the_task(tmp_path)
+    assert task.deadline is not None
+    at = datetime.fromisoformat(task.deadline).replace(microsecond=0).isoformat()
+    close(tmp_path, vote(item_of(task, "a").item_id, "anna", "first"), closed="deadline", at=at)
+    assert judge.judge(GROUPS)
+
+
 def test_round_whose_deadline_passed_without_a_page_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(RoundWaits, match=r"for the page, which must run, to close them: it was due at 20\d\d-"):
         judge_of(tmp_path, people(deadline_hours=1e-9)).judge(GROUPS)
