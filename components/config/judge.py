@@ -253,6 +253,8 @@ class JudgeConfig(JudgeSettings):
             raise ValueError(HIDDEN_FROM_POLICY)
         if self.kind == "jury" and len(self.jurors) < 2:
             raise ValueError("kind jury needs two jurors or more: list them in `jurors`")
+        if len(self.asked_people) > 1:
+            raise ValueError("people are several jurors: list them once, and raise `people.votes_per_pair`")
         if self.kind != "jury" and self.jurors:
             raise ValueError(f"jurors are listed but kind is {self.kind}: set `kind: jury`, or leave `jurors` out")
         if self.votes == "dawid_skene" and len({juror.weight for juror in self.jurors}) > 1:

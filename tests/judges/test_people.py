@@ -272,6 +272,7 @@ def test_gold_without_a_known_answer_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "config",
     [
+        {"judge": {"kind": "jury", "jurors": [{"kind": "people"}, {"kind": "people"}]}},
         {"judge": {"kind": "people"}},
         {"evaluation_judge": {"kind": "people"}},
         {"holdout_judge": {"kind": "people"}},
