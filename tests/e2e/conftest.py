@@ -99,14 +99,18 @@ class Site:
             try:
                 yield
             finally:
-                worker = psutil.Process(make.pid).children(recursive=True)
-                # Prefect's worker can lose a signal that comes while a run of its ends, so it is asked again.
-                for _ in range(3):
-                    make.terminate()
-                    with contextlib.suppress(subprocess.TimeoutExpired):
-                        make.wait(timeout=20)
+                worker = [psutil.Process(make.pid), *psutil.Process(make.pid).children(recursive=True)]
+                gone, alive = [], worker[:1]  # make passes it on
+                # Prefect's worker can lose a signal that comes while a run of its ends, so it is asked again; one that
+                # hangs in its own teardown would take the runs of the tests behind it.
+                for ask in ("terminate", "terminate", "terminate", "kill"):
+                    for process in alive:
+                        with contextlib.suppress(psutil.NoSuchProcess):
+                            getattr(process, ask)()
+                    gone, alive = psutil.wait_procs(worker, timeout=20)
+                    if not alive:
                         break
-                gone, alive = psutil.wait_procs(worker, timeout=40)
+                make.wait()
                 supervisord.ensure("worker")
         assert gone, (self.place / "make-worker.log").read_text()
         assert not alive
