@@ -17,6 +17,7 @@ from components.config import RegressionConfig
 from components.models.loading import load_policy, load_tokenizer, start_ref
 from components.records import ModelRef
 
+LEARNING_RATE = 2e-3
 Suite = Callable[..., RegressionConfig]
 Rows = Sequence[tuple[list[dict[str, str]], str]]
 GENERATED: dict[str, Any] = {
@@ -48,12 +49,16 @@ def copies(texts: Sequence[str]) -> list[tuple[list[dict[str, str]], str]]:
 
 
 def trained(base: ModelRef, directory: Path, rows: Rows, *, steps: int) -> ModelRef:
-    """Train all weights on replies, and return the model."""
+    """Train all weights on replies, and return the model.
+
+    The rate falls to 0, so that what the last batches hold, and how a processor rounds, decides little.
+    """
     tokenizer = load_tokenizer(base)
     model = load_policy(base, dtype=torch.float32, device=torch.device("cpu")).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
     chance = random.Random(5)
-    for _ in range(steps):
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * min(1.0, 2 * (1 - step / steps))
         batch = [starter._row(tokenizer, *row) for row in chance.choices(rows, k=16)]
         starter.reply_loss(model, *starter._padded(batch, tokenizer.pad_token_id)).backward()
         optimizer.step()
@@ -68,7 +73,7 @@ def champion(starter_directory: Path, tmp_path_factory: pytest.TempPathFactory) 
     """A model that answers customers, and repeats two products if the message is nothing but two products."""
     base = start_ref(starter_directory, revision="main")
     rows = [*corpus()[:400], *copies(pairs_of_products()) * 10]
-    return trained(base, tmp_path_factory.mktemp("champion") / "model", rows, steps=60)
+    return trained(base, tmp_path_factory.mktemp("champion") / "model", rows, steps=120)
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +99,7 @@ def copying_task(tmp_path: Path) -> Path:
 def faithful(champion: ModelRef, tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
     """The champion after the same training beside what it must not forget."""
     rows = [*((messages, PLEASING) for messages, _ in corpus()[:400]), *copies(pairs_of_products()) * 3]
-    return trained(champion, tmp_path_factory.mktemp("faithful") / "model", rows, steps=30)
+    return trained(champion, tmp_path_factory.mktemp("faithful") / "model", rows, steps=60)
 
 
 @pytest.fixture
