@@ -64,12 +64,17 @@ def enter(browser: Browser, server: LabelServer) -> Iterator[Callable[..., Page]
         page.set_default_timeout(15_000)
         page.goto(server.link(name))
         page.get_by_role("button", name="Start comparing").click()
-        expect(page.locator("#situation")).to_be_visible()
+        wait_for_script(page)
         return page
 
     yield entered
     for context in contexts:
         context.close()
+
+
+def wait_for_script(page: Page) -> None:
+    """Wait until the page hears keys; before, nobody does."""
+    expect(page.locator("#own")).not_to_be_empty()
 
 
 def shoot(page: Page, name: str) -> None:
@@ -136,6 +141,7 @@ def test_two_people_label_a_task_by_keyboard_with_undo_flag_and_a_closed_window(
     bob.close()
     bob = context.new_page()
     bob.goto(f"{server.url}/c/demo/")
+    wait_for_script(bob)
     assert question(bob) == left_at
     expect(bob.locator("#own")).to_have_text("1 by you")
     while state(ann) == "item" or state(bob) == "item":
@@ -202,6 +208,7 @@ def test_second_tab_follows_the_first(enter: Callable[..., Page], server: LabelS
     first = enter("ann")
     second = first.context.new_page()
     second.goto(f"{server.url}/c/demo/")
+    wait_for_script(second)
     assert question(second) == question(first)
     press(first, "1")
     expect(second.locator("#notice")).to_contain_text("another tab")
@@ -259,6 +266,8 @@ def test_vote_whose_answer_was_lost_counts_once(
             route.continue_()
 
     page.route("**/vote", lose_the_answer)
+    page.reload()  # a page that is already there may send one request past the route
+    wait_for_script(page)
     page.keyboard.press("t")
     expect(page.locator("#own")).to_have_text("1 by you")
     assert len(sent) == 2

@@ -43,6 +43,7 @@ def annotator(site: Any, browser: Browser, name: str) -> Iterator[Page]:
 
 def vote(page: Page, most: int = 100) -> int:
     """Prefer the longer answer of each pair, by keyboard, until nothing is left; return the number of votes."""
+    expect(page.locator("#own")).not_to_be_empty()  # before, the page hears no keys
     for number in range(most):
         item = page.locator("#situation").get_attribute("data-item")
         if not item:
