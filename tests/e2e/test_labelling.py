@@ -379,9 +379,10 @@ def test_long_answers_scroll_together(enter: Callable[..., Page], runs: Path, se
     panes = page.locator(".pane")
     for leader, other, part in ((0, 1, 0.5), (1, 0, 1.0), (0, 1, 0.0)):
         panes.nth(leader).evaluate(f"pane => pane.scrollTop = {part} * (pane.scrollHeight - pane.clientHeight)")
-        page.wait_for_timeout(200)
-        assert panes.nth(other).evaluate(share) == pytest.approx(part, abs=0.02)
-        assert panes.nth(leader).evaluate(share) == pytest.approx(part, abs=0.02)
+        wait_until(lambda other=other, part=part: abs(panes.nth(other).evaluate(share) - part) < 0.02, "the other", 10)
+        page.wait_for_timeout(200)  # it must stay there
+        for pane in (leader, other):
+            assert panes.nth(pane).evaluate(share) == pytest.approx(part, abs=0.02)
 
 
 def test_link_does_not_leave_the_page_with_its_token(browser: Browser, server: LabelServer, task: Task) -> None:
