@@ -6,14 +6,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from components.artifacts import file_digest, read_json, read_table, write_table
+from components.artifacts import read_json, read_table
 from components.config import ActiveConfig, JudgeConfig, PolicyConfig, PreferencesConfig
-from components.data.messages import format_messages
 from components.data.prompts import make_prompt
 from components.judges import rule as rule_module
 from components.judges.registry import judge_digest
 from components.preferences.stage import run
-from components.records import Artifact, CollectRequest, DataRejected, JudgeRef, ModelRef
+from components.records import CollectRequest, DataRejected, JudgeRef, ModelRef
 
 PROMPTS = [make_prompt([{"role": "user", "content": f"question {number}"}]) for number in range(4)]
 TEXTS = [["a", "bb"], ["ccc", "d"], ["e x", "ff"], ["g", "hhh x"]]
@@ -33,22 +32,11 @@ def pinned(**config: Any) -> JudgeRef:
 
 
 @pytest.fixture
-def request_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def request_of(tables_of: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     for name, score in RULES.items():
         monkeypatch.setitem(rule_module.RULES, name, rule_module.Rule(score, lambda: "1"))
 
-    def written(name: str, table: pd.DataFrame) -> Artifact:
-        write_table(tmp_path / name, table)
-        return Artifact(path=tmp_path / name, digest=file_digest(tmp_path / name))
-
-    prompts = [(prompt.prompt_id, format_messages(prompt.messages)) for prompt in PROMPTS]
-    responses = [
-        (p.prompt_id, number, text) for p, two in zip(PROMPTS, TEXTS, strict=True) for number, text in enumerate(two)
-    ]
-    tables = {
-        "prompts": written("prompts.parquet", pd.DataFrame(prompts, columns=["prompt_id", "messages"])),
-        "responses": written("responses.parquet", pd.DataFrame(responses, columns=["prompt_id", "sample_id", "text"])),
-    }
+    tables = tables_of(PROMPTS, TEXTS)
     models = {"policy": NOBODY, "start": NOBODY, "limits": PolicyConfig()}
 
     def request(**knobs: Any) -> CollectRequest:

@@ -4,18 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
-from components.artifacts import file_digest, read_json, read_table, write_json, write_table
+from components.artifacts import read_json, read_table, write_json
 from components.config import ActiveConfig, JudgeConfig, PolicyConfig, PreferencesConfig
-from components.data.messages import format_messages
 from components.data.prompts import make_prompt
 from components.judges import rule as rule_module
 from components.judges.registry import judge_digest
 from components.labelling.task import LABELLING, VOTES, Item, Vote, Votes, read_task
 from components.preferences.stage import run
-from components.records import Artifact, CollectRequest, JudgeRef, JudgeUnavailable, ModelRef, RoundWaits
+from components.records import CollectRequest, JudgeRef, JudgeUnavailable, ModelRef, RoundWaits
 
 PROMPTS = [make_prompt([{"role": "user", "content": f"question {number}"}]) for number in range(4)]
 TEXTS = [["a", "bb"], ["ccc", "d"], ["e", "ff"], ["g", "hhh"]]
@@ -32,22 +30,11 @@ def pinned(**config: Any) -> JudgeRef:
 
 
 @pytest.fixture
-def request_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def request_of(tables_of: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     for name, score in RULES.items():
         monkeypatch.setitem(rule_module.RULES, name, rule_module.Rule(score, lambda: "1"))
 
-    def written(name: str, table: pd.DataFrame) -> Artifact:
-        write_table(tmp_path / name, table)
-        return Artifact(path=tmp_path / name, digest=file_digest(tmp_path / name))
-
-    prompts = [(prompt.prompt_id, format_messages(prompt.messages)) for prompt in PROMPTS]
-    responses = [
-        (p.prompt_id, number, text) for p, two in zip(PROMPTS, TEXTS, strict=True) for number, text in enumerate(two)
-    ]
-    tables = {
-        "prompts": written("prompts.parquet", pd.DataFrame(prompts, columns=["prompt_id", "messages"])),
-        "responses": written("responses.parquet", pd.DataFrame(responses, columns=["prompt_id", "sample_id", "text"])),
-    }
+    tables = tables_of(PROMPTS, TEXTS)
     models = {"policy": NOBODY, "start": NOBODY, "limits": PolicyConfig(), "preferences": PreferencesConfig()}
     return lambda **knobs: CollectRequest(seed_pairs_digest=None, seed=5, **tables, **models, **knobs)
 
@@ -68,7 +55,8 @@ def longer_wins(campaign: Path, annotators: tuple[str, ...] = ("anna",)) -> int:
     def vote(item: Item, name: str) -> Vote:
         choice = "first" if len(item.first) > len(item.second) else "second"
         given = {"vote_id": item.item_id + name, "seconds": 1.0, "at": task.created_at, "flag": None}
-        return Vote(item_id=item.item_id, annotator=name, choice=choice, shown_left="first", **given)  # type: ignore[arg-type]
+        given |= {"item_id": item.item_id, "annotator": name, "choice": choice, "shown_left": "first"}
+        return Vote.model_validate(given)
 
     votes = tuple(vote(item, name) for item in task.items for name in annotators)
     write_json(path.parent / VOTES, Votes(task=task.task, closed="quota", closed_at=task.created_at, votes=votes))
