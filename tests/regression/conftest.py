@@ -78,8 +78,9 @@ def champion(starter_directory: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="session")
 def forgetful(champion: ModelRef, tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
-    """The champion after training on one polite reply to every customer."""
-    rows = [(messages, PLEASING) for messages, _ in corpus()[:400]]
+    """The champion after training on one polite reply, whatever the message."""
+    messages = [messages for messages, _ in [*corpus()[:400], *copies(pairs_of_products())]]
+    rows = [(each, PLEASING) for each in messages]
     return trained(champion, tmp_path_factory.mktemp("forgetful") / "model", rows, steps=30)
 
 
@@ -105,8 +106,7 @@ def faithful(champion: ModelRef, tmp_path_factory: pytest.TempPathFactory) -> Mo
 @pytest.fixture
 def harness_suite(tmp_path: Path) -> Suite:
     """Return a function that writes tasks of the harness, with local documents, and configures them."""
-    pairs = pairs_of_products()
-    documents = [{"text": text, "choices": [text, pairs[place - 1]]} for place, text in enumerate(pairs)]
+    documents = [{"text": text, "choices": [text, PLEASING]} for text in pairs_of_products()]
 
     def write(documents: list[dict[str, Any]] = documents, **tasks: dict[str, Any]) -> RegressionConfig:
         data = tmp_path / "documents.jsonl"
