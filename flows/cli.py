@@ -32,6 +32,7 @@ from flows.commands import (
     serve,
     services,
     sft,
+    study,
     validate,
 )
 
@@ -47,6 +48,7 @@ app = typer.Typer(
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Rounds": (run.run, look.status, look.report),
     "Demonstrations": (sft.sft,),
+    "Comparisons": (study.study,),
     "Preferences": (
         label.label,
         preferences.collect,

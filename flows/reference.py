@@ -9,7 +9,7 @@ from typing import Literal, cast, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from components.config import CampaignConfig, Limit, RewardModelConfig, SftConfig
+from components.config import ArmConfig, CampaignConfig, Limit, RewardModelConfig, SftConfig, StudyConfig
 
 INTRODUCTION = """\
 # Configuration
@@ -40,6 +40,12 @@ REWARD_MODEL = """\
 How `ratchet reward-model` trains on preference pairs (Ouyang et al. 2022, arXiv 2203.02155). These keys are not part of
 a campaign's file: they stand in a file of their own, which `--config` names."""
 
+STUDY = """\
+What `ratchet study` compares: arms, each a change of one base configuration, each with several seeds
+([studies](studies.md)). A study has a file of its own."""
+ARM = """\
+One way to train, in `arms` under its name. `change` has the keys of a campaign's file."""
+
 SFT = """\
 How `ratchet sft` trains on demonstrations (Ouyang et al. 2022, arXiv 2203.02155). These keys are not part of a
 campaign's file: they stand in a file of their own, which `--config` names. `lora` has the keys of a campaign's `lora`,
@@ -61,7 +67,14 @@ def config_reference() -> str:
     reward_model = _table("A reward model", REWARD_MODEL, dict(RewardModelConfig.model_fields))
     sft = {name: field for name, field in SftConfig.model_fields.items() if not _is_section(field)}
     return "\n".join(
-        [_table("Top level", about, top), *tables, reward_model, _table("Supervised fine-tuning", SFT, sft)]
+        [
+            _table("Top level", about, top),
+            *tables,
+            reward_model,
+            _table("Supervised fine-tuning", SFT, sft),
+            _table("A study", STUDY, dict(StudyConfig.model_fields)),
+            _table("An arm of a study", ARM, dict(ArmConfig.model_fields)),
+        ]
     )
 
 

@@ -65,7 +65,7 @@ def refuse_changes(directory: Path, config: CampaignConfig) -> None:
     Raises:
         ValueError: They differ; the message names the keys and how to continue.
     """
-    changed = _changes(directory, config)
+    changed = config_changes(directory, config)
     if changed:
         raise ValueError(
             f"the config of campaign {config.campaign} has changed ({'; '.join(changed)}): undo the change, "
@@ -86,7 +86,7 @@ def pin_config(directory: Path, config: CampaignConfig, *, accept_changes: bool)
         refuse_changes(directory, config)
     if not (directory / CONFIG).exists():
         write_json(directory / CONFIG, config.model_dump(mode="json"))
-    elif _changes(directory, config):
+    elif config_changes(directory, config):
         _keep_config(directory)
         write_json(directory / CONFIG, config.model_dump(mode="json"))
     else:
@@ -128,7 +128,8 @@ def config_of_round(directory: Path, round: int) -> dict[str, Any]:
     return read_json(replaced[min(later)] if later else directory / CONFIG)
 
 
-def _changes(directory: Path, config: CampaignConfig) -> list[str]:
+def config_changes(directory: Path, config: CampaignConfig) -> list[str]:
+    """Return the keys that differ from the campaign's in more than `FREE_TO_CHANGE`, as `key: then -> now`."""
     if not (directory / CONFIG).exists():
         return []
     new = config.model_dump(mode="json")

@@ -21,6 +21,7 @@ from components.config.regression import RegressionConfig
 from components.config.reward_model import RewardModelConfig
 from components.config.section import Section
 from components.config.sft import CampaignSftConfig, SftConfig
+from components.config.study import ArmConfig, StudyConfig, load_study
 from components.config.tracking import TrackingConfig
 from components.config.training import (
     HARD_LABEL_LOSSES,
@@ -41,6 +42,7 @@ __all__ = [
     "RESPONSE_LOSSES",
     "UNSMOOTHED_LOSSES",
     "ActiveConfig",
+    "ArmConfig",
     "BudgetConfig",
     "CallLimits",
     "CampaignConfig",
@@ -71,6 +73,7 @@ __all__ = [
     "Section",
     "SftConfig",
     "SoftPromptConfig",
+    "StudyConfig",
     "Takes",
     "TrackingConfig",
     "TrainingConfig",
@@ -80,5 +83,6 @@ __all__ = [
     "load_config",
     "load_section",
     "load_settings",
+    "load_study",
     "read_settings",
 ]

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import betaincinv
+from scipy.special import betaincinv, stdtrit
 
 from components.records import Interval
 
@@ -61,6 +61,19 @@ def mean_interval(values: Sequence[float], *, confidence: float, resamples: int,
     tail = (1 - confidence) / 2
     low, high = np.quantile(np.concatenate(parts), [tail, 1 - tail])
     return Interval(value=float(numbers.mean()), low=float(low), high=float(high), n=numbers.size)
+
+
+def mean_of_seeds(values: Sequence[float], *, confidence: float) -> Interval:
+    """Return the mean with Student's interval: for the few results of seeds, too few for a bootstrap.
+
+    Args:
+        values: One per seed, at least two.
+        confidence: Level of the interval, in (0, 1).
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    mean, error = float(numbers.mean()), float(numbers.std(ddof=1)) / math.sqrt(numbers.size)
+    reach = float(stdtrit(numbers.size - 1, (1 + confidence) / 2)) * error
+    return Interval(value=mean, low=mean - reach, high=mean + reach, n=numbers.size)
 
 
 def share(count: int, total: int, *, confidence: float) -> Interval:

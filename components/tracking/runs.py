@@ -19,7 +19,7 @@ from components.tracking.views import colour, view_tag
 
 _SUPERSEDED = "superseded"
 # Some of MLflow's pages depend on this tag; the default page of MLflow 3.17 does not (see `views.experiment_url`).
-_KIND_OF_EXPERIMENT = {"mlflow.experimentKind": "custom_model_development"}
+KIND_OF_EXPERIMENT = {"mlflow.experimentKind": "custom_model_development"}
 log = logging.getLogger(__name__)
 
 
@@ -50,7 +50,7 @@ def ensure_experiment(client: MlflowClient, campaign_dir: Path, state: State) ->
             "**Views > Rounds** shows them side by side."
         )
         key, view = view_tag(time.time_ns() // 1_000_000)
-        tags = _KIND_OF_EXPERIMENT | owner_tags(campaign_dir, state) | {"mlflow.note.content": note, key: view}
+        tags = KIND_OF_EXPERIMENT | owner_tags(campaign_dir, state) | {"mlflow.note.content": note, key: view}
         return str(
             client.create_experiment(name, artifact_location=artifact_location(campaign_dir.parent, name), tags=tags)
         )

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import NamedTuple
 import typer
 import yaml
 
-from components.config import load_config
+from components.config import load_config, load_study
+from components.config.shipped import conf_path
 from flows.cli import app
 
 ROOT = Path(__file__).parents[2]
@@ -106,15 +108,23 @@ def unknown_languages(page: Path) -> list[str]:
 
 
 def broken_configurations(page: Path, workspace: Path) -> list[str]:
-    """Return the YAML blocks that do not load as a campaign's configuration; a block may leave `campaign` out."""
+    """Return the YAML blocks that load neither as a campaign, which may leave `campaign` out, nor as a study.
+
+    Studies lie beside the one that ships.
+    """
     faults = []
+    file = workspace / "studies" / "block.yaml"
+    file.parent.mkdir()
+    shutil.copy(conf_path("demo.yaml"), workspace)
     for block in blocks(page):
         if block.language == "yaml":
-            file = workspace / "block.yaml"
             file.write_text(block.text, encoding="utf-8")
             try:
-                named = "campaign" in (yaml.safe_load(block.text) or {})
-                load_config(file, {} if named else {"campaign": "page"})
+                named = yaml.safe_load(block.text) or {}
+                if "study" in named:
+                    load_study(file)
+                else:
+                    load_config(file, {} if "campaign" in named else {"campaign": "page"})
             except (ValueError, yaml.YAMLError) as error:
                 faults.append(f"{page.name}:{block.line}: {error}")
     return faults

@@ -1,0 +1,149 @@
+"""What `ratchet study` compares: arms of one base configuration, over seeds."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, JsonValue, field_validator, model_validator
+
+from components.config.campaign import CampaignConfig
+from components.config.loading import load_config, load_section
+from components.config.paths import with_absolute_paths
+from components.config.section import Section
+
+ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
+STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,19}")
+"""Short, since a campaign's name is made of the study's, the arm's and the seed."""
+
+
+class ArmConfig(Section):
+    """One way to train, which a study compares with others."""
+
+    method: Literal["rounds", "offline", "best_of_n"] = "rounds"
+    """`rounds`: a campaign of the study's rounds; `offline`: one round with as many prompts as they have together, all
+    answered by the start model; `best_of_n`: no training: the judge picks the best of `num_samples` answers of the
+    start model."""
+    change: dict[str, JsonValue] = {}
+    """What differs from the base configuration, as a campaign's file writes it, such as `{training: {loss: ipo}}`."""
+    num_samples: int = Field(default=4, ge=2, le=1024)
+    """Answers of which `best_of_n` picks one."""
+
+    @property
+    def settings(self) -> dict[str, JsonValue]:
+        """What tells the arm from the base configuration, by dotted keys."""
+        method = {} if self.method == "rounds" else {"method": self.method}
+        number = {"num_samples": self.num_samples} if self.method == "best_of_n" else {}
+        return {**method, **number, **_flat(self.change)}
+
+    @model_validator(mode="after")
+    def _each_key_is_read(self) -> Self:
+        default = ArmConfig.model_fields["num_samples"].default
+        if self.method != "best_of_n" and self.num_samples != default:
+            raise ValueError(f"num_samples has no effect with method {self.method}: leave it out")
+        return self
+
+
+class StudyConfig(Section):
+    """A study: arms, each a change of one base configuration, each with several seeds."""
+
+    PATHS: ClassVar[tuple[str, ...]] = ("base",)
+
+    study: str
+    """Name of the study: letters, digits, dash and underscore, at most 20. Its campaigns are called
+    `STUDY.ARM.seed-N`."""
+    base: str
+    """YAML file of a campaign, which every arm changes."""
+    arms: dict[str, ArmConfig] = Field(min_length=1)
+    """The arms by their names. The first is the baseline that the others are compared with."""
+    seeds: tuple[int, ...] = Field(default=(1, 2, 3), min_length=1)
+    """Seeds of the campaigns; every arm has all of them."""
+    rounds: int = Field(default=3, ge=1, le=1000)
+    """Rounds of an arm; the offline arms get all their prompts in one round."""
+    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
+    """Level of the intervals over seeds."""
+
+    @property
+    def baseline(self) -> str:
+        """Name of the arm that the others are compared with."""
+        return next(iter(self.arms))
+
+    @field_validator("study")
+    @classmethod
+    def _names_a_directory(cls, name: str) -> str:
+        if not STUDY_NAME.fullmatch(name):
+            raise ValueError("is not a valid name: use 1 to 20 letters, digits, dashes or underscores")
+        return name
+
+    @field_validator("arms")
+    @classmethod
+    def _arms_name_campaigns(cls, arms: dict[str, ArmConfig]) -> dict[str, ArmConfig]:
+        for name in arms:
+            if not ARM_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is not a valid name: use 1 to 32 letters, digits, dashes or underscores")
+        return arms
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        twice = next((seed for seed in seeds if seeds.count(seed) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{twice} is named twice: name each seed once")
+        return seeds
+
+    def campaign_name(self, arm: str, seed: int) -> str:
+        """Return the name of the campaign of an arm and a seed."""
+        return f"{self.study}.{arm}.seed-{seed}"
+
+    def campaign(self, arm: str, seed: int) -> CampaignConfig:
+        """Return the configuration of the campaign of an arm and a seed.
+
+        Raises:
+            ValueError: The base configuration cannot be read, or does not take the arm's change; one line that names
+                the arm.
+        """
+        chosen = self.arms[arm]
+        own = {"campaign": self.campaign_name(arm, seed), "seed": seed}
+        try:
+            config = load_config(Path(self.base), {**chosen.change, **own})
+            if chosen.method != "offline":
+                return config.model_copy(update={"num_rounds": self.rounds})
+            prompts = {"per_round": config.prompts.per_round * self.rounds}
+            change = _with_prompts(chosen.change, prompts)
+            return load_config(Path(self.base), {**change, **own}).model_copy(update={"num_rounds": 1})
+        except ValueError as error:
+            raise ValueError(f"arm {arm}: {error}") from None
+
+
+def _flat(change: Mapping[str, Any], prefix: str = "") -> dict[str, JsonValue]:
+    flat: dict[str, JsonValue] = {}
+    for key, value in change.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _with_prompts(change: Mapping[str, Any], prompts: Mapping[str, Any]) -> dict[str, Any]:
+    return {**change, "prompts": {**change.get("prompts", {}), **prompts}}
+
+
+def load_study(path: Path, overrides: Mapping[str, Any] | None = None) -> StudyConfig:
+    """Read the YAML file of a study, and check every arm.
+
+    Args:
+        path: YAML file whose keys are a subset of `StudyConfig`'s. Relative paths in it, those of the arms too, mean
+            beside it.
+        overrides: As of `load_config`.
+
+    Raises:
+        ValueError: As `load_config`; what is wrong with an arm names the arm.
+    """
+    config = load_section(path, StudyConfig, overrides)
+    folder = path.absolute().parent
+    arms = {
+        name: arm.model_copy(update={"change": with_absolute_paths(arm.change, CampaignConfig, folder)})
+        for name, arm in config.arms.items()
+    }
+    config = config.model_copy(update={"arms": arms})
+    for name in arms:
+        config.campaign(name, config.seeds[0])
+    return config
