@@ -33,6 +33,7 @@ from flows.commands import (
     services,
     sft,
     study,
+    sweep,
     validate,
 )
 
@@ -48,7 +49,7 @@ app = typer.Typer(
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Rounds": (run.run, look.status, look.report),
     "Demonstrations": (sft.sft,),
-    "Comparisons": (study.study,),
+    "Comparisons": (study.study, sweep.sweep),
     "Preferences": (
         label.label,
         preferences.collect,

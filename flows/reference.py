@@ -9,7 +9,16 @@ from typing import Literal, cast, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from components.config import ArmConfig, CampaignConfig, Limit, RewardModelConfig, SftConfig, StudyConfig
+from components.config import (
+    ArmConfig,
+    CampaignConfig,
+    Limit,
+    ParameterConfig,
+    RewardModelConfig,
+    SftConfig,
+    StudyConfig,
+    SweepConfig,
+)
 
 INTRODUCTION = """\
 # Configuration
@@ -46,6 +55,12 @@ What `ratchet study` compares: arms, each a change of one base configuration, ea
 ARM = """\
 One way to train, in `arms` under its name. `change` has the keys of a campaign's file."""
 
+SWEEP = """\
+What `ratchet sweep` searches: ranges of a campaign's keys ([sweeps](studies.md#sweeps)). A sweep has a file of its
+own."""
+PARAMETER = """\
+What a sweep tries of one key, in `parameters` under the key's name with dots, such as `training.beta`."""
+
 SFT = """\
 How `ratchet sft` trains on demonstrations (Ouyang et al. 2022, arXiv 2203.02155). These keys are not part of a
 campaign's file: they stand in a file of their own, which `--config` names. `lora` has the keys of a campaign's `lora`,
@@ -74,6 +89,8 @@ def config_reference() -> str:
             _table("Supervised fine-tuning", SFT, sft),
             _table("A study", STUDY, dict(StudyConfig.model_fields)),
             _table("An arm of a study", ARM, dict(ArmConfig.model_fields)),
+            _table("A sweep", SWEEP, dict(SweepConfig.model_fields)),
+            _table("A parameter of a sweep", PARAMETER, dict(ParameterConfig.model_fields)),
         ]
     )
 

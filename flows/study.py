@@ -1,28 +1,20 @@
 """A study: run the campaign of each arm and seed, one after the other, and report after each. Computes nothing."""
 
-import time
 from typing import Any
 
-from prefect import flow, get_run_logger, tags
+from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 
 from components.campaign.config import config_changes, with_former_defaults
 from components.campaign.lock import locked
 from components.campaign.state import campaign_directory
 from components.config import StudyConfig
-from components.records import DataRejected, JudgeUnavailable, ModelRefused, RoundStopped, RoundWaits, StageFailed
-from components.runtime import progress
-from components.study.files import Failure, Results, study_directory, write_results
-from components.study.outcomes import Outcome, read_outcome
+from components.study.files import STUDIES, Failure, Results, study_directory, write_results
+from components.study.outcomes import Outcome
 from components.study.report import write_report
 from components.study.summary import summarize
-from flows.dpo_round import STOPPED
-from flows.iterative_dpo import iterative_dpo
-from flows.prefect_page.waiting import WAITING
-from tasks.record_study import record_outcome
-
-FAILURES = (ValueError, DataRejected, JudgeUnavailable, ModelRefused, StageFailed, RoundStopped, RoundWaits)
-"""Errors of one arm, after which the others go on."""
+from flows.whole_campaign import FAILURES, run_until
+from tasks.record_outcome import record_outcome
 
 
 def _run_name() -> str:
@@ -58,7 +50,6 @@ def study(config: StudyConfig) -> dict[str, Any]:
                     get_run_logger().error("arm %s, seed %d: %s", arm, seed, error)
                     failures.append(Failure(arm=arm, seed=seed, reason=str(error)))
                 else:
-                    record_outcome(config, outcome)
                     outcomes.append(outcome)
                 arms = summarize(outcomes, arms=tuple(config.arms), confidence=config.confidence)
                 results = Results(config=config, outcomes=tuple(outcomes), arms=arms, failures=tuple(failures))
@@ -82,28 +73,17 @@ def _refuse_changes(config: StudyConfig) -> None:
 
 
 def _run_arm(config: StudyConfig, arm: str, seed: int) -> Outcome:
-    """Run the rounds of an arm's campaign that are missing, and return what it reached.
-
-    Raises:
-        RoundStopped: The stop-file or a budget ended it, or another process runs it.
-        RoundWaits: People have to vote first.
-        ValueError: Its configuration or its data are wrong.
-        StageFailed: A stage failed.
-    """
+    """Run the campaign of an arm and a seed, record it and return what it reached."""
     campaign = config.campaign(arm, seed)
     number = list(config.arms).index(arm) + len(config.arms) * list(config.seeds).index(seed) + 1
-    place = f"campaign {number} of {len(config.arms) * len(config.seeds)}"
-    began = time.monotonic()
-    progress.began(campaign.campaign, place)
-    with tags(f"study:{config.study}"):
-        state: Any = iterative_dpo(campaign, until=campaign.num_rounds, return_state=True)
-    if state.name == WAITING:
-        raise RoundWaits(state.message)
-    if state.name == STOPPED:
-        raise RoundStopped(state.message)
-    state.result()
-    outcome = read_outcome(campaign_directory(campaign.campaign), arm=arm, seed=seed, rounds=campaign.num_rounds)
-    if outcome is None:
-        raise RoundStopped(f"{campaign.campaign} has ended before round {campaign.num_rounds}: {state.message}")
-    progress.ended(campaign.campaign, place, time.monotonic() - began, already_done=False)
+    outcome = run_until(
+        campaign,
+        until=campaign.num_rounds,
+        arm=arm,
+        place=f"campaign {number} of {len(config.arms) * len(config.seeds)}",
+        tag=f"study:{config.study}",
+    )
+    settings = {key: str(value) for key, value in config.arms[arm].settings.items()}
+    params = {"arm": arm, "seed": str(seed), "base": config.base} | settings
+    record_outcome(f"{STUDIES}/{config.study}", f"{arm}, seed {seed}", outcome, params)
     return outcome

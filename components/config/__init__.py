@@ -22,6 +22,7 @@ from components.config.reward_model import RewardModelConfig
 from components.config.section import Section
 from components.config.sft import CampaignSftConfig, SftConfig
 from components.config.study import ArmConfig, StudyConfig, load_study
+from components.config.sweep import DEFAULT, WINNER, ParameterConfig, SweepConfig, load_sweep
 from components.config.tracking import TrackingConfig
 from components.config.training import (
     HARD_LABEL_LOSSES,
@@ -37,10 +38,12 @@ from components.config.training import (
 __all__ = [
     "BUILTIN",
     "CAMPAIGN_NAME",
+    "DEFAULT",
     "HARD_LABEL_LOSSES",
     "MARGIN_LOSSES",
     "RESPONSE_LOSSES",
     "UNSMOOTHED_LOSSES",
+    "WINNER",
     "ActiveConfig",
     "ArmConfig",
     "BudgetConfig",
@@ -63,6 +66,7 @@ __all__ = [
     "Limit",
     "LoraConfig",
     "LossName",
+    "ParameterConfig",
     "PeopleConfig",
     "PolicyConfig",
     "PreferencesConfig",
@@ -74,6 +78,7 @@ __all__ = [
     "SftConfig",
     "SoftPromptConfig",
     "StudyConfig",
+    "SweepConfig",
     "Takes",
     "TrackingConfig",
     "TrainingConfig",
@@ -84,5 +89,6 @@ __all__ = [
     "load_section",
     "load_settings",
     "load_study",
+    "load_sweep",
     "read_settings",
 ]

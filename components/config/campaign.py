@@ -20,7 +20,7 @@ from components.config.tracking import TrackingConfig
 from components.config.training import ADAPTER_LEARNING_RATE, HARD_LABEL_LOSSES, ConstraintsConfig, TrainingConfig
 
 CAMPAIGN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-NOT_CAMPAIGNS = re.compile(r"mlflow\.db.*|mlartifacts|bench|e2e|studies")
+NOT_CAMPAIGNS = re.compile(r"mlflow\.db.*|mlartifacts|bench|e2e|studies|sweeps")
 """What else lies in the directory of the campaigns."""
 
 

@@ -105,10 +105,18 @@ def read_settings(settings: Sequence[str]) -> dict[str, Any]:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ValueError(f"--set {setting} is not valid YAML: {' '.join(str(error).split())}") from None
-        for part in reversed(parts):
-            value = {part: value}
-        overrides = _merged(overrides, value)
+        overrides = _merged(overrides, nested({key.strip(): value}))
     return overrides
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by dotted keys as sections within sections, as a YAML file has them."""
+    sections: dict[str, Any] = {}
+    for key, value in values.items():
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        sections = _merged(sections, value)
+    return sections
 
 
 def _merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from components.config.loading import load_config, load_section
 from components.config.paths import with_absolute_paths
 from components.config.section import Section
 
-ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
-STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,19}")
+ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,23}")
+STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,23}")
 """Short, since a campaign's name is made of the study's, the arm's and the seed."""
 
 
@@ -50,7 +50,7 @@ class StudyConfig(Section):
     PATHS: ClassVar[tuple[str, ...]] = ("base",)
 
     study: str
-    """Name of the study: letters, digits, dash and underscore, at most 20. Its campaigns are called
+    """Name of the study: letters, digits, dash and underscore, at most 24. Its campaigns are called
     `STUDY.ARM.seed-N`."""
     base: str
     """YAML file of a campaign, which every arm changes."""
@@ -72,7 +72,7 @@ class StudyConfig(Section):
     @classmethod
     def _names_a_directory(cls, name: str) -> str:
         if not STUDY_NAME.fullmatch(name):
-            raise ValueError("is not a valid name: use 1 to 20 letters, digits, dashes or underscores")
+            raise ValueError("is not a valid name: use 1 to 24 letters, digits, dashes or underscores")
         return name
 
     @field_validator("arms")
@@ -80,7 +80,7 @@ class StudyConfig(Section):
     def _arms_name_campaigns(cls, arms: dict[str, ArmConfig]) -> dict[str, ArmConfig]:
         for name in arms:
             if not ARM_NAME.fullmatch(name):
-                raise ValueError(f"{name!r} is not a valid name: use 1 to 32 letters, digits, dashes or underscores")
+                raise ValueError(f"{name!r} is not a valid name: use 1 to 24 letters, digits, dashes or underscores")
         return arms
 
     @field_validator("seeds")

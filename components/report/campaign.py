@@ -2,13 +2,9 @@
 
 import json
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
-
-from components.artifacts import write_bytes
 from components.campaign.files import STAGES, CampaignFiles, RoundFiles, read_campaign
 from components.config import CampaignConfig, differences
 from components.records import Interval
@@ -16,6 +12,7 @@ from components.report import judging, people, wording
 from components.report.charts import round_charts, training_charts
 from components.report.data_checks import CheckedRound, checked_round
 from components.report.lineage import lineage
+from components.report.pages import HERE, write_page
 from components.report.samples import read_samples
 from components.report.wording import (
     collapse,
@@ -41,6 +38,7 @@ PEOPLE_TABLES: dict[tuple[str, ...], Rows] = {
 }
 """By the headings of a table, what makes its rows of a round."""
 REPORT = "report.html"
+TEMPLATE = HERE / "report.html.j2"
 EARLIER_SAMPLES = 8
 """Samples shown per round before the latest, so that a long campaign's report stays small."""
 SAMPLED_ROUNDS = 20
@@ -58,25 +56,9 @@ def write_report(campaign_dir: Path) -> Path:
     Raises:
         ValueError: The directory does not contain a campaign, or its configuration is not valid.
     """
-    html = _template().render(_view(read_campaign(campaign_dir)))
-    path = campaign_dir / REPORT
-    write_bytes(path, html.encode())
-    return path
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for name in ("decimal", "count", "share", "duration", "memory", "short_digest", "outcome", "stage_name"):
-        environment.filters[name] = getattr(wording, name)
-    environment.filters["cut"] = _cut
-    return environment.get_template("report.html.j2")
+    names = ("decimal", "count", "share", "duration", "memory", "short_digest", "outcome", "stage_name")
+    filters = {name: getattr(wording, name) for name in names} | {"cut": _cut}
+    return write_page(campaign_dir / REPORT, TEMPLATE, _view(read_campaign(campaign_dir)), filters)
 
 
 def _view(campaign: CampaignFiles) -> dict[str, Any]:

@@ -3,21 +3,18 @@
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from components.artifacts import write_bytes
 from components.plots.figures import PAPER, THEMED, Palette, styled, to_png, to_svg
 from components.plots.study import Mean, frontier_figure, win_rate_figure
 from components.plots.study import Path as ArmPath
 from components.report import wording
+from components.report.pages import write_page
 from components.study.files import Results
 from components.study.outcomes import Outcome, Point
 from components.study.summary import ArmSummary, Spread
 
 REPORT = "report.html"
 PLACES = {"win_rate": 3, "reward": 3, "kl": 2, "tokens": 1, "seconds": 0}
-TEMPLATES = (Path(__file__).parent, Path(wording.__file__).parent)
-"""The page's own, and the style that it shares with a campaign's."""
+TEMPLATE = Path(__file__).parent / "study.html.j2"
 
 
 def write_report(directory: Path, results: Results) -> Path:
@@ -26,18 +23,8 @@ def write_report(directory: Path, results: Results) -> Path:
         for name, draw in (("frontier", _frontier), ("win_rates", _win_rates)):
             with styled(PAPER, name):
                 to_png(draw(results, PAPER), directory / f"{name}.png")
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for name in ("count", "memory", "duration"):
-        environment.filters[name] = getattr(wording, name)
-    environment.filters["spread"] = spread
-    write_bytes(directory / REPORT, environment.get_template("study.html.j2").render(_view(results)).encode())
-    return directory / REPORT
+    filters = {name: getattr(wording, name) for name in ("count", "memory", "duration")} | {"spread": spread}
+    return write_page(directory / REPORT, TEMPLATE, _view(results), filters)
 
 
 def spread(value: Spread | None, places: int, *, signed: bool = False) -> str:

@@ -8,11 +8,11 @@ only when they need it.
 from components.tracking.cleanup import collect_copies
 from components.tracking.failures import TrackingRefused, TrackingUnavailable
 from components.tracking.locations import artifact_root
+from components.tracking.outcomes import record_outcome
 from components.tracking.ownership import NameTaken
 from components.tracking.recording import Tracked, announce_champion, record_round, refuse_taken_name
 from components.tracking.registry import Version, read_versions
 from components.tracking.store import ensure_store, tracking_uri
-from components.tracking.study import record_arm
 from components.tracking.views import compare_rounds_url, compare_url, experiment_url, is_server
 
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
     "experiment_url",
     "is_server",
     "read_versions",
-    "record_arm",
+    "record_outcome",
     "record_round",
     "refuse_taken_name",
     "tracking_uri",

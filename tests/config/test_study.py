@@ -60,7 +60,7 @@ def test_study_paths_of_an_arm_mean_beside_the_file(write: Any, tmp_path: Path) 
     [
         ({"arms": {}}, "arms"),
         ({"arms": {"a/b": {}}}, "'a/b' is not a valid name"),
-        ({"study": "a.b"}, "is not a valid name: use 1 to 20"),
+        ({"study": "a.b"}, "is not a valid name: use 1 to 24"),
         ({"seeds": [1, 1]}, "1 is named twice"),
         ({"arms": {"x": {"num_samples": 8}}}, "num_samples has no effect with method rounds"),
         (

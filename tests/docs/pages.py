@@ -11,7 +11,7 @@ from typing import NamedTuple
 import typer
 import yaml
 
-from components.config import load_config, load_study
+from components.config import load_config, load_study, load_sweep
 from components.config.shipped import conf_path
 from flows.cli import app
 
@@ -108,7 +108,7 @@ def unknown_languages(page: Path) -> list[str]:
 
 
 def broken_configurations(page: Path, workspace: Path) -> list[str]:
-    """Return the YAML blocks that load neither as a campaign, which may leave `campaign` out, nor as a study.
+    """Return the YAML blocks that are no campaign, which may leave `campaign` out, no study and no sweep.
 
     Studies lie beside the one that ships.
     """
@@ -123,6 +123,8 @@ def broken_configurations(page: Path, workspace: Path) -> list[str]:
                 named = yaml.safe_load(block.text) or {}
                 if "study" in named:
                     load_study(file)
+                elif "sweep" in named:
+                    load_sweep(file)
                 else:
                     load_config(file, {} if "campaign" in named else {"campaign": "page"})
             except (ValueError, yaml.YAMLError) as error:

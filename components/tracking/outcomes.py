@@ -1,4 +1,4 @@
-"""Record what the arms of a study reached: one run for each arm and seed, comparable on one page."""
+"""Record what campaigns reached that belong together: the arms of a study, the trials of a sweep, on one page."""
 
 import time
 from collections.abc import Mapping
@@ -13,25 +13,22 @@ from components.tracking.locations import refuse_proxy
 from components.tracking.runs import KIND_OF_EXPERIMENT, search
 from components.tracking.store import artifact_location, connected, tracking_uri
 
-STUDIES = "studies"
-"""Begins the names of the studies' experiments, which no campaign has."""
 
-
-def record_arm(
+def record_outcome(
     runs: Path,
     *,
-    study: str,
+    experiment: str,
     run_name: str,
     digest: str,
     params: Mapping[str, str],
     by_round: Mapping[int, Mapping[str, float | bool | None]],
     final: Mapping[str, float | None],
 ) -> None:
-    """Record an arm with one seed. Idempotent: a run that is there gets only what is missing.
+    """Record what a campaign reached as a run. Idempotent: a run that is there gets only what is missing.
 
     Args:
         runs: Directory of the campaigns.
-        study: Name of the study; its experiment is `studies/STUDY`.
+        experiment: Name of the experiment, with a slash, which no campaign's has.
         run_name: Name of the run.
         digest: Digest of the result, by which its run is found again.
         params: What tells it from the other runs.
@@ -43,9 +40,8 @@ def record_arm(
         TrackingRefused: A user deleted the experiment, or only a server finds its files.
     """
     with connected(runs) as client:
-        experiment = _experiment(client, runs, study)
         now = time.time_ns() // 1_000_000
-        run = _run(client, experiment, run_name, digest, now)
+        run = _run(client, _ensure_experiment(client, runs, experiment), run_name, digest, now)
         add_params(client, run, params)
         points = [
             Metric(name, float(value), now, round)
@@ -59,11 +55,10 @@ def record_arm(
             finish(client, run, now)
 
 
-def _experiment(client: MlflowClient, runs: Path, study: str) -> str:
-    name = f"{STUDIES}/{study}"
+def _ensure_experiment(client: MlflowClient, runs: Path, name: str) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
-        tags = KIND_OF_EXPERIMENT | {"mlflow.note.content": f"Study {study}: one run for each arm and seed."}
+        tags = KIND_OF_EXPERIMENT | {"mlflow.note.content": "One run a campaign; a curve has a point a round."}
         return str(client.create_experiment(name, artifact_location=artifact_location(runs, name), tags=tags))
     if experiment.lifecycle_stage != "active":
         raise TrackingRefused(

@@ -1,0 +1,68 @@
+"""Run a campaign that belongs to a study or a sweep up to a round, and say why it did not get there."""
+
+import time
+from typing import Any
+
+from prefect import tags
+
+from components.campaign.state import campaign_directory
+from components.config import CampaignConfig
+from components.records import (
+    ChampionDoubted,
+    DataRejected,
+    JudgeUnavailable,
+    ModelRefused,
+    RoundStopped,
+    RoundWaits,
+    StageFailed,
+)
+from components.runtime import progress
+from components.study.outcomes import Outcome, read_outcome
+from flows.dpo_round import STOPPED
+from flows.iterative_dpo import iterative_dpo
+from flows.prefect_page.waiting import WAITING
+
+FAILURES = (
+    ValueError,
+    ChampionDoubted,
+    DataRejected,
+    JudgeUnavailable,
+    ModelRefused,
+    RoundStopped,
+    RoundWaits,
+    StageFailed,
+)
+"""Errors of one campaign, after which the others go on."""
+
+
+def run_until(campaign: CampaignConfig, *, until: int, arm: str, place: str, tag: str) -> Outcome:
+    """Run the rounds of a campaign that are missing, and return what it reached.
+
+    Args:
+        campaign: The campaign.
+        until: Last round that it shall have.
+        arm: Name of what it stands for.
+        place: What the progress says of it, such as `campaign 2 of 8`.
+        tag: Tag of its flow runs.
+
+    Raises:
+        RoundStopped: The stop-file or a budget ended it, or another process runs it.
+        RoundWaits: People have to vote first.
+        ValueError: Its configuration or its data are wrong.
+        StageFailed: A stage failed.
+    """
+    began = time.monotonic()
+    progress.began(campaign.campaign, place)
+    with tags(tag):
+        state: Any = iterative_dpo(campaign, until=until, return_state=True)
+    if state.name == WAITING:
+        raise RoundWaits(state.message)
+    if state.name == STOPPED:
+        raise RoundStopped(state.message)
+    state.result()
+    directory = campaign_directory(campaign.campaign)
+    outcome = read_outcome(directory, arm=arm, seed=campaign.seed, rounds=until)
+    if outcome is None:
+        raise RoundStopped(f"{campaign.campaign} has ended before round {until}: {state.message}")
+    progress.ended(campaign.campaign, place, time.monotonic() - began, already_done=False)
+    return outcome
