@@ -472,6 +472,33 @@ class EvaluateRequest(Record):
     )
 
 
+class BestOfNRequest(Record):
+    """Request to have a judge pick the best of several answers of the start model to the held-out prompts."""
+
+    start: ModelRef
+    held_out: Artifact
+    limits: PolicyConfig
+    num_held_out: int
+    campaign_seed: int
+    """Seed of the draw of held-out prompts, as in evaluation."""
+    audit_share: float
+    """Share of the held-out prompts that is left to audits."""
+    tag_column: str
+    """Column of the held-out prompts' tags; empty for none."""
+    engine: SamplingEngine
+    batch_size: int
+    tensor_parallel_size: int
+    stop: tuple[str, ...]
+    """Texts that end a response."""
+    num_samples: int
+    """Answers of which the judge picks one."""
+    judge: JudgeRef
+    evaluation_judge: JudgeRef
+    """Who compares the picked answer with one more answer of the start model."""
+    evaluation: EvaluationConfig
+    seed: int
+
+
 class PromoteRequest(Record):
     """Request to decide whether the challenger becomes the champion."""
 

@@ -16,6 +16,7 @@ from components.promotion.levels import level_of_next
 from components.records import (
     Artifact,
     AuditSettings,
+    BestOfNRequest,
     CollectRequest,
     EvaluateRequest,
     GenerateRequest,
@@ -236,6 +237,30 @@ class Round:
             holdout_judge=JudgeRef(config=holdout, digest=self._judge_digest("holdout_judge")) if holdout else None,
             regression=self.config.regression,
             regression_digest=self.pins.get("regression_digest"),
+        )
+
+    def best_of_n(self, num_samples: int) -> BestOfNRequest:
+        """Return the request that has the judge pick the best of several answers of the start model."""
+        prompts, generation = self.config.prompts, self.config.generation
+        return BestOfNRequest(
+            start=self._model(0),
+            held_out=self._pinned("held_out_prompts.parquet"),
+            limits=self._limits,
+            num_held_out=prompts.num_held_out,
+            campaign_seed=self.config.seed,
+            audit_share=self.config.gate.audit_share,
+            tag_column=prompts.tag_column,
+            engine=generation.engine,
+            batch_size=generation.batch_size,
+            tensor_parallel_size=generation.tensor_parallel_size,
+            stop=generation.stop,
+            num_samples=num_samples,
+            judge=JudgeRef(config=self.config.judge, digest=self._judge_digest("judge")),
+            evaluation_judge=JudgeRef(
+                config=self.config.evaluation_judge, digest=self._judge_digest("evaluation_judge")
+            ),
+            evaluation=self.config.evaluation,
+            seed=self._seed("best_of_n"),
         )
 
     def promote(self, evaluated: Manifest) -> PromoteRequest:

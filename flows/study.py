@@ -7,14 +7,18 @@ from prefect.runtime import flow_run
 
 from components.campaign.config import config_changes, with_former_defaults
 from components.campaign.lock import locked
-from components.campaign.state import campaign_directory
-from components.config import StudyConfig
+from components.campaign.state import campaign_directory, round_directory
+from components.config import CampaignConfig, StudyConfig
+from components.start.pins import check_start
 from components.study.files import STUDIES, Failure, Results, study_directory, write_results
-from components.study.outcomes import Outcome
+from components.study.outcomes import Outcome, best_of_n_outcome
 from components.study.report import write_report
 from components.study.summary import summarize
-from flows.whole_campaign import FAILURES, run_until
+from flows.requests import Round, start_request
+from flows.whole_campaign import FAILURES, run_until, running
+from tasks.best_of_n import best_of_n
 from tasks.record_outcome import record_outcome
+from tasks.start_campaign import start_campaign
 
 
 def _run_name() -> str:
@@ -73,17 +77,33 @@ def _refuse_changes(config: StudyConfig) -> None:
 
 
 def _run_arm(config: StudyConfig, arm: str, seed: int) -> Outcome:
-    """Run the campaign of an arm and a seed, record it and return what it reached."""
-    campaign = config.campaign(arm, seed)
+    """Run what an arm and a seed lack, record it and return what it reached."""
     number = list(config.arms).index(arm) + len(config.arms) * list(config.seeds).index(seed) + 1
-    outcome = run_until(
-        campaign,
-        until=campaign.num_rounds,
-        arm=arm,
-        place=f"campaign {number} of {len(config.arms) * len(config.seeds)}",
-        tag=f"study:{config.study}",
-    )
-    settings = {key: str(value) for key, value in config.arms[arm].settings.items()}
+    place = f"campaign {number} of {len(config.arms) * len(config.seeds)}"
+    chosen, campaign = config.arms[arm], config.campaign(arm, seed)
+    if chosen.method == "best_of_n":
+        outcome = _best_of_n(config, arm, campaign, place)
+    else:
+        tag = f"study:{config.study}"
+        outcome = run_until(campaign, until=campaign.num_rounds, arm=arm, place=place, tag=tag)
+    settings = {key: str(value) for key, value in chosen.settings.items()}
     params = {"arm": arm, "seed": str(seed), "base": config.base} | settings
     record_outcome(f"{STUDIES}/{config.study}", f"{arm}, seed {seed}", outcome, params)
     return outcome
+
+
+def _best_of_n(config: StudyConfig, arm: str, campaign: CampaignConfig, place: str) -> Outcome:
+    """Have the judge pick answers of the start model; what it was pinned to lies in the study's directory."""
+    directory = study_directory(config.study) / f"{arm}.seed-{campaign.seed}"
+    with running(campaign.campaign, place):
+        checked = check_start(directory, campaign, accept_changes=False)
+        request = start_request(checked.config, checked.inputs.prompts_digest, checked.pins)
+        start = start_campaign(directory, request, last_round=0, anew=False)
+        round = Round(checked.config, directory, 1, 0, start, None)
+        here = round_directory(directory, 1)
+        best_of_n(
+            here,
+            round.best_of_n(config.arms[arm].num_samples),
+            num_processes=campaign.generation.num_processes,
+        )
+    return best_of_n_outcome(here / "best_of_n", arm=arm, seed=campaign.seed)

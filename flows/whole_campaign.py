@@ -1,6 +1,8 @@
 """Run a campaign that belongs to a study or a sweep up to a round, and say why it did not get there."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from prefect import tags
@@ -51,9 +53,7 @@ def run_until(campaign: CampaignConfig, *, until: int, arm: str, place: str, tag
         ValueError: Its configuration or its data are wrong.
         StageFailed: A stage failed.
     """
-    began = time.monotonic()
-    progress.began(campaign.campaign, place)
-    with tags(tag):
+    with running(campaign.campaign, place), tags(tag):
         state: Any = iterative_dpo(campaign, until=until, return_state=True)
     if state.name == WAITING:
         raise RoundWaits(state.message)
@@ -64,5 +64,13 @@ def run_until(campaign: CampaignConfig, *, until: int, arm: str, place: str, tag
     outcome = read_outcome(directory, arm=arm, seed=campaign.seed, rounds=until)
     if outcome is None:
         raise RoundStopped(f"{campaign.campaign} has ended before round {until}: {state.message}")
-    progress.ended(campaign.campaign, place, time.monotonic() - began, already_done=False)
     return outcome
+
+
+@contextmanager
+def running(name: str, place: str) -> Iterator[None]:
+    """Report the work in the block as one of the many that a study or a sweep does."""
+    began = time.monotonic()
+    progress.began(name, place)
+    yield
+    progress.ended(name, place, time.monotonic() - began, already_done=False)

@@ -32,6 +32,7 @@ from components.artifacts import (
 )
 from components.config import LauncherConfig
 from components.records import (
+    BestOfNRequest,
     CollectRequest,
     DataRejected,
     EvaluateRequest,
@@ -90,6 +91,7 @@ STAGES = {
     "validate_data": Stage("components.validation.stage", ValidateRequest, 2),
     "dpo_train": Stage("components.dpo.stage", TrainRequest, 5, on_accelerator=True),
     "evaluate": Stage("components.evaluation.stage", EvaluateRequest, 3, on_accelerator=True),
+    "best_of_n": Stage("components.best_of_n.stage", BestOfNRequest, 1, on_accelerator=True),
     "promote": Stage("components.promotion.stage", PromoteRequest, 1),
     "reward_model": Stage("components.reward_model.stage", RewardModelRequest, 1, on_accelerator=True),
     "sft": Stage("components.sft.stage", SftRequest, 1, on_accelerator=True),

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
-from components.campaign.files import CampaignFiles, RoundFiles, read_campaign
+from components.artifacts import read_json
+from components.campaign.files import CampaignFiles, RoundFiles, read_campaign, read_manifest
 from components.campaign.state import read_state
 from components.records import Record
+
+BEST_OF_N = "best_of_n.json"
 
 
 class Point(Record):
@@ -73,6 +76,39 @@ def read_outcome(directory: Path, *, arm: str, seed: int, rounds: int) -> Outcom
         verdicts=sum((each.collected or {})["verdicts"] for each in files),
         seconds=sum(sum(record.seconds.values()) for record in campaign.finished[:rounds]),
         peak_memory_bytes=max(manifest.peak_memory_bytes for manifest in manifests),
+    )
+
+
+def best_of_n_outcome(directory: Path, *, arm: str, seed: int) -> Outcome:
+    """Return the outcome of an arm that trains nothing, from its published stage.
+
+    Args:
+        directory: Directory of the stage.
+        arm: Name of the arm.
+        seed: Its seed.
+    """
+    reached, manifest = read_json(directory / BEST_OF_N), read_manifest(directory)
+    assert manifest is not None, directory
+    rewards = reached["mean_reward"] or {"challenger": None, "start": None}
+    point = Point(
+        round=1,
+        promoted=True,
+        reward=rewards["challenger"],
+        kl=reached["kl_to_start"],
+        win_rate=reached["win_rate_vs_start"]["value"],
+        tokens=reached["mean_tokens"]["challenger"],
+    )
+    return Outcome(
+        arm=arm,
+        seed=seed,
+        campaign=None,
+        points=(point,),
+        final=point,
+        start_reward=rewards["start"],
+        generated_tokens=0,
+        verdicts=0,
+        seconds=manifest.seconds,
+        peak_memory_bytes=manifest.peak_memory_bytes,
     )
 
 

@@ -1,5 +1,6 @@
 """A study through the real flow, on campaigns that take seconds."""
 
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ def write_study(make_config: Make, tmp_path: Path) -> Callable[..., StudyConfig]
     base.write_text(yaml.safe_dump(make_config().model_dump(mode="json", exclude_defaults=True)))
 
     def write(**changes: Any) -> StudyConfig:
-        arms = {"loop": {}, "offline": {"method": "offline"}}
+        arms = {"loop": {}, "offline": {"method": "offline"}, "best": {"method": "best_of_n"}}
         values = {"study": "tiny", "base": str(base), "rounds": 2, "seeds": [1], "arms": arms} | changes
         path = tmp_path / "study.yaml"
         path.write_text(yaml.safe_dump(values))
@@ -47,23 +48,30 @@ def test_study_runs_every_arm_and_goes_on_where_it_ended(
     runs: Path, write_study: Callable[..., StudyConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run(write_study())
-    assert [(outcome.arm, len(outcome.points)) for outcome in whole.outcomes] == [("loop", 2), ("offline", 1)]
-    loop, offline = whole.arms
+    assert [(outcome.arm, len(outcome.points)) for outcome in whole.outcomes] == [
+        ("loop", 2),
+        ("offline", 1),
+        ("best", 1),
+    ]
+    loop, offline, best = whole.arms
+    assert best.measures["reward"].value > whole.outcomes[2].start_reward
+    assert best.measures["win_rate"].value > 0.6
+    assert best.measures["kl"].value == pytest.approx(math.log(4) - 3 / 4)
     assert loop.verdicts == offline.verdicts == 2 * 24 * 4
     assert read_json(runs / "studies/tiny/study.json") == whole.model_dump(mode="json")
-    assert "2 of 2 campaigns are done" in (runs / "studies/tiny/report.html").read_text()
+    assert "3 of 3 campaigns are done" in (runs / "studies/tiny/report.html").read_text()
 
     client = MlflowClient(tracking_uri(runs))
     experiment = client.get_experiment_by_name("studies/tiny")
     recorded = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    assert sorted(recorded) == ["loop, seed 1", "offline, seed 1"]
+    assert sorted(recorded) == ["best, seed 1", "loop, seed 1", "offline, seed 1"]
     assert recorded["offline, seed 1"].data.params["method"] == "offline"
     assert recorded["loop, seed 1"].data.metrics["final/win_rate"] == whole.outcomes[0].final.win_rate
 
     # A study that ended before its second arm.
     shutil.rmtree(runs / "tiny.offline.seed-1")
     assert measured(run(write_study())) == measured(whole)
-    assert len(client.search_runs([experiment.experiment_id])) == 2
+    assert len(client.search_runs([experiment.experiment_id])) == 3
 
 
 @pytest.mark.usefixtures("prefect_session")

@@ -1,0 +1,1 @@
+"""Best-of-n: no training; a judge picks the best of n answers of the start model."""
