@@ -12,7 +12,7 @@ from components.artifacts import derive_seed, read_table, write_json
 from components.config import PreferencesConfig
 from components.evaluation.held_out import HeldOut, chosen, gate_ids, tags_of
 from components.evaluation.measurements import known_only, mean
-from components.evaluation.outcomes import HeldOutComparison, compare
+from components.evaluation.outcomes import MAX_UNJUDGED_SHARE, HeldOutComparison, compare
 from components.generation.engines import opened
 from components.generation.responses import Response, respond, stop_strings
 from components.generation.sampler import Sampled
@@ -22,7 +22,7 @@ from components.judges.protocol import JUDGING, Group, JudgeContext, SampledToke
 from components.judges.registry import load_pinned_judge
 from components.models.tokens import load_chat
 from components.preferences.candidates import judged_prompts
-from components.records import BestOfNRequest
+from components.records import BestOfNRequest, JudgeUnavailable
 from components.runtime import progress
 from components.runtime.ranks import pick_own_device, rank, world_size
 from components.statistics.intervals import win_rate
@@ -137,6 +137,9 @@ def _pick(
     """Return the answer of each prompt that the judge likes best, the first of equals, and the number of verdicts.
 
     A prompt whose answers have no valid verdict keeps its first answer, as an endpoint would.
+
+    Raises:
+        JudgeUnavailable: More than `MAX_UNJUDGED_SHARE` of the prompts have none.
     """
     groups = [
         Group(
@@ -149,9 +152,17 @@ def _pick(
         )
         for row, ((name, messages), responses) in enumerate(zip(held_out.prompts, offered, strict=True))
     ]
-    verdicts = load_pinned_judge(request.judge, context).judge(groups)
+    judge = load_pinned_judge(request.judge, context)
+    verdicts = judge.judge(groups)
+    prompts = judged_prompts(groups, verdicts, PreferencesConfig())
+    unjudged = sum(not prompt.answers for prompt in prompts)
+    if unjudged > MAX_UNJUDGED_SHARE * len(prompts):
+        why = next((verdict.detail for verdict in verdicts if verdict.status == "invalid"), "it said nothing of them")
+        raise JudgeUnavailable(
+            f"judge {judge.name} has no verdict on any answer to {unjudged} of {len(prompts)} prompts, such as: {why}"
+        )
     picked = []
-    for prompt, responses in zip(judged_prompts(groups, verdicts, PreferencesConfig()), offered, strict=True):
+    for prompt, responses in zip(prompts, offered, strict=True):
         best = max(prompt.answers, key=lambda answer: (answer.score, -answer.sample_id), default=None)
         picked.append(responses[best.sample_id if best is not None else 0])
     return picked, sum(not verdict.part for verdict in verdicts)

@@ -20,7 +20,7 @@ def write(tmp_path: Path) -> Any:
         (tmp_path / "base.yaml").write_text(yaml.safe_dump(BASE))
         values = {"study": "mine", "base": "base.yaml", "arms": {"loop": {}}} | changes
         path = tmp_path / "study.yaml"
-        path.write_text(yaml.safe_dump(values))
+        path.write_text(yaml.safe_dump(values, sort_keys=False))
         return path
 
     return write

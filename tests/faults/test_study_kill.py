@@ -37,7 +37,7 @@ def write_study(place: Path, model: Path) -> Path:
     place.mkdir()
     (place / "base.yaml").write_text(yaml.safe_dump(base))
     study = {"study": "struck", "base": "base.yaml", "rounds": 2, "seeds": [1, 2], "arms": arms}
-    (place / "study.yaml").write_text(yaml.safe_dump(study))
+    (place / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
     return place
 
 

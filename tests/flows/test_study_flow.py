@@ -29,7 +29,7 @@ def write_study(make_config: Make, tmp_path: Path) -> Callable[..., StudyConfig]
         arms = {"loop": {}, "offline": {"method": "offline"}, "best": {"method": "best_of_n"}}
         values = {"study": "tiny", "base": str(base), "rounds": 2, "seeds": [1], "arms": arms} | changes
         path = tmp_path / "study.yaml"
-        path.write_text(yaml.safe_dump(values))
+        path.write_text(yaml.safe_dump(values, sort_keys=False))
         return load_study(path)
 
     return write
@@ -43,6 +43,7 @@ def measured(results: Results) -> list[dict[str, Any]]:
     return [outcome.model_dump(exclude=VARYING) for outcome in results.outcomes]
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("prefect_session")
 def test_study_runs_every_arm_and_goes_on_where_it_ended(
     runs: Path, write_study: Callable[..., StudyConfig], monkeypatch: pytest.MonkeyPatch
