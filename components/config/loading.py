@@ -44,7 +44,7 @@ def load_section(path: Path, section: type[Loaded], overrides: Mapping[str, Any]
     values = _read_yaml(path)
     try:
         given = with_absolute_paths(values, section, path.absolute().parent)
-        return section.model_validate(_merged(given, with_absolute_paths(overrides or {}, section, Path.cwd())))
+        return section.model_validate(merged(given, with_absolute_paths(overrides or {}, section, Path.cwd())))
     except ValidationError as error:
         raise ValueError(f"config file {path}: {describe(error, section)}") from None
 
@@ -105,7 +105,7 @@ def read_settings(settings: Sequence[str]) -> dict[str, Any]:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ValueError(f"--set {setting} is not valid YAML: {' '.join(str(error).split())}") from None
-        overrides = _merged(overrides, nested({key.strip(): value}))
+        overrides = merged(overrides, nested({key.strip(): value}))
     return overrides
 
 
@@ -115,16 +115,19 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in values.items():
         for part in reversed(key.split(".")):
             value = {part: value}
-        sections = _merged(sections, value)
+        sections = merged(sections, value)
     return sections
 
 
-def _merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(values)
+def merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values with those that win over them; a section's keys are replaced one by one."""
+    result = dict(values)
     for key, value in overrides.items():
-        below = merged.get(key)
-        merged[key] = _merged(below if isinstance(below, dict) else {}, value) if isinstance(value, Mapping) else value
-    return merged
+        below = result.get(key)
+        result[key] = (
+            merged(below if isinstance(below, Mapping) else {}, value) if isinstance(value, Mapping) else value
+        )
+    return result
 
 
 def describe(error: ValidationError, section: type[BaseModel] = CampaignConfig) -> str:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from components.config.campaign import CampaignConfig
-from components.config.loading import load_config, load_section
+from components.config.loading import load_config, load_section, merged
 from components.config.paths import with_absolute_paths
 from components.config.section import Section
 
@@ -54,6 +54,8 @@ class StudyConfig(Section):
     `STUDY.ARM.seed-N`."""
     base: str
     """YAML file of a campaign, which every arm changes."""
+    change: dict[str, JsonValue] = {}
+    """What differs from the base configuration in every arm; an arm's own `change` wins."""
     arms: dict[str, ArmConfig] = Field(min_length=1)
     """The arms by their names. The first is the baseline that the others are compared with."""
     seeds: tuple[int, ...] = Field(default=(1, 2, 3), min_length=1)
@@ -104,13 +106,13 @@ class StudyConfig(Section):
         """
         chosen = self.arms[arm]
         own = {"campaign": self.campaign_name(arm, seed), "seed": seed}
+        change = merged(merged(self.change, chosen.change), own | {"num_rounds": self.rounds})
         try:
-            config = load_config(Path(self.base), {**chosen.change, **own})
+            config = load_config(Path(self.base), change)
             if chosen.method != "offline":
-                return config.model_copy(update={"num_rounds": self.rounds})
-            prompts = {"per_round": config.prompts.per_round * self.rounds}
-            change = _with_prompts(chosen.change, prompts)
-            return load_config(Path(self.base), {**change, **own}).model_copy(update={"num_rounds": 1})
+                return config
+            per_round = {"prompts": {"per_round": config.prompts.per_round * self.rounds}}
+            return load_config(Path(self.base), merged(change, per_round | {"num_rounds": 1}))
         except ValueError as error:
             raise ValueError(f"arm {arm}: {error}") from None
 
@@ -120,10 +122,6 @@ def _flat(change: Mapping[str, Any], prefix: str = "") -> dict[str, JsonValue]:
     for key, value in change.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
-
-
-def _with_prompts(change: Mapping[str, Any], prompts: Mapping[str, Any]) -> dict[str, Any]:
-    return {**change, "prompts": {**change.get("prompts", {}), **prompts}}
 
 
 def load_study(path: Path, overrides: Mapping[str, Any] | None = None) -> StudyConfig:
@@ -143,7 +141,8 @@ def load_study(path: Path, overrides: Mapping[str, Any] | None = None) -> StudyC
         name: arm.model_copy(update={"change": with_absolute_paths(arm.change, CampaignConfig, folder)})
         for name, arm in config.arms.items()
     }
-    config = config.model_copy(update={"arms": arms})
+    change = with_absolute_paths(config.change, CampaignConfig, folder)
+    config = config.model_copy(update={"arms": arms, "change": change})
     for name in arms:
         config.campaign(name, config.seeds[0])
     return config

@@ -43,6 +43,15 @@ def test_study_arm_changes_the_base_and_nothing_else(write: Any, tmp_path: Path)
     assert campaign.model_copy(update=same) == base
 
 
+def test_study_change_of_every_arm_gives_way_to_the_arms_own(write: Any) -> None:
+    common = {"training": {"loss": "ipo", "beta": 0.3}, "prompts": {"per_round": 10}}
+    arms = {"loop": {}, "hinge": {"method": "offline", "change": {"training": {"loss": "hinge"}}}}
+    config = load_study(write(change=common, arms=arms, rounds=2))
+    loop, hinge = config.campaign("loop", 1), config.campaign("hinge", 1)
+    assert (loop.training.loss, loop.training.beta, loop.prompts.per_round) == ("ipo", 0.3, 10)
+    assert (hinge.training.loss, hinge.training.beta, hinge.prompts.per_round) == ("hinge", 0.3, 20)
+
+
 def test_study_offline_arm_has_the_prompts_of_all_rounds_in_one(write: Any) -> None:
     arms = {"loop": {}, "offline": {"method": "offline", "change": {"prompts": {"num_held_out": 64}}}}
     campaign = load_study(write(arms=arms, rounds=3)).campaign("offline", 1)
