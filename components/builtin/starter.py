@@ -139,8 +139,13 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 def train_starter(tokenizer: PreTrainedTokenizerFast, *, steps: int) -> LlamaForCausalLM:
     """Train a model on the corpus, supervised, with the loss on the replies only.
 
-    On one kind of machine the weights are the same every time.
+    On one kind of processor the weights are the same every time, however many threads torch may use.
     """
+    with _one_thread():
+        return _trained(tokenizer, steps)
+
+
+def _trained(tokenizer: PreTrainedTokenizerFast, steps: int) -> LlamaForCausalLM:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         model = LlamaForCausalLM(_model_config(tokenizer))
@@ -256,6 +261,17 @@ def _model_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
     )
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread: the order of a sum depends on the number of threads, and with it every rounding."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextlib.contextmanager

@@ -115,6 +115,19 @@ def test_starter_built_twice_has_the_same_bytes(built: Path, tmp_path: Path) -> 
     assert hashes(tmp_path / "longer")["model.safetensors"] != hashes(built)["model.safetensors"]
 
 
+def test_starter_built_with_more_threads_has_the_same_bytes_and_leaves_the_threads_alone(
+    built: Path, tmp_path: Path
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        build_starter(tmp_path / "model", steps=5)
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+    assert hashes(tmp_path / "model") == hashes(built)
+
+
 def test_starter_training_leaves_the_random_state_alone(tokenizer: PreTrainedTokenizerFast) -> None:
     torch.manual_seed(3)
     expected = torch.rand(1)
