@@ -543,6 +543,41 @@ class SftRequest(Record):
     """Content keys of prompts whose answers must not be trained on."""
 
 
+class ShownDemonstration(Record):
+    """A demonstration that a reward is measured on."""
+
+    prompt: str
+    """Its prompt as the policy reads it: chat messages as JSON."""
+    answer: str
+
+
+class InferRewardRequest(Record):
+    """Request to save the reward that a campaign has inferred, and to measure it on demonstrations."""
+
+    campaign: str
+    policy: ModelRef
+    """The model that was trained; its round names the reward."""
+    start: ModelRef
+    limits: PolicyConfig
+    beta: float
+    """`training.beta` of the round: the reward in nats of the log-ratio."""
+    demonstrations: tuple[ShownDemonstration, ...]
+    """Demonstrations whose prompts no round trained on; empty measures nothing."""
+    left_out: dict[str, int] = {}
+    """Number of demonstrations that it is not measured on, by reason; for messages."""
+    against: JudgeRef | None = None
+    """A reward model that is measured on the same answers; None without."""
+    samples: int
+    """Answers of the start model to each prompt."""
+    sampling: EvaluationConfig
+    """Law of these answers, and level of the intervals."""
+    generation: GenerationConfig
+    """Engine and stop strings of these answers."""
+    batch_size: int
+    seed: int
+    FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"left_out"})
+
+
 class PeopleSummary(Record):
     """What a round's people said about its judges."""
 

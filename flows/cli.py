@@ -24,6 +24,7 @@ from flows.commands import (
     convert,
     feedback,
     history,
+    infer_reward,
     label,
     look,
     preferences,
@@ -46,7 +47,7 @@ app = typer.Typer(
 )
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Rounds": (run.run, look.status, look.report),
-    "Demonstrations": (sft.sft,),
+    "Demonstrations": (sft.sft, infer_reward.infer_reward),
     "Preferences": (
         label.label,
         preferences.collect,

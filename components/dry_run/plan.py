@@ -90,7 +90,7 @@ def trial_sizes(config: CampaignConfig, pins: dict[str, Any], *, seeded: bool, f
     tried = min(drawn or pool, MOST_PROMPTS)
     held_out = pins["num_held_out_prompts"]
     return Sizes(
-        pins["num_train_prompts"],
+        pool,
         held_out,
         drawn,
         tried,

@@ -121,7 +121,7 @@ def _notes(campaign: CampaignFiles) -> list[str]:
     """Return what to know of the start model's answers and of rounds whose samples were all equal."""
     measured = (campaign.start or {}).get("measured")
     remedies = start_remedies(measured, max_unfinished_share=campaign.config.gate.max_unfinished_share)
-    converged = converged_round(campaign.directory, _last_round(campaign))
+    converged = converged_round(campaign.directory, campaign.state.last_round)
     collapsed = [(round_.round, collapse(round_.generated or {})) for round_ in campaign.rounds]
     return [
         *(f"Round 0: {line}." for line in start_training(campaign.start)),

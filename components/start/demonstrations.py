@@ -66,7 +66,7 @@ def publish_demonstrations(
     Raises:
         ValueError: None is left; one line with the remedy.
     """
-    reasons = [_unusable(row, chat, policy) for row in answers.rows]
+    reasons = [unusable(row, chat, policy) for row in answers.rows]
     left_out = Counter(answers.left_out) + Counter(reason for reason in reasons if reason)
     rows = [row for row, reason in zip(answers.rows, reasons, strict=True) if not reason]
     if not rows:
@@ -86,7 +86,7 @@ def publish_demonstrations(
     }
 
 
-def _unusable(row: DemonstratedAnswer, chat: ChatTokenizer, policy: PolicyConfig) -> str:
+def unusable(row: DemonstratedAnswer, chat: ChatTokenizer, policy: PolicyConfig) -> str:
     """Return why the policy cannot read a prompt or give its answer whole; empty if it can.
 
     An answer that was cut at the limit would teach to go on without an end.
