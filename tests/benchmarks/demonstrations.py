@@ -182,8 +182,10 @@ def rounds_of(
             known, groups, earlier, champion=round - 1, source="corpus", preferences=settings, seed=seed + round
         )
         earlier.append(EarlierAnswers(round - 1, {group.prompt_id: group for group in groups}))
+        # Texts are rendered here, and an empty one has no tokens.
+        rows = [pair for pair in built.rows if pair["rejected"].strip()]
         config, reference = (DITTO, first) if pairs == "ditto" else (SPIN, policy)
-        policy = trained(built.rows, policy, config, folder, seed=seed, reference=reference)
+        policy = trained(rows, policy, config, folder, seed=seed, reference=reference)
     return policy
 
 
