@@ -22,20 +22,23 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+import pandas as pd
 from measuring import conditions, interval_of_mean, write_result
-from one_round import HeldOut, sampled, start, trained, training, wins
+from one_round import LIMITS, HeldOut, sampled, start, trained, training, wins
 
 from components.builtin.world import corpus, support_reply
 from components.config import PreferencesConfig, SftConfig
-from components.data.content import content_key
+from components.data.content import HeldOutContents, content_key
 from components.data.messages import Messages
 from components.data.prompts import prompt_id
 from components.judges.protocol import Group
-from components.models.loading import start_ref
+from components.models.loading import load_tokenizer, start_ref
+from components.models.tokens import ChatTokenizer
 from components.preferences.demonstrated_pairs import Demonstrations, EarlierAnswers, build_demonstrated
 from components.records import Artifact, ModelRef, SftRequest
 from components.sft import stage as sft
 from components.validation.held_out import evaluation_prompts
+from components.validation.semantics import encode
 
 FEW, MANY = 8, 256
 GOOD = 4.5
@@ -99,10 +102,10 @@ def measured(
         place = Path(folder)
         taught = sft_on(few, others, policy, place / "few", seed=seed, **SFT_FEW)
         models = {"sft": taught}
-        models["ditto"] = rounds_of("ditto", few, taught, place, number=ditto_rounds, seed=seed)
+        models["ditto"] = rounds_of("ditto", few, taught, place, number=ditto_rounds, seed=seed)[-1]
         if many:
             models["sft_many"] = sft_on(good[:many], others, policy, place / "many", seed=seed, **SFT_MANY)
-            models["spin"] = rounds_of("spin", good[:many], policy, place, number=SPIN_ROUNDS, seed=seed)
+            models["spin"] = rounds_of("spin", good[:many], policy, place, number=SPIN_ROUNDS, seed=seed)[-1]
         answers = {name: compared.answers(model) for name, model in models.items()}
     own = {name: float(compared.wins_against_start(texts).mean()) for name, texts in answers.items()}
     scores = {f"{name}_reward": mean_score(compared.prompts, texts) for name, texts in answers.items()}
@@ -164,9 +167,9 @@ def sft_on(
 
 def rounds_of(
     pairs: str, demonstrated: Sequence[Demonstrated], policy: ModelRef, folder: Path, *, number: int, seed: int
-) -> ModelRef:
-    """Return the policy after some rounds on demonstrations, without a gate."""
-    first, earlier = policy, list[EarlierAnswers]()
+) -> list[ModelRef]:
+    """Return the policies after each of some rounds on demonstrations, without a gate."""
+    first, earlier, policies = policy, list[EarlierAnswers](), list[ModelRef]()
     source = {prompt_id(each.messages): each for each in demonstrated}
     known = {name: Demonstrations(name, each.messages, (each.reply,)) for name, each in source.items()}
     settings = PreferencesConfig(pairs=pairs, demonstrations="corpus")  # type: ignore[arg-type]
@@ -182,11 +185,18 @@ def rounds_of(
             known, groups, earlier, champion=round - 1, source="corpus", preferences=settings, seed=seed + round
         )
         earlier.append(EarlierAnswers(round - 1, {group.prompt_id: group for group in groups}))
-        # Texts are rendered here, and an empty one has no tokens.
-        rows = [pair for pair in built.rows if pair["rejected"].strip()]
+        rows = renderable(built.rows, policy)
         config, reference = (DITTO, first) if pairs == "ditto" else (SPIN, policy)
         policy = trained(rows, policy, config, folder, seed=seed, reference=reference)
-    return policy
+        policies.append(policy)
+    return policies
+
+
+def renderable(rows: Sequence[dict[str, Any]], policy: ModelRef) -> list[dict[str, Any]]:
+    """Return the pairs that can be trained on as texts; a round carries the tokens of what was sampled instead."""
+    chat = ChatTokenizer(load_tokenizer(policy))
+    failed = encode(pd.DataFrame(rows), chat, limits=LIMITS, held_out=HeldOutContents((), "content")).reasons
+    return [row for place, row in enumerate(rows) if place not in failed]
 
 
 def draw(samples: Sequence[dict[str, Any]], path: Path) -> None:

@@ -40,7 +40,13 @@ def answers(source: str, *, system_prompt: str = "", held_out: HeldOutContents =
 
 
 def test_demonstrated_answers_takes_every_turn_of_a_conversation(tmp_path: Path) -> None:
-    chat = [{"role": "system", "content": "Be kind."}, user("Hi"), assistant("Hello 👋"), user("Bye"), assistant("Ciao")]
+    chat = [
+        {"role": "system", "content": "Be kind."},
+        user("Hi"),
+        assistant("Hello 👋"),
+        user("Bye"),
+        assistant("Ciao"),
+    ]
     found = answers(write(tmp_path / "d.jsonl", {"messages": [*chat, user("More?")]}))
     assert [(row.messages, row.answer) for row in found.rows] == [(chat[:2], "Hello 👋"), (chat[:4], "Ciao")]
     assert found.left_out == {}
