@@ -122,12 +122,12 @@ class JudgeSettings(CallLimits):
     revision: str = "main"
     """Hub revision of the reward model."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of the reward model; `auto` as for the policy."""
+    """Precision of the reward model; `auto` as for the policy. Of an inferred reward, `auto` is its campaign's."""
     batch_size: int = Field(default=16, ge=1)
     """Texts that a reward model, or the policy as implicit reward, reads together."""
     max_tokens: int = Field(default=2048, ge=1)
-    """Longest prompt plus response the reward model reads, in tokens; a longer one gets an invalid verdict, never a
-    score of its start."""
+    """Longest prompt plus response the reward model, or the inferred reward, reads, in tokens; a longer one gets an
+    invalid verdict, never a score of its start."""
     endpoint: EndpointConfig = EndpointConfig()
     prompt: str = "plain"
     """Template of the pairwise question, for `llm` and `self`: `plain`, `concise` (length counts against an answer), or

@@ -122,8 +122,8 @@ def not_learning(metrics: Metrics, setting: Setting) -> str | None:
     if setting.alike is not None and setting.alike >= NEARLY_EQUAL:
         return (
             f"convergence: the loss rests at {loss:.4f} after {steps}, since chosen and rejected answers are nearly "
-            f"the same ({setting.alike:.0%} of their tokens). If the chosen ones are demonstrations, the policy answers "
-            "as they do, and nothing is wrong"
+            f"the same ({setting.alike:.0%} of their tokens). If the chosen ones are demonstrations, the policy "
+            "answers as they do, and nothing is wrong"
         )
     moved = max(abs(_growth(metrics, "rewards/chosen")), abs(_growth(metrics, "rewards/rejected")))
     if moved > LEAST_MOVE:

@@ -12,17 +12,23 @@ verdict, never a score of its start.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from transformers import AutoConfig
+
 from components import artifacts
 from components.config import JudgeSettings, PolicyConfig
 from components.data.messages import Messages
-from components.judges.implicit_reward import ImplicitRewardJudge, Models, Tokens, read_tokens
+from components.judges.implicit_reward import ImplicitRewardJudge, Models, Read, Tokens, read_tokens
 from components.judges.inferred_reward_directory import read_saved
 from components.judges.protocol import Group, Judge, JudgeContext, Opinion
 from components.judges.registry import AnyJudge
+from components.judges.reward_model_directory import longest_read
 from components.models.directory import text_files
 from components.models.loading import tensors_digest
 from components.models.tokens import ChatTokenizer
 from components.records import ModelRef
+
+NO_LIMIT = 2**31
+"""Tokens that no response has."""
 
 
 def load(config: JudgeSettings, context: JudgeContext) -> Judge:
@@ -31,7 +37,9 @@ def load(config: JudgeSettings, context: JudgeContext) -> Judge:
     limits = saved.limits if config.dtype == "auto" else saved.limits.model_copy(update={"dtype": config.dtype})
     models = Models(saved.policy, saved.start, limits, saved.beta)
     name = f"inferred_reward:{Path(config.model).name}"
-    return ImplicitRewardJudge(name, models, batch_size=config.batch_size, sampled=_no_tokens, read=_read_whole)
+    settings = AutoConfig.from_pretrained(saved.policy.base, trust_remote_code=False)
+    read = _reading_whole(longest_read(settings, config.max_tokens))
+    return ImplicitRewardJudge(name, models, batch_size=config.batch_size, sampled=_no_tokens, read=read)
 
 
 def digest(config: AnyJudge) -> str:
@@ -56,12 +64,17 @@ def _no_tokens(groups: Sequence[Group]) -> Mapping[tuple[str, str], Tokens]:
     return {}
 
 
-def _read_whole(
-    chat: ChatTokenizer, messages: Messages, text: str, sampled: Tokens | None, limits: PolicyConfig
-) -> Tokens | Opinion:
-    longer = limits.model_copy(update={"max_response_tokens": limits.max_response_tokens + 1})
-    read = read_tokens(chat, messages, text, None, longer)
-    if isinstance(read, Tokens) and len(read.response) > limits.max_response_tokens:
-        most = limits.max_response_tokens
-        return Opinion(None, f"the response is longer than the {most} tokens that the reward's policy may answer with")
+def _reading_whole(longest: int) -> Read:
+    """Return the reader of responses that is limited by prompt and response together, and cuts nothing."""
+
+    def read(
+        chat: ChatTokenizer, messages: Messages, text: str, sampled: Tokens | None, limits: PolicyConfig
+    ) -> Tokens | Opinion:
+        any_length = limits.model_copy(update={"max_prompt_tokens": longest, "max_response_tokens": NO_LIMIT})
+        tokens = read_tokens(chat, messages, text, None, any_length)
+        if isinstance(tokens, Tokens) and len(tokens.prompt) + len(tokens.response) > longest:
+            count = len(tokens.prompt) + len(tokens.response)
+            return Opinion(None, f"prompt and response have {count} tokens, and the inferred reward reads {longest}")
+        return tokens
+
     return read

@@ -29,9 +29,9 @@ class Group(BaseModel):
 class What(Group):
     """Which campaign, and how far."""
 
-    preset: Literal[
-        "demo", "qwen-ultrafeedback", "jury", "constitution", "smollm2", "people", "demonstrations"
-    ] = "demo"
+    preset: Literal["demo", "qwen-ultrafeedback", "jury", "constitution", "smollm2", "people", "demonstrations"] = (
+        "demo"
+    )
     """Configuration to begin with. `demo` is the built-in campaign; `qwen-ultrafeedback` trains a model of half a
     billion parameters on hub data; `jury` and `constitution` do the same with judges that need a chat endpoint."""
     config_file: str = ""

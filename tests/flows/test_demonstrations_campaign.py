@@ -109,7 +109,8 @@ def test_round_ends_without_an_error_when_the_policy_answers_as_the_demonstratio
     source = write(tmp_path / "d.jsonl", rows(16))
     start(make_config(generation=greedy, preferences=of(source), campaign="first"))
     here = runs / "first/round-001/generate_responses"
-    answered = pd.read_parquet(here / "responses.parquet").merge(pd.read_parquet(here / "prompts.parquet"))
+    asked = pd.read_parquet(here / "prompts.parquet", columns=["prompt_id", "messages"])
+    answered = pd.read_parquet(here / "responses.parquet").merge(asked, on="prompt_id")
     own = [
         {"prompt": json.loads(messages), "completion": text}
         for messages, text in zip(answered["messages"], answered["text"], strict=True)
@@ -192,7 +193,9 @@ def logged(runs: Path, campaign: str, round: int) -> set[str]:
 
 def test_infer_reward_says_what_it_lacks(runs: Path, make_config: Make, tmp_path: Path) -> None:
     source = write(tmp_path / "d.jsonl", rows(8))
-    start(make_config(preferences=of(source), training={"learning_rate": 1e-7, "pairs_per_step": 8}))
+    validation = {"min_pairs": 1, "eval_share": 0.0}
+    training = {"learning_rate": 1e-7, "pairs_per_step": 8}
+    start(make_config(preferences=of(source), training=training, validation=validation))
     told = CliRunner().invoke(app, ["infer-reward", "small"])
     assert told.exit_code == 2
     assert "is still its start model, from which no reward can be inferred" in told.output
