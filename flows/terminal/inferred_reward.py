@@ -66,7 +66,7 @@ def record_in_mlflow(campaign: Path, directory: Path) -> str | None:
 def _rows(measured: dict[str, Any]) -> list[dict[str, str]]:
     rows = [_row("inferred reward", measured["reward"])]
     if "against" in measured:
-        rows.append(_row(measured["against"]["judge"], measured["against"]))
+        rows.append(_row("reward model", measured["against"]))
     return [*rows, {"judge": "chance", "right": "0.500", "above chance": "", "not scored": ""}]
 
 

@@ -131,7 +131,9 @@ def test_round_ends_without_an_error_when_the_policy_answers_as_the_demonstratio
     assert "nothing is wrong" in (runs / "small/report.html").read_text()
 
     more = make_config(
-        generation=greedy, preferences=of(write(tmp_path / "own.jsonl", [*own, *rows(16)])), validation={"min_pairs": 8}
+        generation=greedy,
+        preferences=of(write(tmp_path / "own.jsonl", [*own, *rows(16, first=16)])),
+        validation={"min_pairs": 8},
     )
     state = start(more, accept_changes=True)
     assert [record["round"] for record in state["rounds"]] == [1]
