@@ -23,10 +23,10 @@ def demonstrations(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 def test_demonstrations_eight_of_them_beat_the_start_by_sft_and_by_ditto(
     demonstrations: ModuleType, tmp_path: Path
 ) -> None:
-    sample = demonstrations.measured(1, held_out=48, many=0, ditto_rounds=1)
+    sample = demonstrations.measured(1, held_out=48, arms=("sft", "sft_short", "ditto_short"))
     assert sample["sft"] > 0.6
-    assert sample["ditto"] > 0.6
-    assert 0.2 < sample["ditto_against_sft"] < 0.8
+    assert sample["ditto_short"] > 0.6
+    assert 0.2 < sample["ditto_short_against_sft"] < 0.8
     assert "spin" not in sample
     demonstrations.draw([sample], tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 1000

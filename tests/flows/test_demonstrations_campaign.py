@@ -210,3 +210,14 @@ def test_infer_reward_says_what_it_lacks(runs: Path, make_config: Make, tmp_path
     told = CliRunner().invoke(app, ["infer-reward", "small", "--round", "1"])
     assert told.exit_code == 0, told.output
     assert "not measured: no demonstration of the campaign answers a held-out prompt" in told.output
+
+
+def test_dry_run_builds_its_pairs_from_demonstrations_and_asks_no_judge_about_them(
+    runs: Path, make_config: Make, tmp_path: Path
+) -> None:
+    from flows.dry_run import dry_run
+
+    tried = dry_run(make_config(preferences=of(write(tmp_path / "d.jsonl", rows(10)))))
+    assert tried.plan.sizes.round_prompts == tried.plan.sizes.train_prompts == 10
+    assert "if the judge decides" not in tried.plan.pairs_basis
+    assert not (runs / "small").exists()

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from components.artifacts import file_digest, read_json, write_table
-from components.config import JudgeConfig, PolicyConfig, PreferencesConfig
+from components.config import CampaignConfig, JudgeConfig, PolicyConfig, PreferencesConfig
 from components.data.messages import format_messages
 from components.data.prompts import prompt_id
 from components.judges.protocol import Group, SampledTokens
@@ -21,6 +21,8 @@ from components.preferences.demonstrated_pairs import (
     build_demonstrated,
 )
 from components.preferences.stage import run
+from components.preferences.standalone.kept import Judged
+from components.preferences.standalone.steps import judge_and_pair, pair_again
 from components.records import AnsweredRound, Artifact, CollectRequest, JudgeRef, ModelRef
 
 MESSAGES = [[{"role": "user", "content": f"question {number}"}] for number in range(3)]
@@ -163,3 +165,12 @@ def test_stage_carries_tokens_of_sampled_answers_only_and_asks_no_judge(tmp_path
     assert counts["responses"] == 2
     assert counts["judge_health"] is None
     assert counts["demonstrations"]["equal"] == 1
+
+
+def test_stored_answers_without_a_campaign_are_refused_for_demonstrations() -> None:
+    preferences = PreferencesConfig(pairs="spin", demonstrations="d.jsonl")
+    config = CampaignConfig(campaign="x", preferences=preferences)
+    with pytest.raises(ValueError, match="is built from demonstrations, and not from verdicts: run a campaign with it"):
+        judge_and_pair([], config, models=None, out=Path("unused"))
+    with pytest.raises(ValueError, match="or choose other pairs"):
+        pair_again(Judged([], []), preferences, seed=1, out=Path("unused"))
