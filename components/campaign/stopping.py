@@ -65,7 +65,7 @@ def convergence(counts: Mapping[str, Any], *, min_pairs: int) -> str | None:
     few = counts["pairs"] < min_pairs
     if measured["equal_share"] < (MOST if few else NEARLY_ALL):
         return None
-    left = f", and only {counts['pairs']} pairs are left" if few else ""
+    left = f", which leaves fewer pairs ({counts['pairs']}) than validation.min_pairs = {min_pairs}" if few else ""
     return (
         f"the policy answers as the demonstrations do: {measured['equal']} of its {measured['answers']} answers to "
         f"their prompts are theirs word for word{left}. It has converged, and nothing is wrong; to go on, add "

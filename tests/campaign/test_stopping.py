@@ -98,6 +98,6 @@ def test_converged_round_is_the_one_behind_the_last_and_is_told_with_its_counts(
     told = converged_round(tmp_path, 2)
     assert told is not None
     assert told.startswith("round 3 is not trained: the policy answers as the demonstrations do: 79 of its 80 answers")
-    assert "only 1 pairs are left" in told
+    assert "which leaves fewer pairs (1) than validation.min_pairs = 8" in told
     with pytest.raises(Converged, match="nothing is wrong"):
         refuse_if_converged(tmp_path / "round-003", min_pairs=8)
