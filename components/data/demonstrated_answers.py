@@ -53,11 +53,10 @@ def demonstrated_answers(read: Demonstrations, *, system_prompt: str, held_out: 
     seen: set[tuple[str, str]] = set()
     for demonstration in read.rows:
         led = with_system(demonstration.messages, system_prompt)
-        turns = [place for place, message in enumerate(led) if message["role"] == "assistant"]
-        if any(held_out.reason(led[:place]) for place in turns):
+        if _answers_held_out(led, held_out):
             left_out[HELD_OUT] += 1
             continue
-        for place in turns:
+        for place in _turns(led):
             reason = _reason(led, place)
             messages, answer = led[:place], str(led[place]["content"])
             key = content_key(messages)
@@ -74,18 +73,20 @@ def demonstrated_answers(read: Demonstrations, *, system_prompt: str, held_out: 
 
 def answers_of_held_out(read: Demonstrations, *, system_prompt: str, held_out: HeldOutContents) -> DemonstratedAnswers:
     """Return the turns of exactly those conversations that `demonstrated_answers` leaves out as held out."""
-    free = HeldOutContents([], "content")
-    kept = [
-        row
-        for row in read.rows
-        if any(
-            held_out.reason(led[:place])
-            for led in [with_system(row.messages, system_prompt)]
-            for place, message in enumerate(led)
-            if message["role"] == "assistant"
-        )
-    ]
-    return demonstrated_answers(read._replace(rows=kept), system_prompt=system_prompt, held_out=free)
+    led = (with_system(row.messages, system_prompt) for row in read.rows)
+    kept = [row for row, messages in zip(read.rows, led, strict=True) if _answers_held_out(messages, held_out)]
+    nothing = HeldOutContents([], "content")
+    return demonstrated_answers(read._replace(rows=kept), system_prompt=system_prompt, held_out=nothing)
+
+
+def _answers_held_out(messages: Messages, held_out: HeldOutContents) -> bool:
+    """Return whether a turn of the conversation answers a held-out prompt."""
+    return any(held_out.reason(messages[:place]) is not None for place in _turns(messages))
+
+
+def _turns(messages: Messages) -> list[int]:
+    """Return the places of the assistant's turns."""
+    return [place for place, message in enumerate(messages) if message["role"] == "assistant"]
 
 
 def _reason(messages: Messages, place: int) -> str:
