@@ -229,10 +229,10 @@ def renderable(rows: Sequence[dict[str, Any]], policy: ModelRef) -> list[dict[st
 
 def draw(samples: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw the win rates against the start: a point per seed, and the means with their intervals."""
-    names = [name for name in TITLES if name in samples[0]]
+    names = [name for name in TITLES if any(name in sample for sample in samples)]
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     for place, name in enumerate(names):
-        values = [sample[name] for sample in samples]
+        values = [sample[name] for sample in samples if name in sample]
         axes.plot([place] * len(values), values, "o", color="0.7", markersize=4)
         if len(values) > 1:
             mean = interval_of_mean(values)
