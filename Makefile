@@ -50,6 +50,7 @@ bench: .venv/dev.ready  ## Training, sampling and a round beside TRL and transfo
 	$(BIN)/python tests/benchmarks/constraints.py
 	$(BIN)/python tests/benchmarks/active_choice.py
 	$(BIN)/python tests/benchmarks/soft_labels.py
+	$(BIN)/python tests/benchmarks/demonstrations.py
 	$(BIN)/python tests/benchmarks/gate.py
 	$(BIN)/python tests/benchmarks/validate_file.py
 	$(BIN)/python tests/benchmarks/labelling.py

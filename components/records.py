@@ -69,6 +69,13 @@ class RoundStopped(Exception):
     """
 
 
+class Converged(Exception):
+    """A round has nothing to learn, because the policy answers as its demonstrations do; the message gives the counts.
+
+    This is not a failure: the rounds before it have done what they were for.
+    """
+
+
 class NothingToLearn(Exception):
     """A start found no data for its first round; the message says what it waits for. This is not a failure."""
 
@@ -218,6 +225,17 @@ class StartPins(Record):
     """Digest of the tasks of `regression`; None without one."""
 
 
+class DemonstrationSource(Record):
+    """Demonstrations from which rounds build pairs; their identity is their content."""
+
+    source: str
+    split: str
+    revision: str
+    digest: str
+    """sha256 over the conversations; empty if they were not read yet."""
+    FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"source", "split", "revision"})
+
+
 class StartRequest(Record):
     """Request to pin the start model, the judges and the prompts in round 0."""
 
@@ -242,10 +260,12 @@ class StartRequest(Record):
     """Tasks whose prompts are read as those of the campaign are, and nothing else."""
     sft: Artifact | None = None
     """The model that was trained on demonstrations from `policy.model`, and is pinned in its place; None without."""
+    demonstrations: DemonstrationSource | None = None
+    """What rounds build pairs from; None if a judge makes them."""
     FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset(
         {"lora", "soft_prompt", "probe", "checks", "pins", "regression"}
     )
-    ADDED_LATER: ClassVar[tuple[str, ...]] = ("carries_columns", "holdout_judge", "sft")
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("carries_columns", "holdout_judge", "sft", "demonstrations")
 
 
 class JudgedRound(Record):
@@ -262,7 +282,7 @@ class GenerateRequest(Record):
     policy: ModelRef
     limits: PolicyConfig
     prompts: Artifact
-    """train_prompts.parquet of round 0."""
+    """train_prompts.parquet of round 0, or the prompts of its demonstrations."""
     per_round: int
     solved_rounds: int
     """Rounds for which a solved prompt is left out; 0 leaves none out."""
@@ -303,6 +323,15 @@ class TakeFeedbackRequest(Record):
     FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"store"})
 
 
+class AnsweredRound(Record):
+    """What an earlier round sampled."""
+
+    champion: int
+    """Round that made the model that answered; 0 is the start model."""
+    prompts: Artifact
+    responses: Artifact
+
+
 class CollectRequest(Record):
     """Request to judge the responses and build preference pairs."""
 
@@ -327,7 +356,11 @@ class CollectRequest(Record):
     seed: int
     feedback: Artifact | None = None
     """thumbs.parquet of the thumbs that the round took; None if it takes none."""
-    ADDED_LATER: ClassVar[tuple[str, ...]] = ("checked_judge", "feedback")
+    demonstrations: Artifact | None = None
+    """demonstrations.parquet of round 0, from which pairs are built without a judge; None if the judge makes them."""
+    answered: tuple[AnsweredRound, ...] = ()
+    """Earlier rounds whose answers pairs are built from too, oldest first."""
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("checked_judge", "feedback", "demonstrations", "answered")
 
 
 class ValidateRequest(Record):
@@ -535,6 +568,41 @@ class SftRequest(Record):
     """System message in front of every conversation that has none of its own."""
     held_out: tuple[str, ...] = ()
     """Content keys of prompts whose answers must not be trained on."""
+
+
+class ShownDemonstration(Record):
+    """A demonstration that a reward is measured on."""
+
+    prompt: str
+    """Its prompt as the policy reads it: chat messages as JSON."""
+    answer: str
+
+
+class InferRewardRequest(Record):
+    """Request to save the reward that a campaign has inferred, and to measure it on demonstrations."""
+
+    campaign: str
+    policy: ModelRef
+    """The model that was trained; its round names the reward."""
+    start: ModelRef
+    limits: PolicyConfig
+    beta: float
+    """`training.beta` of the round: the reward in nats of the log-ratio."""
+    demonstrations: tuple[ShownDemonstration, ...]
+    """Demonstrations whose prompts no round trained on; empty measures nothing."""
+    left_out: dict[str, int] = {}
+    """Number of demonstrations that it is not measured on, by reason; for messages."""
+    against: JudgeRef | None = None
+    """A reward model that is measured on the same answers; None without."""
+    samples: int
+    """Answers of the start model to each prompt."""
+    sampling: EvaluationConfig
+    """Law of these answers, and level of the intervals."""
+    generation: GenerationConfig
+    """Engine and stop strings of these answers."""
+    batch_size: int
+    seed: int
+    FREE_TO_CHANGE: ClassVar[frozenset[str]] = frozenset({"left_out"})
 
 
 class PeopleSummary(Record):

@@ -24,6 +24,7 @@ from flows.commands import (
     convert,
     feedback,
     history,
+    infer_reward,
     label,
     look,
     preferences,
@@ -48,7 +49,7 @@ app = typer.Typer(
 )
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Rounds": (run.run, look.status, look.report),
-    "Demonstrations": (sft.sft,),
+    "Demonstrations": (sft.sft, infer_reward.infer_reward),
     "Comparisons": (study.study, sweep.sweep),
     "Preferences": (
         label.label,

@@ -8,13 +8,13 @@ from prefect import flow, get_run_logger
 from prefect.context import TagsContext
 from prefect.exceptions import Pause
 from prefect.runtime import flow_run
-from prefect.states import Cancelled
+from prefect.states import Cancelled, Completed
 
 from components.campaign.files import round_record
 from components.campaign.state import finish_round, read_state
-from components.campaign.stopping import RoundLimits
+from components.campaign.stopping import RoundLimits, refuse_if_converged
 from components.config import CampaignConfig
-from components.records import Manifest, RoundStopped, RoundWaits
+from components.records import Converged, Manifest, RoundStopped, RoundWaits
 from components.report.people import judge_alarms
 from components.runtime import progress
 from components.runtime.provenance import git_sha
@@ -34,6 +34,7 @@ from tasks.take_feedback import take_feedback
 from tasks.validate_data import validate_data
 
 STOPPED = "Stopped"
+CONVERGED = "Converged"
 
 
 @flow(name="dpo-round", flow_run_name="{directory.name}-round-{round:03d}")
@@ -58,7 +59,8 @@ def dpo_round(
 
     Returns:
         The round's record; a state named Stopped if the stop-file or the budget ended the work on it; one named Waiting
-        if people have to vote first and no worker can resume the run when they have.
+        if people have to vote first and no worker can resume the run when they have; one named Converged if the policy
+        answers as its demonstrations do, so that there is nothing to train on and no record.
     """
     requests = Round(config, directory, round, champion_round, start, seed_pairs_digest)
     here = requests.directory
@@ -80,6 +82,9 @@ def dpo_round(
         return Cancelled(name=STOPPED, message=str(stopped))
     except RoundWaits as waits:
         return Cancelled(name=WAITING, message=str(waits))
+    except Converged as converged:
+        get_run_logger().warning("round %d is not trained: %s", round, converged)
+        return Completed(name=CONVERGED, message=str(converged), data=str(converged))
     except Pause:
         show_as_suspended(UUID(str(flow_run.id)))
         raise
@@ -110,6 +115,7 @@ def _stages(requests: Round) -> dict[str, Manifest]:
     taken = take_feedback(here, requests.take_feedback()) if requests.takes_feedback else None
     generated = generate_responses(here, requests.generate(), launcher=launcher) if requests.samples else None
     collected = collect_or_wait(here, requests.collect(generated, taken))
+    refuse_if_converged(here, min_pairs=requests.config.validation.min_pairs)
     validated = validate_data(here, requests.validate(collected))
     trained = dpo_train(here, requests.train(validated), launcher=launcher)
     evaluated = evaluate(

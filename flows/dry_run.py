@@ -16,6 +16,7 @@ import pandas as pd
 from components.artifacts import file_digest, publishing, read_table, verified, write_json, write_table
 from components.campaign.files import read_manifest
 from components.campaign.state import campaign_directory, read_state, round_directory
+from components.campaign.stopping import refuse_if_converged
 from components.config import CampaignConfig
 from components.data.messages import parse_messages
 from components.dry_run.estimates import Counts
@@ -27,7 +28,7 @@ from components.judges.protocol import JUDGING, Group, JudgeContext
 from components.models.tokens import load_chat
 from components.preferences.counts import COUNTS, pair_counts
 from components.preferences.tables import read_groups, write_pairs
-from components.records import Artifact, DataRejected, Manifest, StageFailed
+from components.records import Artifact, Converged, DataRejected, Manifest, StageFailed
 from components.runtime import progress
 from components.runtime.launch import STAGES, Placement, load_stages, run_stage
 from components.runtime.stage_log import only_errors
@@ -97,7 +98,9 @@ def dry_run(config: CampaignConfig) -> DryRun:
         with progress.reporting_to(counts):
             if state is None:
                 number, champion, home = 1, 0, scratch
-                request = start_request(config, inputs.prompts_digest, checked.pins)
+                request = start_request(
+                    config, inputs.prompts_digest, checked.pins, demonstrations=inputs.demonstrations
+                )
                 start = run_stage("start", request, round_directory(scratch, 0))
             else:
                 number, champion, home = state.last_round + 1, state.champion.round, directory
@@ -105,6 +108,8 @@ def dry_run(config: CampaignConfig) -> DryRun:
             trial = _Trial(config, home, number, champion, start, inputs.seed_pairs_digest, scratch)
             try:
                 plan = _tried(trial, counts)
+            except Converged as converged:
+                raise DataRejected(f"the round would not be trained: {converged}") from None
             except DataRejected as error:
                 # The rows that it names are gone with the temporary folder.
                 raise DataRejected(KEPT_ROWS.sub("", str(error))) from None
@@ -188,8 +193,19 @@ def _judged(trial: _Trial, groups: Sequence[Group], sizes: Sizes) -> tuple[Manif
         taken = run_stage("take_feedback", trial.take_feedback(), here) if trial.takes_feedback else None
         seeded = run_stage("collect_preferences", trial.collect(None, taken), here)
         return seeded, Judged(seeded.seconds, (), ()), evaluated
+    if config.preferences.takes_demonstrations:
+        taken = run_stage("take_feedback", trial.take_feedback(), here) if trial.takes_feedback else None
+        paired = run_stage("collect_preferences", trial.collect(_sampled(here), taken), here)
+        refuse_if_converged(here, min_pairs=1)
+        return paired, Judged(paired.seconds, (), ()), evaluated
     judged = judge_collection(config, groups, trial.judging, scale=sizes.round_prompts / sizes.tried_prompts)
     return _published_pairs(trial, groups, judged), judged, evaluated
+
+
+def _sampled(here: Path) -> Manifest:
+    sampled = read_manifest(here / "generate_responses")
+    assert sampled is not None, here
+    return sampled
 
 
 def _published_pairs(trial: _Trial, groups: Sequence[Group], judged: Judged) -> Manifest:

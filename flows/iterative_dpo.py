@@ -185,7 +185,7 @@ def _run_rounds(directory: Path, checked: CheckedStart, until: int | None, *, ac
     sft, pins = _trained_on_demonstrations(directory, checked, accept_changes=accept_changes)
     start = start_campaign(
         directory,
-        start_request(config, inputs.prompts_digest, pins, sft=sft),
+        start_request(config, inputs.prompts_digest, pins, sft=sft, demonstrations=inputs.demonstrations),
         last_round=last_round,
         anew=bool(checked.accepted),
     )
@@ -208,6 +208,8 @@ def _run_rounds(directory: Path, checked: CheckedStart, until: int | None, *, ac
         with tags(f"campaign:{config.campaign}"):
             dpo_round(config, directory, number, state.champion.round, start, inputs.seed_pairs_digest)
         state = _read(directory)
+        if state.last_round < number:  # it has converged, and said so
+            break
     return state
 
 

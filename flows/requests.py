@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from components.artifacts import artifact, derive_seed, read_json
-from components.campaign.files import judged_rounds, replayed_pairs
+from components.campaign.files import answered_rounds, judged_rounds, replayed_pairs
 from components.campaign.models import master_of_round, model_of_round
 from components.campaign.state import read_state, round_directory, start_directory
 from components.config import CampaignConfig, PolicyConfig
@@ -14,10 +14,12 @@ from components.feedback.waiting import feedback_request
 from components.functions.source import code_digest
 from components.promotion.levels import level_of_next
 from components.records import (
+    AnsweredRound,
     Artifact,
     AuditSettings,
     BestOfNRequest,
     CollectRequest,
+    DemonstrationSource,
     EvaluateRequest,
     GenerateRequest,
     JudgeRef,
@@ -38,7 +40,12 @@ LOOK_EVERY = 16
 
 
 def start_request(
-    config: CampaignConfig, prompts_digest: str, pins: StartPins | None = None, *, sft: Artifact | None = None
+    config: CampaignConfig,
+    prompts_digest: str,
+    pins: StartPins | None = None,
+    *,
+    sft: Artifact | None = None,
+    demonstrations: DemonstrationSource | None = None,
 ) -> StartRequest:
     """Return the request of round 0, which pins the start model, the judges and the prompts.
 
@@ -47,6 +54,7 @@ def start_request(
         prompts_digest: Content digest of the prompts.
         pins: What else is pinned, or was before.
         sft: The model that was trained on demonstrations; None without.
+        demonstrations: What rounds build pairs from; None if a judge makes them.
     """
     return StartRequest(
         policy=config.policy,
@@ -64,6 +72,7 @@ def start_request(
         pins=pins or StartPins(),
         regression=config.regression,
         sft=sft,
+        demonstrations=demonstrations,
     )
 
 
@@ -129,11 +138,11 @@ class Round:
 
     def generate(self) -> GenerateRequest:
         """Return the request that samples responses from the champion."""
-        prompts = self.config.prompts
+        prompts, demonstrated = self.config.prompts, self.config.preferences.takes_demonstrations
         return GenerateRequest(
             policy=self._champion,
             limits=self._limits,
-            prompts=self._pinned("train_prompts.parquet"),
+            prompts=self._pinned("demonstration_prompts.parquet" if demonstrated else "train_prompts.parquet"),
             per_round=prompts.per_round,
             solved_rounds=prompts.solved_rounds,
             solved_score=prompts.solved_score,
@@ -142,7 +151,8 @@ class Round:
             campaign_seed=self.config.seed,
             generation=self.config.generation,
             seed=self._seed("generate_responses"),
-            tag_column=prompts.tag_column,
+            # The prompts of demonstrations have no columns.
+            tag_column="" if demonstrated else prompts.tag_column,
             tag_shares=prompts.tag_shares,
             weight_column=prompts.weight_column,
         )
@@ -155,6 +165,7 @@ class Round:
             taken: The thumbs that the round took; None if it takes none.
         """
         active = self.config.active
+        demonstrated = self.config.preferences.takes_demonstrations and generated is not None
         return CollectRequest(
             responses=None if generated is None else self._published(generated, "responses.parquet"),
             prompts=None if generated is None else self._published(generated, "prompts.parquet"),
@@ -171,6 +182,8 @@ class Round:
             checked_judge=self._checked_judge,
             seed=self._seed("collect_preferences"),
             feedback=None if taken is None else self._published(taken, "thumbs.parquet"),
+            demonstrations=self._pinned("demonstrations.parquet") if demonstrated else None,
+            answered=self._answered if demonstrated and self.config.preferences.pairs == "ditto" else (),
         )
 
     def validate(self, collected: Manifest) -> ValidateRequest:
@@ -284,6 +297,11 @@ class Round:
         state = read_state(self.campaign_directory)
         assert state is not None
         return AuditSettings(earlier=self._model(state.champion_before(self.number - gate.audit_every)))
+
+    @property
+    def _answered(self) -> tuple[AnsweredRound, ...]:
+        state = read_state(self.campaign_directory)
+        return () if state is None else answered_rounds(self.campaign_directory, state, self.number)
 
     @property
     def _promotion_test(self) -> PromotionTest:

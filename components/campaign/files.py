@@ -25,6 +25,7 @@ from components.records import (
     CHECK_EXAMPLES,
     JUDGE_USAGE,
     PROMPT_OUTCOMES,
+    AnsweredRound,
     Artifact,
     JudgedRound,
     Manifest,
@@ -418,6 +419,24 @@ def judged_rounds(directory: Path, round: int) -> tuple[JudgedRound, ...]:
         JudgedRound(round=earlier, outcomes=artifact(stages[earlier], manifest, PROMPT_OUTCOMES))
         for earlier, manifest in manifests.items()
         if PROMPT_OUTCOMES in manifest.files
+    )
+
+
+def answered_rounds(directory: Path, state: State, round: int) -> tuple[AnsweredRound, ...]:
+    """Return what the rounds before this one sampled, oldest first, with the recorded hashes.
+
+    A round whose data came from outside is left out: it sampled nothing.
+    """
+    stages = {earlier: round_directory(directory, earlier) / "generate_responses" for earlier in range(1, round)}
+    manifests = {earlier: read_manifest(stage) for earlier, stage in stages.items()}
+    return tuple(
+        AnsweredRound(
+            champion=state.champion_before(earlier),
+            prompts=artifact(stages[earlier], manifest, "prompts.parquet"),
+            responses=artifact(stages[earlier], manifest, "responses.parquet"),
+        )
+        for earlier, manifest in manifests.items()
+        if manifest is not None
     )
 
 

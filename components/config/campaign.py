@@ -12,7 +12,7 @@ from components.config.evaluation import EvaluationConfig, GateConfig
 from components.config.judge import OWN_MODELS, SCORES_ALONE, JudgeConfig
 from components.config.launcher import LauncherConfig
 from components.config.policy import LoraConfig, PolicyConfig, SoftPromptConfig
-from components.config.preferences import PreferencesConfig
+from components.config.preferences import FROM_DEMONSTRATIONS, PreferencesConfig
 from components.config.regression import RegressionConfig
 from components.config.section import Section
 from components.config.sft import CampaignSftConfig
@@ -182,7 +182,8 @@ class CampaignConfig(Section):
 
     @model_validator(mode="after")
     def _own_models_can_judge(self) -> Self:
-        if self.judge.kind == "implicit_reward" and not self.preferences.seed_pairs:
+        demonstrated = self.preferences.takes_demonstrations
+        if self.judge.kind == "implicit_reward" and not self.preferences.seed_pairs and not demonstrated:
             raise ValueError(
                 "judge.kind implicit_reward cannot judge before a round is promoted: give round 1 its pairs with "
                 "`preferences: {seed_pairs: ...}`, or use it as one juror of a jury"
@@ -213,8 +214,36 @@ class CampaignConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _demonstrations_are_sampled(self) -> Self:
+        preferences, prompts = self.preferences, self.prompts
+        if not preferences.takes_demonstrations:
+            return self
+        if preferences.pairs == "spin" and self.reference != "champion":
+            raise ValueError(
+                f"preferences.pairs spin plays against the model that a round starts from, but reference is "
+                f"{self.reference}: set `reference: champion`, or `pairs: ditto`"
+            )
+        drawn_by = {
+            "weight_column": prompts.weight_column,
+            "tag_shares": prompts.tag_shares,
+            "solved_rounds": prompts.solved_rounds,
+        }
+        odd = [name for name, value in drawn_by.items() if value]
+        if odd:
+            raise ValueError(
+                f"prompts.{odd[0]} draws from prompts.train, but preferences.pairs {preferences.pairs} samples the "
+                f"prompts of its demonstrations: leave `{odd[0]}` out"
+            )
+        if self.judge.asks_people:
+            raise ValueError(
+                f"judge is people, whom preferences.pairs {preferences.pairs} asks nothing: leave `judge` out, or "
+                "choose other pairs"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _costly_judge_has_pairs(self) -> Self:
-        if self.preferences.pairs in ("revised", "unpaired") and self.active.budget:
+        if self.preferences.pairs in ("revised", "unpaired", *FROM_DEMONSTRATIONS) and self.active.budget:
             raise ValueError(
                 f"active.judge compares two responses of the policy, but preferences.pairs is "
                 f"{self.preferences.pairs}: "

@@ -117,16 +117,17 @@ class JudgeSettings(CallLimits):
     rule: str = "support_reply"
     """Name of the rule, when `kind` is `rule`."""
     model: str = ""
-    """Local directory or hub name of the reward model, when `kind` is `reward_model`."""
+    """Local directory or hub name of the reward model, when `kind` is `reward_model`; the directory that `ratchet
+    infer-reward` wrote, when it is `inferred_reward`."""
     revision: str = "main"
     """Hub revision of the reward model."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of the reward model; `auto` as for the policy."""
+    """Precision of the reward model; `auto` as for the policy. Of an inferred reward, `auto` is its campaign's."""
     batch_size: int = Field(default=16, ge=1)
     """Texts that a reward model, or the policy as implicit reward, reads together."""
     max_tokens: int = Field(default=2048, ge=1)
-    """Longest prompt plus response the reward model reads, in tokens; a longer one gets an invalid verdict, never a
-    score of its start."""
+    """Longest prompt plus response the reward model, or the inferred reward, reads, in tokens; a longer one gets an
+    invalid verdict, never a score of its start."""
     endpoint: EndpointConfig = EndpointConfig()
     prompt: str = "plain"
     """Template of the pairwise question, for `llm` and `self`: `plain`, `concise` (length counts against an answer), or
@@ -173,13 +174,22 @@ class JudgeSettings(CallLimits):
 
 
 SingleKind = Literal[
-    "rule", "python", "reward_model", "implicit_reward", "llm", "self", "constitution", "debate", "people"
+    "rule",
+    "python",
+    "reward_model",
+    "implicit_reward",
+    "inferred_reward",
+    "llm",
+    "self",
+    "constitution",
+    "debate",
+    "people",
 ]
 OWN_MODELS = {"implicit_reward", "self"}
 """Kinds that judge with the campaign's own policy."""
 ASKED = frozenset({"llm", "constitution", "debate"})
 """Kinds that ask a chat endpoint."""
-SCORES_ALONE = {"rule", "python", "reward_model", "implicit_reward"}
+SCORES_ALONE = {"rule", "python", "reward_model", "implicit_reward", "inferred_reward"}
 """Kinds that score one response at a time; the others compare two."""
 
 
@@ -201,11 +211,22 @@ class JudgeConfig(JudgeSettings):
     """Who decides which response is better."""
 
     kind: Literal[
-        "rule", "python", "reward_model", "implicit_reward", "llm", "self", "constitution", "debate", "people", "jury"
+        "rule",
+        "python",
+        "reward_model",
+        "implicit_reward",
+        "inferred_reward",
+        "llm",
+        "self",
+        "constitution",
+        "debate",
+        "people",
+        "jury",
     ] = "rule"
     """`rule`: an allow-listed function of ours; `python`: a function of yours, in a process of its own; `reward_model`:
-    a sequence-classification model with one output; `implicit_reward`: the policy's log-ratio against the start; `llm`:
-    a chat model at `endpoint`; `self`: the round's own policy, served here; `constitution`: a chat model at `endpoint`,
+    a sequence-classification model with one output; `implicit_reward`: the policy's log-ratio against the start;
+    `inferred_reward`: that of another campaign's champion, as `ratchet infer-reward` saved it; `llm`: a chat model at
+    `endpoint`; `self`: the round's own policy, served here; `constitution`: a chat model at `endpoint`,
     asked principle by principle; `debate`: such a model after a case for each answer; `people`: people, on the page of
     `ratchet label`, for whom the round waits; `jury`: several of the others."""
     votes: Literal["majority", "bradley_terry", "dawid_skene"] = "majority"
@@ -284,6 +305,8 @@ def _check_kind(judge: JudgeSettings, kind: str) -> None:
         raise ValueError(f"`{name}` is set but kind is {kind}: set `kind: python`, or leave `{name}` out")
     if kind == "reward_model" and not judge.model:
         raise ValueError("kind reward_model needs a model: name a local directory or a hub model in `model`")
+    if kind == "inferred_reward" and not judge.model:
+        raise ValueError("kind inferred_reward needs `model`: name the directory that `ratchet infer-reward` wrote")
     if kind in ("llm", "constitution", "debate"):
         missing = [name for name in ("url", "model") if not getattr(judge.endpoint, name)]
         if missing:

@@ -7,19 +7,33 @@ from pydantic import Field, model_validator
 from components.config.feedback import FeedbackConfig
 from components.config.section import Section
 
+FROM_DEMONSTRATIONS = frozenset({"spin", "ditto"})
+"""Pairs that are built from demonstrations."""
+
 
 class PreferencesConfig(Section):
     """How judged responses become preference pairs."""
 
     pairs: Literal[
-        "best_worst", "best_random", "all_pairs", "top_k", "length_balanced", "nash", "unpaired", "revised"
+        "best_worst",
+        "best_random",
+        "all_pairs",
+        "top_k",
+        "length_balanced",
+        "nash",
+        "unpaired",
+        "revised",
+        "spin",
+        "ditto",
     ] = "best_worst"
     """Which responses become pairs. `best_worst`: the best and the worst; `best_random`: the best and one drawn among
     the worse; `all_pairs`: every two; `top_k`: each of the best and the worst of the rest; `length_balanced`: one pair
     a prompt such that over the round chosen is as long as rejected; `nash`: best and worst by their win rate against
     the policy's other answers, p from it; `unpaired`: each response alone, desirable or not, for the losses `kto` and
     `apo_zero_unpaired`; `revised`: what the constitution's model makes of the worst (Bai et al. 2022, arXiv
-    2212.08073), and the worst."""
+    2212.08073), and the worst. Without a judge, from `demonstrations`: `spin`: each demonstration over the policy's own
+    answers to its prompt (arXiv 2401.01335); `ditto`: for a handful of demonstrations, these over the answers of this
+    and of earlier rounds, and later rounds' answers over earlier ones' (arXiv 2406.00888)."""
     top_k: int = Field(default=2, ge=1)
     """How many of a prompt's best responses are chosen, when `pairs` is `top_k`."""
     threshold: Literal["median", "mean", "value"] = "median"
@@ -66,8 +80,27 @@ class PreferencesConfig(Section):
     """Hub revision (branch, tag or commit) of `seed_pairs`; empty is `main`. A campaign stays at the commit with which
     it began."""
     feedback: FeedbackConfig = FeedbackConfig()
-    ADDED_LATER: ClassVar[tuple[str, ...]] = ("cut_responses", "seed_pairs_revision", "feedback")
-    PATHS: ClassVar[tuple[str, ...]] = ("seed_pairs",)
+    demonstrations: str = ""
+    """Demonstrations for `pairs` spin and ditto, in a form of `ratchet sft`. Their prompts are sampled in place of
+    `prompts.train`; those of held-out prompts are left out."""
+    demonstrations_split: str = "train"
+    """Split that is read when `demonstrations` is a `datasets` name."""
+    demonstrations_revision: str = ""
+    """Hub revision (branch, tag or commit) of `demonstrations`; as `seed_pairs_revision`."""
+    ADDED_LATER: ClassVar[tuple[str, ...]] = (
+        "cut_responses",
+        "seed_pairs_revision",
+        "feedback",
+        "demonstrations",
+        "demonstrations_split",
+        "demonstrations_revision",
+    )
+    PATHS: ClassVar[tuple[str, ...]] = ("seed_pairs", "demonstrations")
+
+    @property
+    def takes_demonstrations(self) -> bool:
+        """Whether pairs are built from demonstrations, so that no judge makes them."""
+        return self.pairs in FROM_DEMONSTRATIONS
 
     @property
     def gives_soft_labels(self) -> bool:
@@ -78,6 +111,30 @@ class PreferencesConfig(Section):
     def samples_in(self, round: int) -> bool:
         """Return whether a round samples responses; else its data come from outside."""
         return self.feedback.use != "only" and not (round == 1 and self.seed_pairs)
+
+    @model_validator(mode="after")
+    def _demonstrations_are_there(self) -> Self:
+        if self.takes_demonstrations and not self.demonstrations:
+            raise ValueError(
+                f"pairs {self.pairs} is built from demonstrations: name them with `demonstrations: FILE`, or choose "
+                "other pairs"
+            )
+        if self.demonstrations and not self.takes_demonstrations:
+            raise ValueError(
+                f"demonstrations are given, and pairs {self.pairs} reads none: set `pairs: spin`, or `pairs: ditto` "
+                "for fewer than ten (to train on them before the rounds, `sft: {demonstrations: ...}`)"
+            )
+        if not self.takes_demonstrations:
+            return self
+        if self.soft_labels != "none" or self.ties == "half" or self.min_margin:
+            raise ValueError(
+                f"pairs {self.pairs} has no scores and no ties: leave `soft_labels`, `ties` and `min_margin` out"
+            )
+        if self.feedback.use == "only":
+            raise ValueError(
+                f"pairs {self.pairs} is never built with feedback.use only: set `feedback: {{use: with_round}}`"
+            )
+        return self
 
     @model_validator(mode="after")
     def _labels_fit_the_pairs(self) -> Self:

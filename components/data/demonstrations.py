@@ -50,7 +50,7 @@ class Demonstrations(NamedTuple):
         return len(self.rows) + sum(self.left_out.values())
 
 
-def read_demonstrations(source: str, *, split: str) -> Demonstrations:
+def read_demonstrations(source: str, *, split: str, revision: str = "") -> Demonstrations:
     """Read demonstrations with `messages`, `conversations`, `prompt` and `completion`, or transcripts in `text`.
 
     What follows the assistant's last turn is dropped. Columns `system` and `tools` belong to the conversation.
@@ -58,11 +58,12 @@ def read_demonstrations(source: str, *, split: str) -> Demonstrations:
     Args:
         source: A source that `rows.read_rows` reads.
         split: Split of a data set that has splits.
+        revision: Branch, tag or commit of a data set of the hub; empty is `main`.
 
     Raises:
         ValueError: The source cannot be read, has none of these columns, or a row is malformed; names the row.
     """
-    read = read_rows(source, split=split, columns={*CONVERSATION, PROMPT, COMPLETION, *CONTEXT})
+    read = read_rows(source, split=split, columns={*CONVERSATION, PROMPT, COMPLETION, *CONTEXT}, revision=revision)
     column = _column(read)
     rows: list[Demonstration] = []
     left_out: Counter[str] = Counter()

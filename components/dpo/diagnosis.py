@@ -34,6 +34,10 @@ RISE = 1.2
 """Factor by which chance alone does not raise the loss over a quarter of the steps."""
 
 
+NEARLY_EQUAL = 0.9
+"""Share of equal tokens from which on a pair's two answers are hardly different, so that ln 2 is where its loss rests.
+The built-in campaign's pairs have 0.1 to 0.3."""
+
 LEAST_DISTANCE = {"all weights": 1e-5, "adapters": 1e-4}
 """Sum of the steps' learning rates below which a training cannot move its policy. Measured at beta 0.1: the starter's
 margins grow by 330 (all weights) and 31 (LoRA of rank 16) times that sum, so by 0.003 at these bounds, a sixth of
@@ -56,6 +60,9 @@ class Setting(NamedTuple):
     evaluated_margin: float | None
     """Mean reward margin of the evaluation pairs after the last step; None if it did not begin at 0, or without such
     pairs."""
+    alike: float | None = None
+    """Mean share of a pair's tokens that stand outside of the stretch in which its two answers differ, in [0, 1]; None
+    without pairs of two answers."""
 
 
 def diagnose(metrics: Metrics, setting: Setting) -> list[str]:
@@ -112,6 +119,12 @@ def not_learning(metrics: Metrics, setting: Setting) -> str | None:
     stuck = f"nothing was learned: after {steps} the margins have grown by {growth:.4f} and the loss is {loss:.4f}"
     if _at_end(metrics, "grad_norm") < LEAST_GRADIENT:
         return f"{stuck}, because no gradient reached the weights: are those that are trained frozen, or of no effect?"
+    if setting.alike is not None and setting.alike >= NEARLY_EQUAL:
+        return (
+            f"convergence: the loss rests at {loss:.4f} after {steps}, since chosen and rejected answers are nearly "
+            f"the same ({setting.alike:.0%} of their tokens). If the chosen ones are demonstrations, the policy "
+            "answers as they do, and nothing is wrong"
+        )
     moved = max(abs(_growth(metrics, "rewards/chosen")), abs(_growth(metrics, "rewards/rejected")))
     if moved > LEAST_MOVE:
         causes = "the pairs contradict each other, or the judge's choices are no better than chance"
@@ -167,6 +180,15 @@ def diverging(metrics: Metrics) -> str | None:
         f"diverging: the loss rose from {before:.4f} to {after:.4f} while the margins fell. Lower "
         "training.learning_rate, or warm up longer (training.warmup_share)"
     )
+
+
+def likeness(chosen: Sequence[int], rejected: Sequence[int]) -> float:
+    """Return the share of the longer answer's tokens that stand outside of the stretch in which the two differ."""
+    shorter, longer = sorted((chosen, rejected), key=len)
+    front = next((place for place, token in enumerate(shorter) if token != longer[place]), len(shorter))
+    rest = len(shorter) - front
+    back = next((place for place in range(rest) if shorter[-1 - place] != longer[-1 - place]), rest)
+    return (front + back) / len(longer)
 
 
 def reference_moved(cached: torch.Tensor, again: torch.Tensor, *, tolerance: float) -> str | None:

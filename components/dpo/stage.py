@@ -5,6 +5,7 @@ import logging
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -17,7 +18,7 @@ from components.data.funnel import counted, step, too_little
 from components.dpo.batches import Layout, Pair, Plan, read_pairs, token_counts
 from components.dpo.checks import LOGPS_TOLERANCE, FirstLoss, Probe, check_reloaded, probe_trained
 from components.dpo.constraints import constraints_of
-from components.dpo.diagnosis import Setting, diagnose, reference_moved, unable_to_learn
+from components.dpo.diagnosis import Setting, diagnose, likeness, reference_moved, unable_to_learn
 from components.dpo.engine import build_engine, full_weights, join_process_group
 from components.dpo.finite import refuse_non_finite_reference
 from components.dpo.held_out import HeldOut, load_kept
@@ -307,6 +308,7 @@ def _diagnosis(
     """Return what went wrong in the training, and log one warning per cause."""
     probe = trained.probe.pairs  # the first of the training pairs
     training, chosen = work.request.training, [index for index, pair in enumerate(work.train_pairs) if pair.chosen]
+    alike = [likeness(pair.chosen, pair.rejected) for pair in work.train_pairs if pair.chosen and pair.rejected]
     setting = Setting(
         learning_rate=training.learning_rate,
         beta=training.beta,
@@ -316,6 +318,7 @@ def _diagnosis(
         pairs_per_step=training.pairs_per_step,
         epochs=training.epochs,
         evaluated_margin=(trained.evaluated or {}).get("rewards/margins") if trained.ln2_checked else None,
+        alike=fmean(alike) if alike else None,
     )
     found = diagnose(metrics, setting)
     if reference is not None:

@@ -18,7 +18,7 @@ from components.judges.registry import AnyJudge, describe_judge, load_judge
 from components.judges.revision import Reviser
 from components.preferences.revised_pairs import revised_pairs
 
-LOCAL = frozenset({"rule", "reward_model", "implicit_reward"})
+LOCAL = frozenset({"rule", "reward_model", "implicit_reward", "inferred_reward"})
 ASKED = frozenset({"llm", "self", "constitution", "debate"})
 
 

@@ -85,11 +85,12 @@ def trial_sizes(config: CampaignConfig, pins: dict[str, Any], *, seeded: bool, f
         seeded: Whether a data set is the round's data.
         from_start: Whether the start model is the champion.
     """
-    drawn = 0 if seeded else min(config.prompts.per_round, pins["num_train_prompts"])
-    tried = min(drawn or pins["num_train_prompts"], MOST_PROMPTS)
+    pool = pins["demonstrations"]["prompts"] if config.preferences.takes_demonstrations else pins["num_train_prompts"]
+    drawn = 0 if seeded else min(config.prompts.per_round, pool)
+    tried = min(drawn or pool, MOST_PROMPTS)
     held_out = pins["num_held_out_prompts"]
     return Sizes(
-        pins["num_train_prompts"],
+        pool,
         held_out,
         drawn,
         tried,
@@ -105,7 +106,8 @@ def plan_round(trial: Trial, prompt: ShownPrompt) -> RoundPlan:
     scale = 1.0 if trial.seeded else sizes.round_prompts / sizes.tried_prompts
     own = tried_pairs * scale * (1 - validation.eval_share)
     replayed = sum(len(read_table(each)) for each in trial.replayed)
-    unjudged = not trial.seeded and trial.collected.verdicts is None
+    judged = not trial.seeded and not trial.config.preferences.takes_demonstrations
+    unjudged = judged and trial.collected.verdicts is None
     basis = f"{tried_pairs} from {sizes.tried_prompts} prompts{', if the judge decides all' if unjudged else ''}"
     training = trial.config.training
     steps = num_steps(round(own + replayed), pairs_per_step=training.pairs_per_step, epochs=training.epochs)

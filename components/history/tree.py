@@ -20,6 +20,7 @@ from components.report.wording import model_name
 
 _JUDGES = {"judge": "judge", "evaluation judge": "evaluation_judge"}
 _PROMPTS = {"train prompts": "train_prompts.parquet", "held-out prompts": "held_out_prompts.parquet"}
+DEMONSTRATIONS, SHOWN_PROMPTS = "demonstrations.parquet", "demonstration_prompts.parquet"
 FILE = "file"
 """Name of a node that represents only its file."""
 
@@ -175,8 +176,10 @@ class ModelTree:
                 "this round's prompts", "generate_responses", "prompts.parquet", *([pool] if pool else [])
             )
             yield self._file("responses", "generate_responses", "responses.parquet", prompts)
-        start, _ = self._pinned
-        if start is not None:
+        start, manifest = self._pinned
+        if start is not None and manifest is not None and self._shown:
+            yield Node("demonstrations", manifest.files[DEMONSTRATIONS].sha256, "round 0; no judge made the pairs")
+        elif start is not None:
             judge = start["judge"]
             yield Node("judge", judge["digest"], judge_name(judge["config"]))
 
@@ -185,13 +188,20 @@ class ModelTree:
         """What round 0 published for this round."""
         return start_of_round(self.campaign.directory, self.round)
 
+    @cached_property
+    def _shown(self) -> bool:
+        """Whether the round's pairs were built from demonstrations."""
+        counts = self.directory / "collect_preferences" / "collect.json"
+        return counts.is_file() and "demonstrations" in read_json(counts)
+
     def _pool(self) -> Node | None:
         _, manifest = self._pinned
-        return (
-            None
-            if manifest is None
-            else Node("drawn from the train prompts", manifest.files["train_prompts.parquet"].sha256, "round 0")
-        )
+        if manifest is None:
+            return None
+        pool, name = ("train", "train_prompts.parquet")
+        if self._shown:
+            pool, name = "demonstrations'", SHOWN_PROMPTS
+        return Node(f"drawn from the {pool} prompts", manifest.files[name].sha256, "round 0")
 
     def _evaluation(self) -> Node:
         parts = []

@@ -9,7 +9,7 @@ Until a round is promoted, the policy is the start model and every such reward i
 verdicts with that reason: alone it is unavailable, and in a jury it abstains.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -40,54 +40,74 @@ class Tokens(NamedTuple):
     response: list[int]
 
 
+class Models(NamedTuple):
+    """The models whose log-ratio is the reward."""
+
+    policy: ModelRef
+    start: ModelRef
+    limits: PolicyConfig
+    beta: float = 1.0
+    """Scale of the reward."""
+
+
+Read = Callable[[ChatTokenizer, Messages, str, Tokens | None, PolicyConfig], Tokens | Opinion]
+"""(tokenizer, conversation, response, its tokens if the policy sampled it, limits) -> tokens, or why there are none."""
+
+
 class ImplicitRewardJudge:
     """Score responses by the log-ratio of the policy to the start.
 
     Holds one model in memory at a time, and none between calls.
     """
 
-    def __init__(self, config: JudgeSettings, context: JudgeContext) -> None:
-        """Take the models from the context without loading them.
+    def __init__(
+        self,
+        name: str,
+        models: Models,
+        *,
+        batch_size: int,
+        sampled: Callable[[Sequence[Group]], Mapping[tuple[str, str], Tokens]],
+        read: Read,
+    ) -> None:
+        """Take the models without loading them.
 
-        Raises:
-            ValueError: The context has no models, as outside a campaign.
+        Args:
+            name: The judge's name.
+            models: Policy and start, and their scale.
+            batch_size: Responses that a model reads together.
+            sampled: Returns the tokens of the responses that the policy sampled, by conversation and text.
+            read: Returns the tokens of any response.
         """
-        if context.policy is None or context.start is None or context.limits is None:
-            raise ValueError(
-                "judge kind implicit_reward compares a campaign's policy with its start: "
-                "use another kind outside a campaign"
-            )
-        self.name = NAME
-        self._batch_size = config.batch_size
-        self._policy, self._start, self._limits = context.policy, context.start, context.limits
+        self.name = name
+        self._models, self._batch_size = models, batch_size
+        self._sampled, self._read = sampled, read
 
     def judge(self, groups: Sequence[Group]) -> list[Verdict]:
         """Score every response."""
-        return judge_alone(self.name, groups, partial(self._score, _sampled(groups)))
+        return judge_alone(self.name, groups, partial(self._score, self._sampled(groups)))
 
     def _score(
         self, sampled: Mapping[tuple[str, str], Tokens], distinct: Sequence[tuple[Messages, str]]
     ) -> list[Opinion]:
-        if self._policy.digest == self._start.digest:
+        policy, start, limits, beta = self._models
+        if policy.digest == start.digest:
             return [Opinion(None, UNMOVED)] * len(distinct)
-        chat = load_chat(self._policy, self._limits)
+        chat = load_chat(policy, limits)
         inputs = [
-            _read(chat, messages, text, sampled.get((format_messages(messages), text)), self._limits)
+            self._read(chat, messages, text, sampled.get((format_messages(messages), text)), limits)
             for messages, text in distinct
         ]
         opinions = {index: opinion for index, opinion in enumerate(inputs) if isinstance(opinion, Opinion)}
         readable = {index: tokens for index, tokens in enumerate(inputs) if isinstance(tokens, Tokens)}
         if readable:
-            logps = [
-                self._logps(ref, list(readable.values()), done) for done, ref in enumerate((self._policy, self._start))
-            ]
-            ratios = (logps[0] - logps[1]).tolist()
+            logps = [self._logps(ref, list(readable.values()), done) for done, ref in enumerate((policy, start))]
+            ratios = (beta * (logps[0] - logps[1])).tolist()
             opinions |= {index: Opinion(ratio) for index, ratio in zip(readable, ratios, strict=True)}
         return [opinions[index] for index in range(len(distinct))]
 
     def _logps(self, ref: ModelRef, rows: Sequence[Tokens], models_done: int) -> torch.Tensor:
         """Return the log-probability of each row's response under one model, (rows,), float64 on the CPU."""
-        limits = self._limits
+        limits = self._models.limits
         model = load_policy(
             ref, dtype=resolve_dtype(limits.dtype), device=pick_device(), quantization=limits.quantization
         )
@@ -109,8 +129,18 @@ class ImplicitRewardJudge:
 
 
 def load(config: JudgeSettings, context: JudgeContext) -> Judge:
-    """Return the judge that reads the context's policy and start."""
-    return ImplicitRewardJudge(config, context)
+    """Return the judge that reads the context's policy and start.
+
+    Raises:
+        ValueError: The context has no models, as outside a campaign.
+    """
+    if context.policy is None or context.start is None or context.limits is None:
+        raise ValueError(
+            "judge kind implicit_reward compares a campaign's policy with its start: "
+            "use another kind outside a campaign"
+        )
+    models = Models(context.policy, context.start, context.limits)
+    return ImplicitRewardJudge(NAME, models, batch_size=config.batch_size, sampled=_sampled, read=read_tokens)
 
 
 def digest(config: AnyJudge) -> str:
@@ -128,7 +158,7 @@ def _sampled(groups: Sequence[Group]) -> dict[tuple[str, str], Tokens]:
     }
 
 
-def _read(
+def read_tokens(
     chat: ChatTokenizer, messages: Messages, text: str, sampled: Tokens | None, limits: PolicyConfig
 ) -> Tokens | Opinion:
     """Return the tokens as in training, cut at the policy's limit, or an opinion that says why there are none."""

@@ -39,6 +39,7 @@ KINDS: dict[str, Kind] = {
     "python": Kind("python_judge", checker="python_judge", reads_columns=True),
     "reward_model": Kind("reward_model", checker="reward_model_directory"),
     "implicit_reward": Kind("implicit_reward", checker=None),
+    "inferred_reward": Kind("inferred_reward", checker="inferred_reward_directory"),
     "self": Kind("self_judge", checker="self_judge"),
     "constitution": Kind("constitution", checker="constitution"),
     "debate": Kind("debate", checker="debate"),
@@ -98,9 +99,12 @@ def describe_judge(config: AnyJudge) -> str:
     if isinstance(config, JudgeConfig) and config.kind == "jury":
         return f"jury of {', '.join(describe_judge(juror) for juror in config.jurors)}"
     functions = ", ".join(function.function for function in config.all_functions)
-    named = {"rule": config.rule, "python": functions, "reward_model": config.model}.get(
-        config.kind, config.endpoint.model
-    )
+    named = {
+        "rule": config.rule,
+        "python": functions,
+        "reward_model": config.model,
+        "inferred_reward": config.model,
+    }.get(config.kind, config.endpoint.model)
     return f"{config.kind}:{named}" if named else config.kind
 
 

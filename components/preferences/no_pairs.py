@@ -54,6 +54,21 @@ def judged_step(groups: Sequence[Group], built: BuiltPairs, preferences: Prefere
     return _step(len(groups), "prompts", ended, causes, built.largest_margin, preferences, remedies)
 
 
+def demonstrated_step(outcomes: Mapping[str, str]) -> Step:
+    """Return what demonstrations left out, in prompts by the step at which they ended."""
+    equal = LeftOut(
+        count=sum(outcome == "ties" for outcome in outcomes.values()),
+        cause="all answers of the policy say what the demonstrations say",
+        remedy="name other demonstrations: the policy has learned these",
+    )
+    unanswered = LeftOut(
+        count=sum(outcome == "no_verdict" for outcome in outcomes.values()),
+        cause="the policy gave no answer",
+        remedy="raise policy.max_prompt_tokens",
+    )
+    return step(len(outcomes), "prompts", [equal, unanswered])
+
+
 def seeded_step(outcomes: Sequence[str], largest_margin: float | None, preferences: PreferencesConfig) -> Step:
     """Return what was left out of a data set, in rows by the step at which they ended."""
     ended = Counter(outcome for outcome in outcomes if outcome != PAIRED)

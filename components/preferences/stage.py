@@ -1,4 +1,4 @@
-"""The door of preference collection: judge responses and build pairs, or take those of a data set or of users."""
+"""The door of preference collection: judge responses and build pairs, or take demonstrations, a data set or thumbs."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,9 +17,11 @@ from components.judges.revision import Reviser
 from components.judges.thoughts import as_shown
 from components.preferences.active.refine import CostlyJudge, costly_judge, refine
 from components.preferences.counts import COUNTS, judged_counts, pair_counts, seeded_counts
+from components.preferences.demonstrated_pairs import build_demonstrated
+from components.preferences.demonstrations import read_answered, read_demonstrations
 from components.preferences.judged_pairs import BuiltPairs, build_from_verdicts
 from components.preferences.kept_verdicts import KeptVerdicts
-from components.preferences.no_pairs import costly_step, judged_step, seeded_step
+from components.preferences.no_pairs import costly_step, demonstrated_step, judged_step, seeded_step
 from components.preferences.people import write_people
 from components.preferences.revised_pairs import revised_pairs
 from components.preferences.seeds import seeded_pairs
@@ -33,7 +35,7 @@ from components.preferences.tables import (
     write_verdicts,
 )
 from components.preferences.thumbs import ThumbRows, add_to_round, thumb_rows
-from components.records import CollectRequest, DataRejected
+from components.records import Artifact, CollectRequest, DataRejected
 
 Build = Callable[..., BuiltPairs]
 """(groups, verdicts, *, judge, preferences, seed) -> pairs, or single responses, to train on."""
@@ -67,6 +69,11 @@ def run(request: CollectRequest, out: Path) -> None:
         take_seeds(request.preferences, pinned_digest=request.seed_pairs_digest, system_prompt=system_prompt, out=out)
         return
     groups = read_groups(read_table(request.prompts), read_table(request.responses))
+    if request.demonstrations is not None:
+        take_demonstrations(groups, request, request.demonstrations, out)
+        if thumbs is not None:
+            add_to_round(out, thumbs.rows, {"rows": len(thumbs.rows), "left_out": as_json([thumbs.step])})
+        return
     context = JudgeContext(
         out.parent / JUDGING / "collect_preferences", policy=request.policy, start=request.start, limits=request.limits
     )
@@ -156,6 +163,29 @@ def take_seeds(preferences: PreferencesConfig, *, pinned_digest: str | None, sys
         headline = f"no pair of preferences.seed_pairs = {preferences.seed_pairs} can be trained on"
         raise DataRejected(too_little(headline, steps, otherwise="name other pairs"))
     write_json(out / COUNTS, {**seeded_counts(built.outcomes, built.rows), **NOT_JUDGED, "left_out": as_json(steps)})
+
+
+def take_demonstrations(groups: Sequence[Group], request: CollectRequest, table: Artifact, out: Path) -> None:
+    """Write pairs of demonstrations and of what policies answered to their prompts, and no verdicts.
+
+    A policy that answers as the demonstrations do leaves few pairs or none; that is published, and no error.
+    """
+    preferences = request.preferences
+    built = build_demonstrated(
+        read_demonstrations(table),
+        groups,
+        [read_answered(answered) for answered in request.answered],
+        champion=request.policy.round,
+        source=f"demonstrations:{Path(preferences.demonstrations).name}",
+        preferences=preferences,
+        seed=request.seed,
+    )
+    write_verdicts(out, [])
+    write_pairs(out, built.rows, built.sampled)
+    steps = [demonstrated_step(built.outcomes)]
+    responses = {"responses": built.counts["answers"], "demonstrations": built.counts}
+    counts = seeded_counts(list(built.outcomes.values()), built.rows) | NOT_JUDGED | responses
+    write_json(out / COUNTS, {**counts, "left_out": as_json(steps)})
 
 
 def take_thumbs(thumbs: ThumbRows, out: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from components.campaign.files import STAGES, CampaignFiles, RoundFiles, read_campaign
+from components.campaign.stopping import converged_round
 from components.config import CampaignConfig, differences
 from components.records import Interval
 from components.report import judging, people, wording
@@ -102,11 +103,13 @@ def _notes(campaign: CampaignFiles) -> list[str]:
     """Return what to know of the start model's answers and of rounds whose samples were all equal."""
     measured = (campaign.start or {}).get("measured")
     remedies = start_remedies(measured, max_unfinished_share=campaign.config.gate.max_unfinished_share)
+    converged = converged_round(campaign.directory, campaign.state.last_round)
     collapsed = [(round_.round, collapse(round_.generated or {})) for round_ in campaign.rounds]
     return [
         *(f"Round 0: {line}." for line in start_training(campaign.start)),
         *([] if measured is None else [f"Round 0: {start_answers(measured)}.", *(f"{line}." for line in remedies)]),
         *(f"Round {number}: {line}." for number, line in collapsed if line is not None),
+        *([] if converged is None else [f"{converged[0].upper()}{converged[1:]}."]),
         *(f"Round {_last_round(campaign)}: {line}." for line in people.judge_alarms(campaign.finished)),
     ]
 

@@ -110,19 +110,27 @@ MANY_UNFINISHED = 0.2
 
 
 def start_training(start: Mapping[str, Any] | None) -> list[str]:
-    """Describe in one line how the start model was trained on demonstrations; no line if it was not.
+    """Describe what round 0 has to do with demonstrations: how the start model was trained on some, what rounds learn.
 
     Args:
         start: Content of start.json; None if nothing is published.
     """
-    sft = (start or {}).get("sft")
+    sft, demonstrated = ((start or {}).get(name) for name in ("sft", "demonstrations"))
+    lines = []
+    if demonstrated is not None:
+        left_out = "; ".join(f"{count(number)} x {reason}" for reason, number in demonstrated["left_out"].items())
+        lines.append(
+            f"rounds learn from {count(demonstrated['answers'])} demonstrations for {count(demonstrated['prompts'])} "
+            f"prompts{f'; left out: {left_out}' if left_out else ''}"
+        )
     if sft is None:
-        return []
+        return lines
     held_out = sft["held_out"]
     return [
+        *lines,
         f"the start model was trained on {count(sft['train']['rows'])} demonstrations: held-out loss "
         f"{decimal(held_out['before']['loss'], 4)} before and {decimal(held_out['after']['loss'], 4)} after, in nats "
-        "per token"
+        "per token",
     ]
 
 

@@ -37,6 +37,7 @@ from components.records import (
     DataRejected,
     EvaluateRequest,
     GenerateRequest,
+    InferRewardRequest,
     JudgeUnavailable,
     Manifest,
     ModelRefused,
@@ -95,6 +96,7 @@ STAGES = {
     "promote": Stage("components.promotion.stage", PromoteRequest, 1),
     "reward_model": Stage("components.reward_model.stage", RewardModelRequest, 1, on_accelerator=True),
     "sft": Stage("components.sft.stage", SftRequest, 1, on_accelerator=True),
+    "inferred_reward": Stage("components.inferred_reward.stage", InferRewardRequest, 1, on_accelerator=True),
 }
 PASSING = (ConnectionError, TimeoutError)
 """Errors that may not occur again in a retry."""

@@ -32,6 +32,7 @@ def hub_names(config: CampaignConfig) -> Iterator[HubName]:
         "prompts.train_revision": (prompts.train, prompts.train_revision),
         "prompts.held_out_revision": (prompts.held_out, prompts.held_out_revision),
         "preferences.seed_pairs_revision": (preferences.seed_pairs, preferences.seed_pairs_revision),
+        "preferences.demonstrations_revision": (preferences.demonstrations, preferences.demonstrations_revision),
     }
     for key, (source, revision) in sources.items():
         if source not in ("", BUILTIN) and is_on_hub(source):

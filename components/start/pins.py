@@ -169,6 +169,9 @@ class Pinned:
             # A start model that is trained anew would be another one.
             refusal = "finished rounds stand on the start model" if self.has_rounds else ""
             yield Change(f"demonstrations {config.sft.demonstrations}: another content", refusal)
+        before = (self.content.get("demonstrations") or {}).get("digest")
+        if inputs.demonstrations is not None and before not in (None, inputs.demonstrations.digest):
+            yield Change(f"demonstrations {config.preferences.demonstrations}: another content")
         judges = {"judge": config.judge, "evaluation_judge": config.evaluation_judge}
         judges |= {"active_judge": config.active.judge} if config.active.budget else {}
         judges |= {"holdout_judge": config.holdout_judge} if config.holdout_judge else {}

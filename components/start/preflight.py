@@ -22,7 +22,9 @@ from components.functions.violations import check_constraint
 from components.judges.registry import check_judge
 from components.models import vllm
 from components.models.directory import check_model_directory, check_policy_directory, check_quantization
+from components.records import DemonstrationSource
 from components.runtime.launchers.registry import check_launcher
+from components.start.demonstrations import read_source
 
 
 class Inputs(NamedTuple):
@@ -36,6 +38,8 @@ class Inputs(NamedTuple):
     """Digest of the tasks of `regression`; None without one."""
     demonstrations_digest: str | None
     """Content digest of `sft.demonstrations`; None without."""
+    demonstrations: DemonstrationSource | None
+    """What rounds build pairs from, with its content digest; None if a judge makes them."""
 
     @property
     def prompts_digest(self) -> str:
@@ -79,6 +83,8 @@ def check_inputs(config: CampaignConfig, *, held_out_before: Collection[str] = (
         check_constraint(config.constraints, columns, rows="the prompts' rows")
     if config.preferences.seed_pairs:
         check_constraint(config.constraints, (), rows="the pairs of preferences.seed_pairs")
+    if config.preferences.demonstrations:
+        check_constraint(config.constraints, (), rows="the demonstrations of preferences.demonstrations")
     function = config.constraints.function
     return Inputs(
         prompts=prompts,
@@ -86,6 +92,7 @@ def check_inputs(config: CampaignConfig, *, held_out_before: Collection[str] = (
         constraint_digest=code_digest(function) if function else None,
         regression_digest=_check_regression(config.regression) if config.regression.tasks else None,
         demonstrations_digest=_check_demonstrations(config.sft) if config.sft.demonstrations else None,
+        demonstrations=_check_demonstrated(config, prompts) if config.preferences.demonstrations else None,
     )
 
 
@@ -133,6 +140,21 @@ def _check_regression(config: RegressionConfig) -> str | None:
 def _check_demonstrations(sft: CampaignSftConfig) -> str:
     """Read the demonstrations, and return their digest."""
     return read_demonstrations(sft.demonstrations, split=sft.demonstrations_split).digest
+
+
+def _check_demonstrated(config: CampaignConfig, prompts: PromptSplit) -> DemonstrationSource:
+    """Read the demonstrations from which rounds build pairs, and return them with their digest."""
+    preferences = config.preferences
+    source = DemonstrationSource(
+        source=preferences.demonstrations,
+        split=preferences.demonstrations_split,
+        revision=preferences.demonstrations_revision,
+        digest="",
+    )
+    read = read_source(
+        source, prompts, system_prompt=config.policy.system_prompt, held_out_by=config.prompts.held_out_by
+    )
+    return source.model_copy(update={"digest": read.digest})
 
 
 def _check_seeds(config: CampaignConfig) -> str:

@@ -26,6 +26,7 @@ from components.models.tokens import ChatTokenizer, load_chat
 from components.records import Artifact, JudgeRef, ModelRef, StartRequest
 from components.regression.answering import encode
 from components.regression.tasks import load_tasks
+from components.start.demonstrations import publish_demonstrations, read_source
 from components.start.measure import measure
 from components.start.preflight import check_trainable
 from components.start.prompts import (
@@ -88,6 +89,10 @@ def run(request: StartRequest, out: Path) -> None:
     # A system prompt leaves the order as it is, so that the same prompts are compared with and without it.
     own = request.policy.system_prompt
     held_out = tuple(sorted(split.held_out, key=lambda prompt: content_key(without_system(prompt.messages, own))))
+    demonstrated = None
+    if request.demonstrations is not None:
+        answers = read_source(request.demonstrations, split, system_prompt=own, held_out_by=request.prompts.held_out_by)
+        demonstrated = publish_demonstrations(answers, chat, request.demonstrations, policy, out)
     measured = None
     if request.probe is not None:
         with _naming(policy.model):
@@ -118,6 +123,7 @@ def run(request: StartRequest, out: Path) -> None:
         "template_date": policy.template_date if chat.writes_date else None,
         "unrenderable": unrenderable(chat, split.train[0].messages),
         "measured": measured,
+        **({} if demonstrated is None else {"demonstrations": demonstrated}),
         **({} if request.sft is None else {"sft": read_json(request.sft.path / SFT_RESULT)}),
     }
     write_json(out / "start.json", content)

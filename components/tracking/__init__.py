@@ -7,6 +7,7 @@ only when they need it.
 
 from components.tracking.cleanup import collect_copies
 from components.tracking.failures import TrackingRefused, TrackingUnavailable
+from components.tracking.inferred_reward import record_inferred_reward
 from components.tracking.locations import artifact_root
 from components.tracking.outcomes import record_outcome
 from components.tracking.ownership import NameTaken
@@ -30,6 +31,7 @@ __all__ = [
     "experiment_url",
     "is_server",
     "read_versions",
+    "record_inferred_reward",
     "record_outcome",
     "record_round",
     "refuse_taken_name",

@@ -137,7 +137,7 @@ def _made_from(facts: RoundFacts) -> str:
         [
             f"- start model: {_start_model(facts)}; this round began from {_parent(facts)}",
             f"- data: {_data(facts, trained['num_pairs'])}",
-            f"- judge of the pairs: {_judge(facts, 'judge')}",
+            f"- judge of the pairs: {'none' if _shown(facts) else _judge(facts, 'judge')}",
             f"- training: {weights}, {training['loss']} loss, beta {training['beta']:g}, "
             f"learning rate {training['learning_rate']:g}, {count(trained['num_steps'])} steps of "
             f"{training['pairs_per_step']} pairs, {trained['dtype']}; reference: `{facts.config['reference']}`",
@@ -172,11 +172,19 @@ def _data(facts: RoundFacts, num_pairs: int) -> str:
         if validation["replayed"]
         else ""
     )
-    if "generate_responses" in facts.manifests:
+    if _shown(facts):
+        shown = f"demonstrations of `{preferences['demonstrations']}` over answers sampled from {_parent(facts)}"
+        source = f"{shown} and, before it, from earlier rounds" if preferences["pairs"] == "ditto" else shown
+    elif "generate_responses" in facts.manifests:
         source = f"answers sampled from {_parent(facts)} on prompts of `{facts.config['prompts']['train']}`"
     else:
         source = f"answers of the data set `{preferences['seed_pairs']}`"
     return f"{count(num_pairs)} pairs of {source}{replayed}"
+
+
+def _shown(facts: RoundFacts) -> bool:
+    """Return whether the round's pairs were built from demonstrations."""
+    return "demonstrations" in (facts.files.collected or {})
 
 
 def _revision(facts: RoundFacts) -> str:

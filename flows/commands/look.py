@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from components.campaign.state import campaign_directory, explain_doubt, known_state, runs_directory
+from components.campaign.stopping import converged_round
 from components.campaign.waiting import read_waiting
 from components.config import load_config
 from components.labelling.task import has_votes
@@ -44,6 +45,9 @@ def status(
             has_all = has_votes(campaign_directory(campaign), waiting.round)
             told = f"people have voted: round {waiting.round} can go on" if has_all else waiting.message
             console.print(told, highlight=False, markup=False, soft_wrap=True)
+        converged = converged_round(campaign_directory(campaign), state.last_round)
+        if converged is not None:
+            console.print(converged, highlight=False, markup=False, soft_wrap=True)
         problem = not_recorded(campaign_directory(campaign), state)
         if problem is not None:
             console.print(problem, highlight=False, markup=False, soft_wrap=True)

@@ -11,6 +11,7 @@ import typer
 
 from components.campaign.config import refuse_changes, with_former_defaults
 from components.campaign.state import campaign_directory, has_reached, read_state, refuse_if_doubted, runs_directory
+from components.campaign.stopping import converged_round
 from components.config import CampaignConfig, load_config, read_settings
 from components.records import RoundStopped, RoundWaits
 from flows.prefect_page.deployed import STORE_VARIABLE
@@ -151,4 +152,8 @@ def _run_flow(settings: Any, *, accept_changes: bool, until: int | None, accept_
         raise RoundWaits(state.message)
     result = state.result()
     print_rounds(console, result)
+    finished = [record["round"] for record in result["rounds"]]
+    converged = converged_round(campaign_directory(settings.campaign), max(finished, default=0))
+    if converged is not None:
+        console.print(converged, highlight=False, markup=False, soft_wrap=True)
     print_places(console, campaign_directory(settings.campaign))

@@ -29,9 +29,12 @@ class Group(BaseModel):
 class What(Group):
     """Which campaign, and how far."""
 
-    preset: Literal["demo", "qwen-ultrafeedback", "jury", "constitution", "smollm2", "people"] = "demo"
+    preset: Literal["demo", "qwen-ultrafeedback", "jury", "constitution", "smollm2", "people", "demonstrations"] = (
+        "demo"
+    )
     """Configuration to begin with. `demo` is the built-in campaign; `qwen-ultrafeedback` trains a model of half a
-    billion parameters on hub data; `jury` and `constitution` do the same with judges that need a chat endpoint."""
+    billion parameters on hub data; `jury` and `constitution` do the same with judges that need a chat endpoint;
+    `demonstrations` learns from eight shown answers."""
     config_file: str = ""
     """YAML file on the worker's machine, in place of the preset; empty takes the preset."""
     campaign: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$")

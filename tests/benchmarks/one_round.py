@@ -84,9 +84,15 @@ def sampled(model: ModelRef, prompts: Sequence[Messages], *, samples: int, seed:
 
 
 def trained(
-    pairs: Sequence[dict[str, Any]], policy: ModelRef, config: TrainingConfig, folder: Path, *, seed: int
+    pairs: Sequence[dict[str, Any]],
+    policy: ModelRef,
+    config: TrainingConfig,
+    folder: Path,
+    *,
+    seed: int,
+    reference: ModelRef | None = None,
 ) -> ModelRef:
-    """Train a policy, with itself as the reference, on rows of `COLUMNS`."""
+    """Train a policy on rows of `COLUMNS`, with itself as the reference if none is given."""
     out = Path(tempfile.mkdtemp(dir=folder))
     tables = {"train": pairs, "eval": []}
     chat = ChatTokenizer(load_tokenizer(policy))
@@ -100,7 +106,7 @@ def trained(
         artifacts[name] = Artifact(path=path, digest=file_digest(path))
     request = TrainRequest(
         policy=policy,
-        reference=policy,
+        reference=reference or policy,
         **artifacts,
         limits=LIMITS,
         lora=LoraConfig(),

@@ -16,7 +16,7 @@ from components.artifacts import read_json
 from components.config import CampaignConfig, TrainingConfig, load_config
 from components.config.shipped import conf_path
 from components.dpo import stage
-from components.dpo.diagnosis import FEWEST_STEPS, Setting, diagnose, reference_moved, unable_to_learn
+from components.dpo.diagnosis import FEWEST_STEPS, Setting, diagnose, likeness, reference_moved, unable_to_learn
 from components.dpo.schedules import learning_rates
 from components.records import TrainRequest
 
@@ -228,3 +228,31 @@ def test_training_against_a_reference_that_moved_is_named(
 def test_training_at_a_rate_that_displaces_is_named(make_request: Make, tmp_path: Path) -> None:
     (cause,) = diagnosed(make_request(epochs=4, learning_rate=1e-3), tmp_path / "run")
     assert cause.startswith("likelihood displacement: chosen answers lost 0.")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "share"),
+    [
+        ([1, 2, 3, 4], [1, 2, 3, 4], 1.0),
+        ([1, 2, 3, 4], [1, 9, 9, 4], 0.5),
+        ([1, 1], [1, 1, 1, 1], 0.5),
+        ([1, 2], [1, 3, 2, 2], 0.5),
+        ([5], [6, 7], 0.0),
+    ],
+)
+def test_likeness_is_the_share_of_tokens_around_the_difference(
+    chosen: list[int], rejected: list[int], share: float
+) -> None:
+    assert likeness(chosen, rejected) == likeness(rejected, chosen) == share
+
+
+def test_diagnose_tells_pairs_that_hardly_differ_as_convergence_and_not_as_a_fault() -> None:
+    flat = curves(chosen=0.001, rejected=0.0)
+    (fault,) = diagnose(flat, SETTING)
+    assert "is too small" in fault
+    (told,) = diagnose(flat, SETTING._replace(alike=0.96))
+    assert told.startswith("convergence: the loss rests at 0.69")
+    assert "the policy answers as they do, and nothing is wrong" in told
+    assert "is too small" in diagnose(flat, SETTING._replace(alike=0.5))[0]
+    (frozen,) = diagnose(curves(chosen=0.0, rejected=0.0, grad_norm=0.0), SETTING._replace(alike=1.0))
+    assert "no gradient reached the weights" in frozen

@@ -63,6 +63,7 @@ def judge_and_pair(
         Busy: Another process is writing `out`.
         JudgeUnavailable: As for a round.
     """
+    refuse_demonstrations(config.preferences)
     _check_judge(groups, config, models)
     inputs = {
         "groups": _content(groups),
@@ -85,6 +86,19 @@ def judge_and_pair(
             write_portable(work)
 
 
+def refuse_demonstrations(preferences: PreferencesConfig) -> None:
+    """Refuse pairs that no verdict decides.
+
+    Raises:
+        ValueError: One line with the remedy.
+    """
+    if preferences.takes_demonstrations:
+        raise ValueError(
+            f"preferences.pairs = {preferences.pairs} is built from demonstrations, and not from verdicts: run a "
+            "campaign with it, or choose other pairs"
+        )
+
+
 def pair_again(judged: Judged, preferences: PreferencesConfig, *, seed: int, out: Path) -> None:
     """Build pairs from stored verdicts, without a judge; `out` and errors as for `judge_and_pair`."""
     if preferences.pairs == "revised":
@@ -92,6 +106,7 @@ def pair_again(judged: Judged, preferences: PreferencesConfig, *, seed: int, out
             "preferences.pairs = revised needs a chat model, but stored verdicts are paired without one: "
             "choose another value with --pairs"
         )
+    refuse_demonstrations(preferences)
     groups, verdicts = judged
     inputs = {
         "verdicts": [verdict.verdict_id for verdict in verdicts],
