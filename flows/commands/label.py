@@ -139,7 +139,7 @@ def _export(directory: Path, out: Path, *, form: str) -> None:
 
 
 def _import(directory: Path, source: str, *, annotator: str) -> None:
-    from components.labelling.exchange import import_votes
+    from components.labelling.importing import import_votes
 
     done = import_votes(directory, source, annotator=annotator, now=datetime.now(UTC))
     console.print(f"votes    {done.taken} taken as those of {annotator}", highlight=False, markup=False)
