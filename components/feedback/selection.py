@@ -32,6 +32,8 @@ class Selection(NamedTuple):
     """Number of unused rows that are not usable, by cause; a later round looks at them again."""
     waiting: int
     """Usable rows beyond `max_rows`, which are left to later rounds."""
+    offered: dict[str, int]
+    """Number of all rows that no round took before, by what they say; these are taken, set aside, left out or wait."""
 
     @property
     def kinds(self) -> set[str]:
@@ -85,7 +87,8 @@ def select(
         else:
             usable.append(row)
     chosen = usable[: feedback.max_rows]
-    return Selection(chosen, quarantined, dict(left_out), len(usable) - len(chosen))
+    offered = by_kind(row for row in rows if row.row_id not in taken)
+    return Selection(chosen, quarantined, dict(left_out), len(usable) - len(chosen), offered)
 
 
 def personal(row: Thumb, phone_region: str) -> str | None:

@@ -4,6 +4,7 @@ The rows that a round took are in these files and nowhere else, so they are take
 published, and a round that is started again finds them there.
 """
 
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -43,7 +44,8 @@ def run(request: TakeFeedbackRequest, out: Path) -> None:
     if shortage and request.feedback.use == "only":
         raise DataRejected(f"there is no round without thumbs: {shortage}")
     if shortage:
-        selection = selection._replace(rows=[], quarantined=[], waiting=selection.waiting + len(selection.rows))
+        waiting = selection.waiting + len(selection.rows) + len(selection.quarantined)
+        selection = selection._replace(rows=[], quarantined=[], waiting=waiting)
     rows = [
         {
             "row_id": row.row_id,
@@ -84,7 +86,9 @@ def counts(selection: Selection) -> dict[str, object]:
     return {
         "taken": len(selection.rows),
         **by_kind(selection.rows),
+        "offered": selection.offered,
         "quarantined": len(selection.quarantined),
+        "quarantine_reasons": dict(Counter(row.reason for row in selection.quarantined)),
         "left_out": selection.left_out,
         "waiting": selection.waiting,
     }

@@ -369,7 +369,7 @@ RECORD = {"fields": FIELDS, "responses": {"better": [{"value": "response1"}]}}
             {"conversations": [*HUMAN, {"from": "function_call", "value": "{x"}], "chosen": GPT, "rejected": GPT},
             "message 2 has a function_call that is not JSON",
         ),
-        (TASK | {"annotations": [verdict("same")]}, "verdict is ['same'], but must be tie or both_bad"),
+        (TASK | {"annotations": [verdict("same")]}, r"verdict is \['same'\], but must be tie or both_bad"),
         (TASK | {"annotations": [annotation("middle")]}, "selected is 'middle', but must be left or right"),
         (TASK | {"annotations": [annotation("left"), 3]}, "an annotation is int, but must be an object"),
         (TASK | {"data": {"answer1": "a", "answer2": "b"}}, "data has no prompt .*: name it prompt"),
