@@ -5,13 +5,14 @@ published, and a round that is started again finds them there.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from components.artifacts import read_table, write_json, write_table
 from components.feedback.selection import Selection, by_kind, select
-from components.feedback.store import FeedbackStore
+from components.feedback.store import FeedbackStore, Thumb
 from components.records import Artifact, DataRejected, TakeFeedbackRequest
 
 THUMBS = "thumbs.parquet"
@@ -66,8 +67,13 @@ def run(request: TakeFeedbackRequest, out: Path) -> None:
 
 def selected(request: TakeFeedbackRequest) -> Selection:
     """Return what the store offers to a round."""
+    return select_for(request, FeedbackStore(request.store).rows())
+
+
+def select_for(request: TakeFeedbackRequest, rows: Sequence[Thumb]) -> Selection:
+    """Return which of these rows a round takes."""
     return select(
-        FeedbackStore(request.store).rows(),
+        rows,
         taken=taken_ids(request.earlier),
         feedback=request.feedback,
         singles=request.singles,
