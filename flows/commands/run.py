@@ -12,7 +12,7 @@ import typer
 from components.campaign.config import refuse_changes, with_former_defaults
 from components.campaign.state import campaign_directory, has_reached, read_state, refuse_if_doubted, runs_directory
 from components.config import CampaignConfig, load_config, read_settings
-from components.records import NothingToLearn, RoundStopped, RoundWaits
+from components.records import RoundStopped, RoundWaits
 from flows.prefect_page.deployed import STORE_VARIABLE
 from flows.terminal.console import console, errors, quiet_libraries, reporting_errors
 
@@ -105,13 +105,9 @@ def _show_dry_run(settings: CampaignConfig) -> None:
     from flows.terminal.dry_run import print_dry_run
     from flows.terminal.rounds import StageProgress
 
-    try:
-        with StageProgress(console) as bar, progress.reporting_to(bar):
-            progress.began(settings.campaign, CHECKS)
-            tried = dry_run(settings)
-    except NothingToLearn as nothing:
-        errors.print(f"ratchet: skipped: {nothing}")
-        return
+    with StageProgress(console) as bar, progress.reporting_to(bar):
+        progress.began(settings.campaign, CHECKS)
+        tried = dry_run(settings)
     print_dry_run(console, tried, num_rounds=settings.num_rounds)
 
 
