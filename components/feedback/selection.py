@@ -107,16 +107,21 @@ def personal(row: Thumb, phone_region: str) -> str | None:
 
 
 def standing(rows: Iterable[Thumb]) -> list[Thumb]:
-    """Return the thumbs that stand: of several on one answer of a conversation the latest."""
+    """Return the thumbs that stand: of several on one answer that was sent, the latest.
+
+    An answer goes to one user, so a second thumb under the name of another conversation is not another user's.
+    """
     latest = {_subject(row): row for row in rows}
     return sorted(latest.values(), key=lambda row: row.number)
 
 
-def _subject(row: Thumb) -> tuple[str, str]:
+def _subject(row: Thumb) -> tuple[str, ...]:
     """Return what a thumb is about; without its texts and an id, nobody can tell."""
-    if row.completion_id is None and row.messages is None:
-        return row.conversation_id, row.row_id
-    return row.conversation_id, row.completion_id or f"{row.messages}\n{row.response}"
+    if row.served and row.completion_id is not None:
+        return "served", row.completion_id, row.response or ""
+    if row.messages is None or row.response is None:
+        return row.conversation_id, row.completion_id or row.row_id
+    return row.conversation_id, row.completion_id or row.messages, row.response
 
 
 def _unusable(

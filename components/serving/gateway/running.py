@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import socket
 import threading
 import time
@@ -16,6 +17,7 @@ from components.config import PreferencesConfig
 from components.feedback.store import STORE, FeedbackStore
 from components.records import ServiceFailed
 from components.runtime.addresses import LOOPBACK
+from components.runtime.rare_log import RareLog
 from components.serving import engines
 from components.serving.gateway.canary import Canary
 from components.serving.gateway.front import build_front
@@ -25,6 +27,7 @@ from components.serving.gateway.upstream import Engine
 from components.serving.plan import WILDCARDS, Serving, engine_serving, example_request
 from components.serving.server import served
 
+log = logging.getLogger(__name__)
 ERASE_EVERY = 3600
 """Seconds between two deletions of texts beyond the retention limit."""
 LOOK_EVERY = 1.0
@@ -86,13 +89,16 @@ def served_to_people(
         stack.enter_context(listening(gateway, host=serving.host, port=serving.port))
 
         def until_it_ends() -> None:
-            erased = time.monotonic()
+            due = time.monotonic() + ERASE_EVERY
+            errors = RareLog(log)
             while True:
                 for wait in waits:
                     wait(LOOK_EVERY / len(waits))
-                if time.monotonic() > erased + ERASE_EVERY:
-                    store.erase_texts(days=feedback.retention_days)
-                    erased = time.monotonic()
+                if time.monotonic() > due:
+                    # A full disk must not end the chats of everybody; it is tried again until it succeeds.
+                    with errors.attempt("texts beyond preferences.feedback.retention_days"):
+                        store.erase_texts(days=feedback.retention_days)
+                        due = time.monotonic() + ERASE_EVERY
 
         yield until_it_ends
 
