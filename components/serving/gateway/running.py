@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import logging
 import socket
 import threading
 import time
@@ -14,10 +13,10 @@ import uvicorn
 
 from components.artifacts import read_json
 from components.config import PreferencesConfig
+from components.feedback.retention import Retention
 from components.feedback.store import STORE, FeedbackStore
 from components.records import ServiceFailed
 from components.runtime.addresses import LOOPBACK
-from components.runtime.rare_log import RareLog
 from components.serving import engines
 from components.serving.gateway.canary import Canary
 from components.serving.gateway.front import build_front
@@ -27,9 +26,6 @@ from components.serving.gateway.upstream import Engine
 from components.serving.plan import WILDCARDS, Serving, engine_serving, example_request
 from components.serving.server import served
 
-log = logging.getLogger(__name__)
-ERASE_EVERY = 3600
-"""Seconds between two deletions of texts beyond the retention limit."""
 LOOK_EVERY = 1.0
 """Seconds between two looks at whether the engines live."""
 
@@ -62,7 +58,7 @@ def served_to_people(
     store.check()
     config = read_json(serving.directory / "config.json")
     feedback = PreferencesConfig.model_validate(config["preferences"]).feedback
-    store.erase_texts(days=feedback.retention_days)
+    retention = Retention(store, days=feedback.retention_days)
     with contextlib.ExitStack() as stack:
         waits: list[Callable[..., None]] = []
 
@@ -89,16 +85,10 @@ def served_to_people(
         stack.enter_context(listening(gateway, host=serving.host, port=serving.port))
 
         def until_it_ends() -> None:
-            due = time.monotonic() + ERASE_EVERY
-            errors = RareLog(log)
             while True:
                 for wait in waits:
                     wait(LOOK_EVERY / len(waits))
-                if time.monotonic() > due:
-                    # A full disk must not end the chats of everybody; it is tried again until it succeeds.
-                    with errors.attempt("texts beyond preferences.feedback.retention_days"):
-                        store.erase_texts(days=feedback.retention_days)
-                        due = time.monotonic() + ERASE_EVERY
+                retention.look()
 
         yield until_it_ends
 
