@@ -14,7 +14,8 @@ from prefect.exceptions import Pause
 from prefect.flow_runs import suspend_flow_run
 
 from components.campaign.stopping import refuse_if_stopped
-from components.campaign.waiting import Waiting, write_waiting
+from components.campaign.waiting import Waiting, end_waiting, write_waiting
+from components.records import RoundStopped
 from flows.prefect_page.outage import revive, until_answered
 
 WAITING = "Waiting"
@@ -44,8 +45,14 @@ def wait_for_people(campaign: Path, round: int, message: str) -> None:
     run = os.environ.get(STARTED_BY_WORKER)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     write_waiting(campaign, Waiting(round=round, message=message, flow_run=run, since=now))
-    if run is not None:
-        raise Pause(state=until_answered(partial(_suspend, UUID(run)), on_wait=partial(refuse_if_stopped, campaign)))
+    if run is None:
+        return
+    try:
+        state = until_answered(partial(_suspend, UUID(run)), on_wait=partial(refuse_if_stopped, campaign))
+    except RoundStopped:
+        end_waiting(campaign)
+        raise
+    raise Pause(state=state)
 
 
 def _suspend(run: UUID) -> State:

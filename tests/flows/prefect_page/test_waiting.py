@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import pytest
 
@@ -138,6 +139,29 @@ def test_run_that_the_server_took_for_dead_while_it_was_away_is_suspended(
             )
 
     assert states(waits(tmp_path, taken_for_dead)) == ["Suspended", "Suspended"]
+
+
+def test_stop_file_ends_the_wait_for_a_server_and_nothing_waits_for_people_any_more(
+    tmp_path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect import flow
+
+    from flows.prefect_page.waiting import STARTED_BY_WORKER, wait_for_people
+
+    monkeypatch.setenv(STARTED_BY_WORKER, str(uuid4()))
+    waiting: list[Any] = []
+
+    @flow
+    def round() -> None:
+        gate.close()
+        (tmp_path / "STOP").touch()
+        with pytest.raises(RoundStopped, match="was stopped by the file"):
+            wait_for_people(tmp_path, 1, "round 1 waits")
+        waiting.append(read_waiting(tmp_path))
+        gate.open()
+
+    round()
+    assert waiting == [None]
 
 
 def test_wait_for_a_server_that_is_away_can_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
