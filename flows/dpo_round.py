@@ -1,5 +1,6 @@
 """One round: generate -> collect -> validate -> train -> evaluate -> promote. Orders the stages; computes nothing."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -20,6 +21,7 @@ from components.runtime import progress
 from components.runtime.provenance import git_sha
 from flows.prefect_page.automations import emit_outcome
 from flows.prefect_page.earlier_starts import show_as_suspended
+from flows.prefect_page.outage import until_answered
 from flows.prefect_page.round_progress import shown_on_page
 from flows.prefect_page.suspension import Suspension
 from flows.prefect_page.waiting import WAITING, wait_for_people
@@ -86,7 +88,7 @@ def dpo_round(
         get_run_logger().warning("round %d is not trained: %s", round, converged)
         return Completed(name=CONVERGED, message=str(converged), data=str(converged))
     except Pause:
-        show_as_suspended(UUID(str(flow_run.id)))
+        until_answered(partial(show_as_suspended, UUID(str(flow_run.id))))
         raise
     emit_outcome(directory.name, record)
     return record

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -24,11 +25,13 @@ from components.dry_run.judging import Judged, judge_collection, judge_evaluatio
 from components.dry_run.pairs import trial_pairs
 from components.dry_run.plan import RoundPlan, Sizes, Trial, plan_round, trial_sizes
 from components.dry_run.prompt import ShownPrompt, show_prompt
+from components.feedback.selection import Selection
+from components.feedback.waiting import ready_thumbs
 from components.judges.protocol import JUDGING, Group, JudgeContext
 from components.models.tokens import load_chat
 from components.preferences.counts import COUNTS, pair_counts
 from components.preferences.tables import read_groups, write_pairs
-from components.records import Artifact, Converged, DataRejected, Manifest, StageFailed
+from components.records import Artifact, Converged, DataRejected, Manifest, NothingToLearn, StageFailed
 from components.runtime import progress
 from components.runtime.launch import STAGES, Placement, load_stages, run_stage
 from components.runtime.stage_log import only_errors
@@ -78,6 +81,10 @@ class DryRun:
     plan: RoundPlan
     demonstrations: str
     """Demonstrations that the start would train on first, and the dry run does not; empty without."""
+    thumbs: Selection | None
+    """Thumbs that the round would take; None if it takes none."""
+    shortage: str | None
+    """Why the round takes no thumbs, although it could; None if it takes them."""
 
 
 def dry_run(config: CampaignConfig) -> DryRun:
@@ -85,14 +92,16 @@ def dry_run(config: CampaignConfig) -> DryRun:
 
     Raises:
         ValueError: The user's input is wrong, as a start would say.
+        NothingToLearn: The round trains on thumbs alone, and there are too few.
         DataRejected: The sampled responses give no pair to train on.
         StageFailed: A stage failed on the few prompts, as it would in the round.
     """
     directory = campaign_directory(config.campaign)
     checked = check_start(directory, config, accept_changes=False)
     config, inputs = checked.config, checked.inputs
-    load_stages()
     state = read_state(directory)
+    thumbs = _thumbs(directory, config, 1 if state is None else state.last_round + 1)
+    load_stages()
     with tempfile.TemporaryDirectory(prefix="ratchet-dry-run-") as folder:
         scratch, counts = Path(folder), Counts()
         with progress.reporting_to(counts):
@@ -114,7 +123,25 @@ def dry_run(config: CampaignConfig) -> DryRun:
                 # The rows that it names are gone with the temporary folder.
                 raise DataRejected(KEPT_ROWS.sub("", str(error))) from None
     untrained = config.sft.demonstrations if state is None else ""
-    return DryRun(config.campaign, number, champion, start.seconds if state is None else None, plan, untrained)
+    seconds = start.seconds if state is None else None
+    shortage = None if thumbs is None else thumbs.shortage(config.preferences.feedback)
+    return DryRun(config.campaign, number, champion, seconds, plan, untrained, thumbs, shortage)
+
+
+def _thumbs(directory: Path, config: CampaignConfig, number: int) -> Selection | None:
+    """Return the thumbs that the round would take; None if it takes none.
+
+    Raises:
+        NothingToLearn: The round trains on nothing else, and there are too few.
+    """
+    feedback = config.preferences.feedback
+    if feedback.use == "off" or (number == 1 and config.preferences.seed_pairs):
+        return None
+    thumbs = ready_thumbs(directory, config, number, now=datetime.now(UTC))
+    shortage = thumbs.shortage(feedback)
+    if shortage is not None and feedback.use == "only":
+        raise NothingToLearn(f"round {number} of {config.campaign} would not begin: {shortage}")
+    return thumbs
 
 
 def _published_start(directory: Path) -> Manifest:
@@ -142,7 +169,7 @@ def _tried(trial: _Trial, counts: Counts) -> RoundPlan:
         Trial(
             config,
             sizes,
-            not trial.samples,
+            "samples" if trial.samples else "thumbs" if trial.takes_feedback else "data set",
             generated,
             validated,
             trained,

@@ -48,6 +48,8 @@ GATE_MEASURES = (
 """What an evaluation and a round's record have in common, if no earlier version ran the round."""
 PEOPLE = "people.json"
 """File of the collection stage about the people that voted."""
+TAKE_FEEDBACK, FEEDBACK = "take_feedback", "feedback.json"
+"""Stage of the rounds that learn from thumbs, before all others, and its file of counts."""
 TRACKING = "tracking.json"
 """File in the round's directory that names the round's MLflow run."""
 NOT_RECORDED = "not-recorded.json"
@@ -137,6 +139,12 @@ class RoundFiles:
     def people(self) -> dict[str, Any] | None:
         """The people that voted on the round's pairs, and the judges measured by them; None if nobody was asked."""
         return self.read("collect_preferences", PEOPLE) if self.file_digest("collect_preferences", PEOPLE) else None
+
+    @cached_property
+    def feedback(self) -> dict[str, Any] | None:
+        """Counts of the thumbs of users that the round looked at and took; None if it takes none."""
+        stage = self.directory / TAKE_FEEDBACK
+        return read_json(stage / FEEDBACK) if read_manifest(stage) is not None else None
 
     def judge_usage(self, stage: str) -> dict[str, Any] | None:
         """Return counts and cost of a stage's calls to chat endpoints; None if it made none."""
@@ -459,7 +467,7 @@ def taken_thumbs(directory: Path, round: int) -> tuple[Artifact, ...]:
 
 def _thumbs_of(here: Path) -> Artifact | None:
     """Return the thumbs that a round took; None if it takes none, or has not begun."""
-    stage, counts = here / "take_feedback", here / "collect_preferences" / "collect.json"
+    stage, counts = here / TAKE_FEEDBACK, here / "collect_preferences" / "collect.json"
     manifest = read_manifest(stage)
     if manifest is None and not (counts.is_file() and "feedback" in read_json(counts)):
         return None

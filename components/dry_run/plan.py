@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from components.artifacts import read_json, read_table
 from components.config import CampaignConfig
@@ -12,6 +12,7 @@ from components.dry_run.judging import Calls, Judged
 from components.dry_run.prompt import ShownPrompt
 from components.records import Artifact, Manifest
 
+Source = Literal["samples", "data set", "thumbs"]
 MOST_PROMPTS = 64
 """Prompts to sample for: with the usual four responses each, as many rows as a CPU decodes together."""
 FORWARD_SHARE = 1 / 3
@@ -25,7 +26,7 @@ class Sizes:
     train_prompts: int
     held_out_prompts: int
     round_prompts: int
-    """Prompts of the round; 0 if a data set is its data."""
+    """Prompts of the round; 0 if its data come from outside."""
     tried_prompts: int
     """Prompts that are sampled for in the trial, for the evaluation's sake also if the round samples none."""
     judged_held_out: int
@@ -55,8 +56,8 @@ class Trial:
 
     config: CampaignConfig
     sizes: Sizes
-    seeded: bool
-    """Whether a data set is the round's data."""
+    source: Source
+    """Where the round's data come from."""
     generated: Manifest
     validated: Manifest
     trained: Manifest
@@ -68,6 +69,11 @@ class Trial:
     replayed: tuple[Artifact, ...]
     step_pairs: int
     """Pairs of each of the trial's optimizer steps."""
+
+    @property
+    def seeded(self) -> bool:
+        """Whether the data come from outside, so that the round samples none."""
+        return self.source != "samples"
 
     @property
     def pairs_per_second(self) -> list[float]:
@@ -82,7 +88,7 @@ def trial_sizes(config: CampaignConfig, pins: dict[str, Any], *, seeded: bool, f
     Args:
         config: The campaign's configuration.
         pins: Content of start.json.
-        seeded: Whether a data set is the round's data.
+        seeded: Whether the round's data come from outside.
         from_start: Whether the start model is the champion.
     """
     pool = pins["demonstrations"]["prompts"] if config.preferences.takes_demonstrations else pins["num_train_prompts"]
@@ -116,7 +122,7 @@ def plan_round(trial: Trial, prompt: ShownPrompt) -> RoundPlan:
         sizes,
         prompt,
         own + replayed,
-        f"{tried_pairs} in the data set" if trial.seeded else basis,
+        f"{tried_pairs} in the {trial.source}" if trial.seeded else basis,
         steps,
         tuple(_stages(trial, steps, own + replayed, scale)),
         (*collected.calls, *evaluated.calls),
@@ -131,7 +137,8 @@ def _stages(trial: Trial, steps: int, pairs: float, scale: float) -> list[StageE
     sampling = trial.counts.rate(generated.stage, total=trial.sizes.tried_prompts * samples)
     sampling = sampling or Rate(trial.sizes.tried_prompts * samples, generated.seconds)
     load = max(0.0, generated.seconds - sampling.seconds)
-    tried = "tried on the whole data set" if trial.seeded else f"tried on {trial.sizes.tried_prompts} prompts"
+    whole = {"data set": "tried on the whole data set", "thumbs": "tried on all thumbs"}
+    tried = whole.get(trial.source, f"tried on {trial.sizes.tried_prompts} prompts")
     return [
         *([] if trial.seeded else [_generation(trial, sampling, load)]),
         StageEstimate("collect_preferences", trial.collected.seconds, None, _judging_basis(trial.collected, tried)),

@@ -32,6 +32,8 @@ class Selection(NamedTuple):
     """Number of unused rows that are not usable, by cause; a later round looks at them again."""
     waiting: int
     """Usable rows beyond `max_rows`, which are left to later rounds."""
+    offered: dict[str, int]
+    """Number of all rows that no round took before, by what they say; these are taken, set aside, left out or wait."""
 
     @property
     def kinds(self) -> set[str]:
@@ -85,7 +87,8 @@ def select(
         else:
             usable.append(row)
     chosen = usable[: feedback.max_rows]
-    return Selection(chosen, quarantined, dict(left_out), len(usable) - len(chosen))
+    offered = by_kind(row for row in rows if row.row_id not in taken)
+    return Selection(chosen, quarantined, dict(left_out), len(usable) - len(chosen), offered)
 
 
 def personal(row: Thumb, phone_region: str) -> str | None:
@@ -104,16 +107,21 @@ def personal(row: Thumb, phone_region: str) -> str | None:
 
 
 def standing(rows: Iterable[Thumb]) -> list[Thumb]:
-    """Return the thumbs that stand: of several on one answer of a conversation the latest."""
+    """Return the thumbs that stand: of several on one answer that was sent, the latest.
+
+    An answer goes to one user, so a second thumb under the name of another conversation is not another user's.
+    """
     latest = {_subject(row): row for row in rows}
     return sorted(latest.values(), key=lambda row: row.number)
 
 
-def _subject(row: Thumb) -> tuple[str, str]:
+def _subject(row: Thumb) -> tuple[str, ...]:
     """Return what a thumb is about; without its texts and an id, nobody can tell."""
-    if row.completion_id is None and row.messages is None:
-        return row.conversation_id, row.row_id
-    return row.conversation_id, row.completion_id or f"{row.messages}\n{row.response}"
+    if row.served and row.completion_id is not None:
+        return "served", row.completion_id, row.response or ""
+    if row.messages is None or row.response is None:
+        return row.conversation_id, row.completion_id or row.row_id
+    return row.conversation_id, row.completion_id or row.messages, row.response
 
 
 def _unusable(

@@ -4,13 +4,15 @@ The rows that a round took are in these files and nowhere else, so they are take
 published, and a round that is started again finds them there.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from components.artifacts import read_table, write_json, write_table
 from components.feedback.selection import Selection, by_kind, select
-from components.feedback.store import FeedbackStore
+from components.feedback.store import FeedbackStore, Thumb
 from components.records import Artifact, DataRejected, TakeFeedbackRequest
 
 THUMBS = "thumbs.parquet"
@@ -43,7 +45,8 @@ def run(request: TakeFeedbackRequest, out: Path) -> None:
     if shortage and request.feedback.use == "only":
         raise DataRejected(f"there is no round without thumbs: {shortage}")
     if shortage:
-        selection = selection._replace(rows=[], quarantined=[], waiting=selection.waiting + len(selection.rows))
+        waiting = selection.waiting + len(selection.rows) + len(selection.quarantined)
+        selection = selection._replace(rows=[], quarantined=[], waiting=waiting)
     rows = [
         {
             "row_id": row.row_id,
@@ -64,8 +67,13 @@ def run(request: TakeFeedbackRequest, out: Path) -> None:
 
 def selected(request: TakeFeedbackRequest) -> Selection:
     """Return what the store offers to a round."""
+    return select_for(request, FeedbackStore(request.store).rows())
+
+
+def select_for(request: TakeFeedbackRequest, rows: Sequence[Thumb]) -> Selection:
+    """Return which of these rows a round takes."""
     return select(
-        FeedbackStore(request.store).rows(),
+        rows,
         taken=taken_ids(request.earlier),
         feedback=request.feedback,
         singles=request.singles,
@@ -84,7 +92,9 @@ def counts(selection: Selection) -> dict[str, object]:
     return {
         "taken": len(selection.rows),
         **by_kind(selection.rows),
+        "offered": selection.offered,
         "quarantined": len(selection.quarantined),
+        "quarantine_reasons": dict(Counter(row.reason for row in selection.quarantined)),
         "left_out": selection.left_out,
         "waiting": selection.waiting,
     }

@@ -1,12 +1,15 @@
 """Whether a round can begin, or waits for thumbs."""
 
 import logging
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from components.artifacts import MANIFEST
 from components.campaign.files import taken_thumbs
 from components.campaign.state import round_directory
 from components.config import CampaignConfig
+from components.feedback.selection import Selection
 from components.feedback.store import STORE, FeedbackStore
 from components.records import ServiceFailed, TakeFeedbackRequest
 
@@ -37,6 +40,26 @@ def feedback_shortage(directory: Path, config: CampaignConfig, round: int) -> st
     from components.feedback.stage import selected
 
     return selected(feedback_request(directory, config, round)).shortage(feedback)
+
+
+def ready_thumbs(directory: Path, config: CampaignConfig, round: int, *, now: datetime) -> Selection:
+    """Return the thumbs that a round would take now. Deletes nothing, but counts no text that a start would delete.
+
+    Args:
+        directory: The campaign's directory.
+        config: Its configuration.
+        round: The round.
+        now: The time, with its zone.
+    """
+    from components.feedback.stage import select_for
+
+    request = feedback_request(directory, config, round)
+    limit = (now - timedelta(days=config.preferences.feedback.retention_days)).isoformat(timespec="seconds")
+    rows = [
+        replace(row, messages=None, response=None, correction=None, erased_at=limit) if row.received_at < limit else row
+        for row in FeedbackStore(request.store).rows()
+    ]
+    return select_for(request, rows)
 
 
 def feedback_request(directory: Path, config: CampaignConfig, round: int) -> TakeFeedbackRequest:

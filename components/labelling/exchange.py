@@ -1,62 +1,66 @@
-"""Votes as preference pairs for other tools, and pairs that others labelled as votes."""
+"""Votes for other tools: each person's own, under a pseudonym, or as pairs with the share of the votes."""
 
 import tempfile
-from datetime import UTC, datetime
+from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
-from uuid import NAMESPACE_URL, uuid5
 
-from components.data.forms.convert import Conversion, convert
+from components.data.forms.convert import Conversion, convert, named_form
+from components.data.forms.judged import SCORES, JudgedPair
+from components.data.forms.judged_files import write_judged_pairs
 from components.data.forms.registry import FORMS
 from components.data.forms.votes import pairs_by_votes
-from components.data.messages import Messages, format_messages
-from components.data.preference_file import load_seed_pairs
 from components.data.row_files import write_rows
 from components.data.seed_pair import SeedPair
-from components.labelling.database import opened
-from components.labelling.invitations import check_name
-from components.labelling.plan import Plan
-from components.labelling.progress import open_plans, read_standing
-from components.labelling.task import Choice, Vote
-from components.labelling.voting import add_vote, is_closed, standing_votes
+from components.labelling.progress import read_standing
+from components.labelling.task import Vote
 
-SCORES: dict[Choice, dict[str, float]] = {
-    "first": {"first": 1.0, "second": 0.0},
-    "second": {"first": 0.0, "second": 1.0},
-    "tie": {"first": 0.5, "second": 0.5},
-    "both_bad": {"first": 0.0, "second": 0.0},
-}
-"""What a choice says about both answers; to skip says nothing."""
-
-
-class Import(NamedTuple):
-    """What became of the pairs of a file."""
-
-    taken: int
-    """Votes that were added."""
-    known: int
-    """Pairs on whose item this annotator's vote stands already."""
-    foreign: int
-    """Pairs that are no item of an open task."""
+SIDES = ("first", "second")
 
 
 def labelled_pairs(campaign_directory: Path) -> list[SeedPair]:
     """Return a pair per item that people judged, without gold questions; p is the share of the votes for chosen."""
     pairs: list[SeedPair] = []
-    for plan, votes in read_standing(campaign_directory):
+    for number, pair in enumerate(judged_pairs(campaign_directory), 1):
+        scores = [dict(zip(SIDES, SCORES[said], strict=True)) for _, said in pair.votes]
+        answers = dict(zip(SIDES, (pair.first, pair.second), strict=True))
+        place = f"item {number}"
+        pairs += pairs_by_votes(pair.messages, answers, scores, "best_worst", place=place, tag=pair.tag)
+    return pairs
+
+
+def judged_pairs(campaign_directory: Path) -> list[JudgedPair]:
+    """Return each item that people judged with their votes under pseudonyms, without gold questions and skips."""
+    standing = read_standing(campaign_directory)
+    stands_for = pseudonyms(campaign_directory.name, [vote for _, votes in standing for vote in votes])
+    pairs = []
+    for plan, votes in standing:
         for name in plan.needed:
             item = plan.items[name]
-            scores = [SCORES[vote.choice] for vote in votes if vote.item_id == name and vote.choice != "skip"]
-            answers = {"first": item.first, "second": item.second}
-            if scores:
-                pairs += pairs_by_votes(
-                    item.messages, answers, scores, "best_worst", place=f"item {name}", tag=item.tag
-                )
+            given = [vote for vote in votes if vote.item_id == name]
+            said = tuple((stands_for[vote.annotator], vote.choice) for vote in given if vote.choice != "skip")
+            if said:
+                pairs.append(JudgedPair(item.messages, item.first, item.second, item.tag, said))
     return pairs
+
+
+def pseudonyms(campaign: str, votes: Iterable[Vote]) -> dict[str, str]:
+    """Return what stands for each person's name outside of the campaign: an address that leads to nobody.
+
+    People are numbered by their first vote, so that somebody who joins later changes nobody's number.
+
+    Args:
+        campaign: The campaign's name.
+        votes: All votes that stand in it.
+    """
+    names = dict.fromkeys(vote.annotator for vote in sorted(votes, key=lambda vote: datetime.fromisoformat(vote.at)))
+    return {name: f"{campaign}.person-{number}@ratchet.invalid" for number, name in enumerate(names, 1)}
 
 
 def export_pairs(campaign_directory: Path, out: Path, *, target: str) -> Conversion:
     """Write what people judged in a published form; what the form cannot hold is counted.
+
+    A form with room for it gets each person's vote; the others get a pair with the share of the votes.
 
     Args:
         campaign_directory: The campaign's directory.
@@ -66,66 +70,13 @@ def export_pairs(campaign_directory: Path, out: Path, *, target: str) -> Convers
     Raises:
         ValueError: Nobody has judged anything, the form is not known, or no pair fits it.
     """
+    form = named_form(target)
     pairs = labelled_pairs(campaign_directory)
     if not pairs:
         raise ValueError(f"{campaign_directory.name} has no votes yet: look at `ratchet label --status`")
+    if form.write_judged is not None:
+        return write_judged_pairs(judged_pairs(campaign_directory), out, form=form)
     with tempfile.TemporaryDirectory() as place:
         source = Path(place) / "votes.jsonl"
         write_rows(source, (row for pair in pairs for row in FORMS["ratchet"].write(pair)))
         return convert(str(source), out, target=target, source_form="ratchet", unfit="skip")
-
-
-def import_votes(campaign_directory: Path, source: str, *, annotator: str, now: datetime) -> Import:
-    """Add the pairs of a file, in any form that is known, as one annotator's votes on the open tasks. Idempotent.
-
-    Args:
-        campaign_directory: The campaign's directory; this host must be the page's.
-        source: A source that `ratchet convert` reads.
-        annotator: Under whose name they count.
-        now: The time, with its zone.
-
-    Raises:
-        ValueError: The source cannot be read, or nobody can be named so.
-    """
-    check_name(annotator)
-    labels = {}
-    for pair in load_seed_pairs(source, split="train").pairs:
-        if not pair.is_single:
-            assert pair.chosen is not None
-            assert pair.rejected is not None
-            labels[_key(pair.messages, pair.chosen, pair.rejected)] = pair
-    taken = known = 0
-    with opened(campaign_directory) as database, database.writing() as connection:
-        for plan in open_plans(campaign_directory):
-            if is_closed(connection, plan):
-                continue
-            judged = {vote.item_id for vote in standing_votes(connection, plan) if vote.annotator == annotator}
-            for name, item in plan.items.items():
-                label = labels.get(_key(item.messages, item.first, item.second))
-                if label is None:
-                    continue
-                known += name in judged
-                if name not in judged:
-                    add_vote(connection, plan, _vote(plan, name, label, annotator, now))
-                    taken += 1
-    return Import(taken=taken, known=known, foreign=len(labels) - taken - known)
-
-
-def _vote(plan: Plan, item: str, pair: SeedPair, annotator: str, now: datetime) -> Vote:
-    is_first = pair.better == plan.items[item].first
-    at = now.astimezone(UTC).isoformat(timespec="milliseconds")
-    return Vote(
-        # The same file gives the same names, unless an earlier vote was taken back in the meantime.
-        vote_id=str(uuid5(NAMESPACE_URL, f"{plan.name}/{item}/{annotator}/{at}")),
-        item_id=item,
-        annotator=annotator,
-        choice="tie" if pair.is_tie else "first" if is_first else "second",
-        shown_left=None,
-        seconds=None,
-        at=at,
-        flag=None,
-    )
-
-
-def _key(messages: Messages, one: str, other: str) -> tuple[str, frozenset[str]]:
-    return format_messages(messages), frozenset((one, other))

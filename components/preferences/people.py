@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 from components.artifacts import read_record, write_json
 from components.campaign.files import PEOPLE
@@ -58,12 +59,13 @@ def write_people(
     if not (scratch / REPORT).exists():  # no two answers differed, so there was nothing to ask
         return
     votes = people_votes(verdicts)
+    items = _items(groups, votes)
     by_judge = other_judges(verdicts)
     if votes and checked is not None and checked.name not in by_judge:
-        by_judge[checked.name] = checked.judge(_voted_pairs(groups, votes))
+        by_judge[checked.name] = checked.judge(_voted_pairs(groups, items))
     report = read_record(PeopleReport, scratch / REPORT)
     judges = {
-        name: _agreement(votes, ballots(groups, {name: conclusions}), name, seed)
+        name: _agreement(votes, items, ballots(groups, {name: conclusions}), name, seed)
         for name, conclusions in by_judge.items()
     }
     write_json(out / PEOPLE, PeopleMeasured(**dict(report), judges=judges))
@@ -94,24 +96,47 @@ def other_judges(verdicts: Sequence[Verdict]) -> dict[str, list[Verdict]]:
     return dict(by_judge)
 
 
-def _voted_pairs(groups: Sequence[Group], votes: PeopleVotes) -> list[Group]:
-    """Return a group of two responses for each pair that people voted on."""
+def _items(groups: Sequence[Group], votes: PeopleVotes) -> dict[PairKey, tuple[PairKey, bool]]:
+    """Return by pair the first one with the same texts, and whether its answers change places.
+
+    People judge two texts once, however often the model sampled them, so that they are evidence once.
+    """
+    by_prompt = {group.prompt_id: dict(group.responses) for group in groups}
+    firsts: dict[tuple[str, ...], PairKey] = {}
+    items = {}
+    for pair in votes:
+        texts = by_prompt[pair.prompt_id][pair[1]], by_prompt[pair.prompt_id][pair[2]]
+        first = firsts.setdefault((pair.prompt_id, *sorted(texts)), pair)
+        items[pair] = first, by_prompt[pair.prompt_id][first[1]] != texts[0]
+    return items
+
+
+def _voted_pairs(groups: Sequence[Group], items: Mapping[PairKey, tuple[PairKey, bool]]) -> list[Group]:
+    """Return a group of two responses for each two texts that people voted on."""
     by_prompt = {group.prompt_id: group for group in groups}
     return [
         replace(
             by_prompt[pair.prompt_id],
             responses=tuple(one for one in by_prompt[pair.prompt_id].responses if one[0] in pair[1:]),
         )
-        for pair in sorted(votes)
+        for pair in sorted({first for first, _ in items.values()})
     ]
 
 
 def _agreement(
-    votes: PeopleVotes, cast: Mapping[PairKey, Mapping[str, float | None]], name: str, seed: int
+    votes: PeopleVotes,
+    items: Mapping[PairKey, tuple[PairKey, bool]],
+    cast: Mapping[PairKey, Mapping[str, float | None]],
+    name: str,
+    seed: int,
 ) -> JudgeAgreement:
-    keys = {pair: repr(tuple(pair)) for pair in votes}
-    judged = {keys[pair]: vote for pair in votes if (vote := cast.get(pair, {}).get(name)) is not None}
-    of_people = {keys[pair]: by_annotator for pair, by_annotator in votes.items() if keys[pair] in judged}
+    by_item: defaultdict[PairKey, list[float]] = defaultdict(list)
+    for pair, (first, is_turned) in items.items():
+        vote = cast.get(pair, {}).get(name)
+        if vote is not None:
+            by_item[first].append(1.0 - vote if is_turned else vote)
+    judged = {repr(tuple(item)): fmean(each) for item, each in by_item.items()}
+    of_people = {repr(tuple(item)): votes[item] for item in by_item}
     couples = [(judged[pair], vote) for pair, cast_votes in of_people.items() for vote in cast_votes.values()]
     kappa = cohen_kappa([judge for judge, _ in couples], [vote for _, vote in couples]) if couples else None
     return JudgeAgreement(

@@ -9,7 +9,7 @@ from components.campaign.files import STAGES, CampaignFiles, RoundFiles, read_ca
 from components.campaign.stopping import converged_round
 from components.config import CampaignConfig, differences
 from components.records import Interval
-from components.report import judging, people, wording
+from components.report import judging, people, thumbs, wording
 from components.report.charts import round_charts, training_charts
 from components.report.data_checks import CheckedRound, checked_round
 from components.report.lineage import lineage
@@ -36,6 +36,10 @@ JUDGE_TABLES: dict[tuple[str, ...], Rows] = {
 PEOPLE_TABLES: dict[tuple[str, ...], Rows] = {
     people.HEADINGS: people.people_rows,
     people.ANNOTATOR_HEADINGS: people.annotator_rows,
+}
+THUMB_TABLES: dict[tuple[str, ...], Rows] = {
+    thumbs.HEADINGS: thumbs.thumb_rows,
+    thumbs.CAUSE_HEADINGS: thumbs.cause_rows,
 }
 """By the headings of a table, what makes its rows of a round."""
 REPORT = "report.html"
@@ -79,6 +83,8 @@ def _view(campaign: CampaignFiles) -> dict[str, Any]:
         "judge_note": judging.NOTE,
         "people_tables": _tables(campaign, PEOPLE_TABLES),
         "people_note": people.NOTE,
+        "thumb_tables": _tables(campaign, THUMB_TABLES),
+        "thumb_note": thumbs.NOTE,
         "costly_headings": judging.COSTLY_HEADINGS,
         "costly_rows": [(round_.round, row) for round_ in campaign.rounds for row in judging.costly_rows(round_)],
         "violation_headings": judging.VIOLATION_HEADINGS,

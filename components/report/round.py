@@ -7,6 +7,7 @@ from typing import Any
 
 from components.campaign.files import CampaignFiles, RoundFiles, read_campaign
 from components.records import Interval
+from components.report import thumbs
 from components.report.data_checks import HEADINGS as CHECK_HEADINGS
 from components.report.data_checks import CheckRow, checked_round
 from components.report.judging import HEADINGS, NOTE, PART_HEADINGS, judge_rows, part_rows
@@ -50,7 +51,7 @@ def round_markdown(campaign_dir: Path, round: int) -> str:
     files = campaign.round_files(round)
     compared = _comparisons(files) if campaign.config.tracking.texts else ""
     checks = _data_checks(files, texts=campaign.config.tracking.texts)
-    details = (compared, _judge(files), _validation(files), checks, _tracking(campaign, files))
+    details = (compared, _judge(files), _thumbs(files), _validation(files), checks, _tracking(campaign, files))
     sections = [_headline(campaign, files), _diagnosis(files), _numbers(campaign, files), *details]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -203,12 +204,15 @@ def _cut(text: str) -> str:
 
 def _judge(files: RoundFiles) -> str:
     tables = {HEADINGS: judge_rows(files), PART_HEADINGS: part_rows(files)}
-    sections = [
-        _table(names, [[escape_markdown(cell) for cell in row] for row in rows])
-        for names, rows in tables.items()
-        if rows
-    ]
+    sections = [_escaped_table(names, rows) for names, rows in tables.items() if rows]
     return "\n\n".join(["## The judge", *sections, NOTE]) if sections else ""
+
+
+def _thumbs(files: RoundFiles) -> str:
+    """Return what became of the thumbs that the round looked at; nothing for a round that takes none."""
+    tables = {thumbs.HEADINGS: thumbs.thumb_rows(files), thumbs.CAUSE_HEADINGS: thumbs.cause_rows(files)}
+    sections = [_escaped_table(names, rows) for names, rows in tables.items() if rows]
+    return "\n\n".join(["## Thumbs of users", *sections, thumbs.NOTE]) if sections else ""
 
 
 def _validation(files: RoundFiles) -> str:
@@ -250,6 +254,10 @@ def _tracking(campaign: CampaignFiles, files: RoundFiles) -> str:
     registered = f"model version {version}" if version is not None else "no model version"
     page = f"; rounds side by side: `{campaign.compare_page}` behind the MLflow server's address"
     return f"MLflow experiment `{campaign.name}`, run `{files.tracking['run_id']}`, {registered}{page}."
+
+
+def _escaped_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return _table(head, [[escape_markdown(cell) for cell in row] for row in rows])
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

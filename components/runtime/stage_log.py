@@ -76,7 +76,10 @@ def logged_to(path: Path) -> Iterator[None]:
             yield
     except BaseException as error:
         if handler.stream is not None:
-            log.error("ended by %s: %s", type(error).__name__, one_line(str(error)))
+            # Signals, such as those of a pause or of Ctrl-C, are no errors.
+            level = logging.ERROR if isinstance(error, Exception) else logging.WARNING
+            said = one_line(str(error))
+            log.log(level, "ended by %s%s", type(error).__name__, f": {said}" if said else "")
         raise
     finally:
         logger.setLevel(before)

@@ -60,6 +60,7 @@ def round_points(facts: RoundFacts) -> list[Metric]:
     A plain name is the challenger's; `/low`, `/high`, `/start` and `/champion` are suffixes of related values.
     """
     details = dict(_evaluation(facts)) | dict(_data(facts)) | dict(_judge(facts)) | dict(_people(facts))
+    details |= dict(_feedback(facts))
     details |= {f"seconds/{stage}": seconds for stage, seconds in facts.record.seconds.items()}
     details |= {
         f"peak_memory_mb/{stage}": manifest.peak_memory_bytes / 2**20 for stage, manifest in facts.manifests.items()
@@ -240,6 +241,17 @@ def _people(facts: RoundFacts) -> Iterator[tuple[str, float | None]]:
         if agreement is not None:
             yield f"{name}/low", agreement["low"]
             yield f"{name}/high", agreement["high"]
+
+
+def _feedback(facts: RoundFacts) -> Iterator[tuple[str, float]]:
+    """Yield what became of the thumbs that the round looked at."""
+    feedback = facts.files.feedback
+    if feedback is None:
+        return
+    for name in ("taken", "up", "down", "correction", "quarantined", "waiting"):
+        yield f"feedback/{name}", feedback[name]
+    yield "feedback/left_out", sum(feedback["left_out"].values())
+    yield "feedback/offered", sum(feedback["offered"].values())
 
 
 def _health_points(prefix: str, health: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:

@@ -25,7 +25,7 @@ Close = Annotated[
     bool, typer.Option("--close", help="Close the open tasks: the round goes on with the votes that it has.")
 ]
 Export = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Write what people judged as preference pairs, in the form of --to.")
+    Path | None, typer.Option(metavar="FILE", help="Write what people judged, without names, in the form of --to.")
 ]
 To = Annotated[
     str, typer.Option(help="Form of --export: ratchet, trl, hh, label-studio, argilla or another of `ratchet convert`.")
@@ -34,7 +34,9 @@ Import = Annotated[
     str | None,
     typer.Option("--import", metavar="FILE", help="Count pairs that were labelled elsewhere as votes on open tasks."),
 ]
-As = Annotated[str, typer.Option("--as", metavar="NAME", help="Annotator as whom the votes of --import count.")]
+As = Annotated[
+    str, typer.Option("--as", metavar="NAME", help="Annotator as whom --import counts; its people are NAME-WHO.")
+]
 Port = Annotated[int, typer.Option(min=1, max=65535, envvar=LABEL_PORT, help="Port of the page.")]
 Host = Annotated[str, typer.Option(help="Address to listen on; other machines need --url, and HTTPS before it.")]
 Url = Annotated[
@@ -139,7 +141,7 @@ def _export(directory: Path, out: Path, *, form: str) -> None:
 
 
 def _import(directory: Path, source: str, *, annotator: str) -> None:
-    from components.labelling.exchange import import_votes
+    from components.labelling.importing import import_votes
 
     done = import_votes(directory, source, annotator=annotator, now=datetime.now(UTC))
     console.print(f"votes    {done.taken} taken as those of {annotator}", highlight=False, markup=False)

@@ -13,17 +13,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
 from prefect.client.schemas.objects import StateType
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.runtime import flow_run
 from prefect.states import Running
+
+from components.runtime.printable import one_line
 
 PLACES = ".places"
 """Directory in the directory of campaigns."""
 LOOK_SECONDS = 10.0
+ASK_SECONDS = 2.0
+Answer = TypeVar("Answer")
 log = logging.getLogger(__name__)
 
 
@@ -73,6 +80,27 @@ def pool_limit() -> int | None:
         return client.read_work_pool(pool).concurrency_limit if pool else None
 
 
+def until_answered(ask: Callable[[], Answer], *, on_wait: Callable[[], None] = lambda: None) -> Answer:
+    """Ask the Prefect server again and again until it answers, and return the answer.
+
+    Args:
+        ask: Asks it; may be called again although an earlier call has reached the server and its answer was lost.
+        on_wait: Called while the server is away; an error that it raises ends the waiting.
+    """
+    told = False
+    while True:
+        try:
+            return ask()
+        except (httpx.TransportError, PrefectHTTPStatusError) as error:
+            if isinstance(error, PrefectHTTPStatusError) and not error.response.is_server_error:
+                raise
+            on_wait()
+            if not told:
+                log.warning("waiting for the Prefect server, which does not answer: %s", one_line(str(error)))
+            told = True
+            time.sleep(ASK_SECONDS)
+
+
 @contextlib.contextmanager
 def shown_as_running() -> Iterator[None]:
     """Set this flow run and its rounds back to running within the block if the server takes them for dead."""
@@ -91,7 +119,7 @@ def _watch(own: UUID, ended: threading.Event) -> None:
         try:
             with get_client(sync_client=True) as client:
                 if _is_crashed(client, own):
-                    _revive(client, own)
+                    revive(client, own)
         except Exception as error:  # whatever Prefect's client raises while its server is away
             log.debug("the state of this run was not checked: %s", error)
 
@@ -101,7 +129,8 @@ def _is_crashed(client: SyncPrefectClient, run: UUID) -> bool:
     return state is not None and state.type == StateType.CRASHED
 
 
-def _revive(client: SyncPrefectClient, own: UUID) -> None:
+def revive(client: SyncPrefectClient, own: UUID) -> None:
+    """Show a run and its rounds as running that the server took for dead while it was away."""
     children = client.read_flow_runs(
         flow_run_filter=FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[own]))
     )

@@ -7,6 +7,7 @@ from components.dry_run.estimates import total
 from components.dry_run.judging import Calls
 from components.dry_run.plan import RoundPlan
 from components.dry_run.prompt import ShownPrompt
+from components.feedback.selection import by_kind
 from components.report.wording import SHORT_STAGES, count, duration, memory
 from flows.dry_run import DryRun
 from flows.terminal.console import PlainConsole
@@ -30,16 +31,34 @@ def print_dry_run(console: Console, dry: DryRun, *, num_rounds: int) -> None:
     _line(console, f"\ndry run of campaign {dry.campaign}, round {dry.round} from {champion}: nothing is written there")
     if dry.demonstrations:
         _line(console, f"tried on policy.model itself: a start trains it on {dry.demonstrations} first")
-    drawn = f"{count(sizes.round_prompts)} a round" if sizes.round_prompts else "this round's data is a data set"
+    outside = "a data set" if dry.thumbs is None else "the thumbs of users"
+    drawn = f"{count(sizes.round_prompts)} a round" if sizes.round_prompts else f"this round's data is {outside}"
     _line(
         console,
         f"prompts  {count(sizes.train_prompts)} to train on ({drawn}), {count(sizes.held_out_prompts)} held out "
         f"({count(sizes.judged_held_out)} evaluated)",
     )
+    if dry.thumbs is not None:
+        _line(console, f"thumbs   {_thumbs(dry)}")
     _line(console, f"pairs    about {count(round(plan.pairs))} to train on, in {plan.steps} steps ({plan.pairs_basis})")
     _print_prompt(console, plan.prompt)
     _print_stages(console, dry, num_rounds)
     _print_calls(console, plan)
+
+
+def _thumbs(dry: DryRun) -> str:
+    """Return how many thumbs lie ready, and what the round does with them."""
+    assert dry.thumbs is not None
+    if dry.shortage is not None:
+        return f"{dry.shortage}: the round takes none"
+    kinds = by_kind(dry.thumbs.rows)
+    said = f"{count(kinds['up'])} up, {count(kinds['down'])} down, {count(kinds['correction'])} corrections"
+    beside = ", beside the pairs below" if dry.plan.sizes.round_prompts else ""
+    apart = f"; {count(len(dry.thumbs.quarantined))} set aside" if dry.thumbs.quarantined else ""
+    left = sum(dry.thumbs.left_out.values())
+    unusable = f"; {count(left)} not usable" if left else ""
+    later = f"; {count(dry.thumbs.waiting)} left to later rounds" if dry.thumbs.waiting else ""
+    return f"{count(len(dry.thumbs.rows))} lie ready ({said}){beside}{apart}{unusable}{later}"
 
 
 def _print_prompt(console: Console, prompt: ShownPrompt) -> None:

@@ -1,5 +1,6 @@
 """The chat page of `ratchet serve` in a real browser, with an engine whose words the test knows."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,6 +90,37 @@ def test_chat_without_consent_keeps_nothing(chat: Page, front: Site) -> None:
     expect(chat.locator(".thumb").first).to_be_visible()
     chat.get_by_label("I agree that what I rate is kept").uncheck()
     expect(chat.locator(".thumb").first).to_be_hidden()
+
+
+def test_chat_answer_that_could_not_be_rendered_stays_and_the_conversation_goes_on(chat: Page, front: Site) -> None:
+    chat.route("**/render", lambda route: route.fulfill(status=502, json={"error": {"message": "away"}}))
+    chat.get_by_label("I agree that what I rate is kept").check()
+    for number in range(2):
+        ask(chat)
+        expect(chat.locator(".answer[data-done] .text").nth(number)).to_have_text("Good day, how can I help?")
+    asked = [json.loads(body)["messages"] for _, _, _, body in front.champion.seen]
+    assert [[message["role"] for message in messages] for messages in asked] == [
+        ["user"],
+        ["user", "assistant", "user"],
+    ]
+    chat.get_by_role("button", name="Good answer").last.click()
+    expect(chat.get_by_text("Thank you, your rating is kept.")).to_be_visible()
+
+
+def test_chat_deletion_that_failed_says_so(chat: Page, front: Site) -> None:
+    chat.get_by_label("I agree that what I rate is kept").check()
+    ask(chat)
+    chat.get_by_role("button", name="Good answer").click()
+    forget = chat.get_by_role("button", name="Delete what was kept of it")
+    expect(forget).to_be_visible()
+    chat.route("**/feedback/*", lambda route: route.abort())
+    forget.click()
+    expect(chat.locator("#number")).to_contain_text("Nothing is deleted")
+    expect(chat.locator("#number")).to_contain_text(front.store.rows()[0].conversation_id)
+    chat.unroute("**/feedback/*")
+    forget.click()
+    expect(chat.locator("#number")).to_contain_text("Deleted: 1")
+    assert front.store.rows() == []
 
 
 def test_chat_answer_that_attacks_the_page_is_text(browser: Browser, tmp_path: Path) -> None:

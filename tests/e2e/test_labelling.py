@@ -10,6 +10,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from components.labelling.database import looked_at
 from components.labelling.task import Task, Votes, read_votes, write_task
 from tests.e2e.conftest import SHOTS, wait_until
 from tests.labelling.serving import LabelServer, label_server
@@ -249,6 +250,31 @@ def test_vote_of_a_lost_connection_is_kept_and_sent_once(
     votes = published(runs, task)
     assert [vote.choice for vote in votes.votes][:3] == ["tie", "both_bad", "skip"]
     assert len(votes.votes) == 12
+
+
+def test_vote_that_the_server_refuses_is_told_and_not_lost_in_silence(enter: Callable[..., Page], task: Task) -> None:
+    ann = enter("ann")
+    ann.route("**/c/demo/vote", lambda route: route.fulfill(status=422, body="refused"))
+    before = question(ann)
+    ann.keyboard.press("1")
+    expect(ann.locator("#notice")).to_contain_text("was not accepted, and is not kept")
+    assert question(ann) == before
+    ann.unroute("**/c/demo/vote")
+    press(ann, "1")
+    expect(ann.locator("#notice")).to_be_hidden()
+    expect(ann.locator("#situation")).to_have_attribute("data-judged", "1")
+
+
+def test_flag_with_half_a_character_is_kept_with_its_vote(enter: Callable[..., Page], runs: Path, task: Task) -> None:
+    ann = enter("ann")
+    ann.keyboard.press("f")
+    ann.locator("#flag-text").evaluate("field => field.value = 'cut \\ud83d'")
+    ann.get_by_role("button", name="Keep").click()
+    press(ann, "1")
+    expect(ann.locator("#situation")).to_have_attribute("data-judged", "1")
+    with looked_at(runs / "demo") as database:
+        assert database is not None
+        assert [row["flag"] for row in database.execute("SELECT flag FROM events")] == ["cut \ufffd"]
 
 
 def test_vote_whose_answer_was_lost_counts_once(

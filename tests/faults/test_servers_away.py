@@ -153,6 +153,41 @@ def test_training_that_outlives_prefects_server_ends_well_and_no_second_one_begi
     check_finished(site, "queued")
 
 
+def test_round_that_begins_to_wait_for_people_while_prefects_server_is_away_goes_on_once_they_have_voted(
+    site: Site, slow: dict[str, Any]
+) -> None:
+    """It was shown as failed or crashed for good, and nothing went on when people had voted."""
+    supervisord = Supervisord(site.runs / ".services")
+    strike = site.place / "strike.json"
+    before = strike.read_text()
+    strike.write_text(json.dumps(json.loads(before) | {"pattern": "after replace asked/waiting.json *"}))
+    people = ["active.budget=4", "active.judge.kind=people", "active.judge.people.overlap_share=0.0"]
+    run = site.start("campaign", what={**slow, "campaign": "asked"}, other=[*people, "training.epochs=1"])
+    directory = site.runs / "asked"
+    wait_until((directory / "waiting.json").exists, "the round to wait", 240)
+    supervisord._control("stop", "prefect")
+    strike.write_text(before)
+    # The process goes on after half a minute, and the server then takes its run for dead.
+    time.sleep(AWAY_SECONDS)
+    assert engines(site, "prefect.engine"), "the run ended, and nobody could resume it"
+    supervisord._control("start", "prefect")
+    wait_until_up(f"{site.prefect}/api/health", "Prefect", log=supervisord.directory / "prefect.log")
+    site.wait_for(run, "Suspended", "Completed", "Failed", seconds=120)
+    assert site.state(run)["name"] == "Suspended"
+    wait_until(lambda: not engines(site, "prefect.engine"), "the process to end", 60)
+    (task,) = (directory / "labelling").glob("*/task.json")
+    items = read_json(task)["items"]
+    rows = [{"prompt": each["messages"], "chosen": each["first"], "rejected": each["second"]} for each in items]
+    (site.place / "votes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "4 taken as those of anna" in site.ratchet(
+        "label", "asked", "--import", str(site.place / "votes.jsonl"), "--as", "anna"
+    )
+    # On a busy machine the impatient automation may take it for dead, until it shows that it is not.
+    site.wait_for(run, "Completed", "Failed", seconds=400)
+    assert site.state(run)["name"] == "Completed", site.state(run)
+    check_finished(site, "asked")
+
+
 def test_training_that_outlives_mlflows_server_is_recorded_by_the_next_start(site: Site, slow: dict[str, Any]) -> None:
     supervisord = Supervisord(site.runs / ".services")
     run = start_and_wait_for_training(site, slow, "unrecorded")

@@ -34,7 +34,7 @@ def test_selection_takes_what_no_round_took_oldest_first() -> None:
 
 
 def test_selection_of_two_thumbs_on_one_answer_takes_the_later() -> None:
-    first, second = thumb(1), thumb(2, conversation_id="v1", completion_id="a1", thumb="down")
+    first, second = thumb(1), thumb(2, conversation_id="v1", completion_id="a1", response="answer 1", thumb="down")
     selection = chosen(first, second)
     assert ids(selection) == ["r2"]
     assert selection.left_out == {"replaced by a later thumb on the same answer": 1}

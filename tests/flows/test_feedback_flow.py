@@ -1,11 +1,14 @@
 """Rounds that learn from thumbs, through the real flows."""
 
+import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from components.artifacts import read_json, read_table
 from components.builtin.world import train_prompts
@@ -13,6 +16,7 @@ from components.campaign.state import known_state
 from components.config import CampaignConfig
 from components.feedback.store import STORE, FeedbackStore
 from components.records import StageFailed
+from flows.cli import app
 from tests.feedback.thumbs import keep
 
 pytestmark = pytest.mark.usefixtures("prefect_session")
@@ -136,3 +140,51 @@ def test_feedback_of_an_earlier_round_that_is_gone_is_not_trained_on_again(runs:
     shutil.rmtree(here)
     with pytest.raises(ValueError, match="restore it, since later rounds would train on them again"):
         start(config).result()
+
+
+def dry_run(place: Path, config: CampaignConfig) -> Any:
+    path = place / "campaign.yaml"
+    path.write_text(json.dumps(config.model_dump(mode="json", exclude_unset=True)))
+    return CliRunner().invoke(app, ["run", str(path), "--dry-run"])
+
+
+def test_dry_run_says_how_many_thumbs_lie_ready_and_ends_without_any(
+    runs: Path, tmp_path: Path, make_config: Make
+) -> None:
+    config = config_of(make_config, "only")
+    for _ in range(2):
+        result = dry_run(tmp_path, config)
+        assert (result.exit_code, result.stdout) == (0, "")
+        assert result.stderr == (
+            "ratchet: skipped: round 1 of small would not begin: 0 usable thumbs are unused, fewer than "
+            "preferences.feedback.min_rows = 8\n"
+        )
+        start(config)
+    rate(runs, range(11))
+    store = FeedbackStore(runs / "small" / STORE)
+    keep(store, 50, response="Write to bob@acme-widgets.com")
+    keep(store, 51, origin=None)
+    before = store.path.read_bytes()
+    result = dry_run(tmp_path, config)
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert "prompts  1,536 to train on (this round's data is the thumbs of users), 512 held out (48 evaluated)" in lines
+    # Of 0 to 10 each fifth is a correction; of the others the even ones are up.
+    assert "thumbs   11 lie ready (4 up, 4 down, 3 corrections); 1 set aside; 1 not usable" in lines
+    (pairs,) = (line for line in lines if line.startswith("pairs "))
+    assert re.search(r"\(\d+ in the thumbs\)$", pairs), pairs
+    assert "data set" not in result.stdout
+    assert store.path.read_bytes() == before
+    assert not (runs / "small" / "round-001").exists()
+
+
+def test_dry_run_of_a_judged_round_says_what_thumbs_come_beside(runs: Path, tmp_path: Path, make_config: Make) -> None:
+    config = config_of(make_config, "with_round")
+    result = dry_run(tmp_path, config)
+    assert (
+        "thumbs   0 usable thumbs are unused, fewer than preferences.feedback.min_rows = 8: the round takes none"
+    ) in result.stdout.splitlines()
+    start(config)
+    rate(runs, range(10))
+    lines = dry_run(tmp_path, config).stdout.splitlines()
+    assert "thumbs   10 lie ready (4 up, 4 down, 2 corrections), beside the pairs below" in lines

@@ -83,6 +83,7 @@ class Person:
 
     client: Any
     """A client of httpx or Starlette whose base is the server's address."""
+    campaign: str = "demo"
     csrf: str = ""
     state: str = ""
     note: str = ""
@@ -106,7 +107,7 @@ class Person:
         self.state, self.note, self.task, self.item = found.groups()
 
     def post(self, path: str, body: dict[str, Any], **headers: str) -> Any:
-        return self.client.post(f"/c/demo/{path}", json=body, headers={"x-csrf-token": self.csrf, **headers})
+        return self.client.post(f"/c/{self.campaign}/{path}", json=body, headers={"x-csrf-token": self.csrf, **headers})
 
     def ballot(self, choice: str = "left") -> dict[str, Any]:
         return {

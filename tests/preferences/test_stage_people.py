@@ -34,9 +34,13 @@ def request_of(tables_of: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     for name, score in RULES.items():
         monkeypatch.setitem(rule_module.RULES, name, rule_module.Rule(score, lambda: "1"))
 
-    tables = tables_of(PROMPTS, TEXTS)
     models = {"policy": NOBODY, "start": NOBODY, "limits": PolicyConfig(), "preferences": PreferencesConfig()}
-    return lambda **knobs: CollectRequest(seed_pairs_digest=None, seed=5, **tables, **models, **knobs)
+
+    def request(texts: list[list[str]] = TEXTS, **knobs: Any) -> CollectRequest:
+        tables = tables_of(PROMPTS, texts)
+        return CollectRequest(seed_pairs_digest=None, seed=5, **tables, **models, **knobs)
+
+    return request
 
 
 def start(campaign: Path, request: CollectRequest) -> Path:
@@ -87,6 +91,24 @@ def test_people_alone_make_the_pairs_and_measure_the_judge_of_the_evaluation(req
     assert measured["judges"]["rule:short"]["cohen_kappa"] < 0
     assert set(read_table(out / "verdicts.parquet")["part"]) == {"", "by anna", "by ben"}
     assert read_json(out / "collect.json")["judge_health"]["parts"] == {}, "a person is no part of the judge"
+
+
+@pytest.mark.parametrize("same", [["a", "bb", "a"], ["bb", "a", "bb"]])
+def test_texts_that_were_sampled_twice_measure_a_judge_once(
+    same: list[str], request_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """People judged them once, but the interval took them for two pairs."""
+    asked: list[int] = []
+    rule = rule_module.Rule(lambda messages, text: asked.append(1) or -float(len(text)), lambda: "1")  # type: ignore[func-returns-value]
+    monkeypatch.setitem(rule_module.RULES, "short", rule)
+    request = request_of([same, *TEXTS[1:]], judge=pinned(**people()), checked_judge=pinned(rule="short"))
+    with pytest.raises(RoundWaits):
+        start(tmp_path, request)
+    assert longer_wins(tmp_path, ("anna", "ben")) == 4
+    out = start(tmp_path, request)
+    judge = read_json(out / "people.json")["judges"]["rule:short"]
+    assert (judge["pairs"], judge["agreement"]["n"], judge["agreement"]["value"]) == (4, 4, 0.0)
+    assert len(asked) == 8, "the checked judge reads each text of each pair once"
 
 
 def test_costly_people_turn_the_pairs_and_measure_the_judge_that_chose_them(request_of: Any, tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from components.serving.gateway.sent_answers import Recorder, SentAnswers
+from components.feedback.selection import standing
+from components.serving.gateway.sent_answers import Recorder, SentAnswers, has_own_words
 from tests.serving.engine_stand_in import KEY as ENGINE_KEY
 from tests.serving.engine_stand_in import StandIn
 from tests.serving.gateway_site import KEY, QUESTION, Site, site
@@ -133,6 +134,61 @@ def test_gateway_words_that_it_did_not_send_are_not_served(changes: dict[str, ob
     assert (row.served, row.round) == (False, None)
 
 
+@pytest.mark.parametrize(
+    "dictates",
+    [
+        {"structured_outputs": {"choice": ["Good day."]}},
+        {"guided_choice": ["Good day."]},
+        {"response_format": {"type": "json_object"}},
+        {"logit_bias": {"17": 100}},
+        {"stop": ["."]},
+        {"chat_template": "{{ 'Say: Good day.' }}"},
+        {"unheard_of": 1},
+    ],
+)
+def test_gateway_words_that_the_client_may_have_dictated_are_not_served(
+    dictates: dict[str, object], served: Site
+) -> None:
+    completion = served.ask(**dictates).json()["id"]
+    assert served.rate(completion_id=completion).json()["served"] is False
+
+
+def test_gateway_words_of_a_client_that_sets_how_to_sample_are_served(served: Site) -> None:
+    free = {"temperature": 0.7, "top_p": 0.9, "max_tokens": 40, "seed": 3, "user": "u-1", "stop": None}
+    assert served.rate(completion_id=served.ask(**free).json()["id"]).json()["served"] is True
+
+
+def test_usual_settings_are_no_dictation() -> None:
+    usual = {"model": "m", "stop": ["<end>"], "tools": [{"name": "weather"}]}
+    assert has_own_words({"messages": [], **usual}, usual)
+    assert not has_own_words({"messages": [], **usual, "stop": ["No"]}, usual)
+    assert not has_own_words({"messages": [], "tools": []}, {"model": "m"})
+
+
+def test_answer_to_another_conversation_under_the_same_completion_is_not_served() -> None:
+    """Engines let clients name their completions."""
+    sent = SentAnswers()
+    rude = [{"role": "user", "content": "Say something rude."}]
+    for messages, words in ((QUESTION, "Good day."), (rude, "Go away.")):
+        Recorder(sent, messages, round=1, model_digest="d", arm=None).whole(
+            json.dumps({"id": "mine", "choices": [{"message": {"content": words}}]}).encode()
+        )
+    assert sent.origin("mine", QUESTION, "Good day.") is not None
+    assert sent.origin("mine", rude, "Go away.") is not None
+    assert sent.origin("mine", QUESTION, "Go away.") is None
+    assert sent.origin("mine", rude, "Good day.") is None
+
+
+def test_thumbs_on_one_answer_under_other_names_are_one_thumb(served: Site) -> None:
+    """One user could count as many, and be the majority."""
+    completion = served.ask().json()["id"]
+    for number in range(5):
+        name = {"client_id": f"c{number}", "conversation_id": f"v{number}"}
+        thumb = "down" if number == 4 else "up"
+        assert served.rate(completion_id=completion, thumb=thumb, **name).json()["served"] is True
+    assert [row.thumb for row in standing(served.store.rows())] == ["down"]
+
+
 def test_gateway_feedback_sent_twice_is_one_row(served: Site) -> None:
     first, second = served.rate(), served.rate()
     assert (first.status_code, second.status_code) == (201, 200)
@@ -223,6 +279,11 @@ def test_gateway_unknown_host_is_refused_without_the_key(served: Site) -> None:
     assert rebound.status_code == 421
     by_key = httpx.get(f"{served.address}/v1/models", headers=served.bearer | {"Host": "any.example"})
     assert by_key.status_code == 200, "who has the key needs no browser's protection"
+
+
+def test_gateway_key_that_is_no_text_is_refused(served: Site) -> None:
+    answer = httpx.post(f"{served.address}/session", content=b'{"key": "\\ud800"}')
+    assert answer.status_code == 401
 
 
 def test_gateway_guessing_the_key_is_slowed_down(served: Site) -> None:

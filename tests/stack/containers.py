@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -18,7 +18,8 @@ COMPOSE_FILES = (ROOT / "docker" / "compose.yaml", ROOT / "tests" / "stack" / "o
 ENGINE = os.environ.get("STACK_ENGINE", "docker")
 COMPOSE = os.environ.get("STACK_COMPOSE", "docker compose").split()
 PROJECT = "ratchet-stack-test"
-SERVICES = ("postgres", "prefect", "mlflow", "worker")
+SERVICES = ("postgres", "prefect", "mlflow", "labelling", "worker")
+START_SECONDS, ROUND_SECONDS = 600, 1500
 SETTINGS = [
     "prompts.num_held_out=96",
     "evaluation.start_prompts=16",
@@ -37,16 +38,18 @@ SETTINGS = [
 class Stack:
     """The services of the compose file on ports of the loopback interface."""
 
-    def __init__(self, secrets: Path, *, prefect_port: int, mlflow_port: int) -> None:
+    def __init__(self, secrets: Path, *, prefect_port: int, mlflow_port: int, label_port: int) -> None:
         self.secrets = secrets
         self.prefect = f"http://127.0.0.1:{prefect_port}"
         self.mlflow = f"http://127.0.0.1:{mlflow_port}"
+        self.labelling = f"http://127.0.0.1:{label_port}"
         self.environment = {
             **os.environ,
             "SECRETS": str(secrets),
             "PREFECT_PORT": str(prefect_port),
             "PREFECT_PAGE": self.prefect,
             "MLFLOW_PORT": str(mlflow_port),
+            "LABEL_PORT": str(label_port),
         }
 
     def compose(self, *arguments: str) -> str:
@@ -117,11 +120,11 @@ class Stack:
             assert time.monotonic() < deadline, f"{path}: Prefect does not answer"
             time.sleep(1)
 
-    def start(self, campaign: str, *, num_rounds: int) -> str:
+    def start(self, campaign: str, *, num_rounds: int, settings: Sequence[str] = ()) -> str:
         """Start the deployment `campaign`, as the page's form does, and return the flow run's id."""
         deployment = self.ask("/deployments/name/iterative-dpo/campaign")["id"]
         what = {"preset": "demo", "campaign": campaign, "num_rounds": num_rounds}
-        form = {"what": what, "data": {"prompts_per_round": 64}, "other": SETTINGS}
+        form = {"what": what, "data": {"prompts_per_round": 64}, "other": [*SETTINGS, *settings]}
         asked = {"parameters": form, "idempotency_key": uuid4().hex}
         return str(self.ask(f"/deployments/{deployment}/create_flow_run", asked)["id"])
 

@@ -4,41 +4,16 @@
 """
 
 import json
-import os
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.stack.containers import PROJECT, ROOT, SERVICES, Stack, engine, wait_until
+from tests.stack.containers import ROUND_SECONDS, SERVICES, START_SECONDS, Stack, wait_until
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(3600)]
-PORTS = {
-    "prefect_port": int(os.environ.get("PREFECT_PORT", "4200")),
-    "mlflow_port": int(os.environ.get("MLFLOW_PORT", "5000")),
-}
 ROUNDS = 2
-START_SECONDS, ROUND_SECONDS = 600, 1500
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The stack, up and deployed; at the end nothing of it is left."""
-    secrets = tmp_path_factory.mktemp("stack") / "secrets"
-    subprocess.run([ROOT / "docker" / "make-secrets", secrets], check=True)
-    running = Stack(secrets, **PORTS)
-    running.compose("down", "--volumes")
-    try:
-        running.compose("up", "--detach", "--no-build")
-        running.wait_until_healthy(seconds=START_SECONDS)
-        yield running
-    finally:
-        if not os.environ.get("STACK_KEEP"):
-            running.compose("down", "--volumes")
-            assert engine("ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={PROJECT}") == ""
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +53,11 @@ def test_pages_answer_nobody_without_their_key(stack: Stack) -> None:
     assert httpx.post(f"{stack.prefect}/api/flows/filter", json={}).status_code == 401
     assert httpx.get(f"{stack.prefect}/api/health").status_code == 200
     assert httpx.get(f"{stack.mlflow}/api/2.0/mlflow/experiments/search?max_results=1").status_code == 401
+    assert httpx.get(f"{stack.labelling}/c/undisturbed/").status_code == 401
     foreign = {"Host": "attacker.example"}
     assert httpx.get(f"{stack.prefect}/api/health", headers=foreign).status_code == 403
     assert httpx.get(f"{stack.mlflow}/api/2.0/mlflow/experiments/search", headers=foreign).status_code == 403
+    assert httpx.get(f"{stack.labelling}/", headers=foreign).status_code == 421
 
 
 def test_containers_have_no_privileges_and_show_no_secret(stack: Stack) -> None:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from components.data.conversations import read_messages
+from components.data.forms.judged import JudgedPair
 from components.data.forms.rated import Choice
 from components.data.messages import Messages, without_tools
 from components.data.rows import Row, Rows
@@ -53,6 +54,10 @@ class Form:
     """What each pair must have; a tie has it."""
     fragile: str = "a text that the form's reader would take for something else"
     """What a text may not have, for errors."""
+    read_judged: Callable[[Row], JudgedPair | None] | None = None
+    """Gives who judged the two answers of a row, and how; None without a judgement. Raises as `read` does."""
+    write_judged: Callable[[JudgedPair], dict[str, Any]] | None = None
+    """Gives the row of a pair with each person's judgement; None if the form holds one judgement per pair."""
     not_read: str = ""
     """Values within the columns that are never read, for people."""
 
@@ -156,9 +161,9 @@ def prompt_text(pair: SeedPair) -> str:
     return text_of_prompt
 
 
-def prompt_cell(pair: SeedPair) -> str | Messages:
+def prompt_cell(messages: Messages) -> str | Messages:
     """Return a prompt as the text that reads back as it, else as chat messages without the tools."""
-    plain, tools = without_tools(pair.messages)
+    plain, tools = without_tools(messages)
     text_of_prompt = plain[0]["content"]
     if tools or plain != [{"role": "user", "content": text_of_prompt}]:
         return plain

@@ -2,6 +2,7 @@
 
 Source: Label Studio's template "Human Preferences collection for RLHF" and its page "Task format". The selected side is
 `left` or `right`, in the order of `to_name`; several annotators vote. Predictions are a model's, and are not read.
+Pairwise knows no tie, so that we write one, and that both are bad, as the choice of a control named `verdict`.
 """
 
 from collections import Counter
@@ -9,6 +10,7 @@ from typing import Any
 
 from components.data.conversations import conversation, with_context
 from components.data.forms.form import CHAT, Form, Reading, nested, prompt_cell, text
+from components.data.forms.judged import SCORES, JudgedPair, Judgement, judgement
 from components.data.forms.rated import Choice
 from components.data.forms.votes import Vote, pairs_by_votes
 from components.data.messages import without_tools
@@ -18,6 +20,8 @@ from components.data.seed_pair import SeedPair
 PROMPTS = ("prompt", "instruction", "question", "input", "messages")
 ANSWERS = (("answer1", "answer2"), ("text1", "text2"), ("response1", "response2"), ("response_1", "response_2"))
 """Keys of the two answers where those that the annotations name are not in the task's data."""
+VERDICT = "verdict"
+"""Name of the control whose choice is `tie` or `both_bad`."""
 
 
 def _read(read: Rows, choice: Choice) -> Reading:
@@ -35,11 +39,37 @@ def _read(read: Rows, choice: Choice) -> Reading:
             continue
         left, right = _names(row, data, results[0])
         answers = {name: text(row, f"data.{name}", data[name]) for name in (left, right)}
-        votes = [_vote(row, result, left, right) for result in results]
-        tag = data.get("tag")
-        tag = tag if isinstance(tag, str) else None
-        pairs += pairs_by_votes(_prompt(row, data), answers, votes, choice, place=row.place, tag=tag)
+        votes: list[Vote] = [
+            dict(zip((left, right), SCORES[_judgement(row, result)], strict=True)) for result in results
+        ]
+        pairs += pairs_by_votes(_prompt(row, data), answers, votes, choice, place=row.place, tag=_tag(data))
     return Reading(pairs, left_out=left_out)
+
+
+def _read_judged(row: Row) -> JudgedPair | None:
+    data, annotations = nested(row, "data"), nested(row, "annotations")
+    if not isinstance(data, dict) or not isinstance(annotations, list):
+        raise ValueError(f"{row.place}: a task needs the object data and the list annotations")
+    results = [(_user(each), result) for each in annotations for result in _results(row, each)]
+    if not results:
+        return None
+    left, right = _names(row, data, results[0][1])
+    first, second = (text(row, f"data.{name}", data[name]) for name in (left, right))
+    votes = tuple((user, _judgement(row, result)) for user, result in results)
+    return JudgedPair(_prompt(row, data), first, second, _tag(data), votes)
+
+
+def _user(annotation: dict[str, Any]) -> str | None:
+    """Return who completed an annotation: an id, or an object with an email, as imports have it, or an id."""
+    by = annotation.get("completed_by")
+    if isinstance(by, dict):
+        by = by.get("email") if by.get("id") is None else by.get("id")
+    return None if by is None else str(by)
+
+
+def _tag(data: dict[str, Any]) -> str | None:
+    tag = data.get("tag")
+    return tag if isinstance(tag, str) else None
 
 
 def _results(row: Row, annotation: Any) -> list[dict[str, Any]]:
@@ -47,7 +77,10 @@ def _results(row: Row, annotation: Any) -> list[dict[str, Any]]:
     if not isinstance(annotation, dict):
         raise ValueError(f"{row.place}: an annotation is {type(annotation).__name__}, but must be an object")
     results = [] if annotation.get("was_cancelled") else annotation.get("result") or []
-    selections = [each for each in results if isinstance(each, dict) and each.get("type") == "pairwise"]
+    objects = [each for each in results if isinstance(each, dict)]
+    selections = [each for each in objects if each.get("type") == "pairwise"] or [
+        each for each in objects if each.get("type") == "choices" and each.get("from_name") == VERDICT
+    ]
     if len(selections) > 1:
         raise ValueError(f"{row.place}: an annotation has {len(selections)} comparisons: export one per task")
     return selections
@@ -67,12 +100,20 @@ def _names(row: Row, data: dict[str, Any], result: dict[str, Any]) -> tuple[str,
     )
 
 
-def _vote(row: Row, result: dict[str, Any], left: str, right: str) -> Vote:
+def _judgement(row: Row, result: dict[str, Any]) -> Judgement:
     value = result.get("value")
+    if result.get("type") == "choices":
+        match value.get("choices") if isinstance(value, dict) else None:
+            case ["tie"]:
+                return "tie"
+            case ["both_bad"]:
+                return "both_bad"
+            case choices:
+                raise ValueError(f"{row.place}: {VERDICT} is {choices!r}, but must be tie or both_bad")
     selected = value.get("selected") if isinstance(value, dict) else None
     if selected not in ("left", "right"):
         raise ValueError(f"{row.place}: selected is {selected!r}, but must be left or right")
-    return {left: float(selected == "left"), right: float(selected == "right")}
+    return judgement(float(selected == "left"), float(selected == "right"))
 
 
 def _prompt(row: Row, data: dict[str, Any]) -> Any:
@@ -84,17 +125,30 @@ def _prompt(row: Row, data: dict[str, Any]) -> Any:
 
 
 def _write(pair: SeedPair) -> list[dict[str, Any]]:
+    assert pair.chosen is not None
+    assert pair.rejected is not None
+    return [_write_judged(JudgedPair(pair.messages, pair.chosen, pair.rejected, pair.tag, ((None, "first"),)))]
+
+
+def _write_judged(pair: JudgedPair) -> dict[str, Any]:
     _, tools = without_tools(pair.messages)
-    data: dict[str, Any] = {"prompt": prompt_cell(pair), "answer1": pair.chosen, "answer2": pair.rejected}
+    data: dict[str, Any] = {"prompt": prompt_cell(pair.messages), "answer1": pair.first, "answer2": pair.second}
     data |= {"tools": tools} if tools else {}
     data |= {"tag": pair.tag} if pair.tag is not None else {}
-    result = {
-        "type": "pairwise",
-        "from_name": "comparison",
-        "to_name": "answer1,answer2",
-        "value": {"selected": "left"},
-    }
-    return [{"data": data, "annotations": [{"was_cancelled": False, "result": [result]}], "predictions": []}]
+    annotations = [_annotation(user, said) for user, said in pair.votes]
+    return {"data": data, "annotations": annotations, "predictions": []}
+
+
+def _annotation(user: str | None, said: Judgement) -> dict[str, Any]:
+    """Return one person's annotation; Label Studio's import finds its own user by the email."""
+    if said in ("tie", "both_bad"):
+        result = {"type": "choices", "from_name": VERDICT, "to_name": "answer1", "value": {"choices": [said]}}
+    else:
+        selected = "left" if said == "first" else "right"
+        names = {"from_name": "comparison", "to_name": "answer1,answer2"}
+        result = {"type": "pairwise", **names, "value": {"selected": selected}}
+    by = {} if user is None else {"completed_by": {"email": user}}
+    return {"was_cancelled": False, **by, "result": [result]}
 
 
 LABEL_STUDIO = Form(
@@ -105,5 +159,7 @@ LABEL_STUDIO = Form(
     matches=lambda read: {"data", "annotations"} <= set(read.columns),
     read=_read,
     write=_write,
+    read_judged=_read_judged,
+    write_judged=_write_judged,
     not_read="predictions, data that is neither the prompt nor compared, and annotations but the comparison",
 )

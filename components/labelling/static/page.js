@@ -39,12 +39,13 @@ async function deliver() {
   clearTimeout(retry);
   setBusy(true);
   try {
-    let html;
+    let html, lost = false;
     for (const vote of outbox.all()) {
       try {
         html = await ask("vote", vote);
       } catch (error) {
         if (!(error instanceof Rejected)) throw error;
+        lost = true;
         html = await ask("item");
       }
       outbox.drop(vote);
@@ -55,6 +56,7 @@ async function deliver() {
       show(html);
       setting(`${store}:turn`, String(Date.now()));
     }
+    if (lost) say("Your last judgement was not accepted, and is not kept. Judge that item again if it comes back.", true);
     setBusy(false);
   } catch (error) {
     if (error instanceof Ended) {
@@ -108,7 +110,8 @@ function uuid() {
 }
 
 function setFlag(text) {
-  flag = text || null;
+  // A half of a character, as a cut text may have at its end, is no text that can be kept.
+  flag = (text && (text.toWellFormed?.() ?? text)) || null;
   $("flag").setAttribute("aria-pressed", String(flag !== null));
   $("flag").firstChild.textContent = flag === null ? "Flag " : "Flagged ";
 }

@@ -3,6 +3,7 @@
 from html import escape
 from typing import Any
 
+from components.feedback.selection import standing
 from components.feedback.store import FeedbackStore
 from components.feedback.summary import compare_arms
 from components.records import Interval
@@ -18,7 +19,7 @@ def canary_report(store: FeedbackStore, canary: Canary | None, champion: int) ->
     """Return share, rounds and thumbs of a canary as JSON; without one, only that there is none."""
     if canary is None:
         return {"canary": None}
-    thumbs = compare_arms(store.rows(), champion=champion, challenger=canary.round)
+    thumbs = compare_arms(standing(store.rows()), champion=champion, challenger=canary.round)
     return {"canary": {"share": canary.share}, **thumbs.model_dump(mode="json")}
 
 

@@ -16,7 +16,7 @@ from components.serving.gateway import pages
 from components.serving.gateway.canary import conversation_of
 from components.serving.gateway.gateway import Gateway
 from components.serving.gateway.replies import MOST_PAGE_BYTES, read_body, refusal, unauthorised
-from components.serving.gateway.sent_answers import Recorder
+from components.serving.gateway.sent_answers import Recorder, has_own_words
 from components.serving.gateway.upstream import MOST_BYTES, PassedOn
 from components.web.guard import Guard
 
@@ -89,9 +89,11 @@ async def _pass_on(request: Request, gateway: Gateway, client: httpx.AsyncClient
         return PassedOn(request, body, client=client, engine=gateway.champion, recorder=None)
     content = _parsed(body)
     engine = gateway.engine_of(conversation_of(request.headers, content))
-    recorder = Recorder(
-        gateway.sent, content.get("messages"), round=engine.round, model_digest=engine.model_digest, arm=engine.arm
-    )
+    recorder = None
+    if has_own_words(content, gateway.example):
+        recorder = Recorder(
+            gateway.sent, content.get("messages"), round=engine.round, model_digest=engine.model_digest, arm=engine.arm
+        )
     return PassedOn(request, body, client=client, engine=engine, recorder=recorder)
 
 

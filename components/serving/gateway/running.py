@@ -13,6 +13,7 @@ import uvicorn
 
 from components.artifacts import read_json
 from components.config import PreferencesConfig
+from components.feedback.retention import Retention
 from components.feedback.store import STORE, FeedbackStore
 from components.records import ServiceFailed
 from components.runtime.addresses import LOOPBACK
@@ -25,8 +26,6 @@ from components.serving.gateway.upstream import Engine
 from components.serving.plan import WILDCARDS, Serving, engine_serving, example_request
 from components.serving.server import served
 
-ERASE_EVERY = 3600
-"""Seconds between two deletions of texts beyond the retention limit."""
 LOOK_EVERY = 1.0
 """Seconds between two looks at whether the engines live."""
 
@@ -59,7 +58,7 @@ def served_to_people(
     store.check()
     config = read_json(serving.directory / "config.json")
     feedback = PreferencesConfig.model_validate(config["preferences"]).feedback
-    store.erase_texts(days=feedback.retention_days)
+    retention = Retention(store, days=feedback.retention_days)
     with contextlib.ExitStack() as stack:
         waits: list[Callable[..., None]] = []
 
@@ -86,13 +85,10 @@ def served_to_people(
         stack.enter_context(listening(gateway, host=serving.host, port=serving.port))
 
         def until_it_ends() -> None:
-            erased = time.monotonic()
             while True:
                 for wait in waits:
                     wait(LOOK_EVERY / len(waits))
-                if time.monotonic() > erased + ERASE_EVERY:
-                    store.erase_texts(days=feedback.retention_days)
-                    erased = time.monotonic()
+                retention.look()
 
         yield until_it_ends
 

@@ -15,14 +15,38 @@ from components.feedback.store import Origin
 
 MOST_ANSWERS = 50_000
 """Completions that are remembered; the oldest is forgotten first."""
+MOST_CHOICES = 128
+"""Answers of a completion that are remembered."""
+FREE = frozenset(
+    {
+        *("model", "messages", "stream", "stream_options", "n", "seed", "user", "metadata", "store"),
+        *("temperature", "top_p", "top_k", "min_p", "max_tokens", "max_completion_tokens"),
+        *("frequency_penalty", "presence_penalty", "repetition_penalty", "logprobs", "top_logprobs"),
+    }
+)
+"""Fields of a request with which the words are still the model's.
+
+Others, such as a choice of answers, a grammar, biases of tokens or an end of the client's, may dictate them.
+"""
+
+
+def has_own_words(request: Mapping[str, Any], usual: Mapping[str, Any]) -> bool:
+    """Return whether the answer to a request is the model's own, by the fields that are set.
+
+    Args:
+        request: The body of a chat request.
+        usual: Fields that may be set to just these values too.
+    """
+    return all(
+        name in FREE or value is None or (name in usual and usual[name] == value) for name, value in request.items()
+    )
 
 
 @dataclass
 class _Sent:
-    asked: str
-    """Hash of the messages."""
-    origins: dict[str, Origin] = field(default_factory=dict)
-    """By the hash of each answer, where it is from."""
+    origins: dict[tuple[str, str], Origin] = field(default_factory=dict)
+    """By the hashes of the messages and of each answer, where it is from. Engines let clients name their completions,
+    so that two conversations may have the same one."""
 
 
 class SentAnswers:
@@ -36,8 +60,9 @@ class SentAnswers:
     def remember(self, completion_id: str, asked: str, answer: str, origin: Origin) -> None:
         """Remember an answer before its last part is sent."""
         with self._lock:
-            sent = self._sent.setdefault(completion_id, _Sent(asked))
-            sent.origins[_hash(answer)] = origin
+            sent = self._sent.setdefault(completion_id, _Sent())
+            if len(sent.origins) < MOST_CHOICES:
+                sent.origins[asked, _hash(answer)] = origin
             while len(self._sent) > self._most:
                 self._sent.popitem(last=False)
 
@@ -45,9 +70,8 @@ class SentAnswers:
         """Return where an answer is from; None if it is not what was sent in answer to these messages."""
         with self._lock:
             sent = self._sent.get(completion_id or "")
-        if sent is None or sent.asked != hash_of_messages(messages):
-            return None
-        return sent.origins.get(_hash(answer))
+        asked = hash_of_messages(messages)
+        return None if sent is None or asked is None else sent.origins.get((asked, _hash(answer)))
 
 
 def hash_of_messages(messages: Any) -> str | None:

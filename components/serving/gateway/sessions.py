@@ -15,6 +15,10 @@ MAX_AGE = 30 * 24 * 3600
 CSRF_HEADER = "x-csrf-token"
 
 
+def _bytes(text: str) -> bytes:
+    return text.encode(errors="surrogatepass")  # JSON may hold what is no text
+
+
 @dataclass(frozen=True)
 class Session:
     """A browser that is signed in."""
@@ -64,7 +68,7 @@ class Door:
 
     def is_key(self, guess: object) -> bool:
         """Return whether this is the key."""
-        return isinstance(guess, str) and hmac.compare_digest(guess.strip().encode(), self._key.encode())
+        return isinstance(guess, str) and hmac.compare_digest(_bytes(guess.strip()), _bytes(self._key))
 
     def new_session(self) -> Session:
         """Return a session for a browser that has just shown the key."""

@@ -193,6 +193,11 @@ def annotation(selected: str, *, cancelled: bool = False, kind: str = "pairwise"
     return {"id": 7, "completed_by": 1, "was_cancelled": cancelled, "ground_truth": False, "result": [result]}
 
 
+def verdict(choice: str, *, name: str = "verdict") -> dict[str, Any]:
+    result = {"type": "choices", "from_name": name, "to_name": "text2", "value": {"choices": [choice]}}
+    return {"id": 8, "completed_by": 2, "was_cancelled": False, "result": [result]}
+
+
 @pytest.mark.parametrize(
     ("annotations", "expected"),
     [
@@ -202,6 +207,10 @@ def annotation(selected: str, *, cancelled: bool = False, kind: str = "pairwise"
         ([annotation("right"), annotation("right"), annotation("left")], ("one", "two", 2 / 3, None)),
         ([annotation("right"), annotation("left", cancelled=True)], ("one", "two", None, None)),
         ([annotation("right"), annotation("left")], ("two", "one", 0.5, 0.0)),
+        ([annotation("left"), verdict("tie")], ("two", "one", 0.75, None)),
+        ([annotation("left"), verdict("both_bad")], ("two", "one", 0.75, None)),
+        # Somebody's own control says nothing of the comparison.
+        ([annotation("left"), verdict("tie", name="tone")], ("two", "one", None, None)),
     ],
 )
 def test_label_studio_annotators_vote(
@@ -242,6 +251,10 @@ RANKED = [{"value": "response2", "rank": 1}, {"value": "response1", "rank": 2}]
                 ]
             },
             ("one", "two", None),
+        ),
+        (
+            {"better": [{"value": value, "user_id": value} for value in ("response1", "tie", "both_bad")]},
+            ("one", "two", 2 / 3),
         ),
         (
             {
@@ -356,6 +369,7 @@ RECORD = {"fields": FIELDS, "responses": {"better": [{"value": "response1"}]}}
             {"conversations": [*HUMAN, {"from": "function_call", "value": "{x"}], "chosen": GPT, "rejected": GPT},
             "message 2 has a function_call that is not JSON",
         ),
+        (TASK | {"annotations": [verdict("same")]}, r"verdict is \['same'\], but must be tie or both_bad"),
         (TASK | {"annotations": [annotation("middle")]}, "selected is 'middle', but must be left or right"),
         (TASK | {"annotations": [annotation("left"), 3]}, "an annotation is int, but must be an object"),
         (TASK | {"data": {"answer1": "a", "answer2": "b"}}, "data has no prompt .*: name it prompt"),

@@ -79,8 +79,7 @@ async function ask(text) {
     await stream(asked, answer, shown);
     if (!answer.text.trim()) throw new Error("the answer is empty");
     state.messages.push({ role: "assistant", content: answer.text });
-    shown.innerHTML = (await call("POST", "/render", { text: answer.text })).html; // safe_html() on the server
-    shown.classList.remove("plain");
+    await render(shown, answer.text);
     rateable(item, { asked, answer, conversation: state.conversation, call, onKept: () => ($("forget").hidden = false) });
     item.dataset.done = "";
     $("status").textContent = `Answer: ${answer.text}`;
@@ -96,6 +95,15 @@ async function ask(text) {
   state.abort = null;
   busy(false);
   showConsent();
+}
+
+async function render(shown, text) {
+  try {
+    shown.innerHTML = (await call("POST", "/render", { text })).html; // safe_html() on the server
+    shown.classList.remove("plain");
+  } catch {
+    shown.textContent = text; // the answer is there: it stays as it came
+  }
 }
 
 async function stream(messages, answer, shown) {
@@ -162,7 +170,13 @@ $("sign-out").addEventListener("click", async () => {
   location.reload();
 });
 $("forget").addEventListener("click", async () => {
-  const { deleted } = await call("DELETE", `/feedback/${encodeURIComponent(state.conversation)}`);
+  let deleted;
+  try {
+    ({ deleted } = await call("DELETE", `/feedback/${encodeURIComponent(state.conversation)}`));
+  } catch (error) {
+    $("status").textContent = $("number").textContent = `Nothing is deleted: ${error.message}. Try again: conversation ${state.conversation}`;
+    return;
+  }
   $("forget").hidden = true;
   for (const said of document.querySelectorAll(".said")) said.textContent = "";
   for (const thumb of document.querySelectorAll(".thumb")) thumb.setAttribute("aria-pressed", "false");
