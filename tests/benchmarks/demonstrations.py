@@ -239,9 +239,10 @@ def draw(samples: Sequence[dict[str, Any]], path: Path) -> None:
             reach = [[mean["mean"] - mean["low"]], [mean["high"] - mean["mean"]]]
             axes.errorbar(place + 0.15, mean["mean"], reach, marker="s", capsize=4, color="C0")
     axes.axhline(0.5, color="0.5", linestyle=":")
-    axes.set_xticks(range(len(names)), [TITLES[name] for name in names])
+    counts = [sum(name in sample for sample in samples) for name in names]
+    labels = [f"{TITLES[name]}\n{number} seeds" for name, number in zip(names, counts, strict=True)]
+    axes.set_xticks(range(len(names)), labels)
     axes.set_ylabel("win rate against the start")
-    axes.set_title(f"{len(samples)} seeds", fontsize=10)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
