@@ -14,7 +14,6 @@ from prefect.states import Cancelled, Completed
 
 from components.artifacts import read_json
 from components.campaign.config import pin_config, refuse_changes, with_former_defaults
-from components.campaign.files import start_of_round
 from components.campaign.known_digests import KNOWN, KnownDigests
 from components.campaign.lock import CampaignBusy, locked
 from components.campaign.models import model_of_round
@@ -27,18 +26,15 @@ from components.campaign.state import (
     open_target,
     read_state,
     refuse_if_doubted,
-    round_directory,
     start_directory,
     write_state,
 )
 from components.campaign.stopping import refuse_if_stopped
 from components.campaign.waiting import end_waiting, read_waiting
 from components.config import CampaignConfig
-from components.data.content import content_key
-from components.data.messages import without_system
 from components.feedback.waiting import feedback_shortage
 from components.history.lineage import check_published
-from components.records import Artifact, NothingToLearn, RoundStopped, StartPins
+from components.records import NothingToLearn, RoundStopped
 from components.report.wording import start_remedies
 from components.runtime.stage_log import logged_to
 from components.start.pins import CheckedStart, check_start
@@ -50,11 +46,11 @@ from flows.prefect_page.logs import logs_on_page
 from flows.prefect_page.outage import holding_place, pool_limit, shown_as_running
 from flows.prefect_page.waiting import WAITING
 from flows.requests import start_request
+from flows.trained_start import trained_start
 from tasks.record_round import refuse_taken_name, ship_to_mlflow
 from tasks.show_campaign import show_campaign
 from tasks.stages import errors_kept_in
 from tasks.start_campaign import start_campaign
-from tasks.train_on_demonstrations import train_on_demonstrations
 
 SKIPPED = "Skipped"
 LOG_FILE = "campaign.log"
@@ -182,7 +178,7 @@ def _run_rounds(directory: Path, checked: CheckedStart, until: int | None, *, ac
     config, inputs = checked.config, checked.inputs
     state = read_state(directory)
     last_round = 0 if state is None else state.last_round
-    sft, pins = _trained_on_demonstrations(directory, checked, accept_changes=accept_changes)
+    sft, pins = trained_start(directory, checked, accept_changes=accept_changes)
     start = start_campaign(
         directory,
         start_request(config, inputs.prompts_digest, pins, sft=sft, demonstrations=inputs.demonstrations),
@@ -221,34 +217,6 @@ def _closing_if_nothing_to_learn(directory: Path) -> Iterator[None]:
     except NothingToLearn:
         _closed(directory)
         raise
-
-
-def _trained_on_demonstrations(
-    directory: Path, checked: CheckedStart, *, accept_changes: bool
-) -> tuple[Artifact | None, StartPins]:
-    """Train the start model on demonstrations, if that is configured and not done.
-
-    Returns:
-        The trained model, and the pins with the date that its conversations tell.
-    """
-    config, pins = checked.config, checked.pins
-    if not config.sft.demonstrations:
-        return None, pins
-    pinned, _ = start_of_round(directory, None)
-    if pinned is not None and "sft" in pinned and not accept_changes:
-        # Nothing that it was trained from has changed, or the start would have been refused.
-        here = round_directory(directory, 0) / "sft"
-        return Artifact(path=here, digest=pinned["sft"]["model_digest"]), pins
-    # Loads torch, as only the stages do.
-    from components.sft.preparing import campaign_request
-
-    own = config.policy.system_prompt
-    held_out = {content_key(without_system(each.messages, own)) for each in checked.inputs.prompts.held_out}
-    request = campaign_request(
-        config.sft, config.policy, held_out=held_out, template_date=pins.template_date, seed=config.seed
-    )
-    dated = pins.model_copy(update={"template_date": request.settings.template_date or pins.template_date})
-    return train_on_demonstrations(directory, request), dated
 
 
 def _state_with_target(directory: Path, config: CampaignConfig, until: int | None) -> State:

@@ -15,6 +15,7 @@ from components.study.outcomes import Outcome, best_of_n_outcome
 from components.study.report import write_report
 from components.study.summary import summarize
 from flows.requests import Round, start_request
+from flows.trained_start import trained_start
 from flows.whole_campaign import FAILURES, run_until, running
 from tasks.best_of_n import best_of_n
 from tasks.record_outcome import record_outcome
@@ -97,7 +98,8 @@ def _best_of_n(config: StudyConfig, arm: str, campaign: CampaignConfig, place: s
     directory = study_directory(config.study) / f"{arm}.seed-{campaign.seed}"
     with running(campaign.campaign, place):
         checked = check_start(directory, campaign, accept_changes=False)
-        request = start_request(checked.config, checked.inputs.prompts_digest, checked.pins)
+        sft, pins = trained_start(directory, checked, accept_changes=False)
+        request = start_request(checked.config, checked.inputs.prompts_digest, pins, sft=sft)
         start = start_campaign(directory, request, last_round=0, anew=False)
         round = Round(checked.config, directory, 1, 0, start, None)
         here = round_directory(directory, 1)
