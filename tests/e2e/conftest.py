@@ -139,6 +139,10 @@ class Site:
         asked = {"parameters": parameters, "idempotency_key": uuid4().hex}
         return str(self.ask(f"/deployments/{found['id']}/create_flow_run", asked)["id"])
 
+    def newest_run(self, flow: str = "iterative-dpo") -> dict[str, Any]:
+        asked = {"sort": "EXPECTED_START_TIME_DESC", "limit": 1, "flows": {"name": {"any_": [flow]}}}
+        return dict(self.ask("/flow_runs/filter", asked)[0])
+
     def state(self, flow_run: str) -> dict[str, Any]:
         return dict(self.ask(f"/flow_runs/{flow_run}")["state"])
 
@@ -160,6 +164,10 @@ class Site:
     def processes(self) -> list[psutil.Process]:
         """Return every process that works on this site's runs."""
         return [process for process in psutil.process_iter() if runs_of(process) == str(self.runs)]
+
+    def engines(self) -> list[psutil.Process]:
+        """Return the processes in which a worker runs flows."""
+        return [process for process in self.processes() if "prefect.engine" in process.cmdline()]
 
 
 def runs_of(process: psutil.Process) -> str | None:

@@ -64,9 +64,7 @@ def test_two_people_label_a_round_that_holds_no_process_and_goes_on_by_itself(
 ) -> None:
     run = site.start("campaign", what=what)
     assert site.wait_for(run, "Suspended", *ENDED, seconds=180)["name"] == "Suspended"
-    wait_until(
-        lambda: not [one for one in site.processes() if "prefect.engine" in one.cmdline()], "the run to exit", 30
-    )
+    wait_until(lambda: not site.engines(), "the run to exit", 30)
     second = site.wait_for(site.start("campaign", what=what), "Skipped", *ENDED)
     assert (second["name"], "waits for people to vote on 8 of 8 pairs" in second["message"]) == ("Skipped", True)
     assert "waits for people" in site.ratchet("status", "people")

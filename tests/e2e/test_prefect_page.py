@@ -27,21 +27,6 @@ def fill(page: Page, label: str, value: str) -> None:
     page.locator(".p-label").filter(has_text=f"{label} (Optional)").last.locator("textarea, input").first.fill(value)
 
 
-def press(page: Page, site: Any, flow_run: str, button: str, confirm: str) -> None:
-    page.goto(f"{site.prefect}/runs/flow-run/{flow_run}")
-    page.get_by_role("button", name=button, exact=True).first.click()
-    # To leave a page that has not been answered yet takes its request back.
-    with page.expect_response(re.compile(rf"/flow_runs/{flow_run}/(set_state|resume)$"), timeout=60_000) as answer:
-        page.get_by_role("button", name=confirm, exact=True).last.click()
-    assert answer.value.ok, answer.value.text()
-    page.goto("about:blank")  # the run's page draws without a pause, on a processor that the run needs
-
-
-def newest_run(site: Any, flow: str = "iterative-dpo") -> dict[str, Any]:
-    asked = {"sort": "EXPECTED_START_TIME_DESC", "limit": 1, "flows": {"name": {"any_": [flow]}}}
-    return dict(site.ask("/flow_runs/filter", asked)[0])
-
-
 def test_form_filled_and_submitted_runs_rounds_with_artifacts(
     site: Any, configs: dict[str, str], page: Page, picture: Callable[[str], None]
 ) -> None:
@@ -63,7 +48,7 @@ def test_form_filled_and_submitted_runs_rounds_with_artifacts(
     page.get_by_role("button", name="Submit").click()
     page.wait_for_url("**/*tab=Runs*")
     page.goto("about:blank")
-    run = newest_run(site)
+    run = site.newest_run()
     with site.make_worker():
         site.wait_for(run["id"], "Completed", "Failed", "Crashed", seconds=200)
     assert read_json(site.runs / "quick" / "campaign.json")["target"] is None
@@ -92,14 +77,14 @@ def test_form_filled_and_submitted_runs_rounds_with_artifacts(
 def test_form_value_that_the_schema_excludes_is_refused_on_the_page(
     site: Any, page: Page, picture: Callable[[str], None]
 ) -> None:
-    before = newest_run(site)["id"]
+    before = site.newest_run()["id"]
     open_form(page, site, "campaign")
     fill(page, "Campaign", "not a name!")
     fill(page, "Num Rounds", "-3")
     page.get_by_role("button", name="Submit").click()
     page.wait_for_timeout(1500)
     picture("form-refused")
-    assert newest_run(site)["id"] == before
+    assert site.newest_run()["id"] == before
     assert "/run" in page.url
 
 
@@ -113,64 +98,6 @@ def test_form_value_that_only_the_flow_can_check_fails_with_one_line(site: Any) 
         assert state["name"] == "Failed"
         assert message in state["message"], state["message"]
         assert "\n" not in state["message"]
-
-
-def test_cancel_on_the_page_ends_children_and_the_next_start_resumes(
-    site: Any, configs: dict[str, str], page: Page
-) -> None:
-    parameters = {
-        "what": {"config_file": configs["slow"], "campaign": "cancelled"},
-        "other": ["training.num_processes=2"],
-    }
-    run = site.start("campaign", **parameters)
-    site.wait_for_training("cancelled")
-    assert [one for one in site.processes() if "components.runtime.rank" in one.cmdline()]
-    press(page, site, run, "Cancel", "Confirm")
-    site.wait_for(run, "Cancelled", seconds=30)
-    assert not [one for one in site.processes() if "components.runtime.rank" in one.cmdline()]
-    quicker = ["training.num_processes=2", "training.epochs=30"]
-    refused = site.wait_for(site.start("campaign", **parameters | {"other": quicker}), "Failed", "Completed")
-    assert "has changed (training.epochs: 60 -> 30): undo the change" in refused["message"]
-    site.wait_for(site.start("campaign", **parameters), "Completed", seconds=240)
-    assert read_json(site.runs / "cancelled" / "round-001" / "dpo_train" / "train.json")["resumed_from_step"] > 0
-
-
-def test_suspend_on_the_page_exits_at_once_and_resume_goes_on(
-    site: Any, configs: dict[str, str], page: Page, picture: Callable[[str], None]
-) -> None:
-    what = {"config_file": configs["slow"], "campaign": "suspended"}
-    run = site.start("campaign", what=what)
-    site.wait_for_training("suspended")
-    press(page, site, run, "Suspend", "Submit")
-    site.wait_for(run, "Suspended", seconds=30)
-    page.wait_for_timeout(12_000)
-    assert not [one for one in site.processes() if "prefect.engine" in one.cmdline()]
-    assert newest_run(site, "dpo-round")["state"]["name"] == "Suspended"
-    page.goto(f"{site.prefect}/runs/flow-run/{run}")
-    expect(page.get_by_role("button", name="Resume").first).to_be_visible()
-    picture("suspended")
-    waiting = site.wait_for(site.start("campaign", what=what), "Skipped", "Completed", "Failed")
-    assert waiting["name"] == "Skipped"
-    assert "is paused; resume or cancel it on its page" in waiting["message"]
-    press(page, site, run, "Resume", "Submit")
-    site.wait_for(run, "Completed", seconds=240)
-    assert read_json(site.runs / "suspended" / "round-001" / "dpo_train" / "train.json")["resumed_from_step"] > 0
-
-
-def test_second_start_is_skipped_and_another_campaign_runs_beside(site: Any, configs: dict[str, str]) -> None:
-    site.deploy(lambda content: content["definitions"].update(concurrency_limit=2))
-    long = {"what": {"config_file": configs["slow"], "campaign": "holder"}, "other": ["training.epochs=1000"]}
-    holder = site.start("campaign", **long)
-    site.wait_for_training("holder")
-    second = site.wait_for(site.start("campaign", **long), "Skipped", "Completed", "Failed")
-    assert second["name"] == "Skipped"
-    assert holder in second["message"]
-    other = site.start("campaign", what={"config_file": configs["quick"], "campaign": "beside", "num_rounds": 1})
-    site.wait_for(other, "Completed", seconds=120)
-    assert site.state(holder)["name"] == "Running"
-    (site.runs / "holder" / "STOP").touch()
-    stopped = site.wait_for(holder, "Stopped", seconds=30)
-    assert "STOP: remove the file to continue" in stopped["message"]
 
 
 def test_schedule_switched_on_fires_and_deploying_again_leaves_it_on(
@@ -230,17 +157,3 @@ def test_run_whose_worker_and_engine_died_is_marked_crashed(site: Any, configs: 
         os.kill(process.pid, signal.SIGKILL)
     state = site.wait_for(run, "Crashed", seconds=150)
     assert "its process is gone" in state["message"]
-
-
-def test_down_in_the_middle_of_a_run_leaves_no_process_and_the_next_up_goes_on(
-    site: Any, configs: dict[str, str]
-) -> None:
-    what = {"config_file": configs["slow"], "campaign": "ended"}
-    run = site.start("campaign", what=what)
-    site.wait_for_training("ended")
-    site.ratchet("down")
-    assert not site.processes()
-    site.ratchet("up")
-    site.wait_for(site.start("campaign", what=what), "Completed", seconds=240)
-    assert read_json(site.runs / "ended" / "round-001" / "dpo_train" / "train.json")["resumed_from_step"] > 0
-    assert site.state(run)["type"] in {"CRASHED", "CANCELLED", "FAILED"}
