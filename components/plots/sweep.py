@@ -5,10 +5,13 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from components.plots.figures import Palette, set_tooltip
 
 COLUMNS = 2
+DECADES = 20.0
+"""Factor from which a panel has room for the labels of whole decades only."""
 
 
 @dataclass(frozen=True)
@@ -18,8 +21,8 @@ class Slice:
     name: str
     values: Sequence[str | int | float | bool]
     reached: Sequence[float]
-    default: str | int | float | bool | None
-    """The base configuration's value."""
+    is_base: Sequence[bool]
+    """Whether a trial is the base configuration."""
     is_log: bool
     usual: tuple[float, float] | None
     """Range that the literature uses; None if it has none."""
@@ -48,12 +51,16 @@ def _draw_slice(axes: Axes, each: Slice, palette: Palette) -> None:
     if is_number and each.usual is not None:
         axes.axvspan(*each.usual, color=palette.chosen, alpha=0.12, lw=0)
     for number, (place, reached) in enumerate(zip(places, each.reached, strict=True)):
-        is_default = str(each.values[number]) == str(each.default)
-        colour = palette.champion if is_default else palette.challenger
-        (mark,) = axes.plot([place], [reached], "D" if is_default else "o", color=colour, alpha=0.8)
+        is_base = each.is_base[number]
+        colour = palette.champion if is_base else palette.challenger
+        (mark,) = axes.plot([place], [reached], "D" if is_base else "o", color=colour, alpha=0.8)
         set_tooltip(mark, f"{each.name} = {each.values[number]}: {reached:.3f}")
     if is_number and each.is_log:
         axes.set_xscale("log")
+        low, high = axes.get_xlim()
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < DECADES * low else (1.0,)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     if not is_number:
         axes.set_xticks(range(len(names)), names)
         axes.set_xlim(-0.5, len(names) - 0.5)

@@ -83,7 +83,7 @@ def _figure(results: SweepResults, palette: Palette) -> Any:
             name=key,
             values=[trial.values[key] for trial in done],
             reached=[trial.value for trial in done if trial.value is not None],
-            default=results.default.get(key),
+            is_base=[trial.values == results.default for trial in done],
             is_log=parameter.log,
             usual=USUAL.get(key),
         )
