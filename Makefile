@@ -74,7 +74,7 @@ reference: .venv/dev.ready  ## Write docs/configuration.md from the docstrings o
 	$(BIN)/python -m flows.reference docs/configuration.md
 
 test-e2e: .venv/dev.ready  ## In a real browser, against real servers; needs Chromium. Screenshots in runs/e2e.
-	$(BIN)/python -m pytest -q -m e2e --timeout 900 -n 2 --dist loadfile tests/e2e $(ARGS)
+	$(BIN)/python -m pytest -q -m e2e --timeout 900 tests/e2e $(ARGS)
 
 test-stores: .venv/dev.ready  ## A real Postgres and a real S3 behind MLflow; needs Debian's package postgresql.
 	$(BIN)/pip install -q -c conf/versions.txt -e '.[stores]'
