@@ -7,7 +7,7 @@ ENGINE ?= docker
 COMPOSE ?= $(if $(filter podman,$(ENGINE)),$(BIN)/podman-compose,docker compose)
 IMAGE_BUILD ?= $(ENGINE) build
 PROFILE ?= cpu
-.PHONY: demo test check lint types imports coverage test-faults soak bench bench-gpu bench-real study reference models ui up down deploy worker test-e2e test-stores test-nodes test-privileged clean \
+.PHONY: demo test check lint types imports coverage test-faults soak bench bench-gpu bench-real real study reference models ui up down deploy worker test-e2e test-stores test-nodes test-privileged clean \
 	image image-gpu stack-secrets stack-up stack-down stack-test lock audit
 
 demo: .venv/run.ready  ## Set up, and run three rounds on the built-in campaign.
@@ -61,10 +61,7 @@ study: .venv/run.ready  ## Iterative DPO beside offline methods on the built-in 
 real: .venv/dev.ready  ## One public recipe on a real model and real preferences, in an hour or two on two cores; ARGS="--model DIR --pairs FILE" without the hub.
 	$(BIN)/python tests/benchmarks/real_model.py $(ARGS)
 
-bench-study: .venv/run.ready  ## Iterative DPO beside offline methods on the built-in world, two seeds; into runs/studies, in about ten minutes.
-	$(BIN)/ratchet study conf/studies/methods.yaml $(ARGS)
-
-real: .venv/dev.ready  ## A real model's training step and sampling beside TRL and transformers; ARGS="--model DIR --pairs FILE"; into runs/bench.
+bench-real: .venv/dev.ready  ## A real model's training step and sampling beside TRL and transformers; ARGS="--model DIR --pairs FILE"; into runs/bench.
 	$(BIN)/python tests/benchmarks/real_step.py $(ARGS)
 
 bench-gpu: .venv/dev.ready  ## The training step on one GPU: exact, beside TRL, and beside what the GPU can do; into runs/bench.

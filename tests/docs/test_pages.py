@@ -1,4 +1,5 @@
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -182,3 +183,12 @@ def test_readme_maps_every_room() -> None:
     rooms = [f"{path.parent.name}/" for path in (ROOT / "components").glob("*/__init__.py")]
     assert len(rooms) > 20
     assert [room for room in rooms if f" {room}" not in house.replace("\n", " ")] == []
+
+
+def test_makefile_has_no_target_twice_and_each_is_phony() -> None:
+    told = subprocess.run(["make", "--dry-run", "audit"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "warning" not in told.stderr
+    lines = (ROOT / "Makefile").read_text().replace("\\\n", "").splitlines()
+    targets = {name for line in lines if (name := line.partition(":")[0]).replace("-", "").isalnum() and ":" in line}
+    phony = next(line for line in lines if line.startswith(".PHONY:")).split()[1:]
+    assert targets == set(phony)
