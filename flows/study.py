@@ -1,5 +1,7 @@
 """A study: run the campaign of each arm and seed, one after the other, and report after each. Computes nothing."""
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger
@@ -8,9 +10,9 @@ from prefect.runtime import flow_run
 from components.campaign.config import config_changes, with_former_defaults
 from components.campaign.lock import locked
 from components.campaign.state import campaign_directory, round_directory
-from components.config import CampaignConfig, StudyConfig
+from components.config import CampaignConfig, StudyConfig, flat
 from components.start.pins import check_start
-from components.study.files import STUDIES, Failure, Results, study_directory, write_results
+from components.study.files import STUDIES, Failure, Results, read_results, study_directory, write_results
 from components.study.outcomes import Outcome, best_of_n_outcome
 from components.study.report import write_report
 from components.study.summary import summarize
@@ -45,22 +47,45 @@ def study(config: StudyConfig) -> dict[str, Any]:
     directory = study_directory(config.study)
     _refuse_changes(config)
     with locked(directory, flow_run=str(flow_run.id)):
-        outcomes, failures = [], []
+        done, failures = _done_before(directory, config), []
         results = Results(config=config, outcomes=(), arms=(), failures=())
         for seed in config.seeds:  # seed by seed, so that a study that is stopped early has compared all arms
             for arm in config.arms:
                 try:
-                    outcome = _run_arm(config, arm, seed)
+                    done[arm, seed] = outcome = _run_arm(config, arm, seed)
+                    _refuse_other_measures(outcome, done.values())
                 except FAILURES as error:
                     get_run_logger().error("arm %s, seed %d: %s", arm, seed, error)
                     failures.append(Failure(arm=arm, seed=seed, reason=str(error)))
-                else:
-                    outcomes.append(outcome)
+                    done.pop((arm, seed), None)
+                outcomes = tuple(done.values())
                 arms = summarize(outcomes, arms=tuple(config.arms), confidence=config.confidence)
-                results = Results(config=config, outcomes=tuple(outcomes), arms=arms, failures=tuple(failures))
+                results = Results(config=config, outcomes=outcomes, arms=arms, failures=tuple(failures))
                 write_results(directory, results)
                 write_report(directory, results)
     return results.model_dump(mode="json")
+
+
+def _done_before(directory: Path, config: StudyConfig) -> dict[tuple[str, int], Outcome]:
+    """Return what an earlier start has reached, so that a start that is stopped early loses nothing of the report."""
+    before = read_results(directory)
+    known = () if before is None else before.outcomes
+    return {(each.arm, each.seed): each for each in known if each.arm in config.arms and each.seed in config.seeds}
+
+
+def _refuse_other_measures(outcome: Outcome, others: Iterable[Outcome]) -> None:
+    """Refuse an outcome that was measured otherwise than those beside it.
+
+    Raises:
+        ValueError: A file that the configuration names has another content than when an earlier arm ran.
+    """
+    for other in others:
+        for what, digest in outcome.measured_by.items():
+            if other.seed == outcome.seed and other.measured_by.get(what) != digest:
+                raise ValueError(
+                    f"its {what} is not that of arm {other.arm}, which ran with another content of the same files: "
+                    "restore them, or give the study another name"
+                )
 
 
 def _refuse_changes(config: StudyConfig) -> None:
@@ -87,7 +112,7 @@ def _run_arm(config: StudyConfig, arm: str, seed: int) -> Outcome:
     else:
         tag = f"study:{config.study}"
         outcome = run_until(campaign, until=campaign.num_rounds, arm=arm, place=place, tag=tag)
-    settings = {key: str(value) for key, value in chosen.settings.items()}
+    settings = {key: str(value) for key, value in (flat(config.change) | chosen.settings).items()}
     params = {"arm": arm, "seed": str(seed), "base": config.base} | settings
     record_outcome(f"{STUDIES}/{config.study}", f"{arm}, seed {seed}", outcome, params)
     return outcome

@@ -9,7 +9,7 @@ from prefect.runtime import flow_run
 from components.campaign.config import config_changes, with_former_defaults
 from components.campaign.lock import locked
 from components.campaign.state import campaign_directory
-from components.config import SweepConfig, differences
+from components.config import SweepConfig, at, differences
 from components.study.files import Results as StudyResults
 from components.study.outcomes import Outcome
 from components.sweep.files import (
@@ -25,7 +25,7 @@ from components.sweep.held_out import halve_held_out
 from components.sweep.report import verdict, write_report
 from components.sweep.search import Asked, Search
 from flows.study import study
-from flows.whole_campaign import FAILURES, run_until
+from flows.whole_campaign import FAILURES, may_pass, run_until
 from tasks.record_outcome import record_outcome
 
 FREE_TO_CHANGE = {"trials", "confirm_seeds", "confidence"}
@@ -56,17 +56,19 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
     with locked(directory, flow_run=str(flow_run.id)):
         base = config.trial(0, {}, {})
         searched, confirmed = halve_held_out(directory, base)
-        values = base.model_dump(mode="json")
-        default = {key: _at(values, key) for key in config.parameters}
-        _refuse_changes(config, searched)
+        default: dict[str, Value] = {key: at(base, key) for key in config.parameters}
+        confirmation = _refuse_changes(config, searched, default)
         search = Search(directory, config, default=default)
-        results = _write(config, search, default, None)
+        results = _write(config, search, default, confirmation)
         while (asked := search.ask()) is not None:
             _run_trial(config, search, asked, searched)
             results = _write(config, search, default, None)
         best = results.best
         if best is None:
-            raise ValueError(f"all trials of {config.sweep} failed; the last one: {results.trials[-1].reason}")
+            raise ValueError(
+                f"all trials of {config.sweep} failed; the last one: {results.trials[-1].reason}; correct "
+                "the base configuration, and give the sweep another name"
+            )
         if best.values != default:
             confirmation = StudyResults.model_validate(study(config.confirmation(best.values, confirmed)))
             results = _write(config, search, default, confirmation)
@@ -76,8 +78,13 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
     return results.model_dump(mode="json")
 
 
-def _refuse_changes(config: SweepConfig, prompts: Mapping[str, Any]) -> None:
+def _refuse_changes(
+    config: SweepConfig, prompts: Mapping[str, Any], default: Mapping[str, Value]
+) -> StudyResults | None:
     """Refuse to go on with another search: what the trials reached would not be comparable.
+
+    Returns:
+        The confirmation of an earlier start; None if there was none.
 
     Raises:
         ValueError: A key of the sweep, or the base configuration, differs from what the first trials had.
@@ -85,9 +92,9 @@ def _refuse_changes(config: SweepConfig, prompts: Mapping[str, Any]) -> None:
     directory = sweep_directory(config.sweep)
     before = read_results(directory)
     if before is None:
-        return
+        return None
     old, new = (each.model_dump(mode="json", exclude=FREE_TO_CHANGE) for each in (before.config, config))
-    changed = differences(old, new)
+    changed = differences(old, new) + differences(before.default, default)
     for trial in before.trials[:1]:
         campaign = config.trial(trial.number, trial.values, prompts)
         there = campaign_directory(campaign.campaign)
@@ -97,14 +104,7 @@ def _refuse_changes(config: SweepConfig, prompts: Mapping[str, Any]) -> None:
             f"sweep {config.sweep} began with another config ({'; '.join(changed)}): undo the change, or give it "
             "another name"
         )
-
-
-def _at(values: Mapping[str, Any], key: str) -> Value:
-    section: Any = values
-    for name in key.split("."):
-        section = section[name]
-    value: Value = section
-    return value
+    return before.confirmation
 
 
 def _write(
@@ -143,6 +143,8 @@ def _run_trial(config: SweepConfig, search: Search, asked: Asked, prompts: Mappi
         else:
             search.finish(asked.number, value)
     except FAILURES as error:
+        if may_pass(error):
+            raise  # the trial stays open, and the next start goes on with it
         get_run_logger().error("%s: %s", name, error)
         search.fail(asked.number, str(error))
         return

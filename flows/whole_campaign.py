@@ -7,7 +7,8 @@ from typing import Any
 
 from prefect import tags
 
-from components.campaign.state import campaign_directory
+from components.campaign.state import campaign_directory, read_state
+from components.campaign.stopping import converged_round
 from components.config import CampaignConfig
 from components.records import (
     ChampionDoubted,
@@ -40,6 +41,8 @@ FAILURES = (
 def run_until(campaign: CampaignConfig, *, until: int, arm: str, place: str, tag: str) -> Outcome:
     """Run the rounds of a campaign that are missing, and return what it reached.
 
+    One that has converged before its last round counts by the rounds that it has.
+
     Args:
         campaign: The campaign.
         until: Last round that it shall have.
@@ -61,10 +64,22 @@ def run_until(campaign: CampaignConfig, *, until: int, arm: str, place: str, tag
         raise RoundStopped(state.message)
     state.result()
     directory = campaign_directory(campaign.campaign)
-    outcome = read_outcome(directory, arm=arm, seed=campaign.seed, rounds=until)
+    reached = read_state(directory)
+    last = 0 if reached is None else reached.last_round
+    converged = converged_round(directory, last) if last < until else None
+    rounds = last if converged and last else until
+    outcome = read_outcome(directory, arm=arm, seed=campaign.seed, rounds=rounds)
     if outcome is None:
-        raise RoundStopped(f"{campaign.campaign} has ended before round {until}: {state.message}")
+        why = converged or state.message or "the start had nothing to do"
+        raise RoundStopped(f"{campaign.campaign} has ended before round {until}: {why}")
     return outcome
+
+
+def may_pass(error: BaseException) -> bool:
+    """Return whether the same campaign may get further when it is started again, without a change of its config."""
+    if isinstance(error, StageFailed):
+        return error.may_pass
+    return isinstance(error, JudgeUnavailable | RoundStopped | RoundWaits)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.artifacts import derive_seed, read_table, write_json
+from components.best_of_n import RESULT
 from components.config import PreferencesConfig
 from components.evaluation.held_out import HeldOut, chosen, gate_ids, tags_of
 from components.evaluation.measurements import known_only, mean
@@ -26,8 +27,6 @@ from components.records import BestOfNRequest, JudgeUnavailable
 from components.runtime import progress
 from components.runtime.ranks import pick_own_device, rank, world_size
 from components.statistics.intervals import win_rate
-
-RESULT = "best_of_n.json"
 
 
 def run(request: BestOfNRequest, out: Path) -> None:
@@ -48,7 +47,7 @@ def run(request: BestOfNRequest, out: Path) -> None:
         out.parent / JUDGING / out.name, policy=request.start, start=request.start, limits=request.limits
     )
     offered, own = [of_prompt[:-1] for of_prompt in sampled], [of_prompt[-1] for of_prompt in sampled]
-    picked, verdicts = _pick(request, held_out, offered, context)
+    picked = _pick(request, held_out, offered, context)
     comparison = compare(
         load_pinned_judge(request.evaluation_judge, context),
         held_out.prompts,
@@ -74,7 +73,6 @@ def run(request: BestOfNRequest, out: Path) -> None:
             "mean_reward": _mean_rewards(comparison),
             "kl_to_start": largest_kl(request.num_samples),
             "mean_tokens": {"challenger": _mean_tokens(picked), "start": _mean_tokens(own)},
-            "verdicts": verdicts,
         },
     )
 
@@ -133,8 +131,8 @@ def _sample(request: BestOfNRequest, held_out: HeldOut) -> list[list[Response]]:
 
 def _pick(
     request: BestOfNRequest, held_out: HeldOut, offered: list[list[Response]], context: JudgeContext
-) -> tuple[list[Response], int]:
-    """Return the answer of each prompt that the judge likes best, the first of equals, and the number of verdicts.
+) -> list[Response]:
+    """Return the answer of each prompt that the judge likes best, the first of equals.
 
     A prompt whose answers have no valid verdict keeps its first answer, as an endpoint would.
 
@@ -165,7 +163,7 @@ def _pick(
     for prompt, responses in zip(prompts, offered, strict=True):
         best = max(prompt.answers, key=lambda answer: (answer.score, -answer.sample_id), default=None)
         picked.append(responses[best.sample_id if best is not None else 0])
-    return picked, sum(not verdict.part for verdict in verdicts)
+    return picked
 
 
 def _mean_rewards(comparison: HeldOutComparison) -> dict[str, float] | None:

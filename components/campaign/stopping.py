@@ -60,8 +60,8 @@ def convergence(counts: Mapping[str, Any], *, min_pairs: int) -> str | None:
         min_pairs: Fewest pairs that a round trains on.
     """
     measured = counts.get("demonstrations")
-    if measured is None or not measured["answers"]:
-        return None
+    if measured is None or not measured["answers"] or (counts.get("feedback") or {}).get("rows"):
+        return None  # users' thumbs are something else to learn from
     few = counts["pairs"] < min_pairs
     if measured["equal_share"] < (MOST if few else NEARLY_ALL):
         return None

@@ -21,7 +21,7 @@ from components.config.regression import RegressionConfig
 from components.config.reward_model import RewardModelConfig
 from components.config.section import Section
 from components.config.sft import CampaignSftConfig, SftConfig
-from components.config.study import ArmConfig, StudyConfig, load_study
+from components.config.study import ArmConfig, StudyConfig, at, flat, load_study
 from components.config.sweep import DEFAULT, WINNER, ParameterConfig, SweepConfig, load_sweep
 from components.config.tracking import TrackingConfig
 from components.config.training import (
@@ -29,6 +29,7 @@ from components.config.training import (
     MARGIN_LOSSES,
     RESPONSE_LOSSES,
     UNSMOOTHED_LOSSES,
+    WITHOUT_REFERENCE,
     ConstraintsConfig,
     LossName,
     Takes,
@@ -44,6 +45,7 @@ __all__ = [
     "RESPONSE_LOSSES",
     "UNSMOOTHED_LOSSES",
     "WINNER",
+    "WITHOUT_REFERENCE",
     "ActiveConfig",
     "ArmConfig",
     "BudgetConfig",
@@ -83,8 +85,10 @@ __all__ = [
     "TrackingConfig",
     "TrainingConfig",
     "ValidationConfig",
+    "at",
     "describe",
     "differences",
+    "flat",
     "load_config",
     "load_section",
     "load_settings",

@@ -15,6 +15,27 @@ from components.config.section import Section
 ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,23}")
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,23}")
 """Short, since a campaign's name is made of the study's, the arm's and the seed."""
+OWNED = {"campaign": "the study's name and the arm's", "seed": "`seeds`", "num_rounds": "`rounds`"}
+"""Keys of a campaign that a study sets, and from what."""
+RULER = (
+    "policy.model",
+    "policy.revision",
+    "policy.system_prompt",
+    "policy.max_prompt_tokens",
+    "policy.max_response_tokens",
+    "sft",
+    "prompts.held_out",
+    "prompts.held_out_split",
+    "prompts.held_out_revision",
+    "prompts.column",
+    "prompts.num_held_out",
+    "generation.stop",
+    "evaluation_judge",
+    "evaluation",
+    "gate.audit_share",
+)
+"""Keys of a campaign that must be equal if what two campaigns reached is to be compared: they start and are measured
+alike."""
 
 
 class ArmConfig(Section):
@@ -29,12 +50,17 @@ class ArmConfig(Section):
     num_samples: int = Field(default=4, ge=2, le=1024)
     """Answers of which `best_of_n` picks one."""
 
+    @field_validator("change")
+    @classmethod
+    def _changes_what_is_its_own(cls, change: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        return refuse_owned(change)
+
     @property
     def settings(self) -> dict[str, JsonValue]:
         """What tells the arm from the base configuration, by dotted keys."""
         method = {} if self.method == "rounds" else {"method": self.method}
         number = {"num_samples": self.num_samples} if self.method == "best_of_n" else {}
-        return {**method, **number, **_flat(self.change)}
+        return {**method, **number, **flat(self.change)}
 
     @model_validator(mode="after")
     def _each_key_is_read(self) -> Self:
@@ -64,6 +90,11 @@ class StudyConfig(Section):
     """Rounds of an arm; the offline arms get all their prompts in one round."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
     """Level of the intervals over seeds."""
+
+    @field_validator("change")
+    @classmethod
+    def _changes_what_is_its_own(cls, change: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        return refuse_owned(change)
 
     @property
     def baseline(self) -> str:
@@ -117,11 +148,49 @@ class StudyConfig(Section):
             raise ValueError(f"arm {arm}: {error}") from None
 
 
-def _flat(change: Mapping[str, Any], prefix: str = "") -> dict[str, JsonValue]:
-    flat: dict[str, JsonValue] = {}
+def refuse_owned(change: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Return a change of a campaign's keys, unless it names one that the study sets."""
+    for key in OWNED.keys() & change.keys():
+        raise ValueError(f"{key} is set by {OWNED[key]}: leave it out")
+    return change
+
+
+def flat(change: Mapping[str, Any], prefix: str = "") -> dict[str, JsonValue]:
+    """Return sections within sections by dotted keys."""
+    values: dict[str, JsonValue] = {}
     for key, value in change.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
+        values |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return values
+
+
+def at(config: CampaignConfig, key: str) -> Any:
+    """Return the value of a dotted key, as JSON has it; None below a section that is left out.
+
+    Raises:
+        ValueError: There is no such key.
+    """
+    value: Any = config.model_dump(mode="json")
+    for name in key.split("."):
+        if value is None:
+            return None
+        if not isinstance(value, dict) or name not in value:
+            raise ValueError(f"there is no key {key} in the base configuration: give it a value there")
+        value = value[name]
+    return value
+
+
+def refuse_other_ruler(base: CampaignConfig, other: CampaignConfig) -> None:
+    """Check that two campaigns start and are measured alike.
+
+    Raises:
+        ValueError: They are not; names the first key.
+    """
+    for key in RULER:
+        if at(base, key) != at(other, key):
+            raise ValueError(
+                f"{key} differs, so that what it reaches could not be compared: set it in the base configuration, "
+                "for all alike"
+            )
 
 
 def load_study(path: Path, overrides: Mapping[str, Any] | None = None) -> StudyConfig:
@@ -143,6 +212,10 @@ def load_study(path: Path, overrides: Mapping[str, Any] | None = None) -> StudyC
     }
     change = with_absolute_paths(config.change, CampaignConfig, folder)
     config = config.model_copy(update={"arms": arms, "change": change})
+    baseline = config.campaign(config.baseline, config.seeds[0])
     for name in arms:
-        config.campaign(name, config.seeds[0])
+        try:
+            refuse_other_ruler(baseline, config.campaign(name, config.seeds[0]))
+        except ValueError as error:
+            raise ValueError(str(error) if str(error).startswith("arm ") else f"arm {name}: {error}") from None
     return config

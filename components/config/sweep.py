@@ -10,9 +10,11 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 from components.config.campaign import CampaignConfig
 from components.config.loading import load_config, load_section, nested
 from components.config.section import Section
-from components.config.study import StudyConfig
+from components.config.study import StudyConfig, at, refuse_other_ruler
 
 SWEEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,15}")
+OWNED_BY_A_SWEEP = ("campaign", "seed", "num_rounds", "prompts.train", "prompts.held_out", "prompts.num_held_out")
+"""Keys of a campaign that a sweep sets itself."""
 DEFAULT, WINNER = "default", "winner"
 """The arms of the study that confirms a winner."""
 
@@ -42,6 +44,14 @@ class ParameterConfig(Section):
         assert self.low is not None
         assert self.high is not None
         return (int(self.low), int(self.high)) if self.is_whole else (self.low, self.high)
+
+    def can_draw(self, value: Any) -> bool:
+        """Return whether a value is one of those that are tried."""
+        if self.choices:
+            return value in self.choices
+        if isinstance(value, bool | str) or value is None or self.low is None or self.high is None:
+            return False
+        return bool(self.low <= value <= self.high and not (self.is_whole and value != int(value)))
 
     @model_validator(mode="after")
     def _is_a_range_or_choices(self) -> Self:
@@ -75,7 +85,8 @@ class SweepConfig(Section):
     trials: int = Field(default=20, ge=2, le=10000)
     """Campaigns that the search runs, the base configuration's among them."""
     rounds: int = Field(default=2, ge=1, le=1000)
-    """Rounds of a trial. After each but the last, a trial below the median of the others at that round ends."""
+    """Rounds of a trial. After each but the last, a trial ends whose best so far is below the median of what the trials
+    with all their rounds had reached there, once some (a third, between two and ten) have all of them."""
     seed: int = Field(default=1, ge=0, lt=2**31)
     """Seed of the search and of its campaigns."""
     objective: Literal["win_rate", "reward"] = "win_rate"
@@ -92,6 +103,14 @@ class SweepConfig(Section):
         if not SWEEP_NAME.fullmatch(name):
             raise ValueError("is not a valid name: use 1 to 16 letters, digits, dashes or underscores")
         return name
+
+    @field_validator("parameters")
+    @classmethod
+    def _leaves_the_sweeps_own_keys(cls, parameters: dict[str, ParameterConfig]) -> dict[str, ParameterConfig]:
+        for key in OWNED_BY_A_SWEEP:
+            if key in parameters:
+                raise ValueError(f"{key} is set by the sweep itself: leave it out")
+        return parameters
 
     @model_validator(mode="after")
     def _confirms_with_other_seeds(self) -> Self:
@@ -143,11 +162,16 @@ def load_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> SweepC
         ValueError: As `load_config`; what is wrong with a parameter names it.
     """
     config = load_section(path, SweepConfig, overrides)
-    config.trial(0, {}, {})
+    base = config.trial(0, {}, {})
     for key, parameter in config.parameters.items():
-        for value in parameter.ends:
-            try:
-                config.trial(0, {key: value}, {})
-            except ValueError as error:
-                raise ValueError(f"parameters.{key}: {error}") from None
+        try:
+            for value in parameter.ends:
+                refuse_other_ruler(base, config.trial(0, {key: value}, {}))
+            if not parameter.can_draw(at(base, key)):
+                raise ValueError(
+                    f"the base configuration has {at(base, key)}, which would never be tried: widen the range, or add "
+                    "it to the choices"
+                )
+        except ValueError as error:
+            raise ValueError(f"parameters.{key}: {error}") from None
     return config

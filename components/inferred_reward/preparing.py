@@ -10,7 +10,7 @@ from components.artifacts import derive_seed, read_json
 from components.campaign.config import config_of_round, with_former_knobs
 from components.campaign.models import model_of_round
 from components.campaign.state import read_state, round_directory, start_directory
-from components.config import CampaignConfig, JudgeConfig, PolicyConfig
+from components.config import WITHOUT_REFERENCE, CampaignConfig, JudgeConfig, PolicyConfig
 from components.data.content import HeldOutContents, content_key
 from components.data.demonstrated_answers import DemonstratedAnswers, answers_of_held_out, demonstrated_answers
 from components.data.demonstrations import read_demonstrations
@@ -21,8 +21,6 @@ from components.records import InferRewardRequest, JudgeRef, ShownDemonstration
 from components.start.demonstrations import unusable
 
 TRAINED_ON = "a round trained on its prompt"
-SAMPLES = 4
-"""The start model's own answers to each prompt."""
 
 
 class Source(NamedTuple):
@@ -60,6 +58,11 @@ def prepare_request(
     if number not in {record.round for record in state.rounds}:
         raise ValueError(f"round {number} of {directory.name} is not finished: name one that `ratchet status` shows")
     config = CampaignConfig.model_validate(with_former_knobs(config_of_round(directory, number)))
+    if config.training.loss in WITHOUT_REFERENCE:
+        raise ValueError(
+            f"{directory.name} trains with the loss {config.training.loss}, which has no reference and so infers no "
+            "reward: name a campaign with another loss"
+        )
     pinned = read_json(start_directory(directory) / "start.json")
     policy, start = model_of_round(directory, number), model_of_round(directory, 0)
     date = config.policy.template_date or pinned.get("template_date") or ""
@@ -119,6 +122,12 @@ def _answers(directory: Path, config: CampaignConfig, source: Source) -> Demonst
         return None
     split, revision = preferences.demonstrations_split, preferences.demonstrations_revision
     read = read_demonstrations(preferences.demonstrations, split=split, revision=revision)
+    pinned = (read_json(start_directory(directory) / "start.json").get("demonstrations") or {}).get("digest")
+    if pinned not in (None, read.digest):
+        raise ValueError(
+            f"{preferences.demonstrations} has another content than when {directory.name} learned from it: restore it, "
+            "or name demonstrations with --demonstrations"
+        )
     prompts = pd.read_parquet(start_directory(directory) / "held_out_prompts.parquet", columns=["messages"])
     held_out = HeldOutContents(map(parse_messages, prompts["messages"]), config.prompts.held_out_by)
     answers = answers_of_held_out(read, system_prompt=own, held_out=held_out)
@@ -130,7 +139,8 @@ def _trained_contents(directory: Path) -> set[str]:
     state = read_state(directory)
     assert state is not None, directory
     tables = [round_directory(directory, record.round) / "validate_data" / "train.parquet" for record in state.rounds]
-    texts = {
-        text for table in tables if table.is_file() for text in pd.read_parquet(table, columns=["prompt"])["prompt"]
-    }
+    for table in tables:
+        if not table.is_file():
+            raise ValueError(f"{table} is missing, which says what a round trained on: restore it")
+    texts = {text for table in tables for text in pd.read_parquet(table, columns=["prompt"])["prompt"]}
     return {content_key(parse_messages(text)) for text in texts}

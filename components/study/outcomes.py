@@ -3,11 +3,10 @@
 from pathlib import Path
 
 from components.artifacts import read_json
-from components.campaign.files import CampaignFiles, RoundFiles, read_campaign, read_manifest
+from components.best_of_n import RESULT
+from components.campaign.files import CampaignFiles, RoundFiles, read_campaign, read_manifest, start_of_round
 from components.campaign.state import read_state
 from components.records import Record
-
-BEST_OF_N = "best_of_n.json"
 
 
 class Point(Record):
@@ -35,7 +34,7 @@ class Outcome(Record):
     points: tuple[Point, ...]
     """The models of the rounds in order."""
     final: Point
-    """The champion in the end; round 0 is the start model itself, if no round was promoted."""
+    """The champion behind the last round, also after a rollback; round 0 is the start model itself."""
     start_reward: float | None
     """Mean judge score of the start model's held-out answers."""
     generated_tokens: int
@@ -46,6 +45,8 @@ class Outcome(Record):
     """Seconds of all stages, the evaluations too."""
     peak_memory_bytes: int
     """Largest memory of a stage."""
+    measured_by: dict[str, str]
+    """What it started from and was measured by, as digests by what they are: equal for all that may be compared."""
 
 
 def read_outcome(directory: Path, *, arm: str, seed: int, rounds: int) -> Outcome | None:
@@ -63,19 +64,20 @@ def read_outcome(directory: Path, *, arm: str, seed: int, rounds: int) -> Outcom
     campaign = read_campaign(directory)
     files = [campaign.round_files(number) for number in range(1, rounds + 1)]
     points = tuple(_point(each) for each in files)
-    promoted = [point for point in points if point.promoted]
+    champion = state.champion_before(rounds + 1)
     manifests = [manifest for each in files for manifest in each.manifests.values()]
     return Outcome(
         arm=arm,
         seed=seed,
         campaign=campaign.name,
         points=points,
-        final=promoted[-1] if promoted else _start(campaign),
+        final=points[champion - 1] if champion else _start(campaign),
         start_reward=_rewards(files[0])["start"],
         generated_tokens=sum((each.generated or {}).get("tokens", 0) for each in files),
-        verdicts=sum((each.collected or {})["verdicts"] for each in files),
+        verdicts=sum(map(_verdicts, files)),
         seconds=sum(sum(record.seconds.values()) for record in campaign.finished[:rounds]),
         peak_memory_bytes=max(manifest.peak_memory_bytes for manifest in manifests),
+        measured_by=_measured_by(directory),
     )
 
 
@@ -87,8 +89,9 @@ def best_of_n_outcome(directory: Path, *, arm: str, seed: int) -> Outcome:
         arm: Name of the arm.
         seed: Its seed.
     """
-    reached, manifest = read_json(directory / BEST_OF_N), read_manifest(directory)
+    reached, manifest = read_json(directory / RESULT), read_manifest(directory)
     assert manifest is not None, directory
+    campaign = directory.parent.parent
     rewards = reached["mean_reward"] or {"challenger": None, "start": None}
     point = Point(
         round=1,
@@ -109,7 +112,25 @@ def best_of_n_outcome(directory: Path, *, arm: str, seed: int) -> Outcome:
         verdicts=0,
         seconds=manifest.seconds,
         peak_memory_bytes=manifest.peak_memory_bytes,
+        measured_by=_measured_by(campaign),
     )
+
+
+def _measured_by(directory: Path) -> dict[str, str]:
+    start, manifest = start_of_round(directory, 1)
+    assert start is not None, directory
+    assert manifest is not None, directory
+    return {
+        "start model": start["model"]["digest"],
+        "held-out prompts": manifest.files["held_out_prompts.parquet"].sha256,
+        "evaluation judge": start["evaluation_judge"]["digest"],
+    }
+
+
+def _verdicts(files: RoundFiles) -> int:
+    """Return what was asked of the judge of the pairs, and of the costly one."""
+    counts = files.collected or {}
+    return int(counts["verdicts"]) + int((counts.get("active") or {}).get("asked", 0))
 
 
 def _point(files: RoundFiles) -> Point:

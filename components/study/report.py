@@ -1,8 +1,10 @@
 """Write a study's report: one HTML file that needs no network, two pictures beside it, from study.json only."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components.config import flat
 from components.plots.figures import PAPER, THEMED, Palette, styled, to_png, to_svg
 from components.plots.study import Mean, frontier_figure, win_rate_figure
 from components.plots.study import Path as ArmPath
@@ -48,7 +50,7 @@ def _finding(arm: ArmSummary, baseline: str) -> str:
     by = arm.differences["win_rate"]
     measured = f"its win rate against the start is {spread(by, 3, signed=True)} beside that of {baseline}"
     if by.low is None or by.high is None:
-        return f"{arm.arm}: {measured}, with one seed, which tells nothing of the spread"
+        return f"{arm.arm}: {measured}, with {by.n} seed{'s' * (by.n > 1)}, which show no spread"
     if by.low <= 0 <= by.high:
         return f"{arm.arm}: no difference is shown; {measured}"
     return f"{arm.arm}: {'better' if by.low > 0 else 'worse'}; {measured}"
@@ -63,15 +65,15 @@ def _view(results: Results) -> dict[str, Any]:
         "findings": findings(results),
         "places": PLACES,
         "measured_reward": _has_rewards(results),
-        "changes": {name: _changes(name, results) for name in config.arms},
+        "changes": {name: _settings(arm.settings) or "the base configuration" for name, arm in config.arms.items()},
+        "common": _settings(flat(config.change)),
         "charts": _charts(results) if results.arms else [],
         "title": f"{config.study} · Ratchet",
     }
 
 
-def _changes(arm: str, results: Results) -> str:
-    settings = results.config.arms[arm].settings
-    return ", ".join(f"{key}: {value}" for key, value in settings.items()) or "the base configuration"
+def _settings(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}: {value}" for key, value in settings.items())
 
 
 def _charts(results: Results) -> list[tuple[str, str, Any]]:

@@ -12,6 +12,9 @@ from components.study.outcomes import Outcome, Point
 Measure = Callable[[Outcome], float | None]
 BUDGET_TOLERANCE = 0.1
 """Share by which an arm's budget may differ from the baseline's before the report says so: answers differ in length."""
+SAME = 1e-9
+"""Difference up to which seeds reached the same. A few of them may, by chance, and an interval of width 0 would pass
+for certainty."""
 MEASURES: dict[str, Measure] = {
     "win_rate": lambda outcome: outcome.final.win_rate,
     "reward": lambda outcome: outcome.final.reward,
@@ -23,7 +26,7 @@ MEASURES: dict[str, Measure] = {
 
 
 class Spread(Record):
-    """A mean over seeds; the bounds are None with one seed, which tells nothing of the spread."""
+    """A mean over seeds; the bounds are None if the seeds show no spread: there is one, or all reached the same."""
 
     value: float
     low: float | None
@@ -163,13 +166,19 @@ def _placed(round: int, points: list[Point], confidence: float) -> PlacedPoint:
 
 
 def _budget(outcomes: list[Outcome], baseline: list[Outcome]) -> str | None:
-    """Say how an arm's tokens and verdicts differ from those of the baseline's same seeds."""
+    """Say how an arm's tokens and verdicts differ from those of the baseline's same seeds; None if they do not."""
+    if not baseline:
+        return None
     theirs = {outcome.seed: outcome for outcome in baseline}
     both = [(outcome, theirs[outcome.seed]) for outcome in outcomes if outcome.seed in theirs]
+    if not both:
+        return "not compared: the baseline has none of its seeds"
     parts = []
     for noun, measure in (("generated tokens", _tokens), ("verdicts", _verdicts)):
-        own, other = (sum(measure(each) for each in side) for side in zip(*both, strict=True)) if both else (1, 1)
-        if other and abs(own / other - 1) > BUDGET_TOLERANCE:
+        own, other = (sum(measure(each) for each in side) for side in zip(*both, strict=True))
+        if not other and own:
+            parts.append(f"{own:,} {noun}, of which the baseline has none")
+        elif other and abs(own / other - 1) > BUDGET_TOLERANCE:
             parts.append(f"{own / other:.2f} times the baseline's {noun}")
     return " and ".join(parts) or None
 
@@ -183,8 +192,8 @@ def _verdicts(outcome: Outcome) -> int:
 
 
 def _spread(values: list[float], confidence: float) -> Spread:
-    if len(values) == 1:
-        return Spread(value=values[0], low=None, high=None, n=1)
+    if max(values) - min(values) < SAME:
+        return Spread(value=values[0], low=None, high=None, n=len(values))
     interval: Interval = mean_of_seeds(values, confidence=confidence)
     return Spread(**interval.model_dump())
 

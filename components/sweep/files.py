@@ -71,8 +71,14 @@ def read_results(directory: Path) -> SweepResults | None:
 
 
 def write_winner(directory: Path, campaign: CampaignConfig, *, about: str) -> Path:
-    """Write the winner as a file that `ratchet run` takes, with a line of what is known of it; return its path."""
+    """Write the winner as a file that `ratchet run` takes, with a line of what is known of it; return its path.
+
+    It has all keys if some that are at their defaults mean something else when they are left out, as a learning rate
+    does beside an adapter.
+    """
     values = campaign.model_dump(mode="json", exclude_defaults=True)
+    if CampaignConfig.model_validate(values) != campaign:
+        values = campaign.model_dump(mode="json")
     text = f"# {about}\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)}"
     write_bytes(directory / WINNER_FILE, text.encode())
     return directory / WINNER_FILE

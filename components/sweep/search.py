@@ -43,8 +43,7 @@ class Search:
         Args:
             directory: The sweep's directory.
             config: The sweep.
-            default: Values of the base configuration, by the names of the parameters; one that the search could not
-                draw leaves the first trial to the sampler.
+            default: Values of the base configuration, by the names of the parameters.
         """
         directory.mkdir(parents=True, exist_ok=True)
         self.config = config
@@ -57,7 +56,7 @@ class Search:
                 load_if_exists=True,
                 pruner=optuna.pruners.MedianPruner(n_startup_trials=self._startup),
             )
-            if not self._study.trials and all(_can_draw(config.parameters[key], default[key]) for key in default):
+            if not self._study.trials:
                 self._study.enqueue_trial(dict(default))
 
     @property
@@ -71,13 +70,14 @@ class Search:
         """
         with _quiet():
             trials = self._study.get_trials(deepcopy=False)
+            ended = sum(trial.state.is_finished() for trial in trials)
+            self._study.sampler = self._sampler(ended)
             open_ = next((trial for trial in trials if trial.state == TrialState.RUNNING), None)
             if open_ is not None:
                 trial = optuna.trial.Trial(self._study, open_._trial_id)
-            elif sum(trial.state.is_finished() for trial in trials) >= self.config.trials:
+            elif ended >= self.config.trials:
                 return None
             else:
-                self._study.sampler = self._sampler(sum(trial.state.is_finished() for trial in trials))
                 trial = self._study.ask()
             values = {key: _draw(trial, key, parameter) for key, parameter in self.config.parameters.items()}
         return Asked(trial.number, values)
@@ -153,14 +153,6 @@ def _draw(trial: optuna.trial.Trial, key: str, parameter: ParameterConfig) -> Va
     if parameter.is_whole:
         return trial.suggest_int(key, int(low), int(high), log=parameter.log)
     return trial.suggest_float(key, low, high, log=parameter.log)
-
-
-def _can_draw(parameter: ParameterConfig, value: Value) -> bool:
-    if parameter.choices:
-        return value in parameter.choices
-    if isinstance(value, bool | str) or parameter.low is None or parameter.high is None:
-        return False
-    return parameter.low <= value <= parameter.high and not (parameter.is_whole and value != int(value))
 
 
 @contextmanager

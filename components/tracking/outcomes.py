@@ -10,7 +10,7 @@ from mlflow.entities import Metric, Run
 from components.tracking.failures import TrackingRefused
 from components.tracking.filling import add_params, add_points, finish
 from components.tracking.locations import refuse_proxy
-from components.tracking.runs import KIND_OF_EXPERIMENT, search
+from components.tracking.runs import KIND_OF_EXPERIMENT, search, supersede
 from components.tracking.store import artifact_location, connected, tracking_uri
 
 
@@ -70,6 +70,9 @@ def _ensure_experiment(client: MlflowClient, runs: Path, name: str) -> str:
 
 
 def _run(client: MlflowClient, experiment: str, name: str, digest: str, now: int) -> Run:
-    found = search(client, experiment, f"tags.result = '{digest}'")
-    tags = {"result": digest, "mlflow.source.name": "ratchet", "mlflow.source.type": "LOCAL"}
+    """Return the run of a result; a run of the same name with another result is marked as superseded."""
+    runs = search(client, experiment, f"tags.outcome = '{name}'")
+    found = [run for run in runs if run.data.tags.get("result") == digest]
+    supersede(client, [run for run in runs if run not in found[:1]])
+    tags = {"outcome": name, "result": digest, "mlflow.source.name": "ratchet", "mlflow.source.type": "LOCAL"}
     return found[0] if found else client.create_run(experiment, start_time=now, tags=tags, run_name=name)

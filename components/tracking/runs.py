@@ -73,7 +73,7 @@ def ensure_round_run(client: MlflowClient, experiment_id: str, facts: RoundFacts
     digests = {str(record.round): record.policy_digest for record in facts.known.values()}
     current = [run for run in runs if run.data.tags.get("policy_digest") == digests.get(run.data.tags["round"])]
     of_round = [run for run in current if run.data.tags["round"] == str(number) and _SUPERSEDED not in run.data.tags]
-    _supersede(client, [run for run in runs if run not in current] + of_round[1:])
+    supersede(client, [run for run in runs if run not in current] + of_round[1:])
     if of_round:
         return of_round[0]
     tags = (
@@ -93,7 +93,7 @@ def ensure_campaign_run(client: MlflowClient, experiment_id: str, facts: RoundFa
     """Return the run with the campaign's curves, found by its first round's policy digest; create it if missing."""
     runs = _campaign_runs(client, experiment_id, facts.campaign)
     current = _of_campaign(runs, facts.state)
-    _supersede(client, [run for run in runs if run not in current[:1]])
+    supersede(client, [run for run in runs if run not in current[:1]])
     if current:
         return current[0]
     tags = {"campaign": facts.campaign, "kind": "campaign", "origin_digest": facts.state.rounds[0].policy_digest}
@@ -144,7 +144,7 @@ def _create(
     return client.create_run(experiment_id, start_time=started_ms, tags=tags | display, run_name=name)
 
 
-def _supersede(client: MlflowClient, runs: Sequence[Run]) -> None:
+def supersede(client: MlflowClient, runs: Sequence[Run]) -> None:
     """Mark runs of weights that no longer belong to the campaign.
 
     They stay readable, but no longer count as its rounds.
@@ -152,7 +152,7 @@ def _supersede(client: MlflowClient, runs: Sequence[Run]) -> None:
     for run in runs:
         if _SUPERSEDED not in run.data.tags:
             log.warning(
-                "MLflow run %s (%s) does not belong to the current weights of this campaign; marking it as superseded",
+                "MLflow run %s (%s) does not belong to the current weights of its campaign; marking it as superseded",
                 run.info.run_name,
                 run.info.run_id,
             )

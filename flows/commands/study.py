@@ -20,8 +20,9 @@ def study(
 ) -> None:
     """Run the campaigns of a study, each arm with each seed, and compare what they reached.
 
-    An arm is a change of one base configuration, or another method. All arms have the same start model, prompts and
-    judge, and as many generated tokens and verdicts. Finished campaigns are not run again, so after any interruption
+    An arm is a change of one base configuration, or another method. All arms start from the same
+    model and are measured on the same prompts by the same judge, and those that train have as many answers to learn
+    from. Finished campaigns are not run again, so after any interruption
     the same command continues, and arms or seeds may be added to the file. An arm that fails is named, and the others
     go on.
 

@@ -79,6 +79,8 @@ def collected(*, equal: int, answers: int = 80, pairs: int = 40) -> dict[str, An
         (collected(equal=39, pairs=7), False),
         (collected(equal=0, answers=0, pairs=0), False),
         ({"pairs": 0}, False),
+        (collected(equal=80, pairs=9) | {"feedback": {"rows": 9, "left_out": []}}, False),
+        (collected(equal=80, pairs=0) | {"feedback": {"rows": 0, "left_out": []}}, True),
     ],
 )
 def test_convergence_is_nearly_all_answers_or_most_if_too_few_pairs_are_left(

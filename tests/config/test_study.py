@@ -53,9 +53,9 @@ def test_study_change_of_every_arm_gives_way_to_the_arms_own(write: Any) -> None
 
 
 def test_study_offline_arm_has_the_prompts_of_all_rounds_in_one(write: Any) -> None:
-    arms = {"loop": {}, "offline": {"method": "offline", "change": {"prompts": {"num_held_out": 64}}}}
+    arms = {"loop": {}, "offline": {"method": "offline", "change": {"training": {"beta": 0.3}}}}
     campaign = load_study(write(arms=arms, rounds=3)).campaign("offline", 1)
-    assert (campaign.num_rounds, campaign.prompts.per_round, campaign.prompts.num_held_out) == (1, 300, 64)
+    assert (campaign.num_rounds, campaign.prompts.per_round, campaign.training.beta) == (1, 300, 0.3)
 
 
 def test_study_paths_of_an_arm_mean_beside_the_file(write: Any, tmp_path: Path) -> None:
@@ -77,6 +77,16 @@ def test_study_paths_of_an_arm_mean_beside_the_file(write: Any, tmp_path: Path) 
             "arm x: .*key training.los; did you mean loss",
         ),
         ({"arm": {}}, "unknown key arm; did you mean arms"),
+        ({"arms": {"x": {"change": {"seed": 3}}}}, "seed is set by `seeds`: leave it out"),
+        ({"change": {"num_rounds": 3}}, "num_rounds is set by `rounds`: leave it out"),
+        (
+            {"arms": {"x": {}, "y": {"change": {"evaluation": {"temperature": 0.5}}}}},
+            "arm y: evaluation differs, so that what it reaches could not be compared",
+        ),
+        (
+            {"arms": {"x": {}, "y": {"change": {"judge": {"kind": "reward_model", "model": "./rm"}}}}},
+            "arm y: evaluation_judge differs, so that what it reaches could not be compared",
+        ),
         ({"base": "other.yaml"}, r"arm loop: config file .*other\.yaml does not exist"),
     ],
 )

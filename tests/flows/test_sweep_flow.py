@@ -19,9 +19,12 @@ Make = Callable[..., CampaignConfig]
 @pytest.fixture
 def write_sweep(make_config: Make, tmp_path: Path) -> Callable[..., SweepConfig]:
     base = tmp_path / "base.yaml"
-    base.write_text(yaml.safe_dump(make_config().model_dump(mode="json", exclude_defaults=True)))
 
-    def write(**changes: Any) -> SweepConfig:
+    def write(*, training: Any = None, validation: Any = None, **changes: Any) -> SweepConfig:
+        values = make_config().model_dump(mode="json", exclude_defaults=True)
+        values["training"] |= training or {}
+        values["validation"] |= validation or {}
+        base.write_text(yaml.safe_dump(values))
         parameters = {"training.learning_rate": {"choices": [3e-4, 1e-6]}}
         values = {"sweep": "tiny", "base": str(base), "rounds": 1, "trials": 3, "confirm_seeds": [11]}
         path = tmp_path / "sweep.yaml"
@@ -34,7 +37,8 @@ def write_sweep(make_config: Make, tmp_path: Path) -> Callable[..., SweepConfig]
 @pytest.mark.usefixtures("prefect_session")
 def test_sweep_searches_confirms_and_writes_a_config(runs: Path, write_sweep: Callable[..., SweepConfig]) -> None:
     # From a rate that hardly moves the model, so that the other choice wins.
-    config = write_sweep(parameters={"training.learning_rate": {"choices": [1e-9, 1e-3]}}, trials=4)
+    slow: dict[str, Any] = {"training": {"learning_rate": 1e-9}, "trials": 4}
+    config = write_sweep(parameters={"training.learning_rate": {"choices": [1e-9, 1e-3]}}, **slow)
     results = SweepResults.model_validate(sweep(config))
     assert [trial.state for trial in results.trials] == ["done"] * 4
     assert results.best is not None
@@ -53,16 +57,17 @@ def test_sweep_searches_confirms_and_writes_a_config(runs: Path, write_sweep: Ca
     assert len(client.search_runs([experiment.experiment_id])) == 4
     assert SweepResults.model_validate(sweep(config)) == results
     other = {"training.learning_rate": {"choices": [1e-9, 2e-3]}}
-    for changes in ({"parameters": other}, {"rounds": 2}, {"seed": 5}):
+    for changes in ({"parameters": other}, {"rounds": 2}, {"seed": 5}, {"training": {"learning_rate": 1e-3}}):
         with pytest.raises(ValueError, match=r"sweep tiny began with another config \(.* -> .*\): undo the change"):
-            sweep(write_sweep(**{"parameters": config.model_dump()["parameters"], "trials": 4} | changes))
+            sweep(write_sweep(**slow | {"parameters": config.model_dump()["parameters"]} | changes))
 
 
 @pytest.mark.usefixtures("prefect_session")
 def test_sweep_of_which_every_trial_fails_says_why(
     runs: Path, write_sweep: Callable[..., SweepConfig], make_config: Make
 ) -> None:
-    config = write_sweep(parameters={"validation.min_pairs": {"choices": [9000, 9001]}}, trials=2)
+    parameters = {"validation.min_pairs": {"choices": [9000, 9001]}}
+    config = write_sweep(parameters=parameters, validation={"min_pairs": 9000}, trials=2)
     with pytest.raises(ValueError, match=r"all trials of tiny failed; the last one: .*900"):
         sweep(config)
     assert not (sweep_directory("tiny") / "winner.yaml").exists()

@@ -47,6 +47,7 @@ def make_outcome() -> Make:
             verdicts=100,
             seconds=60.0,
             peak_memory_bytes=2**30,
+            measured_by={"start model": "a", "held-out prompts": "b", "evaluation judge": "c"},
         )
 
     return make

@@ -18,10 +18,8 @@ def results_of(config: StudyConfig, *outcomes: object, failures: tuple[Failure, 
 @pytest.mark.parametrize(
     ("theirs", "word"),
     [
-        (
-            (0.60, 0.61, 0.62),
-            "offline: worse; its win rate against the start is -0.200 [-0.200, -0.200] beside that of",
-        ),
+        ((0.60, 0.61, 0.63), "offline: worse; its win rate against the start is -0.197 ["),
+        ((0.70, 0.71, 0.72), "offline: its win rate against the start is -0.100 beside that of loop, with 3 seeds, "),
         ((0.79, 0.90, 0.78), "offline: no difference is shown; "),
         ((0.95, 0.95, 0.97), "offline: better; "),
     ],
@@ -40,7 +38,7 @@ def test_report_one_seed_shows_nothing(config: StudyConfig, make_outcome: Make) 
         config, make_outcome("loop", 1, [(2.0, 3.0, 0.8)]), make_outcome("offline", 1, [(2.0, 3.0, 0.1)])
     )
     (line,) = findings(results)
-    assert line.endswith("is -0.700 beside that of loop, with one seed, which tells nothing of the spread")
+    assert line.endswith("is -0.700 beside that of loop, with 1 seed, which show no spread")
 
 
 def test_report_page_has_arms_failures_and_no_markup_of_theirs(

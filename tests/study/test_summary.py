@@ -75,6 +75,21 @@ def test_summary_budget_that_differs_is_told(make_outcome: Make, tokens: int, to
     assert (loop.budget, offline.budget) == (None, told)
 
 
+def test_summary_budget_beside_a_baseline_without_one_is_told(make_outcome: Make) -> None:
+    outcomes = [make_outcome("loop", 1, [(2.0, 3.0, 0.8)], tokens=0)]
+    outcomes += [make_outcome("offline", seed, [(2.0, 3.0, 0.8)], tokens=1500) for seed in (1, 2)]
+    _, offline = summarize(outcomes, arms=ARMS, confidence=0.95)
+    assert offline.budget == "1,500 generated tokens, of which the baseline has none"
+    _, other = summarize([outcomes[0], outcomes[2]], arms=ARMS, confidence=0.95)
+    assert other.budget == "not compared: the baseline has none of its seeds"
+
+
+def test_summary_equal_seeds_show_no_spread(make_outcome: Make) -> None:
+    outcomes = [make_outcome("loop", seed, [(2.0, 3.0, 0.8)]) for seed in (1, 2)]
+    (loop,) = summarize(outcomes, arms=ARMS, confidence=0.95)
+    assert bounds(loop.measures["win_rate"]) == (0.8, None, None)
+
+
 def test_summary_arm_without_a_finished_seed_is_left_out(make_outcome: Make) -> None:
     (offline,) = summarize([make_outcome("offline", 1, [(2.0, 3.0, 0.8)])], arms=ARMS, confidence=0.95)
     assert (offline.arm, offline.differences, offline.budget) == ("offline", {}, None)

@@ -1,6 +1,7 @@
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from components.config import SweepConfig
@@ -97,11 +98,25 @@ def test_search_trial_that_failed_has_its_reason_and_is_not_given_out_again(tmp_
     ]
 
 
-def test_search_base_outside_the_ranges_is_no_trial(tmp_path: Path) -> None:
-    search = Search(tmp_path, sweep_of(), default=DEFAULT | {"training.beta": 1.5})
-    asked = search.ask()
-    assert asked is not None
-    assert 0.05 <= asked.values["training.beta"] <= 0.8  # type: ignore[operator]
+def test_search_that_is_killed_while_it_draws_draws_the_rest_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = search_all(tmp_path / "whole", sweep_of())
+    search = Search(tmp_path / "killed", sweep_of(), default=DEFAULT)
+    for _ in range(4):
+        asked = search.ask()
+        assert asked is not None
+        search.finish(asked.number, reached(asked))
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.trial.Trial, "suggest_float", killed)
+        with pytest.raises(SystemExit):
+            search.ask()
+    asked = Search(tmp_path / "killed", sweep_of(), default=DEFAULT).ask()
+    assert asked == whole[4]
+
+
+def killed(*_: Any, **__: Any) -> None:
+    raise SystemExit
 
 
 def test_search_more_trials_go_on_from_the_journal(tmp_path: Path) -> None:
