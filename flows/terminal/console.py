@@ -15,6 +15,7 @@ from rich.segment import Segment
 from components.campaign.lock import Busy
 from components.records import (
     ChampionDoubted,
+    Converged,
     DataRejected,
     JudgeUnavailable,
     ModelRefused,
@@ -66,6 +67,7 @@ REPORTS: dict[type[BaseException], Report] = {
     ChampionDoubted: Report(FAILURE, "{error}"),
     RoundStopped: Report(FAILURE, "stopped: {error}"),
     NothingToLearn: Report(DONE, "skipped: {error}"),
+    Converged: Report(DONE, "{error}"),
     RoundWaits: Report(FAILURE, "{error}; run the same command again when they have"),
     ServiceFailed: Report(FAILURE, "{error}"),
     KeyboardInterrupt: Report(FAILURE, "interrupted; run the same command again to continue"),
