@@ -3,9 +3,9 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import AfterValidator, Field, JsonValue, field_validator, model_validator
 
 from components.config.campaign import CampaignConfig
 from components.config.loading import load_config, load_section, merged
@@ -38,6 +38,17 @@ RULER = (
 alike."""
 
 
+def _refuse_owned(change: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Return a change of a campaign's keys, unless it names one that the study sets."""
+    for key in OWNED.keys() & change.keys():
+        raise ValueError(f"{key} is set by {OWNED[key]}: leave it out")
+    return change
+
+
+Change = Annotated[dict[str, JsonValue], AfterValidator(_refuse_owned)]
+"""Sparse sections of a campaign's file."""
+
+
 class ArmConfig(Section):
     """One way to train, which a study compares with others."""
 
@@ -45,15 +56,10 @@ class ArmConfig(Section):
     """`rounds`: a campaign of the study's rounds; `offline`: one round with as many prompts as they have together, all
     answered by the start model; `best_of_n`: no training: the judge picks the best of `num_samples` answers of the
     start model."""
-    change: dict[str, JsonValue] = {}
+    change: Change = {}
     """What differs from the base configuration, as a campaign's file writes it, such as `{training: {loss: ipo}}`."""
     num_samples: int = Field(default=4, ge=2, le=1024)
     """Answers of which `best_of_n` picks one."""
-
-    @field_validator("change")
-    @classmethod
-    def _changes_what_is_its_own(cls, change: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        return refuse_owned(change)
 
     @property
     def settings(self) -> dict[str, JsonValue]:
@@ -80,7 +86,7 @@ class StudyConfig(Section):
     `STUDY.ARM.seed-N`."""
     base: str
     """YAML file of a campaign, which every arm changes."""
-    change: dict[str, JsonValue] = {}
+    change: Change = {}
     """What differs from the base configuration in every arm; an arm's own `change` wins."""
     arms: dict[str, ArmConfig] = Field(min_length=1)
     """The arms by their names. The first is the baseline that the others are compared with."""
@@ -90,11 +96,6 @@ class StudyConfig(Section):
     """Rounds of an arm; the offline arms get all their prompts in one round."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
     """Level of the intervals over seeds."""
-
-    @field_validator("change")
-    @classmethod
-    def _changes_what_is_its_own(cls, change: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        return refuse_owned(change)
 
     @property
     def baseline(self) -> str:
@@ -146,13 +147,6 @@ class StudyConfig(Section):
             return load_config(Path(self.base), merged(change, per_round | {"num_rounds": 1}))
         except ValueError as error:
             raise ValueError(f"arm {arm}: {error}") from None
-
-
-def refuse_owned(change: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """Return a change of a campaign's keys, unless it names one that the study sets."""
-    for key in OWNED.keys() & change.keys():
-        raise ValueError(f"{key} is set by {OWNED[key]}: leave it out")
-    return change
 
 
 def flat(change: Mapping[str, Any], prefix: str = "") -> dict[str, JsonValue]:
