@@ -270,6 +270,8 @@ def test_flag_with_half_a_character_is_kept_with_its_vote(enter: Callable[..., P
     ann.keyboard.press("f")
     ann.locator("#flag-text").evaluate("field => field.value = 'cut \\ud83d'")
     ann.get_by_role("button", name="Keep").click()
+    expect(ann.locator("#flag")).to_have_attribute("aria-pressed", "true")
+    expect(ann.locator("#flagging")).to_be_hidden()
     press(ann, "1")
     expect(ann.locator("#situation")).to_have_attribute("data-judged", "1")
     with looked_at(runs / "demo") as database:
