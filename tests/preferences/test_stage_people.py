@@ -99,8 +99,12 @@ def test_texts_that_were_sampled_twice_measure_a_judge_once(
 ) -> None:
     """People judged them once, but the interval took them for two pairs."""
     asked: list[int] = []
-    rule = rule_module.Rule(lambda messages, text: asked.append(1) or -float(len(text)), lambda: "1")  # type: ignore[func-returns-value]
-    monkeypatch.setitem(rule_module.RULES, "short", rule)
+
+    def shortness(_: Any, text: str) -> float:
+        asked.append(1)
+        return -float(len(text))
+
+    monkeypatch.setitem(rule_module.RULES, "short", rule_module.Rule(shortness, lambda: "1"))
     request = request_of([same, *TEXTS[1:]], judge=pinned(**people()), checked_judge=pinned(rule="short"))
     with pytest.raises(RoundWaits):
         start(tmp_path, request)

@@ -54,7 +54,8 @@ def test_demonstrations_of_held_out_prompts_alone_are_refused_before_anything_is
     source = source_of(tmp_path / "d.jsonl", {"prompt": held_out_prompts()[3], "completion": "Yes."})
     with pytest.raises(ValueError, match="1 x it answers a prompt that the campaign holds out"):
         read_source(source, split, system_prompt="", held_out_by="content")
-    config = CampaignConfig(campaign="x", preferences={"pairs": "spin", "demonstrations": source.source})  # type: ignore[arg-type]
+    preferences = {"pairs": "spin", "demonstrations": source.source}
+    config = CampaignConfig.model_validate({"campaign": "x", "preferences": preferences})
     with pytest.raises(ValueError, match=r"no demonstration of preferences\.demonstrations"):
         check_inputs(config)
 
